@@ -1,0 +1,127 @@
+//! The checked configuration: what every other room reads.
+//!
+//! After this module a `Duration` is a duration and an address is an address; nobody checks twice.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Everything an operator can set, checked. Field names are the keys of `switchboard.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Address and port to listen on. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Threads that serve connections, one epoll loop each. 0 means one per available core.
+    pub shards: usize,
+
+    /// PEM file with the certificate chain; set together with `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// TLS handshakes that one shard works on per turn of its loop; the rest wait for the next.
+    pub tls_handshakes_per_turn: usize,
+
+    /// Connections held at once; above it a handshake is answered 503 with `Retry-After`.
+    pub max_connections: usize,
+    /// Connections held at once per client address (IPv6: per /64). 0 turns the check off.
+    pub max_connections_per_ip: usize,
+    /// Proxies whose X-Forwarded-For, Forwarded or PROXY protocol header is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Values of `Origin` that may connect; empty means any.
+    pub allowed_origins: Vec<String>,
+
+    /// Largest message in bytes, after decompression; a larger one closes with 1009.
+    pub max_message_bytes: usize,
+    /// Time for the whole opening handshake, TLS included; then 408 and close.
+    pub handshake_timeout: Duration,
+    /// Bytes of request line and headers; above it 431 and close.
+    pub handshake_max_bytes: usize,
+    /// A connection that was silent this long is sent a ping.
+    pub ping_interval: Duration,
+    /// A connection from which no byte came this long is gone.
+    pub idle_timeout: Duration,
+    /// Time for the peer to finish the closing handshake before the socket is closed.
+    pub close_timeout: Duration,
+    /// Bound of one connection's out queue in bytes; at four times the bound it is closed at once.
+    pub out_queue_max_bytes: usize,
+    /// Time without progress at a full out queue after which a connection is closed (4508).
+    pub out_queue_stall_timeout: Duration,
+    /// Bound of the queue from one shard to another in bytes; at it the senders are not read.
+    pub shard_queue_max_bytes: usize,
+    /// Messages per second that one connection may send; 0 turns the limit off.
+    pub rate_limit_messages_per_s: u32,
+    /// Messages that one connection may send at once before the rate limit holds it back.
+    pub rate_limit_burst: u32,
+    /// Control frames and empty fragments accepted per second and connection; above it 1008.
+    pub control_frames_per_s_max: u32,
+
+    /// Offer permessage-deflate (RFC 7692).
+    pub compression: bool,
+    /// Let a compressed connection keep its window between messages (better ratio, about 300 KiB
+    /// of memory per connection).
+    pub compression_context_takeover: bool,
+    /// Messages shorter than this are sent uncompressed.
+    pub compression_min_bytes: usize,
+
+    /// Device ids that a welcome lists; the rest is counted. 0 hides other devices.
+    pub device_list_max: usize,
+
+    /// HTTP requests (page, health, metrics) served at once; above it 503.
+    pub http_connections_max: usize,
+    /// Time over which a stopping server spreads the closing of its connections.
+    pub drain: Duration,
+
+    /// Least severe log lines to write: a `tracing` filter such as `info` or `switchboard=debug`.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One readable line per event.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080),
+            shards: 0,
+            tls_cert: None,
+            tls_key: None,
+            tls_handshakes_per_turn: 16,
+            max_connections: 100_000,
+            max_connections_per_ip: 0,
+            trusted_proxies: Vec::new(),
+            allowed_origins: Vec::new(),
+            max_message_bytes: 1 << 20,
+            handshake_timeout: Duration::from_secs(10),
+            handshake_max_bytes: 16 << 10,
+            ping_interval: Duration::from_secs(25),
+            idle_timeout: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(5),
+            out_queue_max_bytes: 1 << 20,
+            out_queue_stall_timeout: Duration::from_secs(10),
+            shard_queue_max_bytes: 4 << 20,
+            rate_limit_messages_per_s: 0,
+            rate_limit_burst: 100,
+            control_frames_per_s_max: 100,
+            compression: false,
+            compression_context_takeover: false,
+            compression_min_bytes: 256,
+            device_list_max: 256,
+            http_connections_max: 256,
+            drain: Duration::from_secs(5),
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Auto,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Switchboard: a self-hosted broker for messages between devices.
+
+pub mod config;
