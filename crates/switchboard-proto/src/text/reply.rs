@@ -1,0 +1,222 @@
+//! Writes what a device is told, and reads it back for clients.
+
+use crate::DeviceId;
+
+const INFO_ID: &str = "Your ID: ";
+const INFO_DEVICES: &str = "\nConnected Devices: \n[";
+const INFO_USAGE: &str = "]\nChat usage: send,destinationId,msg";
+
+const LIST_SEPARATOR: &str = ", ";
+const LIST_MORE: (&str, &str) = ("... and ", " more");
+
+/// What an info text says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// The id of the device that is told.
+    pub id: DeviceId,
+    /// The connected devices, as listed.
+    pub listed: Vec<DeviceId>,
+    /// How many further devices are connected but not listed.
+    pub more: usize,
+}
+
+/// Appends the info text that a device gets on open and for `help`.
+///
+/// `list` is what [`write_list`] wrote.
+pub fn write_info(out: &mut String, own: DeviceId, list: &str) {
+    out.reserve(
+        INFO_ID.len() + own.decimal_len() + INFO_DEVICES.len() + list.len() + INFO_USAGE.len(),
+    );
+    out.push_str(INFO_ID);
+    push_decimal(out, own.get());
+    out.push_str(INFO_DEVICES);
+    out.push_str(list);
+    out.push_str(INFO_USAGE);
+}
+
+/// Appends a list of devices, `1, 2, 3`, in the order given.
+///
+/// `more` is the number of devices left out; where there are any the list ends
+/// with `... and <more> more`.
+pub fn write_list(out: &mut String, ids: impl Iterator<Item = DeviceId>, more: usize) {
+    let mut separator = "";
+    for id in ids {
+        out.push_str(separator);
+        push_decimal(out, id.get());
+        separator = LIST_SEPARATOR;
+    }
+    if more > 0 {
+        out.push_str(separator);
+        out.push_str(LIST_MORE.0);
+        push_decimal(out, more);
+        out.push_str(LIST_MORE.1);
+    }
+}
+
+/// Appends a delivered message, `<from>:<text>`.
+#[inline]
+pub fn write_delivery(out: &mut Vec<u8>, from: DeviceId, text: &str) {
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(digits.format(from.get()).as_bytes());
+    out.push(b':');
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// How many bytes [`write_delivery`] appends, exactly.
+#[inline]
+pub fn delivery_len(from: DeviceId, text: &str) -> usize {
+    from.decimal_len() + 1 + text.len()
+}
+
+/// Reads an info text; `None` if [`write_info`] and [`write_list`] could not have written it.
+pub fn parse_info(message: &str) -> Option<Info> {
+    let (id, list) = message.strip_prefix(INFO_ID)?.split_once(INFO_DEVICES)?;
+    let list = list.strip_suffix(INFO_USAGE)?;
+    let id = DeviceId::from_decimal(id)?;
+    let (ids, more) = match list.split_once(LIST_MORE.0) {
+        Some((ids, more)) => (separated(ids)?, parse_more(more)?),
+        None => (list, 0),
+    };
+    Some(Info { id, listed: parse_ids(ids)?, more })
+}
+
+/// The ids before the list's end, without the separator that stands between them.
+fn separated(ids: &str) -> Option<&str> {
+    if ids.is_empty() {
+        return Some(ids);
+    }
+    ids.strip_suffix(LIST_SEPARATOR).filter(|ids| !ids.is_empty())
+}
+
+fn parse_more(text: &str) -> Option<usize> {
+    let more = DeviceId::from_decimal(text.strip_suffix(LIST_MORE.1)?)?;
+    usize::try_from(more.get()).ok().filter(|&more| more > 0)
+}
+
+fn parse_ids(ids: &str) -> Option<Vec<DeviceId>> {
+    if ids.is_empty() {
+        return Some(Vec::new());
+    }
+    ids.split(LIST_SEPARATOR).map(DeviceId::from_decimal).collect()
+}
+
+/// Reads a delivered message as its sender and text; `None` if it is none.
+///
+/// No answer of the server reads as a delivery: those begin with a letter.
+pub fn parse_delivery(message: &str) -> Option<(DeviceId, &str)> {
+    let (from, text) = message.split_once(':')?;
+    Some((DeviceId::from_decimal(from)?, text))
+}
+
+fn push_decimal(out: &mut String, number: impl itoa::Integer) {
+    out.push_str(itoa::Buffer::new().format(number));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::text::{DUPLICATE_MESSAGE, INVALID_COMMAND, INVALID_DESTINATION, UNREADABLE};
+
+    fn list(ids: &[u64], more: usize) -> String {
+        let mut out = String::new();
+        write_list(&mut out, ids.iter().copied().map(DeviceId::new), more);
+        out
+    }
+
+    fn info(own: u64, list: &str) -> String {
+        let mut out = String::new();
+        write_info(&mut out, DeviceId::new(own), list);
+        out
+    }
+
+    #[test]
+    fn a_list_separates_ids_and_counts_the_rest() {
+        assert_eq!(list(&[], 0), "");
+        assert_eq!(list(&[1, 2, 3], 0), "1, 2, 3");
+        assert_eq!(list(&[1, 2], 5), "1, 2, ... and 5 more");
+        assert_eq!(list(&[], 5), "... and 5 more");
+    }
+
+    #[test]
+    fn the_info_text_stands_as_the_original_wrote_it() {
+        assert_eq!(
+            info(100_000_000, "100000000, 100000001"),
+            "Your ID: 100000000\nConnected Devices: \n[100000000, 100000001]\n\
+             Chat usage: send,destinationId,msg"
+        );
+    }
+
+    #[test]
+    fn near_misses_of_an_info_text_are_refused() {
+        for wrong in [
+            ",",
+            "1,2",
+            "1, ",
+            ", 1",
+            "1, x",
+            "01",
+            "... and 0 more",
+            "... and 01 more",
+            "1... and 2 more",
+            ", ... and 2 more",
+            "... and 2 more, 1",
+            "... and more",
+        ] {
+            assert_eq!(parse_info(&info(1, wrong)), None, "{wrong:?}");
+        }
+        let right = info(1, "1");
+        assert!(parse_info(&right).is_some());
+        assert_eq!(parse_info(&right[1..]), None);
+        assert_eq!(parse_info(&right[..right.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_delivery_keeps_its_text_whole() {
+        let mut out = b"before ".to_vec();
+        write_delivery(&mut out, DeviceId::FIRST, "a:b,c");
+        assert_eq!(out, b"before 100000000:a:b,c");
+        assert_eq!(parse_delivery("100000000:a:b,c"), Some((DeviceId::FIRST, "a:b,c")));
+        assert_eq!(parse_delivery("100000000:"), Some((DeviceId::FIRST, "")));
+    }
+
+    #[test]
+    fn no_other_answer_reads_as_a_delivery() {
+        let info = info(1, "1, 2");
+        for other in
+            [DUPLICATE_MESSAGE, INVALID_DESTINATION, INVALID_COMMAND, UNREADABLE, &info, "", ":x"]
+        {
+            assert_eq!(parse_delivery(other), None, "{other:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_delivery_is_read_as_it_was_written(from: u64, text: String) {
+            let from = DeviceId::new(from);
+            let mut out = Vec::new();
+            write_delivery(&mut out, from, &text);
+            prop_assert_eq!(out.len(), delivery_len(from, &text));
+            let message = String::from_utf8(out).unwrap();
+            prop_assert_eq!(parse_delivery(&message), Some((from, text.as_str())));
+        }
+
+        #[test]
+        fn an_info_text_is_read_as_it_was_written(
+            own: u64, ids: Vec<u64>, more in prop_oneof![Just(0), any::<usize>()],
+        ) {
+            let listed = ids.iter().copied().map(DeviceId::new).collect();
+            let expected = Info { id: DeviceId::new(own), listed, more };
+            prop_assert_eq!(parse_info(&info(own, &list(&ids, more))), Some(expected));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(message: String) {
+            prop_assert_eq!(parse_info(&message), None);
+            if let Some((from, text)) = parse_delivery(&message) {
+                prop_assert_eq!(format!("{from}:{text}"), message);
+            }
+        }
+    }
+}
