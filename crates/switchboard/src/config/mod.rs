@@ -1,12 +1,32 @@
 //! The checked configuration: what every other room reads.
 //!
 //! After this module a `Duration` is a duration and an address is an address; nobody checks twice.
+//!
+//! Loading takes two steps: each source becomes a raw [`Layer`], and [`resolve`] lays the layers
+//! over the defaults, checks the whole and reports every mistake at once. To add a key, add a field
+//! and its default here, a row in `keys.rs` and a paragraph in `switchboard.toml`.
+
+mod keys;
+mod kind;
+mod layer;
+mod load;
+mod mistake;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use layer::{Flag, Layer, Origin};
+pub use load::{Loaded, load, resolve};
+pub use mistake::{Mistake, Mistakes};
+
+/// The default configuration file, with every key described and commented out.
+pub const DEFAULT_TOML: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../switchboard.toml"));
 
 /// Everything an operator can set, checked. Field names are the keys of `switchboard.toml`.
 #[derive(Clone, Debug, PartialEq)]

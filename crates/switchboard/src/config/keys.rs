@@ -1,0 +1,138 @@
+//! The table of keys: one row for each field of [`Config`], and the rules between them.
+
+use super::Config;
+use super::kind::{
+    Address, Bytes, Count, File, Format, Kind, LogFilter, Networks, Origins, Span, Switch,
+};
+use super::layer::Raw;
+
+/// One key that an operator can set.
+pub(super) struct Key {
+    /// As in `switchboard.toml`; upper-case with the prefix `SWITCHBOARD_` it is the variable.
+    pub(super) name: &'static str,
+    /// The field that the key is about: itself, but for `port`.
+    pub(super) field: &'static str,
+    /// Writes the checked value; the error says what is accepted.
+    pub(super) set: fn(&mut Config, &Raw) -> Result<(), String>,
+    /// The value as TOML.
+    pub(super) show: fn(&Config) -> String,
+}
+
+/// What must hold between several keys.
+pub(super) struct Rule {
+    /// The keys it speaks of; when one of them was misread the rule is not judged.
+    pub(super) keys: &'static [&'static str],
+    pub(super) holds: fn(&Config) -> bool,
+    /// What to do where it does not hold.
+    pub(super) fix: &'static str,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+const SECOND: u64 = 1000;
+const HOUR: u64 = 3600 * SECOND;
+
+/// A row for the field of the same name.
+macro_rules! key {
+    ($name:ident, $kind:expr) => {
+        Key {
+            name: stringify!($name),
+            field: stringify!($name),
+            set: |config, raw| {
+                config.$name = $kind.parse(raw).ok_or_else(|| $kind.wanted())?;
+                Ok(())
+            },
+            show: |config| $kind.show(&config.$name),
+        }
+    };
+}
+
+/// Sets the port of `listen` and keeps its address. Stands after `listen`, and so wins where one
+/// layer sets both.
+const PORT: Key = Key {
+    name: "port",
+    field: "listen",
+    set: |config, raw| {
+        let kind = Count(0..=u16::MAX);
+        config.listen.set_port(kind.parse(raw).ok_or_else(|| kind.wanted())?);
+        Ok(())
+    },
+    show: |config| config.listen.port().to_string(),
+};
+
+/// Every key, in the order of [`Config`] and `switchboard.toml`.
+pub(super) const KEYS: &[Key] = &[
+    key!(listen, Address),
+    PORT,
+    key!(shards, Count(0..=1024)),
+    key!(tls_cert, File),
+    key!(tls_key, File),
+    key!(tls_handshakes_per_turn, Count(1..=10_000)),
+    key!(max_connections, Count(1..=10_000_000)),
+    key!(max_connections_per_ip, Count(0..=10_000_000)),
+    key!(trusted_proxies, Networks),
+    key!(allowed_origins, Origins),
+    // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5).
+    key!(max_message_bytes, Bytes(125..=256 * MIB)),
+    key!(handshake_timeout, Span(1..=HOUR)),
+    key!(handshake_max_bytes, Bytes(512..=MIB)),
+    key!(ping_interval, Span(1..=24 * HOUR)),
+    key!(idle_timeout, Span(1..=48 * HOUR)),
+    key!(close_timeout, Span(1..=HOUR)),
+    key!(out_queue_max_bytes, Bytes(KIB..=GIB)),
+    key!(out_queue_stall_timeout, Span(1..=HOUR)),
+    key!(shard_queue_max_bytes, Bytes(KIB..=GIB)),
+    key!(rate_limit_messages_per_s, Count(0..=10_000_000)),
+    key!(rate_limit_burst, Count(0..=10_000_000)),
+    key!(control_frames_per_s_max, Count(1..=1_000_000)),
+    key!(compression, Switch),
+    key!(compression_context_takeover, Switch),
+    key!(compression_min_bytes, Bytes(0..=256 * MIB)),
+    key!(device_list_max, Count(0..=100_000)),
+    key!(http_connections_max, Count(1..=100_000)),
+    key!(drain, Span(0..=HOUR)),
+    key!(log_level, LogFilter),
+    key!(log_format, Format),
+];
+
+/// What no key can judge alone.
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        keys: &["tls_cert", "tls_key"],
+        holds: |config| config.tls_cert.is_some() == config.tls_key.is_some(),
+        fix: "set both, or neither",
+    },
+    Rule {
+        keys: &["idle_timeout", "ping_interval"],
+        holds: |config| config.idle_timeout > config.ping_interval,
+        fix: "make idle_timeout longer than ping_interval, or every quiet connection is closed",
+    },
+    Rule {
+        keys: &["rate_limit_burst", "rate_limit_messages_per_s"],
+        holds: |config| config.rate_limit_messages_per_s == 0 || config.rate_limit_burst > 0,
+        fix: "make rate_limit_burst at least 1, or no message is ever let through",
+    },
+    Rule {
+        keys: &["shard_queue_max_bytes", "max_message_bytes"],
+        holds: |config| config.shard_queue_max_bytes >= config.max_message_bytes,
+        fix: "make shard_queue_max_bytes at least max_message_bytes, or the largest message never \
+              reaches another shard",
+    },
+];
+
+/// The row of `name`, and its place in [`KEYS`].
+pub(super) fn find(name: &str) -> Option<(usize, &'static Key)> {
+    KEYS.iter().enumerate().find(|(_, key)| key.name == name)
+}
+
+/// The key that was probably meant by `name`.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    /// Below this similarity a suggestion would only puzzle.
+    const SIMILARITY_MIN: f64 = 0.8;
+    KEYS.iter()
+        .map(|key| (strsim::jaro_winkler(key.name, name), key.name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,180 @@
+//! From raw layers to the checked configuration, with every mistake reported at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::keys::{self, KEYS, RULES, Rule};
+use super::layer::{CONFIG_VARIABLE, Layer, Origin, Setting};
+use super::mistake::{Mistake, Mistakes};
+use super::{Config, Flag};
+
+/// Read in the working directory unless `--config` names another file.
+const TOML_NAME: &str = "switchboard.toml";
+/// Likewise; from the system that Switchboard replaces.
+const CFG_NAME: &str = "server.cfg";
+
+/// A checked configuration that knows where each value came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the server runs with.
+    pub config: Config,
+    /// By field; a field that nobody set is absent.
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+/// Loads the configuration of a process: files, then `variables`, then `flags`, later ones winning.
+///
+/// `file` is what `--config` names; without it `SWITCHBOARD_CONFIG` is asked, and without that
+/// `server.cfg` and `switchboard.toml` in `dir` are read where they exist. A named file is the only
+/// one read, and must exist.
+pub fn load(
+    dir: &Path,
+    file: Option<&Path>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: impl IntoIterator<Item = Flag>,
+) -> Result<Loaded, Mistakes> {
+    let variables: Vec<_> = variables.into_iter().collect();
+    let named = file
+        .map(|path| (path.to_owned(), Origin::Flag("--config".to_owned())))
+        .or_else(|| named_by_variable(&variables));
+    let mut layers = match named {
+        Some((path, origin)) => vec![named_file(&path, origin)],
+        None => [CFG_NAME, TOML_NAME].map(|name| file_if_present(&dir.join(name))).into(),
+    };
+    layers.push(Layer::from_variables(variables));
+    layers.push(Layer::from_flags(flags));
+    resolve(layers)
+}
+
+fn named_by_variable(variables: &[(OsString, OsString)]) -> Option<(PathBuf, Origin)> {
+    let (_, path) = variables.iter().find(|(name, _)| name == OsStr::new(CONFIG_VARIABLE))?;
+    (!path.is_empty()).then(|| (path.into(), Origin::Variable(CONFIG_VARIABLE.to_owned())))
+}
+
+fn named_file(path: &Path, origin: Origin) -> Layer {
+    match std::fs::read_to_string(path) {
+        Ok(text) => file_layer(path, &text),
+        Err(e) => {
+            let problem = format!("cannot read {}: {e}", path.display());
+            Layer::failed(Mistake::of_source(origin, &problem, "name a file that can be read"))
+        }
+    }
+}
+
+fn file_if_present(path: &Path) -> Layer {
+    match std::fs::read_to_string(path) {
+        Ok(text) => file_layer(path, &text),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Layer::default(),
+        Err(e) => Layer::failed(Mistake::of_source(
+            Origin::file(path, None),
+            &format!("cannot read the file: {e}"),
+            "make it readable, or name another with --config",
+        )),
+    }
+}
+
+fn file_layer(path: &Path, text: &str) -> Layer {
+    match path.extension().and_then(OsStr::to_str) {
+        Some("cfg" | "ini") => Layer::from_cfg(path, text),
+        _ => Layer::from_toml(path, text),
+    }
+}
+
+/// Lays `layers` over the defaults, the last on top, and checks the whole.
+pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, Mistakes> {
+    let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new() };
+    let mut mistakes = Vec::new();
+    let mut misread = BTreeSet::new();
+    for mut layer in layers {
+        mistakes.append(&mut layer.mistakes);
+        // In the table's order, so that what wins within a layer does not hang on its spelling.
+        layer.settings.sort_by_key(|setting| keys::find(&setting.key).map(|(index, _)| index));
+        for setting in layer.settings {
+            if let Err(mistake) = loaded.apply(&setting) {
+                misread.extend(keys::find(&setting.key).map(|(_, key)| key.field));
+                mistakes.push(mistake);
+            }
+        }
+    }
+    let judged = RULES.iter().filter(|rule| !rule.keys.iter().any(|key| misread.contains(key)));
+    mistakes.extend(judged.filter_map(|rule| loaded.judge(rule)));
+    if mistakes.is_empty() { Ok(loaded) } else { Err(Mistakes(mistakes)) }
+}
+
+impl Loaded {
+    fn apply(&mut self, setting: &Setting) -> Result<(), Mistake> {
+        let Setting { key: name, value, origin } = setting;
+        let Some((_, key)) = keys::find(name) else { return Err(unknown_key(setting)) };
+        (key.set)(&mut self.config, value).map_err(|wanted| {
+            let fix = format!("give {wanted}{}", kubernetes_hint(name, &value.to_string()));
+            Mistake::new(origin.clone(), name, &format!("got {value}"), &fix)
+        })?;
+        self.origins.insert(key.field, origin.clone());
+        Ok(())
+    }
+
+    fn judge(&self, rule: &Rule) -> Option<Mistake> {
+        if (rule.holds)(&self.config) {
+            return None;
+        }
+        let values: Vec<String> = rule.keys.iter().map(|key| self.describe(key)).collect();
+        let key = rule.keys.iter().find(|key| self.origins.contains_key(*key))?;
+        let problem = format!("does not go together: {}", values.join(", "));
+        Some(Mistake::new(self.origins[key].clone(), key, &problem, rule.fix))
+    }
+
+    /// `ping_interval = "25s" (default)`.
+    fn describe(&self, name: &str) -> String {
+        let value = keys::find(name).map(|(_, key)| (key.show)(&self.config)).unwrap_or_default();
+        format!("{name} = {value} ({})", self.origin(name))
+    }
+
+    /// Where the value of the field `name` came from.
+    pub fn origin(&self, name: &str) -> &Origin {
+        self.origins.get(name).unwrap_or(&Origin::Default)
+    }
+
+    /// The whole configuration as TOML; a comment says where each value that somebody set came
+    /// from. Loading it gives the same configuration again.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        for key in KEYS.iter().filter(|key| key.name == key.field) {
+            let _ = write!(text, "{} = {}", key.name, (key.show)(&self.config));
+            if let Some(origin) = self.origins.get(key.name) {
+                let _ = write!(text, "  # {origin}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn unknown_key(setting: &Setting) -> Mistake {
+    let Setting { key: name, origin, .. } = setting;
+    let spelt = |key: &str| match origin {
+        Origin::Variable(_) => format!("SWITCHBOARD_{}", key.to_ascii_uppercase()),
+        _ => key.to_owned(),
+    };
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let name = name.strip_prefix("switchboard_").unwrap_or(&name);
+    let hint = kubernetes_hint(name, "");
+    let fix = match keys::nearest(name) {
+        _ if !hint.is_empty() => format!("unset it{hint}"),
+        Some(key) => format!("did you mean {}?", spelt(key)),
+        None => "`switchboard config print` lists every key".to_owned(),
+    };
+    Mistake::new(origin.clone(), &setting.key, "unknown key", &fix)
+}
+
+/// Kubernetes sets such variables in every pod beside a service that is named `switchboard`.
+fn kubernetes_hint(key: &str, value: &str) -> &'static str {
+    let service = key.starts_with("service_") || key.starts_with("port_");
+    if service || value.contains("tcp://") {
+        " (Kubernetes sets it for a service named switchboard: use `enableServiceLinks: false`)"
+    } else {
+        ""
+    }
+}
