@@ -1,1 +1,13 @@
-//! Placeholder.
+//! What a Switchboard decides: a pure machine, input in, effects out.
+//!
+//! A [`Broker`] serves the devices of one shard. It is told what happened ([`Input`]) and when,
+//! and says what is to be done ([`Effect`]); sockets, clocks and chance are its caller's. The
+//! brokers of one process share a [`Directory`], which says on which shard a device is.
+
+mod broker;
+mod directory;
+mod duplicates;
+
+pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
+pub use directory::Directory;
+pub use duplicates::{Digest, DigestKey};

@@ -1,0 +1,62 @@
+//! The duplicate window: what a device said last, as a hash, and when.
+
+use switchboard_proto::text::DUPLICATE_WINDOW;
+use xxhash_rust::xxh3::xxh3_128_with_secret;
+
+use crate::Moment;
+
+/// The secret under which texts are hashed; drawn at random when the process starts, so that
+/// nobody outside can make two texts that count as one.
+#[derive(Clone, Debug)]
+pub struct DigestKey([u8; DigestKey::LEN]);
+
+impl DigestKey {
+    /// Bytes of a key: XXH3's own secret has as many.
+    pub const LEN: usize = 192;
+
+    /// The key with these bytes.
+    pub fn new(bytes: [u8; DigestKey::LEN]) -> DigestKey {
+        DigestKey(bytes)
+    }
+
+    /// A text's hash: XXH3-128 with this key as its secret.
+    ///
+    /// It is compared only with the sender's own last one and never leaves the process. A
+    /// collision, one in 2^128, would answer `Duplicate message` to a text that was none.
+    #[inline]
+    pub fn digest(&self, text: &str) -> Digest {
+        let hash = xxh3_128_with_secret(text.as_bytes(), &self.0);
+        Digest { high: (hash >> 64) as u64, low: hash as u64 }
+    }
+}
+
+/// 128 bits that stand for a text. Two words and not a `u128`, whose alignment would cost each
+/// device eight bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    high: u64,
+    low: u64,
+}
+
+/// What one device had delivered last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastText {
+    digest: Digest,
+    at: Moment,
+}
+
+impl LastText {
+    /// Whether the same text again counts as a duplicate: it is the same and the window is open.
+    #[inline]
+    pub(crate) fn is_repeated_by(&self, digest: Digest, now: Moment) -> bool {
+        self.digest == digest && now.since(self.at) < DUPLICATE_WINDOW
+    }
+
+    pub(crate) fn new(digest: Digest, at: Moment) -> LastText {
+        LastText { digest, at }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+}
