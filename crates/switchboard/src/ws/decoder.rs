@@ -1,0 +1,392 @@
+//! The reading half of a connection: any split of a byte stream in, whole messages out.
+
+use std::borrow::Cow;
+
+use super::close::CloseCode;
+use super::frame::{HEADER_LEN_MAX, Header, Opcode};
+use super::mask::mask;
+
+/// Which end of the connection reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The peer is a client: its frames must be masked.
+    Server,
+    /// The peer is a server: its frames must not be masked.
+    Client,
+}
+
+/// Turns the bytes of one connection into events.
+///
+/// A frame that is whole in the input is unmasked there and lent out; only what is incomplete is
+/// copied. While nothing is incomplete a decoder owns no memory beyond its own 16 bytes.
+#[derive(Debug)]
+pub struct Decoder {
+    max_message_bytes: u32,
+    role: Role,
+    deflate: bool,
+    partial: Option<Box<Partial>>,
+}
+
+/// What [`Decoder::decode`] made of the input.
+#[derive(Debug)]
+pub struct Decoded<'a> {
+    /// Bytes of the input that are done with; the rest is for the next call.
+    pub consumed: usize,
+    /// What they amounted to, if anything is complete.
+    pub event: Option<Event<'a>>,
+}
+
+/// Something a peer said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole text message.
+    Text(Cow<'a, str>),
+    /// A whole binary message.
+    Binary(Cow<'a, [u8]>),
+    /// A whole compressed message; `text` says what it must be when inflated.
+    Compressed {
+        /// Whether the message is text, and so must inflate to UTF-8.
+        text: bool,
+        /// The compressed bytes.
+        payload: Cow<'a, [u8]>,
+    },
+    /// Wants a pong with the same payload.
+    Ping(Cow<'a, [u8]>),
+    /// Answers a ping, or none.
+    Pong(Cow<'a, [u8]>),
+    /// A fragment without payload that ends nothing: costs us work and the peer nearly none.
+    EmptyFragment,
+    /// The peer closes; nothing after it counts.
+    Close(Option<CloseFrame>),
+}
+
+/// Code and reason of a close frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseFrame {
+    /// Why, as a number.
+    pub code: CloseCode,
+    /// Why, in words; often empty.
+    pub reason: String,
+}
+
+/// How a peer broke RFC 6455 or our size limit; the connection must be closed with
+/// [`Violation::close_code`] and the decoder not used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// RSV2 or RSV3 is set, or RSV1 where no compressed message can begin.
+    #[error("a reserved bit is set and no extension gives it a meaning")]
+    ReservedBits,
+    /// The opcode is not one of RFC 6455.
+    #[error("opcode 0x{0:X} is reserved")]
+    ReservedOpcode(u8),
+    /// A client's frame is not masked.
+    #[error("frames from a client must be masked")]
+    Unmasked,
+    /// A server's frame is masked.
+    #[error("frames from a server must not be masked")]
+    Masked,
+    /// A control frame without FIN.
+    #[error("a control frame must not be fragmented")]
+    FragmentedControl,
+    /// A control frame over 125 bytes.
+    #[error("a control frame has at most 125 bytes")]
+    LongControl,
+    /// A length in a longer form than it needs.
+    #[error("the payload length is not in its shortest form")]
+    LengthNotMinimal,
+    /// A 64-bit length with its top bit set.
+    #[error("the payload length has its top bit set")]
+    LengthOutOfRange,
+    /// A continuation without a message to continue.
+    #[error("a continuation frame came without a message to continue")]
+    NothingToContinue,
+    /// A new message inside a fragmented one.
+    #[error("a new message began before the fragmented one ended")]
+    Interrupted,
+    /// The declared length of the message is over the limit.
+    #[error("the message is larger than {max} bytes")]
+    TooBig {
+        /// The limit, `max_message_bytes`.
+        max: u32,
+    },
+    /// A text message or a close reason is not UTF-8.
+    #[error("text is not valid UTF-8")]
+    NotUtf8,
+    /// A close frame with one byte of payload.
+    #[error("a close frame has no payload or at least a two-byte code")]
+    ClosePayload,
+    /// A close code that must not be sent.
+    #[error("close code {0} must not be sent")]
+    CloseCode(u16),
+    /// A compressed message that is no DEFLATE stream.
+    #[error("the compressed message is damaged")]
+    Compression,
+}
+
+impl Violation {
+    /// The close code that RFC 6455 section 7.4.1 names for it.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Violation::TooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
+            Violation::NotUtf8 | Violation::Compression => CloseCode::INVALID_PAYLOAD,
+            _ => CloseCode::PROTOCOL_ERROR,
+        }
+    }
+}
+
+/// What has arrived of something incomplete.
+#[derive(Debug, Default)]
+struct Partial {
+    /// The bytes of a header that has not all arrived.
+    header: [u8; HEADER_LEN_MAX],
+    header_len: u8,
+    /// The frame whose payload is arriving.
+    frame: Option<Arriving>,
+    /// The data message that is being put together.
+    message: Option<Assembly>,
+    /// The control frame that is being put together, perhaps inside a fragmented message.
+    control: Vec<u8>,
+}
+
+/// A frame whose header is read.
+#[derive(Clone, Copy, Debug)]
+struct Arriving {
+    header: Header,
+    received: u64,
+}
+
+/// A data message of which not all fragments, or not all bytes, are here.
+#[derive(Debug)]
+struct Assembly {
+    text: bool,
+    compressed: bool,
+    payload: Vec<u8>,
+    /// `payload` is known to be UTF-8 up to here (text only).
+    utf8_len: usize,
+}
+
+impl Decoder {
+    /// A decoder for one connection; a message may have `max_message_bytes` at most.
+    pub fn new(role: Role, max_message_bytes: usize) -> Decoder {
+        let max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
+        Decoder { max_message_bytes, role, deflate: false, partial: None }
+    }
+
+    /// Accepts compressed messages from now on (permessage-deflate was negotiated).
+    pub fn allow_deflate(&mut self) {
+        self.deflate = true;
+    }
+
+    /// Reads on. Call until all input is consumed or an error or `Close` ends the connection.
+    ///
+    /// `input` is unmasked in place. An error is final. With input left, each call consumes at
+    /// least one byte.
+    #[inline]
+    pub fn decode<'a>(&mut self, input: &'a mut [u8]) -> Result<Decoded<'a>, Violation> {
+        if self.partial.is_none()
+            && let Some(header) = Header::read(input, self.role)?
+            && input.len() - header.len >= header.payload_len as usize
+            && header.fin
+            && !header.compressed
+        {
+            return self.whole_frame(header, input);
+        }
+        self.decode_in_pieces(input)
+    }
+
+    /// The ordinary case: one frame, all here, and it is a message or a control frame by itself.
+    #[inline]
+    fn whole_frame<'a>(
+        &self,
+        header: Header,
+        input: &'a mut [u8],
+    ) -> Result<Decoded<'a>, Violation> {
+        self.check_size(header.opcode, header.payload_len)?;
+        let consumed = header.len + header.payload_len as usize;
+        let payload = &mut input[header.len..consumed];
+        if self.role == Role::Server {
+            mask(payload, header.key, 0);
+        }
+        let payload = Cow::Borrowed(&*payload);
+        let event = match header.opcode {
+            Opcode::Text => Event::Text(utf8(payload)?),
+            Opcode::Binary => Event::Binary(payload),
+            Opcode::Continuation => return Err(Violation::NothingToContinue),
+            control => control_event(control, payload)?,
+        };
+        Ok(Decoded { consumed, event: Some(event) })
+    }
+
+    /// Everything else: a fragment, a compressed message, or a frame of which a part is here.
+    #[cold]
+    fn decode_in_pieces<'a>(&mut self, input: &mut [u8]) -> Result<Decoded<'a>, Violation> {
+        let mut partial = self.partial.take().unwrap_or_default();
+        let mut consumed = 0;
+        if partial.frame.is_none() {
+            consumed = self.read_header(&mut partial, input)?;
+        }
+        let mut event = None;
+        if let Some(frame) = &mut partial.frame {
+            let taken = take_payload(frame, self.role, &mut input[consumed..]);
+            consumed += taken.len();
+            let done = frame.received == frame.header.payload_len;
+            let header = frame.header;
+            event = partial.add_payload(header, taken, done)?;
+        }
+        if !partial.is_empty() {
+            self.partial = Some(partial);
+        }
+        Ok(Decoded { consumed, event })
+    }
+
+    /// Moves header bytes from the input until the header is whole; gives how many it took.
+    fn read_header(&self, partial: &mut Partial, input: &[u8]) -> Result<usize, Violation> {
+        let had = usize::from(partial.header_len);
+        let taken = input.len().min(HEADER_LEN_MAX - had);
+        partial.header[had..had + taken].copy_from_slice(&input[..taken]);
+        match Header::read(&partial.header[..had + taken], self.role)? {
+            None => {
+                partial.header_len = (had + taken) as u8;
+                Ok(taken)
+            }
+            Some(header) => {
+                self.begin_frame(partial, header)?;
+                partial.header_len = 0;
+                Ok(header.len - had)
+            }
+        }
+    }
+
+    /// Checks a header against the message it belongs to, before any payload is kept.
+    fn begin_frame(&self, partial: &mut Partial, header: Header) -> Result<(), Violation> {
+        let begins_message = matches!(header.opcode, Opcode::Text | Opcode::Binary);
+        if header.compressed && !(self.deflate && begins_message) {
+            return Err(Violation::ReservedBits);
+        }
+        match (&partial.message, header.opcode) {
+            (None, Opcode::Continuation) => return Err(Violation::NothingToContinue),
+            (Some(_), Opcode::Text | Opcode::Binary) => return Err(Violation::Interrupted),
+            _ => {}
+        }
+        let had = partial.message.as_ref().map_or(0, |message| message.payload.len() as u64);
+        self.check_size(header.opcode, had.saturating_add(header.payload_len))?;
+        if begins_message {
+            partial.message = Some(Assembly {
+                text: header.opcode == Opcode::Text,
+                compressed: header.compressed,
+                payload: Vec::new(),
+                utf8_len: 0,
+            });
+        }
+        partial.frame = Some(Arriving { header, received: 0 });
+        Ok(())
+    }
+
+    fn check_size(&self, opcode: Opcode, len: u64) -> Result<(), Violation> {
+        if !opcode.is_control() && len > u64::from(self.max_message_bytes) {
+            return Err(Violation::TooBig { max: self.max_message_bytes });
+        }
+        Ok(())
+    }
+}
+
+impl Partial {
+    /// Keeps a piece of payload and, when the frame is `done`, says what that completes.
+    fn add_payload(
+        &mut self,
+        header: Header,
+        piece: &[u8],
+        done: bool,
+    ) -> Result<Option<Event<'static>>, Violation> {
+        if done {
+            self.frame = None;
+        }
+        if header.opcode.is_control() {
+            self.control.extend_from_slice(piece);
+            if !done {
+                return Ok(None);
+            }
+            let payload = std::mem::take(&mut self.control);
+            return control_event(header.opcode, Cow::Owned(payload)).map(Some);
+        }
+        let message = self.message.as_mut().expect("a data frame has begun its message");
+        message.payload.extend_from_slice(piece);
+        if message.text && !message.compressed {
+            message.check_utf8()?;
+        }
+        match (done, header.fin) {
+            (true, true) => self.message.take().expect("it was there above").into_event().map(Some),
+            (true, false) if header.payload_len == 0 => Ok(Some(Event::EmptyFragment)),
+            _ => Ok(None),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+}
+
+impl Assembly {
+    /// Fails at the first byte that no later byte can mend, so bad text is told early.
+    fn check_utf8(&mut self) -> Result<(), Violation> {
+        match simdutf8::compat::from_utf8(&self.payload[self.utf8_len..]) {
+            Ok(_) => self.utf8_len = self.payload.len(),
+            Err(error) if error.error_len().is_none() => self.utf8_len += error.valid_up_to(),
+            Err(_) => return Err(Violation::NotUtf8),
+        }
+        Ok(())
+    }
+
+    fn into_event(self) -> Result<Event<'static>, Violation> {
+        let payload = Cow::Owned(self.payload);
+        Ok(match (self.compressed, self.text) {
+            (true, text) => Event::Compressed { text, payload },
+            (false, true) => Event::Text(utf8(payload)?),
+            (false, false) => Event::Binary(payload),
+        })
+    }
+}
+
+/// Takes what is here of the frame's payload, unmasked.
+fn take_payload<'a>(frame: &mut Arriving, role: Role, input: &'a mut [u8]) -> &'a [u8] {
+    let missing = frame.header.payload_len - frame.received;
+    let len = usize::try_from(missing).map_or(input.len(), |missing| missing.min(input.len()));
+    let piece = &mut input[..len];
+    if role == Role::Server {
+        mask(piece, frame.header.key, frame.received as usize);
+    }
+    frame.received += len as u64;
+    piece
+}
+
+#[inline]
+fn utf8(payload: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
+    match payload {
+        Cow::Borrowed(bytes) => simdutf8::basic::from_utf8(bytes).map(Cow::Borrowed).ok(),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
+    }
+    .ok_or(Violation::NotUtf8)
+}
+
+fn control_event(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Event<'_>, Violation> {
+    Ok(match opcode {
+        Opcode::Ping => Event::Ping(payload),
+        Opcode::Pong => Event::Pong(payload),
+        _ => Event::Close(read_close(&payload)?),
+    })
+}
+
+fn read_close(payload: &[u8]) -> Result<Option<CloseFrame>, Violation> {
+    match payload {
+        [] => Ok(None),
+        [_] => Err(Violation::ClosePayload),
+        [high, low, reason @ ..] => {
+            let code = CloseCode(u16::from_be_bytes([*high, *low]));
+            if !code.may_be_sent() {
+                return Err(Violation::CloseCode(code.0));
+            }
+            let reason = std::str::from_utf8(reason).map_err(|_| Violation::NotUtf8)?;
+            Ok(Some(CloseFrame { code, reason: reason.to_owned() }))
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Frame headers (RFC 6455 section 5.2): reading one, writing one.
+
+use super::decoder::{Role, Violation};
+use super::mask::mask;
+
+/// The frame types of RFC 6455 section 11.8; the reserved ones are refused when read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opcode {
+    /// Goes on with the message that an earlier frame began.
+    Continuation = 0x0,
+    /// A message of UTF-8 text.
+    Text = 0x1,
+    /// A message of bytes.
+    Binary = 0x2,
+    /// Starts or answers the closing handshake.
+    Close = 0x8,
+    /// Asks for a pong with the same payload.
+    Ping = 0x9,
+    /// Answers a ping.
+    Pong = 0xA,
+}
+
+impl Opcode {
+    fn read(bits: u8) -> Result<Opcode, Violation> {
+        Ok(match bits {
+            0x0 => Opcode::Continuation,
+            0x1 => Opcode::Text,
+            0x2 => Opcode::Binary,
+            0x8 => Opcode::Close,
+            0x9 => Opcode::Ping,
+            0xA => Opcode::Pong,
+            reserved => return Err(Violation::ReservedOpcode(reserved)),
+        })
+    }
+
+    /// Whether this is a control frame: at most 125 bytes, never fragmented.
+    pub fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+}
+
+/// Largest payload of a control frame (RFC 6455 section 5.5).
+pub(crate) const CONTROL_PAYLOAD_MAX: u64 = 125;
+
+/// Longest header: 2 bytes, 8 of extended length, 4 of masking key.
+pub(crate) const HEADER_LEN_MAX: usize = 14;
+
+/// First bit: the frame ends its message.
+const FIN: u8 = 0x80;
+/// Second bit: the message is compressed (RFC 7692 section 6).
+pub(crate) const RSV1: u8 = 0x40;
+/// The two bits that no extension of ours gives a meaning.
+const RSV2_RSV3: u8 = 0x30;
+const MASKED: u8 = 0x80;
+
+/// A frame header as read, each field checked on its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) fin: bool,
+    pub(crate) compressed: bool,
+    pub(crate) opcode: Opcode,
+    pub(crate) key: [u8; 4],
+    pub(crate) payload_len: u64,
+    /// Bytes of the header itself.
+    pub(crate) len: usize,
+}
+
+impl Header {
+    /// Reads the header at the start of `input`; `None` when it has not all arrived.
+    ///
+    /// A wrong first or second byte is told at once, not after the length has arrived.
+    #[inline]
+    pub(crate) fn read(input: &[u8], role: Role) -> Result<Option<Header>, Violation> {
+        let [first, second, ..] = *input else { return Ok(None) };
+        if first & RSV2_RSV3 != 0 {
+            return Err(Violation::ReservedBits);
+        }
+        let opcode = Opcode::read(first & 0x0F)?;
+        let masked = second & MASKED != 0;
+        match role {
+            Role::Server if !masked => return Err(Violation::Unmasked),
+            Role::Client if masked => return Err(Violation::Masked),
+            _ => {}
+        }
+        let short_len = second & !MASKED;
+        let fin = first & FIN != 0;
+        if opcode.is_control() {
+            if !fin {
+                return Err(Violation::FragmentedControl);
+            }
+            if u64::from(short_len) > CONTROL_PAYLOAD_MAX {
+                return Err(Violation::LongControl);
+            }
+        }
+        let Some((payload_len, mut len)) = read_len(short_len, input)? else { return Ok(None) };
+        let mut key = [0; 4];
+        if masked {
+            let Some(bytes) = input.get(len..len + 4) else { return Ok(None) };
+            key.copy_from_slice(bytes);
+            len += 4;
+        }
+        Ok(Some(Header { fin, compressed: first & RSV1 != 0, opcode, key, payload_len, len }))
+    }
+}
+
+/// The payload length and where it ends; the shortest form is required (section 5.2).
+#[inline]
+fn read_len(short_len: u8, input: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
+    Ok(match short_len {
+        126 => {
+            let Some(bytes) = input.get(2..4) else { return Ok(None) };
+            let len = u16::from_be_bytes(bytes.try_into().expect("two bytes"));
+            if len < 126 {
+                return Err(Violation::LengthNotMinimal);
+            }
+            Some((u64::from(len), 4))
+        }
+        127 => {
+            let Some(bytes) = input.get(2..10) else { return Ok(None) };
+            let len = u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
+            if len >> 63 != 0 {
+                return Err(Violation::LengthOutOfRange);
+            }
+            if len <= u64::from(u16::MAX) {
+                return Err(Violation::LengthNotMinimal);
+            }
+            Some((len, 10))
+        }
+        len => Some((u64::from(len), 2)),
+    })
+}
+
+/// Length of the header that a server writes before a payload of `payload_len` bytes.
+pub fn server_header_len(payload_len: usize) -> usize {
+    match payload_len {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    }
+}
+
+/// Writes the header of an unfragmented frame from a server: final and unmasked.
+#[inline]
+pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
+    write_header_bits(out, FIN | opcode as u8, 0, payload_len);
+}
+
+/// As [`write_header`], with RSV1 set: the payload is compressed (RFC 7692 section 6).
+pub fn write_header_reserved(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
+    write_header_bits(out, FIN | RSV1 | opcode as u8, 0, payload_len);
+}
+
+/// Writes a whole unfragmented frame from a server.
+pub fn write_server_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    write_header(out, opcode, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// Writes a whole unfragmented frame from a client, masked with `key`.
+///
+/// RFC 6455 section 5.3 wants the key unpredictable; whoever writes to a server that is not his
+/// own must draw it fresh for each frame.
+pub fn write_client_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
+    write_header_bits(out, FIN | opcode as u8, MASKED, payload.len());
+    out.extend_from_slice(&key);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    mask(&mut out[start..], key, 0);
+}
+
+#[inline]
+fn write_header_bits(out: &mut Vec<u8>, first: u8, masked: u8, payload_len: usize) {
+    match payload_len {
+        0..=125 => out.extend_from_slice(&[first, masked | payload_len as u8]),
+        126..=0xFFFF => {
+            let [high, low] = (payload_len as u16).to_be_bytes();
+            out.extend_from_slice(&[first, masked | 126, high, low]);
+        }
+        _ => {
+            out.extend_from_slice(&[first, masked | 127]);
+            out.extend_from_slice(&(payload_len as u64).to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_takes_the_shortest_length_that_holds_it() {
+        for (len, header_len) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let mut out = Vec::new();
+            write_header(&mut out, Opcode::Text, len);
+            assert_eq!(out.len(), header_len, "{len}");
+            assert_eq!(server_header_len(len), header_len, "{len}");
+            let header = Header::read(&out, Role::Client).unwrap().unwrap();
+            assert_eq!((header.payload_len, header.len), (len as u64, header_len));
+        }
+    }
+
+    #[test]
+    fn a_longer_length_than_needed_is_refused() {
+        let mut long16 = vec![0x81, 126];
+        long16.extend(125u16.to_be_bytes());
+        let mut long64 = vec![0x81, 127];
+        long64.extend(65_535u64.to_be_bytes());
+        for input in [long16, long64] {
+            let read = Header::read(&input, Role::Client);
+            assert!(matches!(read, Err(Violation::LengthNotMinimal)), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn the_top_bit_of_a_length_must_be_zero() {
+        let mut input = vec![0x82, 127];
+        input.extend((1u64 << 63).to_be_bytes());
+        assert!(matches!(Header::read(&input, Role::Client), Err(Violation::LengthOutOfRange)));
+    }
+}
