@@ -213,7 +213,8 @@ function addressFromHash() {
 devices.onaddress = address;
 conversation.onaddress = address;
 conversation.onagain = (id, words) => {
-  text.value = words;
+  // A draft is not lost to it.
+  text.value = [text.value, words].filter(Boolean).join("\n");
   address(id);
 };
 byId("reconnect").addEventListener("click", () => connection.connect());

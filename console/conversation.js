@@ -39,6 +39,7 @@ export class Conversation {
   #chars = 0;
   #droppedCount = 0;
   #following = true;
+  #lastTop = 0;
 
   constructor() {
     this.#log.addEventListener("scroll", () => this.#readerMoved(), { passive: true });
@@ -69,6 +70,7 @@ export class Conversation {
     head.append(peer, now(), state);
     item.append(...body(text));
     item.dataset.state = "sending";
+    this.#following = true;
     this.#add(item, text.length, true);
     return (outcome) => {
       item.dataset.state = outcome.kind;
@@ -134,8 +136,11 @@ export class Conversation {
   }
 
   #readerMoved() {
-    const below = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight;
-    this.#following = below < FOLLOW_PX;
+    const top = this.#log.scrollTop;
+    const below = this.#log.scrollHeight - top - this.#log.clientHeight;
+    // Only moving up ends it: text that wraps anew makes the end move away without the reader.
+    this.#following = below < FOLLOW_PX || (this.#following && top >= this.#lastTop);
+    this.#lastTop = top;
     if (this.#following) this.#newest.hidden = true;
   }
 
