@@ -41,8 +41,8 @@ pub enum ConnectError {
     #[error("cannot read the trusted certificates: {0}")]
     Roots(String),
     /// Nobody answered, or not as a WebSocket server does.
-    #[error(transparent)]
-    Transport(tungstenite::Error),
+    #[error("{}", words(.0))]
+    Transport(#[source] tungstenite::Error),
     /// The server answered the handshake with an HTTP error.
     #[error("the server answered {status}{}", if body.is_empty() { String::new() } else { format!(": {body}") })]
     Http {
@@ -89,6 +89,14 @@ impl From<tungstenite::Error> for ConnectError {
         let body = response.body().as_deref().unwrap_or_default();
         let body = String::from_utf8_lossy(body).trim().to_owned();
         ConnectError::Http { status: response.status().as_u16(), body }
+    }
+}
+
+/// The error without the library's own classification.
+fn words(error: &tungstenite::Error) -> String {
+    match error {
+        tungstenite::Error::Io(e) => e.to_string(),
+        other => other.to_string(),
     }
 }
 

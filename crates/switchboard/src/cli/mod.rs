@@ -1,0 +1,172 @@
+//! The command line: what each command takes, and what its exit code means.
+
+mod client;
+mod config;
+mod listen;
+mod output;
+mod send;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use settings::Settings;
+
+/// A broker for messages between devices: a device connects by WebSocket, is given an id, and sends
+/// text to other ids
+///
+/// Without a command the server starts: on port 8080 of every address, or as switchboard.toml,
+/// SWITCHBOARD_* variables and the options below say.
+#[derive(Parser, Debug)]
+#[command(
+    name = "switchboard",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start the server; the same as no command
+    Serve(Settings),
+    /// Show or check the configuration without starting
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Send one text to a device and say what became of it
+    #[command(after_help = send::EXAMPLES)]
+    Send(send::Args),
+    /// Be a device: print the own id, then what arrives, until Ctrl-C
+    #[command(after_help = listen::EXAMPLES)]
+    Listen(listen::Args),
+    /// Put load on a server of this machine and measure it
+    Bench(crate::bench::Args),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  switchboard                                   start the server on port 8080
+  switchboard --port 9000 --shards 2            the same elsewhere, on two threads
+  switchboard --tls-cert c.pem --tls-key k.pem  serve wss:// and https://
+  switchboard config print --default            every setting, described
+  switchboard listen                            be a device on a terminal
+  switchboard send 100000000 hello              send it something";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; for the server: stopped as asked; for listen: ended by Ctrl-C
+  1  failed while running
+  2  wrong usage or configuration; nothing was started
+  3  send, listen: could not connect
+  4  send: no such device is connected
+  5  send: the server took it for a duplicate of this device's last text
+  6  send, listen: the connection ended early; what became of a text is unknown";
+
+/// How the process ends; [`EXIT_CODES`] says it to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotConnected = 3,
+    NoSuchDevice = 4,
+    Duplicate = 5,
+    ConnectionEnded = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.settings)) {
+        Command::Serve(settings) => serve::run(&settings).into(),
+        Command::Config(command) => config::run(&command).into(),
+        Command::Send(args) => send::run(&args).into(),
+        Command::Listen(args) => listen::run(&args).into(),
+        Command::Bench(args) => crate::bench::run(args).unwrap_or_else(|e| {
+            eprintln!("switchboard: cannot run the bench: {e:#}");
+            Exit::Usage.into()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_may_be_left_out() {
+        for line in
+            ["switchboard --port 1 --set shards=2", "switchboard serve --port 1 --set shards=2"]
+        {
+            let cli = parse(line).unwrap();
+            let settings = match cli.command {
+                Some(Command::Serve(settings)) => settings,
+                None => cli.settings,
+                other => panic!("{other:?}"),
+            };
+            let keys: Vec<_> = settings.flags().into_iter().map(|flag| flag.key).collect();
+            assert_eq!(keys, ["port", "shards"], "{line}");
+        }
+    }
+
+    #[test]
+    fn server_options_before_another_command_are_refused() {
+        let error = parse("switchboard --port 1 send 100000000 x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn an_id_must_be_one() {
+        for id in ["x", "-1", "01", "1.5"] {
+            assert!(parse(&format!("switchboard send {id} hello")).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn set_takes_a_key_and_a_value() {
+        assert!(parse("switchboard --set shards").is_err());
+        assert!(parse("switchboard --set =4").is_err());
+        assert!(parse("switchboard --set tls_cert=").is_ok());
+    }
+
+    #[test]
+    fn every_exit_code_is_documented() {
+        for exit in 0..=Exit::ConnectionEnded as u8 {
+            assert!(EXIT_CODES.lines().any(|line| line.starts_with(&format!("  {exit}  "))));
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let lines = [EXAMPLES, EXIT_CODES, send::EXAMPLES, listen::EXAMPLES].map(str::lines);
+        for line in lines.into_iter().flatten() {
+            assert!(line.len() <= 80, "{line}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Writing to standard output, for people and for pipes.
+
+use std::io::{self, Write};
+
+use super::Exit;
+
+/// Prints `text` as it is, at once. A reader that left is no failure.
+pub(super) fn print(text: &str) -> Exit {
+    match write(text) {
+        Ok(()) => Exit::Done,
+        Err(e) => failed(&e),
+    }
+}
+
+/// Writes `text` and flushes, so that a reader sees each line when it happens.
+pub(super) fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// How to end when standard output took no more: quietly if its reader left, as in `| head -1`.
+pub(super) fn failed(error: &io::Error) -> Exit {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Exit::Done;
+    }
+    eprintln!("switchboard: cannot write to standard output: {error}");
+    Exit::Failed
+}
+
+/// `text` with control characters spelt out, but for new lines and tabs: what another device sends
+/// must not steer this terminal.
+pub(super) fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_spelt_out() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\u{9b}"), "a\\u{1b}[2Jb\\r\\u{9b}");
+        assert_eq!(harmless("two\nlines\tö 😀"), "two\nlines\tö 😀");
+    }
+}

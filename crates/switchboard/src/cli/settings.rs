@@ -1,0 +1,73 @@
+//! The options that set the server up: one layer of its configuration.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Flag, Loaded, Mistakes};
+
+/// The server's options. Values are text here; the configuration checks them with all others.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(super) struct Settings {
+    /// Read this file only: TOML, or INI if it ends in .cfg [default: switchboard.toml and
+    /// server.cfg in the working directory, where they exist]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Listen here, such as 127.0.0.1:8080 or [::]:8080
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Listen on this port; the address stays as it is
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    port: Option<String>,
+    /// Serve connections on this many threads [default: one per core]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    shards: Option<String>,
+    /// Serve TLS with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// Write log lines from this level on: error, warn, info, debug, trace or off
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Set any key of switchboard.toml; may be given again
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// What was given, `--set` last.
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        let dedicated = [
+            ("--listen", "listen", &self.listen),
+            ("--port", "port", &self.port),
+            ("--shards", "shards", &self.shards),
+            ("--tls-cert", "tls_cert", &self.tls_cert),
+            ("--tls-key", "tls_key", &self.tls_key),
+            ("--log-level", "log_level", &self.log_level),
+        ];
+        let dedicated = dedicated.into_iter().filter_map(|(name, key, value)| {
+            let value = value.clone()?;
+            Some(Flag { name: name.to_owned(), key: key.to_owned(), value })
+        });
+        let set = self.set.iter().map(|(key, value)| Flag {
+            name: "--set".to_owned(),
+            key: key.clone(),
+            value: value.clone(),
+        });
+        dedicated.chain(set).collect()
+    }
+
+    /// The configuration of this process.
+    pub(super) fn load(&self) -> Result<Loaded, Mistakes> {
+        config::load(Path::new(""), self.config.as_deref(), std::env::vars_os(), self.flags())
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("give it as KEY=VALUE, such as max_connections=5000".to_owned()),
+    }
+}
