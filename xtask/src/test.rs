@@ -1,0 +1,127 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{env, fs, io};
+
+use anyhow::{Result, bail};
+
+use crate::browser::{self, Browser};
+use crate::command::{Program, root};
+use crate::fuzz::WORKSPACE;
+use crate::step::{Failure, Step, run_all};
+
+/// The test target that needs Chromium.
+const BROWSER_TARGET: &str = "browser";
+
+/// What to check.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Whether the page is tested, for which Chromium must be there.
+    pub(crate) browser: bool,
+}
+
+impl Options {
+    pub(crate) fn parse(words: &[&str]) -> Result<Options> {
+        match words {
+            [] => Ok(Options { browser: true }),
+            ["--no-browser"] => Ok(Options { browser: false }),
+            [unknown, ..] => bail!("`test` has no option {unknown:?}"),
+        }
+    }
+}
+
+/// Checks everything, quick things first, and stops at the first that fails.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let mut steps = vec![Step::new("format", format)];
+    if options.browser {
+        // Before the long steps, so that a missing browser is told at once.
+        steps.push(Step::new("browser", || Browser::ensure().map(|found| found.print_versions())));
+    }
+    let tests = if options.browser { all_tests } else { tests_without_browser };
+    steps.push(Step::new("lints", lints));
+    steps.push(Step::new("tests", tests));
+    steps.push(Step::new("fuzz targets, briefly", fuzz_briefly));
+    steps.push(Step::new("docs", docs));
+    run_all(steps)
+}
+
+fn cargo(words: &str) -> Result<(), Failure> {
+    Program::cargo().args(words).run()
+}
+
+fn format() -> Result<(), Failure> {
+    cargo("fmt --all --check")?;
+    cargo(&format!("fmt --manifest-path {WORKSPACE} --check"))
+}
+
+fn lints() -> Result<(), Failure> {
+    cargo("clippy --workspace --all-targets -- --deny warnings")
+}
+
+fn all_tests() -> Result<(), Failure> {
+    let found = Browser::ensure()?;
+    Program::cargo()
+        .args("test --workspace")
+        .env(browser::CHROMIUM_VARIABLE, &found.chromium)
+        .env(browser::CHROMEDRIVER_VARIABLE, &found.chromedriver)
+        .run()
+}
+
+/// Cargo can name the targets that it tests, not those that it leaves out; and with other
+/// packages selected it would build the dependencies anew, with other features.
+fn tests_without_browser() -> Result<(), Failure> {
+    let targets = test_targets(&root().join("crates"))
+        .map_err(|error| Failure::new(format!("the tests could not be listed: {error}")))?;
+    let others = targets.iter().filter(|target| *target != BROWSER_TARGET);
+    let named: String = others.map(|target| format!(" --test {target}")).collect();
+    cargo(&format!("test --workspace --lib --bins --examples{named}"))?;
+    cargo("test --workspace --doc")
+}
+
+/// The names of all `tests/<name>.rs` and `tests/<name>/main.rs` of the packages in a folder.
+fn test_targets(packages: &Path) -> io::Result<BTreeSet<String>> {
+    let mut targets = BTreeSet::new();
+    for package in fs::read_dir(packages)? {
+        let folder = package?.path().join("tests");
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.join("main.rs").is_file() || path.extension().is_some_and(|end| end == "rs") {
+                targets.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+            }
+        }
+    }
+    Ok(targets)
+}
+
+/// Shares the target folder, so that dependencies with the same features are built once.
+fn fuzz_briefly() -> Result<(), Failure> {
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    Program::cargo()
+        .args(&format!("test --manifest-path {WORKSPACE}"))
+        .env("CARGO_TARGET_DIR", target)
+        .run()
+}
+
+fn docs() -> Result<(), Failure> {
+    Program::cargo()
+        .args("doc --workspace --no-deps --document-private-items")
+        .env("RUSTDOCFLAGS", "--deny warnings")
+        .run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_browser_target_is_left_out() {
+        let targets = test_targets(&root().join("crates")).unwrap();
+        assert!(targets.contains(BROWSER_TARGET), "{targets:?}");
+        assert!(targets.contains("vectors"), "{targets:?}");
+    }
+}
