@@ -1,0 +1,11 @@
+//! One function per fuzz target: any bytes in, and a panic where a promise is broken.
+//!
+//! `cargo xtask fuzz` hands them to libFuzzer; `tests/brief` runs them on mutated seeds.
+
+mod codec;
+mod handshake;
+mod text_command;
+
+pub use codec::codec;
+pub use handshake::handshake;
+pub use text_command::text_command;

@@ -1,0 +1,50 @@
+//! The text protocol: what devices send, and what clients read.
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::text::{self, Command};
+
+/// Reads the bytes as a device's message and as a server's answer.
+///
+/// Promises held: a readable command reads the same when written plainly or padded with white
+/// space; the text is the message's own end; what clients read is what could have been written.
+pub fn text_command(data: &[u8]) {
+    let Ok(message) = std::str::from_utf8(data) else { return };
+    as_command(message);
+    as_delivery(message);
+    as_info(message);
+}
+
+fn as_command(message: &str) {
+    let command = text::parse(message);
+    if let Command::Send { to, text } = command {
+        let before = message.strip_suffix(text).expect("the text is the message's end");
+        assert!(before.ends_with(','));
+        assert_eq!(before.matches(',').count(), 2, "commas before the text");
+        assert_eq!(text::parse(&format!("send,{to},{text}")), command);
+    }
+    match command {
+        Command::Help => assert_eq!(message, "help"),
+        Command::Send { .. } | Command::SendNowhere | Command::Unknown => {
+            let padded = format!("\u{a0}{}", message.replacen(',', "\x1c,\u{3000}", 1));
+            assert_eq!(text::parse(&padded), command, "padded");
+        }
+        Command::Unreadable => {}
+    }
+}
+
+fn as_delivery(message: &str) {
+    let Some((from, text)) = text::parse_delivery(message) else { return };
+    let mut written = Vec::new();
+    text::write_delivery(&mut written, from, text);
+    assert_eq!(written, message.as_bytes());
+    assert_eq!(written.len(), text::delivery_len(from, text));
+}
+
+fn as_info(message: &str) {
+    let Some(info) = text::parse_info(message) else { return };
+    let mut list = String::new();
+    text::write_list(&mut list, info.listed.iter().copied(), info.more);
+    let mut written = String::new();
+    text::write_info(&mut written, DeviceId::new(info.id.get()), &list);
+    assert_eq!(written, message);
+}

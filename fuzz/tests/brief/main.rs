@@ -1,0 +1,69 @@
+//! Runs every fuzz target on its seeds and on a fixed number of their mutations.
+//!
+//! Needs no fuzzer, and makes the same inputs at every run. An input that fails here or under
+//! `cargo xtask fuzz` belongs into `seeds/<target>/`, so that it stays mended.
+
+mod mutator;
+
+use std::fs;
+use std::path::Path;
+
+use mutator::Mutator;
+
+/// Mutated inputs per target, a second or two of work each.
+const ROUNDS: usize = 50_000;
+
+#[test]
+fn text_command_holds_its_promises() {
+    run("text_command", switchboard_fuzz::text_command);
+}
+
+#[test]
+fn handshake_holds_its_promises() {
+    run("handshake", switchboard_fuzz::handshake);
+}
+
+#[test]
+fn codec_holds_its_promises() {
+    run("codec", switchboard_fuzz::codec);
+}
+
+fn run(target: &str, function: fn(&[u8])) {
+    let seeds = seeds(target);
+    for seed in &seeds {
+        run_one(target, function, seed);
+    }
+    let mut mutator = Mutator::new(seeds);
+    for _ in 0..ROUNDS {
+        run_one(target, function, &mutator.mutated());
+    }
+}
+
+fn run_one(target: &str, function: fn(&[u8]), input: &[u8]) {
+    let _shown = ShownOnPanic { target, input };
+    function(input);
+}
+
+/// Prints the input when the target panics on it.
+struct ShownOnPanic<'a> {
+    target: &'a str,
+    input: &'a [u8],
+}
+
+impl Drop for ShownOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{} failed on b\"{}\"", self.target, self.input.escape_ascii());
+        }
+    }
+}
+
+/// The files in the target's folder of seeds, by name.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    let entries = fs::read_dir(&folder).expect("every target has a folder of seeds");
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} holds no seeds", folder.display());
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
