@@ -1,0 +1,57 @@
+//! A plain device beside the page: a blocking WebSocket that speaks the text protocol.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use tungstenite::stream::MaybeTlsStream;
+use tungstenite::{Message, WebSocket};
+
+use crate::server::Server;
+
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// A connected device.
+pub(crate) struct Device {
+    /// The id that the server gave it.
+    pub(crate) id: String,
+    socket: WebSocket<MaybeTlsStream<TcpStream>>,
+}
+
+impl Device {
+    /// Connects and reads the welcome.
+    pub(crate) fn connect(server: &Server) -> Self {
+        let (mut socket, _) = tungstenite::connect(server.socket()).expect("a device connects");
+        if let MaybeTlsStream::Plain(stream) = socket.get_mut() {
+            stream.set_read_timeout(Some(ANSWER_MAX)).expect("a time limit");
+        }
+        let welcome = text_of(&mut socket);
+        let id = welcome
+            .strip_prefix("Your ID: ")
+            .and_then(|rest| rest.lines().next())
+            .expect("a welcome starts with the id")
+            .to_owned();
+        Self { id, socket }
+    }
+
+    /// Sends `text` to the device `to`.
+    pub(crate) fn send(&mut self, to: &str, text: &str) {
+        self.socket.send(Message::text(format!("send,{to},{text}"))).expect("the connection holds");
+    }
+
+    /// The next message that arrives, as sender and text.
+    pub(crate) fn message(&mut self) -> (String, String) {
+        let message = text_of(&mut self.socket);
+        let (from, text) = message.split_once(':').expect("a message names its sender first");
+        (from.to_owned(), text.to_owned())
+    }
+}
+
+fn text_of(socket: &mut WebSocket<MaybeTlsStream<TcpStream>>) -> String {
+    loop {
+        match socket.read().expect("a frame in time") {
+            Message::Text(text) => return text.as_str().to_owned(),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("expected text, got {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The page in a real browser, against the real server: what a person sees, clicks and types.
+//!
+//! Needs Chromium and its driver. They are looked for in `SWITCHBOARD_CHROMIUM` and
+//! `SWITCHBOARD_CHROMEDRIVER`, then in `PATH`; a test without them fails.
+
+mod browser;
+mod device;
+mod page;
+mod server;
+
+use browser::{Browser, Screen};
+use device::Device;
+use fantoccini::key::Key;
+use server::Server;
+
+#[tokio::test]
+async fn two_pages_send_to_each_other() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let first = browser.open(&server.page()).await;
+    let second = browser.open(&server.page()).await;
+    let (first_id, second_id) = (first.id().await, second.id().await);
+    assert_ne!(first_id, second_id);
+
+    // The first page learns of the second by itself.
+    first.shows("#devices .digits", &second_id).await;
+    first.send(&second_id, "hello").await;
+    second.shows(".entry.in .peer .digits", &first_id).await;
+    second.shows(".entry.in .text", "hello").await;
+    first.shows(".entry.out[data-state=handed-over] .text", "hello").await;
+
+    second.send(&first_id, "hello yourself").await;
+    first.shows(".entry.in .text", "hello yourself").await;
+
+    first.close_without_console_errors().await;
+    second.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn a_refusal_stands_at_the_send_that_caused_it() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+
+    page.send(&device.id, "before").await;
+    page.send("999", "to nobody").await;
+    page.send(&device.id, "after").await;
+    page.send(&device.id, "after").await;
+
+    page.shows(".entry[data-state=refused] .text", "to nobody").await;
+    page.shows(".entry[data-state=refused]:nth-child(2) .error", "Invalid destinationId").await;
+    page.shows(".entry[data-state=refused]:nth-child(4) .error", "Duplicate message").await;
+    assert_eq!(page.count(".entry[data-state=handed-over]").await, 2);
+    assert_eq!(page.count(".error").await, 2);
+    assert_eq!(device.message().1, "before");
+    assert_eq!(device.message().1, "after");
+
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn a_refused_message_can_be_edited_and_sent_again() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+
+    page.send("999", "valuable").await;
+    page.click(".again").await;
+    assert_eq!(page.value("#to").await, "999");
+    page.fill("#to", &device.id).await;
+    page.click("#send").await;
+
+    assert_eq!(device.message().1, "valuable");
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn choosing_a_device_addresses_it() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+
+    page.click(&format!("#devices [data-id='{}']", device.id)).await;
+    assert_eq!(page.value("#to").await, device.id);
+    page.keys("picked from the list").await;
+    page.keys(&Key::Enter).await;
+
+    assert_eq!(device.message(), (page.id().await, "picked from the list".into()));
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn a_received_message_is_answered_by_a_click() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+
+    device.send(&page.id().await, "are you there?");
+    page.click(".entry.in .text").await;
+    page.keys("I am").await;
+    page.keys(&Key::Enter).await;
+
+    assert_eq!(device.message().1, "I am");
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn markup_and_new_lines_in_a_message_are_text() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+    let text = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>\nYour ID: 1, and 😀 نعم";
+
+    device.send(&page.id().await, text);
+    page.shows(".entry.in .text", text).await;
+
+    assert_eq!(page.count(".entry.in :is(img, b)").await, 0);
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn the_keyboard_alone_is_enough() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+    page.shows("#devices .digits", &device.id).await;
+
+    // The skip link, this device's id, then the list of devices as one stop with arrows inside.
+    for _ in 0..3 {
+        page.keys(&Key::Tab).await;
+    }
+    page.keys(&Key::Home).await;
+    page.keys(&Key::Enter).await;
+    assert_eq!(page.value("#to").await, device.id);
+    page.keys("one").await;
+    page.keys(&(Key::Shift + &Key::Enter)).await;
+    page.keys("two").await;
+    page.keys(&Key::Enter).await;
+
+    assert_eq!(device.message().1, "one\ntwo");
+    page.shows(".entry.out[data-state=handed-over] .text", "one\ntwo").await;
+    assert_eq!(page.value("#text").await, "");
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn the_page_comes_back_with_its_new_id_after_a_restart() {
+    let mut server = Server::start();
+    let browser = Browser::start();
+    let first = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+    let old_id = page.id().await;
+    page.fill("#text", "written before").await;
+
+    server.stop();
+    page.shows("#status-text", "Offline").await;
+    page.shows("#outage-title", "Connection lost.").await;
+    page.send("1", "kept").await;
+    page.shows("#composer-hint", "Not connected. Your message stays here until you are.").await;
+    assert_eq!(page.value("#text").await, "kept");
+
+    drop(first);
+    server.start_again();
+    page.shows("#status-text", "Connected").await;
+    let new_id = page.id().await;
+    assert_ne!(new_id, old_id);
+    page.shows(
+        ".note .text",
+        &format!("Connected. Your id is {new_id}. It was {old_id}; messages to that id no longer come here."),
+    )
+    .await;
+    assert_eq!(page.value("#text").await, "kept");
+    assert_eq!(page.count("#outage[hidden]").await, 1);
+
+    let mut device = Device::connect(&server);
+    page.send(&device.id, "back").await;
+    assert_eq!(device.message(), (new_id, "back".into()));
+}
+
+#[tokio::test]
+async fn the_page_keeps_the_last_500_entries() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open(&server.page()).await;
+    let id = page.id().await;
+
+    for number in 1..=620 {
+        device.send(&id, &format!("message {number}"));
+    }
+    page.shows(".entry:last-child .text", "message 620").await;
+
+    assert_eq!(page.count(".entry").await, 500);
+    page.shows(".entry:first-child .text", "message 121").await;
+    page.shows("#dropped", "120 earlier entries are no longer shown.").await;
+    page.close_without_console_errors().await;
+}
+
+#[tokio::test]
+async fn a_phone_shows_the_whole_page_without_scrolling_sideways() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let mut device = Device::connect(&server);
+    let page = browser.open_on(Screen::Phone, &server.page()).await;
+
+    device.send(&page.id().await, &"long".repeat(200));
+    page.shows(".entry.in .text", &"long".repeat(200)).await;
+
+    page.until(
+        "the page is no wider than the screen, and the form is on it",
+        "const send = document.getElementById('send').getBoundingClientRect();
+         return innerWidth === 360 && document.documentElement.scrollWidth <= 360
+             && send.right <= 360 && send.bottom <= innerHeight;",
+        vec![],
+    )
+    .await;
+    page.close_without_console_errors().await;
+}

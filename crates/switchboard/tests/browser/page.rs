@@ -1,0 +1,130 @@
+//! One open page and what a person does with it; every look waits until it is true or fails.
+
+use std::time::{Duration, Instant};
+
+use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::{Client, Locator};
+use hyper::Method;
+use serde_json::{Value, json};
+use url::{ParseError, Url};
+
+const WAIT_MAX: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A page in a browser of its own.
+pub(crate) struct Page {
+    client: Client,
+}
+
+impl Page {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The id that the page shows as its own.
+    pub(crate) async fn id(&self) -> String {
+        self.text("#my-id-digits").await
+    }
+
+    /// Fills the form and presses its button.
+    pub(crate) async fn send(&self, to: &str, text: &str) {
+        self.fill("#to", to).await;
+        self.fill("#text", text).await;
+        self.click("#send").await;
+    }
+
+    /// Waits until an element that matches `css` has exactly the text `text`.
+    pub(crate) async fn shows(&self, css: &str, text: &str) {
+        self.until(
+            &format!("{css} shows {text:?}"),
+            "return [...document.querySelectorAll(arguments[0])].some((e) => e.checkVisibility() && e.textContent === arguments[1]);",
+            vec![json!(css), json!(text)],
+        )
+        .await;
+    }
+
+    /// Waits until `script` returns true; says `what` was awaited where it does not.
+    pub(crate) async fn until(&self, what: &str, script: &str, arguments: Vec<Value>) {
+        let deadline = Instant::now() + WAIT_MAX;
+        while self.run(script, arguments.clone()).await != Value::Bool(true) {
+            if Instant::now() > deadline {
+                let shown = self.run("return document.body.innerText;", vec![]).await;
+                panic!("waited in vain until {what}; the page shows:\n{shown:#}");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// How many elements match `css`.
+    pub(crate) async fn count(&self, css: &str) -> u64 {
+        let script = "return document.querySelectorAll(arguments[0]).length;";
+        let count = self.run(script, vec![json!(css)]).await;
+        count.as_u64().expect("a length is a number")
+    }
+
+    /// What the field `css` holds.
+    pub(crate) async fn value(&self, css: &str) -> String {
+        let script = "return document.querySelector(arguments[0]).value;";
+        string(self.run(script, vec![json!(css)]).await)
+    }
+
+    async fn text(&self, css: &str) -> String {
+        let script = "return document.querySelector(arguments[0]).textContent;";
+        string(self.run(script, vec![json!(css)]).await)
+    }
+
+    /// Clicks the first element that matches `css`, as soon as there is one.
+    pub(crate) async fn click(&self, css: &str) {
+        let element = self.client.wait().at_most(WAIT_MAX);
+        let element = element.for_element(Locator::Css(css)).await;
+        let element = element.unwrap_or_else(|error| panic!("no {css}: {error}"));
+        element.click().await.expect("the element can be clicked");
+    }
+
+    /// Types `text` into the field `css`, in place of what it held.
+    pub(crate) async fn fill(&self, css: &str, text: &str) {
+        let field = self.client.find(Locator::Css(css)).await.expect("a field");
+        field.clear().await.expect("the field can be emptied");
+        field.send_keys(text).await.expect("the field takes keys");
+    }
+
+    /// Presses keys wherever the focus is.
+    pub(crate) async fn keys(&self, keys: &str) {
+        let focused = self.client.active_element().await.expect("a focus");
+        focused.send_keys(keys).await.expect("the focus takes keys");
+    }
+
+    /// Closes the browser; fails if the page left a warning or an error in its console.
+    pub(crate) async fn close_without_console_errors(self) {
+        let log = self.client.issue_cmd(ConsoleLog).await.expect("a log");
+        let entries = log.as_array().expect("a log is a list");
+        let bad: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING")
+            .collect();
+        assert!(bad.is_empty(), "the console holds {bad:#?}");
+        self.client.close().await.expect("the browser closes");
+    }
+
+    async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.client.execute(script, arguments).await.expect("the script runs")
+    }
+}
+
+fn string(value: Value) -> String {
+    value.as_str().expect("a string").to_owned()
+}
+
+/// ChromeDriver's own command for what the page wrote to its console.
+#[derive(Debug)]
+struct ConsoleLog;
+
+impl WebDriverCompatibleCommand for ConsoleLog {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/se/log", session.expect("a session is open")))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(json!({ "type": "browser" }).to_string()))
+    }
+}
