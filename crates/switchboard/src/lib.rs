@@ -1,3 +1,15 @@
 //! Switchboard: a self-hosted broker for messages between devices.
+//!
+//! The binary is this library with a `main`. It is a library so that its end-to-end tests, its
+//! benches and `examples/echo.rs` can use its rooms; it promises no stable interface.
 
+pub mod bench;
+pub mod cli;
 pub mod config;
+mod http;
+mod log;
+pub mod metrics;
+pub mod server;
+mod shard;
+mod tls;
+pub mod ws;

@@ -1,0 +1,162 @@
+//! The HTTP side of the port: page, health and metrics, on axum beside the shards.
+//!
+//! A shard hands over the socket of any request that asks for no WebSocket. Each is served once
+//! (`Connection: close`): what comes next on the port may again be for a shard.
+
+mod console;
+mod probes;
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::metrics::Metrics;
+use crate::shard::{HttpConn, HttpSocket};
+
+/// Time for one request and its answer, after which the connection is closed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the handlers answer from.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether new devices are welcome; a balancer asks by `/readyz`.
+    pub(crate) is_ready: AtomicBool,
+}
+
+impl State {
+    /// Answers `/readyz` with 503 from now on.
+    pub(crate) fn not_ready(&self) {
+        self.is_ready.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Serves handed-over connections, `at_once` of them at a time, until the shards are gone; then
+/// ends those that are left.
+pub(crate) async fn serve(mut conns: mpsc::Receiver<HttpConn>, state: Arc<State>, at_once: usize) {
+    let router = router(state);
+    let mut serving = JoinSet::new();
+    loop {
+        tokio::select! {
+            conn = conns.recv(), if serving.len() < at_once => match conn {
+                Some(conn) => drop(serving.spawn(serve_one(conn, router.clone()))),
+                None => break,
+            },
+            Some(_) = serving.join_next() => {}
+        }
+    }
+    serving.shutdown().await;
+}
+
+fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .with_state(state)
+        .merge(console::router())
+        .fallback(not_found)
+}
+
+async fn not_found() -> (StatusCode, &'static str) {
+    let body =
+        "There is nothing here. The page is at /, and a WebSocket may connect to any path.\n";
+    (StatusCode::NOT_FOUND, body)
+}
+
+async fn serve_one(conn: HttpConn, router: Router) {
+    let HttpConn { socket, head, permit } = conn;
+    let served = match socket {
+        HttpSocket::Tcp(socket) => match TcpStream::from_std(socket) {
+            Ok(socket) => serve_socket(Rewound::new(head, socket), router).await,
+            Err(error) => Err(error.into()),
+        },
+        HttpSocket::Pipe(socket) => match UnixStream::from_std(socket) {
+            Ok(socket) => serve_socket(Rewound::new(head, socket), router).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "HTTP request failed");
+    }
+    drop(permit);
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+async fn serve_socket<S>(socket: Rewound<S>, router: Router) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let answer = hyper::service::Service::call(&service, request);
+        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).keep_alive(false).half_close(true);
+    let connection = http.serve_connection(TokioIo::new(socket), service);
+    tokio::time::timeout(REQUEST_TIMEOUT, connection).await??;
+    Ok(())
+}
+
+/// A socket of which the first bytes were already read.
+#[derive(Debug)]
+struct Rewound<S> {
+    head: io::Cursor<Vec<u8>>,
+    socket: S,
+}
+
+impl<S> Rewound<S> {
+    fn new(head: Vec<u8>, socket: S) -> Rewound<S> {
+        Rewound { head: io::Cursor::new(head), socket }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Rewound { head, socket } = &mut *self;
+        if (head.position() as usize) < head.get_ref().len() {
+            return Pin::new(&mut AsyncReadExt::take(head, u64::MAX)).poll_read(cx, buf);
+        }
+        Pin::new(socket).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

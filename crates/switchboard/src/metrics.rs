@@ -1,0 +1,460 @@
+//! What the server counts, and how Prometheus reads it.
+//!
+//! Each shard has counters of its own, which only its thread writes: counting costs a plain load
+//! and store. They are added up when somebody asks for `/metrics`. Every metric is described in
+//! docs/operations.md under the name it has here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use switchboard_broker::Refusal;
+
+use crate::ws::CloseCode;
+
+/// A number that one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub struct Number(AtomicU64);
+
+impl Number {
+    /// Adds; only the thread that owns the number may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Replaces; only the thread that owns the number may call it.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Numbers by the value of one label, all values known beforehand.
+#[derive(Debug)]
+pub struct ByLabel<const N: usize>([Number; N]);
+
+impl<const N: usize> Default for ByLabel<N> {
+    fn default() -> Self {
+        ByLabel(std::array::from_fn(|_| Number::default()))
+    }
+}
+
+impl<const N: usize> ByLabel<N> {
+    /// The number at a label's index.
+    #[inline]
+    pub fn at(&self, index: usize) -> &Number {
+        &self.0[index]
+    }
+}
+
+/// Label values of `switchboard_messages_total`.
+const RESULTS: [&str; 7] = [
+    "delivered",
+    "handed_over",
+    "duplicate",
+    "no_such_device",
+    "unknown_command",
+    "unreadable",
+    "info",
+];
+
+/// What became of a message; an index into the label values.
+#[derive(Clone, Copy, Debug)]
+pub enum MessageResult {
+    /// Put into the out queue of a receiver on this shard.
+    Delivered,
+    /// Handed to the shard of its receiver.
+    HandedOver,
+    /// Refused as a duplicate.
+    Duplicate,
+    /// Refused: nobody has that id.
+    NoSuchDevice,
+    /// Refused: not `send`.
+    UnknownCommand,
+    /// Refused: no command.
+    Unreadable,
+    /// Answered with the info text (welcomes too).
+    Info,
+}
+
+impl From<Refusal> for MessageResult {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Duplicate => MessageResult::Duplicate,
+            Refusal::NoSuchDevice => MessageResult::NoSuchDevice,
+            Refusal::UnknownCommand => MessageResult::UnknownCommand,
+            Refusal::Unreadable => MessageResult::Unreadable,
+        }
+    }
+}
+
+/// Label values of `switchboard_connections_closed_total`. `none`: the connection ended without a
+/// close frame; `other`: a code of the client's own.
+const CLOSE_CODES: [&str; 9] =
+    ["1000", "1001", "1002", "1007", "1008", "1009", "4508", "other", "none"];
+
+/// The index of a close code among the label values.
+pub fn close_index(code: Option<CloseCode>) -> usize {
+    let Some(CloseCode(code)) = code else { return CLOSE_CODES.len() - 1 };
+    let known = CLOSE_CODES.iter().position(|known| known.parse() == Ok(code));
+    known.unwrap_or(CLOSE_CODES.len() - 2)
+}
+
+/// Label values of `switchboard_handshakes_refused_total`; `tls` is a failed TLS handshake.
+const REFUSED: [&str; 8] = ["400", "403", "405", "408", "426", "431", "503", "tls"];
+
+/// The index of an HTTP status (or `tls`) among the label values.
+pub fn refused_index(status: &str) -> usize {
+    REFUSED.iter().position(|known| *known == status).unwrap_or(0)
+}
+
+/// Label values of `switchboard_reader_pauses_total`.
+const PAUSES: [&str; 4] = ["rate_limit", "out_queue", "shard_queue", "http_pipe"];
+
+/// Upper bounds of the latency histogram's buckets in nanoseconds: 1-2.5-5 from 10 us to 1 s.
+const LATENCY_BOUNDS_NS: [u64; 16] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// How long messages take inside the server.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: ByLabel<{ LATENCY_BOUNDS_NS.len() + 1 }>,
+    sum_ns: Number,
+}
+
+impl Latency {
+    /// Counts `messages` that took `latency`.
+    #[inline]
+    pub fn observe(&self, latency: Duration, messages: u64) {
+        let ns = latency.as_nanos() as u64;
+        let bucket = LATENCY_BOUNDS_NS.partition_point(|&bound| bound < ns);
+        self.buckets.at(bucket).add(messages);
+        self.sum_ns.add(ns * messages);
+    }
+}
+
+/// The numbers of one shard.
+#[derive(Debug, Default)]
+pub struct ShardMetrics {
+    /// Sockets that this shard was given.
+    pub accepted: Number,
+    /// Devices connected now.
+    pub connections: Number,
+    /// Handshakes refused, by [`refused_index`].
+    pub refused: ByLabel<{ REFUSED.len() }>,
+    /// Devices gone, by [`close_index`].
+    pub closed: ByLabel<{ CLOSE_CODES.len() }>,
+    /// Messages, by [`MessageResult`].
+    pub messages: ByLabel<{ RESULTS.len() }>,
+    /// Texts that found their receiver gone after a hand-over.
+    pub returned: Number,
+    /// Bytes read from sockets.
+    pub received_bytes: Number,
+    /// Bytes written to sockets.
+    pub sent_bytes: Number,
+    /// Devices closed because they did not read.
+    pub out_queue_overflows: Number,
+    /// Times that a connection was not read for a while, by [`PAUSES`].
+    pub pauses: ByLabel<{ PAUSES.len() }>,
+    /// Accepts that failed for want of a file descriptor.
+    pub accept_failures: Number,
+    /// Time the loop spent working.
+    pub busy_ns: Number,
+    /// Turns of the loop.
+    pub turns: Number,
+    /// From reading a message to writing it to its receiver's socket.
+    pub latency: Latency,
+}
+
+/// All numbers of the server.
+#[derive(Debug)]
+pub struct Metrics {
+    /// One entry per shard.
+    pub shards: Vec<Arc<ShardMetrics>>,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Zeroes for `shards` shards; `started` is the process's start in seconds since 1970.
+    pub fn new(shards: usize, started: f64) -> Metrics {
+        let shards: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Shards(shards.clone())));
+        registry.register_collector(Box::new(Process { started }));
+        Metrics { shards, registry }
+    }
+
+    /// The OpenMetrics text for `/metrics`.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("writing into a string cannot fail");
+        out
+    }
+}
+
+/// Reads the shards' numbers when asked.
+#[derive(Debug)]
+struct Shards(Vec<Arc<ShardMetrics>>);
+
+/// Facts about the process.
+#[derive(Debug)]
+struct Process {
+    started: f64,
+}
+
+/// One descriptor and its values, in the words of the text format.
+struct Encoder<'a>(DescriptorEncoder<'a>);
+
+impl Encoder<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric)
+    }
+
+    fn counters<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Iterator<Item = (&'v str, u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value, count) in values {
+            let labels = [(label, value)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Shards {
+    fn sum(&self, number: impl Fn(&ShardMetrics) -> &Number) -> u64 {
+        self.0.iter().map(|shard| number(shard).value()).sum()
+    }
+
+    fn sums<'v, const N: usize>(
+        &self,
+        labels: &'v [&'v str; N],
+        numbers: impl Fn(&ShardMetrics) -> &ByLabel<N>,
+    ) -> impl Iterator<Item = (&'v str, u64)> {
+        (0..N).map(move |i| (labels[i], self.sum(|shard| numbers(shard).at(i))))
+    }
+
+    fn encode_connections(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        out.gauge(
+            "switchboard_connections",
+            "Devices connected now",
+            self.sum(|shard| &shard.connections),
+        )?;
+        out.counter(
+            "switchboard_sockets_accepted",
+            "Sockets accepted, whatever came of them",
+            self.sum(|shard| &shard.accepted),
+        )?;
+        out.counter(
+            "switchboard_accept_failures",
+            "Sockets turned away because no file descriptor was left",
+            self.sum(|shard| &shard.accept_failures),
+        )?;
+        out.counters(
+            "switchboard_handshakes_refused",
+            "Handshakes refused, by HTTP status; tls is a TLS handshake that failed",
+            "status",
+            self.sums(&REFUSED, |shard| &shard.refused),
+        )?;
+        out.counters(
+            "switchboard_connections_closed",
+            "Devices gone, by WebSocket close code; none is an end without a close frame",
+            "code",
+            self.sums(&CLOSE_CODES, |shard| &shard.closed),
+        )
+    }
+
+    fn encode_messages(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        out.counters(
+            "switchboard_messages",
+            "Messages by what became of them; handed_over ones are counted again when delivered",
+            "result",
+            self.sums(&RESULTS, |shard| &shard.messages),
+        )?;
+        out.counter(
+            "switchboard_messages_returned",
+            "Messages whose receiver left during a hand-over; the sender was told",
+            self.sum(|shard| &shard.returned),
+        )?;
+        out.counter(
+            "switchboard_out_queue_overflows",
+            "Devices closed with 4508 because they did not read",
+            self.sum(|shard| &shard.out_queue_overflows),
+        )?;
+        out.counters(
+            "switchboard_reader_pauses",
+            "Times that a connection was not read for a while, by reason",
+            "reason",
+            self.sums(&PAUSES, |shard| &shard.pauses),
+        )
+    }
+
+    fn encode_bytes(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        for (name, help, sum) in [
+            (
+                "switchboard_received",
+                "Bytes read from sockets",
+                self.sum(|shard| &shard.received_bytes),
+            ),
+            ("switchboard_sent", "Bytes written to sockets", self.sum(|shard| &shard.sent_bytes)),
+        ] {
+            let metric =
+                out.0.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Counter)?;
+            ConstCounter::new(sum).encode(metric)?;
+        }
+        Ok(())
+    }
+
+    fn encode_loops(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        let help = "Time a shard's loop spent working; 1 s per second is a full core";
+        let mut metric = out.0.encode_descriptor(
+            "switchboard_shard_busy",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for (shard, numbers) in self.0.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            let seconds = numbers.busy_ns.value() as f64 / 1e9;
+            ConstCounter::new(seconds).encode(metric.encode_family(&labels)?)?;
+        }
+        let mut metric = out.0.encode_descriptor(
+            "switchboard_shard_turns",
+            "Turns of a shard's loop",
+            None,
+            MetricType::Counter,
+        )?;
+        for (shard, numbers) in self.0.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            ConstCounter::new(numbers.turns.value()).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_latency(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        let bounds = LATENCY_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds
+            .enumerate()
+            .map(|(i, bound)| (bound, self.sum(|shard| shard.latency.buckets.at(i))))
+            .collect();
+        let sum = self.sum(|shard| &shard.latency.sum_ns) as f64 / 1e9;
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let mut metric = out.0.encode_descriptor(
+            "switchboard_delivery_latency",
+            "From reading a message to writing it to its receiver's socket",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+impl Collector for Shards {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut Encoder(encoder);
+        self.encode_connections(out)?;
+        self.encode_messages(out)?;
+        self.encode_bytes(out)?;
+        self.encode_loops(out)?;
+        self.encode_latency(out)
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Encoder(encoder);
+        let mut metric = out.0.encode_descriptor(
+            "switchboard_build_info",
+            "Always 1; the label is the version",
+            None,
+            MetricType::Gauge,
+        )?;
+        let labels = [("version", env!("CARGO_PKG_VERSION"))];
+        ConstGauge::new(1i64).encode(metric.encode_family(&labels)?)?;
+        let metric = out.0.encode_descriptor(
+            "process_start_time",
+            "When the process started, since 1970",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(self.started).encode(metric)?;
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        out.gauge("process_open_fds", "Open file descriptors", open as u64)?;
+        let max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        out.gauge("process_max_fds", "Most that may be open", max.unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_units_and_adds_up_shards() {
+        let metrics = Metrics::new(2, 1.5);
+        for shard in &metrics.shards {
+            shard.connections.set(3);
+            shard.messages.at(MessageResult::Delivered as usize).add(2);
+            shard.latency.observe(Duration::from_micros(20), 2);
+            shard.received_bytes.add(7);
+        }
+        let text = metrics.render();
+        for line in [
+            "switchboard_connections 6",
+            "switchboard_messages_total{result=\"delivered\"} 4",
+            "switchboard_received_bytes_total 14",
+            "switchboard_delivery_latency_seconds_bucket{le=\"0.00001\"} 0",
+            "switchboard_delivery_latency_seconds_bucket{le=\"0.000025\"} 4",
+            "switchboard_delivery_latency_seconds_count 4",
+            "process_start_time_seconds 1.5",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_close_code_without_a_label_is_other() {
+        assert_eq!(CLOSE_CODES[close_index(Some(CloseCode(1009)))], "1009");
+        assert_eq!(CLOSE_CODES[close_index(Some(CloseCode(3123)))], "other");
+        assert_eq!(CLOSE_CODES[close_index(None)], "none");
+    }
+}

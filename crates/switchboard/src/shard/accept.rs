@@ -1,0 +1,209 @@
+//! The listening socket: it is the first shard's, and its sockets go round to all.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry};
+use switchboard_broker::Moment;
+
+use super::admission::Admission;
+use super::conn::{Compression, Conn, Key, Phase};
+use super::ports::Ports;
+use super::{LISTENER, Shard};
+use crate::tls::Session;
+use crate::ws::{Decoder, Refusal, Role};
+
+/// Sockets accepted per turn; the rest wait in the kernel's backlog for the next.
+const ACCEPTS_PER_TURN: usize = 128;
+/// How often running out of file descriptors is logged.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A socket on its way to its shard.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) socket: TcpStream,
+    pub(super) peer: SocketAddr,
+}
+
+/// The listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    ready: bool,
+    next_shard: usize,
+    /// A file descriptor kept for the moment when there is no other, so that whoever connects
+    /// then is turned away instead of left waiting.
+    spare: Option<File>,
+    complained_at: Option<Instant>,
+}
+
+impl Listener {
+    /// A listener on a bound, nonblocking socket.
+    pub(crate) fn new(socket: std::net::TcpListener) -> Listener {
+        Listener {
+            socket: TcpListener::from_std(socket),
+            ready: false,
+            next_shard: 0,
+            spare: open_spare(),
+            complained_at: None,
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.register(&mut self.socket, LISTENER, Interest::READABLE)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub(super) fn became_ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// At the file-descriptor limit: gives up the spare one to take a socket and turn it away.
+    /// Gives whether that worked.
+    fn turn_away(&mut self) -> bool {
+        if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained_at = Some(Instant::now());
+            tracing::error!(
+                "no file descriptor is left: new connections are turned away; raise the limit \
+                 (ulimit -n, LimitNOFILE=) or lower max_connections"
+            );
+        }
+        self.spare = None;
+        let accepted = self.socket.accept();
+        if let Ok((mut socket, _)) = accepted {
+            say_busy(&mut socket);
+        }
+        self.spare = open_spare();
+        self.spare.is_some()
+    }
+}
+
+fn open_spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Best effort: the answer fits into any socket's buffer, and nobody is waited for.
+fn say_busy(socket: &mut TcpStream) {
+    let mut answer = Vec::new();
+    Refusal::busy("This server holds as many connections as it can.").write(&mut answer);
+    let _: io::Result<usize> = socket.write(&answer);
+}
+
+impl Shard {
+    /// Accepts what waits, up to a bound, and deals it out to the shards in turn.
+    pub(super) fn accept_sockets(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &mut self.listener else { return };
+            if !listener.ready {
+                return;
+            }
+            match listener.socket.accept() {
+                Ok((socket, peer)) => self.deal_out(Accepted { socket, peer }),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
+                Err(error) if is_out_of_files(&error) => {
+                    self.ports.metrics.accept_failures.add(1);
+                    if !listener.turn_away() {
+                        // Not even the spare one came back. The next turn tries again.
+                        return;
+                    }
+                }
+                // The peer was gone before it was accepted: its own affair (accept(2)).
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn deal_out(&mut self, accepted: Accepted) {
+        let Some(listener) = &mut self.listener else { return };
+        let shard = listener.next_shard;
+        listener.next_shard = (shard + 1) % self.shared.inboxes.len();
+        if shard == self.ports.shard_index() {
+            self.open(accepted);
+        } else {
+            self.ports.outboxes[shard].batch.sockets.push(accepted);
+        }
+    }
+
+    /// Takes a socket in and awaits its handshake.
+    pub(super) fn open(&mut self, Accepted { mut socket, peer }: Accepted) {
+        self.ports.metrics.accepted.add(1);
+        if self.drain.is_some() {
+            return;
+        }
+        let Some(mut permit) = Admission::admit(&self.shared.admission, peer.ip()) else {
+            if self.shared.tls.is_none() {
+                say_busy(&mut socket);
+            }
+            return;
+        };
+        let awaits_proxy_header = permit.is_trusted_proxy();
+        if !awaits_proxy_header && permit.count().is_err() {
+            if self.shared.tls.is_none() {
+                self.ports.metrics.refused.at(crate::metrics::refused_index("503")).add(1);
+                say_busy(&mut socket);
+            }
+            return;
+        }
+        // A PROXY header comes in the clear, before the TLS.
+        let tls = if awaits_proxy_header { None } else { self.new_session() };
+        let deadline = self.ports.now.after(self.shared.config.handshake_timeout);
+        let max_message_bytes = self.shared.config.max_message_bytes;
+        let now = self.ports.now;
+        let key = self.insert(|key| Conn {
+            socket,
+            generation: key.generation,
+            phase: Phase::Handshake { deadline, awaits_proxy_header },
+            decoder: Decoder::new(Role::Server, max_message_bytes),
+            out: Default::default(),
+            unread: Vec::new(),
+            tls,
+            deflate: Compression::Off,
+            permit,
+            heard_at: now,
+            pinged_at: Moment::default(),
+            timer_at: Moment::from_ms(u64::MAX),
+            full_since: None,
+            spent_until_us: 0,
+            control_frames: Default::default(),
+            holds: Default::default(),
+            readable: false,
+            half_closed: false,
+            queued: false,
+            dirty: false,
+        });
+        self.watch(key, deadline);
+    }
+
+    /// A TLS session for a new connection; `None` where there is no TLS.
+    pub(super) fn new_session(&self) -> Option<Box<Session>> {
+        let acceptor = self.shared.tls.as_ref()?;
+        Some(Box::new(acceptor.session().expect("the configuration was checked when loaded")))
+    }
+
+    fn watch(&mut self, key: Key, deadline: Moment) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        // Edge-triggered in both directions and for good: no system call when interest changes.
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered =
+            self.poll.registry().register(&mut conn.socket, Ports::token(key), interest);
+        if let Err(error) = registered {
+            tracing::error!(%error, "a socket cannot be watched");
+            return self.remove(key, "the socket cannot be watched");
+        }
+        self.ports.schedule(key, deadline);
+    }
+}
+
+/// The process (EMFILE) or the system (ENFILE) has no file descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE]
+        .map(|errno| errno.raw_os_error())
+        .contains(&error.raw_os_error().unwrap_or(0))
+}

@@ -1,0 +1,269 @@
+//! One connection: what the shard keeps of it, and its socket's reads and writes.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+use mio::net::TcpStream;
+use switchboard_broker::Moment;
+
+use super::admission::Permit;
+use super::out::{OutQueue, Spares};
+use super::pipe::Pipe;
+use crate::tls::Session;
+use crate::ws::{Decoder, Deflate};
+
+/// A place in the shard's slab, and which of its tenants is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// One connection. An idle one is this and nothing else: no task, no channel, no buffer.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) socket: TcpStream,
+    pub(super) generation: u32,
+    pub(super) phase: Phase,
+    pub(super) decoder: Decoder,
+    pub(super) out: OutQueue,
+    /// Bytes that were read and not yet dealt with: an incomplete handshake, or what came in
+    /// one read with the command after which the connection was held.
+    pub(super) unread: Vec<u8>,
+    pub(super) tls: Option<Box<Session>>,
+    pub(super) deflate: Compression,
+    pub(super) permit: Permit,
+    /// When the last byte came.
+    pub(super) heard_at: Moment,
+    /// When the last ping went.
+    pub(super) pinged_at: Moment,
+    /// When the timer entry that counts fires.
+    pub(super) timer_at: Moment,
+    /// Since when the out queue is over its bound without progress.
+    pub(super) full_since: Option<Moment>,
+    /// The rate limit's state: the time, in microseconds, up to which the budget is spent.
+    pub(super) spent_until_us: u64,
+    pub(super) control_frames: ControlFrames,
+    pub(super) holds: Holds,
+    /// The socket may have more to read.
+    pub(super) readable: bool,
+    /// The peer has said that it writes no more, so a short read is not the last.
+    pub(super) half_closed: bool,
+    /// In the run queue.
+    pub(super) queued: bool,
+    /// In the list of those to be written.
+    pub(super) dirty: bool,
+}
+
+/// What a connection is in the middle of.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// TLS, PROXY header and request head, until the deadline.
+    Handshake {
+        deadline: Moment,
+        /// A PROXY protocol header may come first.
+        awaits_proxy_header: bool,
+    },
+    /// A device.
+    Open,
+    /// HTTP over TLS whose plaintext is pumped to the HTTP server.
+    Piping(Box<Pipe>),
+    /// The last bytes are being written, then the peer's end is awaited, until the deadline.
+    Closing { deadline: Moment, is_shut: bool },
+}
+
+/// permessage-deflate on one connection.
+#[derive(Debug)]
+pub(super) enum Compression {
+    Off,
+    /// Contexts that forget, which the whole shard shares.
+    Shared,
+    Own(Box<Deflate>),
+}
+
+/// Why a connection is not read for now; several may apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holds(u8);
+
+/// One reason not to read a connection; an index into the metric's labels.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    /// It spent its rate limit.
+    RateLimit,
+    /// It does not read the answers to its own commands.
+    OutQueue,
+    /// The queue to the shard that it sends to is full.
+    ShardQueue,
+    /// The HTTP server does not take more for now.
+    HttpPipe,
+}
+
+impl Holds {
+    #[inline]
+    pub(super) fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    pub(super) fn has(self, hold: Hold) -> bool {
+        self.0 & 1 << hold as u8 != 0
+    }
+
+    /// Adds a reason; gives whether it is new.
+    pub(super) fn add(&mut self, hold: Hold) -> bool {
+        let is_new = !self.has(hold);
+        self.0 |= 1 << hold as u8;
+        is_new
+    }
+
+    pub(super) fn remove(&mut self, hold: Hold) {
+        self.0 &= !(1 << hold as u8);
+    }
+}
+
+/// Control frames and empty fragments in the current second: cheap to send, dear to answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ControlFrames {
+    second: u32,
+    count: u32,
+}
+
+impl ControlFrames {
+    /// Counts one; gives whether it is within `max` per second.
+    pub(super) fn count(&mut self, now: Moment, max: u32) -> bool {
+        let second = (now.ms() / 1_000) as u32;
+        if self.second != second {
+            *self = ControlFrames { second, count: 0 };
+        }
+        self.count += 1;
+        self.count <= max
+    }
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filled {
+    /// Bytes, in the clear.
+    pub(super) len: usize,
+    /// The peer will send no more.
+    pub(super) is_end: bool,
+}
+
+/// How far writing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing waits.
+    All,
+    /// The socket takes no more for now.
+    Blocked,
+}
+
+impl Conn {
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether a socket that can be written again is of use.
+    pub(super) fn wants_write(&self) -> bool {
+        !self.out.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Reads once, in the clear, into `buffer`; `cipher` is where TLS bytes pass through.
+    pub(super) fn fill(&mut self, buffer: &mut [u8], cipher: &mut [u8]) -> io::Result<Filled> {
+        let Some(tls) = &mut self.tls else {
+            let len = read(&mut self.socket, &mut self.readable, self.half_closed, buffer)?;
+            return Ok(len.map_or(Filled { len: 0, is_end: true }, Filled::of));
+        };
+        let len = read(&mut self.socket, &mut self.readable, self.half_closed, cipher)?;
+        let Some(len) = len else { return Ok(Filled { len: 0, is_end: true }) };
+        let opened = tls.open(&cipher[..len], buffer)?;
+        Ok(Filled { len: opened.len, is_end: opened.is_end })
+    }
+
+    /// Writes what waits; gives how far it came and how many bytes the socket took.
+    #[inline]
+    pub(super) fn flush(&mut self, spares: &mut Spares) -> io::Result<(Flushed, usize)> {
+        if self.tls.is_some() {
+            return self.flush_tls(spares);
+        }
+        let mut sent = 0;
+        while !self.out.is_empty() {
+            let waiting = self.out.waiting();
+            match self.socket.write(waiting) {
+                Ok(len) => {
+                    let is_short = len < waiting.len();
+                    sent += len;
+                    self.out.wrote(len, spares);
+                    if is_short {
+                        // The socket's buffer is full; epoll tells when there is room.
+                        return Ok((Flushed::Blocked, sent));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok((Flushed::Blocked, sent));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Flushed::All, sent))
+    }
+
+    fn flush_tls(&mut self, spares: &mut Spares) -> io::Result<(Flushed, usize)> {
+        let tls = self.tls.as_mut().expect("only TLS connections come here");
+        let mut sent = 0;
+        loop {
+            while tls.wants_write() {
+                match tls.write_to(&mut self.socket) {
+                    Ok(len) => sent += len,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        return Ok((Flushed::Blocked, sent));
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.out.is_empty() || tls.is_handshaking() {
+                return Ok((Flushed::All, sent));
+            }
+            let waiting = self.out.waiting();
+            let sealed = tls.seal(&waiting[..waiting.len().min(SEAL_BYTES)])?;
+            self.out.wrote(sealed, spares);
+        }
+    }
+}
+
+/// Plaintext encrypted before the next write: four TLS records.
+const SEAL_BYTES: usize = 64 << 10;
+
+impl Filled {
+    fn of(len: usize) -> Filled {
+        Filled { len, is_end: false }
+    }
+}
+
+/// Reads once; `None` is the end of the stream, and nothing to read is 0 bytes.
+///
+/// A short read from a stream socket means that it is empty (epoll(7)), which saves asking again,
+/// except when the peer has shut its side: then the end itself is still to be read.
+#[inline]
+fn read(
+    socket: &mut TcpStream,
+    readable: &mut bool,
+    half_closed: bool,
+    buffer: &mut [u8],
+) -> io::Result<Option<usize>> {
+    loop {
+        match socket.read(buffer) {
+            Ok(0) => return Ok(None),
+            Ok(len) => {
+                *readable = len == buffer.len() || half_closed;
+                return Ok(Some(len));
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                *readable = false;
+                return Ok(Some(0));
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

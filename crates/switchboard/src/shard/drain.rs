@@ -1,0 +1,73 @@
+//! Going down: connections are told 1001 one after the other, so that not all come back at once.
+
+use std::time::Duration;
+
+use switchboard_broker::Moment;
+
+use super::Shard;
+use super::conn::{Key, Phase};
+use crate::ws::CloseCode;
+
+/// How often a draining shard closes some of its connections.
+const STEP: Duration = Duration::from_millis(10);
+
+/// A drain under way.
+#[derive(Debug)]
+pub(super) struct Drain {
+    began_at: Moment,
+    over: Duration,
+    /// When the shard ends even if somebody is left.
+    ends_at: Moment,
+    /// Connections that are still to be told.
+    left: Vec<Key>,
+    total: usize,
+}
+
+impl Shard {
+    /// Stops accepting and begins to close connections, spread over `over`.
+    pub(super) fn begin_drain(&mut self, over: Duration) {
+        self.listener = None;
+        let now = self.ports.now;
+        let keys = |(index, conn): (usize, &super::Conn)| Key {
+            index: index as u32,
+            generation: conn.generation,
+        };
+        let (left, others): (Vec<Key>, Vec<Key>) = self
+            .ports
+            .conns
+            .iter()
+            .map(keys)
+            .partition(|key| self.ports.conns[key.index as usize].is_open());
+        for key in others {
+            if matches!(self.ports.conns[key.index as usize].phase, Phase::Handshake { .. }) {
+                self.remove(key, "the server goes down");
+            }
+        }
+        let ends_at = now.after(over).after(self.shared.config.close_timeout);
+        self.drain = Some(Drain { began_at: now, over, ends_at, total: left.len(), left });
+    }
+
+    /// Closes those whose time has come.
+    pub(super) fn go_on_draining(&mut self) {
+        let now = self.ports.now;
+        let Some(drain) = &mut self.drain else { return };
+        let over_ms = drain.over.as_millis().max(1) as u64;
+        let passed_ms = (now.since(drain.began_at).as_millis() as u64).min(over_ms);
+        let keep = drain.total - (drain.total as u64 * passed_ms / over_ms) as usize;
+        let due = drain.left.split_off(keep.min(drain.left.len()));
+        for key in due {
+            self.close(key, CloseCode::GOING_AWAY, "the server is going down");
+        }
+    }
+
+    pub(super) fn next_drain_step(&self) -> Option<Moment> {
+        self.drain.as_ref().map(|_| self.ports.now.after(STEP))
+    }
+
+    /// Whether there is nothing left to serve.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drain
+            .as_ref()
+            .is_some_and(|drain| self.ports.conns.is_empty() || self.ports.now >= drain.ends_at)
+    }
+}

@@ -1,0 +1,98 @@
+//! The end of a turn: batches to other shards, then one write per connection.
+
+use std::mem;
+
+use super::Shard;
+use super::conn::{Conn, Flushed, Hold, Key, Phase};
+
+impl Shard {
+    /// Offers each other shard what is for it; what a full one does not take waits for its nudge.
+    pub(super) fn hand_over(&mut self) {
+        for shard in 0..self.ports.outboxes.len() {
+            let id = self.ports.shard();
+            let outbox = &mut self.ports.outboxes[shard];
+            if outbox.batch.is_empty()
+                || self.shared.inboxes[shard].offer(id, &mut outbox.batch).is_err()
+            {
+                continue;
+            }
+            for key in mem::take(&mut self.ports.outboxes[shard].held) {
+                self.resume(key, Hold::ShardQueue);
+            }
+        }
+    }
+
+    /// Writes to every connection that has something to be written.
+    pub(super) fn flush_dirty(&mut self) {
+        let mut dirty = mem::take(&mut self.ports.dirty);
+        for key in dirty.drain(..) {
+            self.flush(key);
+        }
+        // Flushing marks nobody, but a connection that is resumed may have.
+        dirty.append(&mut self.ports.dirty);
+        self.ports.dirty = dirty;
+    }
+
+    #[inline]
+    fn flush(&mut self, key: Key) {
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        if conn.generation != key.generation {
+            return;
+        }
+        conn.dirty = false;
+        let Ok((flushed, sent)) = conn.flush(&mut self.ports.spares) else {
+            return self.remove(key, "the socket failed while writing");
+        };
+        self.ports.metrics.sent_bytes.add(sent as u64);
+        if !conn.is_open() || conn.full_since.is_some() {
+            self.after_flush(key, flushed, sent);
+        }
+    }
+
+    /// The cases in which a write lets something else go on.
+    fn after_flush(&mut self, key: Key, flushed: Flushed, sent: usize) {
+        let now = self.ports.now;
+        let max = self.shared.config.out_queue_max_bytes;
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.full_since.is_some() {
+            if conn.out.len() <= max {
+                conn.full_since = None;
+                self.resume(key, Hold::OutQueue);
+            } else if sent > 0 {
+                conn.full_since = Some(now);
+            }
+        }
+        let Some(conn) = self.ports.conn(key) else { return };
+        match &mut conn.phase {
+            Phase::Piping(pipe) if pipe.is_readable() => self.enqueue(key),
+            Phase::Closing { is_shut, .. } if flushed == Flushed::All && !*is_shut => {
+                *is_shut = true;
+                self.shut(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Says that nothing more will be sent, and awaits the peer's end.
+    ///
+    /// Closing the socket now, with unread bytes in it, would send a reset that can overtake the
+    /// close frame; so the socket is half closed and read to its end first.
+    fn shut(&mut self, key: Key) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.say_no_more().is_err() {
+            self.remove(key, "closed");
+        }
+    }
+}
+
+impl Conn {
+    fn say_no_more(&mut self) -> std::io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close();
+            while tls.wants_write() {
+                tls.write_to(&mut self.socket)?;
+            }
+        }
+        self.socket.shutdown(std::net::Shutdown::Write)
+    }
+}

@@ -1,0 +1,295 @@
+//! The start of a connection: PROXY header, request head, and what comes of it.
+
+use std::mem;
+use std::net::IpAddr;
+
+use mio::Interest;
+use mio::net::UnixStream;
+use ppp::{HeaderResult, PartialResult, v1, v2};
+use switchboard_broker::{Conn as BrokerConn, Input};
+
+use super::admission::{Permit, forwarded, x_forwarded_for};
+use super::conn::{Compression, Conn, Hold, Key, Phase};
+use super::pipe::Pipe;
+use super::ports::Ports;
+use super::{PIPE_BIT, Shard};
+use crate::metrics::refused_index;
+use crate::ws::{Deflate, Parsed, Refusal, Upgrade, parse_request};
+
+/// An HTTP request that wants no WebSocket, for the HTTP server: its socket, and what was read of
+/// it already.
+#[derive(Debug)]
+pub(crate) struct HttpConn {
+    pub(crate) socket: HttpSocket,
+    pub(crate) head: Vec<u8>,
+    /// Held while the socket is open. A TLS connection's stays with its shard.
+    pub(crate) permit: Option<Permit>,
+}
+
+/// Where the rest of the request comes from and the answer goes.
+#[derive(Debug)]
+pub(crate) enum HttpSocket {
+    /// The client itself.
+    Tcp(std::net::TcpStream),
+    /// The shard, which does the TLS.
+    Pipe(std::os::unix::net::UnixStream),
+}
+
+/// What a PROXY protocol header says, and how long it is.
+enum ProxyHeader {
+    None,
+    Incomplete,
+    From { client: Option<IpAddr>, len: usize },
+    Broken(String),
+}
+
+impl Shard {
+    /// Goes on with the handshake now that `bytes` have come.
+    pub(super) fn handshake(&mut self, key: Key, bytes: &mut [u8]) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.unread.is_empty() {
+            return self.begin(key, bytes);
+        }
+        let mut all = mem::take(&mut conn.unread);
+        all.extend_from_slice(bytes);
+        self.begin(key, &mut all);
+    }
+
+    /// Reads everything that has come so far; keeps it if it is not enough.
+    fn begin(&mut self, key: Key, bytes: &mut [u8]) {
+        let skip = match self.proxy_header(key, bytes) {
+            Ok(Some(len)) => len,
+            Ok(None) => return self.keep(key, bytes),
+            Err(refusal) => return self.refuse(key, &refusal),
+        };
+        let bytes = &mut bytes[skip..];
+        if let Some(mut plain) = self.begin_tls(key, bytes) {
+            return if plain.is_empty() { () } else { self.begin(key, &mut plain) };
+        }
+        match parse_request(bytes, self.shared.config.handshake_max_bytes) {
+            Parsed::Incomplete => self.keep(key, bytes),
+            Parsed::Refused(refusal) => self.refuse(key, &refusal),
+            Parsed::Http => self.pass_to_http(key, bytes),
+            Parsed::Upgrade(mut upgrade) => match self.check(key, &mut upgrade) {
+                Ok(()) => self.welcome(key, &upgrade, bytes),
+                Err(refusal) => self.refuse(key, &refusal),
+            },
+        }
+    }
+
+    /// Starts the TLS that follows a PROXY header; gives the plaintext of what came with it, or
+    /// `None` where the bytes are in the clear already.
+    fn begin_tls(&mut self, key: Key, cipher: &[u8]) -> Option<Vec<u8>> {
+        if self.shared.tls.is_none() || self.ports.conn(key)?.tls.is_some() {
+            return None;
+        }
+        let session = self.new_session();
+        let conn = self.ports.conn(key)?;
+        conn.tls = session;
+        let mut plain = vec![0; cipher.len()];
+        let opened = conn.tls.as_mut()?.open(cipher, &mut plain);
+        self.ports.mark_dirty(key);
+        match opened {
+            Ok(opened) => plain.truncate(opened.len),
+            Err(error) => {
+                self.read_failed(key, &error);
+                plain.clear();
+            }
+        }
+        Some(plain)
+    }
+
+    fn keep(&mut self, key: Key, bytes: &[u8]) {
+        if let Some(conn) = self.ports.conn(key) {
+            conn.unread = bytes.to_vec();
+        }
+    }
+
+    /// Length of the PROXY header that a trusted proxy sent; `None` while it is incomplete.
+    fn proxy_header(&mut self, key: Key, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        let Some(conn) = self.ports.conn(key) else { return Ok(Some(0)) };
+        let Phase::Handshake { awaits_proxy_header, .. } = &mut conn.phase else {
+            return Ok(Some(0));
+        };
+        if !*awaits_proxy_header {
+            return Ok(Some(0));
+        }
+        let (client, len) = match read_proxy_header(bytes) {
+            ProxyHeader::Incomplete => return Ok(None),
+            ProxyHeader::None => (None, 0),
+            ProxyHeader::From { client, len } => (client, len),
+            ProxyHeader::Broken(why) => {
+                return Err(Refusal::bad_request(format!("The PROXY header is broken: {why}.")));
+            }
+        };
+        *awaits_proxy_header = false;
+        if let Some(client) = client {
+            conn.permit.speaks_for(client);
+        }
+        Ok(Some(len))
+    }
+
+    /// What is asked beyond RFC 6455: origin, places, compression.
+    fn check(&mut self, key: Key, upgrade: &mut Upgrade) -> Result<(), Refusal> {
+        let config = std::sync::Arc::clone(&self.shared.config);
+        let origin = upgrade.request.origin.as_deref();
+        let allowed = &config.allowed_origins;
+        if !allowed.is_empty()
+            && !origin.is_some_and(|origin| allowed.iter().any(|one| one == origin))
+        {
+            return Err(Refusal::origin(origin));
+        }
+        let Some(conn) = self.ports.conn(key) else { return Ok(()) };
+        if conn.permit.is_over() {
+            return Err(Refusal::busy("This server holds as many connections as it may."));
+        }
+        if let Some(hops) = upgrade.request.forwarded.as_deref().map(forwarded) {
+            conn.permit.follow_forwarded(&hops);
+        } else if let Some(hops) = upgrade.request.x_forwarded_for.as_deref().map(x_forwarded_for) {
+            conn.permit.follow_forwarded(&hops);
+        }
+        if conn.permit.count().is_err() {
+            let address = conn.permit.address();
+            return Err(Refusal::busy(format!("{address} has as many connections as it may.")));
+        }
+        if config.compression {
+            let takeover = config.compression_context_takeover;
+            if let Some(negotiated) = upgrade.negotiate_deflate(takeover) {
+                conn.decoder.allow_deflate();
+                conn.deflate = if negotiated.is_shareable() {
+                    Compression::Shared
+                } else {
+                    Compression::Own(Box::new(Deflate::new(negotiated)))
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts the handshake; from here on there is a device.
+    fn welcome(&mut self, key: Key, upgrade: &Upgrade, bytes: &mut [u8]) {
+        let now = self.ports.now;
+        let conn = &mut self.ports.conns[key.index as usize];
+        upgrade.write_accept(conn.out.buffer(&mut self.ports.spares));
+        conn.phase = Phase::Open;
+        self.ports.metrics.connections.add(1);
+        let id = BrokerConn(key.index);
+        self.broker.handle(now, Input::Connected(id), &mut |effect| self.ports.perform(effect));
+        if let Some(device) = self.broker.device(id) {
+            let peer = self.ports.conns[key.index as usize].permit.address();
+            tracing::debug!(%device, %peer, "device connected");
+        }
+        // Mostly no new entry: the handshake's fires before the first ping is due.
+        self.schedule_next(key);
+        self.frames(key, &mut bytes[upgrade.head_len..]);
+    }
+
+    /// Answers with an HTTP error and closes.
+    pub(super) fn refuse(&mut self, key: Key, refusal: &Refusal) {
+        self.ports.metrics.refused.at(refused_index(refusal.status())).add(1);
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        let peer = conn.permit.address();
+        tracing::debug!(%peer, status = refusal.status(), "handshake refused");
+        refusal.write(conn.out.buffer(&mut self.ports.spares));
+        self.begin_closing(key);
+    }
+
+    /// Gives a request that wants no WebSocket to the HTTP server.
+    fn pass_to_http(&mut self, key: Key, head: &[u8]) {
+        let passed = match self.ports.conns[key.index as usize].tls {
+            Some(_) => self.pass_through_pipe(key, head),
+            None => self.pass_socket(key, head),
+        };
+        if passed.is_err() {
+            self.refuse(key, &Refusal::busy("Too many HTTP requests are being served."));
+        }
+    }
+
+    fn pass_socket(&mut self, key: Key, head: &[u8]) -> Result<(), ()> {
+        // The place is reserved first: a socket that left the shard could not be answered here.
+        let place = self.shared.http.try_reserve().map_err(|_| ())?;
+        let Conn { mut socket, permit, .. } = self.ports.conns.remove(key.index as usize);
+        if self.poll.registry().deregister(&mut socket).is_ok() {
+            let socket = HttpSocket::Tcp(socket.into());
+            place.send(HttpConn { socket, head: head.to_vec(), permit: Some(permit) });
+        }
+        Ok(())
+    }
+
+    fn pass_through_pipe(&mut self, key: Key, head: &[u8]) -> Result<(), ()> {
+        let place = self.shared.http.try_reserve().map_err(|_| ())?;
+        let (mut ours, theirs) = UnixStream::pair().map_err(|_| ())?;
+        let token = mio::Token(Ports::token(key).0 | PIPE_BIT);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut ours, token, interest).map_err(|_| ())?;
+        let socket = HttpSocket::Pipe(theirs.into());
+        place.send(HttpConn { socket, head: head.to_vec(), permit: None });
+        if let Some(conn) = self.ports.conn(key) {
+            conn.phase = Phase::Piping(Box::new(Pipe::new(ours)));
+        }
+        Ok(())
+    }
+
+    /// Pumps more of the request to the HTTP server; what the pipe does not take waits.
+    pub(super) fn pump_request(&mut self, key: Key, bytes: &[u8]) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        let Phase::Piping(pipe) = &mut conn.phase else { return };
+        match pipe.pass(bytes) {
+            Ok(passed) if passed == bytes.len() => {}
+            Ok(passed) => {
+                conn.unread.extend_from_slice(&bytes[passed..]);
+                self.ports.hold(key, Hold::HttpPipe);
+            }
+            Err(_) => self.begin_closing(key),
+        }
+    }
+
+    /// Pumps the HTTP server's answer to the client.
+    pub(super) fn pump_answer(&mut self, key: Key) {
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        if conn.generation != key.generation {
+            return;
+        }
+        let Phase::Piping(pipe) = &mut conn.phase else { return };
+        match pipe.take(&mut conn.out, &mut self.ports.spares) {
+            Ok(false) if conn.out.is_empty() => {}
+            Ok(false) => self.ports.mark_dirty(key),
+            Ok(true) | Err(_) => self.begin_closing(key),
+        }
+    }
+}
+
+/// Reads a PROXY protocol header, version 1 or 2 (haproxy's proxy-protocol.txt).
+fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
+    let begins = |prefix: &[u8]| {
+        let len = bytes.len().min(prefix.len());
+        bytes[..len] == prefix[..len]
+    };
+    if !begins(v1::PROTOCOL_PREFIX.as_bytes()) && !begins(v2::PROTOCOL_PREFIX) {
+        return ProxyHeader::None;
+    }
+    let header = HeaderResult::parse(bytes);
+    if header.is_incomplete() {
+        return ProxyHeader::Incomplete;
+    }
+    match header {
+        HeaderResult::V1(Ok(header)) => {
+            let client = match header.addresses {
+                v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
+                v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
+                v1::Addresses::Unknown => None,
+            };
+            ProxyHeader::From { client, len: header.header.len() }
+        }
+        HeaderResult::V2(Ok(header)) => {
+            let client = match header.addresses {
+                v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
+                v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
+                _ => None,
+            };
+            ProxyHeader::From { client, len: header.len() }
+        }
+        HeaderResult::V1(Err(error)) => ProxyHeader::Broken(error.to_string()),
+        HeaderResult::V2(Err(error)) => ProxyHeader::Broken(error.to_string()),
+    }
+}

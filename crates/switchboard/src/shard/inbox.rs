@@ -1,0 +1,209 @@
+//! How shards hand each other texts and sockets: in batches, with one wake-up.
+
+use std::io;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+use mio::net::TcpStream;
+use switchboard_broker::{Digest, ShardId};
+use switchboard_proto::DeviceId;
+
+use super::accept::Accepted;
+
+/// What others have for one shard.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    /// Whether `state` holds anything; read without the lock before going to sleep.
+    filled: AtomicBool,
+    /// Whether the shard is in, or about to be in, a poll that only the waker ends.
+    asleep: AtomicBool,
+    waker: Waker,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batch: Batch,
+    drain: Option<Duration>,
+    /// Shards that found the batch full and are to be woken when it is taken.
+    waiting: Vec<ShardId>,
+}
+
+/// What one shard has for another, in order.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    texts: Vec<TextEntry>,
+    /// All texts, one after the other.
+    text: String,
+    pub(super) returned: Vec<(DeviceId, Digest)>,
+    pub(super) sockets: Vec<Accepted>,
+    /// For the latency histogram: when how many of `texts` were received.
+    pub(super) received: Vec<(Instant, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TextEntry {
+    from: DeviceId,
+    to: DeviceId,
+    len: u32,
+    shard: ShardId,
+}
+
+/// One text of a batch.
+pub(super) struct HandedOver<'a> {
+    pub(super) shard: ShardId,
+    pub(super) from: DeviceId,
+    pub(super) to: DeviceId,
+    pub(super) text: &'a str,
+}
+
+impl Batch {
+    pub(super) fn push_text(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &str) {
+        self.text.push_str(text);
+        self.texts.push(TextEntry { from, to, len: text.len() as u32, shard });
+    }
+
+    pub(super) fn texts(&self) -> impl Iterator<Item = HandedOver<'_>> {
+        let mut end = 0;
+        self.texts.iter().map(move |&TextEntry { from, to, len, shard }| {
+            let start = end;
+            end += len as usize;
+            HandedOver { shard, from, to, text: &self.text[start..end] }
+        })
+    }
+
+    /// Texts in the batch.
+    pub(super) fn texts_len(&self) -> u64 {
+        self.texts.len() as u64
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.texts.is_empty() && self.returned.is_empty() && self.sockets.is_empty()
+    }
+
+    /// What counts toward `shard_queue_max_bytes`.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + self.texts.len() * size_of::<TextEntry>()
+    }
+
+    fn append(&mut self, other: &mut Batch) {
+        if self.is_empty() {
+            return mem::swap(self, other);
+        }
+        self.texts.append(&mut other.texts);
+        self.text.push_str(&other.text);
+        other.text.clear();
+        self.returned.append(&mut other.returned);
+        self.sockets.append(&mut other.sockets);
+        self.received.append(&mut other.received);
+    }
+
+    /// Empties the batch and keeps its memory, unless a burst made it large.
+    pub(super) fn clear(&mut self) {
+        if self.bytes() > 1 << 20 {
+            *self = Batch::default();
+        }
+        self.texts.clear();
+        self.text.clear();
+        self.returned.clear();
+        self.sockets.clear();
+        self.received.clear();
+    }
+}
+
+/// The receiving shard's queue is at its bound; the sender will be woken when there is room.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Inbox {
+    /// An empty inbox whose owner is woken by `waker` and takes `max_bytes` of texts at once.
+    pub(crate) fn new(waker: Waker, max_bytes: usize) -> Inbox {
+        Inbox {
+            state: Mutex::default(),
+            filled: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            waker,
+            max_bytes,
+        }
+    }
+
+    /// Moves a whole batch in, from shard `from`, or nothing of it when the inbox is full.
+    ///
+    /// Texts over the bound stay with the sender, except that an empty inbox takes any batch.
+    pub(super) fn offer(&self, from: ShardId, batch: &mut Batch) -> Result<(), Full> {
+        let mut state = self.lock();
+        let had = state.batch.bytes();
+        if had > 0 && batch.bytes() > 0 && had + batch.bytes() > self.max_bytes {
+            if !state.waiting.contains(&from) {
+                state.waiting.push(from);
+            }
+            return Err(Full);
+        }
+        state.batch.append(batch);
+        self.notify(state);
+        Ok(())
+    }
+
+    /// Asks the shard to close its connections over this time and to end.
+    pub(crate) fn drain(&self, over: Duration) {
+        let mut state = self.lock();
+        state.drain = Some(over);
+        self.notify(state);
+    }
+
+    /// Wakes the shard: another one has taken what this one could not hand over.
+    pub(super) fn nudge(&self) {
+        let state = self.lock();
+        self.notify(state);
+    }
+
+    fn notify(&self, state: MutexGuard<'_, State>) {
+        self.filled.store(true, Ordering::SeqCst);
+        drop(state);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // An eventfd write fails only when its counter is full, and then it wakes anyway.
+            let _: io::Result<()> = self.waker.wake();
+        }
+    }
+
+    /// Announces sleep; `false` when something is here and the shard must not wait.
+    ///
+    /// Sleeper and sender each write their flag before they read the other's, so one of them
+    /// sees the other: no wake-up is lost.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        !self.filled.load(Ordering::SeqCst)
+    }
+
+    /// Ends what [`Inbox::may_sleep`] announced.
+    pub(super) fn awake(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes everything, leaving `batch` (empty) in its place; gives who waits for room, and
+    /// whether to drain.
+    pub(super) fn take(&self, batch: &mut Batch) -> Option<(Vec<ShardId>, Option<Duration>)> {
+        if !self.filled.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut state = self.lock();
+        self.filled.store(false, Ordering::SeqCst);
+        mem::swap(&mut state.batch, batch);
+        Some((mem::take(&mut state.waiting), state.drain.take()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands a socket over as part of a batch.
+impl From<(TcpStream, std::net::SocketAddr)> for Accepted {
+    fn from((socket, peer): (TcpStream, std::net::SocketAddr)) -> Accepted {
+        Accepted { socket, peer }
+    }
+}

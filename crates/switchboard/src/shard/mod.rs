@@ -1,0 +1,285 @@
+//! A shard: one thread, one epoll loop, its own sockets and its own broker.
+//!
+//! [`Shard::run`] is the loop and reads like a table of contents. What one turn reads, decides and
+//! writes is in [`serve`] (input), [`ports`] (the broker's effects) and [`flush`] (output).
+
+mod accept;
+mod admission;
+mod conn;
+mod drain;
+mod flush;
+mod handshake;
+mod inbox;
+mod out;
+mod pipe;
+mod ports;
+mod serve;
+mod tick;
+mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Events, Poll, Token};
+use switchboard_broker::{Broker, Digest, DigestKey, Directory, Input, Moment, ShardId};
+use switchboard_proto::DeviceId;
+
+pub(crate) use accept::Listener;
+pub(crate) use admission::Admission;
+pub(crate) use handshake::{HttpConn, HttpSocket};
+pub(crate) use inbox::Inbox;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::tls::Acceptor;
+use conn::{Conn, Hold, Key, Phase};
+use drain::Drain;
+use inbox::Batch;
+use ports::Ports;
+
+/// Where other shards and the control plane wake a shard.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+/// The listening socket, on the first shard.
+const LISTENER: Token = Token(usize::MAX - 1);
+/// Set in the token of a pipe to the HTTP server.
+const PIPE_BIT: usize = 1 << 32;
+
+/// Bytes read per connection and turn; the rest waits for the next turn, behind everybody else.
+const READ_BYTES: usize = 64 << 10;
+/// Ciphertext read per TLS connection and turn: decrypted it must fit into `READ_BYTES`, with what
+/// rustls held back from the read before.
+const CIPHER_BYTES: usize = 40 << 10;
+/// Readiness events taken per turn.
+const EVENTS_MAX: usize = 1_024;
+
+/// What all shards share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) digest_key: DigestKey,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) inboxes: Vec<Inbox>,
+    pub(crate) tls: Option<Acceptor>,
+    pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
+    /// What moments are counted from.
+    pub(crate) started: Instant,
+}
+
+/// One thread's sockets and their broker.
+pub(crate) struct Shard {
+    shared: Arc<Shared>,
+    poll: Poll,
+    broker: Broker,
+    ports: Ports,
+    listener: Option<Listener>,
+    /// Connections with something to read, each once.
+    run_queue: VecDeque<Key>,
+    /// Where reads go; what is whole in it is never copied.
+    buffer: Box<[u8]>,
+    /// Where ciphertext goes before it is decrypted into `buffer`; empty without TLS.
+    cipher: Box<[u8]>,
+    /// What other shards handed over; kept for its memory.
+    batch: Batch,
+    /// Where messages are inflated; kept for its memory.
+    inflated: Vec<u8>,
+    tls_handshakes_left: usize,
+    next_generation: u32,
+    drain: Option<Drain>,
+}
+
+impl Shard {
+    /// A shard on `poll`, in whose registry its inbox's waker is registered.
+    pub(crate) fn new(
+        id: ShardId,
+        shared: Arc<Shared>,
+        poll: Poll,
+        listener: Option<Listener>,
+    ) -> Shard {
+        let directory = Arc::clone(&shared.directory);
+        let cipher_len = if shared.tls.is_some() { CIPHER_BYTES } else { 0 };
+        Shard {
+            broker: Broker::new(id, directory, shared.digest_key.clone()),
+            ports: Ports::new(id, Arc::clone(&shared)),
+            shared,
+            poll,
+            listener,
+            run_queue: VecDeque::new(),
+            buffer: vec![0; READ_BYTES].into(),
+            cipher: vec![0; cipher_len].into(),
+            batch: Batch::default(),
+            inflated: Vec::new(),
+            tls_handshakes_left: 0,
+            next_generation: 0,
+            drain: None,
+        }
+    }
+
+    /// Serves until it has been drained.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        if let Some(listener) = &mut self.listener {
+            listener.register(self.poll.registry())?;
+        }
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !self.is_drained() {
+            self.wait(&mut events)?;
+            self.begin_turn();
+            for event in &events {
+                self.note(event);
+            }
+            self.take_inbox();
+            self.serve_run_queue();
+            self.accept_sockets();
+            self.fire_timers();
+            self.go_on_draining();
+            self.hand_over();
+            self.flush_dirty();
+            self.end_turn();
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let inbox = &self.shared.inboxes[self.ports.shard_index()];
+        let timeout = if self.has_work() || !inbox.may_sleep() {
+            Some(Duration::ZERO)
+        } else {
+            self.until_next_timer()
+        };
+        let polled = self.poll.poll(events, timeout);
+        inbox.awake();
+        match polled {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            polled => polled,
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.run_queue.is_empty() || self.listener.as_ref().is_some_and(Listener::is_ready)
+    }
+
+    fn begin_turn(&mut self) {
+        self.ports.begin_turn(Instant::now());
+        self.tls_handshakes_left = self.shared.config.tls_handshakes_per_turn;
+    }
+
+    fn end_turn(&mut self) {
+        self.ports.end_turn(Instant::now());
+    }
+
+    /// Notes what one event says; the work is done when all have been noted.
+    fn note(&mut self, event: &Event) {
+        match event.token() {
+            WAKER => {}
+            LISTENER => self.listener.as_mut().expect("only it has this token").became_ready(),
+            Token(token) => self.note_conn(token, event),
+        }
+    }
+
+    #[inline]
+    fn note_conn(&mut self, token: usize, event: &Event) {
+        let Some((index, conn)) = self.ports.by_token(token) else { return };
+        let key = Key { index, generation: conn.generation };
+        if event.is_readable() || event.is_error() {
+            match &mut conn.phase {
+                Phase::Piping(pipe) if token & PIPE_BIT != 0 => pipe.became_readable(),
+                _ => conn.readable = true,
+            }
+            if token & PIPE_BIT == 0 {
+                conn.half_closed |= event.is_read_closed();
+            }
+            if !conn.queued {
+                conn.queued = true;
+                self.run_queue.push_back(key);
+            }
+        }
+        if event.is_writable() {
+            if token & PIPE_BIT != 0 {
+                self.resume(key, Hold::HttpPipe);
+            } else if conn.wants_write() {
+                self.ports.mark_dirty(key);
+            }
+        }
+    }
+
+    /// Deals with what other shards handed over.
+    fn take_inbox(&mut self) {
+        let inbox = &self.shared.inboxes[self.ports.shard_index()];
+        let mut batch = mem::take(&mut self.batch);
+        if let Some((waiting, drain)) = inbox.take(&mut batch) {
+            for ShardId(shard) in waiting {
+                self.shared.inboxes[usize::from(shard)].nudge();
+            }
+            if let Some(over) = drain {
+                self.begin_drain(over);
+            }
+            self.deal_with(&mut batch);
+            batch.clear();
+        }
+        self.batch = batch;
+    }
+
+    fn deal_with(&mut self, batch: &mut Batch) {
+        let now = self.ports.now;
+        self.ports.handed_over_at(&batch.received);
+        for text in batch.texts() {
+            let inbox::HandedOver { shard, from, to, text } = text;
+            let input = Input::HandedOver { shard, from, to, text };
+            self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+            self.close_overflowed();
+        }
+        for &(from, digest) in &batch.returned {
+            self.returned(now, from, digest);
+        }
+        for accepted in batch.sockets.drain(..) {
+            self.open(accepted);
+        }
+    }
+
+    fn returned(&mut self, now: Moment, from: DeviceId, digest: Digest) {
+        let input = Input::Returned { from, digest };
+        self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+    }
+
+    fn serve_run_queue(&mut self) {
+        // Who is queued again during the turn waits for the next.
+        for _ in 0..self.run_queue.len() {
+            let Some(key) = self.run_queue.pop_front() else { break };
+            self.serve(key);
+        }
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if let Some(conn) = self.ports.conn(key)
+            && !conn.queued
+        {
+            conn.queued = true;
+            self.run_queue.push_back(key);
+        }
+    }
+
+    /// Takes a reason away for which a connection was not read.
+    fn resume(&mut self, key: Key, hold: Hold) {
+        let now = self.ports.now;
+        let Some(conn) = self.ports.conn(key) else { return };
+        if !conn.holds.has(hold) {
+            return;
+        }
+        conn.holds.remove(hold);
+        // It was we who did not read: its silence does not count.
+        conn.heard_at = now;
+        self.enqueue(key);
+    }
+
+    /// Adds a connection to the slab.
+    fn insert(&mut self, conn: impl FnOnce(Key) -> Conn) -> Key {
+        self.next_generation = self.next_generation.wrapping_add(1);
+        self.ports.insert(self.next_generation, conn)
+    }
+}

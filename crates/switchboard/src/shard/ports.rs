@@ -1,0 +1,313 @@
+//! The broker's way out: its effects become bytes in out queues and texts for other shards.
+
+use std::io::Write as _;
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use slab::Slab;
+use switchboard_broker::{Conn as BrokerConn, Effect, Moment, Refusal, ShardId};
+use switchboard_proto::{DeviceId, text};
+
+use super::conn::{Compression, Conn, Hold, Key};
+use super::inbox::Batch;
+use super::out::Spares;
+use super::timers::Timers;
+use super::{Shared, WAKER};
+use crate::metrics::{MessageResult, ShardMetrics};
+use crate::ws::{Deflate, Opcode, write_header, write_header_reserved, write_server_frame};
+
+/// An out queue at this multiple of its bound is not given the stall timeout.
+const OVERFLOW_FACTOR: usize = 4;
+
+/// The connections of a shard and the queues to the others.
+pub(super) struct Ports {
+    shard: ShardId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Arc<ShardMetrics>,
+    pub(super) conns: Slab<Conn>,
+    pub(super) spares: Spares,
+    pub(super) timers: Timers,
+    /// The time of this turn: one reading of the clock serves all its decisions.
+    pub(super) now: Moment,
+    turn_started: Instant,
+    /// Connections to be written at the end of the turn, each once.
+    pub(super) dirty: Vec<Key>,
+    /// Connections whose out queue must not grow further.
+    pub(super) overflowed: Vec<Key>,
+    /// What is to be handed to each other shard.
+    pub(super) outboxes: Vec<Outbox>,
+    /// The connection whose command is being carried out.
+    pub(super) speaking: Option<Key>,
+    /// Texts delivered in this turn that were read in it.
+    delivered: u64,
+    /// When the texts that other shards handed over in this turn were read, and how many.
+    handed_over: Vec<(Instant, u64)>,
+    /// For all connections that share it.
+    deflate: Option<Box<Deflate>>,
+    scratch: Vec<u8>,
+}
+
+/// What is to be handed to one other shard.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) batch: Batch,
+    /// Connections that are held until the shard has taken the batch.
+    pub(super) held: Vec<Key>,
+}
+
+impl Ports {
+    pub(super) fn new(shard: ShardId, shared: Arc<Shared>) -> Ports {
+        Ports {
+            shard,
+            metrics: Arc::clone(&shared.metrics.shards[usize::from(shard.0)]),
+            conns: Slab::new(),
+            spares: Spares::default(),
+            timers: Timers::default(),
+            now: Moment::default(),
+            turn_started: shared.started,
+            dirty: Vec::new(),
+            overflowed: Vec::new(),
+            outboxes: shared.inboxes.iter().map(|_| Outbox::default()).collect(),
+            speaking: None,
+            delivered: 0,
+            handed_over: Vec::new(),
+            deflate: None,
+            scratch: Vec::new(),
+            shared,
+        }
+    }
+
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    pub(super) fn shard_index(&self) -> usize {
+        usize::from(self.shard.0)
+    }
+
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.turn_started = now;
+        self.now = Moment::from_ms(now.duration_since(self.shared.started).as_millis() as u64);
+    }
+
+    /// Counts the turn's work and how long its messages took.
+    pub(super) fn end_turn(&mut self, now: Instant) {
+        let took = now.duration_since(self.turn_started);
+        self.metrics.turns.add(1);
+        self.metrics.busy_ns.add(took.as_nanos() as u64);
+        if self.delivered > 0 {
+            self.metrics.latency.observe(took, mem::take(&mut self.delivered));
+        }
+        for (read_at, texts) in self.handed_over.drain(..) {
+            self.metrics.latency.observe(now.duration_since(read_at), texts);
+        }
+    }
+
+    /// Microseconds since the start, for the rate limit.
+    pub(super) fn now_us(&self) -> u64 {
+        self.turn_started.duration_since(self.shared.started).as_micros() as u64
+    }
+
+    /// Notes when the texts that are about to be delivered were read.
+    pub(super) fn handed_over_at(&mut self, received: &[(Instant, u64)]) {
+        self.handed_over.extend_from_slice(received);
+    }
+
+    /// The connection that an event's token names, if it is still that one.
+    #[inline]
+    pub(super) fn by_token(&mut self, token: usize) -> Option<(u32, &mut Conn)> {
+        debug_assert_ne!(token, WAKER.0);
+        let index = token as u32;
+        let conn = self.conns.get_mut(index as usize)?;
+        ((token >> 33) as u32 == conn.generation & (u32::MAX >> 1)).then_some((index, conn))
+    }
+
+    /// The token that [`Ports::by_token`] reads: index, a bit for the pipe, generation.
+    pub(super) fn token(key: Key) -> mio::Token {
+        mio::Token(key.index as usize | (key.generation as usize & (u32::MAX as usize >> 1)) << 33)
+    }
+
+    #[inline]
+    pub(super) fn conn(&mut self, key: Key) -> Option<&mut Conn> {
+        self.conns.get_mut(key.index as usize).filter(|conn| conn.generation == key.generation)
+    }
+
+    pub(super) fn insert(&mut self, generation: u32, conn: impl FnOnce(Key) -> Conn) -> Key {
+        let entry = self.conns.vacant_entry();
+        let index = u32::try_from(entry.key()).expect("a process has fewer than 2^32 sockets");
+        let key = Key { index, generation };
+        entry.insert(conn(key));
+        key
+    }
+
+    #[inline]
+    pub(super) fn mark_dirty(&mut self, key: Key) {
+        let Some(conn) = self.conn(key) else { return };
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Makes sure that the connection is looked at no later than `at`.
+    pub(super) fn schedule(&mut self, key: Key, at: Moment) {
+        let Some(conn) = self.conn(key) else { return };
+        if at < conn.timer_at {
+            conn.timer_at = at;
+            self.timers.add(at, key);
+        }
+    }
+
+    /// Does what the broker decided.
+    #[inline]
+    pub(super) fn perform(&mut self, effect: Effect<'_>) {
+        match effect {
+            Effect::Deliver { conn, from, text } => self.deliver(conn, from, text),
+            Effect::Refuse { conn, refusal } => self.refuse(conn, refusal),
+            Effect::Inform { conn, info } => {
+                self.metrics.messages.at(MessageResult::Info as usize).add(1);
+                self.answer(conn, info);
+            }
+            Effect::HandOver { shard, from, to, text } => self.hand_over(shard, from, to, text),
+            Effect::Return { shard, from, digest } => {
+                self.metrics.returned.add(1);
+                self.outboxes[usize::from(shard.0)].batch.returned.push((from, digest));
+            }
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, BrokerConn(index): BrokerConn, from: DeviceId, text: &str) {
+        self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
+        self.delivered += 1;
+        let conn = &mut self.conns[index as usize];
+        let had = conn.out.len();
+        let len = text::delivery_len(from, text);
+        if matches!(conn.compression_of(len, &self.shared), Compression::Off) {
+            let out = conn.out.buffer(&mut self.spares);
+            write_header(out, Opcode::Text, len);
+            text::write_delivery(out, from, text);
+        } else {
+            let mut scratch = mem::take(&mut self.scratch);
+            scratch.clear();
+            text::write_delivery(&mut scratch, from, text);
+            self.write_deflated(index, &scratch);
+            self.scratch = scratch;
+        }
+        self.grew(index, had);
+    }
+
+    fn refuse(&mut self, conn: BrokerConn, refusal: Refusal) {
+        self.metrics.messages.at(MessageResult::from(refusal) as usize).add(1);
+        self.answer(conn, refusal.text());
+    }
+
+    /// Sends a device the answer to its own command. If it does not read its answers it is not
+    /// read either, so that it cannot make us keep more than the bound.
+    fn answer(&mut self, BrokerConn(index): BrokerConn, answer: &str) {
+        self.answer_frame(index, Opcode::Text, answer.as_bytes());
+    }
+
+    /// As [`Ports::answer`], with any kind of frame.
+    pub(super) fn answer_frame(&mut self, index: u32, opcode: Opcode, payload: &[u8]) {
+        let conn = &mut self.conns[index as usize];
+        let had = conn.out.len();
+        let compression = conn.compression_of(payload.len(), &self.shared);
+        if opcode.is_control() || matches!(compression, Compression::Off) {
+            write_server_frame(conn.out.buffer(&mut self.spares), opcode, payload);
+        } else {
+            self.write_deflated(index, payload);
+        }
+        let key = self.grew(index, had);
+        if self.conns[index as usize].out.len() > self.shared.config.out_queue_max_bytes {
+            self.hold(key, Hold::OutQueue);
+        }
+    }
+
+    fn write_deflated(&mut self, index: u32, payload: &[u8]) {
+        let conn = &mut self.conns[index as usize];
+        let deflate = match &mut conn.deflate {
+            Compression::Own(deflate) => deflate,
+            _ => self.deflate.get_or_insert_with(|| Box::new(Deflate::shared())),
+        };
+        let out = conn.out.buffer(&mut self.spares);
+        // The header's length depends on the payload's, so the payload is deflated beside it.
+        let start = out.len();
+        deflate.deflate(payload, out);
+        let body = out.split_off(start);
+        write_header_reserved(out, Opcode::Text, body.len());
+        let written = out.write_all(&body);
+        debug_assert!(written.is_ok(), "writing into memory cannot fail");
+    }
+
+    /// The contexts that inflate for a connection.
+    pub(super) fn inflater(&mut self, key: Key) -> Option<&mut Deflate> {
+        match &mut self.conns.get_mut(key.index as usize)?.deflate {
+            Compression::Own(deflate) => Some(deflate),
+            _ => Some(self.deflate.get_or_insert_with(|| Box::new(Deflate::shared()))),
+        }
+    }
+
+    /// Looks after an out queue that had `had` bytes and was added to.
+    #[inline]
+    fn grew(&mut self, index: u32, had: usize) -> Key {
+        let conn = &mut self.conns[index as usize];
+        let key = Key { index, generation: conn.generation };
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(key);
+        }
+        let config = &self.shared.config;
+        let max = config.out_queue_max_bytes;
+        if conn.out.len() > max {
+            // One message always fits, however large it is.
+            if had > 0 && conn.out.len() > max.saturating_mul(OVERFLOW_FACTOR) {
+                self.overflowed.push(key);
+            }
+            if conn.full_since.is_none() {
+                conn.full_since = Some(self.now);
+                let at = self.now.after(config.out_queue_stall_timeout);
+                self.schedule(key, at);
+            }
+        }
+        key
+    }
+
+    fn hand_over(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &str) {
+        self.metrics.messages.at(MessageResult::HandedOver as usize).add(1);
+        let outbox = &mut self.outboxes[usize::from(shard.0)];
+        outbox.batch.push_text(self.shard, from, to, text);
+        match outbox.batch.received.last_mut() {
+            Some((at, texts)) if *at == self.turn_started => *texts += 1,
+            _ => outbox.batch.received.push((self.turn_started, 1)),
+        }
+        if outbox.batch.bytes() >= self.shared.config.shard_queue_max_bytes
+            && let Some(key) = self.speaking
+        {
+            outbox.held.push(key);
+            self.hold(key, Hold::ShardQueue);
+        }
+    }
+
+    /// Stops reading a connection.
+    pub(super) fn hold(&mut self, key: Key, hold: Hold) {
+        if let Some(conn) = self.conn(key)
+            && conn.holds.add(hold)
+        {
+            self.metrics.pauses.at(hold as usize).add(1);
+        }
+    }
+}
+
+impl Conn {
+    /// How a message of `len` bytes is sent.
+    #[inline]
+    fn compression_of(&self, len: usize, shared: &Shared) -> &Compression {
+        match &self.deflate {
+            Compression::Off => &Compression::Off,
+            _ if len < shared.config.compression_min_bytes => &Compression::Off,
+            on => on,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The middle of a turn: what one connection sent becomes events, and events become decisions.
+
+use std::borrow::Cow;
+use std::mem;
+
+use switchboard_broker::{Conn as BrokerConn, Input};
+
+use super::Shard;
+use super::conn::{Hold, Key, Phase};
+use crate::ws::{
+    CloseCode, CloseFrame, Decoded, Event, Opcode, Violation, write_close, write_server_frame,
+};
+
+impl Shard {
+    /// Reads a connection once and deals with what came.
+    pub(super) fn serve(&mut self, key: Key) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.queued = false;
+        if conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            if self.tls_handshakes_left == 0 {
+                return self.enqueue(key);
+            }
+            self.tls_handshakes_left -= 1;
+        }
+        self.deal_with_backlog(key);
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.readable && !conn.holds.any() {
+            let mut buffer = mem::take(&mut self.buffer);
+            self.read(key, &mut buffer);
+            self.buffer = buffer;
+        }
+        self.pump_answer(key);
+        self.go_on(key);
+    }
+
+    /// Deals with what was left when the connection was held.
+    fn deal_with_backlog(&mut self, key: Key) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.unread.is_empty() || conn.holds.any() {
+            return;
+        }
+        if !matches!(conn.phase, Phase::Handshake { .. }) {
+            let mut backlog = mem::take(&mut conn.unread);
+            self.deal_with_input(key, &mut backlog);
+        }
+    }
+
+    fn read(&mut self, key: Key, buffer: &mut [u8]) {
+        let now = self.ports.now;
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        let filled = conn.fill(buffer, &mut self.cipher);
+        if conn.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
+            self.ports.mark_dirty(key);
+        }
+        let filled = match filled {
+            Ok(filled) => filled,
+            Err(error) => return self.read_failed(key, &error),
+        };
+        if filled.len > 0 {
+            self.ports.metrics.received_bytes.add(filled.len as u64);
+            if let Some(conn) = self.ports.conn(key) {
+                conn.heard_at = now;
+            }
+            self.deal_with_input(key, &mut buffer[..filled.len]);
+        }
+        if filled.is_end {
+            self.remove(key, "the peer ended the connection");
+        }
+    }
+
+    pub(super) fn read_failed(&mut self, key: Key, error: &std::io::Error) {
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        if let Some(tls) = &mut conn.tls
+            && error.kind() == std::io::ErrorKind::InvalidData
+        {
+            if tls.is_handshaking() {
+                self.ports.metrics.refused.at(crate::metrics::refused_index("tls")).add(1);
+                tracing::debug!(peer = %conn.permit.address(), %error, "TLS handshake failed");
+            }
+            // The alert that says what was wrong; if it does not fit now, it is not worth waiting.
+            while tls.wants_write() && tls.write_to(&mut conn.socket).is_ok() {}
+        }
+        self.remove(key, "the socket failed while reading");
+    }
+
+    /// Deals with bytes in the clear, by what the connection is in the middle of.
+    fn deal_with_input(&mut self, key: Key, bytes: &mut [u8]) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        match &mut conn.phase {
+            Phase::Open => self.frames(key, bytes),
+            Phase::Handshake { .. } => self.handshake(key, bytes),
+            Phase::Piping(_) => self.pump_request(key, bytes),
+            // It was told why; what it still says no longer counts.
+            Phase::Closing { .. } => {}
+        }
+    }
+
+    /// Whoever may have more to read comes again, behind everybody else.
+    fn go_on(&mut self, key: Key) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if (conn.readable || !conn.unread.is_empty() && conn.is_open()) && !conn.holds.any() {
+            self.enqueue(key);
+        }
+    }
+
+    /// Deals with frames; what comes after a command that holds the connection is kept.
+    pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+            if conn.generation != key.generation || !conn.is_open() {
+                return;
+            }
+            if conn.holds.any() {
+                conn.unread.extend_from_slice(&bytes[at..]);
+                return;
+            }
+            let outcome = match conn.decoder.decode(&mut bytes[at..]) {
+                Ok(Decoded { consumed, event: Some(event) }) => {
+                    at += consumed;
+                    self.event(key, event)
+                }
+                Ok(Decoded { consumed, event: None }) => {
+                    at += consumed;
+                    Ok(())
+                }
+                Err(violation) => Err(violation),
+            };
+            if let Err(violation) = outcome {
+                return self.close(key, violation.close_code(), &violation.to_string());
+            }
+        }
+    }
+
+    #[inline]
+    fn event(&mut self, key: Key, event: Event<'_>) -> Result<(), Violation> {
+        match event {
+            Event::Text(message) => self.message(key, &message),
+            Event::Binary(bytes) => {
+                // The original reads a binary frame as text, too.
+                let message = std::str::from_utf8(&bytes).map_err(|_| Violation::NotUtf8)?;
+                self.message(key, message);
+            }
+            Event::Compressed { payload, .. } => self.inflate(key, &payload)?,
+            Event::Ping(payload) => self.pong(key, &payload),
+            Event::Pong(_) | Event::EmptyFragment => self.count_control_frame(key),
+            Event::Close(frame) => self.close_back(key, frame),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn message(&mut self, key: Key, message: &str) {
+        let now = self.ports.now;
+        self.ports.speaking = Some(key);
+        let input = Input::Said { conn: BrokerConn(key.index), message };
+        self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+        self.ports.speaking = None;
+        self.close_overflowed();
+        if self.shared.config.rate_limit_messages_per_s > 0 {
+            self.spend(key);
+        }
+    }
+
+    fn inflate(&mut self, key: Key, payload: &Cow<'_, [u8]>) -> Result<(), Violation> {
+        let max = self.shared.config.max_message_bytes;
+        let mut inflated = mem::take(&mut self.inflated);
+        inflated.clear();
+        let Some(deflate) = self.ports.inflater(key) else { return Ok(()) };
+        deflate.inflate(payload, max, &mut inflated).map_err(|error| error.violation(max))?;
+        let message = simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
+        self.message(key, message);
+        // One large message must not be remembered by its size for ever.
+        inflated.shrink_to(super::READ_BYTES);
+        self.inflated = inflated;
+        Ok(())
+    }
+
+    fn pong(&mut self, key: Key, payload: &[u8]) {
+        self.ports.answer_frame(key.index, Opcode::Pong, payload);
+        self.count_control_frame(key);
+    }
+
+    fn count_control_frame(&mut self, key: Key) {
+        let now = self.ports.now;
+        let max = self.shared.config.control_frames_per_s_max;
+        if self.ports.conn(key).is_some_and(|conn| !conn.control_frames.count(now, max)) {
+            let reason = format!("more than {max} control frames or empty fragments per second");
+            self.close(key, CloseCode::POLICY_VIOLATION, &reason);
+        }
+    }
+
+    /// Answers a close frame with its own code (RFC 6455 section 5.5.1).
+    fn close_back(&mut self, key: Key, frame: Option<CloseFrame>) {
+        let code = frame.map(|frame| frame.code);
+        let Some(conn) = self.ports.conn(key) else { return };
+        if !conn.is_open() {
+            return;
+        }
+        self.leave(key, code.or(Some(CloseCode::NORMAL)), "the device closed");
+        let conn = &mut self.ports.conns[key.index as usize];
+        let out = conn.out.buffer(&mut self.ports.spares);
+        match code {
+            Some(code) => write_close(out, code, ""),
+            None => write_server_frame(out, Opcode::Close, b""),
+        }
+        self.begin_closing(key);
+    }
+
+    /// Closes a device's connection with a code and a reason.
+    pub(super) fn close(&mut self, key: Key, code: CloseCode, reason: &str) {
+        if !self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
+            return;
+        }
+        self.leave(key, Some(code), reason);
+        let conn = &mut self.ports.conns[key.index as usize];
+        write_close(conn.out.buffer(&mut self.ports.spares), code, reason);
+        self.begin_closing(key);
+    }
+
+    /// Writes what waits, then awaits the peer's end, both within `close_timeout`.
+    pub(super) fn begin_closing(&mut self, key: Key) {
+        let deadline = self.ports.now.after(self.shared.config.close_timeout);
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.phase = Phase::Closing { deadline, is_shut: false };
+        conn.full_since = None;
+        conn.holds = Default::default();
+        conn.unread = Vec::new();
+        self.ports.mark_dirty(key);
+        self.ports.schedule(key, deadline);
+        self.enqueue(key);
+    }
+
+    /// Microseconds of budget that one message costs.
+    fn rate_interval_us(&self) -> u64 {
+        1_000_000 / u64::from(self.shared.config.rate_limit_messages_per_s.max(1))
+    }
+
+    /// Takes one message from the connection's budget (the generic cell rate algorithm, ITU-T
+    /// I.371); a connection without budget is held until it has some again.
+    fn spend(&mut self, key: Key) {
+        let (now_us, interval_us) = (self.ports.now_us(), self.rate_interval_us());
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.spent_until_us = conn.spent_until_us.max(now_us) + interval_us;
+        if !self.rate_limit_allows(key) {
+            self.ports.hold(key, Hold::RateLimit);
+            self.schedule_next(key);
+        }
+    }
+
+    /// Whether the connection's budget holds one more message.
+    pub(super) fn rate_limit_allows(&mut self, key: Key) -> bool {
+        let (now_us, tolerance_us) = (self.ports.now_us(), self.rate_tolerance_us());
+        self.ports
+            .conn(key)
+            .is_none_or(|conn| conn.spent_until_us.saturating_sub(now_us) <= tolerance_us)
+    }
+
+    /// How far ahead of time a connection may have spent and still say one more message.
+    pub(super) fn rate_tolerance_us(&self) -> u64 {
+        let burst = self.shared.config.rate_limit_burst.max(1);
+        self.rate_interval_us() * u64::from(burst - 1)
+    }
+}

@@ -1,0 +1,157 @@
+//! What time does to a connection: pings, silence, stalls, deadlines.
+
+use std::time::Duration;
+
+use switchboard_broker::Moment;
+
+use super::Shard;
+use super::conn::{Conn, Hold, Key, Phase};
+use crate::config::Config;
+use crate::metrics::close_index;
+use crate::ws::{CloseCode, Opcode, Refusal};
+
+impl Shard {
+    /// Time until the next deadline; `None` when there is none.
+    pub(super) fn until_next_timer(&self) -> Option<Duration> {
+        let at = self.ports.timers.next().into_iter().chain(self.next_drain_step()).min()?;
+        let at = Duration::from_millis(at.ms());
+        let left = at.saturating_sub(self.shared.started.elapsed());
+        // epoll counts whole milliseconds and mio rounds up, so a deadline is never early.
+        Some(left)
+    }
+
+    pub(super) fn fire_timers(&mut self) {
+        let now = self.ports.now;
+        while let Some((at, key)) = self.ports.timers.take_due(now) {
+            let Some(conn) = self.ports.conn(key) else { continue };
+            // An entry that a nearer one replaced.
+            if conn.timer_at != at {
+                continue;
+            }
+            conn.timer_at = Moment::from_ms(u64::MAX);
+            self.tick(key);
+            self.schedule_next(key);
+        }
+    }
+
+    /// Makes sure that the connection is looked at when the next of its deadlines comes.
+    pub(super) fn schedule_next(&mut self, key: Key) {
+        let (now, tolerance_us) = (self.ports.now, self.rate_tolerance_us());
+        if let Some(conn) = self.ports.conn(key) {
+            let at = conn.next_deadline(now, &self.shared.config, tolerance_us);
+            self.ports.schedule(key, at);
+        }
+    }
+
+    fn tick(&mut self, key: Key) {
+        let now = self.ports.now;
+        let Some(conn) = self.ports.conn(key) else { return };
+        match conn.phase {
+            Phase::Open => self.tick_open(key),
+            Phase::Handshake { deadline, .. } if deadline <= now => self.time_out(key),
+            Phase::Closing { deadline, .. } if deadline <= now => {
+                self.remove(key, "the closing handshake took too long");
+            }
+            _ => {}
+        }
+    }
+
+    fn time_out(&mut self, key: Key) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.ports.metrics.refused.at(crate::metrics::refused_index("tls")).add(1);
+            return self.remove(key, "the TLS handshake took too long");
+        }
+        self.refuse(key, &Refusal::timeout());
+    }
+
+    fn tick_open(&mut self, key: Key) {
+        let now = self.ports.now;
+        let config = std::sync::Arc::clone(&self.shared.config);
+        if self.rate_limit_allows(key) {
+            self.resume(key, Hold::RateLimit);
+        }
+        let Some(conn) = self.ports.conn(key) else { return };
+        let stalled =
+            conn.full_since.is_some_and(|since| since.after(config.out_queue_stall_timeout) <= now);
+        if stalled {
+            return self.overflow(key);
+        }
+        if conn.holds.any() {
+            return;
+        }
+        if conn.heard_at.after(config.idle_timeout) <= now {
+            return self.remove(key, "silent for idle_timeout");
+        }
+        if conn.heard_at.max(conn.pinged_at).after(config.ping_interval) <= now {
+            conn.pinged_at = now;
+            self.ports.answer_frame(key.index, Opcode::Ping, b"");
+        }
+    }
+
+    /// Closes connections whose out queue is over its last bound.
+    #[inline]
+    pub(super) fn close_overflowed(&mut self) {
+        while let Some(key) = self.ports.overflowed.pop() {
+            self.overflow(key);
+        }
+    }
+
+    fn overflow(&mut self, key: Key) {
+        if self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
+            self.ports.metrics.out_queue_overflows.add(1);
+            self.close(key, CloseCode::TOO_SLOW, "too slow: messages wait and are not read");
+        }
+    }
+
+    /// Forgets a connection at once.
+    pub(super) fn remove(&mut self, key: Key, why: &'static str) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.is_open() {
+            self.leave(key, None, why);
+        }
+        self.ports.conns.remove(key.index as usize);
+    }
+
+    /// Takes a device out of the broker, so that from now on nobody finds it.
+    pub(super) fn leave(&mut self, key: Key, code: Option<CloseCode>, why: &str) {
+        let now = self.ports.now;
+        let conn = switchboard_broker::Conn(key.index);
+        let device = self.broker.device(conn);
+        self.broker.handle(now, switchboard_broker::Input::Disconnected(conn), &mut |effect| {
+            self.ports.perform(effect);
+        });
+        let metrics = &self.ports.metrics;
+        metrics.closed.at(close_index(code)).add(1);
+        metrics.connections.add(1u64.wrapping_neg());
+        if let Some(device) = device {
+            let code = code.map(|code| code.0);
+            tracing::debug!(%device, code, why, "device disconnected");
+        }
+    }
+}
+
+impl Conn {
+    /// When this connection must be looked at again.
+    fn next_deadline(&self, now: Moment, config: &Config, rate_tolerance_us: u64) -> Moment {
+        match self.phase {
+            Phase::Handshake { deadline, .. } | Phase::Closing { deadline, .. } => deadline,
+            Phase::Piping(_) => Moment::from_ms(u64::MAX),
+            Phase::Open => {
+                let stall =
+                    self.full_since.map(|since| since.after(config.out_queue_stall_timeout));
+                let budget = self.holds.has(Hold::RateLimit).then(|| {
+                    let at_us = self.spent_until_us.saturating_sub(rate_tolerance_us);
+                    Moment::from_ms(at_us.div_ceil(1_000))
+                });
+                let silence = if self.holds.any() {
+                    now.after(config.ping_interval)
+                } else {
+                    let ping = self.heard_at.max(self.pinged_at).after(config.ping_interval);
+                    ping.min(self.heard_at.after(config.idle_timeout))
+                };
+                [Some(silence), stall, budget].into_iter().flatten().min().expect("silence is one")
+            }
+        }
+    }
+}

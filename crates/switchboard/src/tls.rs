@@ -1,0 +1,141 @@
+//! TLS: certificates from files, and one session per connection; only this knows rustls.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
+
+/// Why the certificate or its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// A file cannot be read, or holds no PEM of the kind.
+    #[error("{key} = \"{path}\": {source}")]
+    File {
+        /// The configuration's key.
+        key: &'static str,
+        /// Its value.
+        path: String,
+        /// What was wrong.
+        source: PemError,
+    },
+    /// The certificate file is empty of certificates.
+    #[error("tls_cert = \"{0}\": no certificate in this file")]
+    NoCertificate(String),
+    /// Certificate and key do not go together, or rustls cannot use them.
+    #[error("tls_cert and tls_key: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+/// The certificate that new connections get; replaced by SIGHUP.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Acceptor {
+    /// Reads both files.
+    pub(crate) fn load(cert: &Path, key: &Path) -> Result<Acceptor, LoadError> {
+        Ok(Acceptor { config: RwLock::new(load(cert, key)?) })
+    }
+
+    /// Reads both files again. On an error the old certificate stays.
+    pub(crate) fn reload(&self, cert: &Path, key: &Path) -> Result<(), LoadError> {
+        let config = load(cert, key)?;
+        *self.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// A session for one new connection.
+    pub(crate) fn session(&self) -> Result<Session, rustls::Error> {
+        let config = self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Session { connection: ServerConnection::new(Arc::clone(&config))? })
+    }
+}
+
+fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, LoadError> {
+    let file = |name, path: &Path| {
+        let path = path.display().to_string();
+        move |source| LoadError::File { key: name, path, source }
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect)
+        .map_err(file("tls_cert", cert))?;
+    if chain.is_empty() {
+        return Err(LoadError::NoCertificate(cert.display().to_string()));
+    }
+    let key = PrivateKeyDer::from_pem_file(key).map_err(file("tls_key", key))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    // WebSocket over HTTP/2 (RFC 8441) is another handshake, so only HTTP/1.1 is offered.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The TLS of one connection: ciphertext in, plaintext out, and back.
+#[derive(Debug)]
+pub(crate) struct Session {
+    connection: ServerConnection,
+}
+
+/// What came of some ciphertext.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opened {
+    /// Bytes of plaintext.
+    pub len: usize,
+    /// The peer has said that no more will come.
+    pub is_end: bool,
+}
+
+impl Session {
+    /// Whether the TLS handshake goes on.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Decrypts all of `cipher` into `plain`, which must be as long. An error is final; an alert
+    /// then waits to be sent.
+    pub(crate) fn open(&mut self, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<Opened> {
+        let mut opened = Opened { len: 0, is_end: false };
+        while !cipher.is_empty() {
+            self.connection.read_tls(&mut cipher)?;
+            let state = self
+                .connection
+                .process_new_packets()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            opened.is_end |= state.peer_has_closed();
+            let mut waiting = state.plaintext_bytes_to_read();
+            while waiting > 0 {
+                let len = self.connection.reader().read(&mut plain[opened.len..])?;
+                opened.len += len;
+                waiting = waiting.saturating_sub(len.max(1));
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Whether ciphertext waits to be written.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    /// Encrypts some of `plain`; gives how much.
+    pub(crate) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
+        self.connection.writer().write(plain)
+    }
+
+    /// Writes waiting ciphertext.
+    pub(crate) fn write_to(&mut self, socket: &mut impl Write) -> io::Result<usize> {
+        self.connection.write_tls(socket)
+    }
+
+    /// Says that no more will be sent.
+    pub(crate) fn send_close(&mut self) {
+        self.connection.send_close_notify();
+    }
+}
