@@ -33,6 +33,16 @@ impl Page {
         self.click("#send").await;
     }
 
+    /// Fills and submits the form for each destination and text, without waiting in between.
+    pub(crate) async fn send_at_once(&self, messages: &[(&str, &str)]) {
+        let script = "for (const [to, text] of arguments[0]) {
+            document.getElementById('to').value = to;
+            document.getElementById('text').value = text;
+            document.getElementById('composer').requestSubmit();
+        }";
+        self.run(script, vec![json!(messages)]).await;
+    }
+
     /// Waits until an element that matches `css` has exactly the text `text`.
     pub(crate) async fn shows(&self, css: &str, text: &str) {
         self.until(
