@@ -1,0 +1,158 @@
+//! How fast the server takes connections: from the TCP connect to the welcome, many at once.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use mio::{Events, Poll, Token};
+use serde::Serialize;
+
+use super::device::{Greeting, request_upgrade};
+use super::limits;
+use super::process::{CpuMeter, Process};
+use super::progress::Progress;
+use super::report::{Report, known, rounded, us_each};
+use super::target::Target;
+use super::wire::{Dialer, Wire};
+
+/// A server that greets nobody for this long has stopped.
+const STALL: Duration = Duration::from_secs(10);
+
+/// How many connections are opened.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Connections to open; all stay open until the last one is
+    #[arg(
+        long,
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000)
+    )]
+    pub connections: u64,
+    /// Handshakes under way at once
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub concurrency: u64,
+}
+
+/// What connecting cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Connect {
+    /// Connections that were greeted.
+    pub connections: u64,
+    /// The time from the first connect to the last welcome.
+    pub seconds: f64,
+    /// Handshakes per second.
+    pub handshakes_per_s: f64,
+    /// CPU time that the server spent on a handshake, in microseconds.
+    pub server_cpu_us_per_handshake: Option<f64>,
+    /// CPU time that this process spent on a handshake, in microseconds.
+    pub generator_cpu_us_per_handshake: f64,
+}
+
+/// Opens the connections and closes them at the end.
+pub fn measure(
+    target: &Target,
+    server: Option<Process>,
+    options: &Options,
+) -> anyhow::Result<Connect> {
+    let connections = options.connections;
+    limits::check_open_files(connections as usize)?;
+    let mut rush = Rush::new(*target)?;
+    let (meter, start) = (CpuMeter::start(server)?, Instant::now());
+    rush.run(connections as usize, options.concurrency as usize)?;
+    let (spent, seconds) = (meter.stop()?, start.elapsed().as_secs_f64());
+    Ok(Connect {
+        connections,
+        seconds: rounded(seconds),
+        handshakes_per_s: (connections as f64 / seconds).round(),
+        server_cpu_us_per_handshake: spent.server_ns.map(|ns| us_each(ns, connections)),
+        generator_cpu_us_per_handshake: us_each(spent.generator_ns, connections),
+    })
+}
+
+/// The connections that were begun, in order.
+struct Rush {
+    dialer: Dialer,
+    poll: Poll,
+    guests: Vec<Guest>,
+    greeted: usize,
+    progress: Progress,
+}
+
+/// A connection, and its greeting until that is whole.
+struct Guest {
+    wire: Wire,
+    greeting: Option<Greeting>,
+}
+
+impl Rush {
+    fn new(target: Target) -> anyhow::Result<Self> {
+        Ok(Self {
+            dialer: Dialer::new(target)?,
+            poll: Poll::new()?,
+            guests: Vec::new(),
+            greeted: 0,
+            progress: Progress::new("connections"),
+        })
+    }
+
+    fn run(&mut self, connections: usize, concurrency: usize) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(concurrency);
+        while self.greeted < connections {
+            while self.guests.len() < connections.min(self.greeted + concurrency) {
+                self.begin()?;
+            }
+            self.poll.poll(&mut events, Some(STALL))?;
+            ensure!(!events.is_empty(), "nobody was greeted for {STALL:?}");
+            for event in &events {
+                self.listen_to(event.token())?;
+            }
+            self.progress.at(Instant::now(), self.greeted as u64);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> anyhow::Result<()> {
+        let mut wire = request_upgrade(&mut self.dialer)?;
+        wire.register(self.poll.registry(), Token(self.guests.len()))?;
+        self.guests.push(Guest { wire, greeting: Some(Greeting::default()) });
+        Ok(())
+    }
+
+    /// Reads what the server said to one guest.
+    fn listen_to(&mut self, Token(number): Token) -> anyhow::Result<()> {
+        let guest = &mut self.guests[number];
+        while let Some(greeting) = &mut guest.greeting {
+            match greeting.read(&mut guest.wire) {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    guest.greeting = None;
+                    self.greeted += 1;
+                }
+                Err(error) if is_would_block(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_would_block(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+impl Report for Connect {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let generator = format!("{} us", self.generator_cpu_us_per_handshake);
+        vec![
+            ("handshakes", format!("{} in {} s", self.connections, self.seconds)),
+            ("handshakes/s", self.handshakes_per_s.to_string()),
+            ("server CPU per handshake", known(self.server_cpu_us_per_handshake, "us")),
+            ("generator CPU per handshake", generator),
+        ]
+    }
+
+    fn passed(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,134 @@
+//! What an idle connection costs the server in memory.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+
+use super::device::Device;
+use super::limits;
+use super::process::Process;
+use super::progress::Progress;
+use super::report::{Report, rounded};
+use super::target::Target;
+use super::wire::Dialer;
+
+/// The server is at rest when it used less CPU than this in [`REST`].
+const REST_CPU_NS: u64 = 1_000_000;
+const REST: Duration = Duration::from_millis(200);
+const REST_TRIES: usize = 50;
+
+/// How many connections are held.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Connections at the second measurement
+    #[arg(
+        long,
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(2..=1_000_000)
+    )]
+    pub connections: u64,
+    /// Connections at the first measurement
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub from: u64,
+}
+
+/// What the connections cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Idle {
+    /// Connections at the first measurement.
+    pub from: u64,
+    /// The server's resident memory then.
+    pub from_resident_bytes: u64,
+    /// Connections at the second measurement.
+    pub connections: u64,
+    /// The server's resident memory then.
+    pub resident_bytes: u64,
+    /// The slope between the two.
+    pub bytes_per_connection: f64,
+}
+
+/// Opens and closes the first count of connections once, so that what the server allocates but
+/// once is there, and then measures at both counts. Nothing is sent and no ping is answered, so the server must not
+/// hang up within the seconds that this takes.
+pub fn measure(
+    target: &Target,
+    server: Option<Process>,
+    options: &Options,
+) -> anyhow::Result<Idle> {
+    let server = server.context("idle connections are measured in the server: give --pid")?;
+    let (from, connections) = (options.from, options.connections);
+    ensure!(from < connections, "--from must be less than --connections");
+    limits::check_open_files(connections as usize)?;
+    let mut crowd = Crowd::new(*target)?;
+    crowd.grow_to(from)?;
+    crowd.disperse();
+    let from_resident_bytes = crowd.measure_at(from, server)?;
+    let resident_bytes = crowd.measure_at(connections, server)?;
+    let growth = resident_bytes as f64 - from_resident_bytes as f64;
+    let bytes_per_connection = rounded(growth / (connections - from) as f64);
+    Ok(Idle { from, from_resident_bytes, connections, resident_bytes, bytes_per_connection })
+}
+
+/// The connections that are held.
+struct Crowd {
+    dialer: Dialer,
+    devices: Vec<Device>,
+    progress: Progress,
+}
+
+impl Crowd {
+    fn new(target: Target) -> anyhow::Result<Self> {
+        let dialer = Dialer::new(target)?;
+        Ok(Self { dialer, devices: Vec::new(), progress: Progress::new("connections") })
+    }
+
+    fn grow_to(&mut self, count: u64) -> anyhow::Result<()> {
+        while (self.devices.len() as u64) < count {
+            let mut device = Device::open(&mut self.dialer)?;
+            device.wire.forget_session();
+            self.devices.push(device);
+            self.progress.at(Instant::now(), self.devices.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn disperse(&mut self) {
+        self.devices.clear();
+    }
+
+    fn measure_at(&mut self, count: u64, server: Process) -> anyhow::Result<u64> {
+        wait_for_rest(server)?;
+        self.grow_to(count)?;
+        wait_for_rest(server)?;
+        server.resident_bytes()
+    }
+}
+
+/// Waits until the server has done what it had to do.
+fn wait_for_rest(server: Process) -> anyhow::Result<()> {
+    for _ in 0..REST_TRIES {
+        let before = server.cpu_ns()?;
+        thread::sleep(REST);
+        if server.cpu_ns()? - before < REST_CPU_NS {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the server does not come to rest; is there other load on it?")
+}
+
+impl Report for Idle {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let at = |count, bytes| format!("{} KiB at {count} connections", bytes / 1024);
+        vec![
+            ("server memory", at(self.from, self.from_resident_bytes)),
+            ("", at(self.connections, self.resident_bytes)),
+            ("bytes per idle connection", self.bytes_per_connection.to_string()),
+        ]
+    }
+
+    fn passed(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,234 @@
+//! Pairs of devices, one that sends and one that receives, on one epoll loop.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::ValueEnum;
+use mio::{Events, Poll, Token};
+
+use super::device::Device;
+use super::end::End;
+use super::limits;
+use super::message::{STAMP_BYTES, Script};
+use super::pair::{Judge, Pair, Role};
+use super::tally::Tally;
+use super::target::Target;
+use super::wire::Dialer;
+
+const EVENTS_PER_TURN: usize = 1024;
+const INPUT_BYTES: usize = 256 * 1024;
+const PAIRS_MAX: u64 = 1 << 16;
+const SIZE_MAX: u64 = 1 << 20;
+
+/// Which devices talk, and how long their messages are.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Pairs of devices, one sending and one receiving
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=PAIRS_MAX))]
+    pub pairs: u64,
+    /// Bytes of the message, without `send,<id>,`
+    #[arg(
+        long,
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u64).range(STAMP_BYTES as u64..=SIZE_MAX)
+    )]
+    pub size: u64,
+    /// Whether the devices of a pair are on one shard of the server or on two
+    #[arg(long, value_enum, default_value_t = Pairing::Same)]
+    pub pairing: Pairing,
+    /// Shards of the server, which takes connections in turn; 1 pairs devices as they connect
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub server_shards: u64,
+}
+
+/// Where the two devices of a pair are.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// On the same shard.
+    Same,
+    /// On two shards.
+    Cross,
+}
+
+impl Options {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.pairs.is_multiple_of(self.server_shards),
+            "--pairs must be a multiple of --server-shards"
+        );
+        ensure!(
+            self.pairing == Pairing::Same || self.server_shards > 1,
+            "--pairing cross needs --server-shards 2 or more"
+        );
+        Ok(())
+    }
+}
+
+/// A message that came as it should.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivery {
+    pub(super) pair: usize,
+    /// From 0 in each pair.
+    pub(super) sequence: u64,
+}
+
+/// All pairs. Nothing blocks but [`Pairs::turn`].
+pub(super) struct Pairs {
+    poll: Poll,
+    events: Events,
+    input: Vec<u8>,
+    pairs: Vec<Pair>,
+    /// What every message has behind its stamp.
+    filler: Vec<u8>,
+    /// Pairs whose sender has something to write.
+    due: Vec<usize>,
+    tally: Tally,
+}
+
+impl Pairs {
+    /// Connects the devices one after the other, so that the server meets them in that order.
+    pub(super) fn connect(target: Target, options: &Options) -> anyhow::Result<Self> {
+        options.check()?;
+        let filler = vec![b'.'; options.size as usize - STAMP_BYTES];
+        let devices = connect_devices(target, 2 * options.pairs as usize)?;
+        let poll = Poll::new()?;
+        let mut pairs = form_pairs(devices, options, &filler);
+        for (number, pair) in pairs.iter_mut().enumerate() {
+            pair.sender.wire.register(poll.registry(), token(number, Role::Sender))?;
+            pair.receiver.wire.register(poll.registry(), token(number, Role::Receiver))?;
+        }
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_TURN),
+            input: vec![0; INPUT_BYTES],
+            pairs,
+            filler,
+            due: Vec::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The tally of a run that is over: what has not come by now is lost.
+    pub(super) fn into_tally(mut self) -> Tally {
+        self.tally.lost += self.in_flight();
+        self.tally
+    }
+
+    /// Messages that were sent and have not come.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.pairs.iter().map(Pair::in_flight).sum()
+    }
+
+    /// Lines up the next message of `pair`, to be written with the others of this turn.
+    pub(super) fn send(&mut self, pair: usize) {
+        if self.pairs[pair].sender.out.is_empty() {
+            self.due.push(pair);
+        }
+        self.pairs[pair].append_next();
+        self.tally.sent += 1;
+    }
+
+    /// One turn of the loop: writes what was lined up, waits at most `timeout` for something to
+    /// come, and tells of each message that did.
+    pub(super) fn turn(
+        &mut self,
+        timeout: Duration,
+        mut on_delivery: impl FnMut(Delivery),
+    ) -> anyhow::Result<()> {
+        for pair in self.due.drain(..) {
+            self.pairs[pair].sender.write()?;
+        }
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        let mut judge = Judge { filler: &self.filler, tally: &mut self.tally };
+        for event in &self.events {
+            let (pair, role) = whose(event.token());
+            let told = |sequence| on_delivery(Delivery { pair, sequence });
+            self.pairs[pair].serve(role, event, &mut self.input, &mut judge, told)?;
+        }
+        Ok(())
+    }
+}
+
+fn connect_devices(target: Target, count: usize) -> anyhow::Result<Vec<Device>> {
+    limits::check_open_files(count)?;
+    let mut dialer = Dialer::new(target)?;
+    (0..count).map(|_| Device::open(&mut dialer)).collect()
+}
+
+fn form_pairs(devices: Vec<Device>, options: &Options, filler: &[u8]) -> Vec<Pair> {
+    let mut devices: Vec<_> = devices.into_iter().map(Some).collect();
+    let mut take = |device: usize| devices[device].take().expect("every device is in one pair");
+    (0..options.pairs as usize)
+        .map(|number| {
+            let (sender, receiver) = devices_of(number, options);
+            let (sender, receiver) = (take(sender), take(receiver));
+            let script = Script::new(number as u32, sender.id, receiver.id, filler);
+            Pair::new(End::new(sender.wire), End::new(receiver.wire), script)
+        })
+        .collect()
+}
+
+/// The devices, by the order in which they connect, of pair `number`. The server hands connections
+/// to its shards in turn, so device `n` is on shard `n % shards`.
+fn devices_of(number: usize, options: &Options) -> (usize, usize) {
+    let shards = options.server_shards as usize;
+    match options.pairing {
+        Pairing::Cross => (2 * number, 2 * number + 1),
+        Pairing::Same => {
+            let first = number / shards * 2 * shards + number % shards;
+            (first, first + shards)
+        }
+    }
+}
+
+fn token(pair: usize, role: Role) -> Token {
+    Token(2 * pair + usize::from(role == Role::Receiver))
+}
+
+fn whose(Token(token): Token) -> (usize, Role) {
+    (token / 2, if token.is_multiple_of(2) { Role::Sender } else { Role::Receiver })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn options(pairing: Pairing, server_shards: u64) -> Options {
+        Options { pairs: 12, size: 64, pairing, server_shards }
+    }
+
+    #[test]
+    fn every_device_is_in_one_pair_and_on_the_shard_that_was_asked_for() {
+        for (pairing, shards) in
+            [(Pairing::Same, 1), (Pairing::Same, 2), (Pairing::Same, 3), (Pairing::Cross, 2)]
+        {
+            let options = options(pairing, shards as u64);
+            options.check().unwrap();
+            let pairs: Vec<_> = (0..12).map(|number| devices_of(number, &options)).collect();
+            let devices: HashSet<_> = pairs.iter().flat_map(|&(a, b)| [a, b]).collect();
+            assert_eq!(devices, (0..24).collect());
+            let same = pairing == Pairing::Same;
+            assert!(pairs.iter().all(|(a, b)| (a % shards == b % shards) == same));
+        }
+    }
+
+    #[test]
+    fn pairs_that_cannot_be_placed_are_refused() {
+        assert!(options(Pairing::Cross, 1).check().is_err());
+        assert!(options(Pairing::Same, 5).check().is_err());
+    }
+}

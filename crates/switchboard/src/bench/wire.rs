@@ -1,0 +1,176 @@
+//! A connection's bytes: TCP, or TLS over it, blocking while it opens and non-blocking afterwards.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use socket2::{Domain, Socket, Type};
+
+use super::target::Target;
+
+/// How long a read may take while a connection opens. Connecting needs no bound: on loopback the
+/// kernel answers by itself.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections per source address; the default range of ephemeral ports holds 28,232.
+const CONNECTIONS_PER_SOURCE: usize = 20_000;
+
+/// Opens wires to one target.
+pub(super) struct Dialer {
+    target: Target,
+    tls: Option<Arc<ClientConfig>>,
+    dialled: usize,
+}
+
+impl Dialer {
+    pub(super) fn new(target: Target) -> anyhow::Result<Self> {
+        let tls = target.tls.then(unverified_tls).transpose()?;
+        Ok(Self { target, tls, dialled: 0 })
+    }
+
+    /// The address that is dialled.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.target.address
+    }
+
+    /// Opens a wire that blocks, for at most ten seconds per read. TLS shakes hands with the first
+    /// write.
+    pub(super) fn dial(&mut self) -> anyhow::Result<Wire> {
+        let socket = self.connect().with_context(|| format!("no server at {}", self.target))?;
+        let tls = self.tls.clone().map(|config| {
+            let name = ServerName::from(self.target.address.ip());
+            ClientConnection::new(config, name).map(Box::new)
+        });
+        Ok(Wire { socket: TcpStream::from_std(socket), tls: tls.transpose()? })
+    }
+
+    fn connect(&mut self) -> io::Result<std::net::TcpStream> {
+        let socket = Socket::new(Domain::for_address(self.target.address), Type::STREAM, None)?;
+        self.bind_source(&socket)?;
+        socket.set_tcp_nodelay(true)?;
+        // Closing with a reset leaves no port in TIME_WAIT, of which the next run would be short.
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.set_read_timeout(Some(OPEN_TIMEOUT))?;
+        socket.connect(&self.target.address.into())?;
+        Ok(socket.into())
+    }
+
+    /// Takes 127.0.0.2 and so on when the ports of one source address would run out.
+    fn bind_source(&mut self, socket: &Socket) -> io::Result<()> {
+        let source = self.dialled / CONNECTIONS_PER_SOURCE;
+        self.dialled += 1;
+        if source == 0 || self.target.address.is_ipv6() {
+            return Ok(());
+        }
+        let address = Ipv4Addr::new(127, 0, 0, 1 + (source % 250) as u8);
+        socket.bind(&SocketAddr::new(IpAddr::V4(address), 0).into())
+    }
+}
+
+/// One connection.
+pub(super) struct Wire {
+    socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+}
+
+impl Wire {
+    /// From now on nothing blocks and `token` tells of readiness, edge-triggered.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&self.socket, true)?;
+        registry.register(&mut self.socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Whether a read of `count` bytes into `room` tells that nothing more is there.
+    pub(super) fn is_dry(&self, count: usize, room: usize) -> bool {
+        self.tls.is_none() && count < room
+    }
+
+    /// Drops the TLS session and keeps the socket open: what an idle connection needs.
+    pub(super) fn forget_session(&mut self) {
+        self.tls = None;
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.read(buffer),
+            Some(session) => rustls::Stream::new(&mut **session, &mut self.socket).read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.write(bytes),
+            Some(session) => rustls::Stream::new(&mut **session, &mut self.socket).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            None => Ok(()),
+            Some(session) => rustls::Stream::new(&mut **session, &mut self.socket).flush(),
+        }
+    }
+}
+
+fn unverified_tls() -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Arc::new(AnyCertificate(provider.clone()));
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Accepts any certificate: the target is this machine, and only time and memory are measured.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
