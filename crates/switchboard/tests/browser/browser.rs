@@ -1,4 +1,4 @@
-//! Chromium behind its driver, a child process that takes every browser with it when dropped.
+//! Chromium behind `chromedriver`, a child process that takes every browser with it when dropped.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -21,7 +21,7 @@ pub(crate) enum Screen {
     Phone,
 }
 
-/// A running ChromeDriver; every page it opens is a Chromium of its own.
+/// The running driver; every page it opens is a Chromium of its own.
 pub(crate) struct Browser {
     driver: Child,
     url: String,
@@ -32,7 +32,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts the driver on a port that the system picks.
     ///
-    /// Panics where ChromeDriver or Chromium is missing.
+    /// Panics where the driver or Chromium is missing.
     pub(crate) fn start() -> Self {
         let chromium =
             find("SWITCHBOARD_CHROMIUM", &["chromium", "chromium-browser", "google-chrome"]);

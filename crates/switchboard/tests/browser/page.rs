@@ -125,7 +125,7 @@ fn string(value: Value) -> String {
     value.as_str().expect("a string").to_owned()
 }
 
-/// ChromeDriver's own command for what the page wrote to its console.
+/// The driver's own command for what the page wrote to its console.
 #[derive(Debug)]
 struct ConsoleLog;
 
