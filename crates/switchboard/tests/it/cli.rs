@@ -1,0 +1,299 @@
+//! The command line from outside: what each command prints, and how it ends.
+
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use switchboard::config::{Config, DEFAULT_TOML, Layer, resolve};
+use tempfile::TempDir;
+
+use crate::server::Server;
+
+/// The binary in an empty directory, with no variable of the machine's that it would read.
+struct Shell {
+    directory: TempDir,
+}
+
+impl Shell {
+    fn new() -> Shell {
+        Shell { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn with_file(self, name: &str, text: &str) -> Shell {
+        std::fs::write(self.directory.path().join(name), text).unwrap();
+        self
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SWITCHBOARD_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(line.split_whitespace()).current_dir(self.directory.path());
+        command
+    }
+
+    /// Runs `switchboard <line>` to its end.
+    fn run(&self, line: &str) -> Ran {
+        Ran::from(self.command(line).stdin(Stdio::null()).output().unwrap())
+    }
+}
+
+/// What a command printed, and how it ended.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// A `switchboard listen` that is connected.
+struct Listener {
+    child: Child,
+    /// Its standard output, until the test stops reading.
+    lines: Option<Lines<BufReader<ChildStdout>>>,
+    id: u64,
+}
+
+impl Listener {
+    fn start(shell: &Shell, line: &str) -> Listener {
+        let mut command = shell.command(line);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let welcome = lines.next().expect("a welcome").unwrap();
+        let id = welcome.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
+        let id = id.expect("an id in the welcome").parse().unwrap();
+        Listener { child, lines: Some(lines), id }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.as_mut().and_then(Iterator::next).expect("another line").unwrap()
+    }
+
+    fn json(&mut self) -> Value {
+        serde_json::from_str(&self.line()).unwrap()
+    }
+
+    fn interrupt(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::INT).unwrap();
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        let mut err = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        (status, err)
+    }
+}
+
+/// A test that fails leaves no process behind.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Both fail only for a child that has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn loaded(text: &str) -> Config {
+    resolve([Layer::from_toml(Path::new("printed"), text)]).unwrap().config
+}
+
+#[test]
+fn config_print_with_nothing_set_is_the_default() {
+    let ran = Shell::new().run("config print");
+    assert_eq!((ran.code, loaded(&ran.out)), (Some(0), Config::default()));
+}
+
+#[test]
+fn config_print_default_is_the_described_file() {
+    assert_eq!(Shell::new().run("config print --default").out, DEFAULT_TOML);
+}
+
+#[test]
+fn config_print_says_where_each_value_came_from() {
+    let shell = Shell::new()
+        .with_file("server.cfg", "[Settings]\nport = 9000\n")
+        .with_file("switchboard.toml", "shards = 2\n");
+    let output = shell
+        .command("config print --set drain=1s")
+        .env("SWITCHBOARD_COMPRESSION", "true")
+        .output();
+    let ran = Ran::from(output.unwrap());
+    for line in [
+        "listen = \"0.0.0.0:9000\"  # server.cfg:2",
+        "shards = 2  # switchboard.toml:1",
+        "compression = true  # SWITCHBOARD_COMPRESSION",
+        "drain = \"1s\"  # --set",
+    ] {
+        assert!(ran.out.lines().any(|printed| printed == line), "{line} not in\n{}", ran.out);
+    }
+}
+
+#[test]
+fn config_check_says_ok() {
+    let ran = Shell::new().with_file("switchboard.toml", DEFAULT_TOML).run("config check");
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "ok\n", ""));
+}
+
+#[test]
+fn config_check_tells_every_mistake() {
+    let shell = Shell::new().with_file("switchboard.toml", "shard = 2\n");
+    let ran = shell.run("config check --port http --set drain=1s");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert_eq!(
+        ran.err,
+        "switchboard: cannot use the configuration: 2 mistakes in the configuration:
+  switchboard.toml:1: shard: unknown key; did you mean shards?
+  --port: port: got \"http\"; give a whole number from 0 to 65535\n"
+    );
+}
+
+#[test]
+fn config_check_reads_the_certificate() {
+    let shell = Shell::new().with_file("c.pem", "none");
+    let ran = shell.run("config check --tls-cert c.pem --tls-key k.pem");
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.starts_with("switchboard: cannot use the certificate: "), "{}", ran.err);
+}
+
+#[test]
+fn a_mistake_keeps_the_server_from_starting() {
+    let ran = Shell::new().run("--set shards=many");
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.starts_with("switchboard: cannot start: 1 mistake in the"), "{}", ran.err);
+}
+
+#[test]
+fn a_port_that_is_taken_is_a_failure() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ran = Shell::new().run(&format!("--listen {}", taken.local_addr().unwrap()));
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("ws://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn send_where_nobody_listens_could_not_connect() {
+    let url = nobody();
+    let ran = Shell::new().run(&format!("send --url {url} 100000000 hello"));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
+    let expected = format!("switchboard: cannot connect to {url}: Connection refused");
+    assert!(ran.err.starts_with(&expected), "{}", ran.err);
+}
+
+#[test]
+fn send_to_no_address_is_wrong_usage() {
+    assert_eq!(Shell::new().run("send --url localhost:8080 100000000 hello").code, Some(2));
+}
+
+#[test]
+fn send_as_json_tells_failures_on_standard_output_too() {
+    let ran = Shell::new().run(&format!("send --json --url {} 100000000 hello", nobody()));
+    let said: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &said["result"]), (Some(3), &json!("not_connected")));
+}
+
+#[test]
+fn what_is_sent_is_heard() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let mut listener = Listener::start(&shell, &format!("listen --url {}", server.url()));
+    let to = listener.id;
+    let ran = shell.run(&format!("send --url {} {to} a,b", server.url()));
+    let heard = listener.line();
+    let (from, text) = heard.split_once(": ").unwrap();
+    assert_eq!(text, "a,b");
+    assert_eq!(
+        (ran.code, ran.out, ran.err.as_str()),
+        (Some(0), format!("delivered to {to} from {from}\n"), "")
+    );
+    listener.interrupt();
+    assert_eq!(listener.end().0.code(), Some(0));
+}
+
+#[test]
+fn what_is_sent_as_json_is_heard_as_json() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let url = server.url();
+    let mut listener = Listener::start(&shell, &format!("listen --json --url {url}"));
+    let ran = shell.run(&format!("send --json --url {url} {} hello", listener.id));
+    let said: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        listener.json(),
+        json!({ "event": "message", "from": said["from"], "text": "hello" })
+    );
+    assert_eq!(said["result"], "delivered");
+    listener.interrupt();
+    assert_eq!(listener.end().0.code(), Some(0));
+}
+
+#[test]
+fn send_reads_standard_input() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let url = server.url();
+    let mut listener = Listener::start(&shell, &format!("listen --json --url {url}"));
+    let mut send = shell.command(&format!("send --url {url} {} -", listener.id));
+    let mut sending = send.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    sending.stdin.take().unwrap().write_all(b"two\nlines\n\n").unwrap();
+    assert_eq!(sending.wait().unwrap().code(), Some(0));
+    assert_eq!(listener.json()["text"], "two\nlines\n");
+    listener.interrupt();
+    assert_eq!(listener.end().0.code(), Some(0));
+}
+
+#[test]
+fn send_to_nobody_is_no_such_device() {
+    let server = Server::start();
+    let ran = Shell::new().run(&format!("send --url {} 1 hello", server.url()));
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (Some(4), "", "switchboard: cannot send to 1: no such device is connected\n")
+    );
+}
+
+#[test]
+fn the_url_may_come_from_a_variable() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let output = shell.command("send 1 hello").env("SWITCHBOARD_URL", server.url()).output();
+    assert_eq!(Ran::from(output.unwrap()).code, Some(4));
+}
+
+#[test]
+fn listen_ends_quietly_when_its_reader_leaves() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let url = server.url();
+    let mut listener = Listener::start(&shell, &format!("listen --url {url}"));
+    listener.lines = None;
+    shell.run(&format!("send --url {url} {} hello", listener.id));
+    let (status, err) = listener.end();
+    assert_eq!((status.code(), err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn listen_ends_with_the_server_and_says_so() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let listener = Listener::start(&shell, &format!("listen --url {}", server.url()));
+    drop(server);
+    let (status, err) = listener.end();
+    assert_eq!(status.code(), Some(6), "{err}");
+    assert!(err.starts_with("switchboard: no longer connected to ws://"), "{err}");
+}

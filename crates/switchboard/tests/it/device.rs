@@ -1,0 +1,113 @@
+//! A device in a test: another implementation of WebSocket (tungstenite), the text protocol by hand.
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use tungstenite::client::IntoClientRequest;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Error, Message, WebSocket};
+
+use crate::server::Server;
+
+/// A connected device.
+pub(crate) struct Device {
+    /// The id that the server gave it.
+    pub(crate) id: u64,
+    /// The welcome, whole.
+    pub(crate) welcome: String,
+    pub(crate) socket: WebSocket<TcpStream>,
+}
+
+impl Device {
+    /// Connects and reads the welcome.
+    pub(crate) fn connect(server: &Server) -> Device {
+        Device::try_connect(server, server.url()).expect("the handshake succeeds")
+    }
+
+    /// Connects with a request of the caller's.
+    pub(crate) fn try_connect(
+        server: &Server,
+        request: impl IntoClientRequest,
+    ) -> Result<Device, Error> {
+        let client = tungstenite::client(request, server.socket());
+        let (mut socket, _) = client.map_err(|error| match error {
+            tungstenite::HandshakeError::Failure(error) => error,
+            tungstenite::HandshakeError::Interrupted(_) => Error::Io(ErrorKind::TimedOut.into()),
+        })?;
+        let welcome = read_text(&mut socket);
+        let id = welcome
+            .strip_prefix("Your ID: ")
+            .and_then(|rest| rest.lines().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no id in {welcome:?}"));
+        Ok(Device { id, welcome, socket })
+    }
+
+    /// Says something, as it is.
+    pub(crate) fn say(&mut self, message: &str) {
+        self.socket.send(Message::text(message)).unwrap();
+    }
+
+    /// `send,<to>,<text>`.
+    pub(crate) fn send(&mut self, to: u64, text: &str) {
+        self.say(&format!("send,{to},{text}"));
+    }
+
+    /// The next text that comes.
+    pub(crate) fn hear(&mut self) -> String {
+        read_text(&mut self.socket)
+    }
+
+    /// Says something and hears the next text that comes.
+    pub(crate) fn ask(&mut self, message: &str) -> String {
+        self.say(message);
+        self.hear()
+    }
+
+    /// Whether all that was sent so far has been dealt with and nothing else came of it: the
+    /// server answers one connection's commands in order, so the answer to `help` is the proof.
+    pub(crate) fn hears_nothing(&mut self) {
+        let answer = self.ask("help");
+        assert!(answer.starts_with("Your ID: "), "{answer:?}");
+    }
+
+    /// Reads to the end of the connection: the close frame that came, if one did.
+    pub(crate) fn close_frame(&mut self) -> Option<CloseFrame> {
+        let mut frame = None;
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(close)) => frame = close,
+                Ok(_) => {}
+                Err(Error::ConnectionClosed | Error::AlreadyClosed) => return frame,
+                Err(Error::Protocol(_)) if frame.is_none() => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The code of [`Device::close_frame`].
+    pub(crate) fn close_code(&mut self) -> u16 {
+        self.close_frame().expect("a close frame").code.into()
+    }
+
+    /// Closes properly, to the end.
+    pub(crate) fn close(mut self) {
+        self.socket.close(None).unwrap();
+        self.close_frame();
+    }
+
+    /// Fails a read sooner than the test's patience.
+    pub(crate) fn set_read_timeout(&mut self, timeout: Duration) {
+        self.socket.get_mut().set_read_timeout(Some(timeout)).unwrap();
+    }
+}
+
+fn read_text(socket: &mut WebSocket<TcpStream>) -> String {
+    loop {
+        match socket.read() {
+            Ok(Message::Text(text)) => return text.as_str().to_owned(),
+            Ok(Message::Ping(_) | Message::Pong(_)) => {}
+            other => panic!("expected text, got {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The real server as a child process on a free port, ended when dropped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Nothing in a test takes this long unless it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server with a directory of its own, so that no configuration of the machine reaches it.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    /// Its working directory.
+    pub(crate) directory: TempDir,
+    child: Child,
+    log: Option<JoinHandle<String>>,
+}
+
+/// A server that has ended.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// All of its log, one JSON object per line.
+    pub(crate) log: String,
+}
+
+impl Server {
+    /// Starts with the defaults.
+    pub(crate) fn start() -> Server {
+        Server::with(&[])
+    }
+
+    /// Starts with these settings, each `key=value`.
+    pub(crate) fn with(settings: &[&str]) -> Server {
+        Server::spawn(tempfile::tempdir().unwrap(), settings, |_| {})
+    }
+
+    /// As [`Server::with`], in a directory that may hold files, with a last word on the command.
+    pub(crate) fn spawn(
+        directory: TempDir,
+        settings: &[&str],
+        adjust: impl FnOnce(&mut Command),
+    ) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SWITCHBOARD_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(["--listen", "127.0.0.1:0"]).current_dir(directory.path());
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        adjust(&mut command);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut stderr = child.stderr.take().expect("it is piped");
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).expect("log lines are UTF-8");
+            log
+        });
+        let mut greeting = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut greeting).unwrap();
+        let address = greeting.trim().rsplit(' ').next().and_then(|word| word.parse().ok());
+        match address {
+            Some(address) => Server { address, directory, child, log: Some(log) },
+            None => panic!("no address in {greeting:?}; log: {}", log.join().unwrap()),
+        }
+    }
+
+    /// Where devices connect.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end that something else brings about.
+    pub(crate) fn wait(mut self) -> Ended {
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < PATIENCE, "the server does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let log = self.log.take().expect("it is taken once").join().unwrap();
+        Ended { status, log }
+    }
+
+    /// SIGTERM, and what came of it.
+    pub(crate) fn terminate(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// A TCP connection that fails a test rather than hang it.
+    pub(crate) fn socket(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket
+    }
+
+    /// Sends bytes as they are and reads until the server closes.
+    pub(crate) fn raw(&self, request: &[u8]) -> String {
+        let mut socket = self.socket();
+        socket.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// The body of a GET.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let answer = self.raw(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    }
+
+    /// The value of a sample in `/metrics`, labels and all: `name{label="value"}`.
+    pub(crate) fn metric(&self, sample: &str) -> f64 {
+        let text = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{sample} in\n{text}")).parse().unwrap()
+    }
+
+    /// Waits until a sample has a value.
+    pub(crate) fn await_metric(&self, sample: &str, holds: impl Fn(f64) -> bool) {
+        let began = Instant::now();
+        loop {
+            let value = self.metric(sample);
+            if holds(value) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{sample} stays {value}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only for a child that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
