@@ -1,0 +1,63 @@
+//! Instructions per message in user space, counted by valgrind: they repeat where times do not.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::Contest;
+use crate::cpu;
+use crate::server::Contender;
+use crate::table;
+use crate::workload::Workload;
+
+/// Two runs of different length: the slope between them leaves out starting and connecting.
+const MESSAGES: [u64; 2] = [20_000, 80_000];
+
+/// Prints a row per workload.
+pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
+    let columns = ["pairs x in flight x size", "reference", "Switchboard", "ratio"];
+    table::head("Instructions per message (user space)", &columns);
+    for workload in &contest.workloads {
+        let reference = instructions_per_message(contest, &contest.reference, *workload)?;
+        let ours = instructions_per_message(contest, &contest.switchboard, *workload)?;
+        let ratio = format!("{:.3}", ours / reference);
+        let counts = [reference, ours].map(table::thousands);
+        let [reference, ours] = counts;
+        table::row(&[workload.name(), reference, ours, ratio]);
+    }
+    Ok(())
+}
+
+fn instructions_per_message(
+    contest: &Contest,
+    contender: &Contender,
+    workload: Workload,
+) -> anyhow::Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let [short, long] = MESSAGES;
+    let few = count(contest, contender, workload, short, &folder.path().join("short"))?;
+    let many = count(contest, contender, workload, long, &folder.path().join("long"))?;
+    Ok((many - few) / (long - short) as f64)
+}
+
+/// The instructions of a whole run.
+fn count(
+    contest: &Contest,
+    contender: &Contender,
+    workload: Workload,
+    messages: u64,
+    out: &Path,
+) -> anyhow::Result<f64> {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--quiet"]);
+    valgrind.arg(format!("--callgrind-out-file={}", out.display()));
+    let start = || contender.start_under(valgrind);
+    let server = contest.placement.on_server_core(start)??;
+    cpu::measure(&server, &workload.with_messages(messages))?;
+    server.terminate()?;
+    let profile = fs::read_to_string(out).context("callgrind wrote no profile")?;
+    let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
+    Ok(total.context("no totals in callgrind's profile")?.trim().parse()?)
+}

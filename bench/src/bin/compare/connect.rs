@@ -1,0 +1,28 @@
+//! Handshakes per second.
+
+use switchboard::bench::connect::{self, Connect, Options};
+
+use crate::Contest;
+use crate::server::Contender;
+use crate::statistics::spread;
+use crate::table;
+
+/// Prints a row per server.
+pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
+    let options = Options { connections: 10_000, concurrency: 64 };
+    let runs = contest.in_turn(contest.effort.runs_of_the_rest, |contender: &Contender| {
+        let server = contest.placement.on_server_core(|| contender.start())??;
+        connect::measure(server.target(), Some(server.process()?), &options)
+    })?;
+    let columns = ["server", "handshakes/s", "server CPU per handshake, us (range)"];
+    table::head("Connecting", &columns);
+    print("reference", runs.iter().map(|run| &run.reference));
+    print("Switchboard", runs.iter().map(|run| &run.switchboard));
+    Ok(())
+}
+
+fn print<'a>(name: &str, runs: impl Iterator<Item = &'a Connect> + Clone) {
+    let rate = spread(runs.clone().map(|run| run.handshakes_per_s)).median;
+    let cpu = runs.map(|run| run.server_cpu_us_per_handshake.expect("the process is known"));
+    table::row(&[name.into(), table::thousands(rate), table::ranged(spread(cpu))]);
+}

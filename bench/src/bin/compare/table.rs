@@ -1,0 +1,38 @@
+//! Tables in Markdown, so that they can be read here and pasted into docs/performance.md. Rows are
+//! printed as they come.
+
+use crate::statistics::Spread;
+
+/// Prints title and column heads.
+pub(crate) fn head(title: &str, columns: &[&str]) {
+    println!("\n### {title}\n\n| {} |", columns.join(" | "));
+    println!("|---{}|", "|--:".repeat(columns.len() - 1));
+}
+
+/// Prints a row.
+pub(crate) fn row(cells: &[String]) {
+    println!("| {} |", cells.join(" | "));
+}
+
+/// A median with its range.
+pub(crate) fn ranged(spread: Spread) -> String {
+    format!("{:.3} ({:.3} - {:.3})", spread.median, spread.min, spread.max)
+}
+
+/// A count with its thousands apart.
+pub(crate) fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(thousands(999.0), "999");
+        assert_eq!(thousands(1_234_567.0), "1,234,567");
+    }
+}
