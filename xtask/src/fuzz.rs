@@ -8,9 +8,6 @@ use anyhow::{Context, Result, bail};
 use crate::command::{Program, root};
 use crate::step::{Failure, Step, run_all};
 
-/// The manifest of the fuzz targets' own workspace.
-pub(crate) const WORKSPACE: &str = "fuzz/Cargo.toml";
-
 /// The targets, each a function in `fuzz/src/lib.rs`.
 const TARGETS: [&str; 3] = ["text_command", "handshake", "codec"];
 

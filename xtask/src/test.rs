@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
-use std::{env, fs, io};
+use std::{fs, io};
 
 use anyhow::{Result, bail};
 
 use crate::browser::{self, Browser};
 use crate::command::{Program, root};
-use crate::fuzz::WORKSPACE;
 use crate::step::{Failure, Step, run_all};
 
 /// The test target that needs Chromium.
@@ -42,7 +41,6 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let tests = if options.browser { all_tests } else { tests_without_browser };
     steps.push(Step::new("lints", lints));
     steps.push(Step::new("tests", tests));
-    steps.push(Step::new("fuzz targets, briefly", fuzz_briefly));
     steps.push(Step::new("docs", docs));
     run_all(steps)
 }
@@ -52,8 +50,7 @@ fn cargo(words: &str) -> Result<(), Failure> {
 }
 
 fn format() -> Result<(), Failure> {
-    cargo("fmt --all --check")?;
-    cargo(&format!("fmt --manifest-path {WORKSPACE} --check"))
+    cargo("fmt --all --check")
 }
 
 fn lints() -> Result<(), Failure> {
@@ -72,7 +69,7 @@ fn all_tests() -> Result<(), Failure> {
 /// Cargo can name the targets that it tests, not those that it leaves out; and with other
 /// packages selected it would build the dependencies anew, with other features.
 fn tests_without_browser() -> Result<(), Failure> {
-    let targets = test_targets(&root().join("crates"))
+    let targets = test_targets(&root())
         .map_err(|error| Failure::new(format!("the tests could not be listed: {error}")))?;
     let others = targets.iter().filter(|target| *target != BROWSER_TARGET);
     let named: String = others.map(|target| format!(" --test {target}")).collect();
@@ -80,11 +77,15 @@ fn tests_without_browser() -> Result<(), Failure> {
     cargo("test --workspace --doc")
 }
 
-/// The names of all `tests/<name>.rs` and `tests/<name>/main.rs` of the packages in a folder.
-fn test_targets(packages: &Path) -> io::Result<BTreeSet<String>> {
+/// The names of all `tests/<name>.rs` and `tests/<name>/main.rs` of the project's packages.
+fn test_targets(root: &Path) -> io::Result<BTreeSet<String>> {
+    let mut packages = vec![root.join("bench"), root.join("fuzz"), root.join("xtask")];
+    for package in fs::read_dir(root.join("crates"))? {
+        packages.push(package?.path());
+    }
     let mut targets = BTreeSet::new();
-    for package in fs::read_dir(packages)? {
-        let folder = package?.path().join("tests");
+    for package in packages {
+        let folder = package.join("tests");
         if !folder.is_dir() {
             continue;
         }
@@ -96,15 +97,6 @@ fn test_targets(packages: &Path) -> io::Result<BTreeSet<String>> {
         }
     }
     Ok(targets)
-}
-
-/// Shares the target folder, so that dependencies with the same features are built once.
-fn fuzz_briefly() -> Result<(), Failure> {
-    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    Program::cargo()
-        .args(&format!("test --manifest-path {WORKSPACE}"))
-        .env("CARGO_TARGET_DIR", target)
-        .run()
 }
 
 fn docs() -> Result<(), Failure> {
@@ -120,7 +112,7 @@ mod tests {
 
     #[test]
     fn only_the_browser_target_is_left_out() {
-        let targets = test_targets(&root().join("crates")).unwrap();
+        let targets = test_targets(&root()).unwrap();
         assert!(targets.contains(BROWSER_TARGET), "{targets:?}");
         assert!(targets.contains("vectors"), "{targets:?}");
     }

@@ -116,7 +116,7 @@ impl Listed {
         }
         self.head.clear();
         text::write_list(&mut self.head, self.ids.iter().copied().take(list_max), 0);
-        self.head_last = self.ids.iter().copied().take(list_max).last();
+        self.head_last = self.ids.iter().take(list_max).next_back().copied();
         self.head_is_stale = false;
     }
 }

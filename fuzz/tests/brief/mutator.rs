@@ -7,19 +7,19 @@ const LEN_MAX: usize = 8192;
 const ODD_BYTES: [u8; 12] = [0, 1, b',', b'\n', b' ', 0x7E, 0x7F, 0x80, 0x81, 0x88, 0xC2, 0xFF];
 
 /// An endless supply of mutations of the seeds.
-pub struct Mutator {
+pub(crate) struct Mutator {
     seeds: Vec<Vec<u8>>,
     state: u64,
 }
 
 impl Mutator {
     /// Over these seeds, of which there is at least one.
-    pub fn new(seeds: Vec<Vec<u8>>) -> Mutator {
+    pub(crate) fn new(seeds: Vec<Vec<u8>>) -> Mutator {
         Mutator { seeds, state: 0 }
     }
 
     /// A seed with one to six changes.
-    pub fn mutated(&mut self) -> Vec<u8> {
+    pub(crate) fn mutated(&mut self) -> Vec<u8> {
         let mut input = self.seed();
         for _ in 0..=self.up_to(5) {
             self.change(&mut input);

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -137,7 +137,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     ) -> Poll<io::Result<()>> {
         let Rewound { head, socket } = &mut *self;
         if (head.position() as usize) < head.get_ref().len() {
-            return Pin::new(&mut AsyncReadExt::take(head, u64::MAX)).poll_read(cx, buf);
+            return Pin::new(head).poll_read(cx, buf);
         }
         Pin::new(socket).poll_read(cx, buf)
     }

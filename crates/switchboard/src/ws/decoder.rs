@@ -201,6 +201,9 @@ impl Decoder {
         header: Header,
         input: &'a mut [u8],
     ) -> Result<Decoded<'a>, Violation> {
+        if header.opcode == Opcode::Continuation {
+            return Err(Violation::NothingToContinue);
+        }
         self.check_size(header.opcode, header.payload_len)?;
         let consumed = header.len + header.payload_len as usize;
         let payload = &mut input[header.len..consumed];
@@ -211,7 +214,6 @@ impl Decoder {
         let event = match header.opcode {
             Opcode::Text => Event::Text(utf8(payload)?),
             Opcode::Binary => Event::Binary(payload),
-            Opcode::Continuation => return Err(Violation::NothingToContinue),
             control => control_event(control, payload)?,
         };
         Ok(Decoded { consumed, event: Some(event) })
