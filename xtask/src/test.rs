@@ -69,7 +69,7 @@ fn all_tests() -> Result<(), Failure> {
 /// Cargo can name the targets that it tests, not those that it leaves out; and with other
 /// packages selected it would build the dependencies anew, with other features.
 fn tests_without_browser() -> Result<(), Failure> {
-    let targets = test_targets(&root())
+    let targets = test_targets(root())
         .map_err(|error| Failure::new(format!("the tests could not be listed: {error}")))?;
     let others = targets.iter().filter(|target| *target != BROWSER_TARGET);
     let named: String = others.map(|target| format!(" --test {target}")).collect();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn only_the_browser_target_is_left_out() {
-        let targets = test_targets(&root()).unwrap();
+        let targets = test_targets(root()).unwrap();
         assert!(targets.contains(BROWSER_TARGET), "{targets:?}");
         assert!(targets.contains("vectors"), "{targets:?}");
     }

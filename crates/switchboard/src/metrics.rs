@@ -212,7 +212,7 @@ impl Metrics {
         Metrics { shards, registry }
     }
 
-    /// The OpenMetrics text for `/metrics`.
+    /// The `OpenMetrics` text for `/metrics`.
     pub fn render(&self) -> String {
         let mut out = String::new();
         text::encode(&mut out, &self.registry).expect("writing into a string cannot fail");

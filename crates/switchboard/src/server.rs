@@ -219,7 +219,7 @@ fn reload(shared: &Shared) {
     }
 }
 
-/// A listening socket that accepted sockets inherit TCP_NODELAY from. No SO_REUSEPORT: a second
+/// A listening socket that accepted sockets inherit `TCP_NODELAY` from. No `SO_REUSEPORT`: a second
 /// server on the port must fail, not take half of the connections.
 fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;

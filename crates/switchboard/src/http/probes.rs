@@ -26,7 +26,7 @@ pub(super) async fn readyz(
     }
 }
 
-/// Everything counted, as OpenMetrics text.
+/// Everything counted, as `OpenMetrics` text.
 pub(super) async fn metrics(
     extract::State(state): extract::State<Arc<State>>,
 ) -> impl IntoResponse {

@@ -204,6 +204,6 @@ impl Shard {
 fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE]
-        .map(|errno| errno.raw_os_error())
+        .map(Errno::raw_os_error)
         .contains(&error.raw_os_error().unwrap_or(0))
 }

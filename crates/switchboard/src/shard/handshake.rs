@@ -35,6 +35,10 @@ pub(crate) enum HttpSocket {
     Pipe(std::os::unix::net::UnixStream),
 }
 
+/// The HTTP server has as many requests as it takes, or there is no file descriptor for a pipe.
+#[derive(Debug)]
+struct NoRoom;
+
 /// What a PROXY protocol header says, and how long it is.
 enum ProxyHeader {
     None,
@@ -64,7 +68,10 @@ impl Shard {
         };
         let bytes = &mut bytes[skip..];
         if let Some(mut plain) = self.begin_tls(key, bytes) {
-            return if plain.is_empty() { () } else { self.begin(key, &mut plain) };
+            if !plain.is_empty() {
+                self.begin(key, &mut plain);
+            }
+            return;
         }
         match parse_request(bytes, self.shared.config.handshake_max_bytes) {
             Parsed::Incomplete => self.keep(key, bytes),
@@ -205,9 +212,9 @@ impl Shard {
         }
     }
 
-    fn pass_socket(&mut self, key: Key, head: &[u8]) -> Result<(), ()> {
+    fn pass_socket(&mut self, key: Key, head: &[u8]) -> Result<(), NoRoom> {
         // The place is reserved first: a socket that left the shard could not be answered here.
-        let place = self.shared.http.try_reserve().map_err(|_| ())?;
+        let place = self.shared.http.try_reserve().map_err(|_| NoRoom)?;
         let Conn { mut socket, permit, .. } = self.ports.conns.remove(key.index as usize);
         if self.poll.registry().deregister(&mut socket).is_ok() {
             let socket = HttpSocket::Tcp(socket.into());
@@ -216,12 +223,12 @@ impl Shard {
         Ok(())
     }
 
-    fn pass_through_pipe(&mut self, key: Key, head: &[u8]) -> Result<(), ()> {
-        let place = self.shared.http.try_reserve().map_err(|_| ())?;
-        let (mut ours, theirs) = UnixStream::pair().map_err(|_| ())?;
+    fn pass_through_pipe(&mut self, key: Key, head: &[u8]) -> Result<(), NoRoom> {
+        let place = self.shared.http.try_reserve().map_err(|_| NoRoom)?;
+        let (mut ours, theirs) = UnixStream::pair().map_err(|_| NoRoom)?;
         let token = mio::Token(Ports::token(key).0 | PIPE_BIT);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut ours, token, interest).map_err(|_| ())?;
+        self.poll.registry().register(&mut ours, token, interest).map_err(|_| NoRoom)?;
         let socket = HttpSocket::Pipe(theirs.into());
         place.send(HttpConn { socket, head: head.to_vec(), permit: None });
         if let Some(conn) = self.ports.conn(key) {

@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
-use mio::net::TcpStream;
 use switchboard_broker::{Digest, ShardId};
 use switchboard_proto::DeviceId;
 
@@ -74,11 +73,6 @@ impl Batch {
             end += len as usize;
             HandedOver { shard, from, to, text: &self.text[start..end] }
         })
-    }
-
-    /// Texts in the batch.
-    pub(super) fn texts_len(&self) -> u64 {
-        self.texts.len() as u64
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -198,12 +192,5 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Hands a socket over as part of a batch.
-impl From<(TcpStream, std::net::SocketAddr)> for Accepted {
-    fn from((socket, peer): (TcpStream, std::net::SocketAddr)) -> Accepted {
-        Accepted { socket, peer }
     }
 }

@@ -24,10 +24,6 @@ impl Pipe {
         Pipe { socket, readable: true }
     }
 
-    pub(super) fn socket(&mut self) -> &mut UnixStream {
-        &mut self.socket
-    }
-
     pub(super) fn is_readable(&self) -> bool {
         self.readable
     }

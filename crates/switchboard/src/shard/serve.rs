@@ -1,12 +1,11 @@
 //! The middle of a turn: what one connection sent becomes events, and events become decisions.
 
-use std::borrow::Cow;
 use std::mem;
 
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Hold, Key, Phase};
+use super::conn::{Hold, Holds, Key, Phase};
 use crate::ws::{
     CloseCode, CloseFrame, Decoded, Event, Opcode, Violation, write_close, write_server_frame,
 };
@@ -162,7 +161,7 @@ impl Shard {
         }
     }
 
-    fn inflate(&mut self, key: Key, payload: &Cow<'_, [u8]>) -> Result<(), Violation> {
+    fn inflate(&mut self, key: Key, payload: &[u8]) -> Result<(), Violation> {
         let max = self.shared.config.max_message_bytes;
         let mut inflated = mem::take(&mut self.inflated);
         inflated.clear();
@@ -224,7 +223,7 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
         conn.full_since = None;
-        conn.holds = Default::default();
+        conn.holds = Holds::default();
         conn.unread = Vec::new();
         self.ports.mark_dirty(key);
         self.ports.schedule(key, deadline);
