@@ -1,7 +1,7 @@
 //! The duplicate window: what a device said last, as a hash, and when.
 
 use switchboard_proto::text::DUPLICATE_WINDOW;
-use xxhash_rust::xxh3::xxh3_128_with_secret;
+use twox_hash::xxhash3_128::Hasher;
 
 use crate::Moment;
 
@@ -25,7 +25,8 @@ impl DigestKey {
     /// collision, one in 2^128, would answer `Duplicate message` to a text that was none.
     #[inline]
     pub fn digest(&self, text: &str) -> Digest {
-        let hash = xxh3_128_with_secret(text.as_bytes(), &self.0);
+        let hash = Hasher::oneshot_with_secret(&self.0, text.as_bytes())
+            .expect("a key is as long as XXH3's own secret");
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 }
