@@ -7,6 +7,9 @@ pub(crate) const PING: u8 = 0x9;
 /// Opcode of a pong frame.
 pub(crate) const PONG: u8 = 0xA;
 
+/// Bytes of the longest header that [`encode_header`] writes.
+pub(crate) const HEADER_MAX: usize = 10;
+
 /// A client's frame, its payload unmasked where it lay.
 pub(crate) struct Frame<'a> {
     /// The low four bits of the first byte.
@@ -39,7 +42,11 @@ fn unmask(payload: &mut [u8], key: [u8; 4]) {
     for word in words {
         *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
     }
-    for (byte, mask) in tail.iter_mut().zip([a, b, c, d, a, b, c]) {
+    let (half, tail) = tail.as_chunks_mut::<4>();
+    for word in half {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    for (byte, mask) in tail.iter_mut().zip(key) {
         *byte ^= mask;
     }
 }

@@ -225,6 +225,7 @@ impl Board {
     fn append(&mut self, key: usize, opcode: u8, parts: &[&[u8]]) {
         let length = parts.iter().map(|part| part.len()).sum();
         let out = self.out(key);
+        out.reserve(frame::HEADER_MAX + length);
         frame::encode_header(out, opcode, length);
         for part in parts {
             out.extend_from_slice(part);
@@ -286,8 +287,17 @@ fn parse_send(text: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 fn parse_id(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0u32, |id, digit| {
+    // Ten digits cannot overflow 64 bits.
+    if digits.len() > 10 {
+        return None;
+    }
+    let mut id = 0;
+    for digit in digits {
         let value = digit.wrapping_sub(b'0');
-        (value < 10).then(|| id.checked_mul(10)?.checked_add(u32::from(value)))?
-    })
+        if value > 9 {
+            return None;
+        }
+        id = 10 * id + u64::from(value);
+    }
+    u32::try_from(id).ok()
 }
