@@ -371,7 +371,7 @@ impl Shards {
     }
 
     fn encode_latency(&self, out: &mut Encoder<'_>) -> fmt::Result {
-        let bounds = LATENCY_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::MAX]);
+        let bounds = LATENCY_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds
             .enumerate()
             .map(|(i, bound)| (bound, self.sum(|shard| shard.latency.buckets.at(i))))
@@ -444,6 +444,7 @@ mod tests {
             "switchboard_received_bytes_total 14",
             "switchboard_delivery_latency_seconds_bucket{le=\"0.00001\"} 0",
             "switchboard_delivery_latency_seconds_bucket{le=\"0.000025\"} 4",
+            "switchboard_delivery_latency_seconds_bucket{le=\"+Inf\"} 4",
             "switchboard_delivery_latency_seconds_count 4",
             "process_start_time_seconds 1.5",
         ] {

@@ -87,7 +87,7 @@ fn build(
 /// The shards' threads, all of which are waited for.
 struct Shards {
     threads: Vec<thread::JoinHandle<io::Result<()>>>,
-    /// Closed when the last shard has ended; a message means that one ended.
+    /// A message for each shard that ends; closed when all have.
     ended: mpsc::Receiver<()>,
 }
 
@@ -174,13 +174,17 @@ impl Signals {
         })
     }
 
-    /// Until a shard ends: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP rereads
-    /// the certificate.
+    /// Until all shards have ended: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP
+    /// rereads the certificate. A shard that fails takes the others down in good order.
     async fn obey(mut self, shared: &Shared, state: &http::State, ended: &mut mpsc::Receiver<()>) {
         let mut is_draining = false;
         loop {
             let signal = tokio::select! {
-                _ = ended.recv() => return,
+                ended = ended.recv() => match ended {
+                    Some(()) if !is_draining => "a shard failed",
+                    Some(()) => continue,
+                    None => return,
+                },
                 _ = self.hangup.recv() => {
                     reload(shared);
                     continue;
@@ -267,7 +271,7 @@ fn greet(address: SocketAddr, config: &Config) {
     let greeting = format!(
         "Switchboard is listening on {address}\n\n  \
          web page    {http}://{reachable}/\n  \
-         by hand     websocat {ws}://{reachable}/\n  \
+         by hand     websocat --linemode-strip-newlines {ws}://{reachable}/\n  \
          stop        {stop}\n\n",
         stop = if io::stdout().is_terminal() { "Ctrl-C" } else { "SIGTERM" },
     );

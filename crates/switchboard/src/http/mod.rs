@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::shard::{HttpConn, HttpSocket};
 
 /// Time for one request and its answer, after which the connection is closed.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers answer from.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::admission::Admission;
 use super::conn::{Compression, Conn, Key, Phase};
 use super::ports::Ports;
 use super::{LISTENER, Shard};
+use crate::metrics::refused_index;
 use crate::tls::Session;
 use crate::ws::{Decoder, Refusal, Role};
 
@@ -137,18 +138,11 @@ impl Shard {
             return;
         }
         let Some(mut permit) = Admission::admit(&self.shared.admission, peer.ip()) else {
-            if self.shared.tls.is_none() {
-                say_busy(&mut socket);
-            }
-            return;
+            return self.turn_away(&mut socket);
         };
         let awaits_proxy_header = permit.is_trusted_proxy();
         if !awaits_proxy_header && permit.count().is_err() {
-            if self.shared.tls.is_none() {
-                self.ports.metrics.refused.at(crate::metrics::refused_index("503")).add(1);
-                say_busy(&mut socket);
-            }
-            return;
+            return self.turn_away(&mut socket);
         }
         // A PROXY header comes in the clear, before the TLS.
         let tls = if awaits_proxy_header { None } else { self.new_session() };
@@ -169,7 +163,7 @@ impl Shard {
             pinged_at: Moment::default(),
             timer_at: Moment::from_ms(u64::MAX),
             full_since: None,
-            spent_until_us: 0,
+            spent_until_ns: 0,
             control_frames: Default::default(),
             holds: Default::default(),
             readable: false,
@@ -178,6 +172,14 @@ impl Shard {
             dirty: false,
         });
         self.watch(key, deadline);
+    }
+
+    /// Closes a socket that may not even ask; without TLS it is told why.
+    fn turn_away(&mut self, socket: &mut TcpStream) {
+        self.ports.metrics.refused.at(refused_index("503")).add(1);
+        if self.shared.tls.is_none() {
+            say_busy(socket);
+        }
     }
 
     /// A TLS session for a new connection; `None` where there is no TLS.

@@ -40,8 +40,8 @@ pub(super) struct Conn {
     pub(super) timer_at: Moment,
     /// Since when the out queue is over its bound without progress.
     pub(super) full_since: Option<Moment>,
-    /// The rate limit's state: the time, in microseconds, up to which the budget is spent.
-    pub(super) spent_until_us: u64,
+    /// The rate limit's state: the time, in nanoseconds, up to which the budget is spent.
+    pub(super) spent_until_ns: u64,
     pub(super) control_frames: ControlFrames,
     pub(super) holds: Holds,
     /// The socket may have more to read.
@@ -65,8 +65,8 @@ pub(super) enum Phase {
     },
     /// A device.
     Open,
-    /// HTTP over TLS whose plaintext is pumped to the HTTP server.
-    Piping(Box<Pipe>),
+    /// HTTP over TLS whose plaintext is pumped to the HTTP server, until the deadline.
+    Piping { pipe: Box<Pipe>, deadline: Moment },
     /// The last bytes are being written, then the peer's end is awaited, until the deadline.
     Closing { deadline: Moment, is_shut: bool },
 }

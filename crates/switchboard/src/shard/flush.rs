@@ -64,7 +64,7 @@ impl Shard {
         }
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
-            Phase::Piping(pipe) if pipe.is_readable() => self.enqueue(key),
+            Phase::Piping { pipe, .. } if pipe.is_readable() => self.enqueue(key),
             Phase::Closing { is_shut, .. } if flushed == Flushed::All && !*is_shut => {
                 *is_shut = true;
                 self.shut(key);

@@ -13,6 +13,7 @@ use super::conn::{Compression, Conn, Hold, Key, Phase};
 use super::pipe::Pipe;
 use super::ports::Ports;
 use super::{PIPE_BIT, Shard};
+use crate::http::REQUEST_TIMEOUT;
 use crate::metrics::refused_index;
 use crate::ws::{Deflate, Parsed, Refusal, Upgrade, parse_request};
 
@@ -231,16 +232,19 @@ impl Shard {
         self.poll.registry().register(&mut ours, token, interest).map_err(|_| NoRoom)?;
         let socket = HttpSocket::Pipe(theirs.into());
         place.send(HttpConn { socket, head: head.to_vec(), permit: None });
+        // The HTTP server gives up earlier; this ends a client that does not read its answer.
+        let deadline = self.ports.now.after(2 * REQUEST_TIMEOUT);
         if let Some(conn) = self.ports.conn(key) {
-            conn.phase = Phase::Piping(Box::new(Pipe::new(ours)));
+            conn.phase = Phase::Piping { pipe: Box::new(Pipe::new(ours)), deadline };
         }
+        self.ports.schedule(key, deadline);
         Ok(())
     }
 
     /// Pumps more of the request to the HTTP server; what the pipe does not take waits.
     pub(super) fn pump_request(&mut self, key: Key, bytes: &[u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
-        let Phase::Piping(pipe) = &mut conn.phase else { return };
+        let Phase::Piping { pipe, .. } = &mut conn.phase else { return };
         match pipe.pass(bytes) {
             Ok(passed) if passed == bytes.len() => {}
             Ok(passed) => {
@@ -257,7 +261,7 @@ impl Shard {
         if conn.generation != key.generation {
             return;
         }
-        let Phase::Piping(pipe) = &mut conn.phase else { return };
+        let Phase::Piping { pipe, .. } = &mut conn.phase else { return };
         match pipe.take(&mut conn.out, &mut self.ports.spares) {
             Ok(false) if conn.out.is_empty() => {}
             Ok(false) => self.ports.mark_dirty(key),

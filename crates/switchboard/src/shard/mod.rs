@@ -188,7 +188,7 @@ impl Shard {
         let key = Key { index, generation: conn.generation };
         if event.is_readable() || event.is_error() {
             match &mut conn.phase {
-                Phase::Piping(pipe) if token & PIPE_BIT != 0 => pipe.became_readable(),
+                Phase::Piping { pipe, .. } if token & PIPE_BIT != 0 => pipe.became_readable(),
                 _ => conn.readable = true,
             }
             if token & PIPE_BIT == 0 {

@@ -104,9 +104,9 @@ impl Ports {
         }
     }
 
-    /// Microseconds since the start, for the rate limit.
-    pub(super) fn now_us(&self) -> u64 {
-        self.turn_started.duration_since(self.shared.started).as_micros() as u64
+    /// Nanoseconds since the start, for the rate limit.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.turn_started.duration_since(self.shared.started).as_nanos() as u64
     }
 
     /// Notes when the texts that are about to be delivered were read.

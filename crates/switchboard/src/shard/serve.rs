@@ -88,7 +88,7 @@ impl Shard {
         match &mut conn.phase {
             Phase::Open => self.frames(key, bytes),
             Phase::Handshake { .. } => self.handshake(key, bytes),
-            Phase::Piping(_) => self.pump_request(key, bytes),
+            Phase::Piping { .. } => self.pump_request(key, bytes),
             // It was told why; what it still says no longer counts.
             Phase::Closing { .. } => {}
         }
@@ -230,17 +230,17 @@ impl Shard {
         self.enqueue(key);
     }
 
-    /// Microseconds of budget that one message costs.
-    fn rate_interval_us(&self) -> u64 {
-        1_000_000 / u64::from(self.shared.config.rate_limit_messages_per_s.max(1))
+    /// Nanoseconds of budget that one message costs.
+    fn rate_interval_ns(&self) -> u64 {
+        1_000_000_000 / u64::from(self.shared.config.rate_limit_messages_per_s.max(1))
     }
 
     /// Takes one message from the connection's budget (the generic cell rate algorithm, ITU-T
     /// I.371); a connection without budget is held until it has some again.
     fn spend(&mut self, key: Key) {
-        let (now_us, interval_us) = (self.ports.now_us(), self.rate_interval_us());
+        let (now_ns, interval_ns) = (self.ports.now_ns(), self.rate_interval_ns());
         let Some(conn) = self.ports.conn(key) else { return };
-        conn.spent_until_us = conn.spent_until_us.max(now_us) + interval_us;
+        conn.spent_until_ns = conn.spent_until_ns.max(now_ns) + interval_ns;
         if !self.rate_limit_allows(key) {
             self.ports.hold(key, Hold::RateLimit);
             self.schedule_next(key);
@@ -249,15 +249,15 @@ impl Shard {
 
     /// Whether the connection's budget holds one more message.
     pub(super) fn rate_limit_allows(&mut self, key: Key) -> bool {
-        let (now_us, tolerance_us) = (self.ports.now_us(), self.rate_tolerance_us());
+        let (now_ns, tolerance_ns) = (self.ports.now_ns(), self.rate_tolerance_ns());
         self.ports
             .conn(key)
-            .is_none_or(|conn| conn.spent_until_us.saturating_sub(now_us) <= tolerance_us)
+            .is_none_or(|conn| conn.spent_until_ns.saturating_sub(now_ns) <= tolerance_ns)
     }
 
     /// How far ahead of time a connection may have spent and still say one more message.
-    pub(super) fn rate_tolerance_us(&self) -> u64 {
+    pub(super) fn rate_tolerance_ns(&self) -> u64 {
         let burst = self.shared.config.rate_limit_burst.max(1);
-        self.rate_interval_us() * u64::from(burst - 1)
+        self.rate_interval_ns() * u64::from(burst - 1)
     }
 }

@@ -32,13 +32,19 @@ impl Shard {
             self.tick(key);
             self.schedule_next(key);
         }
+        let conns = &self.ports.conns;
+        self.ports.timers.compact(conns.len(), |at, key| {
+            conns
+                .get(key.index as usize)
+                .is_some_and(|conn| conn.generation == key.generation && conn.timer_at == at)
+        });
     }
 
     /// Makes sure that the connection is looked at when the next of its deadlines comes.
     pub(super) fn schedule_next(&mut self, key: Key) {
-        let (now, tolerance_us) = (self.ports.now, self.rate_tolerance_us());
+        let (now, tolerance_ns) = (self.ports.now, self.rate_tolerance_ns());
         if let Some(conn) = self.ports.conn(key) {
-            let at = conn.next_deadline(now, &self.shared.config, tolerance_us);
+            let at = conn.next_deadline(now, &self.shared.config, tolerance_ns);
             self.ports.schedule(key, at);
         }
     }
@@ -51,6 +57,9 @@ impl Shard {
             Phase::Handshake { deadline, .. } if deadline <= now => self.time_out(key),
             Phase::Closing { deadline, .. } if deadline <= now => {
                 self.remove(key, "the closing handshake took too long");
+            }
+            Phase::Piping { deadline, .. } if deadline <= now => {
+                self.remove(key, "the HTTP request took too long");
             }
             _ => {}
         }
@@ -133,16 +142,17 @@ impl Shard {
 
 impl Conn {
     /// When this connection must be looked at again.
-    fn next_deadline(&self, now: Moment, config: &Config, rate_tolerance_us: u64) -> Moment {
+    fn next_deadline(&self, now: Moment, config: &Config, rate_tolerance_ns: u64) -> Moment {
         match self.phase {
-            Phase::Handshake { deadline, .. } | Phase::Closing { deadline, .. } => deadline,
-            Phase::Piping(_) => Moment::from_ms(u64::MAX),
+            Phase::Handshake { deadline, .. }
+            | Phase::Piping { deadline, .. }
+            | Phase::Closing { deadline, .. } => deadline,
             Phase::Open => {
                 let stall =
                     self.full_since.map(|since| since.after(config.out_queue_stall_timeout));
                 let budget = self.holds.has(Hold::RateLimit).then(|| {
-                    let at_us = self.spent_until_us.saturating_sub(rate_tolerance_us);
-                    Moment::from_ms(at_us.div_ceil(1_000))
+                    let at_ns = self.spent_until_ns.saturating_sub(rate_tolerance_ns);
+                    Moment::from_ms(at_ns.div_ceil(1_000_000))
                 });
                 let silence = if self.holds.any() {
                     now.after(config.ping_interval)

@@ -17,6 +17,9 @@ pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Moment, Key)>>,
 }
 
+/// Entries that are not worth compacting.
+const SLACK: usize = 64;
+
 impl Timers {
     pub(super) fn add(&mut self, at: Moment, key: Key) {
         self.heap.push(Reverse((at, key)));
@@ -25,6 +28,14 @@ impl Timers {
     /// The earliest entry's time.
     pub(super) fn next(&self) -> Option<Moment> {
         self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Drops entries that no longer count, once they are the most: a connection that a rate limit
+    /// holds and releases leaves one behind each time. Keeps the heap at twice the connections.
+    pub(super) fn compact(&mut self, conns: usize, counts: impl Fn(Moment, Key) -> bool) {
+        if self.heap.len() > 2 * conns + SLACK {
+            self.heap.retain(|Reverse((at, key))| counts(*at, *key));
+        }
     }
 
     /// Takes an entry whose time has come.
