@@ -57,9 +57,9 @@ pub enum SendError {
     /// The server refused it; it was not delivered.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The connection ended before the server's answer: unless it had ended before the call, the
-    /// text may have been delivered.
-    #[error("{0} before it said what became of the message")]
+    /// The connection ended before the server's answer. Unless it had ended before the call, or
+    /// [for the text itself](Ending::is_refusal), the text may have been delivered.
+    #[error("{0}{doubt}", doubt = if .0.is_refusal() { "" } else { "; whether it was delivered is unknown" })]
     Closed(Ending),
     /// [`WAITING_EVENTS_MAX`] events wait for [`Client::next`]; nothing was sent.
     #[error("{WAITING_EVENTS_MAX} events wait to be read")]

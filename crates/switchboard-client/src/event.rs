@@ -57,6 +57,12 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Whether the server ended the connection for what it was sent last: too large a message
+    /// (1009), which it then did not carry out.
+    pub fn is_refusal(&self) -> bool {
+        self.code == 1009
+    }
+
     pub(crate) fn from_frame(frame: Option<&CloseFrame>) -> Ending {
         match frame {
             Some(frame) => {

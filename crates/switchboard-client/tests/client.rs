@@ -1,5 +1,7 @@
 //! The client against a scripted server: what each answer, and each end, is taken for.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};

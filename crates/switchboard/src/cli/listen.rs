@@ -89,6 +89,7 @@ async fn follow(
     if let Err(e) = output::write(&form.welcome(client.welcome())) {
         return Stop::Output(e);
     }
+    let mut unread = pin!(output::reader_left());
     loop {
         let event = tokio::select! {
             event = client.next() => event.expect("a connection's last event ends the loop"),
@@ -96,6 +97,7 @@ async fn follow(
                 client.close().await;
                 return Stop::Interrupted;
             }
+            () = &mut unread => return Stop::Output(io::ErrorKind::BrokenPipe.into()),
         };
         if let Err(e) = output::write(&form.event(&event)) {
             return Stop::Output(e);

@@ -54,7 +54,7 @@ enum Command {
 const EXAMPLES: &str = "\
 Examples:
   switchboard                                   start the server on port 8080
-  switchboard --port 9000 --shards 2            the same elsewhere, on two threads
+  switchboard --port 9000 --shards 2            elsewhere, on two threads
   switchboard --tls-cert c.pem --tls-key k.pem  serve wss:// and https://
   switchboard config print --default            every setting, described
   switchboard listen                            be a device on a terminal

@@ -1,6 +1,9 @@
 //! Writing to standard output, for people and for pipes.
 
 use std::io::{self, Write};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Exit;
 
@@ -17,6 +20,25 @@ pub(super) fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// How often [`reader_left`] looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Completes when the reader of standard output has left; never where that cannot be seen, as with a
+/// file.
+pub(super) async fn reader_left() {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        looks.tick().await;
+        let stdout = io::stdout();
+        // Errors are reported whether they are asked for or not.
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let looked = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+        if looked.is_ok() && polled[0].revents().contains(PollFlags::ERR) {
+            return;
+        }
+    }
 }
 
 /// How to end when standard output took no more: quietly if its reader left, as in `| head -1`.

@@ -93,8 +93,10 @@ impl Outcome {
             Outcome::Refused { error, .. } => match error {
                 SendError::Refused(Refusal::NoSuchDevice) => Exit::NoSuchDevice,
                 SendError::Refused(Refusal::Duplicate) => Exit::Duplicate,
-                SendError::Closed(_) => Exit::ConnectionEnded,
-                SendError::Refused(_) | SendError::EventsWaiting => Exit::Failed,
+                SendError::Closed(end) if !end.is_refusal() => Exit::ConnectionEnded,
+                SendError::Closed(_) | SendError::Refused(_) | SendError::EventsWaiting => {
+                    Exit::Failed
+                }
             },
         }
     }

@@ -1,5 +1,7 @@
 //! The command line from outside: what each command prints, and how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -271,6 +273,20 @@ fn send_to_nobody_is_no_such_device() {
 }
 
 #[test]
+fn send_of_too_much_fails_and_says_why() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let text = "x".repeat(Config::default().max_message_bytes * 2);
+    let mut send = shell.command(&format!("send --url {} 1 -", server.url()));
+    send.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut sending = send.spawn().unwrap();
+    sending.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let ran = Ran::from(sending.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(1));
+    let expected = "switchboard: cannot send to 1: the message is too large for the server (1009";
+    assert!(ran.err.starts_with(expected), "{}", ran.err);
+}
+
+#[test]
 fn the_url_may_come_from_a_variable() {
     let (server, shell) = (Server::start(), Shell::new());
     let output = shell.command("send 1 hello").env("SWITCHBOARD_URL", server.url()).output();
@@ -280,20 +296,48 @@ fn the_url_may_come_from_a_variable() {
 #[test]
 fn listen_ends_quietly_when_its_reader_leaves() {
     let (server, shell) = (Server::start(), Shell::new());
-    let url = server.url();
-    let mut listener = Listener::start(&shell, &format!("listen --url {url}"));
+    let mut listener = Listener::start(&shell, &format!("listen --url {}", server.url()));
     listener.lines = None;
-    shell.run(&format!("send --url {url} {} hello", listener.id));
     let (status, err) = listener.end();
     assert_eq!((status.code(), err.as_str()), (Some(0), ""));
 }
 
 #[test]
 fn listen_ends_with_the_server_and_says_so() {
-    let (server, shell) = (Server::start(), Shell::new());
-    let listener = Listener::start(&shell, &format!("listen --url {}", server.url()));
-    drop(server);
+    let (server, shell) = (Server::with(&["drain=0s"]), Shell::new());
+    let url = server.url();
+    let mut listener = Listener::start(&shell, &format!("listen --json --url {url}"));
+    server.terminate();
+    let closed = listener.json();
+    assert_eq!((&closed["event"], &closed["code"]), (&json!("closed"), &json!(1001)));
     let (status, err) = listener.end();
     assert_eq!(status.code(), Some(6), "{err}");
-    assert!(err.starts_with("switchboard: no longer connected to ws://"), "{err}");
+    assert!(err.starts_with(&format!("switchboard: no longer connected to {url}: ")), "{err}");
+}
+
+#[test]
+fn listen_connects_again_where_that_is_asked() {
+    let (server, shell) = (Server::with(&["drain=0s"]), Shell::new());
+    let line = format!("listen --json --reconnect --url {}", server.url());
+    let (address, mut listener) = (server.address, Listener::start(&shell, &line));
+    server.terminate();
+    assert_eq!(listener.json()["event"], "closed");
+    let _again = Server::with(&[&format!("listen={address}")]);
+    assert_eq!(listener.json()["event"], "welcome");
+    listener.interrupt();
+    assert_eq!(listener.end().0.code(), Some(0));
+}
+
+#[test]
+fn send_trusts_the_authority_that_it_is_given_and_no_other() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let shell = Shell::new().with_file("cert.pem", &made.cert.pem());
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let server = Server::spawn(directory, &["tls_cert=cert.pem", "tls_key=key.pem"], |_| {});
+    let line = format!("send --url wss://{} 1 hello", server.address);
+    assert_eq!(shell.run(&format!("{line} --ca cert.pem")).code, Some(4));
+    let ran = shell.run(&line);
+    assert_eq!(ran.code, Some(3), "{}", ran.err);
 }
