@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::Shard;
-use super::conn::{Conn, Flushed, Hold, Key, Phase};
+use super::conn::{Flushed, Hold, Key, Phase};
 
 impl Shard {
     /// Offers each other shard what is for it; what a full one does not take waits for its nudge.
@@ -71,28 +71,5 @@ impl Shard {
             }
             _ => {}
         }
-    }
-
-    /// Says that nothing more will be sent, and awaits the peer's end.
-    ///
-    /// Closing the socket now, with unread bytes in it, would send a reset that can overtake the
-    /// close frame; so the socket is half closed and read to its end first.
-    fn shut(&mut self, key: Key) {
-        let Some(conn) = self.ports.conn(key) else { return };
-        if conn.say_no_more().is_err() {
-            self.remove(key, "closed");
-        }
-    }
-}
-
-impl Conn {
-    fn say_no_more(&mut self) -> std::io::Result<()> {
-        if let Some(tls) = &mut self.tls {
-            tls.send_close();
-            while tls.wants_write() {
-                tls.write_to(&mut self.socket)?;
-            }
-        }
-        self.socket.shutdown(std::net::Shutdown::Write)
     }
 }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod admission;
+mod close;
 mod conn;
 mod drain;
 mod flush;
@@ -13,6 +14,7 @@ mod inbox;
 mod out;
 mod pipe;
 mod ports;
+mod rate;
 mod serve;
 mod tick;
 mod timers;
@@ -161,7 +163,9 @@ impl Shard {
     }
 
     fn has_work(&self) -> bool {
-        !self.run_queue.is_empty() || self.listener.as_ref().is_some_and(Listener::is_ready)
+        !self.run_queue.is_empty()
+            || !self.ports.dirty.is_empty()
+            || self.listener.as_ref().is_some_and(Listener::is_ready)
     }
 
     fn begin_turn(&mut self) {

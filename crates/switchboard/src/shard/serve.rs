@@ -5,10 +5,8 @@ use std::mem;
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Hold, Holds, Key, Phase};
-use crate::ws::{
-    CloseCode, CloseFrame, Decoded, Event, Opcode, Violation, write_close, write_server_frame,
-};
+use super::conn::{Key, Phase};
+use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation};
 
 impl Shard {
     /// Reads a connection once and deals with what came.
@@ -187,77 +185,5 @@ impl Shard {
             let reason = format!("more than {max} control frames or empty fragments per second");
             self.close(key, CloseCode::POLICY_VIOLATION, &reason);
         }
-    }
-
-    /// Answers a close frame with its own code (RFC 6455 section 5.5.1).
-    fn close_back(&mut self, key: Key, frame: Option<CloseFrame>) {
-        let code = frame.map(|frame| frame.code);
-        let Some(conn) = self.ports.conn(key) else { return };
-        if !conn.is_open() {
-            return;
-        }
-        self.leave(key, code.or(Some(CloseCode::NORMAL)), "the device closed");
-        let conn = &mut self.ports.conns[key.index as usize];
-        let out = conn.out.buffer(&mut self.ports.spares);
-        match code {
-            Some(code) => write_close(out, code, ""),
-            None => write_server_frame(out, Opcode::Close, b""),
-        }
-        self.begin_closing(key);
-    }
-
-    /// Closes a device's connection with a code and a reason.
-    pub(super) fn close(&mut self, key: Key, code: CloseCode, reason: &str) {
-        if !self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
-            return;
-        }
-        self.leave(key, Some(code), reason);
-        let conn = &mut self.ports.conns[key.index as usize];
-        write_close(conn.out.buffer(&mut self.ports.spares), code, reason);
-        self.begin_closing(key);
-    }
-
-    /// Writes what waits, then awaits the peer's end, both within `close_timeout`.
-    pub(super) fn begin_closing(&mut self, key: Key) {
-        let deadline = self.ports.now.after(self.shared.config.close_timeout);
-        let Some(conn) = self.ports.conn(key) else { return };
-        conn.phase = Phase::Closing { deadline, is_shut: false };
-        conn.full_since = None;
-        conn.holds = Holds::default();
-        conn.unread = Vec::new();
-        self.ports.mark_dirty(key);
-        self.ports.schedule(key, deadline);
-        self.enqueue(key);
-    }
-
-    /// Nanoseconds of budget that one message costs.
-    fn rate_interval_ns(&self) -> u64 {
-        1_000_000_000 / u64::from(self.shared.config.rate_limit_messages_per_s.max(1))
-    }
-
-    /// Takes one message from the connection's budget (the generic cell rate algorithm, ITU-T
-    /// I.371); a connection without budget is held until it has some again.
-    fn spend(&mut self, key: Key) {
-        let (now_ns, interval_ns) = (self.ports.now_ns(), self.rate_interval_ns());
-        let Some(conn) = self.ports.conn(key) else { return };
-        conn.spent_until_ns = conn.spent_until_ns.max(now_ns) + interval_ns;
-        if !self.rate_limit_allows(key) {
-            self.ports.hold(key, Hold::RateLimit);
-            self.schedule_next(key);
-        }
-    }
-
-    /// Whether the connection's budget holds one more message.
-    pub(super) fn rate_limit_allows(&mut self, key: Key) -> bool {
-        let (now_ns, tolerance_ns) = (self.ports.now_ns(), self.rate_tolerance_ns());
-        self.ports
-            .conn(key)
-            .is_none_or(|conn| conn.spent_until_ns.saturating_sub(now_ns) <= tolerance_ns)
-    }
-
-    /// How far ahead of time a connection may have spent and still say one more message.
-    pub(super) fn rate_tolerance_ns(&self) -> u64 {
-        let burst = self.shared.config.rate_limit_burst.max(1);
-        self.rate_interval_ns() * u64::from(burst - 1)
     }
 }

@@ -7,8 +7,7 @@ use switchboard_broker::Moment;
 use super::Shard;
 use super::conn::{Conn, Hold, Key, Phase};
 use crate::config::Config;
-use crate::metrics::close_index;
-use crate::ws::{CloseCode, Opcode, Refusal};
+use crate::ws::{Opcode, Refusal};
 
 impl Shard {
     /// Time until the next deadline; `None` when there is none.
@@ -95,47 +94,6 @@ impl Shard {
         if conn.heard_at.max(conn.pinged_at).after(config.ping_interval) <= now {
             conn.pinged_at = now;
             self.ports.answer_frame(key.index, Opcode::Ping, b"");
-        }
-    }
-
-    /// Closes connections whose out queue is over its last bound.
-    #[inline]
-    pub(super) fn close_overflowed(&mut self) {
-        while let Some(key) = self.ports.overflowed.pop() {
-            self.overflow(key);
-        }
-    }
-
-    fn overflow(&mut self, key: Key) {
-        if self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
-            self.ports.metrics.out_queue_overflows.add(1);
-            self.close(key, CloseCode::TOO_SLOW, "too slow: messages wait and are not read");
-        }
-    }
-
-    /// Forgets a connection at once.
-    pub(super) fn remove(&mut self, key: Key, why: &'static str) {
-        let Some(conn) = self.ports.conn(key) else { return };
-        if conn.is_open() {
-            self.leave(key, None, why);
-        }
-        self.ports.conns.remove(key.index as usize);
-    }
-
-    /// Takes a device out of the broker, so that from now on nobody finds it.
-    pub(super) fn leave(&mut self, key: Key, code: Option<CloseCode>, why: &str) {
-        let now = self.ports.now;
-        let conn = switchboard_broker::Conn(key.index);
-        let device = self.broker.device(conn);
-        self.broker.handle(now, switchboard_broker::Input::Disconnected(conn), &mut |effect| {
-            self.ports.perform(effect);
-        });
-        let metrics = &self.ports.metrics;
-        metrics.closed.at(close_index(code)).add(1);
-        metrics.connections.add(1u64.wrapping_neg());
-        if let Some(device) = device {
-            let code = code.map(|code| code.0);
-            tracing::debug!(%device, code, why, "device disconnected");
         }
     }
 }

@@ -1,0 +1,37 @@
+//! The rate limit: how many messages a connection may send, and what holds it back.
+
+use super::Shard;
+use super::conn::{Hold, Key};
+
+impl Shard {
+    /// Nanoseconds of budget that one message costs.
+    fn rate_interval_ns(&self) -> u64 {
+        1_000_000_000 / u64::from(self.shared.config.rate_limit_messages_per_s.max(1))
+    }
+
+    /// Takes one message from the connection's budget (the generic cell rate algorithm, ITU-T
+    /// I.371); a connection without budget is held until it has some again.
+    pub(super) fn spend(&mut self, key: Key) {
+        let (now_ns, interval_ns) = (self.ports.now_ns(), self.rate_interval_ns());
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.spent_until_ns = conn.spent_until_ns.max(now_ns) + interval_ns;
+        if !self.rate_limit_allows(key) {
+            self.ports.hold(key, Hold::RateLimit);
+            self.schedule_next(key);
+        }
+    }
+
+    /// Whether the connection's budget holds one more message.
+    pub(super) fn rate_limit_allows(&mut self, key: Key) -> bool {
+        let (now_ns, tolerance_ns) = (self.ports.now_ns(), self.rate_tolerance_ns());
+        self.ports
+            .conn(key)
+            .is_none_or(|conn| conn.spent_until_ns.saturating_sub(now_ns) <= tolerance_ns)
+    }
+
+    /// How far ahead of time a connection may have spent and still say one more message.
+    pub(super) fn rate_tolerance_ns(&self) -> u64 {
+        let burst = self.shared.config.rate_limit_burst.max(1);
+        self.rate_interval_ns() * u64::from(burst - 1)
+    }
+}
