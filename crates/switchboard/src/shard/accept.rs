@@ -10,7 +10,8 @@ use mio::{Interest, Registry};
 use switchboard_broker::Moment;
 
 use super::admission::Admission;
-use super::conn::{Compression, Conn, Key, Phase};
+use super::conn::{Conn, ControlFrames, Holds, Key, Phase};
+use super::out::OutQueue;
 use super::ports::Ports;
 use super::{LISTENER, Shard};
 use crate::metrics::refused_index;
@@ -152,24 +153,25 @@ impl Shard {
         let key = self.insert(|key| Conn {
             socket,
             generation: key.generation,
-            phase: Phase::Handshake { deadline, awaits_proxy_header },
             decoder: Decoder::new(Role::Server, max_message_bytes),
-            out: Default::default(),
-            unread: Vec::new(),
+            phase: Phase::Handshake { deadline, awaits_proxy_header },
             tls,
-            deflate: Compression::Off,
-            permit,
-            heard_at: now,
-            pinged_at: Moment::default(),
-            timer_at: Moment::from_ms(u64::MAX),
-            full_since: None,
-            spent_until_ns: 0,
-            control_frames: Default::default(),
-            holds: Default::default(),
+            deflate: None,
+            holds: Holds::default(),
             readable: false,
             half_closed: false,
             queued: false,
             dirty: false,
+            is_full: false,
+            out: OutQueue::default(),
+            unread: Vec::new(),
+            heard_at: now,
+            permit,
+            pinged_at: Moment::default(),
+            timer_at: Moment::from_ms(u64::MAX),
+            full_since: Moment::default(),
+            spent_until_ns: 0,
+            control_frames: ControlFrames::default(),
         });
         self.watch(key, deadline);
     }

@@ -44,7 +44,7 @@ impl Shard {
         let deadline = self.ports.now.after(self.shared.config.close_timeout);
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
-        conn.full_since = None;
+        conn.is_full = false;
         conn.holds = Holds::default();
         conn.unread = Vec::new();
         self.ports.mark_dirty(key);

@@ -44,7 +44,7 @@ impl Shard {
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
-        if !conn.is_open() || conn.full_since.is_some() {
+        if !conn.is_open() || conn.is_full {
             self.after_flush(key, flushed, sent);
         }
     }
@@ -54,17 +54,17 @@ impl Shard {
         let now = self.ports.now;
         let max = self.shared.config.out_queue_max_bytes;
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.full_since.is_some() {
+        if conn.is_full {
             if conn.out.len() <= max {
-                conn.full_since = None;
+                conn.is_full = false;
                 self.resume(key, Hold::OutQueue);
             } else if sent > 0 {
-                conn.full_since = Some(now);
+                conn.full_since = now;
             }
         }
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
-            Phase::Piping { pipe, .. } if pipe.is_readable() => self.enqueue(key),
+            Phase::Piping(pipe) if pipe.is_readable() => self.enqueue(key),
             Phase::Closing { is_shut, .. } if flushed == Flushed::All && !*is_shut => {
                 *is_shut = true;
                 self.shut(key);

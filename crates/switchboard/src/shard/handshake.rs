@@ -164,11 +164,11 @@ impl Shard {
             let takeover = config.compression_context_takeover;
             if let Some(negotiated) = upgrade.negotiate_deflate(takeover) {
                 conn.decoder.allow_deflate();
-                conn.deflate = if negotiated.is_shareable() {
+                conn.deflate = Some(Box::new(if negotiated.is_shareable() {
                     Compression::Shared
                 } else {
                     Compression::Own(Box::new(Deflate::new(negotiated)))
-                };
+                }));
             }
         }
         Ok(())
@@ -235,7 +235,7 @@ impl Shard {
         // The HTTP server gives up earlier; this ends a client that does not read its answer.
         let deadline = self.ports.now.after(2 * REQUEST_TIMEOUT);
         if let Some(conn) = self.ports.conn(key) {
-            conn.phase = Phase::Piping { pipe: Box::new(Pipe::new(ours)), deadline };
+            conn.phase = Phase::Piping(Box::new(Pipe::new(ours, deadline)));
         }
         self.ports.schedule(key, deadline);
         Ok(())
@@ -244,7 +244,7 @@ impl Shard {
     /// Pumps more of the request to the HTTP server; what the pipe does not take waits.
     pub(super) fn pump_request(&mut self, key: Key, bytes: &[u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
-        let Phase::Piping { pipe, .. } = &mut conn.phase else { return };
+        let Phase::Piping(pipe) = &mut conn.phase else { return };
         match pipe.pass(bytes) {
             Ok(passed) if passed == bytes.len() => {}
             Ok(passed) => {
@@ -261,7 +261,7 @@ impl Shard {
         if conn.generation != key.generation {
             return;
         }
-        let Phase::Piping { pipe, .. } = &mut conn.phase else { return };
+        let Phase::Piping(pipe) = &mut conn.phase else { return };
         match pipe.take(&mut conn.out, &mut self.ports.spares) {
             Ok(false) if conn.out.is_empty() => {}
             Ok(false) => self.ports.mark_dirty(key),

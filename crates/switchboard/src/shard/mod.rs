@@ -131,11 +131,11 @@ impl Shard {
         while !self.is_drained() {
             self.wait(&mut events)?;
             self.begin_turn();
+            self.serve_run_queue();
             for event in &events {
-                self.note(event);
+                self.obey(event);
             }
             self.take_inbox();
-            self.serve_run_queue();
             self.accept_sockets();
             self.fire_timers();
             self.go_on_draining();
@@ -177,38 +177,49 @@ impl Shard {
         self.ports.end_turn(Instant::now());
     }
 
-    /// Notes what one event says; the work is done when all have been noted.
-    fn note(&mut self, event: &Event) {
+    /// Does what one event asks for.
+    #[inline]
+    fn obey(&mut self, event: &Event) {
         match event.token() {
+            // What it woke us for is in the inbox.
             WAKER => {}
-            LISTENER => self.listener.as_mut().expect("only it has this token").became_ready(),
-            Token(token) => self.note_conn(token, event),
+            LISTENER => {
+                // It may be gone: a drain drops it in the turn in which it became ready.
+                if let Some(listener) = &mut self.listener {
+                    listener.became_ready();
+                }
+            }
+            Token(token) if token & PIPE_BIT != 0 => self.obey_pipe(token, event),
+            Token(token) => self.obey_socket(token, event),
         }
     }
 
     #[inline]
-    fn note_conn(&mut self, token: usize, event: &Event) {
-        let Some((index, conn)) = self.ports.by_token(token) else { return };
-        let key = Key { index, generation: conn.generation };
-        if event.is_readable() || event.is_error() {
-            match &mut conn.phase {
-                Phase::Piping { pipe, .. } if token & PIPE_BIT != 0 => pipe.became_readable(),
-                _ => conn.readable = true,
-            }
-            if token & PIPE_BIT == 0 {
-                conn.half_closed |= event.is_read_closed();
-            }
-            if !conn.queued {
-                conn.queued = true;
-                self.run_queue.push_back(key);
-            }
+    fn obey_socket(&mut self, token: usize, event: &Event) {
+        let Some((key, conn)) = self.ports.by_token(token) else { return };
+        let may_write = event.is_writable() && conn.wants_write();
+        let may_read = event.is_readable() || event.is_error();
+        conn.readable |= may_read;
+        conn.half_closed |= event.is_read_closed();
+        let is_queued = conn.queued;
+        if may_write {
+            self.ports.mark_dirty(key);
+        }
+        if may_read && !is_queued {
+            self.serve(key);
+        }
+    }
+
+    fn obey_pipe(&mut self, token: usize, event: &Event) {
+        let Some((key, conn)) = self.ports.by_token(token) else { return };
+        if event.is_readable()
+            && let Phase::Piping(pipe) = &mut conn.phase
+        {
+            pipe.became_readable();
+            self.enqueue(key);
         }
         if event.is_writable() {
-            if token & PIPE_BIT != 0 {
-                self.resume(key, Hold::HttpPipe);
-            } else if conn.wants_write() {
-                self.ports.mark_dirty(key);
-            }
+            self.resume(key, Hold::HttpPipe);
         }
     }
 

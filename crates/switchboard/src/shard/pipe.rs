@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use mio::net::UnixStream;
+use switchboard_broker::Moment;
 
 use super::out::{OutQueue, Spares};
 
@@ -14,14 +15,16 @@ use super::out::{OutQueue, Spares};
 pub(super) struct Pipe {
     socket: UnixStream,
     readable: bool,
+    /// When the connection ends at the latest.
+    pub(super) deadline: Moment,
 }
 
 /// Bytes taken from the HTTP server per turn; more waits in the pipe.
 const TAKE_BYTES: usize = 64 << 10;
 
 impl Pipe {
-    pub(super) fn new(socket: UnixStream) -> Pipe {
-        Pipe { socket, readable: true }
+    pub(super) fn new(socket: UnixStream, deadline: Moment) -> Pipe {
+        Pipe { socket, readable: true, deadline }
     }
 
     pub(super) fn is_readable(&self) -> bool {

@@ -9,11 +9,11 @@ use slab::Slab;
 use switchboard_broker::{Conn as BrokerConn, Effect, Moment, Refusal, ShardId};
 use switchboard_proto::{DeviceId, text};
 
+use super::Shared;
 use super::conn::{Compression, Conn, Hold, Key};
 use super::inbox::Batch;
 use super::out::Spares;
 use super::timers::Timers;
-use super::{Shared, WAKER};
 use crate::metrics::{MessageResult, ShardMetrics};
 use crate::ws::{Deflate, Opcode, write_header, write_header_reserved, write_server_frame};
 
@@ -116,11 +116,11 @@ impl Ports {
 
     /// The connection that an event's token names, if it is still that one.
     #[inline]
-    pub(super) fn by_token(&mut self, token: usize) -> Option<(u32, &mut Conn)> {
-        debug_assert_ne!(token, WAKER.0);
+    pub(super) fn by_token(&mut self, token: usize) -> Option<(Key, &mut Conn)> {
         let index = token as u32;
         let conn = self.conns.get_mut(index as usize)?;
-        ((token >> 33) as u32 == conn.generation & (u32::MAX >> 1)).then_some((index, conn))
+        let key = Key { index, generation: conn.generation };
+        ((token >> 33) as u32 == conn.generation & (u32::MAX >> 1)).then_some((key, conn))
     }
 
     /// The token that [`Ports::by_token`] reads: index, a bit for the pipe, generation.
@@ -184,7 +184,7 @@ impl Ports {
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
         let len = text::delivery_len(from, text);
-        if matches!(conn.compression_of(len, &self.shared), Compression::Off) {
+        if !conn.compresses(len, &self.shared) {
             let out = conn.out.buffer(&mut self.spares);
             write_header(out, Opcode::Text, len);
             text::write_delivery(out, from, text);
@@ -213,8 +213,7 @@ impl Ports {
     pub(super) fn answer_frame(&mut self, index: u32, opcode: Opcode, payload: &[u8]) {
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
-        let compression = conn.compression_of(payload.len(), &self.shared);
-        if opcode.is_control() || matches!(compression, Compression::Off) {
+        if opcode.is_control() || !conn.compresses(payload.len(), &self.shared) {
             write_server_frame(conn.out.buffer(&mut self.spares), opcode, payload);
         } else {
             self.write_deflated(index, payload);
@@ -227,8 +226,8 @@ impl Ports {
 
     fn write_deflated(&mut self, index: u32, payload: &[u8]) {
         let conn = &mut self.conns[index as usize];
-        let deflate = match &mut conn.deflate {
-            Compression::Own(deflate) => deflate,
+        let deflate = match conn.deflate.as_deref_mut() {
+            Some(Compression::Own(deflate)) => deflate,
             _ => self.deflate.get_or_insert_with(|| Box::new(Deflate::shared())),
         };
         let out = conn.out.buffer(&mut self.spares);
@@ -243,8 +242,8 @@ impl Ports {
 
     /// The contexts that inflate for a connection.
     pub(super) fn inflater(&mut self, key: Key) -> Option<&mut Deflate> {
-        match &mut self.conns.get_mut(key.index as usize)?.deflate {
-            Compression::Own(deflate) => Some(deflate),
+        match self.conns.get_mut(key.index as usize)?.deflate.as_deref_mut() {
+            Some(Compression::Own(deflate)) => Some(deflate),
             _ => Some(self.deflate.get_or_insert_with(|| Box::new(Deflate::shared()))),
         }
     }
@@ -265,8 +264,9 @@ impl Ports {
             if had > 0 && conn.out.len() > max.saturating_mul(OVERFLOW_FACTOR) {
                 self.overflowed.push(key);
             }
-            if conn.full_since.is_none() {
-                conn.full_since = Some(self.now);
+            if !conn.is_full {
+                conn.is_full = true;
+                conn.full_since = self.now;
                 let at = self.now.after(config.out_queue_stall_timeout);
                 self.schedule(key, at);
             }
@@ -301,13 +301,9 @@ impl Ports {
 }
 
 impl Conn {
-    /// How a message of `len` bytes is sent.
+    /// Whether a message of `len` bytes is sent compressed.
     #[inline]
-    fn compression_of(&self, len: usize, shared: &Shared) -> &Compression {
-        match &self.deflate {
-            Compression::Off => &Compression::Off,
-            _ if len < shared.config.compression_min_bytes => &Compression::Off,
-            on => on,
-        }
+    fn compresses(&self, len: usize, shared: &Shared) -> bool {
+        self.deflate.is_some() && len >= shared.config.compression_min_bytes
     }
 }

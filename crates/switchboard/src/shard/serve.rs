@@ -86,7 +86,7 @@ impl Shard {
         match &mut conn.phase {
             Phase::Open => self.frames(key, bytes),
             Phase::Handshake { .. } => self.handshake(key, bytes),
-            Phase::Piping { .. } => self.pump_request(key, bytes),
+            Phase::Piping(_) => self.pump_request(key, bytes),
             // It was told why; what it still says no longer counts.
             Phase::Closing { .. } => {}
         }

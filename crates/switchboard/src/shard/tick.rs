@@ -57,7 +57,7 @@ impl Shard {
             Phase::Closing { deadline, .. } if deadline <= now => {
                 self.remove(key, "the closing handshake took too long");
             }
-            Phase::Piping { deadline, .. } if deadline <= now => {
+            Phase::Piping(ref pipe) if pipe.deadline <= now => {
                 self.remove(key, "the HTTP request took too long");
             }
             _ => {}
@@ -80,9 +80,7 @@ impl Shard {
             self.resume(key, Hold::RateLimit);
         }
         let Some(conn) = self.ports.conn(key) else { return };
-        let stalled =
-            conn.full_since.is_some_and(|since| since.after(config.out_queue_stall_timeout) <= now);
-        if stalled {
+        if conn.is_full && conn.full_since.after(config.out_queue_stall_timeout) <= now {
             return self.overflow(key);
         }
         if conn.holds.any() {
@@ -102,12 +100,11 @@ impl Conn {
     /// When this connection must be looked at again.
     fn next_deadline(&self, now: Moment, config: &Config, rate_tolerance_ns: u64) -> Moment {
         match self.phase {
-            Phase::Handshake { deadline, .. }
-            | Phase::Piping { deadline, .. }
-            | Phase::Closing { deadline, .. } => deadline,
+            Phase::Handshake { deadline, .. } | Phase::Closing { deadline, .. } => deadline,
+            Phase::Piping(ref pipe) => pipe.deadline,
             Phase::Open => {
                 let stall =
-                    self.full_since.map(|since| since.after(config.out_queue_stall_timeout));
+                    self.is_full.then(|| self.full_since.after(config.out_queue_stall_timeout));
                 let budget = self.holds.has(Hold::RateLimit).then(|| {
                     let at_ns = self.spent_until_ns.saturating_sub(rate_tolerance_ns);
                     Moment::from_ms(at_ns.div_ceil(1_000_000))
