@@ -7,6 +7,10 @@ use super::decoder::Violation;
 /// What every deflated message ends with and none carries (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
+/// An empty message: the header of a stored block, completed by the tail (RFC 7692 section
+/// 7.2.3.6).
+const EMPTY_BLOCK: u8 = 0x00;
+
 /// The largest window; the peer may always use it toward us (RFC 7692 section 7.1.2).
 const WINDOW_BITS_MAX: u8 = 15;
 
@@ -217,6 +221,10 @@ impl Deflate {
 
     /// Appends the deflated message to `out`, without the tail.
     pub fn deflate(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        if payload.is_empty() {
+            // A compressor that was just flushed has nothing to flush, and so writes no block.
+            return out.push(EMPTY_BLOCK);
+        }
         if !self.negotiated.server_takeover {
             self.compress.reset();
         }
@@ -322,6 +330,22 @@ mod tests {
             let mut out = Vec::new();
             deflate.inflate(&final_block, 100, &mut out).unwrap();
             assert_eq!(out, b"hello");
+        }
+    }
+
+    /// The second of two empty messages once came out without a block, and four bytes of what
+    /// stood before it in `out` were cut off in its stead.
+    #[test]
+    fn empty_messages_deflate_in_a_row_also_with_takeover() {
+        let negotiated = negotiate("permessage-deflate").unwrap();
+        let (mut ours, mut theirs) = (Deflate::new(negotiated), Deflate::new(negotiated));
+        for message in ["", "", "text", "", "", "text"] {
+            let mut small = b"before".to_vec();
+            ours.deflate(message.as_bytes(), &mut small);
+            assert!(small.starts_with(b"before"));
+            let mut out = Vec::new();
+            theirs.inflate(&small[6..], 100, &mut out).unwrap();
+            assert_eq!(out, message.as_bytes());
         }
     }
 
