@@ -23,7 +23,7 @@ const SIZE_MAX: u64 = 1 << 20;
 
 /// Which devices talk, and how long their messages are.
 #[derive(clap::Args, Clone, Debug)]
-#[group(id = "pairs")]
+#[group(id = "talk")]
 pub struct Options {
     /// Pairs of devices, one sending and one receiving
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=PAIRS_MAX))]
