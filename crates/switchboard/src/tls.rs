@@ -103,7 +103,11 @@ impl Session {
     pub(crate) fn open(&mut self, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<Opened> {
         let mut opened = Opened { len: 0, is_end: false };
         while !cipher.is_empty() {
-            self.connection.read_tls(&mut cipher)?;
+            if self.connection.read_tls(&mut cipher)? == 0 {
+                // Nothing that comes after close_notify is read (RFC 8446 section 6.1).
+                opened.is_end = true;
+                break;
+            }
             let state = self
                 .connection
                 .process_new_packets()
