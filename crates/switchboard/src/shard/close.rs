@@ -100,7 +100,12 @@ impl Shard {
     pub(super) fn shut(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.say_no_more().is_err() {
-            self.remove(key, "closed");
+            return self.remove(key, "closed");
+        }
+        if conn.half_closed {
+            // Its end was perhaps read already, and is not told twice.
+            conn.readable = true;
+            self.enqueue(key);
         }
     }
 }

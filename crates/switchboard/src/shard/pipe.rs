@@ -4,6 +4,7 @@
 //! kernel's, and the HTTP server reads a socket as it would without TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 
 use mio::net::UnixStream;
 use switchboard_broker::Moment;
@@ -47,6 +48,12 @@ impl Pipe {
             }
         }
         Ok(passed)
+    }
+
+    /// Tells the HTTP server that no more of the request will come.
+    pub(super) fn end_request(&mut self) {
+        // Fails only when the other end is gone, which reading it tells.
+        let _: io::Result<()> = self.socket.shutdown(Shutdown::Write);
     }
 
     /// Takes what the HTTP server answered, unless `out` is still long; gives whether the answer

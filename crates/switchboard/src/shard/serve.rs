@@ -61,7 +61,19 @@ impl Shard {
             self.deal_with_input(key, &mut buffer[..filled.len]);
         }
         if filled.is_end {
-            self.remove(key, "the peer ended the connection");
+            self.peer_ended(key);
+        }
+    }
+
+    /// The peer says no more. Over TLS it may have asked just before, and the answer is owed to
+    /// it; without TLS such a request has left the shard with its socket.
+    fn peer_ended(&mut self, key: Key) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.readable = false;
+        match &mut conn.phase {
+            Phase::Piping(pipe) => pipe.end_request(),
+            Phase::Closing { is_shut: false, .. } if conn.tls.is_some() => {}
+            _ => self.remove(key, "the peer ended the connection"),
         }
     }
 
