@@ -45,9 +45,14 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
         .thread_name("control")
         .enable_all()
         .build()?;
+    // Before anybody is told that the server is there, and so may signal it.
+    let signals = {
+        let _control = control.enter();
+        Signals::new()?
+    };
     let shards = Shards::start(polls, &shared, listener)?;
     greet(address, &config);
-    control.block_on(control_until_drained(shared, conns, shards))
+    control.block_on(control_until_drained(shared, conns, shards, signals))
 }
 
 /// Everything that the shards share, and the poll of each.
@@ -142,6 +147,7 @@ async fn control_until_drained(
     shared: Arc<Shared>,
     conns: mpsc::Receiver<HttpConn>,
     mut shards: Shards,
+    signals: Signals,
 ) -> anyhow::Result<()> {
     let state = Arc::new(http::State {
         metrics: Arc::clone(&shared.metrics),
@@ -149,7 +155,6 @@ async fn control_until_drained(
     });
     let at_once = shared.config.http_connections_max;
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
-    let signals = Signals::new()?;
     signals.obey(&shared, &state, &mut shards.ended).await;
     tokio::task::block_in_place(|| shards.join())?;
     // The shards are gone, so this drops the last sender, and the HTTP server ends.
