@@ -67,8 +67,20 @@ impl Listener {
     }
 
     /// At the file-descriptor limit: gives up the spare one to take a socket and turn it away.
-    /// Gives whether that worked.
-    fn turn_away(&mut self) -> bool {
+    ///
+    /// accept(2) complains of the limit before it looks whether anybody waits; that nobody does
+    /// shows only here.
+    fn turn_away(&mut self) -> io::Result<()> {
+        self.spare = None;
+        let turned_away = self.socket.accept().map(|(mut socket, _)| say_busy(&mut socket));
+        self.spare = open_spare();
+        if turned_away.is_ok() {
+            self.complain();
+        }
+        turned_away
+    }
+
+    fn complain(&mut self) {
         if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained_at = Some(Instant::now());
             tracing::error!(
@@ -76,13 +88,6 @@ impl Listener {
                  (ulimit -n, LimitNOFILE=) or lower max_connections"
             );
         }
-        self.spare = None;
-        let accepted = self.socket.accept();
-        if let Ok((mut socket, _)) = accepted {
-            say_busy(&mut socket);
-        }
-        self.spare = open_spare();
-        self.spare.is_some()
     }
 }
 
@@ -108,13 +113,13 @@ impl Shard {
             match listener.socket.accept() {
                 Ok((socket, peer)) => self.deal_out(Accepted { socket, peer }),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
-                Err(error) if is_out_of_files(&error) => {
-                    self.ports.metrics.accept_failures.add(1);
-                    if !listener.turn_away() {
-                        // Not even the spare one came back. The next turn tries again.
-                        return;
-                    }
-                }
+                Err(error) if is_out_of_files(&error) => match listener.turn_away() {
+                    Ok(()) => self.ports.metrics.accept_failures.add(1),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
+                    // Somebody else took the spare one. The next turn tries again.
+                    Err(error) if is_out_of_files(&error) => return,
+                    Err(_) => {}
+                },
                 // The peer was gone before it was accepted: its own affair (accept(2)).
                 Err(_) => {}
             }
