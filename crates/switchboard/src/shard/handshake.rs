@@ -270,6 +270,9 @@ impl Shard {
     }
 }
 
+/// Longest header of version 1, with its CRLF (section 2.1).
+const V1_LEN_MAX: usize = 107;
+
 /// Reads a PROXY protocol header, version 1 or 2 (haproxy's proxy-protocol.txt).
 fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
     let begins = |prefix: &[u8]| {
@@ -280,7 +283,10 @@ fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
         return ProxyHeader::None;
     }
     let header = HeaderResult::parse(bytes);
-    if header.is_incomplete() {
+    // To the parser a line with too few words is incomplete, whatever follows it.
+    let is_whole_line = bytes.starts_with(b"PROXY")
+        && (bytes.len() >= V1_LEN_MAX || bytes.windows(2).any(|pair| pair == b"\r\n"));
+    if header.is_incomplete() && !is_whole_line {
         return ProxyHeader::Incomplete;
     }
     match header {
@@ -294,6 +300,8 @@ fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
         }
         HeaderResult::V2(Ok(header)) => {
             let client = match header.addresses {
+                // The proxy speaks for itself; the addresses are to be ignored (section 2.2).
+                _ if header.command == v2::Command::Local => None,
                 v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
                 v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
                 _ => None,
