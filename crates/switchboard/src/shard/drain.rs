@@ -5,7 +5,7 @@ use std::time::Duration;
 use switchboard_broker::Moment;
 
 use super::Shard;
-use super::conn::{Key, Phase};
+use super::conn::{Conn, Key, Phase};
 use crate::ws::CloseCode;
 
 /// How often a draining shard closes some of its connections.
@@ -28,21 +28,8 @@ impl Shard {
     pub(super) fn begin_drain(&mut self, over: Duration) {
         self.listener = None;
         let now = self.ports.now;
-        let keys = |(index, conn): (usize, &super::Conn)| Key {
-            index: index as u32,
-            generation: conn.generation,
-        };
-        let (left, others): (Vec<Key>, Vec<Key>) = self
-            .ports
-            .conns
-            .iter()
-            .map(keys)
-            .partition(|key| self.ports.conns[key.index as usize].is_open());
-        for key in others {
-            if matches!(self.ports.conns[key.index as usize].phase, Phase::Handshake { .. }) {
-                self.remove(key, "the server goes down");
-            }
-        }
+        let open = self.ports.conns.iter().filter(|(_, conn)| conn.is_open());
+        let left: Vec<Key> = open.map(key_of).collect();
         let ends_at = now.after(over).after(self.shared.config.close_timeout);
         self.drain = Some(Drain { began_at: now, over, ends_at, total: left.len(), left });
     }
@@ -55,8 +42,22 @@ impl Shard {
         let passed_ms = (now.since(drain.began_at).as_millis() as u64).min(over_ms);
         let keep = drain.total - (drain.total as u64 * passed_ms / over_ms) as usize;
         let due = drain.left.split_off(keep.min(drain.left.len()));
+        let all_are_told = drain.left.is_empty();
         for key in due {
             self.close(key, CloseCode::GOING_AWAY, "the server is going down");
+        }
+        if all_are_told {
+            self.end_handshakes();
+        }
+    }
+
+    /// Until everybody is told, who is inside may still ask, such as `/readyz`; then nobody waits
+    /// for those who have not asked yet.
+    fn end_handshakes(&mut self) {
+        let shaking = |conn: &Conn| matches!(conn.phase, Phase::Handshake { .. });
+        let conns = self.ports.conns.iter().filter(|(_, conn)| shaking(conn));
+        for key in conns.map(key_of).collect::<Vec<Key>>() {
+            self.remove(key, "the server goes down");
         }
     }
 
@@ -70,4 +71,8 @@ impl Shard {
             .as_ref()
             .is_some_and(|drain| self.ports.conns.is_empty() || self.ports.now >= drain.ends_at)
     }
+}
+
+fn key_of((index, conn): (usize, &Conn)) -> Key {
+    Key { index: index as u32, generation: conn.generation }
 }

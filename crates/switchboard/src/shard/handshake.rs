@@ -139,6 +139,9 @@ impl Shard {
 
     /// What is asked beyond RFC 6455: origin, places, compression.
     fn check(&mut self, key: Key, upgrade: &mut Upgrade) -> Result<(), Refusal> {
+        if self.drain.is_some() {
+            return Err(Refusal::busy("This server is going down."));
+        }
         let config = std::sync::Arc::clone(&self.shared.config);
         let origin = upgrade.request.origin.as_deref();
         let allowed = &config.allowed_origins;
