@@ -83,9 +83,9 @@ impl Replay {
         if let Some(letter) = step["close"].as_str() {
             return self.devices.remove(letter).unwrap().close();
         }
+        // What is only noted happens when the devices connect.
         let Some(from) = step["from"].as_str() else {
-            let message = if let Some(hex) = step["send_hex"].as_str() { hex } else { return };
-            return self.send_bytes("A", message);
+            return assert!(step["note"].is_string(), "{}: unknown step {step}", self.name);
         };
         if let Some(text) = step["send"].as_str() {
             let text = self.fill(text);
