@@ -285,11 +285,13 @@ fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
     if !begins(v1::PROTOCOL_PREFIX.as_bytes()) && !begins(v2::PROTOCOL_PREFIX) {
         return ProxyHeader::None;
     }
+    let is_line = begins(v1::PROTOCOL_PREFIX.as_bytes());
+    if is_line && bytes.len() < V1_LEN_MAX && !bytes.windows(2).any(|pair| pair == b"\r\n") {
+        return ProxyHeader::Incomplete;
+    }
     let header = HeaderResult::parse(bytes);
     // To the parser a line with too few words is incomplete, whatever follows it.
-    let is_whole_line = bytes.starts_with(b"PROXY")
-        && (bytes.len() >= V1_LEN_MAX || bytes.windows(2).any(|pair| pair == b"\r\n"));
-    if header.is_incomplete() && !is_whole_line {
+    if header.is_incomplete() && !is_line {
         return ProxyHeader::Incomplete;
     }
     match header {
@@ -313,5 +315,29 @@ fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
         }
         HeaderResult::V1(Err(error)) => ProxyHeader::Broken(error.to_string()),
         HeaderResult::V2(Err(error)) => ProxyHeader::Broken(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &[u8] = b"PROXY TCP4 1.2.3.4 127.0.0.1 12345 8080\r\n";
+    const V2: &[u8] =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\x01\x02\x03\x04\x7F\0\0\x01\x30\x39\x1F\x90";
+
+    #[test]
+    fn every_part_of_a_proxy_header_is_awaited() {
+        for header in [V1, V2] {
+            for len in 1..header.len() {
+                let read = read_proxy_header(&header[..len]);
+                assert!(matches!(read, ProxyHeader::Incomplete), "{len} of {header:?}");
+            }
+            for rest in [&b""[..], b"GET / HTTP/1.1\r\n\r\n"] {
+                let read = read_proxy_header(&[header, rest].concat());
+                let ProxyHeader::From { client, len } = read else { panic!("{header:?}") };
+                assert_eq!((client, len), (Some([1, 2, 3, 4].into()), header.len()));
+            }
+        }
     }
 }
