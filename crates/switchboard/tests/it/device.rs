@@ -1,8 +1,7 @@
 //! A device in a test: another implementation of WebSocket (tungstenite), the text protocol by hand.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::CloseFrame;
@@ -10,13 +9,13 @@ use tungstenite::{Error, Message, WebSocket};
 
 use crate::server::Server;
 
-/// A connected device.
-pub(crate) struct Device {
+/// A connected device, over TCP unless something is between.
+pub(crate) struct Device<S = TcpStream> {
     /// The id that the server gave it.
     pub(crate) id: u64,
     /// The welcome, whole.
     pub(crate) welcome: String,
-    pub(crate) socket: WebSocket<TcpStream>,
+    pub(crate) socket: WebSocket<S>,
 }
 
 impl Device {
@@ -30,7 +29,14 @@ impl Device {
         server: &Server,
         request: impl IntoClientRequest,
     ) -> Result<Device, Error> {
-        let client = tungstenite::client(request, server.socket());
+        Device::over(server.socket(), request)
+    }
+}
+
+impl<S: Read + Write> Device<S> {
+    /// Connects over a stream that is there already.
+    pub(crate) fn over(stream: S, request: impl IntoClientRequest) -> Result<Device<S>, Error> {
+        let client = tungstenite::client(request, stream);
         let (mut socket, _) = client.map_err(|error| match error {
             tungstenite::HandshakeError::Failure(error) => error,
             tungstenite::HandshakeError::Interrupted(_) => Error::Io(ErrorKind::TimedOut.into()),
@@ -95,14 +101,9 @@ impl Device {
         self.socket.close(None).unwrap();
         self.close_frame();
     }
-
-    /// Fails a read sooner than the test's patience.
-    pub(crate) fn set_read_timeout(&mut self, timeout: Duration) {
-        self.socket.get_mut().set_read_timeout(Some(timeout)).unwrap();
-    }
 }
 
-fn read_text(socket: &mut WebSocket<TcpStream>) -> String {
+fn read_text<S: Read + Write>(socket: &mut WebSocket<S>) -> String {
     loop {
         match socket.read() {
             Ok(Message::Text(text)) => return text.as_str().to_owned(),

@@ -1,5 +1,8 @@
 //! The real server from outside: one test binary, a fresh server on a free port for each test.
 
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot go on has failed")]
+
+mod abuse;
 mod cli;
 mod device;
 mod server;

@@ -1,0 +1,127 @@
+//! At the limit on open files the server keeps serving whom it has, and says so.
+
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+
+use super::wire::{Wire, read_head};
+use crate::device::Device;
+use crate::server::Server;
+
+const FAILURES: &str = "switchboard_accept_failures_total";
+
+/// Lets the server open so many more files than it has now.
+pub(super) fn limit_files(server: &Server, more: usize) {
+    let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+    let used: BTreeSet<u64> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    // The limit is on the number, and one that was inherited may be far above the others.
+    let max = (0..).filter(|number| !used.contains(number)).nth(more).unwrap();
+    let limit = Rlimit { current: Some(max), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
+}
+
+#[test]
+fn without_file_descriptors_it_serves_whom_it_has_and_turns_others_away() {
+    let server = Server::with(&["shards=2"]);
+    let (mut a, mut b) = (Device::connect(&server), Device::connect(&server));
+    limit_files(&server, 10);
+    let mut inside: Vec<Wire> = (0..10).map(|_| Wire::open(&server)).collect();
+    for n in 0..20 {
+        let mut turned_away = server.socket();
+        let answer = read_head(&mut turned_away);
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After"), "{answer}");
+        a.send(b.id, &format!("still here {n}"));
+        assert_eq!(b.hear(), format!("{}:still here {n}", a.id));
+    }
+    for wire in &mut inside {
+        assert!(wire.ask("help").starts_with("Your ID: "));
+    }
+    // Who leaves makes room.
+    let left = inside.len();
+    inside.truncate(5);
+    let room = left - inside.len();
+    let back: Vec<Wire> = (0..room - 1).map(|_| open_patiently(&server)).collect();
+    let failures = server.metric(FAILURES);
+    assert!(failures >= 20.0, "{failures}");
+    drop((inside, back, a, b));
+    let log = server.terminate().log;
+    let complaints = log.lines().filter(|line| line.contains("no file descriptor is left")).count();
+    assert_eq!(complaints, 1, "{log}");
+}
+
+/// The server may not have noticed yet that somebody left.
+fn open_patiently(server: &Server) -> Wire {
+    let began = std::time::Instant::now();
+    loop {
+        let mut socket = server.socket();
+        std::io::Write::write_all(&mut socket, super::wire::REQUEST.as_bytes()).unwrap();
+        let mut peeked = [0; 12];
+        if socket.peek(&mut peeked).is_ok_and(|len| len == 12) && &peeked == b"HTTP/1.1 101" {
+            return Wire::answered(socket);
+        }
+        assert!(began.elapsed() < crate::server::PATIENCE, "no room");
+    }
+}
+
+/// accept(2) says that there is no file descriptor before it looks whether anybody waits, so an
+/// empty backlog once looked like an endless crowd, and the loop never slept again.
+#[test]
+fn at_the_limit_with_nobody_waiting_it_sleeps() {
+    let server = Server::with(&["shards=1"]);
+    // From here on the shard has all the files that it needs for itself.
+    let first = Wire::open(&server);
+    limit_files(&server, 10);
+    let inside: Vec<Wire> = (0..10).map(|_| Wire::open(&server)).collect();
+    let turned_away: Vec<String> = (0..3).map(|_| read_head(&mut server.socket())).collect();
+    assert!(turned_away.iter().all(|answer| answer.starts_with("HTTP/1.1 503 ")));
+    limit_files(&server, 100);
+    assert_eq!(server.metric(FAILURES), 3.0);
+    drop((first, inside));
+}
+
+/// Started with few, it bounds `max_connections` so that it can still say no.
+#[test]
+fn a_low_hard_limit_bounds_the_connections() {
+    let settings = ["http_connections_max=16", "shards=1"];
+    let server = Server::spawn(tempfile::tempdir().unwrap(), &settings, |command| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "ulimit -n 100; exec \"$0\" \"$@\""])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(command.get_current_dir().unwrap());
+        *command = shell;
+    });
+    assert_eq!(server.metric("process_max_fds"), 100.0);
+    // 100 less 64 for other things and 16 for HTTP.
+    let inside: Vec<Wire> = (0..20).map(|_| Wire::open(&server)).collect();
+    let answer = server.raw(super::wire::REQUEST.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(server.get("/healthz"), "ok\n");
+    drop(inside);
+    let log = server.terminate().log;
+    assert!(log.contains("\"effective\":20"), "{log}");
+}
+
+#[test]
+fn the_soft_limit_is_raised_at_start() {
+    let server = Server::spawn(tempfile::tempdir().unwrap(), &[], |command| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "ulimit -Sn 64; exec \"$0\" \"$@\""])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(command.get_current_dir().unwrap());
+        *command = shell;
+    });
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap();
+    assert_eq!(server.metric("process_max_fds"), hard as f64);
+    let sockets: Vec<TcpStream> = (0..100).map(|_| server.socket()).collect();
+    assert_eq!(server.get("/healthz"), "ok\n");
+    drop(sockets);
+}

@@ -1,0 +1,176 @@
+//! Who may come in, and how fast one may talk.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use super::wire::{CLOSE, REQUEST, TEXT, Wire, frame, read_head};
+use crate::server::{PATIENCE, Server};
+
+/// A socket whose address at this end is 127.0.0.`last`.
+fn socket_from(server: &Server, last: u8) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
+    socket.bind(&source.into()).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
+}
+
+#[test]
+fn a_full_server_says_503_and_when_to_come_again() {
+    let server = Server::with(&["max_connections=3"]);
+    let mut inside: Vec<Wire> = (0..3).map(|_| Wire::open(&server)).collect();
+    for _ in 0..5 {
+        let answer = server.raw(REQUEST.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("\r\nRetry-After: "), "{answer}");
+    }
+    assert_eq!(server.get("/healthz"), "ok\n", "the full are asked how they are, too");
+    assert_eq!(server.metric("switchboard_handshakes_refused_total{status=\"503\"}"), 5.0);
+    assert_eq!(server.metric("switchboard_connections"), 3.0);
+
+    let mut leaves = inside.pop().unwrap();
+    leaves.bytes(&frame(CLOSE, b""));
+    leaves.end();
+    drop(leaves);
+    server.await_metric("process_open_fds", {
+        let before = server.metric("process_open_fds");
+        move |now| now <= before
+    });
+    let mut comes = Wire::open(&server);
+    assert!(comes.ask("help").starts_with("Your ID: "));
+}
+
+/// Beyond the places in which somebody can be told so, nobody waits either.
+#[test]
+fn a_crowd_before_a_full_server_is_turned_away_at_the_door() {
+    let server = Server::with(&["max_connections=1"]);
+    let mut inside = Wire::open(&server);
+    let crowd: Vec<TcpStream> = (0..200).map(|_| server.socket()).collect();
+    let mut turned_away = 0;
+    for mut socket in crowd {
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut answer = [0; 12];
+        if socket.read_exact(&mut answer).is_ok() {
+            assert_eq!(&answer, b"HTTP/1.1 503");
+            turned_away += 1;
+        }
+        if turned_away == 100 {
+            break;
+        }
+    }
+    assert_eq!(turned_away, 100, "most of 200 are told at once");
+    assert!(inside.ask("help").starts_with("Your ID: "));
+}
+
+#[test]
+fn an_address_has_so_many_places_and_no_more() {
+    let server = Server::with(&["max_connections_per_ip=2"]);
+    let from = |last| Wire::over(socket_from(&server, last), REQUEST);
+    let (_first, second) = (from(2), from(2));
+    let mut third = socket_from(&server, 2);
+    let answer = read_head(&mut third);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: "),
+        "{answer}"
+    );
+    let (_other, _another) = (from(3), from(3));
+    drop(second);
+    server.await_metric("switchboard_connections", |devices| devices == 3.0);
+    from(2);
+}
+
+#[test]
+fn a_fast_talker_is_read_more_slowly_and_nothing_is_lost() {
+    let settings = ["rate_limit_messages_per_s=200", "rate_limit_burst=20"];
+    let server = Server::with(&settings);
+    let (mut fast, mut to) = (Wire::open(&server), Wire::open(&server));
+    let began = Instant::now();
+    let batch = |numbers: std::ops::Range<usize>, to| {
+        numbers.flat_map(|n| frame(TEXT, format!("send,{to},{n}").as_bytes())).collect::<Vec<u8>>()
+    };
+    fast.bytes(&batch(0..120, to.id));
+    for n in 0..120 {
+        assert_eq!(to.hear(), format!("{}:{n}", fast.id));
+        if n == 19 {
+            assert!(began.elapsed() < Duration::from_millis(400), "the burst goes at once");
+        }
+    }
+    // 100 messages beyond the burst at 200 a second.
+    assert!(began.elapsed() >= Duration::from_millis(490), "{:?}", began.elapsed());
+    assert!(server.metric("switchboard_reader_pauses_total{reason=\"rate_limit\"}") >= 1.0);
+}
+
+#[test]
+fn the_rate_limit_is_each_connections_own() {
+    let server = Server::with(&["rate_limit_messages_per_s=1", "rate_limit_burst=2"]);
+    let mut held = Wire::open(&server);
+    held.bytes(&frame(TEXT, b"help").repeat(50));
+    let began = Instant::now();
+    for _ in 0..20 {
+        let mut other = Wire::open(&server);
+        assert!(other.ask("help").starts_with("Your ID: "));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// It is we who do not read: its silence does not count, and its pongs cannot be seen.
+#[test]
+fn a_paused_reader_is_exempt_from_the_idle_timeout() {
+    let settings = [
+        "rate_limit_messages_per_s=1",
+        "rate_limit_burst=1",
+        "ping_interval=50ms",
+        "idle_timeout=200ms",
+    ];
+    let server = Server::with(&settings);
+    let mut wire = Wire::open(&server);
+    let began = Instant::now();
+    wire.bytes(&frame(TEXT, b"help").repeat(3));
+    for _ in 0..3 {
+        assert!(wire.hear().starts_with("Your ID: "));
+    }
+    assert!(began.elapsed() >= Duration::from_secs(1), "it was paused");
+}
+
+#[test]
+fn a_paused_peer_that_leaves_is_noticed() {
+    let settings = ["rate_limit_messages_per_s=2", "rate_limit_burst=1"];
+    let server = Server::with(&settings);
+    let mut wire = Wire::open(&server);
+    wire.bytes(&frame(TEXT, b"help").repeat(2));
+    assert!(wire.hear().starts_with("Your ID: "));
+    drop(wire);
+    server.await_metric("switchboard_connections", |devices| devices == 0.0);
+}
+
+#[test]
+fn more_http_requests_than_are_served_at_once_get_503() {
+    let server = Server::with(&["shards=1", "http_connections_max=1"]);
+    // Stopped, it finds them all in one turn of its loop when it goes on.
+    server.signal(rustix::process::Signal::STOP);
+    let sockets: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut socket = server.socket();
+            socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+            socket
+        })
+        .collect();
+    server.signal(rustix::process::Signal::CONT);
+    let (mut served, mut busy) = (0, 0);
+    for mut socket in sockets {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        if answer.starts_with("HTTP/1.1 503 ") {
+            assert!(answer.contains("\r\nRetry-After: "), "{answer}");
+            busy += 1;
+        } else {
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            served += 1;
+        }
+    }
+    assert!(served > 0 && busy > 0, "{served} served, {busy} busy");
+}

@@ -1,0 +1,17 @@
+//! What peers do that they should not, and what the server promises all the same.
+
+mod compression;
+mod drain;
+mod files;
+mod floods;
+mod frames;
+mod handshake;
+mod http;
+mod limits;
+mod metrics;
+mod proxy;
+mod shards;
+mod silence;
+mod slow;
+mod tls;
+mod wire;

@@ -1,0 +1,172 @@
+//! A device that does not read: it alone pays for it.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::wire::{TEXT, Wire, frame};
+use crate::device::Device;
+use crate::server::Server;
+
+/// Sends `text`s to `to`, one after the other, until the server says that nobody is there; gives
+/// how many were accepted.
+fn send_until_gone(from: &mut Wire, to: u64, text: &str, max: usize) -> usize {
+    for n in 0..max {
+        from.say(&format!("send,{to},{n}{text}"));
+        let answer = from.ask("help");
+        if answer == "Invalid destinationId" {
+            // From another shard the answers to earlier ones may come as late as this.
+            while from.hear() == answer {}
+            return n;
+        }
+        assert!(answer.starts_with("Your ID: "), "{answer}");
+    }
+    panic!("{to} is still there after {max} messages");
+}
+
+/// Most memory that the server ever had, in bytes.
+fn peak_memory(server: &Server) -> u64 {
+    let pid = server.pid().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn who_does_not_read_is_closed_at_four_times_the_bound() {
+    closed_at_four_times_the_bound("shards=1");
+}
+
+#[test]
+fn who_does_not_read_is_closed_also_when_the_sender_is_on_another_shard() {
+    closed_at_four_times_the_bound("shards=2");
+}
+
+/// At four times the bound it is closed at once: senders are told, memory stays bounded, and two
+/// others hear each other all the while.
+fn closed_at_four_times_the_bound(shards: &str) {
+    let settings = [shards, "out_queue_max_bytes=256KiB", "out_queue_stall_timeout=1h"];
+    let server = Server::with(&settings);
+    let slow = Wire::open_small(&server);
+    let mut flood = Wire::open(&server);
+    let before = peak_memory(&server);
+    let accepted = std::thread::scope(|scope| {
+        let bystanders = scope.spawn(|| {
+            let (mut a, mut b) = (Device::connect(&server), Device::connect(&server));
+            let mut slowest = Duration::ZERO;
+            for n in 0..300 {
+                let began = Instant::now();
+                a.send(b.id, &n.to_string());
+                assert_eq!(b.hear(), format!("{}:{n}", a.id));
+                slowest = slowest.max(began.elapsed());
+            }
+            slowest
+        });
+        let accepted = send_until_gone(&mut flood, slow.id, &"x".repeat(100_000), 1000);
+        // Generous, for a machine that does other things as well; blocking would take for ever.
+        assert!(bystanders.join().unwrap() < Duration::from_secs(2));
+        accepted
+    });
+    assert!(accepted >= 10, "four times the bound were to be kept, not {accepted} messages");
+    assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 1.0);
+    let grew = peak_memory(&server) - before;
+    assert!(grew < 8 << 20, "{grew} bytes more for 1 MiB of queue");
+    flood.say(&format!("send,{},later", slow.id));
+    assert_eq!(flood.hear(), "Invalid destinationId");
+}
+
+/// Who reads in the end finds all that was accepted, in order, and then why it was closed.
+#[test]
+fn who_reads_late_finds_its_messages_and_the_close_frame() {
+    let server = Server::with(&["shards=1", "out_queue_max_bytes=64KiB"]);
+    let mut slow = Wire::open_small(&server);
+    let mut flood = Wire::open(&server);
+    let text = "x".repeat(20_000);
+    let accepted = send_until_gone(&mut flood, slow.id, &text, 5000);
+    // The last accepted one was over the bound, and is kept all the same.
+    for n in 0..accepted {
+        assert_eq!(slow.hear(), format!("{}:{n}{text}", flood.id));
+    }
+    let (code, reason) = slow.end();
+    assert_eq!(code, Some(4508));
+    assert!(reason.contains("too slow"), "{reason}");
+}
+
+/// Between the bound and four times the bound there is time to catch up, and no more.
+#[test]
+fn who_makes_no_progress_at_a_full_queue_is_closed_after_the_stall_timeout() {
+    let settings = ["out_queue_max_bytes=8MiB", "out_queue_stall_timeout=400ms"];
+    let server = Server::with(&settings);
+    let (slow, mut from) = (Wire::open_small(&server), Wire::open(&server));
+    // Sockets hold a few MiB of these 20, so what waits is over 8 and under 32.
+    for n in 0..20 {
+        from.say(&format!("send,{},{n}{}", slow.id, "x".repeat(1_000_000)));
+    }
+    assert!(from.ask("help").starts_with("Your ID: "));
+    let full = Instant::now();
+    assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 0.0);
+    server.await_metric("switchboard_out_queue_overflows_total", |closed| closed == 1.0);
+    assert!(full.elapsed() >= Duration::from_millis(200), "it was given no time");
+    assert_eq!(from.ask(&format!("send,{},later", slow.id)), "Invalid destinationId");
+}
+
+/// As above, but it reads a little now and then: progress, so it stays.
+#[test]
+fn who_reads_slowly_at_a_full_queue_stays() {
+    let settings = ["out_queue_max_bytes=8MiB", "out_queue_stall_timeout=400ms"];
+    let server = Server::with(&settings);
+    let (mut slow, mut from) = (Wire::open_small(&server), Wire::open(&server));
+    for n in 0..20 {
+        from.say(&format!("send,{},{n}{}", slow.id, "x".repeat(1_000_000)));
+    }
+    assert!(from.ask("help").starts_with("Your ID: "));
+    for n in 0..20 {
+        assert!(slow.hear().starts_with(&format!("{}:{n}x", from.id)));
+        // Slower than one stall timeout in all, faster than one between two reads.
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    assert!(slow.ask("help").starts_with("Your ID: "));
+    assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 0.0);
+}
+
+#[test]
+fn one_message_larger_than_the_bound_fits() {
+    let server = Server::with(&["out_queue_max_bytes=1KiB"]);
+    let (mut from, mut to) = (Wire::open(&server), Wire::open_small(&server));
+    let text = "x".repeat(1_000_000);
+    for n in 0..3 {
+        from.say(&format!("send,{},{n}{text}", to.id));
+        assert_eq!(to.hear(), format!("{}:{n}{text}", from.id));
+    }
+    assert!(to.ask("help").starts_with("Your ID: "));
+}
+
+/// Its own answers fill the queue: it is not read until it reads, and nothing is lost.
+#[test]
+fn who_asks_without_reading_is_held_and_loses_nothing() {
+    let server = Server::with(&["out_queue_max_bytes=16KiB"]);
+    let mut crowd: Vec<Wire> = (0..100).map(|_| Wire::open(&server)).collect();
+    let mut asks = Wire::open_small(&server);
+    let before = peak_memory(&server);
+    let bytes = frame(TEXT, b"help").repeat(10_000);
+    asks.bytes(&bytes);
+    let held = "switchboard_reader_pauses_total{reason=\"out_queue\"}";
+    server.await_metric(held, |pauses| pauses >= 1.0);
+    // What is sent to it while it is held waits with the rest.
+    let me = asks.id;
+    crowd[0].say(&format!("send,{me},in between"));
+    assert!(crowd[0].ask("help").starts_with("Your ID: "));
+    let mut infos = 0;
+    let mut others = Vec::new();
+    while infos < 10_000 {
+        let heard = asks.hear();
+        if heard.starts_with(&format!("Your ID: {me}\n")) {
+            infos += 1;
+        } else {
+            others.push(heard);
+        }
+    }
+    assert_eq!(others, [format!("{}:in between", crowd[0].id)]);
+    let grew = peak_memory(&server) - before;
+    assert!(grew < 4 << 20, "{grew} bytes more for a queue of 16 KiB");
+    assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 0.0);
+}

@@ -1,0 +1,334 @@
+//! TLS on the same port: devices, the page, new certificates, and peers that get it wrong.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustix::process::Signal;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tempfile::TempDir;
+
+use super::wire::{REQUEST, TEXT, Wire, frame};
+use crate::device::Device;
+use crate::server::Server;
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Writes a new self-signed certificate and its key where the server looks for them.
+fn write_certificate(directory: &std::path::Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(directory.join("cert.pem"), cert.pem()).unwrap();
+    std::fs::write(directory.join("key.pem"), signing_key.serialize_pem()).unwrap();
+    cert.der().clone()
+}
+
+fn start(settings: &[&str]) -> (Server, CertificateDer<'static>) {
+    let directory: TempDir = tempfile::tempdir().unwrap();
+    let certificate = write_certificate(directory.path());
+    let tls = ["tls_cert=cert.pem", "tls_key=key.pem"];
+    let server = Server::spawn(directory, &[&tls, settings].concat(), |_| {});
+    (server, certificate)
+}
+
+/// TLS over a socket, trusting this certificate and no other; the handshake is still to come.
+fn over(socket: TcpStream, certificate: &CertificateDer<'static>) -> Stream {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
+}
+
+fn connect(server: &Server, certificate: &CertificateDer<'static>) -> Stream {
+    over(server.socket(), certificate)
+}
+
+fn device(server: &Server, certificate: &CertificateDer<'static>) -> Device<Stream> {
+    Device::over(connect(server, certificate), "wss://localhost/").unwrap()
+}
+
+/// Sends a request and reads to the end, which must be announced.
+fn raw(server: &Server, certificate: &CertificateDer<'static>, request: &str) -> String {
+    let mut stream = connect(server, certificate);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the end is announced by `close_notify`");
+    answer
+}
+
+fn get(server: &Server, certificate: &CertificateDer<'static>, path: &str) -> String {
+    let answer = raw(server, certificate, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+}
+
+/// As [`Server::await_metric`], over TLS.
+fn await_metric(
+    server: &Server,
+    certificate: &CertificateDer<'static>,
+    sample: &str,
+    holds: impl Fn(f64) -> bool,
+) {
+    let began = Instant::now();
+    loop {
+        let text = get(server, certificate, "/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        let value: f64 = value.expect("the sample is there").parse().unwrap();
+        if holds(value) {
+            return;
+        }
+        assert!(began.elapsed() < crate::server::PATIENCE, "{sample} stays {value}");
+    }
+}
+
+#[test]
+fn devices_talk_over_tls() {
+    let (server, certificate) = start(&["shards=2"]);
+    let (mut a, mut b) = (device(&server, &certificate), device(&server, &certificate));
+    for n in 0..100 {
+        a.send(b.id, &n.to_string());
+        assert_eq!(b.hear(), format!("{}:{n}", a.id));
+    }
+    a.close();
+    let expected = "Invalid destinationId";
+    await_metric(&server, &certificate, "switchboard_connections", |devices| devices == 1.0);
+    assert_eq!(b.ask(&format!("send,{},gone?", b.id - 1)), expected);
+}
+
+#[test]
+fn large_messages_pass_both_ways_over_tls() {
+    let (server, certificate) = start(&[]);
+    let (mut a, mut b) = (device(&server, &certificate), device(&server, &certificate));
+    for size in [1, 16_383, 16_384, 16_385, 65_536, 1_000_000] {
+        let text = "x".repeat(size);
+        a.send(b.id, &text);
+        assert_eq!(b.hear(), format!("{}:{text}", a.id));
+        b.send(a.id, &text);
+        assert_eq!(a.hear(), format!("{}:{text}", b.id));
+    }
+}
+
+#[test]
+fn the_page_and_the_metrics_are_served_over_tls() {
+    let (server, certificate) = start(&[]);
+    assert_eq!(get(&server, &certificate, "/healthz"), "ok\n");
+    assert!(get(&server, &certificate, "/metrics").ends_with("# EOF\n"));
+    for file in ["index.html", "style.css", "app.js", "protocol.js"] {
+        let path = if file == "index.html" { "/".to_owned() } else { format!("/{file}") };
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../console");
+        let content = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();
+        assert!(get(&server, &certificate, &path) == content, "{path} differs");
+    }
+}
+
+#[test]
+fn refusals_arrive_over_tls() {
+    let (server, certificate) = start(&["max_connections=2"]);
+    let answer = raw(&server, &certificate, &REQUEST.replace("GET", "POST"));
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    let _inside = (device(&server, &certificate), device(&server, &certificate));
+    let answer = raw(&server, &certificate, REQUEST);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[test]
+fn a_violation_over_tls_gets_its_code_and_an_announced_end() {
+    let (server, certificate) = start(&[]);
+    let mut wire = Wire::over(connect(&server, &certificate), REQUEST);
+    wire.bytes(&[frame(0x83, b""), frame(TEXT, &[b'a'; 100_000])].concat());
+    assert_eq!(wire.end().0, Some(1002));
+}
+
+/// Request and `close_notify` in one segment: the answer is still owed.
+#[test]
+fn who_says_no_more_after_its_request_is_answered() {
+    let (server, certificate) = start(&[]);
+    for _ in 0..10 {
+        let mut stream = connect(&server, &certificate);
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        stream.conn.writer().write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        stream.conn.send_close_notify();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer:?}");
+    }
+}
+
+/// rustls reads nothing after `close_notify`, so waiting for it to take the rest hung the shard.
+#[test]
+fn bytes_behind_the_announced_end_harm_nobody() {
+    let (server, certificate) = start(&["shards=1"]);
+    let (mut a, mut b) = (device(&server, &certificate), device(&server, &certificate));
+    for request in ["", REQUEST, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut stream = connect(&server, &certificate);
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        stream.conn.writer().write_all(request.as_bytes()).unwrap();
+        stream.conn.send_close_notify();
+        let mut bytes = Vec::new();
+        stream.conn.write_tls(&mut bytes).unwrap();
+        bytes.extend([0; 30_000]);
+        stream.sock.write_all(&bytes).unwrap();
+        a.send(b.id, request);
+        assert_eq!(b.hear(), format!("{}:{request}", a.id));
+    }
+}
+
+#[test]
+fn a_hangup_signal_brings_the_new_certificate_and_keeps_connections() {
+    let (server, old) = start(&[]);
+    let mut inside = device(&server, &old);
+    let new = write_certificate(server.directory.path());
+    server.signal(Signal::HUP);
+    let began = Instant::now();
+    while connect(&server, &new).write_all(b"GET").is_err() {
+        assert!(began.elapsed() < crate::server::PATIENCE, "the old certificate stays");
+    }
+    assert!(connect(&server, &old).write_all(b"GET").is_err(), "the old one is gone");
+    inside.hears_nothing();
+    let mut comes = device(&server, &new);
+    comes.send(inside.id, "hello");
+    assert_eq!(inside.hear(), format!("{}:hello", comes.id));
+    drop((inside, comes));
+    let log = server.terminate().log;
+    assert!(log.contains("certificate reread"), "{log}");
+}
+
+#[test]
+fn a_broken_replacement_leaves_the_old_certificate() {
+    let (server, old) = start(&[]);
+    let directory = server.directory.path().to_owned();
+    let key = std::fs::read(directory.join("key.pem")).unwrap();
+    for (file, content) in [("cert.pem", &b"no PEM"[..]), ("cert.pem", b""), ("key.pem", b"")] {
+        std::fs::write(directory.join(file), content).unwrap();
+        server.signal(Signal::HUP);
+        assert_eq!(get(&server, &old, "/healthz"), "ok\n");
+    }
+    // A certificate and a key that are fine, but not each other's.
+    write_certificate(&directory);
+    std::fs::write(directory.join("key.pem"), key).unwrap();
+    server.signal(Signal::HUP);
+    assert_eq!(get(&server, &old, "/healthz"), "ok\n");
+    device(&server, &old);
+    let log = server.terminate().log;
+    assert!(log.contains("the old certificate stays"), "{log}");
+    assert!(!log.contains("certificate reread"), "{log}");
+}
+
+#[test]
+fn plain_http_on_a_tls_port_is_answered_with_an_alert() {
+    let (server, certificate) = start(&[]);
+    for said in
+        [REQUEST.as_bytes(), b"GET / HTTP/1.1\r\n\r\n", &[0; 3000], b"\x16\x03\x01\0\x04\x01\0\0\0"]
+    {
+        let mut socket = server.socket();
+        socket.write_all(said).unwrap();
+        let mut answer = Vec::new();
+        match socket.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert_eq!(answer.first(), Some(&21), "an alert record, not {answer:?}");
+    }
+    let sample = "switchboard_handshakes_refused_total{status=\"tls\"}";
+    await_metric(&server, &certificate, sample, |refused| refused == 4.0);
+}
+
+#[test]
+fn a_tls_handshake_that_does_not_come_to_an_end_is_ended() {
+    let (server, certificate) = start(&["handshake_timeout=200ms"]);
+    let mut inside = device(&server, &certificate);
+    for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\0\x01\0\x01\xFC"] {
+        let mut socket = server.socket();
+        socket.write_all(begun).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"");
+    }
+    // TLS done, and then no request.
+    let mut stream = connect(&server, &certificate);
+    stream.conn.complete_io(&mut stream.sock).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    inside.hears_nothing();
+}
+
+#[test]
+fn one_handshake_a_turn_is_enough_for_a_crowd() {
+    let (server, certificate) = start(&["tls_handshakes_per_turn=1", "shards=1"]);
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| device(&server, &certificate).hears_nothing());
+        }
+    });
+}
+
+#[test]
+fn a_proxy_header_comes_before_the_tls() {
+    let settings = ["trusted_proxies=127.0.0.1", "max_connections_per_ip=1"];
+    let (server, certificate) = start(&settings);
+    let preface = b"PROXY TCP4 1.2.3.4 127.0.0.1 12345 8080\r\n";
+    let from_proxy = || {
+        let mut socket = server.socket();
+        socket.write_all(preface).unwrap();
+        over(socket, &certificate)
+    };
+    let mut inside = Wire::over(from_proxy(), REQUEST);
+    assert!(inside.ask("help").starts_with("Your ID: "));
+    let mut second = from_proxy();
+    second.write_all(REQUEST.as_bytes()).unwrap();
+    assert!(super::wire::read_head(&mut second).starts_with("HTTP/1.1 503 "));
+
+    // Header and ClientHello in one segment.
+    let mut together = connect(&server, &certificate);
+    let mut bytes = b"PROXY TCP4 1.2.3.5 127.0.0.1 12345 8080\r\n".to_vec();
+    together.conn.write_tls(&mut bytes).unwrap();
+    together.sock.write_all(&bytes).unwrap();
+    Wire::over(together, REQUEST);
+    // Trusted, but without a header of the proxy's.
+    assert_eq!(get(&server, &certificate, "/healthz"), "ok\n");
+}
+
+#[test]
+fn who_does_not_read_over_tls_is_closed_too() {
+    let (server, certificate) = start(&["shards=1", "out_queue_max_bytes=256KiB"]);
+    let mut slow = Wire::over(connect(&server, &certificate), REQUEST);
+    let mut from = device(&server, &certificate);
+    let text = "x".repeat(100_000);
+    let mut accepted = 0;
+    loop {
+        from.send(slow.id, &format!("{accepted}{text}"));
+        let answer = from.ask("help");
+        if answer == "Invalid destinationId" {
+            break;
+        }
+        accepted += 1;
+        assert!(accepted < 1000, "it is never closed");
+    }
+    for n in 0..accepted {
+        assert_eq!(slow.hear(), format!("{}:{n}{text}", from.id));
+    }
+    assert_eq!(slow.end().0, Some(4508));
+}
+
+#[test]
+fn draining_over_tls_tells_everybody() {
+    let (server, certificate) = start(&["drain=100ms"]);
+    let mut devices: Vec<_> = (0..5).map(|_| device(&server, &certificate)).collect();
+    let began = Instant::now();
+    server.signal(Signal::TERM);
+    for device in &mut devices {
+        assert_eq!(device.close_code(), 1001);
+    }
+    drop(devices);
+    assert!(server.wait().status.success());
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
