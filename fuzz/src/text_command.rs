@@ -35,9 +35,10 @@ fn as_command(message: &str) {
 fn as_delivery(message: &str) {
     let Some((from, text)) = text::parse_delivery(message) else { return };
     let mut written = Vec::new();
-    text::write_delivery(&mut written, from, text);
+    let sender = text::Sender::new(from);
+    text::write_delivery(&mut written, &sender, text);
     assert_eq!(written, message.as_bytes());
-    assert_eq!(written.len(), text::delivery_len(from, text));
+    assert_eq!(written.len(), text::delivery_len(&sender, text));
 }
 
 fn as_info(message: &str) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use command::{Command, parse};
 pub use reply::{
-    Info, delivery_len, parse_delivery, parse_info, write_delivery, write_info, write_list,
+    Info, Sender, delivery_len, parse_delivery, parse_info, write_delivery, write_info, write_list,
 };
 
 /// Answers a text that the same device had delivered less than [`DUPLICATE_WINDOW`] ago.

@@ -53,19 +53,47 @@ pub fn write_list(out: &mut String, ids: impl Iterator<Item = DeviceId>, more: u
     }
 }
 
+/// `<from>:`, which a delivered message begins with.
+///
+/// What a device sends often comes many messages at a time: made once, it serves them all.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    id: DeviceId,
+    prefix: [u8; Sender::PREFIX_MAX],
+    prefix_len: usize,
+}
+
+impl Sender {
+    /// 20 digits and the colon.
+    const PREFIX_MAX: usize = 21;
+
+    /// The prefix of this sender's messages.
+    pub fn new(id: DeviceId) -> Sender {
+        let mut buffer = itoa::Buffer::new();
+        let digits = buffer.format(id.get()).as_bytes();
+        let mut prefix = [b':'; Sender::PREFIX_MAX];
+        prefix[..digits.len()].copy_from_slice(digits);
+        Sender { id, prefix, prefix_len: digits.len() + 1 }
+    }
+
+    /// Whose prefix it is.
+    #[inline]
+    pub fn id(&self) -> DeviceId {
+        self.id
+    }
+}
+
 /// Appends a delivered message, `<from>:<text>`.
 #[inline]
-pub fn write_delivery(out: &mut Vec<u8>, from: DeviceId, text: &str) {
-    let mut digits = itoa::Buffer::new();
-    out.extend_from_slice(digits.format(from.get()).as_bytes());
-    out.push(b':');
+pub fn write_delivery(out: &mut Vec<u8>, from: &Sender, text: &str) {
+    out.extend_from_slice(&from.prefix[..from.prefix_len]);
     out.extend_from_slice(text.as_bytes());
 }
 
 /// How many bytes [`write_delivery`] appends, exactly.
 #[inline]
-pub fn delivery_len(from: DeviceId, text: &str) -> usize {
-    from.decimal_len() + 1 + text.len()
+pub fn delivery_len(from: &Sender, text: &str) -> usize {
+    from.prefix_len + text.len()
 }
 
 /// Reads an info text; `None` if [`write_info`] and [`write_list`] could not have written it.
@@ -196,8 +224,9 @@ mod tests {
         fn a_delivery_is_read_as_it_was_written(from: u64, text: String) {
             let from = DeviceId::new(from);
             let mut out = Vec::new();
-            write_delivery(&mut out, from, &text);
-            prop_assert_eq!(out.len(), delivery_len(from, &text));
+            let sender = Sender::new(from);
+            write_delivery(&mut out, &sender, &text);
+            prop_assert_eq!(out.len(), delivery_len(&sender, &text));
             let message = String::from_utf8(out).unwrap();
             prop_assert_eq!(parse_delivery(&message), Some((from, text.as_str())));
         }

@@ -19,7 +19,7 @@ pub(super) struct Spares {
 }
 
 /// A larger buffer is given back to the allocator.
-const SPARE_MAX_BYTES: usize = 64 << 10;
+const SPARE_MAX_BYTES: usize = 128 << 10;
 /// All spare buffers of a shard together; 4 MiB hold one of 4 KiB for 1,024 busy connections.
 const SPARES_MAX_BYTES: usize = 4 << 20;
 

@@ -43,6 +43,8 @@ pub(super) struct Ports {
     delivered: u64,
     /// When the texts that other shards handed over in this turn were read, and how many.
     handed_over: Vec<(Instant, u64)>,
+    /// Who sent the last text that was delivered; often he sends the next.
+    sender: text::Sender,
     /// For all connections that share it.
     deflate: Option<Box<Deflate>>,
     scratch: Vec<u8>,
@@ -72,6 +74,7 @@ impl Ports {
             speaking: None,
             delivered: 0,
             handed_over: Vec::new(),
+            sender: text::Sender::new(DeviceId::FIRST),
             deflate: None,
             scratch: Vec::new(),
             shared,
@@ -183,15 +186,18 @@ impl Ports {
         self.delivered += 1;
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
-        let len = text::delivery_len(from, text);
+        if self.sender.id() != from {
+            self.sender = text::Sender::new(from);
+        }
+        let len = text::delivery_len(&self.sender, text);
         if !conn.compresses(len, &self.shared) {
             let out = conn.out.buffer(&mut self.spares);
             write_header(out, Opcode::Text, len);
-            text::write_delivery(out, from, text);
+            text::write_delivery(out, &self.sender, text);
         } else {
             let mut scratch = mem::take(&mut self.scratch);
             scratch.clear();
-            text::write_delivery(&mut scratch, from, text);
+            text::write_delivery(&mut scratch, &self.sender, text);
             self.write_deflated(index, &scratch);
             self.scratch = scratch;
         }
