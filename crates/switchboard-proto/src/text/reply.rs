@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn a_delivery_keeps_its_text_whole() {
         let mut out = b"before ".to_vec();
-        write_delivery(&mut out, DeviceId::FIRST, "a:b,c");
+        write_delivery(&mut out, &Sender::new(DeviceId::FIRST), "a:b,c");
         assert_eq!(out, b"before 100000000:a:b,c");
         assert_eq!(parse_delivery("100000000:a:b,c"), Some((DeviceId::FIRST, "a:b,c")));
         assert_eq!(parse_delivery("100000000:"), Some((DeviceId::FIRST, "")));
