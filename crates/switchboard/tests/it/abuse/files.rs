@@ -45,27 +45,13 @@ fn without_file_descriptors_it_serves_whom_it_has_and_turns_others_away() {
     let left = inside.len();
     inside.truncate(5);
     let room = left - inside.len();
-    let back: Vec<Wire> = (0..room - 1).map(|_| open_patiently(&server)).collect();
+    let back: Vec<Wire> = (0..room - 1).map(|_| Wire::open_patiently(&server)).collect();
     let failures = server.metric(FAILURES);
     assert!(failures >= 20.0, "{failures}");
     drop((inside, back, a, b));
     let log = server.terminate().log;
     let complaints = log.lines().filter(|line| line.contains("no file descriptor is left")).count();
     assert_eq!(complaints, 1, "{log}");
-}
-
-/// The server may not have noticed yet that somebody left.
-fn open_patiently(server: &Server) -> Wire {
-    let began = std::time::Instant::now();
-    loop {
-        let mut socket = server.socket();
-        std::io::Write::write_all(&mut socket, super::wire::REQUEST.as_bytes()).unwrap();
-        let mut peeked = [0; 12];
-        if socket.peek(&mut peeked).is_ok_and(|len| len == 12) && &peeked == b"HTTP/1.1 101" {
-            return Wire::answered(socket);
-        }
-        assert!(began.elapsed() < crate::server::PATIENCE, "no room");
-    }
 }
 
 /// accept(2) says that there is no file descriptor before it looks whether anybody waits, so an

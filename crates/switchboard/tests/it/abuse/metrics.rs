@@ -54,9 +54,9 @@ const CASES: &[Case] = &[
     (refused!("426"), &[], |server| request(server, &REQUEST.replace("Version: 13", "Version: 7"))),
     (refused!("431"), &[], |server| request(server, &request_with(&"A: b\r\n".repeat(100)))),
     (refused!("503"), &["max_connections=1"], |server| {
-        let inside = open(server);
+        let inside = Wire::open_patiently(server);
         request(server, REQUEST);
-        inside
+        vec![inside]
     }),
     (closed!("1000"), &[], |server| close(server, 1000)),
     (closed!("1001"), &[], |server| close(server, 1001)),

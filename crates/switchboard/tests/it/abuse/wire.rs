@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
@@ -75,6 +76,23 @@ pub(super) struct Wire<S = TcpStream> {
 impl Wire {
     pub(super) fn open(server: &Server) -> Wire {
         Wire::over(server.socket(), REQUEST)
+    }
+
+    /// As [`Wire::open`] at a full server that may not have noticed yet that somebody left.
+    pub(super) fn open_patiently(server: &Server) -> Wire {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let mut socket = server.socket();
+            let mut status = [0; 12];
+            // Who is turned away at the door may find it shut before the request is out.
+            if socket.write_all(REQUEST.as_bytes()).is_ok()
+                && socket.peek(&mut status).is_ok_and(|len| len == status.len())
+                && &status == b"HTTP/1.1 101"
+            {
+                return Wire::answered(socket);
+            }
+        }
+        panic!("there is no room");
     }
 
     /// As [`Wire::open`], on a socket that holds little of what it does not read.
