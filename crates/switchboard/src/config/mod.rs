@@ -88,7 +88,7 @@ pub struct Config {
     /// Device ids that a welcome lists; the rest is counted. 0 hides other devices.
     pub device_list_max: usize,
 
-    /// HTTP requests (page, health, metrics) served at once; above it 503.
+    /// HTTP requests (page, health, metrics) served at once; as many again wait, above that 503.
     pub http_connections_max: usize,
     /// Time over which a stopping server spreads the closing of its connections.
     pub drain: Duration,

@@ -52,7 +52,8 @@ impl Shard {
         self.enqueue(key);
     }
 
-    /// Closes connections whose out queue is over its last bound.
+    /// Closes connections whose out queue is over its last bound: at once after a message, so that
+    /// the next one finds the device gone, and at the end of the turn after control frames.
     #[inline]
     pub(super) fn close_overflowed(&mut self) {
         while let Some(key) = self.ports.overflowed.pop() {

@@ -138,6 +138,7 @@ impl Shard {
             self.take_inbox();
             self.accept_sockets();
             self.fire_timers();
+            self.close_overflowed();
             self.go_on_draining();
             self.hand_over();
             self.flush_dirty();
