@@ -7,8 +7,8 @@ use crate::command::{Program, find};
 use crate::step::Failure;
 
 /// The variables that name the programs, for the tests and for whoever has them elsewhere.
-pub(crate) const CHROMIUM_VARIABLE: &str = "SWITCHBOARD_CHROMIUM";
-pub(crate) const CHROMEDRIVER_VARIABLE: &str = "SWITCHBOARD_CHROMEDRIVER";
+pub(crate) const CHROMIUM_VARIABLE: &str = "CHROMIUM";
+pub(crate) const CHROMEDRIVER_VARIABLE: &str = "CHROMEDRIVER";
 
 const CHROMIUM_NAMES: [&str; 4] =
     ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];

@@ -34,9 +34,8 @@ impl Browser {
     ///
     /// Panics where the driver or Chromium is missing.
     pub(crate) fn start() -> Self {
-        let chromium =
-            find("SWITCHBOARD_CHROMIUM", &["chromium", "chromium-browser", "google-chrome"]);
-        let mut driver = Command::new(find("SWITCHBOARD_CHROMEDRIVER", &["chromedriver"]))
+        let chromium = find("CHROMIUM", &["chromium", "chromium-browser", "google-chrome"]);
+        let mut driver = Command::new(find("CHROMEDRIVER", &["chromedriver"]))
             .arg("--port=0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -1,7 +1,7 @@
 //! The page in a real browser, against the real server: what a person sees, clicks and types.
 //!
-//! Needs Chromium and its driver. They are looked for in `SWITCHBOARD_CHROMIUM` and
-//! `SWITCHBOARD_CHROMEDRIVER`, then in `PATH`; a test without them fails.
+//! Needs Chromium and its driver. They are looked for in `CHROMIUM` and
+//! `CHROMEDRIVER`, then in `PATH`; a test without them fails.
 
 mod browser;
 mod device;

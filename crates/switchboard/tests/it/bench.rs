@@ -1,14 +1,14 @@
 //! `switchboard bench` against the real server: it measures, and it checks what it measures.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
-use crate::server::Server;
+use crate::server::{Server, binary};
 
 fn bench(server: &Server, line: &str) -> Output {
     let pid = server.pid().as_raw_nonzero().to_string();
-    Command::new(env!("CARGO_BIN_EXE_switchboard"))
+    binary()
         .args(["bench", "--json", "--url", &server.url(), "--pid", &pid])
         .args(line.split_whitespace())
         .output()
@@ -24,7 +24,8 @@ fn report(output: &Output) -> Value {
 #[test]
 fn every_message_comes_once_and_in_order_across_shards() {
     let server = Server::with(&["shards=2"]);
-    let line = "throughput --pairs 8 --window 16 --messages 20000 --pairing cross --server-shards 2";
+    let line =
+        "throughput --pairs 8 --window 16 --messages 20000 --pairing cross --server-shards 2";
     let report = report(&bench(&server, line));
     assert_eq!(report["tally"]["delivered"], 20_000, "{report}");
     for fault in ["lost", "repeated", "foreign", "refused"] {
@@ -37,10 +38,8 @@ fn every_message_comes_once_and_in_order_across_shards() {
 
 #[test]
 fn a_server_that_is_not_on_this_machine_is_left_alone() {
-    let output = Command::new(env!("CARGO_BIN_EXE_switchboard"))
-        .args(["bench", "--url", "ws://192.0.2.1:8080", "throughput"])
-        .output()
-        .unwrap();
+    let output =
+        binary().args(["bench", "--url", "ws://192.0.2.1:8080", "throughput"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("192.0.2.1"), "{error}");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use switchboard::config::{Config, DEFAULT_TOML, Layer, resolve};
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::server::{Server, binary};
 
 /// The binary in an empty directory, with no variable of the machine's that it would read.
 struct Shell {
@@ -29,12 +29,7 @@ impl Shell {
     }
 
     fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SWITCHBOARD_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = binary();
         command.args(line.split_whitespace()).current_dir(self.directory.path());
         command
     }

@@ -12,6 +12,21 @@ use tempfile::TempDir;
 /// Nothing in a test takes this long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The binary, with no variable of the machine's that it would read.
+pub(crate) fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+    without_settings(&mut command);
+    command
+}
+
+fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SWITCHBOARD_") {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// A server with a directory of its own, so that no configuration of the machine reaches it.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -45,17 +60,13 @@ impl Server {
         settings: &[&str],
         adjust: impl FnOnce(&mut Command),
     ) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SWITCHBOARD_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = binary();
         command.args(["--listen", "127.0.0.1:0"]).current_dir(directory.path());
         for setting in settings {
             command.args(["--set", setting]);
         }
         adjust(&mut command);
+        without_settings(&mut command);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,10 +1,9 @@
 //! Between shards nothing is lost, doubled or out of order.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
 use super::wire::{TEXT, Wire, frame};
-use crate::server::Server;
+use crate::server::{Server, binary};
 
 /// Each of `pairs` neighbours sends `count` messages to the other and hears as many.
 ///
@@ -126,7 +125,7 @@ fn a_device_list_is_the_same_from_every_shard() {
 #[test]
 fn a_second_server_on_the_port_fails() {
     let server = Server::start();
-    let second = Command::new(env!("CARGO_BIN_EXE_switchboard"))
+    let second = binary()
         .args(["--listen", &server.address.to_string()])
         .current_dir(server.directory.path())
         .output()
