@@ -182,7 +182,7 @@ pub struct ShardMetrics {
     pub sent_bytes: Number,
     /// Devices closed because they did not read.
     pub out_queue_overflows: Number,
-    /// Times that a connection was not read for a while, by [`PAUSES`].
+    /// Times that a connection was not read for a while, by reason.
     pub pauses: ByLabel<{ PAUSES.len() }>,
     /// Accepts that failed for want of a file descriptor.
     pub accept_failures: Number,

@@ -11,8 +11,12 @@ pub(super) struct Settings {
     /// server.cfg in the working directory, where they exist]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Listen here, such as 127.0.0.1:8080 or [::]:8080
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// The address to listen on.
+    #[arg(
+        help = "Listen here, such as 127.0.0.1:8080 or [::]:8080",
+        long,
+        value_name = "ADDR:PORT"
+    )]
     listen: Option<String>,
     /// Listen on this port; the address stays as it is
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
