@@ -36,7 +36,7 @@ fn send(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut delivered = 0;
                 for message in &commands {
-                    let said = Input::Said { conn: SENDER, message: black_box(message) };
+                    let said = Input::Said { conn: SENDER, message: black_box(message.as_bytes()) };
                     broker.handle(NOW, said, &mut |effect| {
                         delivered += u32::from(matches!(effect, Effect::Deliver { .. }));
                     });

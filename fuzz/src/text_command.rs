@@ -15,18 +15,23 @@ pub fn text_command(data: &[u8]) {
 }
 
 fn as_command(message: &str) {
-    let command = text::parse(message);
+    let command = text::parse(message.as_bytes());
     if let Command::Send { to, text } = command {
-        let before = message.strip_suffix(text).expect("the text is the message's end");
-        assert!(before.ends_with(','));
-        assert_eq!(before.matches(',').count(), 2, "commas before the text");
-        assert_eq!(text::parse(&format!("send,{to},{text}")), command);
+        let before = message.as_bytes().strip_suffix(text).expect("the text is the message's end");
+        assert!(before.ends_with(b","));
+        assert_eq!(
+            before.iter().filter(|&&byte| byte == b',').count(),
+            2,
+            "commas before the text"
+        );
+        let plain = [format!("send,{to},").as_bytes(), text].concat();
+        assert_eq!(text::parse(&plain), command);
     }
     match command {
         Command::Help => assert_eq!(message, "help"),
         Command::Send { .. } | Command::SendNowhere | Command::Unknown => {
             let padded = format!("\u{a0}{}", message.replacen(',', "\x1c,\u{3000}", 1));
-            assert_eq!(text::parse(&padded), command, "padded");
+            assert_eq!(text::parse(padded.as_bytes()), command, "padded");
         }
         Command::Unreadable => {}
     }
@@ -36,9 +41,9 @@ fn as_delivery(message: &str) {
     let Some((from, text)) = text::parse_delivery(message) else { return };
     let mut written = Vec::new();
     let sender = text::Sender::new(from);
-    text::write_delivery(&mut written, &sender, text);
+    text::write_delivery(&mut written, &sender, text.as_bytes());
     assert_eq!(written, message.as_bytes());
-    assert_eq!(written.len(), text::delivery_len(&sender, text));
+    assert_eq!(written.len(), text::delivery_len(&sender, text.as_bytes()));
 }
 
 fn as_info(message: &str) {

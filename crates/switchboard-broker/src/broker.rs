@@ -57,7 +57,7 @@ pub enum Input<'a> {
         /// Who.
         conn: Conn,
         /// The whole message.
-        message: &'a str,
+        message: &'a [u8],
     },
     /// Another shard's device sent a text to one of ours.
     HandedOver {
@@ -68,7 +68,7 @@ pub enum Input<'a> {
         /// The receiver.
         to: DeviceId,
         /// The text.
-        text: &'a str,
+        text: &'a [u8],
     },
     /// What one of our devices sent to another shard could not be delivered: the receiver left
     /// while it was on its way.
@@ -106,7 +106,7 @@ pub enum Effect<'a> {
         /// The sender.
         from: DeviceId,
         /// The text.
-        text: &'a str,
+        text: &'a [u8],
     },
     /// Hand a text to the shard of its receiver ([`Input::HandedOver`] there), in order.
     HandOver {
@@ -117,7 +117,7 @@ pub enum Effect<'a> {
         /// The receiver.
         to: DeviceId,
         /// The text.
-        text: &'a str,
+        text: &'a [u8],
     },
     /// Tell the sender's shard that its text found nobody ([`Input::Returned`] there).
     Return {
@@ -217,7 +217,7 @@ impl Broker {
         &mut self,
         now: Moment,
         conn: Conn,
-        message: &str,
+        message: &[u8],
         effect: &mut impl FnMut(Effect<'_>),
     ) {
         let refusal = match text::parse(message) {
@@ -239,7 +239,7 @@ impl Broker {
         now: Moment,
         sender: Conn,
         to: DeviceId,
-        text: &str,
+        text: &[u8],
         effect: &mut impl FnMut(Effect<'_>),
     ) -> Result<(), Refusal> {
         let receiver = match self.conns.get(&to) {

@@ -24,8 +24,8 @@ impl DigestKey {
     /// It is compared only with the sender's own last one and never leaves the process. A
     /// collision, one in 2^128, would answer `Duplicate message` to a text that was none.
     #[inline]
-    pub fn digest(&self, text: &str) -> Digest {
-        let hash = Hasher::oneshot_with_secret(&self.0, text.as_bytes())
+    pub fn digest(&self, text: &[u8]) -> Digest {
+        let hash = Hasher::oneshot_with_secret(&self.0, text)
             .expect("a key is as long as XXH3's own secret");
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }

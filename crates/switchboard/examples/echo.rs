@@ -182,7 +182,7 @@ impl Echo {
 
     fn answer(&mut self, event: Event<'_>) -> Result<ControlFlow<()>, Violation> {
         match event {
-            Event::Text(text) => self.say(Opcode::Text, text.as_bytes()),
+            Event::Text(text) => self.say(Opcode::Text, &text),
             Event::Binary(bytes) => self.say(Opcode::Binary, &bytes),
             Event::Compressed { text, payload } => self.say_inflated(text, &payload)?,
             Event::Ping(payload) => write_server_frame(&mut self.out, Opcode::Pong, &payload),

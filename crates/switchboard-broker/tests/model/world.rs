@@ -29,11 +29,11 @@ impl From<Effect<'_>> for Done {
                 Done::Tell { conn, text: refusal.text().to_owned() }
             }
             Effect::Deliver { conn, from, text } => {
-                Done::Deliver { conn, from: from.get(), text: text.to_owned() }
+                Done::Deliver { conn, from: from.get(), text: as_string(text) }
             }
             Effect::HandOver { shard, from, to, text } => {
                 let (shard, from, to) = (usize::from(shard.0), from.get(), to.get());
-                Done::HandOver { shard, from, to, text: text.to_owned() }
+                Done::HandOver { shard, from, to, text: as_string(text) }
             }
             Effect::Return { shard, from, digest } => {
                 Done::Return { shard: usize::from(shard.0), from: from.get(), digest }
@@ -205,7 +205,7 @@ impl World {
 
     fn say(&mut self, from: u64, message: &str) {
         let Place { shard, conn } = self.places[&from];
-        let done = self.handle(shard, Input::Said { conn, message });
+        let done = self.handle(shard, Input::Said { conn, message: message.as_bytes() });
         match self.original.communicate(self.now_ms, from, message) {
             Verdict::Tell(text) => assert_eq!(done, [Done::Tell { conn, text }]),
             Verdict::Forward { to, text } => {
@@ -245,7 +245,7 @@ impl World {
             shard: ShardId(sender_shard as u16),
             from: DeviceId::new(letter.from),
             to: DeviceId::new(letter.to),
-            text: &letter.text,
+            text: letter.text.as_bytes(),
         };
         let done = self.handle(shard, input);
         let from = letter.from;
@@ -254,7 +254,7 @@ impl World {
             assert_eq!(done, [Done::Deliver { conn, from, text: letter.text.clone() }]);
             self.delivered(&letter);
         } else {
-            let digest = self.key.digest(&letter.text);
+            let digest = self.key.digest(letter.text.as_bytes());
             assert_eq!(done, [Done::Return { shard: sender_shard, from, digest }]);
             let parcel = Parcel { letter, returned: Some(digest) };
             self.queues[shard][sender_shard].push_back(parcel);
@@ -295,4 +295,8 @@ impl World {
         self.brokers[shard].handle(now, input, &mut |effect| done.push(Done::from(effect)));
         done
     }
+}
+
+fn as_string(text: &[u8]) -> String {
+    std::str::from_utf8(text).expect("what was said was text").to_owned()
 }

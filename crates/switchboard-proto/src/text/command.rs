@@ -13,7 +13,7 @@ pub enum Command<'a> {
         /// The device that shall get it.
         to: DeviceId,
         /// The text, exactly as it was sent; may be empty and may hold commas.
-        text: &'a str,
+        text: &'a [u8],
     },
     /// A `send` to an integer that no device can have: below zero or above `u64`.
     SendNowhere,
@@ -32,26 +32,28 @@ pub enum Command<'a> {
 /// accepts. The integer is judged before the word. Unlike the original, the text
 /// keeps its commas.
 ///
+/// `message` is UTF-8; what is not is unreadable where that is noticed.
+///
 /// Takes time independent of the text's length for `send,<1 to 19 ASCII digits>,<text>`,
 /// and time linear in the message's length otherwise.
 #[inline]
-pub fn parse(message: &str) -> Command<'_> {
+pub fn parse(message: &[u8]) -> Command<'_> {
     match parse_ordinary(message) {
         Some(command) => command,
-        None => parse_any(message),
+        None => std::str::from_utf8(message).map_or(Command::Unreadable, parse_any),
     }
 }
 
 /// Reads `send,<1 to 19 ASCII digits>,<text>`, the form that clients really send;
 /// any other message is `None`.
 #[inline]
-fn parse_ordinary(message: &str) -> Option<Command<'_>> {
+fn parse_ordinary(message: &[u8]) -> Option<Command<'_>> {
     // The greatest number of 19 digits is below 2^64, so the sum cannot overflow.
     const DIGITS_MAX: usize = 19;
 
-    let rest = message.strip_prefix("send,")?;
+    let rest = message.strip_prefix(b"send,")?;
     let mut number = 0;
-    for (at, byte) in rest.bytes().enumerate().take(DIGITS_MAX + 1) {
+    for (at, &byte) in rest.iter().enumerate().take(DIGITS_MAX + 1) {
         match byte {
             b'0'..=b'9' if at < DIGITS_MAX => number = number * 10 + u64::from(byte - b'0'),
             b',' if at > 0 => {
@@ -80,7 +82,7 @@ fn parse_any(message: &str) -> Command<'_> {
         return Command::Unknown;
     }
     match id {
-        Integer::U64(number) => Command::Send { to: DeviceId::new(number), text },
+        Integer::U64(number) => Command::Send { to: DeviceId::new(number), text: text.as_bytes() },
         Integer::OutOfRange => Command::SendNowhere,
     }
 }
@@ -92,15 +94,15 @@ mod tests {
     use super::*;
 
     fn send(to: u64, text: &str) -> Command<'_> {
-        Command::Send { to: DeviceId::new(to), text }
+        Command::Send { to: DeviceId::new(to), text: text.as_bytes() }
     }
 
     #[test]
     fn the_ordinary_form_needs_no_slow_path() {
-        assert_eq!(parse_ordinary("send,100000001,a,b,,c"), Some(send(100_000_001, "a,b,,c")));
-        assert_eq!(parse_ordinary("send,0,"), Some(send(0, "")));
+        assert_eq!(parse_ordinary(b"send,100000001,a,b,,c"), Some(send(100_000_001, "a,b,,c")));
+        assert_eq!(parse_ordinary(b"send,0,"), Some(send(0, "")));
         assert_eq!(
-            parse_ordinary("send,9999999999999999999,x"),
+            parse_ordinary(b"send,9999999999999999999,x"),
             Some(send(9_999_999_999_999_999_999, "x"))
         );
     }
@@ -121,24 +123,24 @@ mod tests {
             "send,18446744073709551615,x",
             "send,00000000000000000000,x",
         ] {
-            assert_eq!(parse_ordinary(message), None, "{message:?}");
+            assert_eq!(parse_ordinary(message.as_bytes()), None, "{message:?}");
         }
     }
 
     #[test]
     fn the_integer_is_judged_before_the_word() {
-        assert_eq!(parse("foo,bar,x"), Command::Unreadable);
-        assert_eq!(parse("foo,1,x"), Command::Unknown);
-        assert_eq!(parse("foo,-1,x"), Command::Unknown);
-        assert_eq!(parse("foo,1"), Command::Unreadable);
+        assert_eq!(parse(b"foo,bar,x"), Command::Unreadable);
+        assert_eq!(parse(b"foo,1,x"), Command::Unknown);
+        assert_eq!(parse(b"foo,-1,x"), Command::Unknown);
+        assert_eq!(parse(b"foo,1"), Command::Unreadable);
     }
 
     #[test]
     fn integers_that_no_device_can_have_lead_nowhere() {
-        assert_eq!(parse("send,-1,x"), Command::SendNowhere);
-        assert_eq!(parse("send,18446744073709551616,x"), Command::SendNowhere);
-        assert_eq!(parse("send,18446744073709551615,x"), send(u64::MAX, "x"));
-        assert_eq!(parse("send,-0,x"), send(0, "x"));
+        assert_eq!(parse(b"send,-1,x"), Command::SendNowhere);
+        assert_eq!(parse(b"send,18446744073709551616,x"), Command::SendNowhere);
+        assert_eq!(parse(b"send,18446744073709551615,x"), send(u64::MAX, "x"));
+        assert_eq!(parse(b"send,-0,x"), send(0, "x"));
     }
 
     /// Messages near the border between the two paths: each part is ordinary or nearly so.
@@ -158,21 +160,21 @@ mod tests {
     proptest! {
         #[test]
         fn the_fast_path_agrees_with_the_slow_path(message in near_commands()) {
-            if let Some(command) = parse_ordinary(&message) {
+            if let Some(command) = parse_ordinary(message.as_bytes()) {
                 prop_assert_eq!(command, parse_any(&message));
             }
-            prop_assert_eq!(parse(&message), parse_any(&message));
+            prop_assert_eq!(parse(message.as_bytes()), parse_any(&message));
         }
 
         #[test]
         fn any_message_is_answered(message in any::<String>()) {
-            prop_assert_eq!(parse(&message), parse_any(&message));
+            prop_assert_eq!(parse(message.as_bytes()), parse_any(&message));
         }
 
         #[test]
         fn a_send_is_read_as_it_was_written(to: u64, text: String) {
             let message = format!("send,{to},{text}");
-            prop_assert_eq!(parse(&message), send(to, &text));
+            prop_assert_eq!(parse(message.as_bytes()), send(to, &text));
         }
     }
 }

@@ -85,14 +85,14 @@ impl Sender {
 
 /// Appends a delivered message, `<from>:<text>`.
 #[inline]
-pub fn write_delivery(out: &mut Vec<u8>, from: &Sender, text: &str) {
+pub fn write_delivery(out: &mut Vec<u8>, from: &Sender, text: &[u8]) {
     out.extend_from_slice(&from.prefix[..from.prefix_len]);
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text);
 }
 
 /// How many bytes [`write_delivery`] appends, exactly.
 #[inline]
-pub fn delivery_len(from: &Sender, text: &str) -> usize {
+pub fn delivery_len(from: &Sender, text: &[u8]) -> usize {
     from.prefix_len + text.len()
 }
 
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn a_delivery_keeps_its_text_whole() {
         let mut out = b"before ".to_vec();
-        write_delivery(&mut out, &Sender::new(DeviceId::FIRST), "a:b,c");
+        write_delivery(&mut out, &Sender::new(DeviceId::FIRST), b"a:b,c");
         assert_eq!(out, b"before 100000000:a:b,c");
         assert_eq!(parse_delivery("100000000:a:b,c"), Some((DeviceId::FIRST, "a:b,c")));
         assert_eq!(parse_delivery("100000000:"), Some((DeviceId::FIRST, "")));
@@ -225,8 +225,8 @@ mod tests {
             let from = DeviceId::new(from);
             let mut out = Vec::new();
             let sender = Sender::new(from);
-            write_delivery(&mut out, &sender, &text);
-            prop_assert_eq!(out.len(), delivery_len(&sender, &text));
+            write_delivery(&mut out, &sender, text.as_bytes());
+            prop_assert_eq!(out.len(), delivery_len(&sender, text.as_bytes()));
             let message = String::from_utf8(out).unwrap();
             prop_assert_eq!(parse_delivery(&message), Some((from, text.as_str())));
         }

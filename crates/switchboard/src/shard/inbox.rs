@@ -37,7 +37,7 @@ struct State {
 pub(super) struct Batch {
     texts: Vec<TextEntry>,
     /// All texts, one after the other.
-    text: String,
+    text: Vec<u8>,
     pub(super) returned: Vec<(DeviceId, Digest)>,
     pub(super) sockets: Vec<Accepted>,
     /// For the latency histogram: when how many of `texts` were received.
@@ -57,12 +57,12 @@ pub(super) struct HandedOver<'a> {
     pub(super) shard: ShardId,
     pub(super) from: DeviceId,
     pub(super) to: DeviceId,
-    pub(super) text: &'a str,
+    pub(super) text: &'a [u8],
 }
 
 impl Batch {
-    pub(super) fn push_text(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &str) {
-        self.text.push_str(text);
+    pub(super) fn push_text(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &[u8]) {
+        self.text.extend_from_slice(text);
         self.texts.push(TextEntry { from, to, len: text.len() as u32, shard });
     }
 
@@ -89,8 +89,7 @@ impl Batch {
             return mem::swap(self, other);
         }
         self.texts.append(&mut other.texts);
-        self.text.push_str(&other.text);
-        other.text.clear();
+        self.text.append(&mut other.text);
         self.returned.append(&mut other.returned);
         self.sockets.append(&mut other.sockets);
         self.received.append(&mut other.received);

@@ -181,7 +181,7 @@ impl Ports {
     }
 
     #[inline]
-    fn deliver(&mut self, BrokerConn(index): BrokerConn, from: DeviceId, text: &str) {
+    fn deliver(&mut self, BrokerConn(index): BrokerConn, from: DeviceId, text: &[u8]) {
         self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
         // What another shard handed over is timed from when that shard read it.
         self.delivered += u64::from(self.speaking.is_some());
@@ -281,7 +281,7 @@ impl Ports {
         key
     }
 
-    fn hand_over(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &str) {
+    fn hand_over(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &[u8]) {
         self.metrics.messages.at(MessageResult::HandedOver as usize).add(1);
         let outbox = &mut self.outboxes[usize::from(shard.0)];
         outbox.batch.push_text(self.shard, from, to, text);

@@ -147,8 +147,8 @@ impl Shard {
             Event::Text(message) => self.message(key, &message),
             Event::Binary(bytes) => {
                 // The original reads a binary frame as text, too.
-                let message = std::str::from_utf8(&bytes).map_err(|_| Violation::NotUtf8)?;
-                self.message(key, message);
+                simdutf8::basic::from_utf8(&bytes).map_err(|_| Violation::NotUtf8)?;
+                self.message(key, &bytes);
             }
             Event::Compressed { payload, .. } => self.inflate(key, &payload)?,
             Event::Ping(payload) => self.pong(key, &payload),
@@ -159,7 +159,7 @@ impl Shard {
     }
 
     #[inline]
-    fn message(&mut self, key: Key, message: &str) {
+    fn message(&mut self, key: Key, message: &[u8]) {
         let now = self.ports.now;
         self.ports.speaking = Some(key);
         let input = Input::Said { conn: BrokerConn(key.index), message };
@@ -177,8 +177,8 @@ impl Shard {
         inflated.clear();
         let Some(deflate) = self.ports.inflater(key) else { return Ok(()) };
         deflate.inflate(payload, max, &mut inflated).map_err(|error| error.violation(max))?;
-        let message = simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
-        self.message(key, message);
+        simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
+        self.message(key, &inflated);
         // One large message must not be remembered by its size for ever.
         inflated.shrink_to(super::READ_BYTES);
         self.inflated = inflated;

@@ -39,8 +39,9 @@ pub struct Decoded<'a> {
 /// Something a peer said.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A whole text message.
-    Text(Cow<'a, str>),
+    /// A whole text message, which is UTF-8. Bytes, because a `str` could not be made of what is
+    /// known to be ASCII without looking at it once more.
+    Text(Cow<'a, [u8]>),
     /// A whole binary message.
     Binary(Cow<'a, [u8]>),
     /// A whole compressed message; `text` says what it must be when inflated.
@@ -207,14 +208,15 @@ impl Decoder {
         self.check_size(header.opcode, header.payload_len)?;
         let consumed = header.len + header.payload_len as usize;
         let payload = &mut input[header.len..consumed];
-        if self.role == Role::Server {
-            mask(payload, header.key, 0);
-        }
-        let payload = Cow::Borrowed(&*payload);
+        let is_ascii = self.role == Role::Server && mask(payload, header.key, 0);
+        let payload = &*payload;
         let event = match header.opcode {
-            Opcode::Text => Event::Text(utf8(payload)?),
-            Opcode::Binary => Event::Binary(payload),
-            control => control_event(control, payload)?,
+            Opcode::Text if !is_ascii && simdutf8::basic::from_utf8(payload).is_err() => {
+                return Err(Violation::NotUtf8);
+            }
+            Opcode::Text => Event::Text(Cow::Borrowed(payload)),
+            Opcode::Binary => Event::Binary(Cow::Borrowed(payload)),
+            control => control_event(control, Cow::Borrowed(payload))?,
         };
         Ok(Decoded { consumed, event: Some(event) })
     }
@@ -343,7 +345,9 @@ impl Assembly {
         let payload = Cow::Owned(self.payload);
         Ok(match (self.compressed, self.text) {
             (true, text) => Event::Compressed { text, payload },
-            (false, true) => Event::Text(utf8(payload)?),
+            // All of it was checked as it came, unless it ends within a character.
+            (false, true) if self.utf8_len < payload.len() => return Err(Violation::NotUtf8),
+            (false, true) => Event::Text(payload),
             (false, false) => Event::Binary(payload),
         })
     }
@@ -359,15 +363,6 @@ fn take_payload<'a>(frame: &mut Arriving, role: Role, input: &'a mut [u8]) -> &'
     }
     frame.received += len as u64;
     piece
-}
-
-#[inline]
-fn utf8(payload: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
-    match payload {
-        Cow::Borrowed(bytes) => simdutf8::basic::from_utf8(bytes).map(Cow::Borrowed).ok(),
-        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
-    }
-    .ok_or(Violation::NotUtf8)
 }
 
 fn control_event(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Event<'_>, Violation> {

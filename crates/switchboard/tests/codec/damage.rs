@@ -178,7 +178,7 @@ fn a_whole_frame_is_lent_out_where_it_lies() {
         let mut stream = frame(Role::Server, FIN | opcode, b"in place");
         let decoded = Decoder::new(Role::Server, 100).decode(&mut stream).expect("it is good");
         match decoded.event {
-            Some(Event::Text(Cow::Borrowed("in place"))) => assert_eq!(opcode, TEXT),
+            Some(Event::Text(Cow::Borrowed(b"in place"))) => assert_eq!(opcode, TEXT),
             Some(Event::Binary(Cow::Borrowed(b"in place"))) => assert_eq!(opcode, BINARY),
             Some(Event::Ping(Cow::Borrowed(b"in place"))) => assert_eq!(opcode, PING),
             other => panic!("{other:?}"),

@@ -40,7 +40,9 @@ impl Said {
 impl From<Event<'_>> for Said {
     fn from(event: Event<'_>) -> Said {
         match event {
-            Event::Text(text) => Said::Text(text.into_owned()),
+            Event::Text(text) => {
+                Said::Text(String::from_utf8(text.into_owned()).expect("text is UTF-8"))
+            }
             Event::Binary(payload) => Said::Binary(payload.into_owned()),
             Event::Compressed { text, payload } => {
                 Said::Compressed { text, payload: payload.into_owned() }
