@@ -1,0 +1,62 @@
+//! The v1 protocol: JSON frames, one object to a WebSocket text message.
+//!
+//! A client opens with `hello` and is answered `welcome`; from then on it has a device id that
+//! outlives the connection, and a mailbox. The server reads [`ClientFrame`]s and writes
+//! [`ServerFrame`]s. Message bodies pass through as the bytes that the sender wrote.
+
+mod client_frame;
+pub mod close;
+mod device_ref;
+mod server_frame;
+mod words;
+
+use std::time::Duration;
+
+pub use client_frame::{ClientFrame, FrameError, Send};
+pub use device_ref::{Address, DeviceRef};
+pub use server_frame::{DeviceStatus, ServerFrame, Welcome};
+pub use words::{Durability, FrameErrorCode, Outcome, RejectCode};
+
+/// The WebSocket subprotocol by which a client asks for v1.
+pub const SUBPROTOCOL: &str = "switchboard.v1.json";
+
+/// Bytes in the `id` of a frame, and in `re`; at least one.
+pub const ID_LEN_MAX: usize = 64;
+
+/// Bytes in a device's name: a letter and 127 more.
+pub const NAME_LEN_MAX: usize = 128;
+
+/// Bytes in the `reason` of a `refuse`; it waits in the sender's mailbox, so it must be small.
+pub const REASON_LEN_MAX: usize = 256;
+
+/// Bytes in a `mailbox`. Servers make them far shorter.
+pub const MAILBOX_LEN_MAX: usize = 64;
+
+/// Bytes in a token: what HTTP servers commonly take for all headers, where the text protocol's
+/// token has to fit.
+pub const TOKEN_LEN_MAX: usize = 8192;
+
+/// Devices in one page of the list of devices.
+pub const DEVICES_LIMIT_MAX: u32 = 1000;
+
+/// Devices in one `watch` or `unwatch`.
+pub const WATCH_MAX: usize = 1000;
+
+/// Arrays and objects within each other, the frame itself being the first.
+///
+/// Every parser in use reads that deep; the strictest that we know reads 127.
+pub const DEPTH_MAX: usize = 64;
+
+/// The greatest integer in a frame, 2^53 - 1: up to here all implementations agree on the value
+/// (RFC 8259, section 6).
+pub const INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// How long the server waits for `hello`.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bad frames within [`BAD_FRAMES_WINDOW`] that close a connection with
+/// [`close::PROTOCOL_ERROR`].
+pub const BAD_FRAMES_MAX: u32 = 10;
+
+/// See [`BAD_FRAMES_MAX`].
+pub const BAD_FRAMES_WINDOW: Duration = Duration::from_secs(60);

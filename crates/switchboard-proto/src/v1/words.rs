@@ -1,0 +1,139 @@
+//! The closed lists of words that frames use: durabilities, outcomes and codes.
+
+/// An enum whose members are words on the wire.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$member_doc:meta])* $member:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        pub enum $name {
+            $($(#[$member_doc])* $member,)+
+        }
+
+        impl $name {
+            /// Every member, in the order of the declaration.
+            pub const ALL: &'static [$name] = &[$($name::$member,)+];
+
+            /// The word on the wire.
+            #[inline]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$member => $word,)+
+                }
+            }
+
+            /// Reads a word; `None` if it is none of these.
+            #[inline]
+            pub fn parse(word: &str) -> Option<$name> {
+                match word {
+                    $($word => Some($name::$member),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.as_str().fmt(out)
+            }
+        }
+    };
+}
+
+words! {
+    /// What has been done for a message when it is said to be accepted; the later, the stronger.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    Durability {
+        /// Written to the live connection's queue of a text-protocol receiver. Nobody can ask for it.
+        None = "none",
+        /// In the receiver's mailbox, in memory.
+        Memory = "memory",
+        /// Message, its `seq` and its `id` are synced to disk.
+        Disk = "disk",
+        /// On a quorum of the cluster.
+        Replicated = "replicated",
+    }
+}
+
+words! {
+    /// Why something was rejected.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    RejectCode {
+        /// No device has this id.
+        NoSuchDevice = "no_such_device",
+        /// The receiver's mailbox is at its bound; the sender may try again later.
+        MailboxFull = "mailbox_full",
+        /// The sender's mailbox has no place left for the outcome that it asked for.
+        OutcomesFull = "outcomes_full",
+        /// The message is larger than the receiver's side takes.
+        TooLarge = "too_large",
+        /// The sender's token does not allow it.
+        NotAllowed = "not_allowed",
+        /// The sender spent its rate.
+        RateLimited = "rate_limited",
+        /// The same `id` stood for another receiver or body.
+        IdReused = "id_reused",
+        /// The receiver's side has no such durability, receipt or `ttl_ms`.
+        DurabilityUnavailable = "durability_unavailable",
+        /// The store is in trouble and the message's fate unknown: retry with the same id.
+        StoreUnavailable = "store_unavailable",
+        /// The frame could be read and makes no sense.
+        BadRequest = "bad_request",
+        /// What was to be cancelled has been pushed, or is gone.
+        TooLate = "too_late",
+    }
+}
+
+words! {
+    /// How a message ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    Outcome {
+        /// The receiver acked it.
+        Delivered = "delivered",
+        /// The receiver refused it.
+        Refused = "refused",
+        /// Its `ttl_ms` was over.
+        Expired = "expired",
+        /// The sender cancelled it.
+        Cancelled = "cancelled",
+        /// The receiver's device ended.
+        Evicted = "evicted",
+    }
+}
+
+words! {
+    /// What was wrong with a frame.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    FrameErrorCode {
+        /// It is no JSON object, has no type, or a field of it is wrong.
+        BadFrame = "bad_frame",
+        /// Its type is none that a client may send.
+        UnknownType = "unknown_type",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        for &word in Durability::ALL {
+            assert_eq!(Durability::parse(word.as_str()), Some(word));
+        }
+        for &word in RejectCode::ALL {
+            assert_eq!(RejectCode::parse(word.as_str()), Some(word));
+        }
+        for &word in Outcome::ALL {
+            assert_eq!(Outcome::parse(word.as_str()), Some(word));
+        }
+        for &word in FrameErrorCode::ALL {
+            assert_eq!(FrameErrorCode::parse(word.as_str()), Some(word));
+        }
+        assert_eq!(RejectCode::ALL.len(), 11);
+        assert_eq!(Durability::parse("Disk"), None);
+    }
+
+    #[test]
+    fn durabilities_are_ordered_by_strength() {
+        assert!(Durability::ALL.is_sorted());
+    }
+}
