@@ -4,16 +4,25 @@
 //! outlives the connection, and a mailbox. The server reads [`ClientFrame`]s and writes
 //! [`ServerFrame`]s. Message bodies pass through as the bytes that the sender wrote.
 
+mod body;
 mod client_frame;
 pub mod close;
 mod device_ref;
+mod parse_client;
+mod read;
+mod scan;
+mod server_event;
 mod server_frame;
 mod words;
+mod write;
 
 use std::time::Duration;
 
+pub use body::{write_body_of_text, write_text_of_body};
 pub use client_frame::{ClientFrame, FrameError, Send};
 pub use device_ref::{Address, DeviceRef};
+pub use parse_client::parse_client;
+pub use server_event::{DeviceEvent, NoServerFrame, ServerEvent, WelcomeEvent, Word, parse_server};
 pub use server_frame::{DeviceStatus, ServerFrame, Welcome};
 pub use words::{Durability, FrameErrorCode, Outcome, RejectCode};
 

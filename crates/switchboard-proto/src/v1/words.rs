@@ -1,20 +1,21 @@
-//! The closed lists of words that frames use: durabilities, outcomes and codes.
+//! The closed lists of words that frames use: durabilities, outcomes, codes, types and fields.
 
 /// An enum whose members are words on the wire.
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$member_doc:meta])* $member:ident = $word:literal,)+ }) => {
+    ($(#[$doc:meta])* $visible:vis $name:ident { $($(#[$member_doc:meta])* $member:ident = $word:literal,)+ }) => {
         $(#[$doc])*
-        pub enum $name {
+        $visible enum $name {
             $($(#[$member_doc])* $member,)+
         }
 
         impl $name {
             /// Every member, in the order of the declaration.
-            pub const ALL: &'static [$name] = &[$($name::$member,)+];
+            #[allow(dead_code, reason = "not every list is gone through")]
+            $visible const ALL: &'static [$name] = &[$($name::$member,)+];
 
             /// The word on the wire.
             #[inline]
-            pub const fn as_str(self) -> &'static str {
+            $visible const fn as_str(self) -> &'static str {
                 match self {
                     $($name::$member => $word,)+
                 }
@@ -22,9 +23,9 @@ macro_rules! words {
 
             /// Reads a word; `None` if it is none of these.
             #[inline]
-            pub fn parse(word: &str) -> Option<$name> {
-                match word {
-                    $($word => Some($name::$member),)+
+            $visible fn parse(word: impl AsRef<[u8]>) -> Option<$name> {
+                match word.as_ref() {
+                    $(word if word == $word.as_bytes() => Some($name::$member),)+
                     _ => None,
                 }
             }
@@ -41,7 +42,7 @@ macro_rules! words {
 words! {
     /// What has been done for a message when it is said to be accepted; the later, the stronger.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    Durability {
+    pub Durability {
         /// Written to the live connection's queue of a text-protocol receiver. Nobody can ask for it.
         None = "none",
         /// In the receiver's mailbox, in memory.
@@ -56,7 +57,7 @@ words! {
 words! {
     /// Why something was rejected.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    RejectCode {
+    pub RejectCode {
         /// No device has this id.
         NoSuchDevice = "no_such_device",
         /// The receiver's mailbox is at its bound; the sender may try again later.
@@ -85,7 +86,7 @@ words! {
 words! {
     /// How a message ended.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    Outcome {
+    pub Outcome {
         /// The receiver acked it.
         Delivered = "delivered",
         /// The receiver refused it.
@@ -102,11 +103,92 @@ words! {
 words! {
     /// What was wrong with a frame.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    FrameErrorCode {
+    pub FrameErrorCode {
         /// It is no JSON object, has no type, or a field of it is wrong.
         BadFrame = "bad_frame",
         /// Its type is none that a client may send.
         UnknownType = "unknown_type",
+    }
+}
+
+words! {
+    /// What a client's frame is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) ClientKind {
+        Send = "send",
+        Ack = "ack",
+        Refuse = "refuse",
+        Cancel = "cancel",
+        Ping = "ping",
+        Hello = "hello",
+        Devices = "devices",
+        Watch = "watch",
+        Unwatch = "unwatch",
+        Refresh = "refresh",
+    }
+}
+
+words! {
+    /// What a server's frame is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) ServerKind {
+        Message = "message",
+        Accepted = "accepted",
+        Rejected = "rejected",
+        Outcome = "outcome",
+        Cancelled = "cancelled",
+        Presence = "presence",
+        Pong = "pong",
+        Welcome = "welcome",
+        Devices = "devices",
+        Watching = "watching",
+        Refreshed = "refreshed",
+        Expiring = "expiring",
+        Bye = "bye",
+        Error = "error",
+    }
+}
+
+words! {
+    /// The fields of frames, of either side; the usual ones first, since they are sought in order.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) Field {
+        Type = "type",
+        Id = "id",
+        To = "to",
+        Body = "body",
+        Seq = "seq",
+        From = "from",
+        SentAtMs = "sent_at_ms",
+        Durability = "durability",
+        Receipt = "receipt",
+        TtlMs = "ttl_ms",
+        Re = "re",
+        Outcome = "outcome",
+        AtMs = "at_ms",
+        Reason = "reason",
+        Token = "token",
+        Mailbox = "mailbox",
+        LastSeq = "last_seq",
+        Devices = "devices",
+        After = "after",
+        Limit = "limit",
+        Duplicate = "duplicate",
+        Code = "code",
+        Message = "message",
+        RetryAfterMs = "retry_after_ms",
+        MaybeSeen = "maybe_seen",
+        Device = "device",
+        Online = "online",
+        SinceMs = "since_ms",
+        Next = "next",
+        Resumed = "resumed",
+        Pending = "pending",
+        PingEveryMs = "ping_every_ms",
+        MaxMessageBytes = "max_message_bytes",
+        Server = "server",
+        ExpiresAtMs = "expires_at_ms",
+        ReconnectInMs = "reconnect_in_ms",
     }
 }
 

@@ -1,0 +1,144 @@
+//! Reads what a client says.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::read::{Read, required};
+use super::scan::Fields;
+use super::words::{ClientKind, Field};
+use super::{
+    ClientFrame, DEVICES_LIMIT_MAX, Durability, FrameError, FrameErrorCode, ID_LEN_MAX,
+    MAILBOX_LEN_MAX, REASON_LEN_MAX, Send, TOKEN_LEN_MAX,
+};
+
+/// Reads a frame of a client.
+///
+/// `text` is UTF-8; what is not is an error where the frame's meaning depends on it, and else
+/// passes unnoticed.
+///
+/// The text must be JSON by RFC 8259, whole, with no half of a surrogate pair escaped anywhere and
+/// nothing nested deeper than [`DEPTH_MAX`](super::DEPTH_MAX). Fields that the frame's type does
+/// not know are ignored, also twice; one that it knows must not stand there twice. `null` means
+/// that an optional field is left out.
+///
+/// Takes time linear in the length of the text.
+///
+/// # Errors
+///
+/// What is wrong with the frame, the first of what there is. `id` is given if the text is
+/// well-formed and holds exactly one valid `id`, whatever the frame's type.
+#[inline]
+pub fn parse_client(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
+    let fields = match Fields::scan(text) {
+        Ok(fields) => fields,
+        Err(fault) => return Err(bad_frame(fault.to_string(), None)),
+    };
+    match client_kind(&fields) {
+        Ok(Ok(kind)) => {
+            read_frame(kind, &fields).map_err(|message| bad_frame(message, Some(&fields)))
+        }
+        Ok(Err(unknown)) => Err(unknown_type(&unknown, &fields)),
+        Err(message) => Err(bad_frame(message, Some(&fields))),
+    }
+}
+
+#[cold]
+fn bad_frame(message: String, fields: Option<&Fields<'_>>) -> FrameError {
+    FrameError { code: FrameErrorCode::BadFrame, message, id: fields.and_then(id_of) }
+}
+
+#[cold]
+fn unknown_type(unknown: &str, fields: &Fields<'_>) -> FrameError {
+    let known: Vec<&str> = ClientKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    let shown: String = unknown.chars().take(32).collect();
+    let message = format!("no client sends a `{shown}`; it may send {}", known.join(", "));
+    FrameError { code: FrameErrorCode::UnknownType, message, id: id_of(fields) }
+}
+
+fn id_of(fields: &Fields<'_>) -> Option<String> {
+    fields.name(Field::Id, ID_LEN_MAX).ok().flatten().map(Cow::into_owned)
+}
+
+/// What the frame is, or the unknown type that it names.
+#[inline]
+fn client_kind<'a>(fields: &Fields<'a>) -> Read<Result<ClientKind, Cow<'a, str>>> {
+    let name = required(Field::Type, fields.text(Field::Type)?)?;
+    Ok(ClientKind::parse(&*name).ok_or(name))
+}
+
+#[inline]
+fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>> {
+    Ok(match kind {
+        ClientKind::Send => ClientFrame::Send(read_send(fields)?),
+        ClientKind::Ack => ClientFrame::Ack { seq: seq(fields)? },
+        ClientKind::Refuse => ClientFrame::Refuse {
+            seq: seq(fields)?,
+            reason: fields.text_max(Field::Reason, REASON_LEN_MAX)?,
+        },
+        ClientKind::Cancel => ClientFrame::Cancel { id: id(fields)? },
+        ClientKind::Ping => ClientFrame::Ping { id: fields.name(Field::Id, ID_LEN_MAX)? },
+        ClientKind::Hello => ClientFrame::Hello {
+            token: fields.text_max(Field::Token, TOKEN_LEN_MAX)?,
+            mailbox: fields.text_max(Field::Mailbox, MAILBOX_LEN_MAX)?,
+            last_seq: fields.integer(Field::LastSeq)?,
+        },
+        ClientKind::Devices => ClientFrame::Devices {
+            id: id(fields)?,
+            after: fields.address(Field::After)?,
+            limit: fields.count(Field::Limit, DEVICES_LIMIT_MAX)?,
+        },
+        ClientKind::Watch => ClientFrame::Watch {
+            id: id(fields)?,
+            devices: required(Field::Devices, fields.addresses(Field::Devices)?)?,
+        },
+        ClientKind::Unwatch => {
+            ClientFrame::Unwatch { id: id(fields)?, devices: fields.addresses(Field::Devices)? }
+        }
+        ClientKind::Refresh => ClientFrame::Refresh {
+            token: required(Field::Token, fields.text_max(Field::Token, TOKEN_LEN_MAX)?)?,
+        },
+    })
+}
+
+#[inline]
+fn read_send<'a>(fields: &Fields<'a>) -> Read<Send<'a>> {
+    Ok(Send {
+        id: id(fields)?,
+        to: required(Field::To, fields.address(Field::To)?)?,
+        body: required(Field::Body, fields.any(Field::Body)?)?,
+        ttl_ms: fields.integer(Field::TtlMs)?,
+        re: fields.name(Field::Re, ID_LEN_MAX)?,
+        durability: durability(fields)?,
+        receipt: fields.flag(Field::Receipt)?,
+    })
+}
+
+#[inline]
+fn id<'a>(fields: &Fields<'a>) -> Read<Cow<'a, str>> {
+    required(Field::Id, fields.name(Field::Id, ID_LEN_MAX)?)
+}
+
+#[inline]
+fn seq(fields: &Fields<'_>) -> Read<u64> {
+    required(Field::Seq, fields.integer(Field::Seq)?)
+}
+
+/// The durability that a sender asks for.
+#[inline]
+fn durability(fields: &Fields<'_>) -> Read<Option<Durability>> {
+    let Some(word) = fields.text(Field::Durability)? else { return Ok(None) };
+    match Durability::parse(&*word) {
+        None | Some(Durability::None) => {
+            Err("`durability` must be \"memory\", \"disk\" or \"replicated\"".to_owned())
+        }
+        asked => Ok(asked),
+    }
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for FrameError {}

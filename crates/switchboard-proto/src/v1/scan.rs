@@ -1,0 +1,462 @@
+//! Reads JSON strictly by RFC 8259, in one pass and without building a tree.
+//!
+//! It takes what the RFC allows, but for two things that receivers cannot be trusted with: escaped
+//! surrogates without their other half, and nesting beyond [`DEPTH_MAX`].
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::DEPTH_MAX;
+use super::words::Field;
+
+/// Why a text is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    what: &'static str,
+    at: usize,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at byte {}", self.what, self.at)
+    }
+}
+
+#[cold]
+fn fault<T>(what: &'static str, at: usize) -> Result<T, Fault> {
+    Err(Fault { what, at })
+}
+
+/// Where the known fields of an object stand in its text.
+pub(super) struct Fields<'a> {
+    text: &'a [u8],
+    /// Start and end of each value; no value is empty.
+    spans: [(u32, u32); Field::ALL.len()],
+    /// A bit for each field that stands more than once.
+    repeated: u64,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of a text that is one object and nothing else.
+    #[inline]
+    pub(super) fn scan(text: &'a [u8]) -> Result<Fields<'a>, Fault> {
+        let start = skip_space(text, 0);
+        if byte(text, start) != b'{' {
+            return fault("a frame is one JSON object, which begins with `{`; it does not", start);
+        }
+        if u32::try_from(text.len()).is_err() {
+            return fault("a frame has less than 4 GiB; it ends", text.len());
+        }
+        let mut fields = Fields { text, spans: [(0, 0); Field::ALL.len()], repeated: 0 };
+        let end = skip_space(text, fields.scan_object(start)?);
+        if end < text.len() {
+            return fault("a frame is one JSON object; something follows it", end);
+        }
+        Ok(fields)
+    }
+
+    /// Scans the object that begins at `start`; gives its end.
+    #[inline]
+    fn scan_object(&mut self, start: usize) -> Result<usize, Fault> {
+        let text = self.text;
+        let mut at = skip_space(text, start + 1);
+        if byte(text, at) == b'}' {
+            return Ok(at + 1);
+        }
+        loop {
+            let key = at;
+            at = string_end(text, key)?;
+            let name = &text[key + 1..at - 1];
+            let value = value_start(text, at)?;
+            at = value_end(text, value)?;
+            self.note(name, value, at);
+            at = skip_space(text, at);
+            match byte(text, at) {
+                b',' => at = skip_space(text, at + 1),
+                b'}' => return Ok(at + 1),
+                _ => return fault("expected `,` or `}`", at),
+            }
+        }
+    }
+
+    /// Keeps the value's place, if its name, as written in the text, is a field's.
+    #[inline]
+    fn note(&mut self, name: &[u8], start: usize, end: usize) {
+        let field = match Field::parse(name) {
+            None if name.contains(&b'\\') => Field::parse(unescaped(name)),
+            field => field,
+        };
+        let Some(field) = field else { return };
+        let span = &mut self.spans[field as usize];
+        if span.1 > 0 {
+            self.repeated |= 1 << (field as u32);
+        }
+        // `scan` has seen that the whole text's length fits.
+        *span = (start as u32, end as u32);
+    }
+
+    /// The field's value as it stands in the text; the last one if it stands there more than once.
+    #[inline]
+    pub(super) fn raw(&self, field: Field) -> Option<&'a [u8]> {
+        let (start, end) = self.spans[field as usize];
+        (end > 0).then(|| &self.text[start as usize..end as usize])
+    }
+
+    /// Whether the field stands there more than once.
+    #[inline]
+    pub(super) fn is_repeated(&self, field: Field) -> bool {
+        self.repeated & (1 << (field as u32)) != 0
+    }
+}
+
+/// The elements of an array that has been scanned, each as it stands in the text.
+pub(super) struct Elements<'a> {
+    array: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Elements<'a> {
+    /// The elements, if the value is an array.
+    pub(super) fn of(value: &'a [u8]) -> Option<Elements<'a>> {
+        value.starts_with(b"[").then_some(Elements { array: value, at: 1 })
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let mut start = skip_space(self.array, self.at);
+        if byte(self.array, start) == b',' {
+            start = skip_space(self.array, start + 1);
+        }
+        if byte(self.array, start) == b']' {
+            return None;
+        }
+        self.at = value_end(self.array, start).expect("the array has been scanned");
+        Some(&self.array[start..self.at])
+    }
+}
+
+/// The text of a JSON string that has been scanned, given with its quotes; `None` if the value is
+/// no string, or not UTF-8.
+#[inline]
+pub(super) fn text_of(value: &[u8]) -> Option<Cow<'_, str>> {
+    let [b'"', inner @ .., b'"'] = value else { return None };
+    if inner.contains(&b'\\') {
+        return String::from_utf8(unescaped(inner)).ok().map(Cow::Owned);
+    }
+    std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+}
+
+/// The number, if the value is written as an integer, without sign, fraction and exponent.
+#[inline]
+pub(super) fn integer_of(value: &[u8]) -> Option<u64> {
+    if !value[0].is_ascii_digit() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |number, &digit| {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// The first byte, from `at` on, that a string cannot hold as it is: a quote, a backslash or a
+/// control character; the text's length if there is none.
+#[inline]
+pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
+    /// So many bytes are looked at word by word before larger steps pay.
+    const SHORT: usize = 32;
+
+    let mut at = from;
+    while let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) {
+        let found = unplain(u64::from_le_bytes(*word));
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        if at - from == SHORT {
+            at = plain_blocks_end(text, at);
+        }
+    }
+    while at < text.len() && is_plain(text[at]) {
+        at += 1;
+    }
+    at
+}
+
+/// The high bit of each byte that is not plain, right up to the lowest one that is set.
+///
+/// Hacker's Delight, section 6-1: `(x - 0x01..) & !x & 0x80..` finds bytes that are zero, and the
+/// same with another subtrahend those below it. A borrow reaches only bytes above a found one.
+#[inline]
+fn unplain(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;
+    let quotes = word ^ (ONES * u64::from(b'"'));
+    let backslashes = word ^ (ONES * u64::from(b'\\'));
+    (below(word, 0x20) | below(quotes, 1) | below(backslashes, 1)) & (ONES * 0x80)
+}
+
+/// The start of the first block of 32 bytes, from `at` on, that is not all plain or not whole.
+fn plain_blocks_end(text: &[u8], mut at: usize) -> usize {
+    // Without a way out of the inner loop, so that it is compiled to SIMD.
+    let all_plain =
+        |block: &[u8; 32]| block.iter().fold(true, |plain, &byte| plain & is_plain(byte));
+    while text.get(at..).and_then(<[u8]>::first_chunk).is_some_and(all_plain) {
+        at += 32;
+    }
+    at
+}
+
+#[inline]
+fn is_plain(byte: u8) -> bool {
+    byte >= 0x20 && byte != b'"' && byte != b'\\'
+}
+
+/// The byte at `at`, or zero, which JSON allows nowhere, behind the end.
+#[inline]
+fn byte(text: &[u8], at: usize) -> u8 {
+    text.get(at).copied().unwrap_or(0)
+}
+
+#[inline]
+fn skip_space(text: &[u8], mut at: usize) -> usize {
+    while matches!(byte(text, at), b' ' | b'\t' | b'\n' | b'\r') {
+        at += 1;
+    }
+    at
+}
+
+/// From behind an object's key to its value.
+#[inline]
+fn value_start(text: &[u8], at: usize) -> Result<usize, Fault> {
+    let colon = skip_space(text, at);
+    if byte(text, colon) != b':' {
+        return fault("expected `:`", colon);
+    }
+    Ok(skip_space(text, colon + 1))
+}
+
+/// The end of the value of the frame's own object that begins at `start`.
+#[inline]
+fn value_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    match byte(text, start) {
+        b'"' => string_end(text, start),
+        b'{' | b'[' => nest_end(text, start),
+        _ => scalar_end(text, start),
+    }
+}
+
+/// The end of a value that is no array and no object.
+fn scalar_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    match byte(text, start) {
+        b'"' => string_end(text, start),
+        b'-' | b'0'..=b'9' => number_end(text, start),
+        b't' => word_end(text, start, b"true"),
+        b'f' => word_end(text, start, b"false"),
+        b'n' => word_end(text, start, b"null"),
+        _ => fault("expected a JSON value", start),
+    }
+}
+
+fn word_end(text: &[u8], start: usize, word: &[u8]) -> Result<usize, Fault> {
+    if text[start..].starts_with(word) {
+        Ok(start + word.len())
+    } else {
+        fault("expected `true`, `false` or `null`", start)
+    }
+}
+
+/// The end of the array or object in the frame's own object that begins at `start`.
+fn nest_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    let mut nest = Nest { objects: 0, depth: 1 };
+    let mut at = start;
+    loop {
+        at = match byte(text, at) {
+            opening @ (b'{' | b'[') => {
+                nest.open(opening == b'{', at)?;
+                let inner = skip_space(text, at + 1);
+                if byte(text, inner) == nest.closing() {
+                    nest.close();
+                    inner + 1
+                } else {
+                    at = nest.element_start(text, inner)?;
+                    continue;
+                }
+            }
+            _ => scalar_end(text, at)?,
+        };
+        while !nest.is_closed() {
+            at = skip_space(text, at);
+            if byte(text, at) == nest.closing() {
+                nest.close();
+                at += 1;
+            } else if byte(text, at) == b',' {
+                at = nest.element_start(text, skip_space(text, at + 1))?;
+                break;
+            } else {
+                return fault("expected `,` or the end of the array or object", at);
+            }
+        }
+        if nest.is_closed() {
+            return Ok(at);
+        }
+    }
+}
+
+/// The arrays and objects around a place in a frame.
+struct Nest {
+    /// A bit for each within the frame's own object, set for objects; the innermost is the lowest.
+    objects: u64,
+    /// How many there are, with the frame's own object.
+    depth: usize,
+}
+
+// The frame's own object has no bit, all others have.
+const _: () = assert!(DEPTH_MAX <= 65);
+
+impl Nest {
+    fn open(&mut self, object: bool, at: usize) -> Result<(), Fault> {
+        if self.depth == DEPTH_MAX {
+            return fault("a frame nests at most 64 arrays and objects; the next begins", at);
+        }
+        self.objects = (self.objects << 1) | u64::from(object);
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.objects >>= 1;
+        self.depth -= 1;
+    }
+
+    fn is_closed(&self) -> bool {
+        self.depth == 1
+    }
+
+    fn in_object(&self) -> bool {
+        self.objects & 1 == 1
+    }
+
+    /// What closes the innermost.
+    fn closing(&self) -> u8 {
+        if self.in_object() { b'}' } else { b']' }
+    }
+
+    /// From where an element of the innermost begins to its value: past the key in an object.
+    fn element_start(&self, text: &[u8], at: usize) -> Result<usize, Fault> {
+        if self.in_object() { value_start(text, string_end(text, at)?) } else { Ok(at) }
+    }
+}
+
+/// The end of the string that begins at `start`, where its quote should be.
+#[inline]
+fn string_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    if byte(text, start) != b'"' {
+        return fault("expected a string", start);
+    }
+    let mut at = start + 1;
+    loop {
+        at = plain_end(text, at);
+        match text.get(at) {
+            Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => at = escape_end(text, at)?,
+            Some(_) => return fault("a control character must be escaped", at),
+            None => return fault("the text ends within a string", at),
+        }
+    }
+}
+
+/// The end of the escape that begins at `start`; of both halves, for a surrogate pair.
+fn escape_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    match byte(text, start + 1) {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => return Ok(start + 2),
+        b'u' => {}
+        _ => return fault("no such escape", start),
+    }
+    match code_unit(text, start) {
+        None => fault("`\\u` wants four hexadecimal digits", start),
+        Some(0xD800..=0xDBFF) => match code_unit(text, start + 6) {
+            Some(0xDC00..=0xDFFF) => Ok(start + 12),
+            _ => fault("half a surrogate pair", start),
+        },
+        Some(0xDC00..=0xDFFF) => fault("half a surrogate pair", start),
+        Some(_) => Ok(start + 6),
+    }
+}
+
+/// The UTF-16 code unit that `\uXXXX` at `at` means; `None` if there is no such thing.
+fn code_unit(text: &[u8], at: usize) -> Option<u16> {
+    let escape = text.get(at..at + 6)?;
+    let digits = escape.strip_prefix(b"\\u")?;
+    digits.iter().try_fold(0, |unit, &digit| {
+        let digit = char::from(digit).to_digit(16)?;
+        Some((unit << 4) | digit as u16)
+    })
+}
+
+fn number_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    let mut at = start + usize::from(byte(text, start) == b'-');
+    at = match byte(text, at) {
+        b'0' => at + 1,
+        _ => digits_end(text, at)?,
+    };
+    if byte(text, at) == b'.' {
+        at = digits_end(text, at + 1)?;
+    }
+    if matches!(byte(text, at), b'e' | b'E') {
+        at += 1;
+        at = digits_end(text, at + usize::from(matches!(byte(text, at), b'+' | b'-')))?;
+    }
+    Ok(at)
+}
+
+/// The end of one or more digits.
+fn digits_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+    let mut at = start;
+    while byte(text, at).is_ascii_digit() {
+        at += 1;
+    }
+    if at == start { fault("expected a digit", at) } else { Ok(at) }
+}
+
+/// What the inner part of a string means that has been scanned.
+fn unescaped(inner: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(inner.len());
+    let mut at = 0;
+    while at < inner.len() {
+        let plain = plain_end(inner, at);
+        text.extend_from_slice(&inner[at..plain]);
+        if plain == inner.len() {
+            break;
+        }
+        let end = escape_end(inner, plain).expect("the string has been scanned");
+        push_escaped(&mut text, &inner[plain..end]);
+        at = end;
+    }
+    text
+}
+
+/// Appends the character that a whole escape means.
+fn push_escaped(text: &mut Vec<u8>, escape: &[u8]) {
+    let short = match escape[1] {
+        b'b' => 0x08,
+        b'f' => 0x0C,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'u' => {
+            let units = [0, 6].into_iter().map_while(|at| code_unit(escape, at));
+            let character = char::decode_utf16(units).next().and_then(Result::ok);
+            let character = character.expect("the string has been scanned");
+            text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            return;
+        }
+        itself => itself,
+    };
+    text.push(short);
+}

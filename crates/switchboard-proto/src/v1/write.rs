@@ -1,0 +1,372 @@
+//! Writes frames as compact JSON, the fields always in the same order.
+
+use super::scan::plain_end;
+use super::{Address, ClientFrame, DeviceRef, DeviceStatus, Send, ServerFrame, Welcome};
+
+/// The bytes of an escaped control character, `\u0001`; no byte of a string takes more.
+const ESCAPED_LEN_MAX: usize = 6;
+
+/// The bytes of `welcome`, the longest frame, without its strings: 182 of names and punctuation,
+/// `false`, `replicated` and four numbers of 20 digits make 277.
+const FIXED_LEN_MAX: usize = 288;
+
+/// The same for an element of `devices`: 39, `false` and 20 digits make 64.
+const STATUS_LEN_MAX: usize = 72;
+
+/// What stands before a field's value.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
+impl ServerFrame<'_> {
+    /// Appends the frame.
+    #[inline]
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match *self {
+            ServerFrame::Message { seq, from, id, body, sent_at_ms, re } => {
+                write_message(out, (seq, sent_at_ms), from, id, body, re);
+            }
+            ServerFrame::Accepted { id, durability, duplicate } => begin(out, "accepted")
+                .text(key!("id"), id)
+                .word(key!("durability"), durability.as_str())
+                .flag_if_set(key!("duplicate"), duplicate)
+                .end(),
+            _ => self.write_other(out),
+        }
+    }
+
+    /// Appends a frame of a kind that is not sent for every message.
+    fn write_other(&self, out: &mut Vec<u8>) {
+        match *self {
+            ServerFrame::Message { .. } | ServerFrame::Accepted { .. } => self.write(out),
+            ServerFrame::Welcome(ref welcome) => write_welcome(out, welcome),
+            ServerFrame::Rejected { id, code, message, retry_after_ms } => begin(out, "rejected")
+                .text(key!("id"), id)
+                .word(key!("code"), code.as_str())
+                .text(key!("message"), message)
+                .number_if_set(key!("retry_after_ms"), retry_after_ms)
+                .end(),
+            ServerFrame::Cancelled { id } => begin(out, "cancelled").text(key!("id"), id).end(),
+            ServerFrame::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason } => {
+                begin(out, "outcome")
+                    .number(key!("seq"), seq)
+                    .text(key!("id"), id)
+                    .device(key!("to"), to)
+                    .word(key!("outcome"), outcome.as_str())
+                    .number(key!("at_ms"), at_ms)
+                    .flag_if_set(key!("maybe_seen"), maybe_seen)
+                    .text_if_set(key!("reason"), reason)
+                    .end();
+            }
+            ServerFrame::Devices { id, devices, next } => write_devices(out, id, devices, next),
+            ServerFrame::Watching { id } => begin(out, "watching").text(key!("id"), id).end(),
+            ServerFrame::Presence { device, online, at_ms } => begin(out, "presence")
+                .device(key!("device"), device)
+                .flag(key!("online"), online)
+                .number(key!("at_ms"), at_ms)
+                .end(),
+            ServerFrame::Refreshed { expires_at_ms } => {
+                begin(out, "refreshed").number_if_set(key!("expires_at_ms"), expires_at_ms).end();
+            }
+            ServerFrame::Expiring { at_ms } => {
+                begin(out, "expiring").number(key!("at_ms"), at_ms).end();
+            }
+            ServerFrame::Pong { id } => begin(out, "pong").text_if_set(key!("id"), id).end(),
+            ServerFrame::Bye { reconnect_in_ms, reason } => begin(out, "bye")
+                .number(key!("reconnect_in_ms"), reconnect_in_ms)
+                .text(key!("reason"), reason)
+                .end(),
+            ServerFrame::Error { code, message, id } => begin(out, "error")
+                .word(key!("code"), code.as_str())
+                .text(key!("message"), message)
+                .text_if_set(key!("id"), id)
+                .end(),
+        }
+    }
+
+    /// At least as many bytes as [`write`](ServerFrame::write) appends, whatever the strings hold.
+    #[inline]
+    pub fn len_max(&self) -> usize {
+        let some = |text: Option<&str>| text.map_or(0, str::len);
+        let (strings, rest) = match *self {
+            ServerFrame::Message { from, id, body, re, .. } => {
+                (id.len() + some(re), from.len() + body.len())
+            }
+            ServerFrame::Accepted { id, .. }
+            | ServerFrame::Cancelled { id }
+            | ServerFrame::Watching { id } => (id.len(), 0),
+            ServerFrame::Welcome(Welcome { device, token, mailbox, server, .. }) => {
+                (some(token) + mailbox.len() + server.len(), device.len())
+            }
+            ServerFrame::Rejected { id, message, .. } => (id.len() + message.len(), 0),
+            ServerFrame::Outcome { id, to, reason, .. } => (id.len() + some(reason), to.len()),
+            ServerFrame::Devices { id, devices, next } => {
+                let names: usize = devices.iter().map(|status| status.device.len()).sum();
+                let next = next.map_or(0, |next| next.len());
+                (id.len(), names + next + devices.len() * STATUS_LEN_MAX)
+            }
+            ServerFrame::Presence { device, .. } => (0, device.len()),
+            ServerFrame::Refreshed { .. } | ServerFrame::Expiring { .. } => (0, 0),
+            ServerFrame::Pong { id } => (some(id), 0),
+            ServerFrame::Bye { reason, .. } => (reason.len(), 0),
+            ServerFrame::Error { message, id, .. } => (message.len() + some(id), 0),
+        };
+        FIXED_LEN_MAX + ESCAPED_LEN_MAX * strings + rest
+    }
+}
+
+#[inline]
+fn write_message(
+    out: &mut Vec<u8>,
+    (seq, sent_at_ms): (u64, u64),
+    from: DeviceRef<'_>,
+    id: &str,
+    body: &[u8],
+    re: Option<&str>,
+) {
+    begin(out, "message")
+        .number(key!("seq"), seq)
+        .device(key!("from"), from)
+        .text(key!("id"), id)
+        .raw(key!("body"), body)
+        .number(key!("sent_at_ms"), sent_at_ms)
+        .text_if_set(key!("re"), re)
+        .end();
+}
+
+fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
+    begin(out, "welcome")
+        .device(key!("device"), welcome.device)
+        .text_if_set(key!("token"), welcome.token)
+        .text(key!("mailbox"), welcome.mailbox)
+        .flag(key!("resumed"), welcome.resumed)
+        .number(key!("pending"), welcome.pending)
+        .number(key!("last_seq"), welcome.last_seq)
+        .number(key!("ping_every_ms"), welcome.ping_every_ms)
+        .number(key!("max_message_bytes"), welcome.max_message_bytes)
+        .word(key!("durability"), welcome.durability.as_str())
+        .text(key!("server"), welcome.server)
+        .end();
+}
+
+fn write_devices(
+    out: &mut Vec<u8>,
+    id: &str,
+    devices: &[DeviceStatus<'_>],
+    next: Option<DeviceRef<'_>>,
+) {
+    let mut frame = begin(out, "devices").text(key!("id"), id).raw(key!("devices"), b"[");
+    for (index, status) in devices.iter().enumerate() {
+        frame = frame
+            .device(if index == 0 { "{\"device\":" } else { ",{\"device\":" }, status.device)
+            .flag(key!("online"), status.online)
+            .number(key!("since_ms"), status.since_ms)
+            .raw("}", b"");
+    }
+    let frame = frame.raw("]", b"");
+    match next {
+        Some(next) => frame.device(key!("next"), next).end(),
+        None => frame.end(),
+    }
+}
+
+impl ClientFrame<'_> {
+    /// Appends the frame.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            ClientFrame::Hello { token, mailbox, last_seq } => begin(out, "hello")
+                .text_if_set(key!("token"), token.as_deref())
+                .text_if_set(key!("mailbox"), mailbox.as_deref())
+                .number_if_set(key!("last_seq"), *last_seq)
+                .end(),
+            ClientFrame::Send(send) => write_send(out, send),
+            ClientFrame::Ack { seq } => begin(out, "ack").number(key!("seq"), *seq).end(),
+            ClientFrame::Refuse { seq, reason } => begin(out, "refuse")
+                .number(key!("seq"), *seq)
+                .text_if_set(key!("reason"), reason.as_deref())
+                .end(),
+            ClientFrame::Cancel { id } => begin(out, "cancel").text(key!("id"), id).end(),
+            ClientFrame::Devices { id, after, limit } => {
+                let frame = begin(out, "devices").text(key!("id"), id);
+                let frame = match after {
+                    Some(after) => frame.address(key!("after"), after),
+                    None => frame,
+                };
+                frame.number_if_set(key!("limit"), limit.map(u64::from)).end();
+            }
+            ClientFrame::Watch { id, devices } => {
+                begin(out, "watch").text(key!("id"), id).addresses(key!("devices"), devices).end();
+            }
+            ClientFrame::Unwatch { id, devices } => {
+                let frame = begin(out, "unwatch").text(key!("id"), id);
+                match devices {
+                    Some(devices) => frame.addresses(key!("devices"), devices).end(),
+                    None => frame.end(),
+                }
+            }
+            ClientFrame::Refresh { token } => {
+                begin(out, "refresh").text(key!("token"), token).end();
+            }
+            ClientFrame::Ping { id } => {
+                begin(out, "ping").text_if_set(key!("id"), id.as_deref()).end();
+            }
+        }
+    }
+}
+
+fn write_send(out: &mut Vec<u8>, send: &Send<'_>) {
+    begin(out, "send")
+        .text(key!("id"), &send.id)
+        .address(key!("to"), &send.to)
+        .raw(key!("body"), send.body)
+        .number_if_set(key!("ttl_ms"), send.ttl_ms)
+        .text_if_set(key!("re"), send.re.as_deref())
+        .text_if_set(key!("durability"), send.durability.map(super::Durability::as_str))
+        .flag_if_set(key!("receipt"), send.receipt)
+        .end();
+}
+
+/// A frame that is being written.
+struct Object<'o> {
+    out: &'o mut Vec<u8>,
+}
+
+/// Begins a frame of this type.
+#[inline]
+fn begin<'o>(out: &'o mut Vec<u8>, kind: &'static str) -> Object<'o> {
+    Object { out }.word("{\"type\":", kind)
+}
+
+/// Every method takes what stands before the value, and the value.
+impl Object<'_> {
+    #[inline]
+    fn raw(self, key: &'static str, value: &[u8]) -> Self {
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    /// A string that holds nothing to escape.
+    #[inline]
+    fn word(self, key: &'static str, word: &str) -> Self {
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.push(b'"');
+        self.out.extend_from_slice(word.as_bytes());
+        self.out.push(b'"');
+        self
+    }
+
+    #[inline]
+    fn text(self, key: &'static str, text: &str) -> Self {
+        self.out.extend_from_slice(key.as_bytes());
+        write_text(self.out, text.as_bytes());
+        self
+    }
+
+    #[inline]
+    fn text_if_set(self, key: &'static str, text: Option<&str>) -> Self {
+        match text {
+            Some(text) => self.text(key, text),
+            None => self,
+        }
+    }
+
+    #[inline]
+    fn device(self, key: &'static str, device: DeviceRef<'_>) -> Self {
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.push(b'"');
+        device.write(self.out);
+        self.out.push(b'"');
+        self
+    }
+
+    fn address(self, key: &'static str, address: &Address<'_>) -> Self {
+        match address {
+            Address::Impossible(text) => self.text(key, text),
+            Address::Name(name) => self.word(key, name),
+            Address::Number(id) => self.device(key, DeviceRef::Number(*id)),
+        }
+    }
+
+    fn addresses(self, key: &'static str, addresses: &[Address<'_>]) -> Self {
+        let mut frame = self.raw(key, b"[");
+        for (index, address) in addresses.iter().enumerate() {
+            frame = frame.address(if index == 0 { "" } else { "," }, address);
+        }
+        frame.raw("]", b"")
+    }
+
+    #[inline]
+    fn number(self, key: &'static str, number: u64) -> Self {
+        self.raw(key, itoa::Buffer::new().format(number).as_bytes())
+    }
+
+    #[inline]
+    fn number_if_set(self, key: &'static str, number: Option<u64>) -> Self {
+        match number {
+            Some(number) => self.number(key, number),
+            None => self,
+        }
+    }
+
+    fn flag(self, key: &'static str, flag: bool) -> Self {
+        self.raw(key, if flag { b"true" } else { b"false" })
+    }
+
+    #[inline]
+    fn flag_if_set(self, key: &'static str, flag: bool) -> Self {
+        if flag { self.flag(key, true) } else { self }
+    }
+
+    #[inline]
+    fn end(self) {
+        self.out.push(b'}');
+    }
+}
+
+/// Appends a JSON string.
+#[inline]
+pub(super) fn write_text(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    let plain = plain_end(text, 0);
+    out.extend_from_slice(&text[..plain]);
+    if plain < text.len() {
+        write_escaped(out, &text[plain..]);
+    }
+    out.push(b'"');
+}
+
+/// Appends text with its quotes, backslashes and control characters escaped.
+#[cold]
+fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut at = 0;
+    while at < text.len() {
+        let plain = plain_end(text, at);
+        out.extend_from_slice(&text[at..plain]);
+        if let Some(&byte) = text.get(plain) {
+            write_escape(out, byte);
+        }
+        at = plain + 1;
+    }
+}
+
+fn write_escape(out: &mut Vec<u8>, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        0x08 => b'b',
+        0x0C => b'f',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        _ => {
+            out.extend_from_slice(b"\\u00");
+            out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            return;
+        }
+    };
+    out.extend([b'\\', short]);
+}

@@ -1,0 +1,233 @@
+//! What one side writes, the other reads.
+
+use std::borrow::Cow;
+
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::Value;
+use switchboard_proto::v1::{
+    self, Address, ClientFrame, DeviceEvent, Durability, FrameErrorCode, INTEGER_MAX, Outcome,
+    RejectCode, Send, ServerEvent, WelcomeEvent, Word,
+};
+
+use crate::shown;
+
+/// Texts with what is escaped and what is not, of at most 64 bytes, and not empty.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z0-9-]{1,64}", "[\u{0}-\u{7f}]{1,64}", "[\"\\\\/\u{1}-\u{1f}é😀\u{2028}]{1,16}"]
+}
+
+fn cow() -> impl Strategy<Value = Cow<'static, str>> {
+    text().prop_map(Cow::Owned)
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..=INTEGER_MAX, 0..10u64, Just(INTEGER_MAX)]
+}
+
+fn device() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-zA-Z][a-zA-Z0-9._:@-]{0,127}", (0..1u64 << 63).prop_map(|id| id.to_string())]
+}
+
+fn address() -> impl Strategy<Value = Address<'static>> {
+    prop_oneof![4 => device(), 1 => text()].prop_map(|text| Address::new(Cow::Owned(text)))
+}
+
+fn addresses() -> impl Strategy<Value = Vec<Address<'static>>> {
+    proptest::collection::vec(address(), 0..4)
+}
+
+fn body() -> impl Strategy<Value = &'static str> {
+    select(&["null", "1e400", "\"\\u00e9\"", "{ \"a\": [1, {}] }", "[]", "\"hi\""][..])
+}
+
+fn send() -> impl Strategy<Value = Send<'static>> {
+    let durability = option::of(select(&Durability::ALL[1..]));
+    let options = (option::of(number()), option::of(cow()), durability, any::<bool>());
+    (cow(), address(), body(), options).prop_map(
+        |(id, to, body, (ttl_ms, re, durability, receipt))| Send {
+            id,
+            to,
+            body: body.as_bytes(),
+            ttl_ms,
+            re,
+            durability,
+            receipt,
+        },
+    )
+}
+
+fn client_frame() -> impl Strategy<Value = ClientFrame<'static>> {
+    let hello = (option::of(cow()), option::of(cow()), option::of(number()));
+    let devices = (cow(), option::of(address()), option::of(1..=1000u32));
+    prop_oneof![
+        hello.prop_map(|(token, mailbox, last_seq)| ClientFrame::Hello {
+            token,
+            mailbox,
+            last_seq
+        }),
+        send().prop_map(ClientFrame::Send),
+        number().prop_map(|seq| ClientFrame::Ack { seq }),
+        (number(), option::of(cow())).prop_map(|(seq, reason)| ClientFrame::Refuse { seq, reason }),
+        cow().prop_map(|id| ClientFrame::Cancel { id }),
+        devices.prop_map(|(id, after, limit)| ClientFrame::Devices { id, after, limit }),
+        (cow(), addresses()).prop_map(|(id, devices)| ClientFrame::Watch { id, devices }),
+        (cow(), option::of(addresses()))
+            .prop_map(|(id, devices)| ClientFrame::Unwatch { id, devices }),
+        cow().prop_map(|token| ClientFrame::Refresh { token }),
+        option::of(cow()).prop_map(|id| ClientFrame::Ping { id }),
+    ]
+}
+
+fn welcome() -> impl Strategy<Value = ServerEvent> {
+    let device = (device(), option::of(text()), text(), any::<bool>());
+    let numbers = (number(), number(), number(), number());
+    (device, numbers, select(Durability::ALL), text()).prop_map(
+        |((device, token, mailbox, resumed), numbers, durability, server)| {
+            let (pending, last_seq, ping_every_ms, max_message_bytes) = numbers;
+            ServerEvent::Welcome(WelcomeEvent {
+                device,
+                token,
+                mailbox,
+                resumed,
+                pending,
+                last_seq,
+                ping_every_ms,
+                max_message_bytes,
+                durability: Word::Known(durability),
+                server,
+            })
+        },
+    )
+}
+
+/// What becomes of messages.
+fn message_event() -> impl Strategy<Value = ServerEvent> {
+    let outcome = (device(), select(Outcome::ALL), any::<bool>(), option::of(text()));
+    prop_oneof![
+        (number(), device(), text(), body(), number(), option::of(text())).prop_map(
+            |(seq, from, id, body, sent_at_ms, re)| ServerEvent::Message {
+                seq,
+                from,
+                id,
+                body: body.to_owned(),
+                sent_at_ms,
+                re
+            }
+        ),
+        (text(), select(Durability::ALL), any::<bool>()).prop_map(|(id, durability, duplicate)| {
+            ServerEvent::Accepted { id, durability: Word::Known(durability), duplicate }
+        }),
+        (text(), select(RejectCode::ALL), text(), option::of(number())).prop_map(
+            |(id, code, message, retry_after_ms)| ServerEvent::Rejected {
+                id,
+                code: Word::Known(code),
+                message,
+                retry_after_ms
+            }
+        ),
+        text().prop_map(|id| ServerEvent::Cancelled { id }),
+        (number(), text(), number(), outcome).prop_map(
+            |(seq, id, at_ms, (to, outcome, maybe_seen, reason))| {
+                let outcome = Word::Known(outcome);
+                ServerEvent::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason }
+            }
+        ),
+    ]
+}
+
+fn device_event() -> impl Strategy<Value = DeviceEvent> {
+    (device(), any::<bool>(), number()).prop_map(|(device, online, since_ms)| DeviceEvent {
+        device,
+        online,
+        since_ms,
+    })
+}
+
+/// What becomes of devices and connections.
+fn device_frame() -> impl Strategy<Value = ServerEvent> {
+    let devices = proptest::collection::vec(device_event(), 0..5);
+    prop_oneof![
+        (text(), devices, option::of(device()))
+            .prop_map(|(id, devices, next)| ServerEvent::Devices { id, devices, next }),
+        text().prop_map(|id| ServerEvent::Watching { id }),
+        (device(), any::<bool>(), number())
+            .prop_map(|(device, online, at_ms)| ServerEvent::Presence { device, online, at_ms }),
+        option::of(number()).prop_map(|expires_at_ms| ServerEvent::Refreshed { expires_at_ms }),
+        number().prop_map(|at_ms| ServerEvent::Expiring { at_ms }),
+        option::of(text()).prop_map(|id| ServerEvent::Pong { id }),
+        (number(), text())
+            .prop_map(|(reconnect_in_ms, reason)| ServerEvent::Bye { reconnect_in_ms, reason }),
+        (select(FrameErrorCode::ALL), text(), option::of(text())).prop_map(
+            |(code, message, id)| ServerEvent::Error { code: Word::Known(code), message, id }
+        ),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_server_reads_what_a_client_wrote(frame in client_frame()) {
+        let mut written = Vec::new();
+        frame.write(&mut written);
+        prop_assert_eq!(v1::parse_client(&written).unwrap(), frame);
+    }
+
+    #[test]
+    fn a_client_reads_what_a_server_wrote(
+        event in prop_oneof![welcome(), message_event(), device_frame()],
+    ) {
+        let mut devices = Vec::new();
+        let frame = shown::as_frame(&event, &mut devices).unwrap();
+        let mut written = b"before".to_vec();
+        frame.write(&mut written);
+        let written = written.strip_prefix(b"before").unwrap();
+        prop_assert_eq!(v1::parse_server(written).unwrap(), event.clone());
+        prop_assert!(written.len() <= frame.len_max(), "{} > {}", written.len(), frame.len_max());
+        if !String::from_utf8_lossy(written).contains("1e400") {
+            prop_assert!(serde_json::from_slice::<Value>(written).is_ok());
+        }
+    }
+}
+
+/// The longest frame of each kind stays within its bound.
+#[test]
+fn the_bound_on_a_frames_length_holds_for_the_longest() {
+    use switchboard_proto::v1::{DeviceRef, DeviceStatus, ServerFrame, Welcome};
+
+    let device = DeviceRef::Name("d");
+    let text = "\u{1}\u{1}";
+    let (seq, at_ms) = (u64::MAX, u64::MAX);
+    let status = DeviceStatus { device, online: false, since_ms: u64::MAX };
+    let frames = [
+        ServerFrame::Welcome(Welcome {
+            device,
+            token: Some(text),
+            mailbox: text,
+            resumed: false,
+            pending: u64::MAX,
+            last_seq: u64::MAX,
+            ping_every_ms: u64::MAX,
+            max_message_bytes: u64::MAX,
+            durability: Durability::Replicated,
+            server: text,
+        }),
+        ServerFrame::Devices { id: text, devices: &[status; 1000], next: Some(device) },
+        ServerFrame::Outcome {
+            seq,
+            id: text,
+            to: device,
+            outcome: Outcome::Delivered,
+            at_ms,
+            maybe_seen: true,
+            reason: Some(text),
+        },
+    ];
+    for frame in frames {
+        let mut written = Vec::new();
+        frame.write(&mut written);
+        assert!(written.len() <= frame.len_max(), "{} > {}", written.len(), frame.len_max());
+    }
+}
