@@ -4,16 +4,24 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use switchboard_broker::{Broker, Conn, DigestKey, Directory, Effect, Input, Moment, ShardId};
+use switchboard_broker::{
+    Broker, Conn, DigestKey, Directory, Effect, Input, Limits, Moment, Now, ShardId,
+};
 
-const NOW: Moment = Moment::from_ms(1_000);
+const NOW: Now = Now { at: Moment::from_ms(1_000), wall_ms: 1_000 };
 const LIST_MAX: usize = 256;
 const SENDER: Conn = Conn(0);
 
 /// A broker with `devices` devices on the connections from 0 upward.
 fn broker_with(devices: u32) -> Broker {
     let directory = Arc::new(Directory::new(1, LIST_MAX));
-    let mut broker = Broker::new(ShardId(0), directory, DigestKey::new([7; DigestKey::LEN]));
+    let mut broker = Broker::new(
+        ShardId(0),
+        directory,
+        DigestKey::new([7; DigestKey::LEN]),
+        Limits::default(),
+        false,
+    );
     for conn in 0..devices {
         broker.handle(NOW, Input::Connected(Conn(conn)), &mut |_| ());
     }

@@ -1,7 +1,7 @@
 //! The text protocol: what devices send, and what clients read.
 
-use switchboard_proto::DeviceId;
 use switchboard_proto::text::{self, Command};
+use switchboard_proto::v1::DeviceRef;
 
 /// Reads the bytes as a device's message and as a server's answer.
 ///
@@ -29,7 +29,10 @@ fn as_command(message: &str) {
     }
     match command {
         Command::Help => assert_eq!(message, "help"),
-        Command::Send { .. } | Command::SendNowhere | Command::Unknown => {
+        Command::Send { .. }
+        | Command::SendNowhere
+        | Command::Named { .. }
+        | Command::Unknown => {
             let padded = format!("\u{a0}{}", message.replacen(',', "\x1c,\u{3000}", 1));
             assert_eq!(text::parse(padded.as_bytes()), command, "padded");
         }
@@ -49,8 +52,9 @@ fn as_delivery(message: &str) {
 fn as_info(message: &str) {
     let Some(info) = text::parse_info(message) else { return };
     let mut list = String::new();
-    text::write_list(&mut list, info.listed.iter().copied(), info.more);
+    let listed = info.listed.iter().copied().map(DeviceRef::Number);
+    text::write_list(&mut list, listed, info.more);
     let mut written = String::new();
-    text::write_info(&mut written, DeviceId::new(info.id.get()), &list);
+    text::write_info(&mut written, DeviceRef::Number(info.id), &list);
     assert_eq!(written, message);
 }

@@ -6,9 +6,15 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 use switchboard_proto::text::{self, Command};
+use switchboard_proto::v1::{DeviceRef, ServerFrame};
 
-use crate::Directory;
+use crate::directory::Home;
 use crate::duplicates::{Digest, DigestKey, LastText};
+use crate::names::is_number;
+use crate::post::{
+    Content, Event, Hello, Limits, Now, Parcel, Place, Post, Record, SendFilter, TextAsker, Want,
+};
+use crate::{Directory, names};
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -48,7 +54,7 @@ pub struct ShardId(pub u16);
 pub struct Conn(pub u32);
 
 /// What happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Input<'a> {
     /// A device of the text protocol is there.
     Connected(Conn),
@@ -80,10 +86,51 @@ pub enum Input<'a> {
     },
     /// A device is gone.
     Disconnected(Conn),
+    /// A device with a mailbox is there.
+    Hello(Hello),
+    /// A device said something by v1.
+    Frame {
+        /// Who.
+        conn: Conn,
+        /// The whole text.
+        text: &'a [u8],
+    },
+    /// A device showed another token, and it was found good.
+    Refreshed {
+        /// Who.
+        conn: Conn,
+        /// Whom the token names.
+        device: DeviceId,
+        /// When it ends, wall clock.
+        token_ends_ms: Option<u64>,
+        /// To whom it lets the device send.
+        filter: Option<Arc<dyn SendFilter>>,
+    },
+    /// A connection has taken all that was pushed to it, as [`Effect::AwaitDrain`] asked.
+    Drained(Conn),
+    /// From another shard's broker.
+    Parcel(Parcel),
+    /// What [`Effect::Fetch`] asked for.
+    Fetched {
+        /// For whom.
+        device: DeviceId,
+        /// The session that it was for.
+        session: u32,
+        /// Number and content; what could not be read is missing, and is asked for again.
+        contents: Vec<(u64, Content)>,
+    },
+    /// The oldest appends are synced, and lie here.
+    Synced(&'a [Place]),
+    /// The store cannot sync for now.
+    StoreFailing,
+    /// It syncs again.
+    StoreHealthy,
+    /// Time passed.
+    Tick,
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Effect<'a> {
     /// Send this info text to the connection.
     Inform {
@@ -128,6 +175,94 @@ pub enum Effect<'a> {
         /// Stands for the text.
         digest: Digest,
     },
+    /// Tell a v1 device something that it asked for, or that is not its mailbox's.
+    Tell {
+        /// Who.
+        conn: Conn,
+        /// What.
+        frame: &'a ServerFrame<'a>,
+    },
+    /// Push to a v1 device what was in its mailbox.
+    Push {
+        /// Who.
+        conn: Conn,
+        /// What.
+        frame: &'a ServerFrame<'a>,
+    },
+    /// Push a message to a device of the text protocol, from its mailbox.
+    PushBody {
+        /// Who.
+        conn: Conn,
+        /// The sender.
+        from: DeviceRef<'a>,
+        /// Raw JSON; a string is shown bare.
+        body: &'a [u8],
+    },
+    /// As [`Effect::PushBody`], to one without a mailbox.
+    DeliverBody {
+        /// Who.
+        conn: Conn,
+        /// The sender.
+        from: DeviceRef<'a>,
+        /// Raw JSON; a string is shown bare.
+        body: &'a [u8],
+    },
+    /// Say [`Input::Drained`] when the connection has taken what was pushed.
+    AwaitDrain {
+        /// Which.
+        conn: Conn,
+    },
+    /// Close a connection. It is in no session any more.
+    Close {
+        /// Which.
+        conn: Conn,
+        /// With what code.
+        code: u16,
+        /// And what reason.
+        reason: &'a str,
+    },
+    /// Append a record to the store; [`Input::Synced`] counts these.
+    Append(Record<'a>),
+    /// Read contents from the store, and say [`Input::Fetched`].
+    Fetch {
+        /// For whom.
+        device: DeviceId,
+        /// Comes back with the answer.
+        session: u32,
+        /// Which.
+        wants: &'a [Want],
+    },
+    /// Give this to another shard's broker.
+    Post {
+        /// Which.
+        shard: ShardId,
+        /// What.
+        parcel: Parcel,
+    },
+    /// Do not read a connection until [`Effect::VerdictCame`].
+    AwaitVerdict {
+        /// Which.
+        conn: Conn,
+    },
+    /// See [`Effect::AwaitVerdict`].
+    VerdictCame {
+        /// Which.
+        conn: Conn,
+    },
+    /// What a device of the text protocol sent is in a mailbox.
+    TextAccepted {
+        /// Who.
+        conn: Conn,
+    },
+    /// Judge a token, and say [`Input::Refreshed`] or close with 4401.
+    Verify {
+        /// Who showed it.
+        conn: Conn,
+        /// The token.
+        token: &'a str,
+    },
+    /// Count this.
+    Count(Event),
 }
 
 /// Why a command was not carried out.
@@ -141,6 +276,8 @@ pub enum Refusal {
     UnknownCommand,
     /// It is no command at all.
     Unreadable,
+    /// The receiver's mailbox is at its bound.
+    MailboxFull,
 }
 
 impl Refusal {
@@ -151,6 +288,7 @@ impl Refusal {
             Refusal::NoSuchDevice => text::INVALID_DESTINATION,
             Refusal::UnknownCommand => text::INVALID_COMMAND,
             Refusal::Unreadable => text::UNREADABLE,
+            Refusal::MailboxFull => text::MAILBOX_FULL,
         }
     }
 }
@@ -158,33 +296,47 @@ impl Refusal {
 /// Decides for the devices of one shard.
 #[derive(Debug)]
 pub struct Broker {
-    shard: ShardId,
-    directory: Arc<Directory>,
-    key: DigestKey,
-    /// By [`Conn`].
-    devices: Vec<Option<Device>>,
-    conns: FxHashMap<DeviceId, Conn>,
+    pub(crate) shard: ShardId,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) key: DigestKey,
+    /// Those that speak the text protocol, by [`Conn`].
+    pub(crate) devices: Vec<Option<Device>>,
+    /// Anonymous devices of the text protocol.
+    pub(crate) conns: FxHashMap<DeviceId, Conn>,
     /// Where an info text is put together; kept for its memory.
     info: String,
+    /// Devices with mailboxes.
+    pub(crate) post: Post,
 }
 
 /// Where a text is to go.
 enum Receiver {
     Here(Conn),
     There(ShardId),
+    /// It has a mailbox, here or there.
+    Mailbox,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Device {
-    id: DeviceId,
-    last: Option<LastText>,
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    pub(crate) last: Option<LastText>,
 }
 
 impl Broker {
     /// A broker without devices. All brokers of one directory get the same key.
-    pub fn new(shard: ShardId, directory: Arc<Directory>, key: DigestKey) -> Broker {
+    ///
+    /// `is_durable` says whether there is a store: whether appends will be synced.
+    pub fn new(
+        shard: ShardId,
+        directory: Arc<Directory>,
+        key: DigestKey,
+        limits: Limits,
+        is_durable: bool,
+    ) -> Broker {
         let (devices, conns) = (Vec::new(), FxHashMap::default());
-        Broker { shard, directory, key, devices, conns, info: String::new() }
+        let post = Post::new(limits, directory.shards(), is_durable);
+        Broker { shard, directory, key, devices, conns, info: String::new(), post }
     }
 
     /// Takes one input and says, by calling `effect`, what is to be done, in order.
@@ -192,7 +344,7 @@ impl Broker {
     /// `now` never goes backward from call to call. Borrowed parts of an effect are lent for the
     /// call only.
     #[inline]
-    pub fn handle(&mut self, now: Moment, input: Input<'_>, effect: &mut impl FnMut(Effect<'_>)) {
+    pub fn handle(&mut self, now: Now, input: Input<'_>, effect: &mut impl FnMut(Effect<'_>)) {
         match input {
             Input::Said { conn, message } => self.said(now, conn, message, effect),
             Input::HandedOver { shard, from, to, text } => {
@@ -201,10 +353,33 @@ impl Broker {
                     None => Effect::Return { shard, from, digest: self.key.digest(text) },
                 });
             }
-            Input::Returned { from, digest } => self.returned(from, digest, effect),
-            Input::Connected(conn) => self.connected(conn, effect),
-            Input::Disconnected(conn) => self.disconnected(conn),
+            input => self.handle_more(now, input, effect),
         }
+    }
+
+    /// What is rarer, or costs more, than a text.
+    fn handle_more(&mut self, now: Now, input: Input<'_>, effect: &mut dyn FnMut(Effect<'_>)) {
+        match input {
+            Input::Said { .. } | Input::HandedOver { .. } => {}
+            Input::Returned { from, digest } => self.returned(from, digest, effect),
+            Input::Connected(conn) => self.connected(now, conn, effect),
+            Input::Disconnected(conn) => self.disconnected(now, conn, effect),
+            Input::Hello(hello) => self.hello(now, hello, effect),
+            Input::Frame { conn, text } => self.frame(now, conn, text, effect),
+            Input::Refreshed { conn, device, token_ends_ms, filter } => {
+                self.refreshed(now, conn, device, token_ends_ms, filter, effect);
+            }
+            Input::Drained(conn) => self.drained(now, conn, effect),
+            Input::Parcel(parcel) => self.post.accept(parcel),
+            Input::Fetched { device, session, contents } => {
+                self.fetched(now, device, session, contents.into_iter(), effect);
+            }
+            Input::Synced(places) => self.synced(now, places, effect),
+            Input::StoreFailing => self.store_failing(now, effect),
+            Input::StoreHealthy => self.store_healthy(),
+            Input::Tick => self.tick(now, effect),
+        }
+        self.settle_local(now, effect);
     }
 
     /// The id of the device on a connection.
@@ -213,20 +388,20 @@ impl Broker {
     }
 
     #[inline]
-    fn said(
-        &mut self,
-        now: Moment,
-        conn: Conn,
-        message: &[u8],
-        effect: &mut impl FnMut(Effect<'_>),
-    ) {
+    fn said(&mut self, now: Now, conn: Conn, message: &[u8], effect: &mut impl FnMut(Effect<'_>)) {
         let refusal = match text::parse(message) {
-            Command::Send { to, text } => match self.send(now, conn, to, text, effect) {
+            Command::Send { to, text } => match self.send_plain(now, conn, to, text, effect) {
                 Ok(()) => return,
                 Err(refusal) => refusal,
             },
             Command::Help => return self.inform(conn, effect),
             Command::SendNowhere => Refusal::NoSuchDevice,
+            Command::Named { is_send, name, text } => {
+                match self.send_to_name(now, conn, is_send, name, text, effect) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
+                }
+            }
             Command::Unknown => Refusal::UnknownCommand,
             Command::Unreadable => Refusal::Unreadable,
         };
@@ -234,9 +409,9 @@ impl Broker {
     }
 
     #[inline]
-    fn send(
+    fn send_plain(
         &mut self,
-        now: Moment,
+        now: Now,
         sender: Conn,
         to: DeviceId,
         text: &[u8],
@@ -244,25 +419,88 @@ impl Broker {
     ) -> Result<(), Refusal> {
         let receiver = match self.conns.get(&to) {
             Some(&conn) => Receiver::Here(conn),
-            None => Receiver::There(self.directory.shard_of(to).ok_or(Refusal::NoSuchDevice)?),
+            None => self.receiver_elsewhere(to)?,
         };
         let device = self.devices[sender.0 as usize].as_mut();
         let device = device.expect("a connection speaks between Connected and Disconnected");
         let digest = self.key.digest(text);
-        if device.last.is_some_and(|last| last.is_repeated_by(digest, now)) {
+        if device.last.is_some_and(|last| last.is_repeated_by(digest, now.at)) {
             return Err(Refusal::Duplicate);
         }
-        device.last = Some(LastText::new(digest, now));
         let from = device.id;
-        effect(match receiver {
+        let effect_of = match receiver {
             Receiver::Here(conn) => Effect::Deliver { conn, from, text },
             Receiver::There(shard) => Effect::HandOver { shard, from, to, text },
-        });
+            Receiver::Mailbox => return self.send_to_mailbox(now, sender, to, text, effect),
+        };
+        device.last = Some(LastText::new(digest, now.at));
+        effect(effect_of);
+        Ok(())
+    }
+
+    /// A receiver that is no anonymous device of this shard.
+    fn receiver_elsewhere(&self, to: DeviceId) -> Result<Receiver, Refusal> {
+        if names::is_name(to) {
+            return Err(Refusal::NoSuchDevice);
+        }
+        if self.post.has(to) {
+            return Ok(Receiver::Mailbox);
+        }
+        match self.directory.home_of(to) {
+            Some(Home { has_mailbox: true, .. }) => Ok(Receiver::Mailbox),
+            Some(Home { shard, .. }) => Ok(Receiver::There(shard)),
+            None => Err(Refusal::NoSuchDevice),
+        }
+    }
+
+    /// To a device that was addressed by its name.
+    #[cold]
+    fn send_to_name(
+        &mut self,
+        now: Now,
+        sender: Conn,
+        is_send: bool,
+        name: &str,
+        text: &[u8],
+        effect: &mut dyn FnMut(Effect<'_>),
+    ) -> Result<(), Refusal> {
+        // A word that is no device's name is no destination, whatever the command.
+        let to = self.directory.names().find(DeviceRef::Name(name)).ok_or(Refusal::Unreadable)?;
+        if self.shard_with(to).is_none() {
+            return Err(Refusal::Unreadable);
+        }
+        if !is_send {
+            return Err(Refusal::UnknownCommand);
+        }
+        let digest = self.key.digest(text);
+        let device = self.devices[sender.0 as usize].as_ref();
+        if device
+            .and_then(|device| device.last)
+            .is_some_and(|last| last.is_repeated_by(digest, now.at))
+        {
+            return Err(Refusal::Duplicate);
+        }
+        self.send_to_mailbox(now, sender, to, text, effect)
+    }
+
+    #[cold]
+    fn send_to_mailbox(
+        &mut self,
+        now: Now,
+        conn: Conn,
+        to: DeviceId,
+        text: &[u8],
+        effect: &mut dyn FnMut(Effect<'_>),
+    ) -> Result<(), Refusal> {
+        let device = self.device(conn).expect("a connection speaks while it is a device");
+        let asker = TextAsker { shard: self.shard, conn, device, text: self.key.digest(text) };
+        self.send_text(now, asker, to, text, effect)?;
+        self.settle_local(now, effect);
         Ok(())
     }
 
     /// Tells the sender, and takes the text out of his duplicate window, as if refused at once.
-    fn returned(&mut self, from: DeviceId, digest: Digest, effect: &mut impl FnMut(Effect<'_>)) {
+    fn returned(&mut self, from: DeviceId, digest: Digest, effect: &mut dyn FnMut(Effect<'_>)) {
         let Some(&conn) = self.conns.get(&from) else { return };
         let device = self.devices[conn.0 as usize].as_mut().expect("conns names only devices");
         if device.last.is_some_and(|last| last.digest() == digest) {
@@ -271,18 +509,35 @@ impl Broker {
         effect(Effect::Refuse { conn, refusal: Refusal::NoSuchDevice });
     }
 
-    fn connected(&mut self, conn: Conn, effect: &mut impl FnMut(Effect<'_>)) {
+    fn connected(&mut self, now: Now, conn: Conn, effect: &mut dyn FnMut(Effect<'_>)) {
         let id = self.directory.add(self.shard);
+        self.seat(conn, id);
+        self.conns.insert(id, conn);
+        self.announce(id, true, now.wall_ms, effect);
+        self.inform(conn, effect);
+    }
+
+    /// From now on the connection speaks the text protocol for a device.
+    fn seat(&mut self, conn: Conn, id: DeviceId) {
         let index = conn.0 as usize;
         if self.devices.len() <= index {
             self.devices.resize(index + 1, None);
         }
         self.devices[index] = Some(Device { id, last: None });
-        self.conns.insert(id, conn);
+    }
+
+    /// Seats a device with a mailbox and tells it who is there.
+    pub(crate) fn inform_as(
+        &mut self,
+        conn: Conn,
+        id: DeviceId,
+        effect: &mut dyn FnMut(Effect<'_>),
+    ) {
+        self.seat(conn, id);
         self.inform(conn, effect);
     }
 
-    fn inform(&mut self, conn: Conn, effect: &mut impl FnMut(Effect<'_>)) {
+    fn inform(&mut self, conn: Conn, effect: &mut (impl FnMut(Effect<'_>) + ?Sized)) {
         let own = self.device(conn).expect("a connection asks after Connected");
         self.info.clear();
         self.directory.write_info(own, &mut self.info);
@@ -290,11 +545,13 @@ impl Broker {
     }
 
     /// Forgets the device; a connection that never was one is no matter.
-    fn disconnected(&mut self, conn: Conn) {
+    fn disconnected(&mut self, now: Now, conn: Conn, effect: &mut dyn FnMut(Effect<'_>)) {
+        self.session_ended(now, conn, effect);
         let Some(device) = self.devices.get_mut(conn.0 as usize).and_then(Option::take) else {
             return;
         };
-        self.conns.remove(&device.id);
-        self.directory.remove(device.id);
+        if is_number(device.id) && self.conns.remove(&device.id).is_some() {
+            self.end_anonymous(device.id, now, effect);
+        }
     }
 }

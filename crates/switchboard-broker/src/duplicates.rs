@@ -29,14 +29,38 @@ impl DigestKey {
             .expect("a key is as long as XXH3's own secret");
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
+
+    /// Half a digest.
+    pub(crate) fn short(&self, text: &[u8]) -> u64 {
+        self.digest(text).low
+    }
+
+    /// Stands for a message's receiver and body together.
+    pub(crate) fn content(&self, to: u64, body: &[u8]) -> Digest {
+        let body = self.digest(body);
+        Digest { high: body.high ^ to.wrapping_mul(0x9E37_79B9_7F4A_7C15), low: body.low }
+    }
 }
 
 /// 128 bits that stand for a text. Two words and not a `u128`, whose alignment would cost each
 /// device eight bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Digest {
     high: u64,
     low: u64,
+}
+
+impl Digest {
+    /// The digest as it is stored.
+    pub fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
+    }
+
+    /// A stored digest; it means something only under the key that it was made with.
+    pub fn from_bytes(bytes: [u8; 16]) -> Digest {
+        let hash = u128::from_be_bytes(bytes);
+        Digest { high: (hash >> 64) as u64, low: hash as u64 }
+    }
 }
 
 /// What one device had delivered last.

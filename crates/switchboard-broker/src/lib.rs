@@ -7,7 +7,15 @@
 mod broker;
 mod directory;
 mod duplicates;
+mod names;
+mod post;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
-pub use directory::Directory;
+pub use directory::{Directory, Presence};
 pub use duplicates::{Digest, DigestKey};
+pub use names::{Names, Shown};
+pub use post::{
+    Asker, Cancel, Content, Deliver, DeviceRecord, Event, Fate, FateOf, Hello, Kind, Limits,
+    MessageRecord, Now, OutcomeRecord, Parcel, Place, Record, Replay, SendFilter, SentIdRecord,
+    Stats, TextAsker, Verdict, Want, home,
+};

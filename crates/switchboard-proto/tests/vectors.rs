@@ -26,6 +26,7 @@ fn as_vector(message: &str, command: Command<'_>) -> Value {
         }
         Command::SendNowhere => json!({"message": message, "command": "nowhere"}),
         Command::Unknown => json!({"message": message, "command": "unknown"}),
-        Command::Unreadable => json!({"message": message, "command": "unreadable"}),
+        // No device has a name here.
+        Command::Named { .. } | Command::Unreadable => json!({"message": message, "command": "unreadable"}),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::sample::Index;
 use switchboard_broker::{
-    Broker, Conn, Digest, DigestKey, Directory, Effect, Input, Moment, ShardId,
+    Broker, Conn, Digest, DigestKey, Directory, Effect, Input, Limits, Moment, Now, ShardId,
 };
 use switchboard_proto::DeviceId;
 
@@ -38,6 +38,7 @@ impl From<Effect<'_>> for Done {
             Effect::Return { shard, from, digest } => {
                 Done::Return { shard: usize::from(shard.0), from: from.get(), digest }
             }
+            other => panic!("no device here has a mailbox: {other:?}"),
         }
     }
 }
@@ -94,7 +95,11 @@ impl World {
     pub(crate) fn new(shards: usize, list_max: usize) -> World {
         let directory = Arc::new(Directory::new(shards, list_max));
         let key = DigestKey::new(std::array::from_fn(|at| at as u8));
-        let broker = |shard| Broker::new(ShardId(shard as u16), directory.clone(), key.clone());
+        let limits = Limits::default();
+        let broker = |shard| {
+            let shard = ShardId(shard as u16);
+            Broker::new(shard, directory.clone(), key.clone(), limits.clone(), false)
+        };
         World {
             now_ms: 0,
             brokers: (0..shards).map(broker).collect(),
@@ -291,7 +296,7 @@ impl World {
 
     fn handle(&mut self, shard: usize, input: Input<'_>) -> Vec<Done> {
         let mut done = Vec::new();
-        let now = Moment::from_ms(self.now_ms);
+        let now = Now { at: Moment::from_ms(self.now_ms), wall_ms: self.now_ms };
         self.brokers[shard].handle(now, input, &mut |effect| done.push(Done::from(effect)));
         done
     }

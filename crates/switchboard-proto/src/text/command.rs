@@ -2,6 +2,7 @@
 
 use super::python::{self, Integer};
 use crate::DeviceId;
+use crate::v1::DeviceRef;
 
 /// What a device asks for in one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,16 @@ pub enum Command<'a> {
         /// The device that shall get it.
         to: DeviceId,
         /// The text, exactly as it was sent; may be empty and may hold commas.
+        text: &'a [u8],
+    },
+    /// A command whose destination is no integer and could be a device's name. Where no device has
+    /// it, it is [`Command::Unreadable`].
+    Named {
+        /// Whether the command word is `send`.
+        is_send: bool,
+        /// The name, valid.
+        name: &'a str,
+        /// The text, exactly as it was sent.
         text: &'a [u8],
     },
     /// A `send` to an integer that no device can have: below zero or above `u64`.
@@ -75,10 +86,17 @@ fn parse_any(message: &str) -> Command<'_> {
     let (Some(word), Some(id), Some(text)) = (parts.next(), parts.next(), parts.next()) else {
         return Command::Unreadable;
     };
-    let Some(id) = python::int(python::strip(id)) else {
-        return Command::Unreadable;
+    let is_send = python::strip(word) == "send";
+    let id = python::strip(id);
+    let Some(id) = python::int(id) else {
+        return match DeviceRef::parse(id) {
+            Some(DeviceRef::Name(name)) => {
+                Command::Named { is_send, name, text: text.as_bytes() }
+            }
+            _ => Command::Unreadable,
+        };
     };
-    if python::strip(word) != "send" {
+    if !is_send {
         return Command::Unknown;
     }
     match id {
@@ -95,6 +113,10 @@ mod tests {
 
     fn send(to: u64, text: &str) -> Command<'_> {
         Command::Send { to: DeviceId::new(to), text: text.as_bytes() }
+    }
+
+    fn named(is_send: bool, name: &str) -> Command<'_> {
+        Command::Named { is_send, name, text: b"x" }
     }
 
     #[test]
@@ -129,7 +151,9 @@ mod tests {
 
     #[test]
     fn the_integer_is_judged_before_the_word() {
-        assert_eq!(parse(b"foo,bar,x"), Command::Unreadable);
+        assert_eq!(parse(b"foo,bar,x"), named(false, "bar"));
+        assert_eq!(parse(b" send , bar ,x"), named(true, "bar"));
+        assert_eq!(parse(b"foo,-bar,x"), Command::Unreadable);
         assert_eq!(parse(b"foo,1,x"), Command::Unknown);
         assert_eq!(parse(b"foo,-1,x"), Command::Unknown);
         assert_eq!(parse(b"foo,1"), Command::Unreadable);

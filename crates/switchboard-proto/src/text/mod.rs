@@ -28,5 +28,9 @@ pub const INVALID_COMMAND: &str = "Invalid Command";
 /// Answers a message that cannot be read as a command.
 pub const UNREADABLE: &str = "Error reading the command";
 
+/// Answers a `send` to a device whose mailbox is at its bound: the one text that the original does
+/// not know.
+pub const MAILBOX_FULL: &str = "Mailbox full";
+
 /// How long after a delivery the same text of the same sender counts as a duplicate.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(5);

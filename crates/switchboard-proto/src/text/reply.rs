@@ -1,6 +1,7 @@
 //! Writes what a device is told, and reads it back for clients.
 
 use crate::DeviceId;
+use crate::v1::DeviceRef;
 
 const INFO_ID: &str = "Your ID: ";
 const INFO_DEVICES: &str = "\nConnected Devices: \n[";
@@ -23,12 +24,10 @@ pub struct Info {
 /// Appends the info text that a device gets on open and for `help`.
 ///
 /// `list` is what [`write_list`] wrote.
-pub fn write_info(out: &mut String, own: DeviceId, list: &str) {
-    out.reserve(
-        INFO_ID.len() + own.decimal_len() + INFO_DEVICES.len() + list.len() + INFO_USAGE.len(),
-    );
+pub fn write_info(out: &mut String, own: DeviceRef<'_>, list: &str) {
+    out.reserve(INFO_ID.len() + own.len() + INFO_DEVICES.len() + list.len() + INFO_USAGE.len());
     out.push_str(INFO_ID);
-    push_decimal(out, own.get());
+    push_device(out, own);
     out.push_str(INFO_DEVICES);
     out.push_str(list);
     out.push_str(INFO_USAGE);
@@ -38,11 +37,11 @@ pub fn write_info(out: &mut String, own: DeviceId, list: &str) {
 ///
 /// `more` is the number of devices left out; where there are any the list ends
 /// with `... and <more> more`.
-pub fn write_list(out: &mut String, ids: impl Iterator<Item = DeviceId>, more: usize) {
+pub fn write_list<'a>(out: &mut String, devices: impl Iterator<Item = DeviceRef<'a>>, more: usize) {
     let mut separator = "";
-    for id in ids {
+    for device in devices {
         out.push_str(separator);
-        push_decimal(out, id.get());
+        push_device(out, device);
         separator = LIST_SEPARATOR;
     }
     if more > 0 {
@@ -136,6 +135,13 @@ pub fn parse_delivery(message: &str) -> Option<(DeviceId, &str)> {
     Some((DeviceId::from_decimal(from)?, text))
 }
 
+fn push_device(out: &mut String, device: DeviceRef<'_>) {
+    match device {
+        DeviceRef::Number(id) => push_decimal(out, id.get()),
+        DeviceRef::Name(name) => out.push_str(name),
+    }
+}
+
 fn push_decimal(out: &mut String, number: impl itoa::Integer) {
     out.push_str(itoa::Buffer::new().format(number));
 }
@@ -149,13 +155,13 @@ mod tests {
 
     fn list(ids: &[u64], more: usize) -> String {
         let mut out = String::new();
-        write_list(&mut out, ids.iter().copied().map(DeviceId::new), more);
+        write_list(&mut out, ids.iter().copied().map(DeviceId::new).map(DeviceRef::Number), more);
         out
     }
 
     fn info(own: u64, list: &str) -> String {
         let mut out = String::new();
-        write_info(&mut out, DeviceId::new(own), list);
+        write_info(&mut out, DeviceRef::Number(DeviceId::new(own)), list);
         out
     }
 

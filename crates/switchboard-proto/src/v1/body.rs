@@ -5,9 +5,7 @@ use super::write::write_text;
 
 /// Appends the body that a text becomes: a JSON string.
 pub fn write_body_of_text(out: &mut Vec<u8>, text: &[u8]) {
-    out.push(b'"');
     write_text(out, text);
-    out.push(b'"');
 }
 
 /// Appends the text that a body becomes: a string bare, anything else as compact JSON.

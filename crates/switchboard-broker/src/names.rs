@@ -1,0 +1,131 @@
+//! Devices with names: inside the process a name is a number too, with the top bit set.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustc_hash::FxHashMap;
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::DeviceRef;
+
+/// Set in the ids that stand for names; no id on the wire has it.
+const NAME_BIT: u64 = 1 << 63;
+
+/// Whether an id stands for a name, inside this process only.
+pub(crate) fn is_name(id: DeviceId) -> bool {
+    id.get() & NAME_BIT != 0
+}
+
+/// Whether an id that a client wrote can be a device's.
+pub(crate) fn is_number(id: DeviceId) -> bool {
+    !is_name(id)
+}
+
+/// Which names stand behind which ids. A name keeps its id while the process runs.
+///
+/// Grows with the names that the operator's tokens carry; a name that is only asked for is not
+/// added.
+#[derive(Debug, Default)]
+pub struct Names {
+    table: RwLock<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    ids: FxHashMap<Arc<str>, u64>,
+    names: Vec<Arc<str>>,
+}
+
+/// How a device is shown: its number, or its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shown {
+    /// An anonymous device.
+    Number(DeviceId),
+    /// A named one.
+    Name(Arc<str>),
+}
+
+impl Shown {
+    /// As it stands on the wire.
+    pub fn as_ref(&self) -> DeviceRef<'_> {
+        match self {
+            Shown::Number(id) => DeviceRef::Number(*id),
+            Shown::Name(name) => DeviceRef::Name(name),
+        }
+    }
+}
+
+impl From<DeviceRef<'_>> for Shown {
+    fn from(device: DeviceRef<'_>) -> Shown {
+        match device {
+            DeviceRef::Number(id) => Shown::Number(id),
+            DeviceRef::Name(name) => Shown::Name(name.into()),
+        }
+    }
+}
+
+impl Names {
+    /// The id of a device as clients name it; `None` for a name that no device ever had.
+    pub fn find(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
+        match device {
+            DeviceRef::Number(id) => is_number(id).then_some(id),
+            DeviceRef::Name(name) => {
+                let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+                table.ids.get(name).map(|&index| DeviceId::new(NAME_BIT | index))
+            }
+        }
+    }
+
+    /// The id of a device, which a name is given if it has none.
+    pub fn intern(&self, device: DeviceRef<'_>) -> DeviceId {
+        if let Some(id) = self.find(device) {
+            return id;
+        }
+        let name = match device {
+            DeviceRef::Number(id) => return id,
+            DeviceRef::Name(name) => name,
+        };
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let next = table.names.len() as u64;
+        let shared: Arc<str> = name.into();
+        // Another shard may have been faster.
+        let index = *table.ids.entry(Arc::clone(&shared)).or_insert(next);
+        if index == next {
+            table.names.push(shared);
+        }
+        DeviceId::new(NAME_BIT | index)
+    }
+
+    /// How a device is shown.
+    pub fn show(&self, id: DeviceId) -> Shown {
+        if is_number(id) {
+            return Shown::Number(id);
+        }
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let index = (id.get() & !NAME_BIT) as usize;
+        Shown::Name(Arc::clone(table.names.get(index).expect("the bit is set only by intern")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_id_and_is_shown_as_itself() {
+        let names = Names::default();
+        assert_eq!(names.find(DeviceRef::Name("alice")), None);
+        let alice = names.intern(DeviceRef::Name("alice"));
+        let bob = names.intern(DeviceRef::Name("bob"));
+        assert_ne!(alice, bob);
+        assert_eq!(names.intern(DeviceRef::Name("alice")), alice);
+        assert_eq!(names.find(DeviceRef::Name("bob")), Some(bob));
+        assert_eq!(names.show(bob).as_ref(), DeviceRef::Name("bob"));
+    }
+
+    #[test]
+    fn a_number_is_its_own_id_unless_it_could_be_a_name() {
+        let names = Names::default();
+        let id = DeviceId::new(100_000_000);
+        assert_eq!(names.find(DeviceRef::Number(id)), Some(id));
+        assert_eq!(names.find(DeviceRef::Number(DeviceId::new(NAME_BIT))), None);
+    }
+}

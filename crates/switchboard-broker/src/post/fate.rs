@@ -1,0 +1,209 @@
+//! How a message ends, and how its sender learns it: in one record with the message's removal.
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{Outcome, RejectCode, ServerFrame};
+
+use super::mailbox::{Entry, NEVER, State, Taken};
+use super::store::Pending;
+use super::{
+    Cancel, Content, Event, Fate, FateOf, Kind, Now, Out, OutcomeRecord, Parcel, Place, Record,
+};
+use crate::broker::{Broker, Effect};
+
+impl Broker {
+    /// A message is out of its mailbox and its sender asked to know: it is told at its home.
+    pub(super) fn owe(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        taken: Taken,
+        outcome: Outcome,
+        reason: Option<Box<str>>,
+        answers_cancel: bool,
+        out: Out<'_>,
+    ) {
+        let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
+        let fate = Fate {
+            of: FateOf { device: id, seq: taken.seq },
+            outcome,
+            at_ms: now.wall_ms,
+            maybe_seen: unsure && taken.maybe_seen,
+            reason,
+            is_stored: taken.is_stored,
+        };
+        let to = taken.from;
+        let id = taken.id.unwrap_or_default();
+        self.post_home(to, Parcel::Fate { to, id, fate, answers_cancel }, out);
+    }
+
+    /// A message that this shard's device sent has met its fate.
+    pub(super) fn fate(
+        &mut self,
+        now: Now,
+        to: DeviceId,
+        id: Box<str>,
+        fate: Fate,
+        answers_cancel: bool,
+        out: Out<'_>,
+    ) {
+        let of = fate.of;
+        let is_stored = fate.is_stored && self.post.is_durable;
+        let shown = self.show(to);
+        let Some(device) = self.post.devices.get_mut(&to).filter(|device| !device.is_ending) else {
+            return self.post_home(of.device, Parcel::Unwanted(of), out);
+        };
+        device.mailbox.give_place();
+        let seq = device.mailbox.next_seq();
+        if is_stored {
+            let of_shown = self.directory.names().show(of.device);
+            out(Effect::Append(Record::Outcome(OutcomeRecord {
+                to: shown.as_ref(),
+                seq,
+                id: &id,
+                of: of_shown.as_ref(),
+                of_seq: of.seq,
+                outcome: fate.outcome,
+                at_ms: fate.at_ms,
+                maybe_seen: fate.maybe_seen,
+                reason: fate.reason.as_deref(),
+            })));
+        }
+        let len = id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len());
+        let message = answers_cancel.then(|| id.clone());
+        device.mailbox.push(Entry {
+            seq,
+            from: of.device,
+            place: Place::NOWHERE,
+            expires_at: NEVER,
+            len: len as u32,
+            state: if is_stored { State::Unsynced } else { State::Ready },
+            receipt: false,
+            is_outcome: true,
+            is_in_flight: false,
+            is_stored,
+            content: Some(Box::new(Content { id, kind: Kind::Outcome(fate) })),
+        });
+        self.post.stats.messages += 1;
+        self.post.stats.bytes += len as u64;
+        if is_stored {
+            let pending = Pending::Outcome { to, seq, of, cancelled: message };
+            self.post.pending.push_back(pending);
+        } else {
+            self.reserve_seqs(to, out);
+            self.outcome_recorded(now, to, of, message.as_deref(), out);
+        }
+    }
+
+    /// An outcome is where it was promised to be: the message is gone, and the sender may see it.
+    pub(super) fn outcome_recorded(
+        &mut self,
+        now: Now,
+        to: DeviceId,
+        of: FateOf,
+        cancelled: Option<&str>,
+        out: Out<'_>,
+    ) {
+        self.post_home(of.device, Parcel::Settled(of), out);
+        if let Some(id) = cancelled {
+            self.tell(to, &ServerFrame::Cancelled { id }, out);
+        }
+        self.push_ready(now, to, out);
+    }
+
+    /// The outcome of a message that is here is recorded.
+    pub(super) fn settled(&mut self, now: Now, of: FateOf, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&of.device) else { return };
+        device.mailbox.settle(of.seq);
+        self.end_if_settled(now, of.device, out);
+    }
+
+    /// Nobody is to be told of a message that is here: it just goes.
+    pub(super) fn unwanted(&mut self, now: Now, of: FateOf, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&of.device) else { return };
+        let is_stored = device.mailbox.find(of.seq).is_some_and(|entry| entry.is_stored);
+        device.mailbox.settle(of.seq);
+        if is_stored {
+            self.record_removed(of.device, of.seq, Pending::Nothing, out);
+        }
+        self.end_if_settled(now, of.device, out);
+    }
+
+    /// The sender of a message that is here wants it back.
+    pub(super) fn cancel_here(&mut self, now: Now, cancel: Cancel, out: Out<'_>) {
+        let Cancel { from, to, seq, id } = cancel;
+        let may = self.post.devices.get(&to).is_some_and(|device| {
+            let waits = device.mailbox.find(seq).is_some_and(|entry| {
+                entry.from == from && entry.state == State::Ready && !entry.is_outcome
+            });
+            waits && seq > device.mailbox.pushed_to()
+        });
+        let refuse = |code| Parcel::CancelVerdict { to: from, id: id.clone(), result: Err(code) };
+        if !may {
+            return self.post_home(from, refuse(RejectCode::TooLate), out);
+        }
+        let is_stored = self
+            .post
+            .devices
+            .get(&to)
+            .and_then(|device| device.mailbox.find(seq))
+            .is_some_and(|entry| entry.is_stored);
+        if is_stored && self.post.is_failing {
+            return self.post_home(from, refuse(RejectCode::StoreUnavailable), out);
+        }
+        let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
+        if taken.owes {
+            self.owe(now, to, taken, Outcome::Cancelled, None, true, out);
+        } else if is_stored {
+            self.record_removed(to, seq, Pending::Cancelled { to: from, id }, out);
+        } else {
+            self.post_home(from, Parcel::CancelVerdict { to: from, id, result: Ok(()) }, out);
+        }
+    }
+
+    /// A device was away for its time to live: what waits for it is evicted.
+    pub(super) fn end_device(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if device.mailbox.iter().any(|entry| entry.state == State::Unsynced) {
+            // They are about to be accepted; it ends after that.
+            let again = now.at.after(std::time::Duration::from_millis(100));
+            return self.post.timers.add(again, super::timers::Alarm::Away, id);
+        }
+        device.is_ending = true;
+        let waiting: Vec<u64> = device
+            .mailbox
+            .iter()
+            .filter(|entry| entry.state == State::Ready)
+            .map(|entry| entry.seq)
+            .collect();
+        for seq in waiting {
+            if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
+                && taken.owes
+            {
+                self.owe(now, id, taken, Outcome::Evicted, None, false, out);
+            }
+        }
+        self.end_if_settled(now, id, out);
+    }
+
+    /// Ends a device that owes nobody anything any more.
+    fn end_if_settled(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        let Some(device) = self.post.devices.get(&id) else { return };
+        let owes = device.mailbox.iter().any(|entry| entry.state == State::Owed);
+        if !device.is_ending || owes {
+            return;
+        }
+        if self.post.is_durable {
+            let shown = self.show(id);
+            out(Effect::Append(Record::Gone { device: shown.as_ref() }));
+            self.post.pending.push_back(Pending::Nothing);
+        }
+        let Some(mut device) = self.post.devices.remove(&id) else { return };
+        self.post.stats.mailboxes -= 1;
+        self.post.stats.sent_ids -= device.sent.len() as u64;
+        self.directory.forget(id);
+        out(Effect::Count(Event::DeviceEnded));
+        if let Some(waiting) = device.waiting.take() {
+            self.begin_anew(now, id, waiting);
+        }
+    }
+}

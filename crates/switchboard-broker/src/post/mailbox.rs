@@ -1,0 +1,532 @@
+//! A mailbox: messages in order under rising numbers, and one cursor for live delivery, resume and
+//! what came while the device was away.
+
+use std::collections::VecDeque;
+
+use switchboard_proto::DeviceId;
+
+use super::{Fate, Place};
+use crate::Moment;
+
+/// What waits for one device.
+///
+/// An entry leaves by ack, refusal, expiry or cancellation. One whose sender asked for an outcome
+/// stays, *owed*, until the outcome is recorded.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// By rising `seq`; gaps are possible.
+    entries: VecDeque<Entry>,
+    /// The number that the next entry gets.
+    next_seq: u64,
+    /// Numbers below this one may be shown though no record holds them: they are not given again.
+    reserved_to: u64,
+    /// The device has acked everything up to here.
+    acked_to: u64,
+    /// The greatest number that was ever pushed.
+    pushed_to: u64,
+    /// The greatest number that was pushed in this session.
+    cursor: u64,
+    /// Entries that were pushed in this session and wait for their ack.
+    in_flight: usize,
+    /// Entries that count toward the quota.
+    waiting: usize,
+    /// Their bytes.
+    bytes: usize,
+    /// Places kept for outcomes that this device asked for.
+    places: usize,
+    /// Bytes of what is here although the store has it too.
+    cached: usize,
+}
+
+/// One message, or one outcome of a message that this device sent.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) seq: u64,
+    /// The sender of a message.
+    pub(crate) from: DeviceId,
+    /// Where its record lies; nowhere while it is not synced, and for what is in memory only.
+    pub(crate) place: Place,
+    /// By the server's uptime, which no clock jump moves.
+    pub(crate) expires_at: Moment,
+    pub(crate) len: u32,
+    pub(crate) state: State,
+    pub(crate) receipt: bool,
+    pub(crate) is_outcome: bool,
+    /// It was pushed in this session.
+    pub(crate) is_in_flight: bool,
+    /// Its record is or will be in the store.
+    pub(crate) is_stored: bool,
+    pub(crate) content: Option<Box<Content>>,
+}
+
+/// How far an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Its record is not synced: must not be seen.
+    Unsynced,
+    /// May be pushed.
+    Ready,
+    /// Out of the mailbox for the device; its outcome is not recorded yet.
+    Owed,
+    /// Gone; waits for those before it.
+    Gone,
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The sender's id of the message.
+    pub id: Box<str>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// A message or an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// From another device.
+    Message {
+        /// Raw JSON; dropped, and so `None`, while the store has it.
+        body: Option<Box<[u8]>>,
+        /// The id of the message that it answers.
+        re: Option<Box<str>>,
+        /// When the server accepted it, wall clock.
+        sent_at_ms: u64,
+    },
+    /// Of a message that this device sent.
+    Outcome(Fate),
+}
+
+/// The moment that never comes.
+pub(crate) const NEVER: Moment = Moment::from_ms(u64::MAX);
+
+/// What to do next for a device that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Push the entry at this index.
+    Push(usize),
+    /// Its content, and perhaps that of those behind it, must be fetched first.
+    Fetch(usize),
+    /// Nothing: all is pushed, or something must happen first.
+    Wait,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> Mailbox {
+        Mailbox {
+            entries: VecDeque::new(),
+            next_seq: 1,
+            reserved_to: 1,
+            acked_to: 0,
+            pushed_to: 0,
+            cursor: 0,
+            in_flight: 0,
+            waiting: 0,
+            bytes: 0,
+            places: 0,
+            cached: 0,
+        }
+    }
+
+    /// Adds an entry at the end; gives its number. `entry.seq` is set here.
+    pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
+        entry.seq = self.next_seq;
+        self.next_seq += 1;
+        self.count(&entry);
+        let seq = entry.seq;
+        self.entries.push_back(entry);
+        seq
+    }
+
+    /// Puts an entry back where its number says; one with this number takes the new place.
+    pub(crate) fn restore(&mut self, entry: Entry) {
+        self.next_seq = self.next_seq.max(entry.seq + 1);
+        match self.entries.binary_search_by_key(&entry.seq, |entry| entry.seq) {
+            Ok(index) => self.entries[index].place = entry.place,
+            Err(index) => {
+                self.count(&entry);
+                self.entries.insert(index, entry);
+            }
+        }
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.waiting += 1;
+        self.bytes += entry.len as usize;
+    }
+
+    /// Whether `len` bytes more are within the quota.
+    pub(crate) fn has_room(&self, len: usize, messages_max: usize, bytes_max: usize) -> bool {
+        self.waiting + self.places < messages_max && self.bytes + len <= bytes_max
+    }
+
+    /// Keeps a place for an outcome; `false` when there is none left.
+    pub(crate) fn keep_place(&mut self, messages_max: usize) -> bool {
+        let has_room = self.waiting + self.places < messages_max;
+        self.places += usize::from(has_room);
+        has_room
+    }
+
+    /// Gives a place back, or uses it.
+    pub(crate) fn give_place(&mut self) {
+        self.places = self.places.saturating_sub(1);
+    }
+
+    pub(crate) fn find(&self, seq: u64) -> Option<&Entry> {
+        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        self.entries.get(index)
+    }
+
+    pub(crate) fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
+        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        self.entries.get_mut(index)
+    }
+
+    /// Takes a waiting entry out. One that asked for an outcome stays, owed; gives whether it is.
+    ///
+    /// Nothing happens to an entry that is already out.
+    pub(crate) fn take(&mut self, seq: u64) -> Option<Taken> {
+        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let taken = self.take_at(index)?;
+        self.tidy();
+        Some(taken)
+    }
+
+    fn take_at(&mut self, index: usize) -> Option<Taken> {
+        let entry = &mut self.entries[index];
+        if !matches!(entry.state, State::Ready | State::Unsynced) {
+            return None;
+        }
+        self.waiting -= 1;
+        self.bytes -= entry.len as usize;
+        if entry.is_in_flight {
+            entry.is_in_flight = false;
+            self.in_flight -= 1;
+        }
+        let maybe_seen = entry.seq <= self.pushed_to;
+        let (seq, from) = (entry.seq, entry.from);
+        let id = entry.content.as_ref().map(|content| content.id.clone());
+        let is_stored = entry.is_stored;
+        self.cached -= entry.cached_bytes();
+        entry.state = if entry.receipt { State::Owed } else { State::Gone };
+        if !entry.receipt {
+            entry.content = None;
+        }
+        let owes = entry.receipt;
+        let is_outcome = entry.is_outcome;
+        Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome })
+    }
+
+    /// The outcome of an owed entry is recorded: it is gone.
+    pub(crate) fn settle(&mut self, seq: u64) {
+        if let Some(entry) = self.find_mut(seq)
+            && entry.state == State::Owed
+        {
+            entry.state = State::Gone;
+            entry.content = None;
+        }
+        self.tidy();
+    }
+
+    /// Drops what is gone at the front, and in the middle when it is most.
+    fn tidy(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.state == State::Gone) {
+            self.entries.pop_front();
+        }
+        if self.entries.len() > 64 && self.entries.len() > 4 * self.waiting {
+            self.entries.retain(|entry| entry.state != State::Gone);
+        }
+        if self.entries.is_empty() && self.entries.capacity() > 64 {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    /// Takes out everything up to `seq`; gives what was taken and owes an outcome.
+    pub(crate) fn ack(&mut self, seq: u64) -> Acked {
+        let mut acked = Acked::default();
+        for index in 0..self.entries.len() {
+            if self.entries[index].seq > seq {
+                break;
+            }
+            if let Some(taken) = self.take_at(index) {
+                acked.messages += 1;
+                acked.outcomes += usize::from(taken.is_outcome);
+                acked.any_stored |= taken.is_stored;
+                if taken.owes {
+                    acked.owed.push(taken);
+                }
+            }
+        }
+        self.acked_to = self.acked_to.max(seq);
+        self.tidy();
+        acked
+    }
+
+    /// The entry to push next, with at most `in_flight_max` ahead of the acks.
+    ///
+    /// A device of the text protocol is shown no outcomes: they wait for it to come by v1.
+    pub(crate) fn next(&self, in_flight_max: usize, is_text: bool) -> Next {
+        if self.in_flight >= in_flight_max {
+            return Next::Wait;
+        }
+        let from = self.entries.partition_point(|entry| entry.seq <= self.cursor);
+        for (index, entry) in self.entries.iter().enumerate().skip(from) {
+            match entry.state {
+                State::Gone | State::Owed => {}
+                _ if is_text && entry.is_outcome => {}
+                State::Unsynced => return Next::Wait,
+                State::Ready if !entry.is_stored && entry.seq >= self.reserved_to => {
+                    return Next::Wait;
+                }
+                State::Ready if entry.has_content() => return Next::Push(index),
+                State::Ready => return Next::Fetch(index),
+            }
+        }
+        Next::Wait
+    }
+
+    /// The entries from `index` on whose content is to be fetched: at most `entries_max`, and
+    /// stopping at `bytes_max`.
+    pub(crate) fn to_fetch(
+        &self,
+        index: usize,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> impl Iterator<Item = &Entry> {
+        let mut bytes = 0;
+        self.entries
+            .iter()
+            .skip(index)
+            .filter(|entry| entry.state == State::Ready && !entry.has_content())
+            .take(entries_max)
+            .take_while(move |entry| {
+                let had = bytes;
+                bytes += entry.len as usize;
+                had < bytes_max
+            })
+    }
+
+    pub(crate) fn at(&self, index: usize) -> &Entry {
+        &self.entries[index]
+    }
+
+    /// Notes that the entry at `index` was pushed.
+    pub(crate) fn pushed(&mut self, index: usize) {
+        self.entries[index].is_in_flight = true;
+        self.cursor = self.entries[index].seq;
+        self.pushed_to = self.pushed_to.max(self.cursor);
+        self.in_flight += 1;
+    }
+
+    /// The messages that were pushed in this session and wait for their ack.
+    pub(crate) fn pushed_messages(&self) -> Vec<u64> {
+        let is_pushed = |entry: &&Entry| entry.seq <= self.cursor;
+        self.entries
+            .iter()
+            .take_while(is_pushed)
+            .filter(|entry| entry.is_in_flight && !entry.is_outcome)
+            .map(|entry| entry.seq)
+            .collect()
+    }
+
+    /// The waiting entries whose time is over, and when the next one's is.
+    pub(crate) fn expired(&self, now: Moment) -> (Vec<u64>, Option<Moment>) {
+        let (mut over, mut next) = (Vec::new(), None);
+        for entry in &self.entries {
+            // One that is not synced is judged when it is.
+            if entry.state != State::Ready || entry.expires_at == NEVER {
+                continue;
+            }
+            if entry.expires_at <= now {
+                over.push(entry.seq);
+            } else {
+                next = Some(next.map_or(entry.expires_at, |at: Moment| at.min(entry.expires_at)));
+            }
+        }
+        (over, next)
+    }
+
+    /// A session begins: everything that waits is pushed again.
+    pub(crate) fn rewind(&mut self) {
+        self.cursor = 0;
+        self.in_flight = 0;
+        for entry in &mut self.entries {
+            entry.is_in_flight = false;
+        }
+    }
+
+    /// Entries that wait for the device.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// An entry's record was copied.
+    pub(crate) fn moved(&mut self, seq: u64, place: Place) {
+        if let Some(entry) = self.find_mut(seq) {
+            entry.place = place;
+        }
+    }
+
+    /// Entries that were acked and whose outcome is not recorded, as they were taken.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = Taken> {
+        self.entries.iter().filter(|entry| entry.state == State::Owed).map(|entry| Taken {
+            seq: entry.seq,
+            from: entry.from,
+            id: entry.content.as_ref().map(|content| content.id.clone()),
+            owes: true,
+            maybe_seen: true,
+            is_stored: entry.is_stored,
+            is_outcome: false,
+        })
+    }
+
+    /// The record of an entry is synced: it may be seen, and lies at `place`.
+    pub(crate) fn synced(&mut self, seq: u64, place: Place) -> Option<&Entry> {
+        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let entry = &mut self.entries[index];
+        self.cached -= entry.cached_bytes();
+        entry.place = place;
+        if entry.state == State::Unsynced {
+            entry.state = State::Ready;
+        }
+        self.cached += entry.cached_bytes();
+        self.entries.get(index)
+    }
+
+    /// What was fetched of an entry that still waits.
+    pub(crate) fn fetched(&mut self, seq: u64, content: Content) {
+        let Ok(index) = self.entries.binary_search_by_key(&seq, |entry| entry.seq) else { return };
+        let entry = &mut self.entries[index];
+        if entry.state == State::Ready && !entry.has_content() {
+            entry.content = Some(Box::new(content));
+            self.cached += entry.cached_bytes();
+        }
+    }
+
+    /// Forgets what the store has too of an entry.
+    pub(crate) fn drop_content(&mut self, seq: u64) {
+        if let Ok(index) = self.entries.binary_search_by_key(&seq, |entry| entry.seq) {
+            self.drop_content_at(index);
+        }
+    }
+
+    /// See [`Mailbox::drop_content`].
+    pub(crate) fn drop_content_at(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        self.cached -= entry.cached_bytes();
+        entry.drop_content();
+        self.cached += entry.cached_bytes();
+    }
+
+    /// Forgets all that the store has too.
+    pub(crate) fn drop_contents(&mut self) {
+        for index in 0..self.entries.len() {
+            self.drop_content_at(index);
+        }
+    }
+
+    /// Bytes of what is here although the store has it too.
+    pub(crate) fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Bytes of the entries that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn acked_to(&self) -> u64 {
+        self.acked_to
+    }
+
+    pub(crate) fn pushed_to(&self) -> u64 {
+        self.pushed_to
+    }
+
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    pub(crate) fn reserved_to(&self) -> u64 {
+        self.reserved_to
+    }
+
+    pub(crate) fn reserve_to(&mut self, seq: u64) {
+        self.reserved_to = self.reserved_to.max(seq);
+    }
+
+    /// Sets the marks as a record has them.
+    pub(crate) fn restore_marks(&mut self, reserved_to: u64, acked_to: u64, pushed_to: u64) {
+        self.reserved_to = self.reserved_to.max(reserved_to);
+        self.next_seq = self.next_seq.max(reserved_to);
+        self.acked_to = self.acked_to.max(acked_to);
+        self.pushed_to = self.pushed_to.max(pushed_to);
+    }
+
+    /// What a crash leaves unknown: everything that is here may have been pushed.
+    pub(crate) fn all_may_have_been_pushed(&mut self) {
+        self.pushed_to = self.pushed_to.max(self.next_seq - 1);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// Gives back memory that a replay left over.
+    pub(crate) fn shrink(&mut self) {
+        self.entries.retain(|entry| entry.state != State::Gone);
+        self.entries.shrink_to_fit();
+    }
+}
+
+/// An entry that left the mailbox.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) seq: u64,
+    pub(crate) from: DeviceId,
+    /// Known where an outcome is owed.
+    pub(crate) id: Option<Box<str>>,
+    pub(crate) owes: bool,
+    pub(crate) maybe_seen: bool,
+    pub(crate) is_stored: bool,
+    pub(crate) is_outcome: bool,
+}
+
+/// What an ack took out.
+#[derive(Debug, Default)]
+pub(crate) struct Acked {
+    pub(crate) messages: usize,
+    /// How many of them were outcomes.
+    pub(crate) outcomes: usize,
+    pub(crate) any_stored: bool,
+    pub(crate) owed: Vec<Taken>,
+}
+
+impl Entry {
+    /// Whether what it says is here, and not only in the store.
+    pub(crate) fn has_content(&self) -> bool {
+        self.content
+            .as_ref()
+            .is_some_and(|content| !matches!(content.kind, Kind::Message { body: None, .. }))
+    }
+
+    /// What it adds to [`Mailbox::cached`].
+    fn cached_bytes(&self) -> usize {
+        let counts = !self.place.is_nowhere() && self.has_content() && self.state == State::Ready;
+        if counts { self.len as usize } else { 0 }
+    }
+
+    /// Forgets what the store has too; the id stays where an outcome will name it.
+    fn drop_content(&mut self) {
+        if !self.is_stored || self.place.is_nowhere() {
+            return;
+        }
+        if !self.receipt {
+            self.content = None;
+        } else if let Some(content) = &mut self.content
+            && let Kind::Message { body, .. } = &mut content.kind
+        {
+            *body = None;
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Devices with mailboxes: the part of a broker that keeps what it accepted.
+//!
+//! A device's home shard alone decides about it: who holds its session, which of its sends are
+//! retries, what waits in its mailbox. What must survive goes into the store as a [`Record`]; only
+//! when the store says that it is synced is it answered, and shown to anybody.
+//!
+//! [`session`] is who is there, [`send`] a message on its way from the sender's home to the
+//! receiver's, [`push`] from the mailbox to the device, [`fate`] how it ends, [`store`] what the
+//! store says, [`recover`] what it gives back.
+
+mod fate;
+mod mailbox;
+mod parcel;
+mod push;
+mod record;
+mod recover;
+mod send;
+mod sent;
+mod session;
+mod store;
+mod timers;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::Outcome;
+
+pub use mailbox::{Content, Kind};
+pub use parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
+pub use push::Want;
+pub use record::{DeviceRecord, MessageRecord, OutcomeRecord, Place, Record, SentIdRecord};
+pub use recover::Replay;
+
+use crate::broker::{Broker, Effect};
+use crate::{Moment, ShardId};
+use mailbox::Mailbox;
+use sent::Sent;
+pub use session::Hello;
+use session::Session;
+use store::Pending;
+use timers::Timers;
+
+/// What devices with mailboxes may have.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Messages pushed ahead of their acks.
+    pub in_flight_max: usize,
+    /// Messages that a mailbox holds, with the places kept for outcomes.
+    pub mailbox_messages_max: usize,
+    /// Bytes that a mailbox holds.
+    pub mailbox_bytes_max: usize,
+    /// How long an id counts as a retry, by the server's uptime.
+    pub dedup_window: Duration,
+    /// Ids remembered of one device.
+    pub dedup_ids_per_device_max: usize,
+    /// Ids remembered by one shard.
+    pub dedup_ids_max: usize,
+    /// How long an anonymous device may be away; then it ends.
+    pub device_ttl: Duration,
+    /// The same for a named one; `None` is for ever.
+    pub named_device_ttl: Option<Duration>,
+    /// Bytes pushed to a connection before it must have taken them.
+    pub push_bytes_max: usize,
+    /// Whether devices may see each other.
+    pub list_devices: bool,
+    /// Told to devices: how often they are pinged.
+    pub ping_interval: Duration,
+    /// Told to devices: the longest frame.
+    pub message_bytes_max: usize,
+}
+
+/// What the contract of v1 names, where it names a number.
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            in_flight_max: 256,
+            mailbox_messages_max: 1_000,
+            mailbox_bytes_max: 16 << 20,
+            dedup_window: Duration::from_secs(600),
+            dedup_ids_per_device_max: 100_000,
+            dedup_ids_max: 500_000,
+            device_ttl: Duration::from_secs(24 * 3_600),
+            named_device_ttl: None,
+            push_bytes_max: 1 << 20,
+            list_devices: true,
+            ping_interval: Duration::from_secs(25),
+            message_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// Wall clock and uptime at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The server's uptime over all its runs; never goes backward.
+    pub at: Moment,
+    /// Unix time in milliseconds; may jump.
+    pub wall_ms: u64,
+}
+
+/// Whether a token lets a device send to another.
+pub trait SendFilter: fmt::Debug + Send + Sync {
+    /// Whether it may send to the device that is shown so.
+    fn allows(&self, to: &str) -> bool;
+}
+
+/// Which message an outcome is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FateOf {
+    /// In whose mailbox it is.
+    pub device: DeviceId,
+    /// Its number there.
+    pub seq: u64,
+}
+
+/// How a message ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// Which message.
+    pub of: FateOf,
+    /// How.
+    pub outcome: Outcome,
+    /// When, wall clock.
+    pub at_ms: u64,
+    /// Whether the receiver may have seen it although it did not ack.
+    pub maybe_seen: bool,
+    /// Why it was refused.
+    pub reason: Option<Box<str>>,
+    /// Whether the message was in the store, and so its outcome must be.
+    pub is_stored: bool,
+}
+
+/// What is worth counting beside what is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A message was accepted, with this durability.
+    Accepted(switchboard_proto::v1::Durability),
+    /// A message was not accepted.
+    Rejected(switchboard_proto::v1::RejectCode),
+    /// A retry was recognised.
+    Duplicate,
+    /// A message left its mailbox.
+    Ended(Outcome),
+    /// A connection took a device over.
+    Takeover,
+    /// A takeover was made to wait, because two clients fight for one device.
+    Flapping(DeviceId),
+    /// A device without session came to its end.
+    DeviceEnded,
+    /// A frame could not be obeyed.
+    BadFrame,
+}
+
+pub(crate) type Out<'a> = &'a mut dyn FnMut(Effect<'_>);
+
+/// What a broker keeps of devices with mailboxes.
+#[derive(Debug)]
+pub(crate) struct Post {
+    limits: Limits,
+    shards: u16,
+    /// There is a store: what it holds survives.
+    is_durable: bool,
+    /// The store cannot sync for now.
+    is_failing: bool,
+    devices: FxHashMap<DeviceId, Box<Device>>,
+    /// By [`Conn`].
+    sessions: Vec<Option<DeviceId>>,
+    next_session: u32,
+    /// What each append that is not synced was for, in order.
+    pending: VecDeque<Pending>,
+    timers: Timers,
+    /// Devices whose acks are in no record yet.
+    acked: Vec<DeviceId>,
+    acks_due: Option<Moment>,
+    /// The ids of all devices in the order in which they were sent under: device and number.
+    sent_order: VecDeque<(DeviceId, u64)>,
+    /// From this shard to itself.
+    local: VecDeque<Parcel>,
+    stats: Stats,
+}
+
+/// What waits, over all mailboxes of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Devices with a mailbox.
+    pub mailboxes: u64,
+    /// Those that are connected.
+    pub sessions: u64,
+    /// Messages that wait.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Ids remembered.
+    pub sent_ids: u64,
+}
+
+/// One device with a mailbox.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// What its mailbox is called.
+    mailbox_name: u64,
+    mailbox: Mailbox,
+    sent: Sent,
+    session: Option<Box<Session>>,
+    /// A newer connection that waits for the flap guard.
+    waiting: Option<Box<session::Waiting>>,
+    takeovers: session::Takeovers,
+    /// Since when it is there or away, wall clock; what the device list shows.
+    since_ms: u64,
+    /// When it went away, by uptime.
+    away_since: Moment,
+    /// Where its last [`Record::Device`] lies.
+    row: Place,
+    /// The `reserved_to` that is being recorded; 0 is none.
+    reserving_to: u64,
+    expiry_at: Moment,
+    is_ack_dirty: bool,
+    /// It is ending: what is owed to senders is being recorded.
+    is_ending: bool,
+}
+
+impl Post {
+    pub(crate) fn new(limits: Limits, shards: u16, is_durable: bool) -> Post {
+        Post {
+            limits,
+            shards,
+            is_durable,
+            is_failing: false,
+            devices: FxHashMap::default(),
+            sessions: Vec::new(),
+            next_session: 1,
+            pending: VecDeque::new(),
+            timers: Timers::default(),
+            acked: Vec::new(),
+            acks_due: None,
+            sent_order: VecDeque::new(),
+            local: VecDeque::new(),
+            stats: Stats::default(),
+        }
+    }
+}
+
+impl Post {
+    /// Whether a device's mailbox is here.
+    pub(crate) fn has(&self, id: DeviceId) -> bool {
+        self.devices.contains_key(&id)
+    }
+
+    /// Takes a parcel from another shard, to be dealt with next.
+    pub(crate) fn accept(&mut self, parcel: Parcel) {
+        self.local.push_back(parcel);
+    }
+}
+
+impl Device {
+    fn new(mailbox_name: u64, now: Now) -> Device {
+        Device {
+            mailbox_name,
+            mailbox: Mailbox::new(),
+            sent: Sent::default(),
+            session: None,
+            waiting: None,
+            takeovers: session::Takeovers::default(),
+            since_ms: now.wall_ms,
+            away_since: now.at,
+            row: Place::NOWHERE,
+            reserving_to: 0,
+            expiry_at: mailbox::NEVER,
+            is_ack_dirty: false,
+            is_ending: false,
+        }
+    }
+}
+
+/// The shard of a device with a mailbox.
+pub fn home(device: DeviceId, shards: u16) -> ShardId {
+    // Fibonacci hashing: neighbouring numbers go to different shards.
+    let hash = device.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    ShardId((hash % u64::from(shards)) as u16)
+}
+
+impl Broker {
+    /// Gives a parcel to the shard that it is for.
+    fn post_to(&mut self, shard: ShardId, parcel: Parcel, out: Out<'_>) {
+        if shard == self.shard {
+            self.post.local.push_back(parcel);
+        } else {
+            out(Effect::Post { shard, parcel });
+        }
+    }
+
+    fn post_home(&mut self, device: DeviceId, parcel: Parcel, out: Out<'_>) {
+        self.post_to(home(device, self.post.shards), parcel, out);
+    }
+
+    /// Deals with what this shard had for itself.
+    pub(crate) fn settle_local(&mut self, now: Now, out: Out<'_>) {
+        while let Some(parcel) = self.post.local.pop_front() {
+            self.parcel(now, parcel, out);
+        }
+    }
+
+    /// Deals with a parcel from another shard, or from this one.
+    fn parcel(&mut self, now: Now, parcel: Parcel, out: Out<'_>) {
+        match parcel {
+            Parcel::Deliver(deliver) => self.deliver(now, deliver, out),
+            Parcel::Verdict { to, digest, id, verdict } => {
+                self.verdict(now, to, digest, &id, verdict, out);
+            }
+            Parcel::TextVerdict { asker, verdict } => self.text_verdict(now, asker, verdict, out),
+            Parcel::Cancel(cancel) => self.cancel_here(now, cancel, out),
+            Parcel::CancelVerdict { to, id, result } => self.cancel_verdict(to, &id, result, out),
+            Parcel::Fate { to, id, fate, answers_cancel } => {
+                self.fate(now, to, id, fate, answers_cancel, out);
+            }
+            Parcel::Settled(of) => self.settled(now, of, out),
+            Parcel::Unwanted(of) => self.unwanted(now, of, out),
+            Parcel::Presence { to, device, online, at_ms } => {
+                self.presence(to, device, online, at_ms, out);
+            }
+        }
+    }
+
+    /// How much waits.
+    pub fn stats(&self) -> Stats {
+        self.post.stats
+    }
+
+    fn show(&self, device: DeviceId) -> crate::Shown {
+        self.directory.names().show(device)
+    }
+
+    /// Stands for a message's receiver and body; the same in every run.
+    fn content(&self, to: DeviceId, body: &[u8]) -> crate::Digest {
+        let to = match self.show(to) {
+            crate::Shown::Number(id) => id.get(),
+            crate::Shown::Name(name) => self.key.short(name.as_bytes()),
+        };
+        self.key.content(to, body)
+    }
+
+    fn is_home(&self, device: DeviceId) -> bool {
+        home(device, self.post.shards) == self.shard
+    }
+
+    /// Whether what is accepted now is said to be on disk.
+    fn strongest(&self) -> switchboard_proto::v1::Durability {
+        use switchboard_proto::v1::Durability;
+        if self.post.is_durable { Durability::Disk } else { Durability::Memory }
+    }
+}
+
+/// A mailbox's name as it stands on the wire.
+pub(crate) fn mailbox_name(name: u64) -> String {
+    format!("{name:016x}")
+}

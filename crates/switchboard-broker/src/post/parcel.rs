@@ -1,0 +1,149 @@
+//! What the brokers of two shards say to each other about devices with mailboxes.
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{Durability, RejectCode};
+
+use super::{Fate, FateOf};
+use crate::{Conn, Digest, Moment, ShardId};
+
+/// From one shard's broker to another's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parcel {
+    /// A message, to the shard of its receiver.
+    Deliver(Box<Deliver>),
+    /// What became of it, to the shard of its sender.
+    Verdict {
+        /// The sender.
+        to: DeviceId,
+        /// Stands for the message's id.
+        digest: Digest,
+        /// The message's id.
+        id: Box<str>,
+        /// What became of it.
+        verdict: Verdict,
+    },
+    /// As [`Parcel::Verdict`], to a device of the text protocol.
+    TextVerdict {
+        /// Who waits for it.
+        asker: TextAsker,
+        /// `Err`: it is told so.
+        verdict: Result<(), RejectCode>,
+    },
+    /// The sender wants a message back.
+    Cancel(Cancel),
+    /// What became of that.
+    CancelVerdict {
+        /// The sender.
+        to: DeviceId,
+        /// The message's id.
+        id: Box<str>,
+        /// Whether it is cancelled.
+        result: Result<(), RejectCode>,
+    },
+    /// A message met its fate, to the shard of its sender, who asked to know.
+    Fate {
+        /// The sender.
+        to: DeviceId,
+        /// The message's id.
+        id: Box<str>,
+        /// How it ended.
+        fate: Fate,
+        /// Whether this also answers a `cancel`.
+        answers_cancel: bool,
+    },
+    /// The outcome of a message is recorded, to the shard of its receiver.
+    Settled(FateOf),
+    /// The sender of a message is no more: nobody is to be told of its outcome.
+    Unwanted(FateOf),
+    /// A watched device came or went.
+    Presence {
+        /// Who watches.
+        to: DeviceId,
+        /// Which device.
+        device: DeviceId,
+        /// Whether it is connected.
+        online: bool,
+        /// Since when, wall clock.
+        at_ms: u64,
+    },
+}
+
+/// A message on its way to its receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deliver {
+    /// Who sent it.
+    pub from: DeviceId,
+    /// Who shall get it.
+    pub to: DeviceId,
+    /// The sender's id for it; empty where the server is to make one.
+    pub id: Box<str>,
+    /// Stands for the id.
+    pub digest: Digest,
+    /// Raw JSON.
+    pub body: Box<[u8]>,
+    /// The id that it answers.
+    pub re: Option<Box<str>>,
+    /// When it was taken, wall clock.
+    pub sent_at_ms: u64,
+    /// The same by the server's uptime.
+    pub at: Moment,
+    /// When it expires, wall clock.
+    pub expires_at_ms: Option<u64>,
+    /// What was asked for; none: the strongest there is.
+    pub durability: Option<Durability>,
+    /// Whether the sender asked for an outcome.
+    pub receipt: bool,
+    /// Who waits for the verdict.
+    pub asker: Asker,
+}
+
+/// Who waits for a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A v1 device on this shard.
+    Device(ShardId),
+    /// A connection of the text protocol.
+    Text(TextAsker),
+}
+
+/// A connection of the text protocol that waits for a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextAsker {
+    /// Its shard.
+    pub shard: ShardId,
+    /// The connection.
+    pub conn: Conn,
+    /// The device on it, in case that the connection is another's by then.
+    pub device: DeviceId,
+    /// Stands for the text, for the duplicate window.
+    pub text: Digest,
+}
+
+/// What the receiver's side says to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is in the mailbox under this number (0: it went to a text device) with this durability.
+    Accepted {
+        /// The number.
+        seq: u64,
+        /// What has been reached.
+        durability: Durability,
+    },
+    /// It is nowhere.
+    Rejected(RejectCode),
+    /// The store is in trouble; the message waits, and may be accepted later.
+    Unknown,
+}
+
+/// See [`Parcel::Cancel`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancel {
+    /// The sender.
+    pub from: DeviceId,
+    /// The receiver.
+    pub to: DeviceId,
+    /// The message's number in the receiver's mailbox.
+    pub seq: u64,
+    /// The message's id.
+    pub id: Box<str>,
+}

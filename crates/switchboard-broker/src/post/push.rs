@@ -1,0 +1,277 @@
+//! From the mailbox to the device: pushes, acks, refusals.
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{Outcome, ServerFrame};
+
+use super::mailbox::{Next, Taken};
+use super::store::Pending;
+use super::{Content, Event, Kind, Now, Out, Place, Record};
+use crate::Moment;
+use crate::broker::{Broker, Effect};
+use std::time::Duration;
+
+/// Contents fetched from the store at once.
+const FETCH_ENTRIES_MAX: usize = 64;
+const FETCH_BYTES_MAX: usize = 256 << 10;
+/// How long acks wait to share a record: half of what they may take to be on disk.
+const ACKS_WAIT: Duration = Duration::from_millis(50);
+
+/// A content that is wanted from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The entry's number in its mailbox.
+    pub seq: u64,
+    /// Where its record lies.
+    pub place: Place,
+}
+
+impl Broker {
+    /// Pushes what may be pushed.
+    pub(super) fn push_ready(&mut self, _now: Now, id: DeviceId, out: Out<'_>) {
+        let limits = &self.post.limits;
+        let (in_flight_max, bytes_max) = (limits.in_flight_max, limits.push_bytes_max);
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(session) = device.session.as_deref_mut().filter(|session| session.is_open) else {
+            return;
+        };
+        let names = self.directory.names();
+        loop {
+            if session.pushed_bytes >= bytes_max {
+                return out(Effect::AwaitDrain { conn: session.conn });
+            }
+            match device.mailbox.next(in_flight_max, session.is_text) {
+                Next::Push(index) => {
+                    let entry = device.mailbox.at(index);
+                    let from = names.show(entry.from);
+                    session.pushed_bytes += entry.len as usize + PUSH_OVERHEAD;
+                    let content = entry.content.as_deref().expect("next pushes only contents");
+                    let frame = pushed_frame(entry.seq, from.as_ref(), content);
+                    match frame {
+                        ServerFrame::Message { from, body, .. } if session.is_text => {
+                            out(Effect::PushBody { conn: session.conn, from, body });
+                        }
+                        frame => out(Effect::Push { conn: session.conn, frame: &frame }),
+                    }
+                    device.mailbox.pushed(index);
+                    device.mailbox.drop_content_at(index);
+                }
+                Next::Fetch(index) => {
+                    if !session.is_fetching {
+                        session.is_fetching = true;
+                        let wants: Vec<Want> = device
+                            .mailbox
+                            .to_fetch(index, FETCH_ENTRIES_MAX, FETCH_BYTES_MAX)
+                            .map(|entry| Want { seq: entry.seq, place: entry.place })
+                            .collect();
+                        out(Effect::Fetch { device: id, session: session.number, wants: &wants });
+                    }
+                    return;
+                }
+                Next::Wait => {
+                    // A text device acks by taking everything.
+                    if session.is_text && session.pushed_bytes > 0 {
+                        out(Effect::AwaitDrain { conn: session.conn });
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A connection has taken everything that was pushed to it.
+    pub(crate) fn drained(&mut self, now: Now, conn: crate::Conn, out: Out<'_>) {
+        let Some(id) = self.session_on(conn) else { return };
+        let Some(session) = self.session(id) else { return };
+        session.pushed_bytes = 0;
+        if session.is_text {
+            let Some(device) = self.post.devices.get(&id) else { return };
+            for seq in device.mailbox.pushed_messages() {
+                self.take_one(now, id, seq, Outcome::Delivered, None, out);
+            }
+        }
+        self.push_ready(now, id, out);
+    }
+
+    /// Contents came from the store; where it could not give one the fetch is tried again.
+    pub(crate) fn fetched(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        session: u32,
+        contents: impl Iterator<Item = (u64, Content)>,
+        out: Out<'_>,
+    ) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(current) = device.session.as_deref_mut() else { return };
+        if current.number != session {
+            return;
+        }
+        current.is_fetching = false;
+        for (seq, content) in contents {
+            device.mailbox.fetched(seq, content);
+        }
+        self.push_ready(now, id, out);
+    }
+
+    pub(super) fn ack_frame(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
+        let Some(device) = self.post.devices.get(&id) else { return };
+        let pushed_to = device.mailbox.pushed_to();
+        if seq > pushed_to {
+            let message = format!("nothing above seq {pushed_to} was pushed to this device");
+            return self.complain(now, id, &message, out);
+        }
+        self.ack_to(now, id, seq, out);
+        self.push_ready(now, id, out);
+    }
+
+    pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let bytes = device.mailbox.bytes();
+        let acked = device.mailbox.ack(seq);
+        self.post.stats.messages -= acked.messages as u64;
+        self.post.stats.bytes -= (bytes - device.mailbox.bytes()) as u64;
+        for _ in 0..acked.messages - acked.outcomes {
+            out(Effect::Count(Event::Ended(Outcome::Delivered)));
+        }
+        if acked.any_stored {
+            self.note_ack(now.at, id);
+        }
+        for taken in acked.owed {
+            self.owe(now, id, taken, Outcome::Delivered, None, false, out);
+        }
+    }
+
+    /// Sees to it that a device's acks are recorded soon.
+    fn note_ack(&mut self, now: Moment, id: DeviceId) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if !device.is_ack_dirty {
+            device.is_ack_dirty = true;
+            self.post.acked.push(id);
+            self.post.acks_due.get_or_insert(now.after(ACKS_WAIT));
+        }
+    }
+
+    /// Records the acks that are in no record.
+    pub(super) fn record_acks(&mut self, out: Out<'_>) {
+        self.post.acks_due = None;
+        for id in std::mem::take(&mut self.post.acked) {
+            let Some(device) = self.post.devices.get_mut(&id) else { continue };
+            device.is_ack_dirty = false;
+            let seq = device.mailbox.acked_to();
+            let shown = self.directory.names().show(id);
+            out(Effect::Append(Record::Acked { device: shown.as_ref(), seq }));
+            self.post.pending.push_back(Pending::Nothing);
+        }
+    }
+
+    pub(super) fn refuse_frame(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        seq: u64,
+        reason: Option<&str>,
+        out: Out<'_>,
+    ) {
+        let Some(device) = self.post.devices.get(&id) else { return };
+        let pushed_to = device.mailbox.pushed_to();
+        if seq > pushed_to {
+            let message = format!("nothing above seq {pushed_to} was pushed to this device");
+            return self.complain(now, id, &message, out);
+        }
+        self.take_one(now, id, seq, Outcome::Refused, reason.map(Into::into), out);
+        self.push_ready(now, id, out);
+    }
+
+    /// Takes one message out of a mailbox, in whichever way it ended.
+    pub(super) fn take_one(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        seq: u64,
+        outcome: Outcome,
+        reason: Option<Box<str>>,
+        out: Out<'_>,
+    ) -> bool {
+        let Some(taken) = self.take(id, seq, outcome, out) else { return false };
+        if taken.owes {
+            self.owe(now, id, taken, outcome, reason, false, out);
+        } else if taken.is_stored {
+            self.record_removed(id, seq, Pending::Nothing, out);
+        }
+        true
+    }
+
+    pub(super) fn take(
+        &mut self,
+        id: DeviceId,
+        seq: u64,
+        outcome: Outcome,
+        out: Out<'_>,
+    ) -> Option<Taken> {
+        let device = self.post.devices.get_mut(&id)?;
+        let bytes = device.mailbox.bytes();
+        let taken = device.mailbox.take(seq)?;
+        self.post.stats.messages -= 1;
+        self.post.stats.bytes -= (bytes - device.mailbox.bytes()) as u64;
+        if !taken.is_outcome {
+            out(Effect::Count(Event::Ended(outcome)));
+        }
+        Some(taken)
+    }
+
+    pub(super) fn record_removed(
+        &mut self,
+        id: DeviceId,
+        seq: u64,
+        pending: Pending,
+        out: Out<'_>,
+    ) {
+        let shown = self.show(id);
+        out(Effect::Append(Record::Removed { device: shown.as_ref(), seq }));
+        self.post.pending.push_back(pending);
+    }
+
+    /// Messages of a device may have expired.
+    pub(super) fn expire(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        device.expiry_at = super::mailbox::NEVER;
+        let (over, next) = device.mailbox.expired(now.at);
+        for seq in over {
+            self.take_one(now, id, seq, Outcome::Expired, None, out);
+        }
+        if let Some(next) = next {
+            self.set_expiry_alarm(id, next);
+        }
+        self.push_ready(now, id, out);
+    }
+}
+
+/// Bytes of a pushed frame beside body and id, about.
+const PUSH_OVERHEAD: usize = 128;
+
+/// An entry as it is pushed.
+fn pushed_frame<'a>(
+    seq: u64,
+    from: switchboard_proto::v1::DeviceRef<'a>,
+    content: &'a Content,
+) -> ServerFrame<'a> {
+    match &content.kind {
+        Kind::Message { body, re, sent_at_ms } => ServerFrame::Message {
+            seq,
+            from,
+            id: &content.id,
+            body: body.as_deref().expect("next pushes only contents"),
+            sent_at_ms: *sent_at_ms,
+            re: re.as_deref(),
+        },
+        Kind::Outcome(fate) => ServerFrame::Outcome {
+            seq,
+            id: &content.id,
+            to: from,
+            outcome: fate.outcome,
+            at_ms: fate.at_ms,
+            maybe_seen: fate.maybe_seen,
+            reason: fate.reason.as_deref(),
+        },
+    }
+}

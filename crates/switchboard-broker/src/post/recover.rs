@@ -1,0 +1,372 @@
+//! What the store gives back: the replay after a start, and the oldest records when their part of
+//! the log is to be reclaimed.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{DeviceRef, Durability, Outcome};
+
+use super::mailbox::{Entry, NEVER, State, Taken};
+use super::sent::{NewId, SentState};
+use super::store::Pending;
+use super::{
+    Content, DeviceRecord, Fate, FateOf, Kind, MessageRecord, Now, Out, OutcomeRecord, Place,
+    Record, SentIdRecord, session,
+};
+use crate::broker::{Broker, Effect};
+
+/// What a replay notes and only its end can judge.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// Messages of this shard's devices whose outcome was asked for and is not recorded.
+    receipts: FxHashMap<FateOf, DeviceId>,
+    /// Devices whose last record says that they are there.
+    online: FxHashSet<DeviceId>,
+}
+
+impl Broker {
+    /// Takes one record of an earlier run, in the order of the store. What belongs to devices of
+    /// other shards changes nothing here.
+    pub fn replay(&mut self, now: Now, replay: &mut Replay, record: &Record<'_>, place: Place) {
+        match record {
+            Record::Message(message) => {
+                self.replay_message(now, message, place);
+                self.replay_sent(now, replay, message);
+            }
+            Record::Outcome(outcome) => self.replay_outcome(now, replay, outcome, place),
+            Record::Acked { device, seq } => {
+                if let Some(id) = self.own(*device) {
+                    self.replay_acked(id, *seq);
+                }
+            }
+            Record::Removed { device, seq } => {
+                let id = self.directory.names().intern(*device);
+                if self.is_home(id) {
+                    self.replay_removed(id, *seq);
+                }
+                replay.receipts.remove(&FateOf { device: id, seq: *seq });
+            }
+            Record::Device(row) => self.replay_device(now, replay, row, place),
+            Record::Gone { device } => {
+                let id = self.directory.names().intern(*device);
+                if self.is_home(id) {
+                    self.post.devices.remove(&id);
+                    replay.online.remove(&id);
+                }
+            }
+            Record::SentId(sent) => self.replay_sent_id(now, sent),
+        }
+    }
+
+    fn own(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
+        let id = self.directory.names().intern(device);
+        self.is_home(id).then_some(id)
+    }
+
+    /// The device, or one whose own record is yet to come.
+    fn replayed(&mut self, now: Now, id: DeviceId) -> &mut super::Device {
+        self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(now)))
+    }
+
+    fn replay_message(&mut self, now: Now, message: &MessageRecord<'_>, place: Place) {
+        let Some(id) = self.own(message.to) else { return };
+        let from = self.directory.names().intern(message.from);
+        let expires_at =
+            message.expires_at_ms.map_or(NEVER, |at_ms| session::moment_of(now, at_ms));
+        let entry = message.entry(from, place, expires_at);
+        self.replayed(now, id).mailbox.restore(entry);
+    }
+
+    fn replay_sent(&mut self, now: Now, replay: &mut Replay, message: &MessageRecord<'_>) {
+        let Some(from) = self.own(message.from) else { return };
+        let to = self.directory.names().intern(message.to);
+        if message.receipt {
+            replay.receipts.insert(FateOf { device: to, seq: message.seq }, from);
+        }
+        if message.is_id_taken {
+            let id = self.key.digest(message.id.as_bytes());
+            let content = self.content(to, message.body);
+            let seq = message.seq;
+            self.arm(now, from, id, to, seq, content, message.at, message.receipt);
+        }
+    }
+
+    fn replay_sent_id(&mut self, now: Now, sent: &SentIdRecord<'_>) {
+        let Some(from) = self.own(sent.from) else { return };
+        let to = self.directory.names().intern(sent.to);
+        self.arm(now, from, sent.id, to, sent.seq, sent.content, sent.at, false);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one record")]
+    fn arm(
+        &mut self,
+        now: Now,
+        from: DeviceId,
+        id: crate::Digest,
+        to: DeviceId,
+        seq: u64,
+        content: crate::Digest,
+        at: crate::Moment,
+        receipt: bool,
+    ) {
+        if now.at.since(at) >= self.post.limits.dedup_window {
+            return;
+        }
+        let (durability, state) = (Durability::Disk, SentState::Accepted { seq });
+        let device = self.replayed(now, from);
+        if device.sent.find(id).is_some() {
+            return;
+        }
+        let session = 0;
+        let new = NewId { id, content, to, at, durability, receipt, state, session };
+        let number = device.sent.add(new);
+        self.post.sent_order.push_back((from, number));
+        self.post.stats.sent_ids += 1;
+        self.forget_sent_of(now, from);
+        self.forget_sent(now);
+    }
+
+    fn replay_outcome(
+        &mut self,
+        now: Now,
+        replay: &mut Replay,
+        outcome: &OutcomeRecord<'_>,
+        place: Place,
+    ) {
+        let of_device = self.directory.names().intern(outcome.of);
+        let of = FateOf { device: of_device, seq: outcome.of_seq };
+        if self.is_home(of_device) {
+            self.replay_removed(of_device, outcome.of_seq);
+        }
+        let Some(to) = self.own(outcome.to) else { return };
+        replay.receipts.remove(&of);
+        let entry = outcome.entry(of, place);
+        self.replayed(now, to).mailbox.restore(entry);
+    }
+
+    fn replay_acked(&mut self, id: DeviceId, seq: u64) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        // What asked for an outcome stays, owed, until its outcome is recorded.
+        device.mailbox.ack(seq);
+    }
+
+    fn replay_removed(&mut self, id: DeviceId, seq: u64) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        device.mailbox.take(seq);
+        device.mailbox.settle(seq);
+    }
+
+    fn replay_device(
+        &mut self,
+        now: Now,
+        replay: &mut Replay,
+        row: &DeviceRecord<'_>,
+        place: Place,
+    ) {
+        let Some(id) = self.own(row.device) else { return };
+        let device = self.replayed(now, id);
+        device.mailbox_name = row.mailbox;
+        device.row = place;
+        device.mailbox.restore_marks(row.reserved_to, row.acked_to, row.pushed_to);
+        match row.away_since_ms {
+            None => {
+                replay.online.insert(id);
+                device.since_ms = now.wall_ms;
+                device.away_since = now.at;
+            }
+            Some(since_ms) => {
+                replay.online.remove(&id);
+                device.since_ms = since_ms;
+                // The time that the server did not run counts, too.
+                let away_ms = now.wall_ms.saturating_sub(since_ms);
+                device.away_since = crate::Moment::from_ms(now.at.ms().saturating_sub(away_ms));
+            }
+        }
+    }
+
+    /// The replay is over: what it left open is closed, and the clocks are set.
+    pub fn replayed_all(&mut self, now: Now, replay: Replay, out: Out<'_>) {
+        for from in replay.receipts.values() {
+            if let Some(device) = self.post.devices.get_mut(from) {
+                // As many as were promised, however full the mailbox is.
+                device.mailbox.keep_place(usize::MAX);
+            }
+        }
+        // Senders that are gone and whose messages are still here.
+        self.post.devices.retain(|_, device| device.mailbox_name != 0);
+        let ids: Vec<DeviceId> = self.post.devices.keys().copied().collect();
+        for id in ids {
+            self.replayed_one(now, id, replay.online.contains(&id), out);
+        }
+        self.settle_local(now, out);
+    }
+
+    fn replayed_one(&mut self, now: Now, id: DeviceId, was_online: bool, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if was_online {
+            device.mailbox.all_may_have_been_pushed();
+        }
+        device.mailbox.shrink();
+        let since_ms = device.since_ms;
+        let waiting = device.mailbox.waiting() as u64;
+        let bytes = device.mailbox.bytes() as u64;
+        let owed: Vec<Taken> = device.mailbox.owed().collect();
+        let (_, next) = device.mailbox.expired(crate::Moment::default());
+        self.post.stats.mailboxes += 1;
+        self.post.stats.messages += waiting;
+        self.post.stats.bytes += bytes;
+        self.directory.add_home(id, self.shard);
+        self.directory.present(id, false, since_ms);
+        // They were acked, and the crash came before their outcome was recorded.
+        for taken in owed {
+            self.owe(now, id, taken, Outcome::Delivered, None, false, out);
+        }
+        if was_online {
+            self.record_device(id, None, out);
+        }
+        if let Some(next) = next {
+            self.set_expiry_alarm(id, next);
+        }
+        self.set_away_alarm(id, now);
+    }
+
+    /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
+    /// of it is appended again.
+    pub fn reclaim(&mut self, now: Now, record: &Record<'_>, place: Place, out: Out<'_>) {
+        match record {
+            Record::Message(message) => {
+                self.reclaim_message(message, place, out);
+                self.reclaim_sent(now, message, out);
+            }
+            Record::Outcome(outcome) => self.reclaim_outcome(outcome, place, out),
+            Record::SentId(sent) => {
+                let Some(id) = self.own(sent.from) else { return };
+                if self.remembers(now, id, sent.id) {
+                    out(Effect::Append(*record));
+                    self.post.pending.push_back(Pending::Nothing);
+                }
+            }
+            Record::Device(row) => {
+                let Some(id) = self.own(row.device) else { return };
+                let session = self.session(id).map(|session| session.number);
+                if self.post.devices.get(&id).is_some_and(|device| device.row <= place) {
+                    self.record_device(id, session, out);
+                }
+            }
+            // What they took out lay before them, and is not in the log any more.
+            Record::Acked { .. } | Record::Removed { .. } | Record::Gone { .. } => {}
+        }
+    }
+
+    fn reclaim_message(&mut self, message: &MessageRecord<'_>, place: Place, out: Out<'_>) {
+        let Some(id) = self.own(message.to) else { return };
+        if self.holds(id, message.seq, place) {
+            out(Effect::Append(Record::Message(*message)));
+            self.post.pending.push_back(Pending::Moved { id, seq: message.seq });
+        }
+    }
+
+    fn reclaim_outcome(&mut self, outcome: &OutcomeRecord<'_>, place: Place, out: Out<'_>) {
+        let Some(id) = self.own(outcome.to) else { return };
+        if self.holds(id, outcome.seq, place) {
+            out(Effect::Append(Record::Outcome(*outcome)));
+            self.post.pending.push_back(Pending::Moved { id, seq: outcome.seq });
+        }
+    }
+
+    /// Whether an entry is in a mailbox, owed ones too, and this is its record.
+    fn holds(&self, id: DeviceId, seq: u64, place: Place) -> bool {
+        let entry = self.post.devices.get(&id).and_then(|device| device.mailbox.find(seq));
+        entry.is_some_and(|entry| entry.place == place && entry.state != State::Gone)
+    }
+
+    fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {
+        let sent = self.post.devices.get(&from).and_then(|device| device.sent.find(id));
+        sent.is_some_and(|sent| now.at.since(sent.at) < self.post.limits.dedup_window)
+    }
+
+    /// The id of a message outlives it.
+    fn reclaim_sent(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
+        let Some(from) = self.own(message.from) else { return };
+        let id = self.key.digest(message.id.as_bytes());
+        if !message.is_id_taken || !self.remembers(now, from, id) {
+            return;
+        }
+        let to = self.directory.names().intern(message.to);
+        let content = self.content(to, message.body);
+        out(Effect::Append(Record::SentId(SentIdRecord {
+            from: message.from,
+            id,
+            to: message.to,
+            seq: message.seq,
+            content,
+            at: message.at,
+        })));
+        self.post.pending.push_back(Pending::Nothing);
+    }
+}
+
+impl MessageRecord<'_> {
+    /// As it waits, its content in the store only.
+    fn entry(&self, from: DeviceId, place: Place, expires_at: crate::Moment) -> Entry {
+        let len = self.body.len() + self.id.len() + self.re.map_or(0, str::len);
+        let content = self.receipt.then(|| {
+            let (re, sent_at_ms) = (None, self.sent_at_ms);
+            let kind = Kind::Message { body: None, re, sent_at_ms };
+            Box::new(Content { id: self.id.into(), kind })
+        });
+        Entry {
+            seq: self.seq,
+            from,
+            place,
+            expires_at,
+            len: len as u32,
+            state: State::Ready,
+            receipt: self.receipt,
+            is_outcome: false,
+            is_in_flight: false,
+            is_stored: true,
+            content,
+        }
+    }
+
+    /// What it says, as it is pushed.
+    pub fn content(&self) -> Content {
+        let kind = Kind::Message {
+            body: Some(self.body.into()),
+            re: self.re.map(Into::into),
+            sent_at_ms: self.sent_at_ms,
+        };
+        Content { id: self.id.into(), kind }
+    }
+}
+
+impl OutcomeRecord<'_> {
+    fn entry(&self, of: FateOf, place: Place) -> Entry {
+        Entry {
+            seq: self.seq,
+            from: of.device,
+            place,
+            expires_at: NEVER,
+            len: (self.id.len() + self.reason.map_or(0, str::len)) as u32,
+            state: State::Ready,
+            receipt: false,
+            is_outcome: true,
+            is_in_flight: false,
+            is_stored: true,
+            content: Some(Box::new(self.content(of))),
+        }
+    }
+
+    /// What it says, as it is pushed.
+    pub fn content(&self, of: FateOf) -> Content {
+        let fate = Fate {
+            of,
+            outcome: self.outcome,
+            at_ms: self.at_ms,
+            maybe_seen: self.maybe_seen,
+            reason: self.reason.map(Into::into),
+            is_stored: true,
+        };
+        Content { id: self.id.into(), kind: Kind::Outcome(fate) }
+    }
+}

@@ -1,0 +1,654 @@
+//! Who is there: hello, takeover, leaving, tokens, and what time does to a device.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{
+    Address, BAD_FRAMES_MAX, BAD_FRAMES_WINDOW, ClientFrame, DEVICES_LIMIT_MAX, DeviceStatus,
+    FrameError, FrameErrorCode, RejectCode, ServerFrame, WATCH_MAX, Welcome, close, parse_client,
+};
+
+use super::timers::Alarm;
+use super::{Device, Event, Mailbox, Now, Out, Parcel, Record, SendFilter, mailbox_name};
+use crate::broker::{Broker, Effect};
+use crate::directory::Watcher;
+use crate::{Conn, Moment, Shown};
+
+/// Takeovers of one device within [`FLAP_WINDOW`] from which on `welcome` waits.
+const FLAP_MIN: usize = 5;
+const FLAP_WINDOW: Duration = Duration::from_secs(10);
+/// How long it waits.
+const FLAP_WAIT: Duration = Duration::from_secs(2);
+/// How long before its end a token is said to be expiring.
+const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
+
+/// One connection of a device.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(super) conn: Conn,
+    /// Counts the sessions of this shard: what was asked in one is not answered in another.
+    pub(super) number: u32,
+    pub(super) is_text: bool,
+    /// The store has it that the device is there: from then on it may see something.
+    pub(super) is_open: bool,
+    /// Bytes pushed since the connection had taken everything.
+    pub(super) pushed_bytes: usize,
+    pub(super) is_fetching: bool,
+    filter: Option<Arc<dyn SendFilter>>,
+    /// When its token ends, by uptime and by the wall clock.
+    token_ends: Option<(Moment, u64)>,
+    is_warned: bool,
+    bad_frames: BadFrames,
+    pub(super) watching: Vec<Shown>,
+}
+
+/// Frames that could not be obeyed, within a minute.
+#[derive(Debug, Default)]
+struct BadFrames {
+    since: Moment,
+    count: u32,
+}
+
+/// When a device was last taken over.
+#[derive(Debug, Default)]
+pub(crate) struct Takeovers(VecDeque<Moment>);
+
+/// A connection that opens a device's session, and who it proved to be.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// The connection.
+    pub conn: Conn,
+    /// The device.
+    pub device: DeviceId,
+    /// It speaks the text protocol.
+    pub is_text: bool,
+    /// Which mailbox `last_seq` is about, as the device names it.
+    pub mailbox: Option<Box<str>>,
+    /// It has seen everything up to here.
+    pub last_seq: u64,
+    /// Given to a device that is new, to prove itself later.
+    pub token: Option<Box<str>>,
+    /// When the token that it came with ends, wall clock.
+    pub token_ends_ms: Option<u64>,
+    /// To whom it may send; `None` is to everybody.
+    pub filter: Option<Arc<dyn SendFilter>>,
+    /// A random number: what a new mailbox is called.
+    pub nonce: u64,
+}
+
+/// A newcomer that the flap guard makes wait.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    hello: Hello,
+    until: Moment,
+}
+
+impl Takeovers {
+    /// Counts one; gives whether it is one too many in short time.
+    fn count(&mut self, now: Moment) -> bool {
+        while self.0.front().is_some_and(|&at| now.since(at) >= FLAP_WINDOW) {
+            self.0.pop_front();
+        }
+        if self.0.len() >= FLAP_MIN {
+            self.0.pop_front();
+        }
+        self.0.push_back(now);
+        self.0.len() >= FLAP_MIN
+    }
+}
+
+impl Broker {
+    /// Opens a session. An older one of the same device is closed at once, and fenced.
+    pub(crate) fn hello(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        let id = hello.device;
+        if !self.post.devices.contains_key(&id) {
+            self.add_device(now, id, hello.nonce);
+        }
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if device.is_ending {
+            // What it owes is being recorded; it begins anew when that is done.
+            return self.wait(now, hello, Duration::from_millis(50), out);
+        }
+        if device.session.is_some() {
+            out(Effect::Count(Event::Takeover));
+            if device.takeovers.count(now.at) {
+                out(Effect::Count(Event::Flapping(id)));
+                return self.wait(now, hello, FLAP_WAIT, out);
+            }
+        }
+        self.open(now, hello, out);
+    }
+
+    fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64) {
+        self.post.stats.mailboxes += 1;
+        self.post.devices.insert(id, Box::new(Device::new(nonce, now)));
+        self.directory.add_home(id, self.shard);
+    }
+
+    /// A device ended while a new connection of it waited: it is a new one.
+    pub(super) fn begin_anew(&mut self, now: Now, id: DeviceId, waiting: Box<Waiting>) {
+        self.add_device(now, id, waiting.hello.nonce);
+        if let Some(device) = self.post.devices.get_mut(&id) {
+            device.waiting = Some(waiting);
+        }
+    }
+
+    /// Makes a newcomer wait; one that waited already gives way.
+    fn wait(&mut self, now: Now, hello: Hello, wait: Duration, out: Out<'_>) {
+        let id = hello.device;
+        let until = now.at.after(wait);
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
+            out(taken_over(older.hello.conn));
+        }
+        self.post.timers.add(until, Alarm::Waiting, id);
+    }
+
+    fn open(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        let id = hello.device;
+        self.end_session(now, id, Some(close::TAKEN_OVER), out);
+        let number = self.post.next_session;
+        self.post.next_session = number.wrapping_add(1).max(1);
+        let is_durable = self.post.is_durable;
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let resumed = device.resumes(&hello);
+        if !resumed && device.has_lost(&hello) {
+            // It has seen more than there is: the store is older than the device's memory.
+            device.mailbox_name = hello.nonce;
+        }
+        device.mailbox.rewind();
+        device.since_ms = now.wall_ms;
+        let token_ends = hello.token_ends_ms.map(|ms| (moment_of(now, ms), ms));
+        device.session = Some(Box::new(Session {
+            conn: hello.conn,
+            number,
+            is_text: hello.is_text,
+            is_open: !is_durable,
+            pushed_bytes: 0,
+            is_fetching: false,
+            filter: hello.filter.clone(),
+            token_ends,
+            is_warned: false,
+            bad_frames: BadFrames::default(),
+            watching: Vec::new(),
+        }));
+        self.post.stats.sessions += 1;
+        let index = hello.conn.0 as usize;
+        if self.post.sessions.len() <= index {
+            self.post.sessions.resize(index + 1, None);
+        }
+        self.post.sessions[index] = Some(id);
+        if resumed {
+            let seen = device.mailbox.pushed_to().min(hello.last_seq);
+            self.ack_to(now, id, seen, out);
+        }
+        self.record_device(id, Some(number), out);
+        self.welcome(id, &hello, resumed, out);
+        self.announce(id, true, now.wall_ms, out);
+        self.set_token_alarm(id);
+        self.push_ready(now, id, out);
+    }
+
+    fn welcome(&mut self, id: DeviceId, hello: &Hello, resumed: bool, out: Out<'_>) {
+        if hello.is_text {
+            return self.inform_as(hello.conn, id, out);
+        }
+        let Some(device) = self.post.devices.get(&id) else { return };
+        let (shown, name) = (self.show(id), mailbox_name(device.mailbox_name));
+        let limits = &self.post.limits;
+        let frame = ServerFrame::Welcome(Welcome {
+            device: shown.as_ref(),
+            token: hello.token.as_deref(),
+            mailbox: &name,
+            resumed,
+            pending: device.mailbox.waiting() as u64,
+            last_seq: device.mailbox.acked_to(),
+            ping_every_ms: limits.ping_interval.as_millis() as u64,
+            max_message_bytes: limits.message_bytes_max as u64,
+            durability: self.strongest(),
+            server: SERVER,
+        });
+        out(Effect::Tell { conn: hello.conn, frame: &frame });
+    }
+
+    /// The connection of a session, or of one that waits to be, is gone.
+    pub(crate) fn session_ended(&mut self, now: Now, conn: Conn, out: Out<'_>) {
+        if let Some(id) = self.session_on(conn) {
+            self.end_session(now, id, None, out);
+            return;
+        }
+        let waits = |device: &&mut Box<Device>| {
+            device.waiting.as_ref().is_some_and(|waiting| waiting.hello.conn == conn)
+        };
+        if let Some(device) = self.post.devices.values_mut().find(waits) {
+            device.waiting = None;
+        }
+    }
+
+    /// Ends a device's session, if it has one. With a code its connection is closed.
+    fn end_session(&mut self, now: Now, id: DeviceId, code: Option<u16>, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(session) = device.session.take() else { return };
+        device.since_ms = now.wall_ms;
+        device.away_since = now.at;
+        device.mailbox.rewind();
+        device.mailbox.drop_contents();
+        self.post.sessions[session.conn.0 as usize] = None;
+        self.post.stats.sessions -= 1;
+        let watcher = Watcher { device: id, shard: self.shard };
+        for watched in &session.watching {
+            self.directory.unwatch(watched, watcher);
+        }
+        match code {
+            Some(close::TAKEN_OVER) => out(taken_over(session.conn)),
+            Some(code) => {
+                let reason = close::name(code).unwrap_or("closed");
+                out(Effect::Close { conn: session.conn, code, reason });
+            }
+            None => {}
+        }
+        if code != Some(close::TAKEN_OVER) {
+            self.record_device(id, None, out);
+            self.announce(id, false, now.wall_ms, out);
+            self.set_away_alarm(id, now);
+        }
+    }
+
+    pub(super) fn set_away_alarm(&mut self, id: DeviceId, now: Now) {
+        if let Some(ttl) = self.ttl(id)
+            && let Some(device) = self.post.devices.get(&id)
+        {
+            self.post.timers.add(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
+        }
+    }
+
+    pub(super) fn ttl(&self, id: DeviceId) -> Option<Duration> {
+        let limits = &self.post.limits;
+        if crate::names::is_name(id) { limits.named_device_ttl } else { Some(limits.device_ttl) }
+    }
+
+    /// The device whose session is on a connection.
+    pub(crate) fn session_on(&self, conn: Conn) -> Option<DeviceId> {
+        self.post.sessions.get(conn.0 as usize).copied().flatten()
+    }
+
+    pub(super) fn session(&mut self, id: DeviceId) -> Option<&mut Session> {
+        self.post.devices.get_mut(&id)?.session.as_deref_mut()
+    }
+
+    /// Tells a device something by v1, if it is there by v1.
+    pub(super) fn tell(&self, id: DeviceId, frame: &ServerFrame<'_>, out: Out<'_>) {
+        if let Some(device) = self.post.devices.get(&id)
+            && let Some(session) = &device.session
+            && !session.is_text
+        {
+            out(Effect::Tell { conn: session.conn, frame });
+        }
+    }
+
+    pub(super) fn reject(
+        &self,
+        id: DeviceId,
+        frame_id: &str,
+        code: RejectCode,
+        message: &str,
+        out: Out<'_>,
+    ) {
+        out(Effect::Count(Event::Rejected(code)));
+        let retry_after_ms = match code {
+            RejectCode::StoreUnavailable | RejectCode::MailboxFull => Some(1_000),
+            _ => None,
+        };
+        self.tell(id, &ServerFrame::Rejected { id: frame_id, code, message, retry_after_ms }, out);
+    }
+
+    /// A v1 device said something. What comes on a connection that is fenced changes nothing.
+    pub(crate) fn frame(&mut self, now: Now, conn: Conn, text: &[u8], out: Out<'_>) {
+        let Some(id) = self.session_on(conn) else { return };
+        match parse_client(text) {
+            Ok(frame) => self.obey(now, id, conn, frame, out),
+            Err(error) => self.bad_frame(now, id, &error, out),
+        }
+    }
+
+    fn obey(&mut self, now: Now, id: DeviceId, conn: Conn, frame: ClientFrame<'_>, out: Out<'_>) {
+        match frame {
+            ClientFrame::Send(send) => self.send_frame(now, id, &send, out),
+            ClientFrame::Ack { seq } => self.ack_frame(now, id, seq, out),
+            ClientFrame::Refuse { seq, reason } => {
+                self.refuse_frame(now, id, seq, reason.as_deref(), out);
+            }
+            ClientFrame::Cancel { id: message } => self.cancel_frame(now, id, &message, out),
+            ClientFrame::Devices { id: frame, after, limit } => {
+                self.devices_frame(id, &frame, after.as_ref(), limit, out);
+            }
+            ClientFrame::Watch { id: frame, devices } => {
+                self.watch_frame(now, id, &frame, &devices, out);
+            }
+            ClientFrame::Unwatch { id: frame, devices } => {
+                self.unwatch_frame(id, &frame, devices.as_deref(), out);
+            }
+            ClientFrame::Refresh { token } => out(Effect::Verify { conn, token: &token }),
+            ClientFrame::Ping { id: frame } => {
+                self.tell(id, &ServerFrame::Pong { id: frame.as_deref() }, out);
+            }
+            ClientFrame::Hello { .. } => {
+                self.complain(now, id, "hello is only the first frame of a connection", out);
+            }
+        }
+    }
+
+    /// A frame that could be read and cannot be right.
+    pub(super) fn complain(&mut self, now: Now, id: DeviceId, message: &str, out: Out<'_>) {
+        let error =
+            FrameError { code: FrameErrorCode::BadFrame, message: message.to_owned(), id: None };
+        self.bad_frame(now, id, &error, out);
+    }
+
+    fn bad_frame(&mut self, now: Now, id: DeviceId, error: &FrameError, out: Out<'_>) {
+        out(Effect::Count(Event::BadFrame));
+        let frame = ServerFrame::Error {
+            code: error.code,
+            message: &error.message,
+            id: error.id.as_deref(),
+        };
+        self.tell(id, &frame, out);
+        let Some(session) = self.session(id) else { return };
+        let bad = &mut session.bad_frames;
+        if bad.count == 0 || now.at.since(bad.since) >= BAD_FRAMES_WINDOW {
+            *bad = BadFrames { since: now.at, count: 0 };
+        }
+        bad.count += 1;
+        if bad.count >= BAD_FRAMES_MAX {
+            self.end_session(now, id, Some(close::PROTOCOL_ERROR), out);
+        }
+    }
+
+    /// Whether a device's token lets it send to another.
+    pub(super) fn may_send(&self, id: DeviceId, to: &Shown) -> bool {
+        let filter = self
+            .post
+            .devices
+            .get(&id)
+            .and_then(|device| device.session.as_ref())
+            .and_then(|session| session.filter.as_ref());
+        filter.is_none_or(|filter| filter.allows(&to.as_ref().to_string()))
+    }
+
+    /// A connection showed another token for its device, and it was found good.
+    pub(crate) fn refreshed(
+        &mut self,
+        now: Now,
+        conn: Conn,
+        device: DeviceId,
+        token_ends_ms: Option<u64>,
+        filter: Option<Arc<dyn SendFilter>>,
+        out: Out<'_>,
+    ) {
+        let Some(id) = self.session_on(conn) else { return };
+        if id != device {
+            return self.end_session(now, id, Some(close::NOT_AUTHENTICATED), out);
+        }
+        if let Some(session) = self.session(id) {
+            session.filter = filter;
+            session.token_ends = token_ends_ms.map(|ms| (moment_of(now, ms), ms));
+            session.is_warned = false;
+        }
+        self.tell(id, &ServerFrame::Refreshed { expires_at_ms: token_ends_ms }, out);
+        self.set_token_alarm(id);
+    }
+
+    fn set_token_alarm(&mut self, id: DeviceId) {
+        let Some(session) = self.session(id) else { return };
+        let Some((ends, _)) = session.token_ends else { return };
+        let is_warned = session.is_warned;
+        let before = ends.ms().saturating_sub(EXPIRING_BEFORE.as_millis() as u64);
+        let at = if is_warned { ends } else { Moment::from_ms(before) };
+        self.post.timers.add(at, Alarm::Token, id);
+    }
+
+    fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        let Some(session) = self.session(id) else { return };
+        let Some((ends, at_ms)) = session.token_ends else { return };
+        if ends <= now.at {
+            return self.end_session(now, id, Some(close::NOT_AUTHENTICATED), out);
+        }
+        if now.at.after(EXPIRING_BEFORE) >= ends && !session.is_warned {
+            session.is_warned = true;
+            self.tell(id, &ServerFrame::Expiring { at_ms }, out);
+            self.set_token_alarm(id);
+        }
+    }
+
+    /// The next moment at which [`Broker::tick`] has something to do.
+    pub fn next_tick(&self) -> Option<Moment> {
+        self.post.timers.next().into_iter().chain(self.post.acks_due).min()
+    }
+
+    /// Does what time asks for.
+    pub(crate) fn tick(&mut self, now: Now, out: Out<'_>) {
+        while let Some((alarm, id)) = self.post.timers.take_due(now.at) {
+            match alarm {
+                Alarm::Expiry => self.expire(now, id, out),
+                Alarm::Token => self.token_alarm(now, id, out),
+                Alarm::Waiting => self.waiting_alarm(now, id, out),
+                Alarm::Away => self.away_alarm(now, id, out),
+            }
+        }
+        if self.post.acks_due.is_some_and(|at| at <= now.at) {
+            self.record_acks(out);
+        }
+        self.forget_sent(now);
+    }
+
+    fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if device.waiting.as_ref().is_some_and(|waiting| waiting.until > now.at) {
+            return;
+        }
+        if let Some(waiting) = device.waiting.take() {
+            if device.is_ending {
+                return self.wait(now, waiting.hello, Duration::from_millis(50), out);
+            }
+            self.open(now, waiting.hello, out);
+        }
+    }
+
+    fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        let Some(ttl) = self.ttl(id) else { return };
+        let Some(device) = self.post.devices.get(&id) else { return };
+        let is_over = device.session.is_none() && device.away_since.after(ttl) <= now.at;
+        if is_over && !device.is_ending {
+            self.end_device(now, id, out);
+        }
+    }
+
+    /// A page of the devices that there are.
+    fn devices_frame(
+        &self,
+        id: DeviceId,
+        frame_id: &str,
+        after: Option<&Address<'_>>,
+        limit: Option<u32>,
+        out: Out<'_>,
+    ) {
+        if !self.post.limits.list_devices {
+            return self.reject(id, frame_id, RejectCode::NotAllowed, HIDDEN, out);
+        }
+        let after = match after.map(|after| (after, after.device())) {
+            None => None,
+            Some((_, Some(device))) => Some(device),
+            Some((_, None)) => {
+                let message = "`after` is no device id; give the `next` of the page before";
+                return self.reject(id, frame_id, RejectCode::BadRequest, message, out);
+            }
+        };
+        let limit = limit.unwrap_or(DEVICES_LIMIT_MAX).min(DEVICES_LIMIT_MAX) as usize;
+        let (page, has_more) = self.directory.page(after, limit);
+        let devices: Vec<DeviceStatus<'_>> = page
+            .iter()
+            .map(|(shown, presence)| DeviceStatus {
+                device: shown.as_ref(),
+                online: presence.online,
+                since_ms: presence.since_ms,
+            })
+            .collect();
+        let next = devices.last().filter(|_| has_more).map(|last| last.device);
+        self.tell(id, &ServerFrame::Devices { id: frame_id, devices: &devices, next }, out);
+    }
+
+    fn watch_frame(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        frame_id: &str,
+        devices: &[Address<'_>],
+        out: Out<'_>,
+    ) {
+        if !self.post.limits.list_devices {
+            return self.reject(id, frame_id, RejectCode::NotAllowed, HIDDEN, out);
+        }
+        let Some(shown) = shown(devices) else {
+            let message = "`devices` holds a string that is no device id";
+            return self.reject(id, frame_id, RejectCode::BadRequest, message, out);
+        };
+        let shard = self.shard;
+        let directory = Arc::clone(&self.directory);
+        let Some(session) = self.session(id) else { return };
+        let added: Vec<Shown> =
+            shown.into_iter().filter(|shown| !session.watching.contains(shown)).collect();
+        if session.watching.len() + added.len() > WATCH_MAX {
+            let message = format!("a connection watches at most {WATCH_MAX} devices");
+            return self.reject(id, frame_id, RejectCode::BadRequest, &message, out);
+        }
+        session.watching.extend(added.iter().cloned());
+        self.tell(id, &ServerFrame::Watching { id: frame_id }, out);
+        for watched in added {
+            let presence = directory.watch(&watched, Watcher { device: id, shard });
+            let (online, at_ms) =
+                presence.map_or((false, now.wall_ms), |now| (now.online, now.since_ms));
+            let frame = ServerFrame::Presence { device: watched.as_ref(), online, at_ms };
+            self.tell(id, &frame, out);
+        }
+    }
+
+    fn unwatch_frame(
+        &mut self,
+        id: DeviceId,
+        frame_id: &str,
+        devices: Option<&[Address<'_>]>,
+        out: Out<'_>,
+    ) {
+        let watcher = Watcher { device: id, shard: self.shard };
+        let directory = Arc::clone(&self.directory);
+        let Some(session) = self.session(id) else { return };
+        let mut kept = Vec::new();
+        for watched in std::mem::take(&mut session.watching) {
+            let is_meant = devices.is_none_or(|devices| {
+                devices.iter().any(|device| device.device() == Some(watched.as_ref()))
+            });
+            if is_meant {
+                directory.unwatch(&watched, watcher);
+            } else {
+                kept.push(watched);
+            }
+        }
+        session.watching = kept;
+        self.tell(id, &ServerFrame::Watching { id: frame_id }, out);
+    }
+
+    /// Tells everybody who watches a device that it came or went.
+    pub(crate) fn announce(&mut self, id: DeviceId, online: bool, at_ms: u64, out: Out<'_>) {
+        let watchers = self.directory.present(id, online, at_ms);
+        self.tell_watchers(watchers, id, online, at_ms, out);
+    }
+
+    /// An anonymous device of the text protocol is gone, with its id.
+    pub(crate) fn end_anonymous(&mut self, id: DeviceId, now: Now, out: Out<'_>) {
+        let watchers = self.directory.forget(id);
+        self.tell_watchers(watchers, id, false, now.wall_ms, out);
+    }
+
+    fn tell_watchers(
+        &mut self,
+        watchers: Vec<Watcher>,
+        id: DeviceId,
+        online: bool,
+        at_ms: u64,
+        out: Out<'_>,
+    ) {
+        for Watcher { device: to, shard } in watchers {
+            self.post_to(shard, Parcel::Presence { to, device: id, online, at_ms }, out);
+        }
+    }
+
+    pub(super) fn presence(
+        &mut self,
+        to: DeviceId,
+        device: DeviceId,
+        online: bool,
+        at_ms: u64,
+        out: Out<'_>,
+    ) {
+        let shown = self.show(device);
+        let Some(session) = self.session(to) else { return };
+        if session.watching.contains(&shown) {
+            let frame = ServerFrame::Presence { device: shown.as_ref(), online, at_ms };
+            self.tell(to, &frame, out);
+        }
+    }
+}
+
+impl Device {
+    /// Whether the device knows this mailbox, and no more of it than there is.
+    fn resumes(&self, hello: &Hello) -> bool {
+        self.knows(hello) && hello.last_seq < self.mailbox.next_seq()
+    }
+
+    fn has_lost(&self, hello: &Hello) -> bool {
+        self.knows(hello) && hello.last_seq >= self.mailbox.next_seq()
+    }
+
+    fn knows(&self, hello: &Hello) -> bool {
+        hello.mailbox.as_deref() == Some(&mailbox_name(self.mailbox_name))
+    }
+
+    /// How it stands, as the store keeps it.
+    pub(super) fn record<'a>(&self, shown: &'a Shown) -> Record<'a> {
+        let is_away = self.session.is_none();
+        Record::Device(super::DeviceRecord {
+            device: shown.as_ref(),
+            mailbox: self.mailbox_name,
+            reserved_to: self.mailbox.reserved_to().max(self.reserving_to),
+            acked_to: self.mailbox.acked_to(),
+            pushed_to: self.mailbox.pushed_to(),
+            away_since_ms: is_away.then_some(self.since_ms),
+        })
+    }
+}
+
+const SERVER: &str = concat!("switchboard/", env!("CARGO_PKG_VERSION"));
+const HIDDEN: &str = "this server does not show devices to each other (list_devices)";
+
+fn taken_over(conn: Conn) -> Effect<'static> {
+    let reason = "taken over by a newer connection of this device";
+    Effect::Close { conn, code: close::TAKEN_OVER, reason }
+}
+
+fn shown(devices: &[Address<'_>]) -> Option<Vec<Shown>> {
+    devices.iter().map(|device| device.device().map(Shown::from)).collect()
+}
+
+/// The moment of the server's uptime at which the wall clock will show `wall_ms`.
+pub(super) fn moment_of(now: Now, wall_ms: u64) -> Moment {
+    Moment::from_ms(now.at.ms() + wall_ms.saturating_sub(now.wall_ms))
+}
+
+/// A mailbox without a session, as a replay makes it.
+pub(super) fn provisional(now: Now) -> Device {
+    let mut device = Device::new(0, now);
+    device.mailbox = Mailbox::new();
+    device
+}

@@ -1,0 +1,143 @@
+//! What the store says: synced, failing, healthy.
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::Durability;
+
+use super::parcel::{Asker, Parcel, Verdict};
+use super::{FateOf, Now, Out, Place};
+use crate::Digest;
+use crate::broker::{Broker, Effect};
+
+/// Contents of an online device that the store has too are kept up to this many bytes, so that
+/// what is pushed next need not be fetched.
+const CACHED_BYTES_MAX: usize = 128 << 10;
+
+/// What an append was for.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// A message that its sender waits for.
+    Message { to: DeviceId, seq: u64, asker: Asker, digest: Digest, is_told: bool },
+    /// An outcome, and perhaps the answer to a `cancel`.
+    Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<Box<str>> },
+    /// A cancelled message is out.
+    Cancelled { to: DeviceId, id: Box<str> },
+    /// How a device stands; a session waits for it.
+    Device { id: DeviceId, reserved_to: u64, session: Option<u32> },
+    /// An entry was copied out of the oldest part of the log.
+    Moved { id: DeviceId, seq: u64 },
+    /// Nobody waits for it.
+    Nothing,
+}
+
+impl Broker {
+    /// Appends how a device stands; `session` opens when that is synced.
+    pub(super) fn record_device(&mut self, id: DeviceId, session: Option<u32>, out: Out<'_>) {
+        if !self.post.is_durable {
+            return;
+        }
+        let shown = self.show(id);
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let reserved_to = device.mailbox.reserved_to().max(device.reserving_to);
+        out(Effect::Append(device.record(&shown)));
+        self.post.pending.push_back(Pending::Device { id, reserved_to, session });
+    }
+
+    /// The oldest appends are synced; `places` says where each one lies.
+    pub(crate) fn synced(&mut self, now: Now, places: &[Place], out: Out<'_>) {
+        for &place in places {
+            let pending = self.post.pending.pop_front().expect("the store syncs what was appended");
+            self.synced_one(now, pending, place, out);
+            self.settle_local(now, out);
+        }
+    }
+
+    fn synced_one(&mut self, now: Now, pending: Pending, place: Place, out: Out<'_>) {
+        match pending {
+            Pending::Message { to, seq, asker, digest, .. } => {
+                let verdict = Verdict::Accepted { seq, durability: Durability::Disk };
+                self.answer_from(asker, to, seq, digest, verdict, out);
+                self.entry_synced(now, to, seq, place, out);
+            }
+            Pending::Outcome { to, seq, of, cancelled } => {
+                let Some(device) = self.post.devices.get_mut(&to) else { return };
+                device.mailbox.synced(seq, place);
+                self.outcome_recorded(now, to, of, cancelled.as_deref(), out);
+                self.keep_cache_small(to, seq);
+            }
+            Pending::Cancelled { to, id } => {
+                let parcel = Parcel::CancelVerdict { to, id, result: Ok(()) };
+                self.post_home(to, parcel, out);
+            }
+            Pending::Device { id, reserved_to, session } => {
+                self.device_synced(now, id, reserved_to, session, place, out);
+            }
+            Pending::Moved { id, seq } => {
+                if let Some(device) = self.post.devices.get_mut(&id) {
+                    device.mailbox.moved(seq, place);
+                }
+            }
+            Pending::Nothing => {}
+        }
+    }
+
+    fn entry_synced(&mut self, now: Now, to: DeviceId, seq: u64, place: Place, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&to) else { return };
+        let Some(entry) = device.mailbox.synced(seq, place) else { return };
+        if entry.expires_at <= now.at {
+            return self.expire(now, to, out);
+        }
+        self.push_ready(now, to, out);
+        self.keep_cache_small(to, seq);
+    }
+
+    /// Drops what the store has, where it is not about to be pushed.
+    fn keep_cache_small(&mut self, id: DeviceId, seq: u64) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if device.session.is_none() || device.mailbox.cached() > CACHED_BYTES_MAX {
+            device.mailbox.drop_content(seq);
+        }
+    }
+
+    fn device_synced(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        reserved_to: u64,
+        session: Option<u32>,
+        place: Place,
+        out: Out<'_>,
+    ) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        device.row = place;
+        device.mailbox.reserve_to(reserved_to);
+        if let Some(current) = device.session.as_deref_mut()
+            && Some(current.number) == session
+        {
+            current.is_open = true;
+        }
+        self.push_ready(now, id, out);
+    }
+
+    /// The store cannot sync for now: who waits is told that nothing is known.
+    pub(crate) fn store_failing(&mut self, now: Now, out: Out<'_>) {
+        self.post.is_failing = true;
+        let mut told = Vec::new();
+        for pending in &mut self.post.pending {
+            if let Pending::Message { to, seq, asker, digest, is_told } = pending
+                && !*is_told
+            {
+                *is_told = true;
+                told.push((*asker, *to, *seq, *digest));
+            }
+        }
+        for (asker, to, seq, digest) in told {
+            self.answer_from(asker, to, seq, digest, Verdict::Unknown, out);
+        }
+        self.settle_local(now, out);
+    }
+
+    /// The store syncs again.
+    pub(crate) fn store_healthy(&mut self) {
+        self.post.is_failing = false;
+    }
+}
