@@ -11,5 +11,6 @@ mod log;
 pub mod metrics;
 pub mod server;
 mod shard;
+pub mod store;
 mod tls;
 pub mod ws;

@@ -1,0 +1,120 @@
+//! Records that one shard submits together.
+
+use super::Place;
+use super::segment::{FRAME_LEN, Frame, Seal};
+
+/// Most bytes of a batch. A shard's queues end it long before.
+const LEN_MAX: usize = 1 << 30;
+
+/// Records that one shard submits together.
+///
+/// They lie in one segment, in order, and are told as synced together. After a crash in between, a
+/// first part of them may be there. The memory is the batch's own and is given back with
+/// [`Synced`].
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// As they will lie in the segment; frames hold only the length until they are sealed.
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Batch {
+    /// Adds the record that `write` appends.
+    ///
+    /// # Panics
+    /// When `write` takes bytes away, or when the batch passes 1 GiB.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let frame = self.bytes.len();
+        let start = frame + FRAME_LEN;
+        self.bytes.resize(start, 0);
+        write(&mut self.bytes);
+        assert!(self.bytes.len() <= LEN_MAX, "queues bound what a shard submits");
+        let len = self.bytes.len().checked_sub(start).expect("a record is appended");
+        Frame::write_len(&mut self.bytes[frame..start], len as u32);
+        self.len += 1;
+    }
+
+    /// Adds a record.
+    ///
+    /// # Panics
+    /// When the batch passes 1 GiB.
+    pub fn push(&mut self, record: &[u8]) {
+        self.push_with(|out| out.extend_from_slice(record));
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the batch takes on disk and of the queue's bound, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Empties the batch and keeps its memory, unless a burst made it large.
+    pub fn clear(&mut self) {
+        if self.bytes.capacity() > 1 << 20 {
+            *self = Batch::default();
+        }
+        self.bytes.clear();
+        self.len = 0;
+    }
+
+    /// The records, in order.
+    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
+        self.spans().map(|(start, len)| &self.bytes[start + FRAME_LEN..][..len])
+    }
+
+    /// Ties the records to where they will lie: from `first` on, in the write that begins at
+    /// `flush`.
+    pub(super) fn seal(&mut self, seal: Seal, first: u32, flush: u32) {
+        let mut rest = &mut self.bytes[..];
+        let mut offset = first;
+        while !rest.is_empty() {
+            let len = FRAME_LEN + Frame::read(rest).len as usize;
+            let (record, behind) = rest.split_at_mut(len);
+            seal.seal(record, offset, flush);
+            offset += len as u32;
+            rest = behind;
+        }
+    }
+
+    /// The records as they lie in the segment.
+    pub(super) fn framed(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where each record's frame begins, and how long the record is.
+    fn spans(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let start = next;
+            let len = Frame::read(self.bytes.get(start..)?.get(..FRAME_LEN)?).len as usize;
+            next += FRAME_LEN + len;
+            Some((start, len))
+        })
+    }
+}
+
+/// A batch that became durable.
+#[derive(Debug)]
+pub struct Synced {
+    /// The batch, also given back for its memory.
+    pub batch: Batch,
+    /// Where its first record lies.
+    pub first: Place,
+}
+
+impl Synced {
+    /// Where each record lies, in the order in which they were pushed.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        let (segment, first) = (self.first.segment(), self.first.offset());
+        self.batch.spans().map(move |(start, _)| Place::new(segment, first + start as u32))
+    }
+}

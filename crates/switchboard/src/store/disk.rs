@@ -1,0 +1,162 @@
+//! What the log needs of a disk, and the real one.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{OpenError, StoreError};
+
+/// A directory of files. Names are plain file names.
+///
+/// What is created or deleted is certain to have been so after a crash only once
+/// [`Disk::sync_dir`] succeeded.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// The names of all files, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Creates a file that must not exist.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Deletes a file; those that hold it open still read it.
+    fn delete(&self, name: &str) -> io::Result<()>;
+    /// Makes creations and deletions durable.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// A number that is new each time, also after a restart.
+    fn fresh_id(&self) -> io::Result<u64>;
+}
+
+/// An open file.
+///
+/// What is written is certain to be there after a crash only once a sync succeeded. After a sync
+/// that failed, nothing is known of what was written since the one before, and a later sync that
+/// succeeds says nothing about it.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Bytes of the file.
+    fn size(&self) -> io::Result<u64>;
+    /// Reads some bytes; 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all bytes, one slice after the other; only one thread may write. On an error some
+    /// may have been written.
+    fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Cuts the file off.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Makes content, and the length if it grew, durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Makes all of the file durable, also that it was cut off.
+    fn sync_all(&self) -> io::Result<()>;
+}
+
+/// The data directory, which one process holds at a time.
+#[derive(Debug)]
+pub struct DataDir {
+    log: PathBuf,
+    log_dir: File,
+    /// Held, not read: the lock ends with the file, and so with the process.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory, making what is missing, for this process alone.
+    pub fn open(dir: &Path) -> Result<DataDir, OpenError> {
+        let log = dir.join("log");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&log);
+        made.map_err(StoreError::of("create", &log.to_string_lossy()))?;
+        let lock = lock(dir)?;
+        // The way to the log must be as durable as the log. The parent may be somebody else's.
+        let log_dir = sync_dir(&log)?;
+        sync_dir(dir)?;
+        let parent = fs::canonicalize(dir).ok().and_then(|dir| dir.parent().map(Path::to_owned));
+        if let Some(parent) = parent {
+            drop(File::open(parent).and_then(|parent| parent.sync_all()));
+        }
+        Ok(DataDir { log, log_dir, _lock: lock })
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("LOCK");
+    let of = |doing| StoreError::of(doing, path.to_str().unwrap_or("LOCK"));
+    let file = options().create(true).open(&path).map_err(of("open"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(of("lock")(error).into()),
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<File, StoreError> {
+    let synced = File::open(dir).and_then(|file| file.sync_all().map(|()| file));
+    synced.map_err(StoreError::of("sync", &dir.to_string_lossy()))
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+impl Disk for DataDir {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.log)?.map(|entry| Ok(entry?.file_name()));
+        let names = names.collect::<io::Result<Vec<_>>>()?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(options().create_new(true).open(self.log.join(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(options().open(self.log.join(name))?))
+    }
+
+    fn delete(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.log.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.log_dir.sync_all()
+    }
+
+    fn fresh_id(&self) -> io::Result<u64> {
+        getrandom::u64().map_err(io::Error::other)
+    }
+}
+
+impl DiskFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+
+    fn write_at(&self, mut slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut file = self;
+        file.seek(SeekFrom::Start(offset))?;
+        while !slices.is_empty() {
+            match file.write_vectored(slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => IoSlice::advance_slices(&mut slices, len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        File::sync_all(self)
+    }
+}

@@ -1,0 +1,119 @@
+//! What can go wrong, by operation.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why the log cannot be opened. Nothing was changed by an attempt that ends in one of these,
+/// except for [`OpenError::Io`].
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The directory belongs to another process that runs.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// The log was written by a newer version of this program.
+    #[error("{file} has format version {found}, and this program knows versions up to {known}")]
+    Newer {
+        /// Name of the segment's file.
+        file: String,
+        /// The version that it has.
+        found: u32,
+        /// The newest version that is understood.
+        known: u32,
+    },
+    /// A part of the log that had been synced cannot be read any more.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// Name of the segment's file.
+        file: String,
+        /// Where the damage begins.
+        offset: u64,
+        /// What was found there.
+        what: &'static str,
+    },
+    /// Whoever replays the log did not understand a record.
+    #[error("{file} has a record at byte {offset} that cannot be used: {reason}")]
+    Record {
+        /// Name of the segment's file.
+        file: String,
+        /// Where the record begins.
+        offset: u64,
+        /// What the replay said.
+        reason: String,
+    },
+    /// The disk refused.
+    #[error(transparent)]
+    Io(#[from] StoreError),
+}
+
+/// What the disk refused.
+#[derive(Debug, Error)]
+#[error("cannot {doing} {file}: {source}")]
+pub struct StoreError {
+    pub(super) doing: &'static str,
+    pub(super) file: String,
+    pub(super) source: io::Error,
+}
+
+impl StoreError {
+    pub(super) fn new(doing: &'static str, file: &str, source: io::Error) -> StoreError {
+        StoreError { doing, file: file.to_owned(), source }
+    }
+
+    /// For `map_err`: names what was attempted.
+    pub(super) fn of<'a>(
+        doing: &'static str,
+        file: &'a str,
+    ) -> impl FnOnce(io::Error) -> StoreError + use<'a> {
+        move |source| StoreError::new(doing, file, source)
+    }
+
+    /// What the operating system said.
+    pub fn io(&self) -> &io::Error {
+        &self.source
+    }
+}
+
+/// Why a record cannot be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The segment was dropped, or there never was one.
+    #[error("segment {0} is gone")]
+    Gone(u32),
+    /// There is no intact record at that place.
+    #[error("{file} holds no intact record at byte {offset}")]
+    Damaged {
+        /// Name of the segment's file.
+        file: String,
+        /// Where a record was expected.
+        offset: u32,
+    },
+    /// The disk refused.
+    #[error(transparent)]
+    Io(#[from] StoreError),
+}
+
+/// Why a segment was not dropped.
+#[derive(Debug, Error)]
+pub enum DropError {
+    /// It is not the oldest one.
+    #[error("segment {0} is not the oldest")]
+    NotOldest(u32),
+    /// It is the newest one with synced records.
+    #[error("segment {0} is the newest")]
+    Newest(u32),
+    /// The disk refused. The segment may be gone or not; it can be tried again.
+    #[error(transparent)]
+    Io(#[from] StoreError),
+}
+
+/// The log ended, and some records never became durable.
+#[derive(Debug, Error)]
+#[error("{records} records could not be made durable: {error}")]
+pub struct CloseError {
+    /// How many records are lost.
+    pub records: usize,
+    /// What the disk said to the last attempt.
+    pub error: StoreError,
+}

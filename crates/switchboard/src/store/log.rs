@@ -1,0 +1,198 @@
+//! The handle: opens the log, submits, reads and drops.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+
+use super::queue::{Entry, Queue};
+use super::recover::{self, Chain, Found, Replay};
+use super::segment::{HEADER_LEN, Segment, Walk};
+use super::writer::{Listener, Options, Shared, Writer};
+use super::{Batch, CloseError, Disk, Full, OpenError, Place, ReadError, Stats, StoreError};
+
+/// The log, open. Dropping it closes it.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<Result<(), CloseError>>>>,
+}
+
+/// A log whose records were replayed, and that is not yet written.
+#[derive(Debug)]
+pub struct Recovered {
+    /// What there was.
+    pub found: Found,
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Writer,
+}
+
+/// A segment as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its number; what [`Place::segment`] gives.
+    pub number: u32,
+    /// Bytes up to its last durable record.
+    pub bytes: u32,
+    /// Whether it is the newest one, which cannot be dropped.
+    pub is_newest: bool,
+}
+
+/// What the log takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Segments with durable records.
+    pub segments: usize,
+    /// Bytes of theirs.
+    pub bytes: u64,
+}
+
+/// Opens the log, mends what a crash left, and hands every durable record to `replay`, in order.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    replay: Replay<'_>,
+) -> Result<Recovered, OpenError> {
+    // A file that was just deleted must not come back under the number of a new one.
+    disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))?;
+    let chain = recover::read(&*disk, replay)?;
+    chain.mend(&*disk)?;
+    let Chain { segments, found, newest_number, file_len, .. } = chain;
+    let segments: Vec<Arc<Segment>> = segments.into_iter().map(Arc::new).collect();
+    let newest = segments.last().map(|newest| (newest.clone(), file_len));
+    let by_number: BTreeMap<_, _> =
+        segments.into_iter().map(|segment| (segment.number, segment)).collect();
+    let shared = Arc::new(Shared {
+        queue: Queue::new(options.queue_max_bytes),
+        segments: RwLock::new(by_number),
+        stats: Stats::default(),
+    });
+    let writer = Writer::new(shared.clone(), disk, options, newest, newest_number + 1);
+    Ok(Recovered { found, shared, writer })
+}
+
+/// Reads the log as [`open`] does and changes nothing.
+pub fn inspect(disk: &dyn Disk, replay: Replay<'_>) -> Result<Found, OpenError> {
+    Ok(recover::read(disk, replay)?.found)
+}
+
+impl Recovered {
+    /// Starts the writer's thread.
+    pub fn start(self, listener: Box<dyn Listener>) -> io::Result<Log> {
+        let Recovered { shared, writer, .. } = self;
+        let thread = thread::Builder::new().name("store".to_owned());
+        let thread = thread.spawn(move || writer.run(&*listener))?;
+        Ok(Log { shared, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+impl Log {
+    /// Hands in what a shard wants durable; never waits. The listener is told when it is.
+    ///
+    /// At the queue's bound, and when the log is closed, the batch comes back.
+    pub fn submit(&self, shard: usize, batch: Batch) -> Result<(), Full> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.shared.queue.submit(shard, batch, &self.shared.stats)
+    }
+
+    /// Reads a record into `payload`, replacing what is there. Waits for the disk if it must, but
+    /// never for a sync.
+    pub fn read(&self, place: Place, payload: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.shared.segment(place.segment())?.read(place.offset(), payload)
+    }
+
+    /// The oldest segment with durable records.
+    pub fn oldest(&self) -> Option<SegmentInfo> {
+        self.shared.oldest()
+    }
+
+    /// Reads a segment's records in order, about 1 MiB of them from `from` on, or from its first;
+    /// gives where to go on.
+    ///
+    /// # Errors
+    /// A record that is not intact is [`ReadError::Damaged`]; those before it have been visited.
+    pub fn read_segment(
+        &self,
+        number: u32,
+        from: Option<Place>,
+        visit: &mut dyn FnMut(Place, &[u8]),
+    ) -> Result<Option<Place>, ReadError> {
+        self.shared.read_segment(number, from, visit)
+    }
+
+    /// Lets the next batch begin a segment, so that the one before can be dropped.
+    pub fn roll(&self) {
+        self.shared.queue.ask(Entry::Roll);
+    }
+
+    /// Deletes a segment, which must be the oldest one, once all that was submitted before this
+    /// call is durable. The listener hears what came of it.
+    pub fn drop_oldest(&self, number: u32) {
+        self.shared.queue.ask(Entry::Drop { segment: number });
+    }
+
+    /// How much there is.
+    pub fn usage(&self) -> Usage {
+        let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let bytes = segments.values().map(|segment| u64::from(segment.end())).sum();
+        Usage { segments: segments.len(), bytes }
+    }
+
+    /// What was counted since the start.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// Makes everything submitted durable and ends the writer's thread. A second call does
+    /// nothing.
+    ///
+    /// # Errors
+    /// A disk that refuses is tried once more, and then what is not durable is given up.
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.shared.queue.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.map_or(Ok(()), |thread| thread.join().expect("the writer does not panic"))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // Who wants to know calls `close`.
+        self.close().ok();
+    }
+}
+
+impl Shared {
+    pub(super) fn segment(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.get(&number).cloned().ok_or(ReadError::Gone(number))
+    }
+
+    pub(super) fn oldest(&self) -> Option<SegmentInfo> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let (&number, segment) = segments.first_key_value()?;
+        Some(SegmentInfo { number, bytes: segment.end(), is_newest: segments.len() == 1 })
+    }
+
+    pub(super) fn read_segment(
+        &self,
+        number: u32,
+        from: Option<Place>,
+        visit: &mut dyn FnMut(Place, &[u8]),
+    ) -> Result<Option<Place>, ReadError> {
+        let segment = self.segment(number)?;
+        let end = segment.end();
+        let from = from.map_or(HEADER_LEN, Place::offset).min(end);
+        let walk = segment.walk(from, end, &mut Vec::new(), |offset, _, payload| {
+            visit(segment.place(offset), payload);
+            Ok::<(), ReadError>(())
+        })?;
+        match walk {
+            Walk::Whole => Ok(None),
+            Walk::More(offset) => Ok(Some(segment.place(offset))),
+            Walk::Broken(offset) => Err(ReadError::Damaged { file: segment.name.clone(), offset }),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The log: everything durable, in one append-only sequence of checksummed records.
+//!
+//! Shards submit [`Batch`]es of opaque records. One writer thread takes all that is queued, writes
+//! it with one write and one `fdatasync`, and tells each shard once; what arrives meanwhile shares
+//! the next sync. Nobody waits for a timer.
+//!
+//! The log is a chain of segment files. The header of each names the segment before it and the
+//! offset up to which that one counts; the newest readable header decides. So a segment whose write
+//! or sync failed is left as it is: the log goes on in a fresh one, and what lies behind the
+//! promise of the old one was never said to be there. See `segment` for the format, `recover` for
+//! the start, `writer` for failures.
+
+mod batch;
+mod disk;
+mod error;
+mod log;
+mod place;
+mod queue;
+mod recover;
+mod segment;
+mod stats;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::{Batch, Synced};
+pub use disk::{DataDir, Disk, DiskFile};
+pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
+pub use log::{Log, Recovered, SegmentInfo, Usage, inspect, open};
+pub use place::Place;
+pub use queue::Full;
+pub use recover::{Cut, Found, Replay};
+pub use stats::Stats;
+pub use writer::{Listener, Options};

@@ -1,0 +1,111 @@
+//! What shards have submitted and the writer has not yet taken.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::stats::add;
+use super::{Batch, Stats};
+
+/// The queue is at its bound, or the log is closed: here is the batch again. The listener's `room`
+/// will tell the shard when to come back.
+#[derive(Debug)]
+pub struct Full(pub Batch);
+
+/// What the writer is to do, in order.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Batch { shard: usize, batch: Batch },
+    Roll,
+    Drop { segment: u32 },
+}
+
+/// From the shards to the writer. Bounded in bytes, of which those count that are not yet durable.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// Notified when there is an entry, and at closing.
+    changed: Condvar,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: VecDeque<Entry>,
+    /// Of entries and of what the writer has taken.
+    bytes: usize,
+    /// Shards that found the queue full.
+    waiting: Vec<usize>,
+    closing: bool,
+}
+
+impl Queue {
+    pub(super) fn new(max_bytes: usize) -> Queue {
+        Queue { state: Mutex::default(), changed: Condvar::new(), max_bytes }
+    }
+
+    /// Takes the batch, or gives it back when the bound is passed. An empty queue takes any.
+    pub(super) fn submit(&self, shard: usize, batch: Batch, stats: &Stats) -> Result<(), Full> {
+        let mut state = self.lock();
+        let bytes = state.bytes + batch.bytes();
+        if state.closing || (state.bytes > 0 && bytes > self.max_bytes) {
+            if !state.waiting.contains(&shard) {
+                state.waiting.push(shard);
+            }
+            add(&stats.full, 1);
+            return Err(Full(batch));
+        }
+        state.bytes = bytes;
+        stats.queue_bytes.store(bytes as u64, Relaxed);
+        self.push(state, Entry::Batch { shard, batch });
+        Ok(())
+    }
+
+    pub(super) fn ask(&self, entry: Entry) {
+        self.push(self.lock(), entry);
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State>, entry: Entry) {
+        state.entries.push_back(entry);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Moves everything behind what the writer has.
+    pub(super) fn take(&self, entries: &mut VecDeque<Entry>) {
+        entries.append(&mut self.lock().entries);
+    }
+
+    /// So many bytes are durable; gives the shards that wait, if there is room for them now.
+    pub(super) fn release(&self, bytes: usize, stats: &Stats) -> Vec<usize> {
+        let mut state = self.lock();
+        state.bytes -= bytes;
+        stats.queue_bytes.store(state.bytes as u64, Relaxed);
+        if state.bytes < self.max_bytes { std::mem::take(&mut state.waiting) } else { Vec::new() }
+    }
+
+    /// Nothing is taken any more; the writer ends when it has written all.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for an entry; `false` when there will be none.
+    pub(super) fn wait(&self) -> bool {
+        let idle = |state: &mut State| state.entries.is_empty() && !state.closing;
+        let state = self.changed.wait_while(self.lock(), idle);
+        !state.unwrap_or_else(PoisonError::into_inner).entries.is_empty()
+    }
+
+    /// Waits so long, or until closing; says whether it is closing.
+    pub(super) fn wait_for_close(&self, at_most: Duration) -> bool {
+        let open = |state: &mut State| !state.closing;
+        let waited = self.changed.wait_timeout_while(self.lock(), at_most, open);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closing
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,367 @@
+//! The format of a segment: a header, then records one after the other, then zeros.
+//!
+//! ```text
+//! header   magic 8, version u32, number u32, id u64, previous number u32, previous end u32,
+//!          checksum u32, zeros up to 64 bytes
+//! record   length u32, flush u32, checksum u32, payload
+//! ```
+//! Numbers are little-endian. A record's checksum covers the segment's random id and number, the
+//! record's own offset, its length, its flush and its payload: bytes of another file, or of
+//! another place, are never taken for a record. `flush` is the offset at which the write began
+//! that the record was part of. As a write begins only when the one before it has been synced, a
+//! record with a flush behind a damaged place proves that the damaged place was once durable; a
+//! record without such a flush may be a remainder of the same torn write.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::disk::DiskFile;
+use super::{Place, ReadError, StoreError};
+
+/// Bytes of a header.
+pub(super) const HEADER_LEN: u32 = 64;
+/// Bytes before each record's payload.
+pub(super) const FRAME_LEN: usize = 12;
+/// The format that is written, and the newest that is read.
+pub(super) const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"swblog\r\n";
+/// What the header's checksum covers; every version keeps these fields and the checksum in place.
+const CHECKED_LEN: usize = 32;
+/// How much is read at once.
+const CHUNK_LEN: u32 = 1 << 20;
+/// How much is read for one record at first; most are shorter.
+const RECORD_GUESS_LEN: u32 = 2048;
+
+/// The first bytes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) version: u32,
+    pub(super) number: u32,
+    /// Random, so that no two segments ever seal a record alike.
+    pub(super) id: u64,
+    pub(super) previous: Previous,
+}
+
+/// Up to where the log goes in the segment before; number 0 when there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Previous {
+    pub(super) number: u32,
+    pub(super) end: u32,
+}
+
+impl Header {
+    pub(super) fn to_bytes(self) -> [u8; HEADER_LEN as usize] {
+        let mut bytes = [0; HEADER_LEN as usize];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.number.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.id.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.previous.number.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.previous.end.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..CHECKED_LEN]);
+        bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// `None` when these are not the whole, intact bytes of a header.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Header> {
+        let bytes = bytes.get(..HEADER_LEN as usize)?;
+        let intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(bytes, CHECKED_LEN);
+        (bytes.starts_with(&MAGIC) && intact).then(|| Header {
+            version: u32_at(bytes, 8),
+            number: u32_at(bytes, 12),
+            id: u64::from(u32_at(bytes, 20)) << 32 | u64::from(u32_at(bytes, 16)),
+            previous: Previous { number: u32_at(bytes, 24), end: u32_at(bytes, 28) },
+        })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// What stands before a payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) len: u32,
+    flush: u32,
+    checksum: u32,
+}
+
+impl Frame {
+    pub(super) fn read(bytes: &[u8]) -> Frame {
+        Frame { len: u32_at(bytes, 0), flush: u32_at(bytes, 4), checksum: u32_at(bytes, 8) }
+    }
+
+    pub(super) fn write_len(bytes: &mut [u8], len: u32) {
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+    }
+
+    /// With the payload, in bytes.
+    fn whole_len(self) -> u64 {
+        FRAME_LEN as u64 + u64::from(self.len)
+    }
+}
+
+/// Ties records to their segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seal(u32);
+
+/// What bytes that may be a record are.
+#[derive(Debug)]
+enum Decoded<'a> {
+    /// An intact record.
+    Record { flush: u32, payload: &'a [u8] },
+    /// The beginning of what may be a record of this length.
+    Partial(u32),
+    /// No record.
+    Broken,
+}
+
+impl Seal {
+    pub(super) fn new(header: &Header) -> Seal {
+        Seal(crc32c::crc32c_append(header.number, &header.id.to_le_bytes()))
+    }
+
+    fn checksum(self, offset: u32, flush: u32, payload: &[u8]) -> u32 {
+        let place = u64::from(flush) << 32 | u64::from(offset);
+        let sum = crc32c::crc32c_append(self.0, &place.to_le_bytes());
+        let sum = crc32c::crc32c_append(sum, payload);
+        crc32c::crc32c_append(sum, &(payload.len() as u32).to_le_bytes())
+    }
+
+    /// Completes the frame of a record that has only its length.
+    pub(super) fn seal(self, record: &mut [u8], offset: u32, flush: u32) {
+        let checksum = self.checksum(offset, flush, &record[FRAME_LEN..]);
+        record[4..8].copy_from_slice(&flush.to_le_bytes());
+        record[8..12].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// What `bytes` at `offset` begin with, when the segment has `room` bytes from there on.
+    fn decode(self, bytes: &[u8], offset: u32, room: u32) -> Decoded<'_> {
+        if room < FRAME_LEN as u32 {
+            return Decoded::Broken;
+        }
+        if bytes.len() < FRAME_LEN {
+            return Decoded::Partial(FRAME_LEN as u32);
+        }
+        let frame = Frame::read(bytes);
+        // Zeros, the usual end, have flush 0.
+        if frame.flush < HEADER_LEN || frame.flush > offset || frame.whole_len() > u64::from(room) {
+            return Decoded::Broken;
+        }
+        let whole_len = frame.whole_len() as usize;
+        let Some(payload) = bytes.get(FRAME_LEN..whole_len) else {
+            return Decoded::Partial(whole_len as u32);
+        };
+        if self.checksum(offset, frame.flush, payload) != frame.checksum {
+            return Decoded::Broken;
+        }
+        Decoded::Record { flush: frame.flush, payload }
+    }
+}
+
+/// An open segment, for reading by anybody and writing by one.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) file: Box<dyn DiskFile>,
+    pub(super) seal: Seal,
+    /// Up to where its records are durable.
+    end: AtomicU32,
+}
+
+/// How a walk over records ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// The records went on to the end of what was to be walked.
+    Whole,
+    /// The chunk was used up; go on here.
+    More(u32),
+    /// There is no record at this offset, which lies before the end.
+    Broken(u32),
+}
+
+impl Segment {
+    pub(super) fn new(header: &Header, file: Box<dyn DiskFile>, end: u32) -> Segment {
+        let seal = Seal::new(header);
+        let name = name_of(header.number);
+        Segment { number: header.number, name, file, seal, end: AtomicU32::new(end) }
+    }
+
+    /// Up to where its records are durable.
+    pub(super) fn end(&self) -> u32 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_end(&self, end: u32) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// Where the record at `offset` lies in the log.
+    pub(super) fn place(&self, offset: u32) -> Place {
+        Place::new(self.number, offset)
+    }
+
+    /// Visits the records from `from` on, at most about a chunk of them.
+    ///
+    /// `visit` is given offset, flush and payload, and may end the walk with an error. `buffer` is
+    /// only memory.
+    pub(super) fn walk<E: From<StoreError>>(
+        &self,
+        from: u32,
+        end: u32,
+        buffer: &mut Vec<u8>,
+        mut visit: impl FnMut(u32, u32, &[u8]) -> Result<(), E>,
+    ) -> Result<Walk, E> {
+        let mut len = CHUNK_LEN.min(end - from);
+        self.fill(buffer, from, len)?;
+        let mut at = from;
+        while at < end {
+            let bytes = &buffer[(at - from) as usize..];
+            match self.seal.decode(bytes, at, end - at) {
+                Decoded::Record { flush, payload } => {
+                    visit(at, flush, payload)?;
+                    at += (FRAME_LEN + payload.len()) as u32;
+                }
+                Decoded::Broken => return Ok(Walk::Broken(at)),
+                Decoded::Partial(_) if at > from => return Ok(Walk::More(at)),
+                Decoded::Partial(whole_len) => {
+                    len = whole_len.max(len);
+                    self.fill(buffer, from, len)?;
+                }
+            }
+        }
+        Ok(Walk::Whole)
+    }
+
+    /// Reads the payload of the record at `offset` into `payload`, replacing what is there.
+    pub(super) fn read(&self, offset: u32, payload: &mut Vec<u8>) -> Result<(), ReadError> {
+        let damaged = || ReadError::Damaged { file: self.name.clone(), offset };
+        let room = self.end().saturating_sub(offset);
+        let mut len = RECORD_GUESS_LEN.min(room);
+        loop {
+            self.fill(payload, offset, len)?;
+            match self.seal.decode(payload, offset, room) {
+                Decoded::Broken => return Err(damaged()),
+                Decoded::Partial(whole_len) => len = whole_len,
+                Decoded::Record { payload: found, .. } => {
+                    let end = FRAME_LEN + found.len();
+                    payload.truncate(end);
+                    payload.drain(..FRAME_LEN);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The first intact record in `damage..end` that proves that the byte at `damage` had been
+    /// synced, if there is one.
+    pub(super) fn proof_behind(&self, damage: u32, end: u32) -> Result<Option<u32>, StoreError> {
+        let mut buffer = Vec::new();
+        let mut from = damage;
+        while from < end {
+            let len = CHUNK_LEN.min(end - from);
+            self.fill(&mut buffer, from, len)?;
+            for at in candidates(&buffer, from, damage) {
+                if self.is_record(at, end)? {
+                    return Ok(Some(at));
+                }
+            }
+            // A frame that straddles the chunks is whole in the next one.
+            let overlap = if from + len < end { FRAME_LEN as u32 - 1 } else { 0 };
+            from += len - overlap.min(len - 1);
+        }
+        Ok(None)
+    }
+
+    fn is_record(&self, at: u32, end: u32) -> Result<bool, StoreError> {
+        let mut bytes = Vec::new();
+        self.fill(&mut bytes, at, FRAME_LEN as u32)?;
+        loop {
+            match self.seal.decode(&bytes, at, end - at) {
+                Decoded::Record { .. } => return Ok(true),
+                Decoded::Broken => return Ok(false),
+                Decoded::Partial(len) => self.fill(&mut bytes, at, len)?,
+            }
+        }
+    }
+
+    /// The offset behind the last byte in `from..end` that is not zero; `from` if all are.
+    pub(super) fn used_end(&self, from: u32, end: u32) -> Result<u32, StoreError> {
+        let mut buffer = Vec::new();
+        let (mut at, mut used) = (from, from);
+        while at < end {
+            let len = CHUNK_LEN.min(end - at);
+            self.fill(&mut buffer, at, len)?;
+            if let Some(last) = buffer.iter().rposition(|&byte| byte != 0) {
+                used = at + last as u32 + 1;
+            }
+            at += len;
+        }
+        Ok(used)
+    }
+
+    /// Writes what the file holds in `from..end` once more.
+    pub(super) fn rewrite(&self, from: u32, end: u32) -> Result<(), StoreError> {
+        let mut buffer = Vec::new();
+        let mut at = from;
+        while at < end {
+            let len = CHUNK_LEN.min(end - at);
+            self.fill(&mut buffer, at, len)?;
+            let written = self.file.write_at(&mut [IoSlice::new(&buffer)], u64::from(at));
+            written.map_err(StoreError::of("write", &self.name))?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Replaces `buffer` by `len` bytes of the file.
+    fn fill(&self, buffer: &mut Vec<u8>, from: u32, len: u32) -> Result<(), StoreError> {
+        buffer.resize(len as usize, 0);
+        read_exact_at(&*self.file, buffer, u64::from(from))
+            .map_err(StoreError::of("read", &self.name))
+    }
+}
+
+/// Offsets in `buffer`, which lies at `from`, where a frame may begin whose flush lies behind
+/// `damage`.
+fn candidates(buffer: &[u8], from: u32, damage: u32) -> impl Iterator<Item = u32> {
+    buffer.windows(FRAME_LEN).zip(from..).filter_map(move |(frame, at)| {
+        let flush = u32_at(frame, 4);
+        (flush > damage && flush <= at).then_some(at)
+    })
+}
+
+/// Reads all of `buffer`; a file that ends before is an error.
+pub(super) fn read_exact_at(
+    file: &dyn DiskFile,
+    mut buffer: &mut [u8],
+    mut offset: u64,
+) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(len) => {
+                buffer = &mut buffer[len..];
+                offset += len as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The name of a segment's file.
+pub(super) fn name_of(number: u32) -> String {
+    format!("{number:08}.seg")
+}
+
+/// The number that a file's name says; `None` for a file that is no segment.
+pub(super) fn number_of(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".seg")?.parse().ok()?;
+    (name_of(number) == name && number > 0).then_some(number)
+}

@@ -1,0 +1,31 @@
+//! What the log counts.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::metrics::Latency;
+
+/// What the log counts; written by its threads, read by anybody.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Records that became durable.
+    pub records: AtomicU64,
+    /// Batches that became durable.
+    pub batches: AtomicU64,
+    /// Writes that became durable, each with one sync.
+    pub syncs: AtomicU64,
+    /// Bytes that became durable, with their frames.
+    pub synced_bytes: AtomicU64,
+    /// Attempts that the disk refused.
+    pub failures: AtomicU64,
+    /// Submits that found the queue full.
+    pub full: AtomicU64,
+    /// Submitted and not yet durable, now.
+    pub queue_bytes: AtomicU64,
+    /// Durations of the syncs.
+    pub sync_duration: Latency,
+}
+
+pub(super) fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Relaxed);
+}

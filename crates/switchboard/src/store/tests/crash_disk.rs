@@ -1,0 +1,368 @@
+//! A disk in memory that fails, freezes and crashes on command.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex};
+
+use super::random::Random;
+use crate::store::{Disk, DiskFile};
+
+const SECTOR_LEN: usize = 512;
+
+/// A disk that keeps apart what was written and what was synced. Clones share the content.
+#[derive(Clone, Debug)]
+pub(super) struct CrashDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    unsynced_names: Vec<NameChange>,
+    files: Vec<Content>,
+    random: Random,
+    /// One in so many changes fails.
+    fail_one_in: Option<u64>,
+    /// So many changes still happen; then none does.
+    changes_left: Option<u64>,
+    ids: u64,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Created(String, usize),
+    Deleted(String),
+}
+
+/// What a file holds: as read now, and as it is sure to be after a crash.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    cache: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Truncate(usize),
+}
+
+/// How much of what was not synced a crash leaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Loss {
+    /// The process died; the page cache lives.
+    Process,
+    /// The power failed: any sectors may be there or not, also one torn anywhere.
+    Power,
+}
+
+#[derive(Debug)]
+struct CrashFile {
+    disk: CrashDisk,
+    index: usize,
+}
+
+fn no_space() -> io::Error {
+    io::ErrorKind::StorageFull.into()
+}
+
+fn broken() -> io::Error {
+    io::Error::other("input/output error")
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Change::Truncate(len) => bytes.truncate(*len),
+            Change::Write(offset, written) => {
+                let end = offset + written.len();
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[*offset..end].copy_from_slice(written);
+            }
+        }
+    }
+
+    /// As the disk may do it: sector by sector.
+    fn pieces(&self) -> Vec<Change> {
+        let Change::Write(offset, bytes) = self else { return vec![self.clone()] };
+        let mut pieces = Vec::new();
+        let (mut offset, mut rest) = (*offset, &bytes[..]);
+        while !rest.is_empty() {
+            let len = (SECTOR_LEN - offset % SECTOR_LEN).min(rest.len());
+            pieces.push(Change::Write(offset, rest[..len].to_vec()));
+            offset += len;
+            rest = &rest[len..];
+        }
+        pieces
+    }
+
+    fn torn(self, random: &mut Random) -> Change {
+        match self {
+            Change::Write(offset, bytes) => {
+                let len = random.below(bytes.len() as u64 + 1) as usize;
+                Change::Write(offset, bytes[..len].to_vec())
+            }
+            Change::Truncate(_) => self,
+        }
+    }
+}
+
+/// The changes that reach the disk: all, none, a first part, or any.
+fn survivors<T>(changes: Vec<T>, random: &mut Random) -> Vec<T> {
+    let count = changes.len() as u64;
+    let (first, chance) = match random.below(4) {
+        0 => (count, 0),
+        1 => (0, 0),
+        2 => (random.below(count + 1), 0),
+        _ => (0, 1 + random.below(9)),
+    };
+    let kept = changes.into_iter().zip(0..);
+    kept.filter(|&(_, at)| at < first || random.below(10) < chance).map(|(it, _)| it).collect()
+}
+
+impl Content {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.cache);
+        self.unsynced.push(change);
+    }
+
+    /// Some of what is not synced reaches the disk, and the rest never will.
+    fn lose(&mut self, random: &mut Random) {
+        let pieces = self.unsynced.drain(..).flat_map(|change| change.pieces()).collect();
+        let mut survivors = survivors(pieces, random);
+        if let Some(last) = survivors.pop() {
+            survivors.push(last.torn(random));
+        }
+        if random.below(4) == 0 {
+            // The length may be there before the content is.
+            self.durable.resize(self.durable.len().max(self.cache.len()), 0);
+        }
+        survivors.iter().for_each(|change| change.apply(&mut self.durable));
+    }
+
+    fn sync(&mut self) {
+        self.durable.clone_from(&self.cache);
+        self.unsynced.clear();
+    }
+}
+
+impl State {
+    /// Counts a change; an error when it is not to happen.
+    fn permit(&mut self, error: fn() -> io::Error) -> io::Result<()> {
+        match &mut self.changes_left {
+            Some(0) => return Err(io::Error::other("frozen")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        match self.fail_one_in {
+            Some(one_in) if self.random.below(one_in) == 0 => Err(error()),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.changes_left == Some(0)
+    }
+
+    fn lose_names(&mut self) {
+        let changes = self.unsynced_names.drain(..).collect();
+        for change in survivors(changes, &mut self.random) {
+            match change {
+                NameChange::Created(name, index) => drop(self.durable_names.insert(name, index)),
+                NameChange::Deleted(name) => drop(self.durable_names.remove(&name)),
+            }
+        }
+        self.names.clone_from(&self.durable_names);
+    }
+}
+
+impl CrashDisk {
+    pub(super) fn new(seed: u64) -> CrashDisk {
+        CrashDisk(Arc::new(Mutex::new(State {
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            unsynced_names: Vec::new(),
+            files: Vec::new(),
+            random: Random::new(seed),
+            fail_one_in: None,
+            changes_left: None,
+            ids: 0,
+        })))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.lock().unwrap())
+    }
+
+    /// From now on one in so many changes fails, or none.
+    pub(super) fn fail_one_in(&self, one_in: Option<u64>) {
+        self.with(|state| state.fail_one_in = one_in);
+    }
+
+    /// So many changes still happen, and then none any more; `None` is for ever.
+    pub(super) fn freeze_after(&self, changes: Option<u64>) {
+        self.with(|state| state.changes_left = changes);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.with(|state| state.is_frozen())
+    }
+
+    /// The disk as the next process finds it. What this one still holds open changes nothing.
+    pub(super) fn crash(&self, loss: Loss) -> CrashDisk {
+        self.with(|state| {
+            let mut random = state.random.fork();
+            let mut next = State {
+                names: state.names.clone(),
+                durable_names: state.durable_names.clone(),
+                unsynced_names: state.unsynced_names.clone(),
+                files: state.files.clone(),
+                random: random.fork(),
+                fail_one_in: None,
+                changes_left: None,
+                ids: state.ids,
+            };
+            if let Loss::Power = loss {
+                next.lose_names();
+                for file in &mut next.files {
+                    file.lose(&mut random);
+                    file.cache.clone_from(&file.durable);
+                }
+            }
+            CrashDisk(Arc::new(Mutex::new(next)))
+        })
+    }
+
+    /// What a file holds.
+    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+        self.with(|state| state.files[state.names[name]].cache.clone())
+    }
+
+    /// Puts a file there, durable.
+    pub(super) fn put(&self, name: &str, bytes: &[u8]) {
+        self.with(|state| {
+            let index = state.files.len();
+            let (cache, durable) = (bytes.to_vec(), bytes.to_vec());
+            state.files.push(Content { cache, durable, unsynced: Vec::new() });
+            state.names.insert(name.to_owned(), index);
+            state.durable_names.insert(name.to_owned(), index);
+        });
+    }
+
+    fn file(&self, index: usize) -> Box<dyn DiskFile> {
+        Box::new(CrashFile { disk: self.clone(), index })
+    }
+}
+
+impl Disk for CrashDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.with(|state| state.names.keys().cloned().collect()))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let index = self.with(|state| {
+            state.permit(no_space)?;
+            let index = state.files.len();
+            state.files.push(Content::default());
+            let before = state.names.insert(name.to_owned(), index);
+            assert_eq!(before, None, "{name} is created twice");
+            state.unsynced_names.push(NameChange::Created(name.to_owned(), index));
+            Ok::<_, io::Error>(index)
+        })?;
+        Ok(self.file(index))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let index = self.with(|state| state.names.get(name).copied());
+        Ok(self.file(index.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn delete(&self, name: &str) -> io::Result<()> {
+        self.with(|state| {
+            state.permit(broken)?;
+            state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+            state.unsynced_names.push(NameChange::Deleted(name.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.with(|state| {
+            state.permit(broken)?;
+            state.durable_names.clone_from(&state.names);
+            state.unsynced_names.clear();
+            Ok(())
+        })
+    }
+
+    fn fresh_id(&self) -> io::Result<u64> {
+        Ok(self.with(|state| {
+            state.ids += 1;
+            state.ids
+        }))
+    }
+}
+
+impl CrashFile {
+    fn with<T>(&self, act: impl FnOnce(&mut State, usize) -> T) -> T {
+        self.disk.with(|state| act(state, self.index))
+    }
+}
+
+impl DiskFile for CrashFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.with(|state, index| state.files[index].cache.len() as u64))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.with(|state, index| {
+            let cache = &state.files[index].cache;
+            let found = &cache[cache.len().min(offset as usize)..];
+            let len = found.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&found[..len]);
+            Ok(len)
+        })
+    }
+
+    /// One that fails, or that the freeze interrupts, has written a first part.
+    fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.with(|state, index| {
+            let was_frozen = state.is_frozen();
+            let permitted = state.permit(no_space);
+            if permitted.is_err() {
+                let len = state.random.below(bytes.len() as u64 + 1) as usize;
+                bytes.truncate(if was_frozen { 0 } else { len });
+            }
+            state.files[index].change(Change::Write(offset as usize, bytes));
+            permitted
+        })
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.with(|state, index| {
+            state.permit(broken)?;
+            state.files[index].change(Change::Truncate(len as usize));
+            Ok(())
+        })
+    }
+
+    /// One that fails drops what was to be written, and the page cache goes on showing it.
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(|state, index| {
+            let was_frozen = state.is_frozen();
+            let permitted = state.permit(broken);
+            let State { files, random, .. } = state;
+            match permitted {
+                Ok(()) => files[index].sync(),
+                Err(_) if was_frozen => {}
+                Err(_) => files[index].lose(random),
+            }
+            permitted
+        })
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

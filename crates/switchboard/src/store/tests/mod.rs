@@ -1,0 +1,83 @@
+//! Tests of the log: on a disk that crashes, on damaged files, on the real disk.
+
+mod crash_disk;
+mod damage;
+mod random;
+mod real;
+mod turns;
+mod world;
+
+use std::sync::{Arc, Mutex};
+
+use super::{
+    Batch, Disk, DropError, Listener, OpenError, Options, Place, Recovered, StoreError, Synced,
+    open,
+};
+
+/// What a listener was told.
+#[derive(Debug)]
+enum Told {
+    Synced(usize, Vec<(Place, Vec<u8>)>),
+    Room(usize),
+    Failing,
+    Healthy,
+    Dropped(u32, Result<(), DropError>),
+}
+
+/// Keeps what it is told.
+#[derive(Clone, Debug, Default)]
+struct Ears(Arc<Mutex<Vec<Told>>>);
+
+impl Ears {
+    fn take(&self) -> Vec<Told> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    fn hear(&self, told: Told) {
+        self.0.lock().unwrap().push(told);
+    }
+}
+
+impl Listener for Ears {
+    fn synced(&self, shard: usize, batches: Vec<Synced>) {
+        let records = batches.iter().flat_map(|synced| {
+            let records = synced.batch.records().map(<[u8]>::to_vec);
+            synced.places().zip(records).collect::<Vec<_>>()
+        });
+        self.hear(Told::Synced(shard, records.collect()));
+    }
+
+    fn room(&self, shard: usize) {
+        self.hear(Told::Room(shard));
+    }
+
+    fn failing(&self, _error: &StoreError) {
+        self.hear(Told::Failing);
+    }
+
+    fn healthy(&self) {
+        self.hear(Told::Healthy);
+    }
+
+    fn dropped(&self, segment: u32, result: Result<(), DropError>) {
+        self.hear(Told::Dropped(segment, result));
+    }
+}
+
+/// A log and what it replayed.
+type Opened = (Recovered, Vec<(Place, Vec<u8>)>);
+
+fn reopen(disk: &(impl Disk + Clone + 'static), options: Options) -> Result<Opened, OpenError> {
+    let mut records = Vec::new();
+    let recovered = open(Arc::new(disk.clone()), options, &mut |place, record| {
+        records.push((place, record.to_vec()));
+        Ok(())
+    })?;
+    Ok((recovered, records))
+}
+
+fn batch(records: &[&[u8]]) -> Batch {
+    let mut batch = Batch::default();
+    records.iter().for_each(|record| batch.push(record));
+    batch
+}

@@ -1,0 +1,106 @@
+//! The log on the real disk, with its thread.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use super::batch;
+use crate::store::{
+    DataDir, DropError, Full, Listener, Log, OpenError, Options, Place, StoreError, Synced,
+    inspect, open,
+};
+
+/// Hands on what is synced; nothing else happens on a disk that works.
+struct Ears(Sender<(usize, Vec<Synced>)>);
+
+impl Listener for Ears {
+    fn synced(&self, shard: usize, batches: Vec<Synced>) {
+        self.0.send((shard, batches)).ok();
+    }
+    fn room(&self, _shard: usize) {}
+    fn failing(&self, error: &StoreError) {
+        panic!("{error}");
+    }
+    fn healthy(&self) {}
+    fn dropped(&self, _segment: u32, _result: Result<(), DropError>) {}
+}
+
+fn start(dir: &Path, options: Options) -> (Log, Receiver<(usize, Vec<Synced>)>, u64) {
+    let disk = Arc::new(DataDir::open(dir).unwrap());
+    let recovered = open(disk, options, &mut |_, _| Ok(())).unwrap();
+    let (sender, receiver) = channel();
+    let records = recovered.found.records;
+    (recovered.start(Box::new(Ears(sender))).unwrap(), receiver, records)
+}
+
+#[test]
+fn two_shards_append_read_back_and_find_all_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+    let (log, synced, _) = start(dir.path(), options);
+    thread::scope(|scope| {
+        for shard in 0..2u8 {
+            let log = &log;
+            scope.spawn(move || {
+                for n in 0..500u32 {
+                    let record = [&[shard][..], &n.to_le_bytes(), &[9; 300]].concat();
+                    log.submit(shard.into(), batch(&[&record])).unwrap();
+                }
+            });
+        }
+    });
+    log.close().unwrap();
+    let mut next = [0u32; 2];
+    for (shard, batches) in synced.try_iter() {
+        for synced in &batches {
+            for (place, record) in synced.places().zip(synced.batch.records()) {
+                assert_eq!(record[..5], [&[shard as u8][..], &next[shard].to_le_bytes()].concat());
+                next[shard] += 1;
+                let mut read = Vec::new();
+                log.read(place, &mut read).unwrap();
+                assert_eq!(read, record);
+            }
+        }
+    }
+    assert_eq!(next, [500; 2]);
+    assert!(log.usage().segments > 3);
+    let Full(_) = log.submit(0, batch(&[b"late"])).expect_err("the log is closed");
+    drop(log);
+    assert_eq!(start(dir.path(), options).2, 1000);
+}
+
+#[test]
+fn a_second_process_is_refused_until_the_first_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = DataDir::open(dir.path()).unwrap();
+    let error = DataDir::open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse(_)), "{error}");
+    drop(first);
+    DataDir::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_look_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, ..) = start(dir.path(), Options::default());
+    log.submit(0, batch(&[b"one"])).unwrap();
+    log.close().unwrap();
+    drop(log);
+    let segment = dir.path().join("log/00000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[64 + 12 + 3 + 100] = 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    let mut places: Vec<Place> = Vec::new();
+    let disk = DataDir::open(dir.path()).unwrap();
+    let found = inspect(&disk, &mut |place, _| {
+        places.push(place);
+        Ok(())
+    });
+    assert_eq!(found.unwrap().cut.unwrap().bytes, 101);
+    assert_eq!(
+        places.iter().map(|place| (place.segment(), place.offset())).collect::<Vec<_>>(),
+        [(1, 64)]
+    );
+    assert!(std::fs::read(&segment).unwrap() == bytes);
+}

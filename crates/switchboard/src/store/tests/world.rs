@@ -1,0 +1,282 @@
+//! Random schedules of submits, failures, drops and crashes against a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::crash_disk::{CrashDisk, Loss};
+use super::random::Random;
+use super::{Ears, Told, reopen};
+use crate::store::writer::Turn;
+use crate::store::{Batch, OpenError, Options, Place, Recovered};
+
+/// Schedules that run each time; `STORE_SEEDS=from..to` runs others.
+const SEEDS: std::ops::Range<u64> = 0..1500;
+
+/// What ought to be in the log, over all of its lives.
+struct World {
+    random: Random,
+    disk: CrashDisk,
+    /// All records ever submitted, in order, but for those that a crash took.
+    submitted: Vec<Vec<u8>>,
+    /// So many of them were told as synced.
+    synced: usize,
+    /// Of the places that were told: which of `submitted` lies there.
+    places: BTreeMap<Place, usize>,
+    /// So many are certainly dropped, and so many may be.
+    dropped: usize,
+    drop_wanted: usize,
+    /// Things that the owner wants to keep, each in its newest record; true when synced.
+    wanted: BTreeMap<u64, bool>,
+    next_thing: u64,
+    is_failing: bool,
+}
+
+/// One life of the log, from opening to the crash.
+struct Life {
+    recovered: Recovered,
+    ears: Ears,
+    drop_pending: bool,
+}
+
+#[test]
+fn what_was_told_as_synced_survives_every_schedule() {
+    let seeds = std::env::var("STORE_SEEDS").ok().map_or(SEEDS, |seeds| {
+        let (from, to) = seeds.split_once("..").expect("STORE_SEEDS=from..to");
+        from.parse().unwrap()..to.parse().unwrap()
+    });
+    for seed in seeds {
+        let shown = ShownOnPanic(seed);
+        World::new(seed).run();
+        std::mem::forget(shown);
+    }
+}
+
+struct ShownOnPanic(u64);
+
+impl Drop for ShownOnPanic {
+    fn drop(&mut self) {
+        eprintln!("replay with STORE_SEEDS={}..{}", self.0, self.0 + 1);
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        World {
+            random: Random::new(seed),
+            disk: CrashDisk::new(!seed),
+            submitted: Vec::new(),
+            synced: 0,
+            places: BTreeMap::new(),
+            dropped: 0,
+            drop_wanted: 0,
+            wanted: BTreeMap::new(),
+            next_thing: 0,
+            is_failing: false,
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..2 + self.random.below(8) {
+            let mut life = self.open();
+            for _ in 0..self.random.below(60) {
+                self.act(&mut life);
+                self.hear(&mut life);
+            }
+            self.end(life);
+        }
+        self.open();
+    }
+
+    fn options(&mut self) -> Options {
+        let segment_bytes = [600, 3000, 20_000][self.random.below(3) as usize];
+        Options { segment_bytes, queue_max_bytes: 20_000 }
+    }
+
+    /// Opens the log, if need be after crashes during the start, and compares it with the model.
+    fn open(&mut self) -> Life {
+        if self.random.below(3) == 0 {
+            self.disk.freeze_after(Some(self.random.below(6)));
+        }
+        loop {
+            let options = self.options();
+            match reopen(&self.disk, options) {
+                Ok((recovered, records)) => {
+                    self.compare(&records);
+                    self.disk.freeze_after(None);
+                    self.is_failing = false;
+                    return Life { recovered, ears: Ears::default(), drop_pending: false };
+                }
+                Err(OpenError::Io(_)) if self.disk.is_frozen() => self.crash(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The log holds a run of what was submitted: from a drop that was wanted, beyond all that was
+    /// synced.
+    fn compare(&mut self, records: &[(Place, Vec<u8>)]) {
+        let first = records.first().map(|(_, first)| {
+            self.submitted.iter().position(|record| record == first).expect("it was submitted")
+        });
+        let first = first.unwrap_or(self.submitted.len().min(self.drop_wanted));
+        assert!((self.dropped..=self.drop_wanted).contains(&first), "{first} is the first");
+        let end = first + records.len();
+        assert!(end >= self.synced, "{end} records of {} synced ones", self.synced);
+        for ((_, found), submitted) in records.iter().zip(&self.submitted[first..]) {
+            assert_eq!(found, submitted);
+        }
+        assert!(end <= self.submitted.len());
+        self.submitted.truncate(end);
+        (self.synced, self.dropped, self.drop_wanted) = (end, first, first);
+        self.places = records.iter().map(|(place, _)| *place).zip(first..).collect();
+        let found: BTreeSet<u64> = records.iter().map(|(_, record)| thing_of(record)).collect();
+        self.wanted.retain(|thing, is_synced| {
+            assert!(!*is_synced || found.contains(thing), "thing {thing} is lost");
+            found.contains(thing)
+        });
+        self.wanted.values_mut().for_each(|is_synced| *is_synced = true);
+    }
+
+    fn act(&mut self, life: &mut Life) {
+        match self.random.below(20) {
+            0..6 => self.submit_new(life),
+            6..13 => self.step(life),
+            13 => self.disk.fail_one_in(Some(1 + self.random.below(8))),
+            14 => self.disk.fail_one_in(None),
+            15 => self.read(life),
+            16 => self.reclaim(life),
+            17 => life.recovered.shared.queue.ask(crate::store::queue::Entry::Roll),
+            18 => drop(self.wanted.pop_first()),
+            _ if self.random.below(10) == 0 => {
+                self.disk.freeze_after(Some(self.random.below(8)));
+            }
+            _ => {}
+        }
+    }
+
+    fn submit_new(&mut self, life: &mut Life) {
+        let things = (0..1 + self.random.below(4)).map(|at| self.next_thing + at).collect();
+        if self.submit(life, &things) {
+            self.next_thing += things.len() as u64;
+            self.wanted.extend(things.into_iter().map(|thing| (thing, false)));
+        }
+    }
+
+    /// Submits a record for each thing; `false` when the queue is full.
+    fn submit(&mut self, life: &mut Life, things: &Vec<u64>) -> bool {
+        let mut records = Vec::new();
+        for thing in things {
+            let mut record = thing.to_le_bytes().to_vec();
+            record.extend(self.random.next().to_le_bytes());
+            let len = [0, 100, 300, 2500][self.random.below(4) as usize];
+            record.resize(record.len() + len, self.random.next() as u8);
+            records.push(record);
+        }
+        let mut batch = Batch::default();
+        records.iter().for_each(|record| batch.push(record));
+        let (queue, stats) = (&life.recovered.shared.queue, &life.recovered.shared.stats);
+        let is_taken = queue.submit(self.random.below(3) as usize, batch, stats).is_ok();
+        if is_taken {
+            self.submitted.extend(records);
+        }
+        is_taken
+    }
+
+    fn step(&mut self, life: &mut Life) {
+        life.recovered.writer.step(&life.ears);
+    }
+
+    fn hear(&mut self, life: &mut Life) {
+        let told = life.ears.take();
+        let mut synced = Vec::new();
+        for told in told {
+            match told {
+                Told::Synced(_, records) => {
+                    assert!(!self.is_failing, "synced while failing");
+                    synced.extend(records);
+                }
+                Told::Failing => assert!(!std::mem::replace(&mut self.is_failing, true)),
+                Told::Healthy => assert!(std::mem::replace(&mut self.is_failing, false)),
+                Told::Dropped(_, result) => {
+                    life.drop_pending = false;
+                    if result.is_ok() {
+                        self.dropped = self.drop_wanted;
+                        self.places.retain(|_, at| *at >= self.dropped);
+                    }
+                }
+                Told::Room(_) => {}
+            }
+        }
+        // Each shard is told by itself; together they are the order of the log.
+        synced.sort();
+        for (place, record) in synced {
+            assert_eq!(record, self.submitted[self.synced]);
+            self.wanted.entry(thing_of(&record)).and_modify(|is_synced| *is_synced = true);
+            let last = self.places.last_key_value();
+            assert!(last.is_none_or(|(&last, _)| last < place), "places rise");
+            self.places.insert(place, self.synced);
+            self.synced += 1;
+        }
+    }
+
+    fn read(&mut self, life: &Life) {
+        let count = self.places.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let nth = self.random.below(count) as usize;
+        let (&place, &at) = self.places.iter().nth(nth).unwrap();
+        let mut found = vec![1, 2, 3];
+        let segment = life.recovered.shared.segment(place.segment()).unwrap();
+        segment.read(place.offset(), &mut found).unwrap();
+        assert_eq!(found, self.submitted[at]);
+    }
+
+    /// Appends again what the oldest segment has of wanted things, and drops it.
+    fn reclaim(&mut self, life: &mut Life) {
+        let shared = life.recovered.shared.clone();
+        let Some(oldest) = shared.oldest() else { return };
+        if oldest.is_newest || life.drop_pending {
+            return;
+        }
+        let (mut things, mut count) = (Vec::new(), 0);
+        let visit = &mut |_: Place, record: &[u8]| {
+            count += 1;
+            things.push(thing_of(record));
+        };
+        let mut next = None;
+        loop {
+            next = shared.read_segment(oldest.number, next, visit).unwrap();
+            if next.is_none() {
+                break;
+            }
+        }
+        things.retain(|thing| self.wanted.contains_key(thing));
+        things.dedup();
+        if things.is_empty() || self.submit(life, &things) {
+            shared.queue.ask(crate::store::queue::Entry::Drop { segment: oldest.number });
+            // After a drop that failed the same segment is tried again.
+            self.drop_wanted = self.dropped + count;
+            life.drop_pending = true;
+        }
+    }
+
+    fn end(&mut self, mut life: Life) {
+        if self.random.below(3) == 0 {
+            self.disk.fail_one_in(None);
+            self.disk.freeze_after(None);
+            while !matches!(life.recovered.writer.step(&life.ears), Turn::Idle) {}
+            self.hear(&mut life);
+            assert_eq!(self.synced, self.submitted.len(), "all is synced at a clean end");
+        }
+        self.crash();
+    }
+
+    fn crash(&mut self) {
+        let loss = if self.random.below(2) == 0 { Loss::Process } else { Loss::Power };
+        self.disk = self.disk.crash(loss);
+    }
+}
+
+fn thing_of(record: &[u8]) -> u64 {
+    u64::from_le_bytes(record[..8].try_into().unwrap())
+}
