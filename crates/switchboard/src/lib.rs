@@ -3,6 +3,7 @@
 //! The binary is this library with a `main`. It is a library so that its end-to-end tests, its
 //! benches and `examples/echo.rs` can use its rooms; it promises no stable interface.
 
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod config;

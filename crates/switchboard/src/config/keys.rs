@@ -1,10 +1,11 @@
 //! The table of keys: one row for each field of [`Config`], and the rules between them.
 
-use super::Config;
 use super::kind::{
-    Address, Bytes, Count, File, Format, Kind, LogFilter, Networks, Origins, Span, Switch,
+    Address, AuthMode, Bytes, Count, Directory, File, Files, Format, KeySetPlace, Kind, LogFilter,
+    Networks, Origins, Span, Switch, Text,
 };
 use super::layer::Raw;
+use super::{Auth, Config};
 
 /// One key that an operator can set.
 pub(super) struct Key {
@@ -31,7 +32,10 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 const SECOND: u64 = 1000;
-const HOUR: u64 = 3600 * SECOND;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+/// 365.25 days, as times are written.
+const YEAR: u64 = 8766 * HOUR;
 
 /// A row for the field of the same name.
 macro_rules! key {
@@ -73,6 +77,17 @@ pub(super) const KEYS: &[Key] = &[
     key!(max_connections_per_ip, Count(0..=10_000_000)),
     key!(trusted_proxies, Networks),
     key!(allowed_origins, Origins),
+    key!(data_dir, Directory),
+    key!(auth, AuthMode),
+    key!(auth_audience, Text),
+    key!(auth_issuer, Text),
+    key!(auth_hs256_secret_file, File),
+    key!(auth_public_keys, Files),
+    key!(auth_jwks, KeySetPlace),
+    key!(auth_jwks_refresh, Span(10 * SECOND..=24 * HOUR)),
+    key!(auth_leeway, Span(0..=10 * MINUTE)),
+    key!(device_ttl, Span(SECOND..=YEAR)),
+    key!(named_device_ttl, Span(0..=10 * YEAR)),
     // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5).
     key!(max_message_bytes, Bytes(125..=256 * MIB)),
     key!(handshake_timeout, Span(1..=HOUR)),
@@ -102,6 +117,14 @@ pub(super) const RULES: &[Rule] = &[
         keys: &["tls_cert", "tls_key"],
         holds: |config| config.tls_cert.is_some() == config.tls_key.is_some(),
         fix: "set both, or neither",
+    },
+    Rule {
+        keys: &["auth", "data_dir", "auth_hs256_secret_file", "auth_public_keys", "auth_jwks"],
+        holds: |config| {
+            config.auth == Auth::Open || config.data_dir.is_some() || config.has_operator_keys()
+        },
+        fix: "keep the server's own key in a data_dir, or name other keys; else no token exists that \
+              lets a device in",
     },
     Rule {
         keys: &["idle_timeout", "ping_interval"],

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use hyper::Uri;
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
-use super::LogFormat;
 use super::layer::Raw;
+use super::{Auth, KeySet, LogFormat};
 
 /// Reads, shows and describes the values of a key.
 pub(super) trait Kind {
@@ -144,6 +145,136 @@ impl Kind for File {
 
     fn show(&self, value: &Option<PathBuf>) -> String {
         quote(&value.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default())
+    }
+}
+
+/// A directory; the empty text means that none is set.
+pub(super) struct Directory;
+
+impl Kind for Directory {
+    type Value = Option<PathBuf>;
+
+    fn wanted(&self) -> String {
+        "the path of a directory, or \"\" for none".to_owned()
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<Option<PathBuf>> {
+        File.parse(raw)
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> String {
+        File.show(value)
+    }
+}
+
+/// Paths of files.
+pub(super) struct Files;
+
+impl Kind for Files {
+    type Value = Vec<PathBuf>;
+
+    fn wanted(&self) -> String {
+        "a list of files, such as [\"a.pem\", \"b.pem\"] or \"a.pem, b.pem\"".to_owned()
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<Vec<PathBuf>> {
+        let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
+        items(raw)?.into_iter().map(path).collect()
+    }
+
+    fn show(&self, value: &Vec<PathBuf>) -> String {
+        list(value.iter().map(|path| path.to_string_lossy().into_owned()))
+    }
+}
+
+/// Any text; the empty one means that none is set.
+pub(super) struct Text;
+
+impl Kind for Text {
+    type Value = Option<String>;
+
+    fn wanted(&self) -> String {
+        "a text".to_owned()
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<Option<String>> {
+        let Raw::Text(text) = raw else { return None };
+        Some((!text.is_empty()).then(|| text.clone()))
+    }
+
+    fn show(&self, value: &Option<String>) -> String {
+        quote(value.as_deref().unwrap_or_default())
+    }
+}
+
+/// Where a JSON Web Key Set is: a file, or a URL whose answer nobody on the way can change, which
+/// is https, or http to this machine. The empty text means that none is set.
+pub(super) struct KeySetPlace;
+
+impl Kind for KeySetPlace {
+    type Value = Option<KeySet>;
+
+    fn wanted(&self) -> String {
+        "the path of a file, an https URL, or an http URL of this machine, such as \
+         \"http://127.0.0.1:9000/jwks.json\""
+            .to_owned()
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<Option<KeySet>> {
+        let Raw::Text(text) = raw else { return None };
+        if text.is_empty() {
+            return Some(None);
+        }
+        if !text.contains("://") {
+            return Some(Some(KeySet::File(text.into())));
+        }
+        let url: Uri = text.parse().ok()?;
+        let host = url.host().filter(|host| !host.is_empty())?;
+        let is_secret = match url.scheme_str()? {
+            "https" => true,
+            "http" => is_this_machine(host),
+            _ => false,
+        };
+        // A password in a URL would end in logs.
+        let is_bare = !url.authority()?.as_str().contains('@');
+        (is_secret && is_bare).then_some(Some(KeySet::Url(url)))
+    }
+
+    fn show(&self, value: &Option<KeySet>) -> String {
+        match value {
+            None => quote(""),
+            Some(KeySet::File(path)) => quote(&path.to_string_lossy()),
+            Some(KeySet::Url(url)) => quote(&url.to_string()),
+        }
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Who may be a device.
+pub(super) struct AuthMode;
+
+impl AuthMode {
+    const NAMES: [(&'static str, Auth); 2] = [("open", Auth::Open), ("token", Auth::Token)];
+}
+
+impl Kind for AuthMode {
+    type Value = Auth;
+
+    fn wanted(&self) -> String {
+        "open or token".to_owned()
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<Auth> {
+        let Raw::Text(text) = raw else { return None };
+        Self::NAMES.iter().find(|(name, _)| *name == text.trim()).map(|(_, auth)| *auth)
+    }
+
+    fn show(&self, value: &Auth) -> String {
+        quote(Self::NAMES.iter().find(|(_, auth)| auth == value).map_or("", |(name, _)| *name))
     }
 }
 

@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::Uri;
 use ipnet::IpNet;
 
 pub use layer::{Flag, Layer, Origin};
@@ -51,6 +52,29 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Values of `Origin` that may connect; empty means any.
     pub allowed_origins: Vec<String>,
+
+    /// Where what must outlive the process is kept; `None` keeps nothing.
+    pub data_dir: Option<PathBuf>,
+    /// Who may be a device.
+    pub auth: Auth,
+    /// What `aud` of a token must name, if it is signed with one of the operator's keys.
+    pub auth_audience: Option<String>,
+    /// What `iss` of such a token must be.
+    pub auth_issuer: Option<String>,
+    /// File with an HS256 secret that signs tokens.
+    pub auth_hs256_secret_file: Option<PathBuf>,
+    /// PEM files with Ed25519, P-256 or RSA keys that verify tokens.
+    pub auth_public_keys: Vec<PathBuf>,
+    /// A JSON Web Key Set with keys that verify tokens.
+    pub auth_jwks: Option<KeySet>,
+    /// How often the key set of a URL is fetched.
+    pub auth_jwks_refresh: Duration,
+    /// By how much the clocks of others may differ when the time of their tokens is judged.
+    pub auth_leeway: Duration,
+    /// How long a device without a name may be away until its mailbox ends.
+    pub device_ttl: Duration,
+    /// The same for a device with a name; zero is for ever.
+    pub named_device_ttl: Duration,
 
     /// Largest message in bytes, after decompression; a larger one closes with 1009.
     pub max_message_bytes: usize,
@@ -99,6 +123,33 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Who may be a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Everybody; who shows no token is given a number.
+    Open,
+    /// Who shows a valid token.
+    Token,
+}
+
+/// Where a JSON Web Key Set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySet {
+    /// Read at the start, and by SIGHUP.
+    File(PathBuf),
+    /// Fetched by itself: https, or http of this machine.
+    Url(Uri),
+}
+
+impl Config {
+    /// Whether somebody else may sign tokens.
+    pub(crate) fn has_operator_keys(&self) -> bool {
+        self.auth_hs256_secret_file.is_some()
+            || !self.auth_public_keys.is_empty()
+            || self.auth_jwks.is_some()
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -122,6 +173,17 @@ impl Default for Config {
             max_connections_per_ip: 0,
             trusted_proxies: Vec::new(),
             allowed_origins: Vec::new(),
+            data_dir: Some("switchboard-data".into()),
+            auth: Auth::Open,
+            auth_audience: None,
+            auth_issuer: None,
+            auth_hs256_secret_file: None,
+            auth_public_keys: Vec::new(),
+            auth_jwks: None,
+            auth_jwks_refresh: Duration::from_secs(5 * 60),
+            auth_leeway: Duration::from_secs(30),
+            device_ttl: Duration::from_secs(24 * 3600),
+            named_device_ttl: Duration::ZERO,
             max_message_bytes: 1 << 20,
             handshake_timeout: Duration::from_secs(10),
             handshake_max_bytes: 16 << 10,

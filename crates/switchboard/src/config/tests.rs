@@ -364,6 +364,77 @@ fn a_certificate_needs_its_key() {
 }
 
 #[test]
+fn data_may_be_kept_nowhere() {
+    assert_eq!(
+        good([toml("data_dir = \"/var/lib/a\"")]).data_dir.as_deref(),
+        Some(Path::new("/var/lib/a"))
+    );
+    assert_eq!(good([flags(&[("--memory", "data_dir", "")])]).data_dir, None);
+}
+
+#[test]
+fn tokens_are_asked_for_or_not() {
+    assert_eq!(good([toml("auth = \"token\"")]).auth, Auth::Token);
+    bad_value("auth = \"none\"", "auth: got \"none\"; give open or token");
+}
+
+#[test]
+fn tokens_without_any_key_would_let_nobody_in() {
+    assert_eq!(
+        bad([toml("auth = \"token\"\ndata_dir = \"\"")]),
+        ["switchboard.toml:1: auth: does not go together: auth = \"token\" (switchboard.toml:1), \
+          data_dir = \"\" (switchboard.toml:2), auth_hs256_secret_file = \"\" (default), \
+          auth_public_keys = [] (default), auth_jwks = \"\" (default); keep the server's own key in a \
+          data_dir, or name other keys; else no token exists that lets a device in"]
+    );
+    for key in
+        ["auth_hs256_secret_file = \"s\"", "auth_public_keys = [\"k.pem\"]", "auth_jwks = \"j\""]
+    {
+        good([toml(&format!("auth = \"token\"\ndata_dir = \"\"\n{key}"))]);
+    }
+}
+
+#[test]
+fn key_files_are_a_list() {
+    for layer in [
+        toml("auth_public_keys = [\"a.pem\", \"b.pem\"]"),
+        vars(&[("SWITCHBOARD_AUTH_PUBLIC_KEYS", "a.pem, b.pem")]),
+    ] {
+        assert_eq!(good([layer]).auth_public_keys, [Path::new("a.pem"), Path::new("b.pem")]);
+    }
+    assert_eq!(bad([toml("auth_public_keys = [\"\"]")]).len(), 1);
+}
+
+#[test]
+fn a_key_set_comes_from_a_file_or_by_a_way_that_nobody_can_change() {
+    let set = |text: &str| good([vars(&[("SWITCHBOARD_AUTH_JWKS", text)])]).auth_jwks;
+    assert_eq!(set("keys/jwks.json"), Some(KeySet::File("keys/jwks.json".into())));
+    for url in [
+        "https://example.org/jwks.json?v=1",
+        "https://example.org:8443/",
+        "http://localhost:9000/jwks",
+        "http://127.0.0.1/jwks",
+        "http://[::1]:80/jwks",
+    ] {
+        assert_eq!(set(url), Some(KeySet::Url(url.parse().unwrap())));
+        let printed = resolve([vars(&[("SWITCHBOARD_AUTH_JWKS", url)])]).unwrap().to_toml();
+        assert_eq!(good([toml(&printed)]).auth_jwks, set(url));
+    }
+    for url in [
+        "http://example.org/jwks",
+        "http://localhost.example.org/",
+        "http://127.0.0.1.example.org/",
+        "http://10.0.0.1/",
+        "https://me:secret@example.org/",
+        "https:///jwks",
+        "ftp://localhost/",
+        "://",
+    ] {
+        assert_eq!(bad([vars(&[("SWITCHBOARD_AUTH_JWKS", url)])]).len(), 1, "{url}");
+    }
+}
+
+#[test]
 fn idle_timeout_must_outlast_the_ping() {
     assert_eq!(
         bad([vars(&[("SWITCHBOARD_IDLE_TIMEOUT", "25s")])]),

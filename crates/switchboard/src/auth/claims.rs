@@ -1,0 +1,206 @@
+//! What a token says, once its signature is verified.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::DeviceRef;
+
+use super::error::TokenError;
+use super::patterns::Patterns;
+
+/// A device as a token names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceIdent {
+    /// Given by this server to a device that came without a name; below 2^63.
+    Number(DeviceId),
+    /// A letter, then up to 127 of `A-Z a-z 0-9 . _ : @ -`.
+    Name(Box<str>),
+}
+
+impl DeviceIdent {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> DeviceRef<'_> {
+        match self {
+            DeviceIdent::Number(id) => DeviceRef::Number(*id),
+            DeviceIdent::Name(name) => DeviceRef::Name(name),
+        }
+    }
+}
+
+impl From<DeviceRef<'_>> for DeviceIdent {
+    fn from(device: DeviceRef<'_>) -> DeviceIdent {
+        match device {
+            DeviceRef::Number(id) => DeviceIdent::Number(id),
+            DeviceRef::Name(name) => DeviceIdent::Name(name.into()),
+        }
+    }
+}
+
+/// As it stands on the wire.
+impl fmt::Display for DeviceIdent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+/// What a valid token grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Who its bearer is.
+    pub device: DeviceIdent,
+    /// When it ends, leeway included; `None` is never.
+    pub expires_at_ms: Option<u64>,
+    /// Whom the device may send to; `None` is everybody.
+    pub allow_send: Option<Patterns>,
+}
+
+/// Whose key signed a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SignedBy {
+    /// Ours: it may name numbers, and its clock is ours.
+    Server,
+    /// Named in the configuration.
+    Operator,
+}
+
+/// What the configuration asks of the operator's tokens.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    pub(super) audience: Option<String>,
+    pub(super) issuer: Option<String>,
+    pub(super) leeway_s: u64,
+}
+
+/// The claims that are read (RFC 7519 section 4.1); all others are ignored. One that is there must be
+/// of its type: `null` is not an absent one, or a slip of an issuer would make a token last for ever.
+#[derive(Deserialize)]
+struct RawClaims {
+    #[serde(default, deserialize_with = "present")]
+    sub: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    exp: Option<f64>,
+    #[serde(default, deserialize_with = "present")]
+    nbf: Option<f64>,
+    #[serde(default, deserialize_with = "present")]
+    aud: Option<Audience>,
+    #[serde(default, deserialize_with = "present")]
+    iss: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    allow_send: Option<Vec<Box<str>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// Reads a JSON object; an array is none, though serde would take its items for the fields in order.
+pub(super) fn read_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+    let is_object = json.trim_ascii_start().starts_with(b"{");
+    if is_object { serde_json::from_slice(json).ok() } else { None }
+}
+
+impl Claims {
+    /// Reads and judges the claims in `payload`, JSON of which the signature is verified.
+    pub(super) fn judge(
+        payload: &[u8],
+        signed_by: SignedBy,
+        rules: &Rules,
+        now_unix_s: u64,
+    ) -> Result<Claims, TokenError> {
+        let raw: RawClaims = read_object(payload).ok_or_else(|| misread(payload))?;
+        let leeway_s = match signed_by {
+            SignedBy::Server => 0,
+            SignedBy::Operator => {
+                rules.judge(&raw)?;
+                rules.leeway_s
+            }
+        };
+        let expires_at_s = raw.in_force(leeway_s, now_unix_s)?;
+        let device = raw.sub.as_deref().and_then(DeviceRef::parse);
+        let device = DeviceIdent::from(device.ok_or(TokenError::BadSubject)?);
+        if signed_by == SignedBy::Operator && matches!(device, DeviceIdent::Number(_)) {
+            return Err(TokenError::ForeignNumber);
+        }
+        let allow_send = raw.allow_send.map(Patterns::new).transpose();
+        Ok(Claims {
+            device,
+            expires_at_ms: expires_at_s.map(|at_s| at_s.saturating_mul(1000)),
+            allow_send: allow_send.map_err(|_| TokenError::BadClaim("allow_send"))?,
+        })
+    }
+}
+
+impl Rules {
+    fn judge(&self, claims: &RawClaims) -> Result<(), TokenError> {
+        if self.audience.as_ref().is_some_and(|wanted| !claims.is_for(wanted)) {
+            return Err(TokenError::WrongAudience);
+        }
+        if self.issuer.is_some() && claims.iss != self.issuer {
+            return Err(TokenError::WrongIssuer);
+        }
+        Ok(())
+    }
+}
+
+impl RawClaims {
+    fn is_for(&self, audience: &String) -> bool {
+        match &self.aud {
+            None => false,
+            Some(Audience::One(one)) => one == audience,
+            Some(Audience::Many(many)) => many.contains(audience),
+        }
+    }
+
+    /// When the token ends, in seconds, if `now_unix_s` is within its time.
+    fn in_force(&self, leeway_s: u64, now_unix_s: u64) -> Result<Option<u64>, TokenError> {
+        let whole = |claim: Option<f64>, name| match claim {
+            Some(seconds) if seconds < 0.0 => Err(TokenError::BadClaim(name)),
+            // A date in the far future saturates.
+            seconds => Ok(seconds.map(|seconds| seconds as u64)),
+        };
+        if let Some(before_unix_s) = whole(self.nbf, "nbf")?
+            && before_unix_s > now_unix_s.saturating_add(leeway_s)
+        {
+            return Err(TokenError::NotYetValid { before_unix_s });
+        }
+        let Some(since_unix_s) = whole(self.exp, "exp")? else { return Ok(None) };
+        let end_s = since_unix_s.saturating_add(leeway_s);
+        if now_unix_s >= end_s {
+            return Err(TokenError::Expired { since_unix_s });
+        }
+        Ok(Some(end_s))
+    }
+}
+
+/// Which claim made `payload` unreadable.
+fn misread(payload: &[u8]) -> TokenError {
+    let Some(claims) = read_object::<Map<String, Value>>(payload) else {
+        return TokenError::NotJwt;
+    };
+    let is_bad = |name: &str| {
+        let Some(value) = claims.get(name) else { return false };
+        let is_text = |value: &Value| value.is_string();
+        let is_texts = || value.as_array().is_some_and(|items| items.iter().all(is_text));
+        match name {
+            "exp" | "nbf" => !value.is_number(),
+            "aud" => !is_text(value) && !is_texts(),
+            "allow_send" => !is_texts(),
+            _ => !is_text(value),
+        }
+    };
+    match ["sub", "exp", "nbf", "aud", "iss", "allow_send"].into_iter().find(|name| is_bad(name)) {
+        Some("sub") => TokenError::BadSubject,
+        Some(name) => TokenError::BadClaim(name),
+        // One that is there twice.
+        None => TokenError::NotJwt,
+    }
+}

@@ -1,0 +1,126 @@
+//! Why a token is refused, and why keys cannot be used.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// Why a token is refused. What it displays is fit for a close frame: at most 123 bytes (RFC 6455
+/// section 5.5.1), and nothing in it is the token's own text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Longer than [`TOKEN_LEN_MAX`](super::TOKEN_LEN_MAX).
+    #[error("the token is longer than {} bytes", super::TOKEN_LEN_MAX)]
+    TooLong,
+    /// Not three parts in base64url, or no JSON in them.
+    #[error("the token is no JWT")]
+    NotJwt,
+    /// `alg` is `none`, unknown, or not that of the key which `kid` names.
+    #[error("the token's algorithm is not accepted; its key decides which is")]
+    WrongAlgorithm,
+    /// The header asks for an extension by `crit` (RFC 7515 section 4.1.11).
+    #[error("the token needs an extension that is not understood here (crit)")]
+    Critical,
+    /// No key of this server has the token's `kid`. One may come with the next look at the key set.
+    #[error("the token is signed with a key that is not known here")]
+    UnknownKey,
+    /// None of the keys that could have signed it has.
+    #[error("the token's signature is wrong")]
+    BadSignature,
+    /// `exp` is over.
+    #[error("the token expired at {}", utc(*.since_unix_s))]
+    Expired {
+        /// What `exp` says.
+        since_unix_s: u64,
+    },
+    /// `nbf` is still to come.
+    #[error("the token is not valid before {}", utc(*.before_unix_s))]
+    NotYetValid {
+        /// What `nbf` says.
+        before_unix_s: u64,
+    },
+    /// `aud` lacks `auth_audience`.
+    #[error("the token is not meant for this server (aud)")]
+    WrongAudience,
+    /// `iss` is not `auth_issuer`.
+    #[error("the token is not from the issuer that is trusted here (iss)")]
+    WrongIssuer,
+    /// `sub` is missing or no device id.
+    #[error(
+        "the token names no device: sub must be a letter, then up to 127 of A-Z a-z 0-9 . _ : @ -"
+    )]
+    BadSubject,
+    /// `sub` is a number, and the key is not this server's own.
+    #[error("only this server itself gives numeric ids; this key may sign for names")]
+    ForeignNumber,
+    /// A claim that is read here has the wrong type or is out of bounds.
+    #[error("the token's claim {0} cannot be read")]
+    BadClaim(&'static str),
+}
+
+/// A moment as people write it; the year 9999 stands for all that come later.
+fn utc(unix_s: u64) -> humantime::Rfc3339Timestamp {
+    /// 9999-12-31T23:59:59Z, the last that RFC 3339 can write.
+    const LAST: u64 = 253_402_300_799;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_s.min(LAST));
+    humantime::format_rfc3339_seconds(time)
+}
+
+/// Why keys cannot be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The server's own key cannot be read or written.
+    #[error("{path}: {source}")]
+    Own {
+        /// The key's file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Any user of the machine could read the own key, or put another in its place.
+    #[error(
+        "{path}: other users of this machine have access to the key that proves who a device is \
+         (mode {mode:04o}); run `chmod 600 {path}`, or remove it: then a new one is made, and no \
+         token of the old one is valid"
+    )]
+    OwnExposed {
+        /// The key's file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The own key's file is not a key.
+    #[error(
+        "{path}: must hold 32 bytes, but does not; restore it from a backup, or remove it: then a \
+         new one is made, and no token of the old one is valid"
+    )]
+    OwnDamaged {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// The system gives no random bytes.
+    #[error("no randomness from the system: {0}")]
+    NoRandomness(getrandom::Error),
+    /// A file of the operator's keys cannot be read.
+    #[error("{key} = \"{path}\": {source}")]
+    File {
+        /// The configuration's key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the operator's keys holds no key that can be used.
+    #[error("{key} = \"{path}\": {problem}")]
+    Unusable {
+        /// The configuration's key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+    /// No authority to check the key set's server by.
+    #[error("auth_jwks: {0}")]
+    NoAuthorities(String),
+}

@@ -1,0 +1,168 @@
+//! Identity: the keys of tokens, and what a token proves.
+//!
+//! A token is a JWT (RFC 7519). The server's own key signs those of devices that come without a name
+//! and those of `switchboard token`; the operator's keys are somebody else's to sign with. The two can
+//! never be confused: a token whose `kid` is `switchboard` is judged by the own key alone, any other by
+//! the operator's alone, and only the own key may name a numeric device.
+
+mod claims;
+mod crypto;
+mod error;
+mod fetch;
+mod keys;
+mod operator;
+mod own;
+mod patterns;
+mod public;
+mod refresh;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use switchboard_proto::v1::DeviceRef;
+use tokio::sync::Notify;
+
+pub use claims::{Claims, DeviceIdent};
+pub use error::{KeyError, TokenError};
+pub use own::OwnKey;
+pub use patterns::{PATTERN_LEN_MAX, PATTERNS_MAX, Patterns, PatternsError};
+pub use switchboard_proto::v1::TOKEN_LEN_MAX;
+
+use crate::config::Config;
+use claims::{Rules, SignedBy, read_object};
+use keys::{Key, Signed, verify_with};
+use operator::Files;
+use refresh::Remote;
+
+/// All keys that the server accepts, and its own to sign with. Shared by all threads; to verify takes
+/// a read lock for as long as a pointer takes to copy, and only for the operator's keys.
+#[derive(Debug)]
+pub struct Keyring {
+    own: OwnKey,
+    rules: Rules,
+    files: Files,
+    remote: Option<Remote>,
+    operator: RwLock<OperatorKeys>,
+    /// Somebody came with a `kid` that no key has, or the operator asks for a fresh key set.
+    wants_refresh: Notify,
+}
+
+/// The operator's keys; a change replaces a list.
+#[derive(Clone, Debug, Default)]
+struct OperatorKeys {
+    of_files: Arc<[Key]>,
+    /// From the URL of `auth_jwks`; empty until the first fetch has worked.
+    of_url: Arc<[Key]>,
+}
+
+/// What is read of a token's header (RFC 7515 section 4.1). A key that the token brings along, or an
+/// address of one, is never looked at.
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow)]
+    kid: Option<Cow<'a, str>>,
+    crit: Option<IgnoredAny>,
+}
+
+impl Keyring {
+    /// The own key of `data_dir`, made now if there is none, or a random one without `data_dir`; and
+    /// the operator's keys from their files. The keys of a URL come with
+    /// [`keep_fresh`](Keyring::keep_fresh).
+    pub fn open(config: &Config) -> Result<Keyring, KeyError> {
+        let own = match &config.data_dir {
+            Some(dir) => OwnKey::open(dir)?,
+            None => OwnKey::random()?,
+        };
+        let files = Files::of(config);
+        let of_files = files.read()?.into();
+        Ok(Keyring {
+            own,
+            rules: Rules {
+                audience: config.auth_audience.clone(),
+                issuer: config.auth_issuer.clone(),
+                leeway_s: config.auth_leeway.as_secs(),
+            },
+            files,
+            remote: Remote::of(config)?,
+            operator: RwLock::new(OperatorKeys { of_files, of_url: Arc::default() }),
+            wants_refresh: Notify::new(),
+        })
+    }
+
+    /// Whether the operator's keys can be used, for `config check`; makes and fetches nothing.
+    pub fn check(config: &Config) -> Result<(), KeyError> {
+        Files::of(config).read()?;
+        Remote::of(config).map(drop)
+    }
+
+    /// Reads the files of the operator's keys again, and has the key set of a URL fetched soon; the own
+    /// key stays. On an error all old keys stay. Connections that are there are not asked again.
+    pub fn reload(&self) -> Result<(), KeyError> {
+        let of_files = self.files.read()?.into();
+        self.operator.write().unwrap_or_else(PoisonError::into_inner).of_files = of_files;
+        self.wants_refresh.notify_one();
+        Ok(())
+    }
+
+    /// What `token` proves at this time, or why nothing.
+    ///
+    /// The tokens of the own key are judged by their signature and their time; `auth_audience`,
+    /// `auth_issuer` and `auth_leeway` are for the operator's.
+    pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_LEN_MAX {
+            return Err(TokenError::TooLong);
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotJwt)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::NotJwt)?;
+        let header = decode(header).ok_or(TokenError::NotJwt)?;
+        let header: Header<'_> = read_object(&header).ok_or(TokenError::NotJwt)?;
+        if header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        let algorithm = header.alg.parse().map_err(|_| TokenError::WrongAlgorithm)?;
+        let kid = header.kid.as_deref();
+        let signed_by = self.verify_signature(&Signed { message, signature, algorithm, kid })?;
+        let claims = decode(payload).ok_or(TokenError::NotJwt)?;
+        Claims::judge(&claims, signed_by, &self.rules, now_unix_s)
+    }
+
+    fn verify_signature(&self, signed: &Signed<'_>) -> Result<SignedBy, TokenError> {
+        if self.own.verifying.is_named(signed.kid) {
+            return self.own.verifying.verify(signed).map(|()| SignedBy::Server);
+        }
+        let keys = self.operator_keys();
+        let verified = verify_with(keys.of_files.iter().chain(&*keys.of_url), signed);
+        if verified.is_err() && !keys.of_url.iter().any(|key| key.is_named(signed.kid)) {
+            self.wants_refresh.notify_one();
+        }
+        verified.map(|()| SignedBy::Operator)
+    }
+
+    /// A token of the own key; see [`OwnKey::mint`].
+    pub fn mint(
+        &self,
+        device: DeviceRef<'_>,
+        ttl: Option<Duration>,
+        allow_send: Option<&Patterns>,
+        now_unix_s: u64,
+    ) -> String {
+        self.own.mint(device, ttl, allow_send, now_unix_s)
+    }
+
+    fn operator_keys(&self) -> OperatorKeys {
+        self.operator.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn decode(part: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(part).ok()
+}

@@ -1,0 +1,239 @@
+//! The server's own key: made on the first start, kept in the data directory, signs and verifies.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use serde::Serialize;
+use switchboard_proto::v1::DeviceRef;
+
+use super::error::KeyError;
+use super::keys::Key;
+use super::{Patterns, crypto};
+
+/// The `kid` of every token of the own key. No key of the operator's may have it.
+pub(super) const OWN_KID: &str = "switchboard";
+
+/// The key's file in the data directory.
+pub(super) const KEY_FILE: &str = "token.key";
+
+/// As many bytes as HS256 puts out (RFC 7518 section 3.2).
+const KEY_LEN: usize = 32;
+
+/// The server's own key, HS256. Only its tokens may name a numeric device.
+pub struct OwnKey {
+    header: Header,
+    signing: EncodingKey,
+    pub(super) verifying: Key,
+}
+
+/// Without the key.
+impl std::fmt::Debug for OwnKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnKey").finish_non_exhaustive()
+    }
+}
+
+/// The claims of a token that is minted here.
+#[derive(Serialize)]
+struct Minted<'a> {
+    sub: &'a str,
+    iat: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_send: Option<Vec<&'a str>>,
+}
+
+impl OwnKey {
+    /// The key in the data directory `dir`. Where there is none it is made first, directory and all,
+    /// and is on disk when this returns. Two processes that make one at once get the same.
+    ///
+    /// A key to which every user of the machine has access is refused. One to which a group has access
+    /// is not: container platforms hand the files of a volume to a group.
+    pub fn open(dir: &Path) -> Result<OwnKey, KeyError> {
+        let path = dir.join(KEY_FILE);
+        match read(&path) {
+            Err(KeyError::Own { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                make(dir, &path)
+            }
+            read => read,
+        }
+        .map(OwnKey::from_bytes)
+    }
+
+    /// A key that ends with the process.
+    pub fn random() -> Result<OwnKey, KeyError> {
+        random_bytes().map(OwnKey::from_bytes)
+    }
+
+    fn from_bytes(bytes: [u8; KEY_LEN]) -> OwnKey {
+        crypto::install();
+        let kid = Some(OWN_KID.to_owned());
+        OwnKey {
+            header: Header { kid, ..Header::new(Algorithm::HS256) },
+            signing: EncodingKey::from_secret(&bytes),
+            verifying: Key::new(Some(OWN_KID), Algorithm::HS256, DecodingKey::from_secret(&bytes)),
+        }
+    }
+
+    /// A token that proves to be `device`, from `now_unix_s` until `ttl` is over, or for as long as
+    /// the key lives. With `allow_send` the device may send to those only.
+    ///
+    /// Many long patterns make a token longer than [`TOKEN_LEN_MAX`](super::TOKEN_LEN_MAX), which
+    /// nobody will accept.
+    pub fn mint(
+        &self,
+        device: DeviceRef<'_>,
+        ttl: Option<Duration>,
+        allow_send: Option<&Patterns>,
+        now_unix_s: u64,
+    ) -> String {
+        let claims = Minted {
+            sub: &device.to_string(),
+            iat: now_unix_s,
+            exp: ttl.map(|ttl| now_unix_s.saturating_add(ttl.as_secs())),
+            allow_send: allow_send.map(|patterns| patterns.iter().collect()),
+        };
+        jsonwebtoken::encode(&self.header, &claims, &self.signing)
+            .expect("HS256 signs anything, and these claims are JSON")
+    }
+}
+
+fn random_bytes() -> Result<[u8; KEY_LEN], KeyError> {
+    let mut bytes = [0; KEY_LEN];
+    getrandom::fill(&mut bytes).map_err(KeyError::NoRandomness)?;
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
+    let failed = |source| KeyError::Own { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    if mode & 0o007 != 0 {
+        return Err(KeyError::OwnExposed { path: path.to_owned(), mode });
+    }
+    let mut bytes = Vec::new();
+    // One byte more than a key, to see that there is no more.
+    file.take(KEY_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    bytes.try_into().map_err(|_| KeyError::OwnDamaged { path: path.to_owned() })
+}
+
+/// Makes the key under another name, syncs it, and names it `path` unless that is taken by then. The
+/// file is readable and writable by the server's user alone from the moment it exists.
+fn make(dir: &Path, path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
+    let failed = |source| KeyError::Own { path: path.to_owned(), source };
+    let bytes = random_bytes()?;
+    make_dir(dir).map_err(failed)?;
+    let written =
+        tempfile::Builder::new().prefix(".token.key.").tempfile_in(dir).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        });
+    match written.map_err(failed)?.persist_noclobber(path) {
+        Ok(_) => {}
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return read(path),
+        Err(e) => return Err(failed(e.error)),
+    }
+    sync_dir(dir).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Makes `dir` with all above it, for the server's user alone, and syncs the entry that names it.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if fs::exists(dir)? {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    sync_dir(dir.parent().unwrap_or(dir))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn token(key: &OwnKey) -> String {
+        key.mint(DeviceRef::Name("a"), None, None, 0)
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_for_its_user_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("a/b");
+        let made = OwnKey::open(&dir).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&dir), mode(&dir.join(KEY_FILE))), (0o700, 0o600));
+        assert_eq!(token(&OwnKey::open(&dir).unwrap()), token(&made));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else is left there");
+    }
+
+    #[test]
+    fn keys_differ() {
+        let [one, two] = [OwnKey::random().unwrap(), OwnKey::random().unwrap()];
+        assert_ne!(token(&one), token(&two));
+    }
+
+    #[test]
+    fn two_that_make_the_key_at_once_get_the_same() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        let other = OwnKey::open(dir).unwrap();
+        // As if the other process had come first after this one had looked.
+        let made = make(dir, &dir.join(KEY_FILE)).map(OwnKey::from_bytes).unwrap();
+        assert_eq!(token(&made), token(&other));
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_that_everybody_may_read_or_write_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(KEY_FILE);
+        OwnKey::open(home.path()).unwrap();
+        for (mode, is_refused) in [
+            (0o600, false),
+            (0o400, false),
+            (0o660, false),
+            (0o604, true),
+            (0o602, true),
+            (0o644, true),
+            (0o777, true),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let opened = OwnKey::open(home.path());
+            assert_eq!(matches!(opened, Err(KeyError::OwnExposed { .. })), is_refused, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_key_is_refused_and_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(KEY_FILE);
+        OwnKey::open(home.path()).unwrap();
+        for len in [0, 31, 33, 5000] {
+            fs::write(&path, vec![7; len]).unwrap();
+            let error = OwnKey::open(home.path()).unwrap_err();
+            assert!(matches!(error, KeyError::OwnDamaged { .. }), "{len}: {error}");
+            assert_eq!(fs::metadata(&path).unwrap().len(), len as u64);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = OwnKey::open(&file.join("data")).unwrap_err();
+        assert!(error.to_string().starts_with(file.to_str().unwrap()), "{error}");
+    }
+}

@@ -1,0 +1,218 @@
+//! Keeps the key set of a URL fresh: at intervals, and when somebody comes with a key not in it.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::error::KeyError;
+use super::fetch::Fetcher;
+use super::{Keyring, public};
+use crate::config::{Config, KeySet};
+
+/// Least time between two fetches, whoever comes with whatever key; also how soon one that failed is
+/// tried again.
+const GAP: Duration = Duration::from_secs(10);
+
+/// The key set's URL, and when to fetch it.
+#[derive(Debug)]
+pub(super) struct Remote {
+    fetcher: Fetcher,
+    every: Duration,
+    gap: Duration,
+}
+
+impl Remote {
+    /// `None` when the configuration names no URL.
+    pub(super) fn of(config: &Config) -> Result<Option<Remote>, KeyError> {
+        let Some(KeySet::Url(url)) = &config.auth_jwks else { return Ok(None) };
+        let fetcher = Fetcher::new(url.clone())?;
+        Ok(Some(Remote { fetcher, every: config.auth_jwks_refresh, gap: GAP }))
+    }
+}
+
+impl Keyring {
+    /// Fetches the key set of a URL now and whenever it is time, until `stop` completes; without a
+    /// URL it only waits for that. While a fetch fails the keys that are there stay.
+    ///
+    /// To be run by one task, which the server waits for. Nothing goes on when it has returned.
+    pub async fn keep_fresh(&self, stop: impl Future<Output = ()>) {
+        let refresh = async {
+            match &self.remote {
+                Some(remote) => self.refresh_again_and_again(remote).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop => {}
+            () = refresh => {}
+        }
+    }
+
+    async fn refresh_again_and_again(&self, remote: &Remote) {
+        loop {
+            let pause = match self.refresh(remote).await {
+                Ok(keys) => {
+                    tracing::debug!(keys, "auth_jwks: key set fetched");
+                    remote.every
+                }
+                Err(problem) => {
+                    tracing::warn!(%problem, "auth_jwks: the old key set stays");
+                    remote.every.min(remote.gap)
+                }
+            };
+            let wanted = async {
+                tokio::time::sleep(remote.gap).await;
+                self.wants_refresh.notified().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = wanted => {}
+            }
+        }
+    }
+
+    /// Fetches once; gives the number of keys.
+    async fn refresh(&self, remote: &Remote) -> Result<usize, String> {
+        let text = remote.fetcher.fetch().await.map_err(|error| error.to_string())?;
+        let keys = public::from_jwks(&text)?;
+        let count = keys.len();
+        let mut operator = self.operator.write().unwrap_or_else(PoisonError::into_inner);
+        operator.of_url = keys.into();
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Instant;
+
+    use axum::Router;
+    use axum::routing::get;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio::task::JoinSet;
+
+    use super::super::TokenError;
+    use super::super::tests::Issuer;
+    use super::*;
+
+    /// Nothing in a test takes this long unless it hangs.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server with a key set, and the time of each request.
+    struct Host {
+        text: Arc<Mutex<String>>,
+        asked: mpsc::UnboundedReceiver<Instant>,
+        keyring: Keyring,
+        _serving: JoinSet<()>,
+    }
+
+    impl Host {
+        async fn new(keys: &[Value], gap: Duration) -> Host {
+            let text = Arc::new(Mutex::new(set(keys)));
+            let (ask, asked) = mpsc::unbounded_channel();
+            let answer = Arc::clone(&text);
+            let handler = async move || {
+                ask.send(Instant::now()).unwrap();
+                answer.lock().unwrap().clone()
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/jwks", listener.local_addr().unwrap()).parse().unwrap();
+            let mut serving = JoinSet::new();
+            let router = Router::new().route("/jwks", get(handler));
+            serving.spawn(async { axum::serve(listener, router).await.unwrap() });
+            let auth_jwks = Some(KeySet::Url(url));
+            let config = Config { data_dir: None, auth_jwks, ..Config::default() };
+            let mut keyring = Keyring::open(&config).unwrap();
+            keyring.remote.as_mut().unwrap().gap = gap;
+            Host { text, asked, keyring, _serving: serving }
+        }
+
+        fn answer(&self, text: String) {
+            *self.text.lock().unwrap() = text;
+        }
+
+        async fn refresh(&self) -> Result<usize, String> {
+            self.keyring.refresh(self.keyring.remote.as_ref().unwrap()).await
+        }
+    }
+
+    fn set(keys: &[Value]) -> String {
+        json!({ "keys": keys }).to_string()
+    }
+
+    fn verify(keyring: &Keyring, issuer: &Issuer, kid: &str) -> Result<(), TokenError> {
+        keyring.verify(&issuer.token(Some(kid), &json!({ "sub": "a" })), 0).map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_fails_leaves_the_old_set() {
+        let (old, new) = (Issuer::p256(), Issuer::ed25519());
+        let host = Host::new(&[old.jwk(Some("old"))], GAP).await;
+        assert_eq!(verify(&host.keyring, &old, "old"), Err(TokenError::UnknownKey));
+        assert_eq!(host.refresh().await, Ok(1));
+        for broken in ["", "<html>", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#] {
+            host.answer(broken.to_owned());
+            assert!(host.refresh().await.is_err(), "{broken}");
+            assert_eq!(verify(&host.keyring, &old, "old"), Ok(()));
+        }
+        host.answer(set(&[new.jwk(Some("new"))]));
+        assert_eq!(host.refresh().await, Ok(1));
+        assert_eq!(verify(&host.keyring, &new, "new"), Ok(()));
+        assert_eq!(verify(&host.keyring, &old, "old"), Err(TokenError::UnknownKey));
+    }
+
+    /// Runs `script` beside [`Keyring::keep_fresh`], which must end with it.
+    async fn beside_keep_fresh(keyring: &Keyring, script: impl Future<Output = ()>) {
+        tokio::time::timeout(PATIENCE, keyring.keep_fresh(script)).await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_makes_it_look_but_not_twice_within_the_gap() {
+        let gap = Duration::from_millis(50);
+        let (old, new) = (Issuer::p256(), Issuer::ed25519());
+        let mut host = Host::new(&[old.jwk(Some("old"))], gap).await;
+        let (text, asked, keyring) = (&host.text, &mut host.asked, &host.keyring);
+        beside_keep_fresh(keyring, async {
+            let first = asked.recv().await.unwrap();
+            *text.lock().unwrap() = set(&[new.jwk(Some("new"))]);
+            assert_eq!(verify(keyring, &new, "new"), Err(TokenError::UnknownKey));
+            let second = asked.recv().await.unwrap();
+            assert!(second - first >= gap);
+            while verify(keyring, &new, "new").is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn reload_makes_it_look() {
+        let mut host = Host::new(&[Issuer::p256().jwk(None)], Duration::ZERO).await;
+        let (asked, keyring) = (&mut host.asked, &host.keyring);
+        beside_keep_fresh(keyring, async {
+            asked.recv().await.unwrap();
+            keyring.reload().unwrap();
+            asked.recv().await.unwrap();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_failed_is_tried_again_soon() {
+        let mut host = Host::new(&[], Duration::ZERO).await;
+        let (asked, keyring) = (&mut host.asked, &host.keyring);
+        beside_keep_fresh(keyring, async {
+            asked.recv().await.unwrap();
+            asked.recv().await.unwrap();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn without_a_url_it_waits_for_its_end() {
+        let keyring = Keyring::open(&Config { data_dir: None, ..Config::default() }).unwrap();
+        beside_keep_fresh(&keyring, std::future::ready(())).await;
+    }
+}
