@@ -180,6 +180,10 @@ pub(crate) struct Post {
     /// From this shard to itself.
     local: VecDeque<Parcel>,
     stats: Stats,
+    /// Connections that the flap guard makes wait.
+    waiting: FxHashMap<crate::Conn, DeviceId>,
+    /// What all mailboxes are named after, beside their own number.
+    epoch: u64,
 }
 
 /// What waits, over all mailboxes of a shard.
@@ -239,6 +243,8 @@ impl Post {
             sent_order: VecDeque::new(),
             local: VecDeque::new(),
             stats: Stats::default(),
+            waiting: FxHashMap::default(),
+            epoch: 0,
         }
     }
 }
@@ -324,6 +330,22 @@ impl Broker {
         }
     }
 
+    /// Names all mailboxes after this number too: when it changes, devices forget what they saw.
+    pub fn name_mailboxes_after(&mut self, epoch: u64) {
+        self.post.epoch = epoch;
+    }
+
+    /// Mailboxes and waiting messages, while the replay is not over.
+    pub fn replayed_so_far(&self) -> (u64, u64) {
+        let messages = self.post.devices.values().map(|device| device.mailbox.waiting() as u64);
+        (self.post.devices.len() as u64, messages.sum())
+    }
+
+    /// A mailbox's name as it stands on the wire.
+    fn mailbox_name(&self, device: &Device) -> String {
+        format!("{:016x}", device.mailbox_name ^ self.post.epoch)
+    }
+
     /// How much waits.
     pub fn stats(&self) -> Stats {
         self.post.stats
@@ -351,9 +373,4 @@ impl Broker {
         use switchboard_proto::v1::Durability;
         if self.post.is_durable { Durability::Disk } else { Durability::Memory }
     }
-}
-
-/// A mailbox's name as it stands on the wire.
-pub(crate) fn mailbox_name(name: u64) -> String {
-    format!("{name:016x}")
 }

@@ -11,7 +11,7 @@ use switchboard_proto::v1::{
 };
 
 use super::timers::Alarm;
-use super::{Device, Event, Mailbox, Now, Out, Parcel, Record, SendFilter, mailbox_name};
+use super::{Device, Event, Mailbox, Now, Out, Parcel, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::directory::Watcher;
 use crate::{Conn, Moment, Shown};
@@ -140,9 +140,12 @@ impl Broker {
         let id = hello.device;
         let until = now.at.after(wait);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let conn = hello.conn;
         if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
+            self.post.waiting.remove(&older.hello.conn);
             out(taken_over(older.hello.conn));
         }
+        self.post.waiting.insert(conn, id);
         self.post.timers.add(until, Alarm::Waiting, id);
     }
 
@@ -151,10 +154,11 @@ impl Broker {
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
         let number = self.post.next_session;
         self.post.next_session = number.wrapping_add(1).max(1);
-        let is_durable = self.post.is_durable;
+        let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let resumed = device.resumes(&hello);
-        if !resumed && device.has_lost(&hello) {
+        let knows = device.knows(&hello, epoch);
+        let resumed = knows && hello.last_seq < device.mailbox.next_seq();
+        if knows && !resumed {
             // It has seen more than there is: the store is older than the device's memory.
             device.mailbox_name = hello.nonce;
         }
@@ -196,7 +200,7 @@ impl Broker {
             return self.inform_as(hello.conn, id, out);
         }
         let Some(device) = self.post.devices.get(&id) else { return };
-        let (shown, name) = (self.show(id), mailbox_name(device.mailbox_name));
+        let (shown, name) = (self.show(id), self.mailbox_name(device));
         let limits = &self.post.limits;
         let frame = ServerFrame::Welcome(Welcome {
             device: shown.as_ref(),
@@ -219,10 +223,9 @@ impl Broker {
             self.end_session(now, id, None, out);
             return;
         }
-        let waits = |device: &&mut Box<Device>| {
-            device.waiting.as_ref().is_some_and(|waiting| waiting.hello.conn == conn)
-        };
-        if let Some(device) = self.post.devices.values_mut().find(waits) {
+        if let Some(id) = self.post.waiting.remove(&conn)
+            && let Some(device) = self.post.devices.get_mut(&id)
+        {
             device.waiting = None;
         }
     }
@@ -449,6 +452,7 @@ impl Broker {
             return;
         }
         if let Some(waiting) = device.waiting.take() {
+            self.post.waiting.remove(&waiting.hello.conn);
             if device.is_ending {
                 return self.wait(now, waiting.hello, Duration::from_millis(50), out);
             }
@@ -602,17 +606,9 @@ impl Broker {
 }
 
 impl Device {
-    /// Whether the device knows this mailbox, and no more of it than there is.
-    fn resumes(&self, hello: &Hello) -> bool {
-        self.knows(hello) && hello.last_seq < self.mailbox.next_seq()
-    }
-
-    fn has_lost(&self, hello: &Hello) -> bool {
-        self.knows(hello) && hello.last_seq >= self.mailbox.next_seq()
-    }
-
-    fn knows(&self, hello: &Hello) -> bool {
-        hello.mailbox.as_deref() == Some(&mailbox_name(self.mailbox_name))
+    /// Whether a newcomer names this mailbox.
+    fn knows(&self, hello: &Hello, epoch: u64) -> bool {
+        hello.mailbox.as_deref() == Some(&format!("{:016x}", self.mailbox_name ^ epoch))
     }
 
     /// How it stands, as the store keeps it.
