@@ -7,6 +7,7 @@ mod output;
 mod send;
 mod serve;
 mod settings;
+mod token;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,9 @@ enum Command {
     /// Be a device: print the own id, then what arrives, until Ctrl-C
     #[command(after_help = listen::EXAMPLES)]
     Listen(listen::Args),
+    /// Print a token by which a device proves its name
+    #[command(after_help = token::EXAMPLES)]
+    Token(token::Args),
     /// Put load on a server of this machine and measure it
     Bench(crate::bench::Args),
 }
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::run(&command).into(),
         Command::Send(args) => send::run(&args).into(),
         Command::Listen(args) => listen::run(&args).into(),
+        Command::Token(args) => token::run(&args).into(),
         Command::Bench(args) => crate::bench::run(args).unwrap_or_else(|e| {
             eprintln!("switchboard: cannot run the bench: {e:#}");
             Exit::Usage.into()
@@ -164,7 +169,8 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal() {
-        let lines = [EXAMPLES, EXIT_CODES, send::EXAMPLES, listen::EXAMPLES].map(str::lines);
+        let lines = [EXAMPLES, EXIT_CODES, send::EXAMPLES, listen::EXAMPLES, token::EXAMPLES];
+        let lines = lines.map(str::lines);
         for line in lines.into_iter().flatten() {
             assert!(line.len() <= 80, "{line}");
         }

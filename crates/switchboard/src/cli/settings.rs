@@ -30,6 +30,12 @@ pub(super) struct Settings {
     /// The private key of the certificate (PEM)
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
+    /// Keep mailboxes and the key of all tokens here [default: switchboard-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Keep nothing on disk: a restart forgets every device, message and token
+    #[arg(long, conflicts_with = "data_dir")]
+    memory: bool,
     /// Write log lines from this level on: error, warn, info, debug, trace or off
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -41,12 +47,15 @@ pub(super) struct Settings {
 impl Settings {
     /// What was given, `--set` last.
     pub(super) fn flags(&self) -> Vec<Flag> {
+        let memory = self.memory.then(String::new);
         let dedicated = [
             ("--listen", "listen", &self.listen),
             ("--port", "port", &self.port),
             ("--shards", "shards", &self.shards),
             ("--tls-cert", "tls_cert", &self.tls_cert),
             ("--tls-key", "tls_key", &self.tls_key),
+            ("--data-dir", "data_dir", &self.data_dir),
+            ("--memory", "data_dir", &memory),
             ("--log-level", "log_level", &self.log_level),
         ];
         let dedicated = dedicated.into_iter().filter_map(|(name, key, value)| {

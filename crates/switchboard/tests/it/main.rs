@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot go on has failed")]
 
 mod abuse;
+mod auth;
 mod bench;
 mod cli;
 mod device;

@@ -1,0 +1,118 @@
+//! `switchboard token`: signs a token for a device with the server's own key.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use switchboard_proto::v1::DeviceRef;
+
+use super::{Exit, output};
+use crate::auth::{DeviceIdent, OwnKey, Patterns, TOKEN_LEN_MAX};
+use crate::config::{self, Flag};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  switchboard token --device sensor-7 > sensor-7.token
+  switchboard token --device alice --ttl 24h --data-dir /var/lib/switchboard
+  switchboard token --device meter --allow-send 'hub-*' --allow-send billing
+
+The key is in the data directory of the server; it is made if there is none.
+Run this as the user that the server runs as. A token cannot be taken back;
+to end all of them, stop the server, remove token.key and start it again.
+
+Exit codes: 0 printed, 1 failed, 2 wrong usage";
+
+/// Whose token, and for how long.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The device's name: a letter, then up to 127 of A-Z a-z 0-9 . _ : @ -
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    device: DeviceIdent,
+    /// How long it is valid, such as 24h or 30days [default: as long as the key]
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    ttl: Option<Duration>,
+    /// Let the device send only to ids that this matches, * being any characters; may be given again
+    #[arg(long, value_name = "PATTERN")]
+    allow_send: Vec<String>,
+    /// The data directory of the server [default: as the server would choose]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The configuration file of the server [default: as the server would choose]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Prints the token alone on standard output, so that a shell can take it.
+pub(super) fn run(args: &Args) -> Exit {
+    match mint(args) {
+        Ok(token) => {
+            let exit = output::print(&format!("{token}\n"));
+            if exit == Exit::Done && io::stdout().is_terminal() {
+                eprintln!("{}", hint(args));
+            }
+            exit
+        }
+        Err((exit, problem)) => {
+            eprintln!("switchboard: cannot make a token: {problem}");
+            exit
+        }
+    }
+}
+
+fn mint(args: &Args) -> Result<String, (Exit, String)> {
+    let usage = |problem: &dyn ToString| (Exit::Usage, problem.to_string());
+    let patterns = match args.allow_send.as_slice() {
+        [] => None,
+        given => Some(
+            Patterns::new(given.iter().map(String::as_str))
+                .map_err(|error| usage(&format!("--allow-send: {error}")))?,
+        ),
+    };
+    let flag = args.data_dir.clone().map(|value| Flag {
+        name: "--data-dir".to_owned(),
+        key: "data_dir".to_owned(),
+        value,
+    });
+    let loaded = config::load(Path::new(""), args.config.as_deref(), std::env::vars_os(), flag)
+        .map_err(|mistakes| usage(&mistakes))?;
+    let dir = loaded.config.data_dir.ok_or_else(|| {
+        usage(&"the server keeps no data (data_dir is empty), so its key is not to be had")
+    })?;
+    let failed = |problem: &dyn ToString| (Exit::Failed, problem.to_string());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|e| failed(&e))?;
+    let key = OwnKey::open(&dir).map_err(|error| failed(&error))?;
+    let token = key.mint(args.device.as_ref(), args.ttl, patterns.as_ref(), now.as_secs());
+    if token.len() > TOKEN_LEN_MAX {
+        return Err(usage(&"--allow-send: these patterns are too long for one token"));
+    }
+    Ok(token)
+}
+
+/// What to know about the token, for somebody who sees it on a terminal.
+fn hint(args: &Args) -> String {
+    let until = match args.ttl {
+        Some(ttl) => format!("for {}", humantime::format_duration(ttl)),
+        None => "until the server's key is replaced".to_owned(),
+    };
+    format!("Valid {until}. Whoever has it is {}: keep it secret.", args.device)
+}
+
+fn name(text: &str) -> Result<DeviceIdent, String> {
+    match DeviceRef::parse(text) {
+        Some(device @ DeviceRef::Name(_)) => Ok(device.into()),
+        _ if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => Err(
+            "numbers are given by the server, with a token, to devices that come without a name; \
+             choose a name that starts with a letter"
+                .to_owned(),
+        ),
+        _ => Err("a name is a letter, then up to 127 of A-Z a-z 0-9 . _ : @ -".to_owned()),
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl.as_secs() > 0 => Ok(ttl),
+        Ok(_) => Err("give at least 1s".to_owned()),
+        Err(error) => Err(format!("{error}; give a time such as 24h or 30days")),
+    }
+}

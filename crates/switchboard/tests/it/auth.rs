@@ -1,0 +1,120 @@
+//! `switchboard token` from outside: what it prints is a token that the server's key has signed.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::SystemTime;
+
+use switchboard::auth::{Claims, DeviceIdent, Keyring, Patterns};
+use switchboard::config::Config;
+
+use crate::server::binary;
+
+/// Runs `switchboard token <line>` in `home`.
+fn token(home: &Path, line: &str) -> Output {
+    let args = ["token"].into_iter().chain(line.split_whitespace());
+    binary().args(args).current_dir(home).output().unwrap()
+}
+
+/// What the printed token proves to a server with this data directory.
+fn claims(output: &Output, data_dir: PathBuf) -> Claims {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stderr, b"", "standard output is no terminal");
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    let config = Config { data_dir: Some(data_dir), ..Config::default() };
+    let keyring = Keyring::open(&config).unwrap();
+    keyring.verify(printed.strip_suffix('\n').unwrap(), now_s()).unwrap()
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// How it failed, and with what words.
+#[track_caller]
+fn refused(output: &Output, code: i32, words: &str) {
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(code), &b""[..]), "{err}");
+    assert!(err.contains(words), "{err}");
+}
+
+#[test]
+fn a_token_is_for_the_server_with_the_same_data_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let alice = DeviceIdent::Name("alice".into());
+    let expected = Claims { device: alice, expires_at_ms: None, allow_send: None };
+    let default = home.path().join("switchboard-data");
+    assert_eq!(claims(&token(home.path(), "--device alice"), default), expected);
+    fs::write(home.path().join("switchboard.toml"), "data_dir = \"other\"").unwrap();
+    let other = home.path().join("other");
+    assert_eq!(claims(&token(home.path(), "--device alice"), other), expected);
+    let given = home.path().join("given/deep");
+    let ran = token(home.path(), "--device alice --data-dir given/deep");
+    assert_eq!(claims(&ran, given.clone()), expected);
+    let key = fs::metadata(given.join("token.key")).unwrap();
+    assert_eq!((key.len(), key.permissions().mode() & 0o777), (32, 0o600));
+}
+
+#[test]
+fn a_token_may_end_and_may_bound_whom_its_device_sends_to() {
+    let home = tempfile::tempdir().unwrap();
+    let before_ms = now_s() * 1000;
+    let ran = token(home.path(), "--device a --ttl 24h --allow-send hub-* --allow-send billing");
+    let claims = claims(&ran, home.path().join("switchboard-data"));
+    let ttl_ms = 24 * 3600 * 1000;
+    let expires_at_ms = claims.expires_at_ms.unwrap();
+    assert!((before_ms + ttl_ms..=now_s() * 1000 + ttl_ms).contains(&expires_at_ms));
+    assert_eq!(claims.allow_send, Some(Patterns::new(["hub-*", "billing"]).unwrap()));
+}
+
+#[test]
+fn what_is_asked_for_wrongly_is_explained_and_makes_no_key() {
+    let home = tempfile::tempdir().unwrap();
+    for (line, words) in [
+        ("--device 100000000", "numbers are given by the server"),
+        ("--device -", "a name is a letter"),
+        ("--device a/b", "a name is a letter"),
+        ("", "--device"),
+        ("--device a --ttl 0s", "at least 1s"),
+        ("--device a --ttl soon", "such as 24h"),
+        ("--device a --allow-send a/b", "a pattern must be"),
+        ("--device a --data-dir=", "keeps no data"),
+    ] {
+        refused(&token(home.path(), line), 2, words);
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn patterns_that_no_token_can_hold_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let patterns: String = (0..64).map(|_| format!(" --allow-send {}", "a".repeat(128))).collect();
+    refused(&token(home.path(), &format!("--device a{patterns}")), 2, "too long");
+}
+
+#[test]
+fn a_key_that_everybody_may_read_signs_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    token(home.path(), "--device a --data-dir .");
+    fs::set_permissions(home.path().join("token.key"), Permissions::from_mode(0o644)).unwrap();
+    refused(&token(home.path(), "--device a --data-dir ."), 1, "chmod 600 ./token.key");
+}
+
+#[test]
+fn memory_and_a_data_directory_exclude_each_other() {
+    let ran = binary().args(["--memory", "--data-dir", "x"]).output().unwrap();
+    refused(&ran, 2, "--memory");
+    let home = tempfile::tempdir().unwrap();
+    for (flags, shown) in [
+        (["config", "print", "--memory"], "\"\"  # --memory"),
+        (["config", "print", "--data-dir=x"], "\"x\"  # --data-dir"),
+    ] {
+        let ran = binary().args(flags).current_dir(home.path()).output().unwrap();
+        let printed = String::from_utf8(ran.stdout).unwrap();
+        let line = format!("data_dir = {shown}");
+        assert!(printed.lines().any(|printed| printed == line), "{line} not in\n{printed}");
+    }
+}
