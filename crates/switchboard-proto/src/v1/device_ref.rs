@@ -26,7 +26,7 @@ impl<'a> DeviceRef<'a> {
     #[inline]
     pub fn parse(text: &'a str) -> Option<DeviceRef<'a>> {
         match text.as_bytes() {
-            [b'0'..=b'9', ..] => number(text).map(DeviceRef::Number),
+            [b'0'..=b'9', ..] => number(text.as_bytes()).map(DeviceRef::Number),
             [b'A'..=b'Z' | b'a'..=b'z', rest @ ..] => {
                 let valid = rest.len() < NAME_LEN_MAX && rest.iter().all(|&byte| in_name(byte));
                 valid.then_some(DeviceRef::Name(text))
@@ -72,9 +72,25 @@ impl From<DeviceId> for DeviceRef<'_> {
     }
 }
 
-/// A number that a v1 device can have.
-fn number(digits: &str) -> Option<DeviceId> {
-    DeviceId::from_decimal(digits).filter(|id| id.get() >> 63 == 0)
+/// The device with this number, in decimal digits without leading zeros; `None` if no v1 device
+/// can have it.
+#[inline]
+pub(super) fn number(digits: &[u8]) -> Option<DeviceId> {
+    /// 2^63 - 1 has as many, and none of as many overflows.
+    const DIGITS_MAX: usize = 19;
+
+    if digits.is_empty() || digits.len() > DIGITS_MAX || (digits[0] == b'0' && digits.len() > 1) {
+        return None;
+    }
+    let mut number = 0;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number * 10 + u64::from(digit);
+    }
+    (number >> 63 == 0).then(|| DeviceId::new(number))
 }
 
 /// Whether a name may hold the byte after its first.

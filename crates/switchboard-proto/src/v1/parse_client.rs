@@ -29,14 +29,16 @@ use super::{
 /// well-formed and holds exactly one valid `id`, whatever the frame's type.
 #[inline]
 pub fn parse_client(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
-    let fields = match Fields::scan(text) {
-        Ok(fields) => fields,
-        Err(fault) => return Err(bad_frame(fault.to_string(), None)),
-    };
+    let mut fields = Fields::new(text);
+    if let Err(fault) = fields.scan() {
+        return Err(bad_frame(fault.to_string(), None));
+    }
+    let fields = fields;
     match client_kind(&fields) {
-        Ok(Ok(kind)) => {
-            read_frame(kind, &fields).map_err(|message| bad_frame(message, Some(&fields)))
-        }
+        Ok(Ok(kind)) => match read_frame(kind, &fields) {
+            Ok(frame) => Ok(frame),
+            Err(message) => Err(bad_frame(message, Some(&fields))),
+        },
         Ok(Err(unknown)) => Err(unknown_type(&unknown, &fields)),
         Err(message) => Err(bad_frame(message, Some(&fields))),
     }
@@ -48,9 +50,9 @@ fn bad_frame(message: String, fields: Option<&Fields<'_>>) -> FrameError {
 }
 
 #[cold]
-fn unknown_type(unknown: &str, fields: &Fields<'_>) -> FrameError {
+fn unknown_type(unknown: &[u8], fields: &Fields<'_>) -> FrameError {
     let known: Vec<&str> = ClientKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    let shown: String = unknown.chars().take(32).collect();
+    let shown: String = String::from_utf8_lossy(unknown).chars().take(32).collect();
     let message = format!("no client sends a `{shown}`; it may send {}", known.join(", "));
     FrameError { code: FrameErrorCode::UnknownType, message, id: id_of(fields) }
 }
@@ -61,9 +63,9 @@ fn id_of(fields: &Fields<'_>) -> Option<String> {
 
 /// What the frame is, or the unknown type that it names.
 #[inline]
-fn client_kind<'a>(fields: &Fields<'a>) -> Read<Result<ClientKind, Cow<'a, str>>> {
-    let name = required(Field::Type, fields.text(Field::Type)?)?;
-    Ok(ClientKind::parse(&*name).ok_or(name))
+fn client_kind<'a>(fields: &Fields<'a>) -> Read<Result<ClientKind, Cow<'a, [u8]>>> {
+    let name = required(Field::Type, fields.bytes(Field::Type)?)?;
+    Ok(ClientKind::parse(&name).ok_or(name))
 }
 
 #[inline]

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::scan::{Elements, Fields, integer_of, text_of};
+use super::device_ref::number;
+use super::scan::{Elements, Fields, integer_of, text_of, utf8};
 use super::words::Field;
 use super::{Address, INTEGER_MAX, WATCH_MAX};
 
@@ -44,15 +45,21 @@ impl<'a> Fields<'a> {
         Ok(self.any(field)?.filter(|value| *value != b"null"))
     }
 
+    /// A string's bytes; of any length.
+    #[inline]
+    pub(super) fn bytes(&self, field: Field) -> Read<Option<Cow<'a, [u8]>>> {
+        let Some(value) = self.optional(field)? else { return Ok(None) };
+        match self.string(field) {
+            None => wrong(field, "a string", value),
+            bytes => Ok(bytes),
+        }
+    }
+
     /// A string; of any length.
     #[inline]
     pub(super) fn text(&self, field: Field) -> Read<Option<Cow<'a, str>>> {
-        let Some(value) = self.optional(field)? else { return Ok(None) };
-        match text_of(value) {
-            Some(text) => Ok(Some(text)),
-            None if value[0] == b'"' => Err(format!("`{field}` is not UTF-8")),
-            None => wrong(field, "a string", value),
-        }
+        let Some(bytes) = self.bytes(field)? else { return Ok(None) };
+        utf8(bytes).map(Some).ok_or_else(|| format!("`{field}` is not UTF-8"))
     }
 
     /// A string of at most so many bytes.
@@ -113,7 +120,14 @@ impl<'a> Fields<'a> {
     #[inline]
     pub(super) fn address(&self, field: Field) -> Read<Option<Address<'a>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
-        address(field, value).map(Some)
+        let Some(bytes) = self.string(field) else { return wrong(field, DEVICE_WANTED, value) };
+        if let Some(id) = number(&bytes) {
+            return Ok(Some(Address::Number(id)));
+        }
+        match utf8(bytes) {
+            Some(text) => Ok(Some(Address::new(text))),
+            None => wrong(field, DEVICE_WANTED, value),
+        }
     }
 
     /// An array of at most [`WATCH_MAX`] device ids.
@@ -131,11 +145,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-#[inline]
+const DEVICE_WANTED: &str = "a device id, which is always a string, as in \"100000000\"";
+
 fn address(field: Field, value: &[u8]) -> Read<Address<'_>> {
     match text_of(value) {
         Some(text) => Ok(Address::new(text)),
-        None => wrong(field, "a device id, which is always a string, as in \"100000000\"", value),
+        None => wrong(field, DEVICE_WANTED, value),
     }
 }
 

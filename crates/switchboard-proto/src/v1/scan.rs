@@ -22,9 +22,12 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Boxed, so that a position and a fault are returned in registers.
+type Scanned<T> = Result<T, Box<Fault>>;
+
 #[cold]
-fn fault<T>(what: &'static str, at: usize) -> Result<T, Fault> {
-    Err(Fault { what, at })
+fn fault<T>(what: &'static str, at: usize) -> Scanned<T> {
+    Err(Box::new(Fault { what, at }))
 }
 
 /// Where the known fields of an object stand in its text.
@@ -34,12 +37,21 @@ pub(super) struct Fields<'a> {
     spans: [(u32, u32); Field::ALL.len()],
     /// A bit for each field that stands more than once.
     repeated: u64,
+    /// A bit for each field whose value is a string with escapes.
+    escaped: u64,
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of a text that is one object and nothing else.
+    /// Of a text that is yet to be scanned.
     #[inline]
-    pub(super) fn scan(text: &'a [u8]) -> Result<Fields<'a>, Fault> {
+    pub(super) fn new(text: &'a [u8]) -> Fields<'a> {
+        Fields { text, spans: [(0, 0); Field::ALL.len()], repeated: 0, escaped: 0 }
+    }
+
+    /// Finds the fields in the text, if it is one object and nothing else.
+    #[inline]
+    pub(super) fn scan(&mut self) -> Scanned<()> {
+        let text = self.text;
         let start = skip_space(text, 0);
         if byte(text, start) != b'{' {
             return fault("a frame is one JSON object, which begins with `{`; it does not", start);
@@ -47,30 +59,33 @@ impl<'a> Fields<'a> {
         if u32::try_from(text.len()).is_err() {
             return fault("a frame has less than 4 GiB; it ends", text.len());
         }
-        let mut fields = Fields { text, spans: [(0, 0); Field::ALL.len()], repeated: 0 };
-        let end = skip_space(text, fields.scan_object(start)?);
+        let end = skip_space(text, self.scan_object(start)?);
         if end < text.len() {
             return fault("a frame is one JSON object; something follows it", end);
         }
-        Ok(fields)
+        Ok(())
     }
 
     /// Scans the object that begins at `start`; gives its end.
     #[inline]
-    fn scan_object(&mut self, start: usize) -> Result<usize, Fault> {
+    fn scan_object(&mut self, start: usize) -> Scanned<usize> {
         let text = self.text;
         let mut at = skip_space(text, start + 1);
         if byte(text, at) == b'}' {
             return Ok(at + 1);
         }
         loop {
-            let key = at;
-            at = string_end(text, key)?;
-            let name = &text[key + 1..at - 1];
-            let value = value_start(text, at)?;
-            at = value_end(text, value)?;
-            self.note(name, value, at);
-            at = skip_space(text, at);
+            let key = Text::scan(text, at)?;
+            let start = value_start(text, key.end)?;
+            let (end, escaped) = match byte(text, start) {
+                b'"' => Text::scan(text, start).map(|value| (value.end, value.escaped))?,
+                b'{' | b'[' => (nest_end(text, start)?, false),
+                _ => (scalar_end(text, start)?, false),
+            };
+            if let Some(field) = field_named(&text[at + 1..key.end - 1], key.escaped) {
+                self.note(field, start, end, escaped);
+            }
+            at = skip_space(text, end);
             match byte(text, at) {
                 b',' => at = skip_space(text, at + 1),
                 b'}' => return Ok(at + 1),
@@ -79,20 +94,28 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Keeps the value's place, if its name, as written in the text, is a field's.
     #[inline]
-    fn note(&mut self, name: &[u8], start: usize, end: usize) {
-        let field = match Field::parse(name) {
-            None if name.contains(&b'\\') => Field::parse(unescaped(name)),
-            field => field,
-        };
-        let Some(field) = field else { return };
+    fn note(&mut self, field: Field, start: usize, end: usize, escaped: bool) {
+        let bit = 1 << (field as u32);
         let span = &mut self.spans[field as usize];
         if span.1 > 0 {
-            self.repeated |= 1 << (field as u32);
+            self.repeated |= bit;
+        }
+        if escaped {
+            self.escaped |= bit;
         }
         // `scan` has seen that the whole text's length fits.
         *span = (start as u32, end as u32);
+    }
+
+    /// The bytes of the string that the field's value is; `None` if it is no string.
+    #[inline]
+    pub(super) fn string(&self, field: Field) -> Option<Cow<'a, [u8]>> {
+        let [b'"', inner @ .., b'"'] = self.raw(field)? else { return None };
+        if self.escaped & (1 << (field as u32)) != 0 {
+            return Some(Cow::Owned(unescaped(inner)));
+        }
+        Some(Cow::Borrowed(inner))
     }
 
     /// The field's value as it stands in the text; the last one if it stands there more than once.
@@ -107,6 +130,12 @@ impl<'a> Fields<'a> {
     pub(super) fn is_repeated(&self, field: Field) -> bool {
         self.repeated & (1 << (field as u32)) != 0
     }
+}
+
+/// The field that a key, given as it is written, names.
+#[inline]
+fn field_named(key: &[u8], escaped: bool) -> Option<Field> {
+    if escaped { Field::parse(unescaped(key)) } else { Field::parse(key) }
 }
 
 /// The elements of an array that has been scanned, each as it stands in the text.
@@ -140,13 +169,19 @@ impl<'a> Iterator for Elements<'a> {
 
 /// The text of a JSON string that has been scanned, given with its quotes; `None` if the value is
 /// no string, or not UTF-8.
-#[inline]
 pub(super) fn text_of(value: &[u8]) -> Option<Cow<'_, str>> {
     let [b'"', inner @ .., b'"'] = value else { return None };
-    if inner.contains(&b'\\') {
-        return String::from_utf8(unescaped(inner)).ok().map(Cow::Owned);
+    let escaped = inner.contains(&b'\\');
+    utf8(if escaped { Cow::Owned(unescaped(inner)) } else { Cow::Borrowed(inner) })
+}
+
+/// The text that the bytes are; `None` if they are not UTF-8.
+#[inline]
+pub(super) fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+    match bytes {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
     }
-    std::str::from_utf8(inner).ok().map(Cow::Borrowed)
 }
 
 /// The number, if the value is written as an integer, without sign, fraction and exponent.
@@ -164,23 +199,32 @@ pub(super) fn integer_of(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// The first byte, from `at` on, that a string cannot hold as it is: a quote, a backslash or a
+/// The first byte, from `from` on, that a string cannot hold as it is: a quote, a backslash or a
 /// control character; the text's length if there is none.
 #[inline]
 pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
-    /// So many bytes are looked at word by word before larger steps pay.
-    const SHORT: usize = 32;
-
     let mut at = from;
+    // Most strings are short: words come first, and larger steps where there is more.
+    for _ in 0..4 {
+        let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) else { break };
+        let found = unplain(u64::from_le_bytes(*word));
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    long_plain_end(text, at)
+}
+
+/// The same for what is long, or near the end of the text.
+fn long_plain_end(text: &[u8], from: usize) -> usize {
+    let mut at = plain_blocks_end(text, from);
     while let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) {
         let found = unplain(u64::from_le_bytes(*word));
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
         at += 8;
-        if at - from == SHORT {
-            at = plain_blocks_end(text, at);
-        }
     }
     while at < text.len() && is_plain(text[at]) {
         at += 1;
@@ -195,17 +239,19 @@ pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
 #[inline]
 fn unplain(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
-    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;
-    let quotes = word ^ (ONES * u64::from(b'"'));
-    let backslashes = word ^ (ONES * u64::from(b'\\'));
-    (below(word, 0x20) | below(quotes, 1) | below(backslashes, 1)) & (ONES * 0x80)
+    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound));
+    let quotes = below(word ^ (ONES * u64::from(b'"')), 1);
+    let backslashes = below(word ^ (ONES * u64::from(b'\\')), 1);
+    // Neither quote nor backslash has the high bit, so `!word` serves all three.
+    (below(word, 0x20) | quotes | backslashes) & !word & (ONES * 0x80)
 }
 
 /// The start of the first block of 32 bytes, from `at` on, that is not all plain or not whole.
+#[inline]
 fn plain_blocks_end(text: &[u8], mut at: usize) -> usize {
     // Without a way out of the inner loop, so that it is compiled to SIMD.
     let all_plain =
-        |block: &[u8; 32]| block.iter().fold(true, |plain, &byte| plain & is_plain(byte));
+        |block: &[u8; 32]| block.iter().fold(0, |odd, &byte| odd | u8::from(!is_plain(byte))) == 0;
     while text.get(at..).and_then(<[u8]>::first_chunk).is_some_and(all_plain) {
         at += 32;
     }
@@ -214,7 +260,7 @@ fn plain_blocks_end(text: &[u8], mut at: usize) -> usize {
 
 #[inline]
 fn is_plain(byte: u8) -> bool {
-    byte >= 0x20 && byte != b'"' && byte != b'\\'
+    (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
 }
 
 /// The byte at `at`, or zero, which JSON allows nowhere, behind the end.
@@ -223,8 +269,13 @@ fn byte(text: &[u8], at: usize) -> u8 {
     text.get(at).copied().unwrap_or(0)
 }
 
-#[inline]
-fn skip_space(text: &[u8], mut at: usize) -> usize {
+#[inline(always)]
+fn skip_space(text: &[u8], at: usize) -> usize {
+    // Most frames hold none, and all else that may stand here is greater.
+    if byte(text, at) > b' ' { at } else { skip_spaces(text, at) }
+}
+
+fn skip_spaces(text: &[u8], mut at: usize) -> usize {
     while matches!(byte(text, at), b' ' | b'\t' | b'\n' | b'\r') {
         at += 1;
     }
@@ -233,7 +284,7 @@ fn skip_space(text: &[u8], mut at: usize) -> usize {
 
 /// From behind an object's key to its value.
 #[inline]
-fn value_start(text: &[u8], at: usize) -> Result<usize, Fault> {
+fn value_start(text: &[u8], at: usize) -> Scanned<usize> {
     let colon = skip_space(text, at);
     if byte(text, colon) != b':' {
         return fault("expected `:`", colon);
@@ -241,18 +292,16 @@ fn value_start(text: &[u8], at: usize) -> Result<usize, Fault> {
     Ok(skip_space(text, colon + 1))
 }
 
-/// The end of the value of the frame's own object that begins at `start`.
-#[inline]
-fn value_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+/// The end of the value in the frame's own object, or in an array there, that begins at `start`.
+fn value_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start) {
-        b'"' => string_end(text, start),
         b'{' | b'[' => nest_end(text, start),
         _ => scalar_end(text, start),
     }
 }
 
 /// The end of a value that is no array and no object.
-fn scalar_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+fn scalar_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start) {
         b'"' => string_end(text, start),
         b'-' | b'0'..=b'9' => number_end(text, start),
@@ -263,7 +312,7 @@ fn scalar_end(text: &[u8], start: usize) -> Result<usize, Fault> {
     }
 }
 
-fn word_end(text: &[u8], start: usize, word: &[u8]) -> Result<usize, Fault> {
+fn word_end(text: &[u8], start: usize, word: &[u8]) -> Scanned<usize> {
     if text[start..].starts_with(word) {
         Ok(start + word.len())
     } else {
@@ -272,7 +321,7 @@ fn word_end(text: &[u8], start: usize, word: &[u8]) -> Result<usize, Fault> {
 }
 
 /// The end of the array or object in the frame's own object that begins at `start`.
-fn nest_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+fn nest_end(text: &[u8], start: usize) -> Scanned<usize> {
     let mut nest = Nest { objects: 0, depth: 1 };
     let mut at = start;
     loop {
@@ -320,7 +369,7 @@ struct Nest {
 const _: () = assert!(DEPTH_MAX <= 65);
 
 impl Nest {
-    fn open(&mut self, object: bool, at: usize) -> Result<(), Fault> {
+    fn open(&mut self, object: bool, at: usize) -> Scanned<()> {
         if self.depth == DEPTH_MAX {
             return fault("a frame nests at most 64 arrays and objects; the next begins", at);
         }
@@ -348,23 +397,44 @@ impl Nest {
     }
 
     /// From where an element of the innermost begins to its value: past the key in an object.
-    fn element_start(&self, text: &[u8], at: usize) -> Result<usize, Fault> {
+    fn element_start(&self, text: &[u8], at: usize) -> Scanned<usize> {
         if self.in_object() { value_start(text, string_end(text, at)?) } else { Ok(at) }
+    }
+}
+
+/// Where a string ends, and whether it holds escapes.
+struct Text {
+    end: usize,
+    escaped: bool,
+}
+
+impl Text {
+    /// The string that begins at `start`, where its quote should be.
+    #[inline]
+    fn scan(text: &[u8], start: usize) -> Scanned<Text> {
+        if byte(text, start) != b'"' {
+            return fault("expected a string", start);
+        }
+        let plain = plain_end(text, start + 1);
+        if byte(text, plain) == b'"' {
+            return Ok(Text { end: plain + 1, escaped: false });
+        }
+        Ok(Text { end: escaped_string_end(text, plain)?, escaped: true })
     }
 }
 
 /// The end of the string that begins at `start`, where its quote should be.
 #[inline]
-fn string_end(text: &[u8], start: usize) -> Result<usize, Fault> {
-    if byte(text, start) != b'"' {
-        return fault("expected a string", start);
-    }
-    let mut at = start + 1;
+fn string_end(text: &[u8], start: usize) -> Scanned<usize> {
+    Ok(Text::scan(text, start)?.end)
+}
+
+/// The end of the string in which `at` stands, at something that is not plain.
+fn escaped_string_end(text: &[u8], mut at: usize) -> Scanned<usize> {
     loop {
-        at = plain_end(text, at);
         match text.get(at) {
             Some(b'"') => return Ok(at + 1),
-            Some(b'\\') => at = escape_end(text, at)?,
+            Some(b'\\') => at = plain_end(text, escape_end(text, at)?),
             Some(_) => return fault("a control character must be escaped", at),
             None => return fault("the text ends within a string", at),
         }
@@ -372,7 +442,7 @@ fn string_end(text: &[u8], start: usize) -> Result<usize, Fault> {
 }
 
 /// The end of the escape that begins at `start`; of both halves, for a surrogate pair.
-fn escape_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+fn escape_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start + 1) {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => return Ok(start + 2),
         b'u' => {}
@@ -399,7 +469,7 @@ fn code_unit(text: &[u8], at: usize) -> Option<u16> {
     })
 }
 
-fn number_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+fn number_end(text: &[u8], start: usize) -> Scanned<usize> {
     let mut at = start + usize::from(byte(text, start) == b'-');
     at = match byte(text, at) {
         b'0' => at + 1,
@@ -416,7 +486,7 @@ fn number_end(text: &[u8], start: usize) -> Result<usize, Fault> {
 }
 
 /// The end of one or more digits.
-fn digits_end(text: &[u8], start: usize) -> Result<usize, Fault> {
+fn digits_end(text: &[u8], start: usize) -> Scanned<usize> {
     let mut at = start;
     while byte(text, at).is_ascii_digit() {
         at += 1;

@@ -127,7 +127,8 @@ impl std::error::Error for NoServerFrame {}
 /// protocol says, also a newer one.
 pub fn parse_server(text: &[u8]) -> Result<ServerEvent, NoServerFrame> {
     let read = || {
-        let fields = Fields::scan(text).map_err(|fault| fault.to_string())?;
+        let mut fields = Fields::new(text);
+        fields.scan().map_err(|fault| fault.to_string())?;
         let kind = text_of(&fields, Field::Type)?;
         match ServerKind::parse(&kind) {
             Some(kind) => read_event(kind, &fields),
@@ -217,7 +218,8 @@ fn devices(id: String, fields: &Fields<'_>) -> Read<ServerEvent> {
 }
 
 fn device(element: &[u8]) -> Read<DeviceEvent> {
-    let fields = Fields::scan(element).map_err(|fault| fault.to_string())?;
+    let mut fields = Fields::new(element);
+    fields.scan().map_err(|fault| fault.to_string())?;
     Ok(DeviceEvent {
         device: text_of(&fields, Field::Device)?,
         online: flag(&fields, Field::Online)?,
