@@ -5,7 +5,9 @@
 mod codec;
 mod handshake;
 mod text_command;
+mod v1_frame;
 
 pub use codec::codec;
 pub use handshake::handshake;
 pub use text_command::text_command;
+pub use v1_frame::v1_frame;

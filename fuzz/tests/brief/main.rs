@@ -21,6 +21,11 @@ fn text_command_holds_its_promises() {
 }
 
 #[test]
+fn v1_frame_holds_its_promises() {
+    run("v1_frame", switchboard_fuzz::v1_frame);
+}
+
+#[test]
 fn handshake_holds_its_promises() {
     run("handshake", switchboard_fuzz::handshake);
 }
