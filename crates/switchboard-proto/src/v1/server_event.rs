@@ -119,7 +119,7 @@ impl fmt::Display for NoServerFrame {
 impl std::error::Error for NoServerFrame {}
 
 /// Reads a frame of the server, by the same rules as
-/// [`parse_client`](super::parse_client), and with no limits on what strings hold.
+/// [`parse_client`](super::parse_client()), and with no limits on what strings hold.
 ///
 /// # Errors
 ///

@@ -6,12 +6,12 @@ use super::{Address, ClientFrame, DeviceRef, DeviceStatus, Send, ServerFrame, We
 /// The bytes of an escaped control character, `\u0001`; no byte of a string takes more.
 const ESCAPED_LEN_MAX: usize = 6;
 
-/// The bytes of `welcome`, the longest frame, without its strings: 182 of names and punctuation,
-/// `false`, `replicated` and four numbers of 20 digits make 277.
-const FIXED_LEN_MAX: usize = 288;
+/// The bytes of `welcome`, the longest frame, without its strings: 154 of names and punctuation,
+/// `false`, `replicated` and four numbers of 20 digits.
+const FIXED_LEN_MAX: usize = 154 + 5 + 10 + 4 * 20;
 
-/// The same for an element of `devices`: 39, `false` and 20 digits make 64.
-const STATUS_LEN_MAX: usize = 72;
+/// The same for an element of `devices`.
+const STATUS_LEN_MAX: usize = 36 + 5 + 20;
 
 /// What stands before a field's value.
 macro_rules! key {
