@@ -9,7 +9,7 @@ use super::queue::{Entry, Queue};
 use super::recover::{self, Chain, Found, Replay};
 use super::segment::{HEADER_LEN, Segment, Walk};
 use super::writer::{Listener, Options, Shared, Writer};
-use super::{Batch, CloseError, Disk, Full, OpenError, Place, ReadError, Stats, StoreError};
+use super::{Batch, CloseError, Disk, Full, OpenError, Place, ReadError, Stats};
 
 /// The log, open. Dropping it closes it.
 #[derive(Debug)]
@@ -53,8 +53,6 @@ pub fn open(
     options: Options,
     replay: Replay<'_>,
 ) -> Result<Recovered, OpenError> {
-    // A file that was just deleted must not come back under the number of a new one.
-    disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))?;
     let chain = recover::read(&*disk, replay)?;
     chain.mend(&*disk)?;
     let Chain { segments, found, newest_number, file_len, .. } = chain;

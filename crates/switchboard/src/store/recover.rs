@@ -217,7 +217,8 @@ impl Chain {
     ///
     /// The last write may be in the page cache only, and after a failed sync the kernel may even
     /// take it for written. So it is written once more before anything is built on it. All before
-    /// it had been synced.
+    /// it had been synced. The directory is synced last: until then nothing was promised that a
+    /// file which comes back, or goes, could break.
     pub(super) fn mend(&self, disk: &dyn Disk) -> Result<(), StoreError> {
         if let Some(newest) = self.segments.last() {
             if self.found.cut.is_some() {

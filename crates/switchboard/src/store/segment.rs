@@ -121,7 +121,8 @@ enum Decoded<'a> {
 
 impl Seal {
     pub(super) fn new(header: &Header) -> Seal {
-        Seal(crc32c::crc32c_append(header.number, &header.id.to_le_bytes()))
+        let id = crc32c::crc32c(&header.id.to_le_bytes());
+        Seal(crc32c::crc32c_append(id, &header.number.to_le_bytes()))
     }
 
     fn checksum(self, offset: u32, flush: u32, payload: &[u8]) -> u32 {

@@ -248,6 +248,8 @@ impl Writer {
     fn tell(&mut self, count: usize, listener: &dyn Listener) {
         if let Health::Failing(_) = self.health {
             self.health = Health::Well;
+            // Those that resist now are tried again before the next drop.
+            self.delete_abandoned().ok();
             listener.healthy();
         }
         let segment = self.active.as_ref().map(|active| active.segment.clone());
@@ -304,21 +306,27 @@ impl Writer {
     /// Deletes files of failed attempts; those that resist are kept in mind.
     fn delete_abandoned(&mut self) -> Result<(), StoreError> {
         while let Some(name) = self.abandoned.last() {
-            match self.disk.delete(name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StoreError::new("delete", name, error));
-                }
-                _ => self.abandoned.pop(),
-            };
+            self.delete(name)?;
+            self.abandoned.pop();
         }
         Ok(())
+    }
+
+    /// Deletes a file, which may be gone already.
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        match self.disk.delete(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::new("delete", name, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes the oldest segment. Everything submitted before is durable already.
     ///
     /// A segment that comes back in a crash must find all later ones there. So its deletion is
-    /// durable before the next one's begins, and before it no failed attempt is left over whose
-    /// file could be taken for an older segment.
+    /// durable before the next one's begins, and no failed attempt outlives the segments before
+    /// it: its file would look as if one were missing.
     fn drop_oldest(&mut self, number: u32) -> Result<(), DropError> {
         let oldest = {
             let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
@@ -331,18 +339,8 @@ impl Writer {
             return Err(DropError::Newest(number));
         }
         self.delete_abandoned()?;
-        let sync = || {
-            let synced = self.disk.sync_dir();
-            synced.map_err(StoreError::of("sync", "the log's directory"))
-        };
-        sync()?;
-        let name = name_of(number);
-        match self.disk.delete(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::new("delete", &name, error).into());
-            }
-            _ => sync()?,
-        }
+        self.delete(&name_of(number))?;
+        self.disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))?;
         let mut segments = self.shared.segments.write().unwrap_or_else(PoisonError::into_inner);
         segments.remove(&number);
         Ok(())

@@ -140,9 +140,9 @@ impl Content {
         survivors.iter().for_each(|change| change.apply(&mut self.durable));
     }
 
+    /// What an earlier sync lost stays lost, though the page cache shows it.
     fn sync(&mut self) {
-        self.durable.clone_from(&self.cache);
-        self.unsynced.clear();
+        self.unsynced.drain(..).for_each(|change| change.apply(&mut self.durable));
     }
 }
 

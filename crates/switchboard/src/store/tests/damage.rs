@@ -83,6 +83,23 @@ fn an_earlier_segment_may_not_be_damaged_anywhere() {
 }
 
 #[test]
+fn a_record_of_another_place_is_none() {
+    let (disk, records) = log(&[&[10], &[10], &[], &[10], &[10]]);
+    let frame_at =
+        |nth: usize| records[nth].0.offset() as usize..records[nth].0.offset() as usize + 22;
+    let record = |nth: usize| {
+        let name = if nth < 2 { "00000001.seg" } else { "00000002.seg" };
+        disk.content(name)[frame_at(nth)].to_vec()
+    };
+    for from in 0..3 {
+        let damaged = with(&disk, "00000002.seg", |bytes| {
+            bytes[frame_at(3)].copy_from_slice(&record(from));
+        });
+        assert_eq!(reopen(&damaged, OPTIONS).unwrap().1, records[..3], "record {from}");
+    }
+}
+
+#[test]
 fn a_file_that_ends_early_is_cut_in_the_last_write_and_refused_before_it() {
     let (disk, records) = log(&[&[10, 20], &[300, 7]]);
     let last_write = records[2].0.offset();

@@ -6,7 +6,7 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, Told, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, DropError, Full, Options, ReadError, Recovered};
+use crate::store::{Batch, Disk, DropError, Full, Options, ReadError, Recovered};
 
 const OPTIONS: Options = Options { segment_bytes: 4096, queue_max_bytes: 1000 };
 
@@ -89,6 +89,7 @@ fn a_failure_is_told_once_and_tried_again_ever_more_rarely() {
     let told = it.ears.take();
     let [Told::Healthy, Told::Synced(0, records)] = &told[..] else { panic!("{told:?}") };
     assert!(records[0].0.segment() > old, "the log goes on in a fresh segment");
+    assert_eq!(it.disk.list().unwrap().len(), 2, "failed attempts leave no files");
     let (_, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
     assert_eq!(
         records.iter().map(|(_, it)| &it[..]).collect::<Vec<_>>(),
