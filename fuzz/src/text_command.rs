@@ -43,7 +43,7 @@ fn as_command(message: &str) {
 fn as_delivery(message: &str) {
     let Some((from, text)) = text::parse_delivery(message) else { return };
     let mut written = Vec::new();
-    let sender = text::Sender::new(from);
+    let sender = text::Sender::new(from, from.into());
     text::write_delivery(&mut written, &sender, text.as_bytes());
     assert_eq!(written, message.as_bytes());
     assert_eq!(written.len(), text::delivery_len(&sender, text.as_bytes()));

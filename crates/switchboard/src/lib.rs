@@ -8,6 +8,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 mod http;
+mod ledger;
 mod log;
 pub mod metrics;
 pub mod server;

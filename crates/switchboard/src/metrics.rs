@@ -15,7 +15,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use switchboard_broker::Refusal;
+use switchboard_broker::{Directory, Event, Refusal, Stats};
+use switchboard_proto::v1::{Durability, Outcome, RejectCode};
 
 use crate::ws::CloseCode;
 
@@ -60,9 +61,11 @@ impl<const N: usize> ByLabel<N> {
 }
 
 /// Label values of `switchboard_messages_total`.
-const RESULTS: [&str; 7] = [
+const RESULTS: [&str; 9] = [
     "delivered",
     "handed_over",
+    "stored",
+    "mailbox_full",
     "duplicate",
     "no_such_device",
     "unknown_command",
@@ -77,6 +80,10 @@ pub enum MessageResult {
     Delivered,
     /// Handed to the shard of its receiver.
     HandedOver,
+    /// From a device of the text protocol, put into a mailbox.
+    Stored,
+    /// Refused: the receiver's mailbox is at its bound.
+    MailboxFull,
     /// Refused as a duplicate.
     Duplicate,
     /// Refused: nobody has that id.
@@ -96,14 +103,17 @@ impl From<Refusal> for MessageResult {
             Refusal::NoSuchDevice => MessageResult::NoSuchDevice,
             Refusal::UnknownCommand => MessageResult::UnknownCommand,
             Refusal::Unreadable => MessageResult::Unreadable,
+            Refusal::MailboxFull => MessageResult::MailboxFull,
         }
     }
 }
 
 /// Label values of `switchboard_connections_closed_total`. `none`: the connection ended without a
 /// close frame; `other`: a code of the client's own.
-const CLOSE_CODES: [&str; 9] =
-    ["1000", "1001", "1002", "1007", "1008", "1009", "4508", "other", "none"];
+const CLOSE_CODES: [&str; 14] = [
+    "1000", "1001", "1002", "1007", "1008", "1009", "4400", "4401", "4408", "4409", "4429", "4508",
+    "other", "none",
+];
 
 /// The index of a close code among the label values.
 pub fn close_index(code: Option<CloseCode>) -> usize {
@@ -113,7 +123,7 @@ pub fn close_index(code: Option<CloseCode>) -> usize {
 }
 
 /// Label values of `switchboard_handshakes_refused_total`; `tls` is a failed TLS handshake.
-const REFUSED: [&str; 8] = ["400", "403", "405", "408", "426", "431", "503", "tls"];
+const REFUSED: [&str; 9] = ["400", "401", "403", "405", "408", "426", "431", "503", "tls"];
 
 /// The index of an HTTP status (or `tls`) among the label values.
 pub fn refused_index(status: &str) -> usize {
@@ -121,7 +131,8 @@ pub fn refused_index(status: &str) -> usize {
 }
 
 /// Label values of `switchboard_reader_pauses_total`.
-const PAUSES: [&str; 4] = ["rate_limit", "out_queue", "shard_queue", "http_pipe"];
+const PAUSES: [&str; 6] =
+    ["rate_limit", "out_queue", "shard_queue", "http_pipe", "verdict", "store"];
 
 /// Upper bounds of the latency histogram's buckets in nanoseconds: 1-2.5-5 from 10 us to 1 s.
 const LATENCY_BOUNDS_NS: [u64; 16] = [
@@ -192,6 +203,73 @@ pub struct ShardMetrics {
     pub turns: Number,
     /// From reading a message to writing it to its receiver's socket.
     pub latency: Latency,
+    /// v1 messages accepted, by durability.
+    pub accepted_messages: ByLabel<{ Durability::ALL.len() }>,
+    /// v1 requests rejected, by code.
+    pub rejected: ByLabel<{ RejectCode::ALL.len() }>,
+    /// Messages that left a mailbox, by outcome.
+    pub outcomes: ByLabel<{ Outcome::ALL.len() }>,
+    /// Retries recognised by their id.
+    pub duplicates: Number,
+    /// Connections that took a device over.
+    pub takeovers: Number,
+    /// Takeovers that had to wait because clients fight for one device.
+    pub takeovers_delayed: Number,
+    /// Devices that ended after their time to live.
+    pub devices_ended: Number,
+    /// v1 frames that could not be obeyed.
+    pub bad_frames: Number,
+    /// Devices with a mailbox.
+    pub mailboxes: Number,
+    /// Those of them that are connected.
+    pub sessions: Number,
+    /// Messages that wait in mailboxes.
+    pub waiting_messages: Number,
+    /// Their bytes.
+    pub waiting_bytes: Number,
+    /// Ids remembered to recognise retries.
+    pub sent_ids: Number,
+}
+
+impl ShardMetrics {
+    /// Counts what the broker says is worth it.
+    pub fn count(&self, event: Event, directory: &Directory) {
+        match event {
+            Event::Accepted(durability) => self.accepted_messages.at(durability as usize).add(1),
+            Event::Rejected(code) => self.rejected.at(code as usize).add(1),
+            Event::Ended(outcome) => self.outcomes.at(outcome as usize).add(1),
+            Event::Duplicate => self.duplicates.add(1),
+            Event::Takeover => self.takeovers.add(1),
+            Event::Flapping(device) => {
+                self.takeovers_delayed.add(1);
+                let device = directory.names().show(device);
+                tracing::warn!(
+                    device = %device.as_ref(),
+                    "clients fight for this device: each takes it over from the other; give each its own"
+                );
+            }
+            Event::DeviceEnded => self.devices_ended.add(1),
+            Event::BadFrame => self.bad_frames.add(1),
+        }
+    }
+
+    /// Sets the gauges of what waits.
+    pub fn set_waiting(&self, stats: Stats) {
+        self.mailboxes.set(stats.mailboxes);
+        self.sessions.set(stats.sessions);
+        self.waiting_messages.set(stats.messages);
+        self.waiting_bytes.set(stats.bytes);
+        self.sent_ids.set(stats.sent_ids);
+    }
+}
+
+/// What is counted of the store beside its own [`Stats`](crate::store::Stats).
+#[derive(Debug, Default)]
+pub struct StoreMetrics {
+    /// Records that could not be read back.
+    pub read_failures: Number,
+    /// 1 while nothing becomes durable.
+    pub is_failing: Number,
 }
 
 /// All numbers of the server.
@@ -199,6 +277,8 @@ pub struct ShardMetrics {
 pub struct Metrics {
     /// One entry per shard.
     pub shards: Vec<Arc<ShardMetrics>>,
+    /// Of the store.
+    pub store: Arc<StoreMetrics>,
     registry: Registry,
 }
 
@@ -209,7 +289,21 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(shards.clone())));
         registry.register_collector(Box::new(Process { started }));
-        Metrics { shards, registry }
+        Metrics { shards, store: Arc::default(), registry }
+    }
+
+    /// What waits in the mailboxes of all shards.
+    pub fn waiting(&self) -> Stats {
+        let sum = |number: fn(&ShardMetrics) -> &Number| {
+            self.shards.iter().map(|shard| number(shard).value()).sum()
+        };
+        Stats {
+            mailboxes: sum(|shard| &shard.mailboxes),
+            sessions: sum(|shard| &shard.sessions),
+            messages: sum(|shard| &shard.waiting_messages),
+            bytes: sum(|shard| &shard.waiting_bytes),
+            sent_ids: sum(|shard| &shard.sent_ids),
+        }
     }
 
     /// The `OpenMetrics` text for `/metrics`.
@@ -328,6 +422,99 @@ impl Shards {
         )
     }
 
+    fn encode_mailboxes(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        for (name, help, value) in [
+            ("switchboard_mailboxes", "Devices with a mailbox", self.sum(|shard| &shard.mailboxes)),
+            (
+                "switchboard_sessions",
+                "Devices with a mailbox that are connected",
+                self.sum(|shard| &shard.sessions),
+            ),
+            (
+                "switchboard_mailbox_messages",
+                "Messages and outcomes that wait in mailboxes",
+                self.sum(|shard| &shard.waiting_messages),
+            ),
+            (
+                "switchboard_dedup_ids",
+                "Message ids remembered to recognise retries",
+                self.sum(|shard| &shard.sent_ids),
+            ),
+        ] {
+            out.gauge(name, help, value)?;
+        }
+        let help = "Bytes of the messages that wait in mailboxes";
+        let bytes = self.sum(|shard| &shard.waiting_bytes);
+        let metric = out.0.encode_descriptor(
+            "switchboard_mailbox",
+            help,
+            Some(&Unit::Bytes),
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(bytes).encode(metric)
+    }
+
+    fn encode_v1(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        out.counters(
+            "switchboard_accepted",
+            "v1 messages accepted, by the durability that was reached",
+            "durability",
+            self.words(Durability::ALL, |word| word.as_str(), |shard| &shard.accepted_messages),
+        )?;
+        out.counters(
+            "switchboard_rejected",
+            "v1 requests rejected, by code",
+            "code",
+            self.words(RejectCode::ALL, |word| word.as_str(), |shard| &shard.rejected),
+        )?;
+        out.counters(
+            "switchboard_outcomes",
+            "Messages that left a mailbox, by how they ended",
+            "outcome",
+            self.words(Outcome::ALL, |word| word.as_str(), |shard| &shard.outcomes),
+        )?;
+        for (name, help, value) in [
+            (
+                "switchboard_duplicates",
+                "v1 sends recognised as retries by their id",
+                self.sum(|shard| &shard.duplicates),
+            ),
+            (
+                "switchboard_takeovers",
+                "Connections that took a device over from another",
+                self.sum(|shard| &shard.takeovers),
+            ),
+            (
+                "switchboard_takeovers_delayed",
+                "Takeovers that had to wait: clients fight for one device",
+                self.sum(|shard| &shard.takeovers_delayed),
+            ),
+            (
+                "switchboard_devices_ended",
+                "Devices that ended after their time to live",
+                self.sum(|shard| &shard.devices_ended),
+            ),
+            (
+                "switchboard_bad_frames",
+                "v1 frames that could not be obeyed",
+                self.sum(|shard| &shard.bad_frames),
+            ),
+        ] {
+            out.counter(name, help, value)?;
+        }
+        Ok(())
+    }
+
+    /// The numbers of a closed list of words.
+    fn words<'v, W: Copy, const N: usize>(
+        &'v self,
+        words: &'static [W],
+        word: fn(W) -> &'static str,
+        numbers: fn(&ShardMetrics) -> &ByLabel<N>,
+    ) -> impl Iterator<Item = (&'v str, u64)> {
+        (0..N).map(move |i| (word(words[i]), self.sum(|shard| numbers(shard).at(i))))
+    }
+
     fn encode_bytes(&self, out: &mut Encoder<'_>) -> fmt::Result {
         for (name, help, sum) in [
             (
@@ -393,6 +580,8 @@ impl Collector for Shards {
         let out = &mut Encoder(encoder);
         self.encode_connections(out)?;
         self.encode_messages(out)?;
+        self.encode_v1(out)?;
+        self.encode_mailboxes(out)?;
         self.encode_bytes(out)?;
         self.encode_loops(out)?;
         self.encode_latency(out)

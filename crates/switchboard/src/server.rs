@@ -2,25 +2,28 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use mio::{Poll, Waker};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use switchboard_broker::{DigestKey, Directory, ShardId};
+use switchboard_broker::{Broker, Directory, Replay, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use crate::auth::Keyring;
 use crate::config::Config;
-use crate::http;
-use crate::log;
+use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
-use crate::shard::{Admission, HttpConn, Inbox, Listener, Shard, Shared, WAKER};
+use crate::shard::{Admission, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER};
+use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
+use crate::{http, log};
 
 /// Connections that the kernel completes before we accept them; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -39,7 +42,9 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
     let listener = bind(config.listen)
         .with_context(|| format!("cannot listen on {} (listen, port)", config.listen))?;
     let address = listener.local_addr()?;
-    let (polls, shared, conns) = build(&config)?;
+    let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
+    let store = Store::start(&shared, recovered)?;
+    let jobs = store.as_ref().map(|store| store.jobs.clone());
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -50,15 +55,22 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
         let _control = control.enter();
         Signals::new()?
     };
-    let shards = Shards::start(polls, &shared, listener)?;
+    let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
     greet(address, &config);
-    control.block_on(control_until_drained(shared, conns, shards, signals))
+    control.block_on(control_until_drained(shared, conns, shards, store, signals))
 }
 
-/// Everything that the shards share, and the poll of each.
-fn build(
-    config: &Arc<Config>,
-) -> anyhow::Result<(Vec<Poll>, Arc<Shared>, mpsc::Receiver<HttpConn>)> {
+/// What is there before the threads start.
+struct Built {
+    polls: Vec<Poll>,
+    shared: Arc<Shared>,
+    conns: mpsc::Receiver<HttpConn>,
+    brokers: Vec<(Broker, Replay)>,
+    recovered: Option<store::Recovered>,
+}
+
+/// Everything that the shards share, the poll of each, and what the last run left.
+fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     let tls = match (&config.tls_cert, &config.tls_key) {
         (Some(cert), Some(key)) => Some(Acceptor::load(cert, key)?),
         _ => None,
@@ -71,22 +83,112 @@ fn build(
         inboxes.push(Inbox::new(waker, config.shard_queue_max_bytes));
         polls.push(poll);
     }
-    let mut key = [0; DigestKey::LEN];
-    getrandom::fill(&mut key).context("no randomness from the system")?;
-    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let directory = Arc::new(Directory::new(config.shards, config.listed_max()));
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let ledger::Opened { brokers, recovered, ids, uptime } = ledger::open(
+        config.data_dir.as_deref(),
+        &directory,
+        config.shards,
+        &config.limits(config.shards),
+        store::Options { queue_max_bytes: config.store_queue_max_bytes, ..Default::default() },
+        wall.as_millis() as u64,
+    )?;
+    let keyring = Arc::new(Keyring::open(config)?);
     let (http, conns) = mpsc::channel(config.http_connections_max);
     let shared = Shared {
         config: Arc::clone(config),
-        metrics: Arc::new(Metrics::new(config.shards, started.as_secs_f64())),
-        directory: Arc::new(Directory::new(config.shards, config.device_list_max)),
-        digest_key: DigestKey::new(key),
+        metrics: Arc::new(Metrics::new(config.shards, wall.as_secs_f64())),
+        directory,
+        keyring,
+        ids,
+        wants_ids: Notify::new(),
+        log: OnceLock::new(),
         admission: Arc::new(Admission::new(config)),
         inboxes,
         tls,
         http,
         started: Instant::now(),
+        uptime,
     };
-    Ok((polls, Arc::new(shared), conns))
+    Ok(Built { polls, shared: Arc::new(shared), conns, brokers, recovered })
+}
+
+/// The threads of the store: the log's writer, and its reader.
+struct Store {
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+    reader: Reader,
+}
+
+impl Store {
+    /// Starts them; there are none where nothing is kept.
+    fn start(
+        shared: &Arc<Shared>,
+        recovered: Option<store::Recovered>,
+    ) -> anyhow::Result<Option<Store>> {
+        let Some(recovered) = recovered else { return Ok(None) };
+        let listener = StoreListener { shared: Arc::clone(shared) };
+        let log = Arc::new(recovered.start(Box::new(listener)).context("the store's thread")?);
+        let is_first = shared.log.set(Arc::clone(&log)).is_ok();
+        debug_assert!(is_first, "the store is started once");
+        let (jobs, taken) = Reader::channel();
+        let reader = Reader::start(Arc::clone(shared), log, taken)?;
+        Ok(Some(Store { shared: Arc::clone(shared), jobs, reader }))
+    }
+
+    /// Writes what is left, after the shards have ended.
+    fn end(self) -> anyhow::Result<()> {
+        let Store { shared, jobs, reader } = self;
+        drop(jobs);
+        reader.join()?;
+        if let Some(log) = shared.log.get() {
+            log.close()?;
+        }
+        let uptime = shared.uptime.after(shared.started.elapsed());
+        shared.ids.end(shared.directory.next_id(), uptime)
+    }
+}
+
+/// Tells the shards what the store's writer says.
+struct StoreListener {
+    shared: Arc<Shared>,
+}
+
+impl StoreListener {
+    fn tell_all(&self, news: fn() -> StoreNews) {
+        for inbox in &self.shared.inboxes {
+            inbox.store(news());
+        }
+    }
+}
+
+impl store::Listener for StoreListener {
+    fn synced(&self, shard: usize, batches: Vec<Synced>) {
+        self.shared.inboxes[shard].store(StoreNews::Synced(batches));
+    }
+
+    fn room(&self, shard: usize) {
+        self.shared.inboxes[shard].store(StoreNews::Room);
+    }
+
+    fn failing(&self, error: &StoreError) {
+        tracing::error!(%error, "the store cannot write; nothing is accepted on disk until it can");
+        self.shared.metrics.store.is_failing.set(1);
+        self.tell_all(|| StoreNews::Failing);
+    }
+
+    fn healthy(&self) {
+        tracing::info!("the store writes again; nothing was lost");
+        self.shared.metrics.store.is_failing.set(0);
+        self.tell_all(|| StoreNews::Healthy);
+    }
+
+    fn dropped(&self, segment: u32, result: Result<(), DropError>) {
+        match result {
+            Ok(()) => tracing::debug!(segment, "a segment of the store was reclaimed"),
+            Err(error) => tracing::warn!(segment, %error, "a segment stays for now"),
+        }
+    }
 }
 
 /// The shards' threads, all of which are waited for.
@@ -102,13 +204,15 @@ impl Shards {
         polls: Vec<Poll>,
         shared: &Arc<Shared>,
         listener: std::net::TcpListener,
+        brokers: Vec<(Broker, Replay)>,
+        jobs: Option<Sender<Job>>,
     ) -> io::Result<Shards> {
         let (end, ended) = mpsc::channel(polls.len());
         let mut listener = Some(Listener::new(listener));
         let mut threads = Vec::new();
-        for (index, poll) in polls.into_iter().enumerate() {
-            let shard =
-                Shard::new(ShardId(index as u16), Arc::clone(shared), poll, listener.take());
+        for (index, (poll, broker)) in polls.into_iter().zip(brokers).enumerate() {
+            let (id, shared) = (ShardId(index as u16), Arc::clone(shared));
+            let shard = Shard::new(id, shared, poll, listener.take(), broker, jobs.clone());
             let end = SayEnd(end.clone());
             let thread = thread::Builder::new().name(format!("shard-{index}"));
             threads.push(thread.spawn(move || {
@@ -147,6 +251,7 @@ async fn control_until_drained(
     shared: Arc<Shared>,
     conns: mpsc::Receiver<HttpConn>,
     mut shards: Shards,
+    store: Option<Store>,
     signals: Signals,
 ) -> anyhow::Result<()> {
     let state = Arc::new(http::State {
@@ -155,14 +260,43 @@ async fn control_until_drained(
     });
     let at_once = shared.config.http_connections_max;
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
-    signals.obey(&shared, &state, &mut shards.ended).await;
-    tokio::task::block_in_place(|| shards.join())?;
+    tokio::select! {
+        () = signals.obey(&shared, &state, &mut shards.ended) => {}
+        () = keep_ids(&shared) => {}
+        () = shared.keyring.keep_fresh(std::future::pending()) => {}
+    }
+    tokio::task::block_in_place(|| {
+        shards.join()?;
+        store.map_or(Ok(()), Store::end)
+    })?;
     // The shards are gone, so this drops the last sender, and the HTTP server ends.
     drop(shared);
     http.await?;
     tracing::info!("stopped");
     Ok(())
 }
+
+/// Keeps enough ids reserved on disk, and the uptime noted. Never ends.
+async fn keep_ids(shared: &Shared) {
+    loop {
+        let wanted = shared.wants_ids.notified();
+        tokio::select! {
+            () = wanted => {}
+            () = tokio::time::sleep(ledger::HOUSEKEEPING) => {}
+        }
+        let uptime = shared.uptime.after(shared.started.elapsed());
+        let next = shared.directory.next_id();
+        let reserved = tokio::task::block_in_place(|| shared.ids.reserve(next, uptime));
+        if let Err(error) = reserved {
+            tracing::error!(%error, "no ids can be reserved; when they are used up new devices are refused");
+            // Not again at once: whoever wants one would ask without end.
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// After a write that failed.
+const RETRY: Duration = Duration::from_millis(500);
 
 struct Signals {
     terminate: Signal,
@@ -217,6 +351,10 @@ fn drain(signal: &str, shared: &Shared, state: &http::State) {
 }
 
 fn reload(shared: &Shared) {
+    match shared.keyring.reload() {
+        Ok(()) => tracing::info!("SIGHUP: keys of tokens reread"),
+        Err(error) => tracing::error!(%error, "SIGHUP: the old keys of tokens stay"),
+    }
     let config = &shared.config;
     let (Some(tls), Some(cert), Some(key)) = (&shared.tls, &config.tls_cert, &config.tls_key)
     else {

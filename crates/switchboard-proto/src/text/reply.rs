@@ -1,7 +1,7 @@
 //! Writes what a device is told, and reads it back for clients.
 
 use crate::DeviceId;
-use crate::v1::DeviceRef;
+use crate::v1::{DeviceRef, NAME_LEN_MAX};
 
 const INFO_ID: &str = "Your ID: ";
 const INFO_DEVICES: &str = "\nConnected Devices: \n[";
@@ -63,16 +63,19 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// 20 digits and the colon.
-    const PREFIX_MAX: usize = 21;
+    /// The longest name and the colon.
+    const PREFIX_MAX: usize = NAME_LEN_MAX + 1;
 
-    /// The prefix of this sender's messages.
-    pub fn new(id: DeviceId) -> Sender {
+    /// The prefix of the messages of `id`, which is shown as `shown`.
+    pub fn new(id: DeviceId, shown: DeviceRef<'_>) -> Sender {
         let mut buffer = itoa::Buffer::new();
-        let digits = buffer.format(id.get()).as_bytes();
+        let shown = match shown {
+            DeviceRef::Number(id) => buffer.format(id.get()).as_bytes(),
+            DeviceRef::Name(name) => name.as_bytes(),
+        };
         let mut prefix = [b':'; Sender::PREFIX_MAX];
-        prefix[..digits.len()].copy_from_slice(digits);
-        Sender { id, prefix, prefix_len: digits.len() + 1 }
+        prefix[..shown.len()].copy_from_slice(shown);
+        Sender { id, prefix, prefix_len: shown.len() + 1 }
     }
 
     /// Whose prefix it is.
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn a_delivery_keeps_its_text_whole() {
         let mut out = b"before ".to_vec();
-        write_delivery(&mut out, &Sender::new(DeviceId::FIRST), b"a:b,c");
+        write_delivery(&mut out, &Sender::new(DeviceId::FIRST, DeviceId::FIRST.into()), b"a:b,c");
         assert_eq!(out, b"before 100000000:a:b,c");
         assert_eq!(parse_delivery("100000000:a:b,c"), Some((DeviceId::FIRST, "a:b,c")));
         assert_eq!(parse_delivery("100000000:"), Some((DeviceId::FIRST, "")));
@@ -230,7 +233,7 @@ mod tests {
         fn a_delivery_is_read_as_it_was_written(from: u64, text: String) {
             let from = DeviceId::new(from);
             let mut out = Vec::new();
-            let sender = Sender::new(from);
+            let sender = Sender::new(from, from.into());
             write_delivery(&mut out, &sender, text.as_bytes());
             prop_assert_eq!(out.len(), delivery_len(&sender, text.as_bytes()));
             let message = String::from_utf8(out).unwrap();

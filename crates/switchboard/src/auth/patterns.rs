@@ -21,6 +21,12 @@ pub enum PatternsError {
     Bad,
 }
 
+impl switchboard_broker::SendFilter for Patterns {
+    fn allows(&self, to: &str) -> bool {
+        Patterns::allows(self, to)
+    }
+}
+
 impl Patterns {
     /// Checks the patterns.
     pub fn new<T: Into<Box<str>>>(

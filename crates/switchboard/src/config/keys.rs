@@ -1,8 +1,8 @@
 //! The table of keys: one row for each field of [`Config`], and the rules between them.
 
 use super::kind::{
-    Address, AuthMode, Bytes, Count, Directory, File, Files, Format, KeySetPlace, Kind, LogFilter,
-    Networks, Origins, Span, Switch, Text,
+    Address, AuthMode, Bytes, Count, Directory, File, Files, Format, KeySetPlace, Kind, ListMode,
+    LogFilter, Networks, Origins, Span, Switch, Text,
 };
 use super::layer::Raw;
 use super::{Auth, Config};
@@ -88,6 +88,15 @@ pub(super) const KEYS: &[Key] = &[
     key!(auth_leeway, Span(0..=10 * MINUTE)),
     key!(device_ttl, Span(SECOND..=YEAR)),
     key!(named_device_ttl, Span(0..=10 * YEAR)),
+    key!(in_flight_max, Count(1..=100_000)),
+    key!(mailbox_max_messages, Count(1..=10_000_000)),
+    key!(mailbox_max_bytes, Bytes(KIB..=64 * GIB)),
+    key!(dedup_window, Span(SECOND..=24 * HOUR)),
+    key!(dedup_ids_per_device_max, Count(1..=100_000_000)),
+    key!(dedup_ids_max, Count(1..=100_000_000)),
+    key!(push_stall_timeout, Span(1..=HOUR)),
+    key!(store_queue_max_bytes, Bytes(MIB..=GIB)),
+    key!(list_devices, ListMode),
     // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5).
     key!(max_message_bytes, Bytes(125..=256 * MIB)),
     key!(handshake_timeout, Span(1..=HOUR)),

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::layer::Raw;
-use super::{Auth, KeySet, LogFormat};
+use super::{Auth, KeySet, ListDevices, LogFormat};
 
 /// Reads, shows and describes the values of a key.
 pub(super) trait Kind {
@@ -378,6 +378,33 @@ impl Kind for LogFilter {
 
     fn show(&self, value: &String) -> String {
         quote(value)
+    }
+}
+
+/// Whether devices may see each other.
+pub(super) struct ListMode;
+
+impl Kind for ListMode {
+    type Value = ListDevices;
+
+    fn wanted(&self) -> String {
+        "all or none".to_owned()
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<ListDevices> {
+        let Raw::Text(text) = raw else { return None };
+        match text.trim() {
+            "all" => Some(ListDevices::All),
+            "none" => Some(ListDevices::None),
+            _ => None,
+        }
+    }
+
+    fn show(&self, value: &ListDevices) -> String {
+        quote(match value {
+            ListDevices::All => "all",
+            ListDevices::None => "none",
+        })
     }
 }
 

@@ -76,6 +76,26 @@ pub struct Config {
     /// The same for a device with a name; zero is for ever.
     pub named_device_ttl: Duration,
 
+    /// Messages pushed to a device ahead of its acks.
+    pub in_flight_max: usize,
+    /// Messages that one mailbox holds; above it senders are told `mailbox_full`.
+    pub mailbox_max_messages: usize,
+    /// Bytes that one mailbox holds; above it senders are told `mailbox_full`.
+    pub mailbox_max_bytes: usize,
+    /// How long the same id from the same device is a retry, by the server's uptime.
+    pub dedup_window: Duration,
+    /// Message ids remembered of one device; the oldest is forgotten first.
+    pub dedup_ids_per_device_max: usize,
+    /// Message ids remembered in all; the oldest is forgotten first.
+    pub dedup_ids_max: usize,
+    /// Time without progress at a full out queue after which a device with a mailbox is closed
+    /// (4508); its mailbox keeps everything.
+    pub push_stall_timeout: Duration,
+    /// Bytes handed to the store and not yet durable; at it the senders are not read.
+    pub store_queue_max_bytes: usize,
+    /// Whether devices may see each other: the list, `devices`, `watch`.
+    pub list_devices: ListDevices,
+
     /// Largest message in bytes, after decompression; a larger one closes with 1009.
     pub max_message_bytes: usize,
     /// Time for the whole opening handshake, TLS included; then 408 and close.
@@ -123,6 +143,15 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Whether devices may see each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListDevices {
+    /// They may.
+    All,
+    /// Each sees itself only.
+    None,
+}
+
 /// Who may be a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
@@ -142,6 +171,32 @@ pub enum KeySet {
 }
 
 impl Config {
+    /// What devices with mailboxes may have, on each of `shards` shards.
+    pub(crate) fn limits(&self, shards: usize) -> switchboard_broker::Limits {
+        switchboard_broker::Limits {
+            in_flight_max: self.in_flight_max,
+            mailbox_messages_max: self.mailbox_max_messages,
+            mailbox_bytes_max: self.mailbox_max_bytes,
+            dedup_window: self.dedup_window,
+            dedup_ids_per_device_max: self.dedup_ids_per_device_max,
+            dedup_ids_max: self.dedup_ids_max.div_ceil(shards),
+            device_ttl: self.device_ttl,
+            named_device_ttl: Some(self.named_device_ttl).filter(|ttl| !ttl.is_zero()),
+            push_bytes_max: self.out_queue_max_bytes,
+            list_devices: self.list_devices == ListDevices::All,
+            ping_interval: self.ping_interval,
+            message_bytes_max: self.max_message_bytes,
+        }
+    }
+
+    /// Device ids that a welcome lists.
+    pub(crate) fn listed_max(&self) -> usize {
+        match self.list_devices {
+            ListDevices::All => self.device_list_max,
+            ListDevices::None => 0,
+        }
+    }
+
     /// Whether somebody else may sign tokens.
     pub(crate) fn has_operator_keys(&self) -> bool {
         self.auth_hs256_secret_file.is_some()
@@ -184,6 +239,15 @@ impl Default for Config {
             auth_leeway: Duration::from_secs(30),
             device_ttl: Duration::from_secs(24 * 3600),
             named_device_ttl: Duration::ZERO,
+            in_flight_max: 256,
+            mailbox_max_messages: 1_000,
+            mailbox_max_bytes: 16 << 20,
+            dedup_window: Duration::from_secs(600),
+            dedup_ids_per_device_max: 100_000,
+            dedup_ids_max: 500_000,
+            push_stall_timeout: Duration::from_secs(30),
+            store_queue_max_bytes: 64 << 20,
+            list_devices: ListDevices::All,
             max_message_bytes: 1 << 20,
             handshake_timeout: Duration::from_secs(10),
             handshake_max_bytes: 16 << 10,

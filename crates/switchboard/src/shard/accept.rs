@@ -10,7 +10,7 @@ use mio::{Interest, Registry};
 use switchboard_broker::Moment;
 
 use super::admission::Admission;
-use super::conn::{Conn, ControlFrames, Holds, Key, Phase};
+use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol};
 use super::out::OutQueue;
 use super::ports::Ports;
 use super::{LISTENER, Shard};
@@ -168,6 +168,8 @@ impl Shard {
             queued: false,
             dirty: false,
             is_full: false,
+            protocol: Protocol::Text,
+            awaits_drain: false,
             out: OutQueue::default(),
             unread: Vec::new(),
             heard_at: now,

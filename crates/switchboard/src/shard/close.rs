@@ -52,15 +52,8 @@ impl Shard {
         self.enqueue(key);
     }
 
-    /// Closes connections whose out queue is over its last bound: at once after a message, so that
+    /// Closes a connection whose out queue is over its last bound: at once after a message, so that
     /// the next one finds the device gone, and at the end of the turn after control frames.
-    #[inline]
-    pub(super) fn close_overflowed(&mut self) {
-        while let Some(key) = self.ports.overflowed.pop() {
-            self.overflow(key);
-        }
-    }
-
     pub(super) fn overflow(&mut self, key: Key) {
         if self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
             self.ports.metrics.out_queue_overflows.add(1);
@@ -79,7 +72,7 @@ impl Shard {
 
     /// Takes a device out of the broker, so that from now on nobody finds it.
     pub(super) fn leave(&mut self, key: Key, code: Option<CloseCode>, why: &str) {
-        let now = self.ports.now;
+        let now = self.ports.now();
         let conn = BrokerConn(key.index);
         let device = self.broker.device(conn);
         self.broker.handle(now, Input::Disconnected(conn), &mut |effect| {
@@ -90,7 +83,8 @@ impl Shard {
         metrics.connections.add(1u64.wrapping_neg());
         if let Some(device) = device {
             let code = code.map(|code| code.0);
-            tracing::debug!(%device, code, why, "device disconnected");
+            let device = self.shared.directory.names().show(device);
+            tracing::debug!(device = %device.as_ref(), code, why, "device disconnected");
         }
     }
 

@@ -43,6 +43,9 @@ pub(super) struct Conn {
     pub(super) dirty: bool,
     /// The out queue is over its bound, without progress since `full_since`.
     pub(super) is_full: bool,
+    pub(super) protocol: Protocol,
+    /// The broker waits until what was pushed has been taken.
+    pub(super) awaits_drain: bool,
 
     pub(super) out: OutQueue,
     /// Bytes that were read and not yet dealt with: an incomplete handshake, or what came in
@@ -83,6 +86,19 @@ pub(super) enum Phase {
     Closing { deadline: Moment, is_shut: bool },
 }
 
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// The text protocol, for a device that lives as long as the connection.
+    Text,
+    /// The text protocol, for a device with a mailbox.
+    Mailbox,
+    /// v1, and the first frame has not come.
+    Hello,
+    /// v1.
+    V1,
+}
+
 /// permessage-deflate on one connection.
 #[derive(Debug)]
 pub(super) enum Compression {
@@ -107,6 +123,10 @@ pub(super) enum Hold {
     ShardQueue,
     /// The HTTP server does not take more for now.
     HttpPipe,
+    /// The home of the receiver has not said whether there is room.
+    Verdict,
+    /// The store has as much as it may hold in memory.
+    Store,
 }
 
 impl Holds {

@@ -11,6 +11,9 @@ use crate::ws::CloseCode;
 /// How often a draining shard closes some of its connections.
 const STEP: Duration = Duration::from_millis(10);
 
+/// When devices are told to come back: a restart takes about as long.
+const RECONNECT_IN: Duration = Duration::from_secs(1);
+
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
@@ -44,6 +47,7 @@ impl Shard {
         let due = drain.left.split_off(keep.min(drain.left.len()));
         let all_are_told = drain.left.is_empty();
         for key in due {
+            self.say_bye(key, RECONNECT_IN, "the server is going down");
             self.close(key, CloseCode::GOING_AWAY, "the server is going down");
         }
         if all_are_told {

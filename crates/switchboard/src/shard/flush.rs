@@ -2,8 +2,10 @@
 
 use std::mem;
 
+use switchboard_broker::{Conn as BrokerConn, Input};
+
 use super::Shard;
-use super::conn::{Flushed, Hold, Key, Phase};
+use super::conn::{Conn, Flushed, Hold, Key, Phase, Protocol};
 
 impl Shard {
     /// Offers each other shard what is for it; what a full one does not take waits for its nudge.
@@ -44,7 +46,7 @@ impl Shard {
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
-        if !conn.is_open() || conn.is_full {
+        if !conn.is_open() || conn.is_full || conn.awaits_drain {
             self.after_flush(key, flushed, sent);
         }
     }
@@ -54,8 +56,13 @@ impl Shard {
         let now = self.ports.now;
         let max = self.shared.config.out_queue_max_bytes;
         let Some(conn) = self.ports.conn(key) else { return };
+        if conn.awaits_drain && conn.has_taken_enough(max) {
+            conn.awaits_drain = false;
+            self.decide(Input::Drained(BrokerConn(key.index)));
+        }
+        let Some(conn) = self.ports.conn(key) else { return };
         if conn.is_full {
-            if conn.out.len() <= max {
+            if conn.out.len() <= max && !conn.awaits_drain {
                 conn.is_full = false;
                 self.resume(key, Hold::OutQueue);
             } else if sent > 0 {
@@ -70,6 +77,17 @@ impl Shard {
                 self.shut(key);
             }
             _ => {}
+        }
+    }
+}
+
+impl Conn {
+    /// Whether the broker may go on pushing. For a device of the text protocol, whose messages are
+    /// acked by being taken, only when all is taken.
+    fn has_taken_enough(&self, out_queue_max_bytes: usize) -> bool {
+        match self.protocol {
+            Protocol::Mailbox => self.out.is_empty(),
+            _ => self.out.len() <= out_queue_max_bytes / 2,
         }
     }
 }

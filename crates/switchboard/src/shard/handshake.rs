@@ -7,15 +7,17 @@ use mio::Interest;
 use mio::net::UnixStream;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use switchboard_broker::{Conn as BrokerConn, Input};
+use switchboard_proto::v1::{SUBPROTOCOL, close};
 
 use super::admission::{Permit, forwarded, x_forwarded_for};
-use super::conn::{Compression, Conn, Hold, Key, Phase};
+use super::conn::{Compression, Conn, Hold, Key, Phase, Protocol};
 use super::pipe::Pipe;
 use super::ports::Ports;
 use super::{PIPE_BIT, Shard};
+use crate::config::Auth;
 use crate::http::REQUEST_TIMEOUT;
 use crate::metrics::refused_index;
-use crate::ws::{Deflate, Parsed, Refusal, Upgrade, parse_request};
+use crate::ws::{CloseCode, Deflate, Parsed, Refusal, Upgrade, parse_request};
 
 /// An HTTP request that wants no WebSocket, for the HTTP server: its socket, and what was read of
 /// it already.
@@ -180,19 +182,53 @@ impl Shard {
     /// Accepts the handshake; from here on there is a device.
     fn welcome(&mut self, key: Key, upgrade: &Upgrade, bytes: &mut [u8]) {
         let now = self.ports.now;
+        let is_v1 = upgrade.request.offers(SUBPROTOCOL);
+        let token = upgrade.request.bearer_token();
+        if let Some(refusal) = self.text_refusal(is_v1, token) {
+            return self.refuse(key, &refusal);
+        }
         let conn = &mut self.ports.conns[key.index as usize];
-        upgrade.write_accept(conn.out.buffer(&mut self.ports.spares));
+        let subprotocol = is_v1.then_some(SUBPROTOCOL);
+        upgrade.write_accept(subprotocol, conn.out.buffer(&mut self.ports.spares));
         conn.phase = Phase::Open;
+        conn.full_since = now;
         self.ports.metrics.connections.add(1);
-        let id = BrokerConn(key.index);
-        self.broker.handle(now, Input::Connected(id), &mut |effect| self.ports.perform(effect));
-        if let Some(device) = self.broker.device(id) {
-            let peer = self.ports.conns[key.index as usize].permit.address();
-            tracing::debug!(%device, %peer, "device connected");
+        if is_v1 {
+            conn.protocol = Protocol::Hello;
+        } else if let Some(token) = token {
+            if let Err(reason) = self.text_with_token(key, token) {
+                return self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason);
+            }
+        } else {
+            self.connect_anonymous(key);
+        }
+        if self.ports.leaving.is_some() {
+            return self.hand_over_leaving(&bytes[upgrade.head_len..]);
         }
         // Mostly no new entry: the handshake's fires before the first ping is due.
         self.schedule_next(key);
         self.frames(key, &mut bytes[upgrade.head_len..]);
+    }
+
+    /// Why a device of the text protocol is not let in.
+    fn text_refusal(&self, is_v1: bool, token: Option<&str>) -> Option<Refusal> {
+        if is_v1 || token.is_some() {
+            return None;
+        }
+        if self.shared.config.auth == Auth::Token {
+            return Some(Refusal::unauthorized());
+        }
+        (!self.may_give_id()).then(|| Refusal::busy("No new ids can be reserved on disk for now."))
+    }
+
+    /// A new device of the text protocol, for as long as its connection lives.
+    fn connect_anonymous(&mut self, key: Key) {
+        let id = BrokerConn(key.index);
+        self.decide(Input::Connected(id));
+        if let Some(device) = self.broker.device(id) {
+            let peer = self.ports.conns[key.index as usize].permit.address();
+            tracing::debug!(%device, %peer, "device connected");
+        }
     }
 
     /// Answers with an HTTP error and closes.

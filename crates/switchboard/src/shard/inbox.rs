@@ -7,10 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
-use switchboard_broker::{Digest, ShardId};
+use switchboard_broker::{Deliver, Digest, Parcel, ShardId};
 use switchboard_proto::DeviceId;
 
 use super::accept::Accepted;
+use super::post::{Moved, StoreNews};
 
 /// What others have for one shard.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     /// Whether `state` holds anything; read without the lock before going to sleep.
     filled: AtomicBool,
+    /// Whether the store has said something; read without the lock once a turn.
+    has_store_news: AtomicBool,
     /// Whether the shard is in, or about to be in, a poll that only the waker ends.
     asleep: AtomicBool,
     waker: Waker,
@@ -28,6 +31,8 @@ pub(crate) struct Inbox {
 struct State {
     batch: Batch,
     drain: Option<Duration>,
+    /// From the store and its reader: at most one answer for each batch and fetch.
+    store: Vec<StoreNews>,
     /// Shards that found the batch full and are to be woken when it is taken.
     waiting: Vec<ShardId>,
 }
@@ -40,6 +45,12 @@ pub(super) struct Batch {
     text: Vec<u8>,
     pub(super) returned: Vec<(DeviceId, Digest)>,
     pub(super) sockets: Vec<Accepted>,
+    /// Connections whose devices live there.
+    pub(super) moved: Vec<Moved>,
+    /// What its broker is told by ours.
+    pub(super) parcels: Vec<Parcel>,
+    /// Bytes of the messages among them.
+    parcel_bytes: usize,
     /// For the latency histogram: when how many of `texts` were received.
     pub(super) received: Vec<(Instant, u64)>,
 }
@@ -66,6 +77,13 @@ impl Batch {
         self.texts.push(TextEntry { from, to, len: text.len() as u32, shard });
     }
 
+    pub(super) fn push_parcel(&mut self, parcel: Parcel) {
+        if let Parcel::Deliver(deliver) = &parcel {
+            self.parcel_bytes += deliver.body.len() + size_of::<Deliver>();
+        }
+        self.parcels.push(parcel);
+    }
+
     pub(super) fn texts(&self) -> impl Iterator<Item = HandedOver<'_>> {
         let mut end = 0;
         self.texts.iter().map(move |&TextEntry { from, to, len, shard }| {
@@ -76,12 +94,16 @@ impl Batch {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.returned.is_empty() && self.sockets.is_empty()
+        self.texts.is_empty()
+            && self.returned.is_empty()
+            && self.sockets.is_empty()
+            && self.moved.is_empty()
+            && self.parcels.is_empty()
     }
 
     /// What counts toward `shard_queue_max_bytes`.
     pub(super) fn bytes(&self) -> usize {
-        self.text.len() + self.texts.len() * size_of::<TextEntry>()
+        self.text.len() + self.texts.len() * size_of::<TextEntry>() + self.parcel_bytes
     }
 
     fn append(&mut self, other: &mut Batch) {
@@ -92,6 +114,9 @@ impl Batch {
         self.text.append(&mut other.text);
         self.returned.append(&mut other.returned);
         self.sockets.append(&mut other.sockets);
+        self.moved.append(&mut other.moved);
+        self.parcels.append(&mut other.parcels);
+        self.parcel_bytes += std::mem::take(&mut other.parcel_bytes);
         self.received.append(&mut other.received);
     }
 
@@ -104,6 +129,9 @@ impl Batch {
         self.text.clear();
         self.returned.clear();
         self.sockets.clear();
+        self.moved.clear();
+        self.parcels.clear();
+        self.parcel_bytes = 0;
         self.received.clear();
     }
 }
@@ -118,6 +146,7 @@ impl Inbox {
         Inbox {
             state: Mutex::default(),
             filled: AtomicBool::new(false),
+            has_store_news: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             waker,
             max_bytes,
@@ -146,6 +175,22 @@ impl Inbox {
         let mut state = self.lock();
         state.drain = Some(over);
         self.notify(state);
+    }
+
+    /// Tells the shard what the store has for it.
+    pub(crate) fn store(&self, news: StoreNews) {
+        let mut state = self.lock();
+        state.store.push(news);
+        self.has_store_news.store(true, Ordering::SeqCst);
+        self.notify(state);
+    }
+
+    /// Takes what the store has said.
+    pub(super) fn take_store(&self) -> Vec<StoreNews> {
+        if !self.has_store_news.swap(false, Ordering::SeqCst) {
+            return Vec::new();
+        }
+        mem::take(&mut self.lock().store)
     }
 
     /// Wakes the shard: another one has taken what this one could not hand over.

@@ -14,6 +14,7 @@ mod inbox;
 mod out;
 mod pipe;
 mod ports;
+mod post;
 mod rate;
 mod serve;
 mod tick;
@@ -22,21 +23,26 @@ mod timers;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::{Events, Poll, Token};
-use switchboard_broker::{Broker, Digest, DigestKey, Directory, Input, Moment, ShardId};
+use switchboard_broker::{Broker, Digest, Directory, Input, Moment, Replay, ShardId};
 use switchboard_proto::DeviceId;
 
 pub(crate) use accept::Listener;
 pub(crate) use admission::Admission;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
+pub(crate) use post::StoreNews;
 
+use crate::auth::Keyring;
 use crate::config::Config;
+use crate::ledger::{Ids, Job};
 use crate::metrics::Metrics;
+use crate::store::Log;
 use crate::tls::Acceptor;
 use conn::{Conn, Hold, Key, Phase};
 use drain::Drain;
@@ -64,13 +70,19 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) directory: Arc<Directory>,
-    pub(crate) digest_key: DigestKey,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) ids: Ids,
+    /// Told when ids are running out.
+    pub(crate) wants_ids: tokio::sync::Notify,
+    /// Set before the shards start; empty where nothing is kept.
+    pub(crate) log: OnceLock<Arc<Log>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
-    /// What moments are counted from.
+    /// When this run started, and the server's uptime then: what moments are counted from.
     pub(crate) started: Instant,
+    pub(crate) uptime: Moment,
 }
 
 /// One thread's sockets and their broker.
@@ -78,6 +90,8 @@ pub(crate) struct Shard {
     shared: Arc<Shared>,
     poll: Poll,
     broker: Broker,
+    /// What the last run left, until the first turn.
+    replay: Option<Replay>,
     ports: Ports,
     listener: Option<Listener>,
     /// Connections with something to read, each once.
@@ -102,12 +116,14 @@ impl Shard {
         shared: Arc<Shared>,
         poll: Poll,
         listener: Option<Listener>,
+        (broker, replay): (Broker, Replay),
+        jobs: Option<Sender<Job>>,
     ) -> Shard {
-        let directory = Arc::clone(&shared.directory);
         let cipher_len = if shared.tls.is_some() { CIPHER_BYTES } else { 0 };
         Shard {
-            broker: Broker::new(id, directory, shared.digest_key.clone()),
-            ports: Ports::new(id, Arc::clone(&shared)),
+            broker,
+            replay: Some(replay),
+            ports: Ports::new(id, Arc::clone(&shared), jobs),
             shared,
             poll,
             listener,
@@ -128,6 +144,11 @@ impl Shard {
             listener.register(self.poll.registry())?;
         }
         let mut events = Events::with_capacity(EVENTS_MAX);
+        self.begin_turn();
+        if let Some(replay) = self.replay.take() {
+            self.begin_with(replay);
+            self.submit_appends();
+        }
         while !self.is_drained() {
             self.wait(&mut events)?;
             self.begin_turn();
@@ -136,14 +157,18 @@ impl Shard {
                 self.obey(event);
             }
             self.take_inbox();
+            self.take_store_news();
             self.accept_sockets();
             self.fire_timers();
-            self.close_overflowed();
+            self.tick_broker();
+            self.do_todos();
             self.go_on_draining();
+            self.submit_appends();
             self.hand_over();
             self.flush_dirty();
             self.end_turn();
         }
+        self.end_broker();
         Ok(())
     }
 
@@ -242,25 +267,30 @@ impl Shard {
     }
 
     fn deal_with(&mut self, batch: &mut Batch) {
-        let now = self.ports.now;
+        let now = self.ports.now();
         self.ports.handed_over_at(&batch.received);
         for text in batch.texts() {
             let inbox::HandedOver { shard, from, to, text } = text;
             let input = Input::HandedOver { shard, from, to, text };
             self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
-            self.close_overflowed();
+            self.do_todos();
+        }
+        for parcel in batch.parcels.drain(..) {
+            self.decide(Input::Parcel(parcel));
         }
         for &(from, digest) in &batch.returned {
-            self.returned(now, from, digest);
+            self.returned(from, digest);
         }
         for accepted in batch.sockets.drain(..) {
             self.open(accepted);
         }
+        for moved in batch.moved.drain(..) {
+            self.take_in(moved);
+        }
     }
 
-    fn returned(&mut self, now: Moment, from: DeviceId, digest: Digest) {
-        let input = Input::Returned { from, digest };
-        self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+    fn returned(&mut self, from: DeviceId, digest: Digest) {
+        self.decide(Input::Returned { from, digest });
     }
 
     fn serve_run_queue(&mut self) {

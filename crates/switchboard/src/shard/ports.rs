@@ -1,12 +1,17 @@
 //! The broker's way out: its effects become bytes in out queues and texts for other shards.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::Sender;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
-use switchboard_broker::{Conn as BrokerConn, Effect, Moment, Refusal, ShardId};
+use switchboard_broker::{
+    Conn as BrokerConn, Effect, Hello, Moment, Parcel, Place, Refusal, ShardId,
+};
+use switchboard_proto::v1::{DeviceRef, ServerFrame, write_text_of_body};
 use switchboard_proto::{DeviceId, text};
 
 use super::Shared;
@@ -14,7 +19,9 @@ use super::conn::{Compression, Conn, Hold, Key};
 use super::inbox::Batch;
 use super::out::Spares;
 use super::timers::Timers;
+use crate::ledger::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
+use crate::store::Batch as Appends;
 use crate::ws::{Deflate, Opcode, write_header, write_header_reserved, write_server_frame};
 
 /// An out queue at this multiple of its bound is not given the stall timeout.
@@ -33,8 +40,8 @@ pub(super) struct Ports {
     turn_started: Instant,
     /// Connections to be written at the end of the turn, each once.
     pub(super) dirty: Vec<Key>,
-    /// Connections whose out queue must not grow further.
-    pub(super) overflowed: Vec<Key>,
+    /// What the shard is to do when the broker has decided.
+    pub(super) todos: VecDeque<Todo>,
     /// What is to be handed to each other shard.
     pub(super) outboxes: Vec<Outbox>,
     /// The connection whose command is being carried out.
@@ -48,7 +55,41 @@ pub(super) struct Ports {
     /// For all connections that share it.
     deflate: Option<Box<Deflate>>,
     scratch: Vec<u8>,
+    /// A connection that leaves for its device's home shard, which is this one.
+    pub(super) leaving: Option<(Key, usize, Hello)>,
+    /// Records of this turn, for the store.
+    pub(super) appends: Appends,
+    pub(super) spare_batches: Vec<Appends>,
+    /// The store gave a batch back; it says when there is room.
+    pub(super) store_is_full: bool,
+    pub(super) held_for_store: Vec<Key>,
+    /// Chunks of the log that were dealt with in this turn.
+    pub(super) reclaimed: usize,
+    pub(super) places: Vec<Place>,
+    /// To the thread that reads the store; none where nothing is kept.
+    jobs: Option<Sender<Job>>,
+    /// Unix time less uptime, in milliseconds, and when it was looked at.
+    wall_less_uptime_ms: i64,
+    wall_at: Moment,
+    stats_at: Moment,
 }
+
+/// What a port alone could not do.
+pub(super) enum Todo {
+    /// An out queue must not grow further.
+    Overflow(Key),
+    /// A session has ended.
+    Close { key: Key, code: u16, reason: String },
+    /// A reason not to read has gone.
+    Resume(Key, Hold),
+    /// A device shows another token.
+    Verify { key: Key, token: String },
+}
+
+/// How old the wall clock and the gauges may be.
+const STALE_MS: u64 = 500;
+/// Batches kept for their memory.
+const SPARE_BATCHES: usize = 4;
 
 /// What is to be handed to one other shard.
 #[derive(Default)]
@@ -59,7 +100,7 @@ pub(super) struct Outbox {
 }
 
 impl Ports {
-    pub(super) fn new(shard: ShardId, shared: Arc<Shared>) -> Ports {
+    pub(super) fn new(shard: ShardId, shared: Arc<Shared>, jobs: Option<Sender<Job>>) -> Ports {
         Ports {
             shard,
             metrics: Arc::clone(&shared.metrics.shards[usize::from(shard.0)]),
@@ -69,14 +110,25 @@ impl Ports {
             now: Moment::default(),
             turn_started: shared.started,
             dirty: Vec::new(),
-            overflowed: Vec::new(),
+            todos: VecDeque::new(),
             outboxes: shared.inboxes.iter().map(|_| Outbox::default()).collect(),
             speaking: None,
             delivered: 0,
             handed_over: Vec::new(),
-            sender: text::Sender::new(DeviceId::FIRST),
+            sender: text::Sender::new(DeviceId::FIRST, DeviceId::FIRST.into()),
             deflate: None,
             scratch: Vec::new(),
+            leaving: None,
+            appends: Appends::default(),
+            spare_batches: Vec::new(),
+            store_is_full: false,
+            held_for_store: Vec::new(),
+            reclaimed: 0,
+            places: Vec::new(),
+            jobs,
+            wall_less_uptime_ms: 0,
+            wall_at: Moment::default(),
+            stats_at: Moment::default(),
             shared,
         }
     }
@@ -91,7 +143,26 @@ impl Ports {
 
     pub(super) fn begin_turn(&mut self, now: Instant) {
         self.turn_started = now;
-        self.now = Moment::from_ms(now.duration_since(self.shared.started).as_millis() as u64);
+        self.now = self.shared.uptime.after(now.duration_since(self.shared.started));
+        if self.wall_at == Moment::default() || self.now.ms() > self.wall_at.ms() + STALE_MS {
+            self.wall_at = self.now;
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.wall_less_uptime_ms = wall.as_millis() as i64 - self.now.ms() as i64;
+        }
+    }
+
+    /// Unix time; looked at now and then, and in between as old as the turn.
+    pub(super) fn wall_ms(&self) -> u64 {
+        (self.now.ms() as i64 + self.wall_less_uptime_ms) as u64
+    }
+
+    /// Whether the gauges should be set again.
+    pub(super) fn stats_are_stale(&mut self) -> bool {
+        let is_stale = self.now.ms() >= self.stats_at.ms() + STALE_MS;
+        if is_stale {
+            self.stats_at = self.now;
+        }
+        is_stale
     }
 
     /// Counts the turn's work and how long its messages took.
@@ -109,7 +180,8 @@ impl Ports {
 
     /// Nanoseconds since the start, for the rate limit.
     pub(super) fn now_ns(&self) -> u64 {
-        self.turn_started.duration_since(self.shared.started).as_nanos() as u64
+        let since_start = self.turn_started.duration_since(self.shared.started);
+        self.shared.uptime.ms() * 1_000_000 + since_start.as_nanos() as u64
     }
 
     /// Notes when the texts that are about to be delivered were read.
@@ -177,6 +249,131 @@ impl Ports {
                 self.metrics.returned.add(1);
                 self.outboxes[usize::from(shard.0)].batch.returned.push((from, digest));
             }
+            effect => self.perform_more(effect),
+        }
+    }
+
+    /// What concerns devices with mailboxes.
+    fn perform_more(&mut self, effect: Effect<'_>) {
+        match effect {
+            Effect::Tell { conn, frame } => self.tell(conn.0, frame),
+            Effect::Push { conn, frame } => self.push(conn.0, |out| frame.write(out)),
+            Effect::PushBody { conn, from, body } | Effect::DeliverBody { conn, from, body } => {
+                self.push(conn.0, |out| write_text_delivery(out, from, body));
+            }
+            Effect::AwaitDrain { conn } => self.await_drain(conn.0),
+            Effect::Close { conn, code, reason } => {
+                let (key, reason) = (self.key(conn.0), reason.to_owned());
+                self.todos.push_back(Todo::Close { key, code, reason });
+            }
+            Effect::Append(record) => {
+                self.appends.push_with(|out| record::write(&record, out));
+                self.hold_for_store();
+            }
+            Effect::Fetch { device, session, wants } => {
+                let (shard, wants) = (self.shard_index(), wants.to_vec());
+                self.ask_reader(Job::Fetch { shard, device, session, wants });
+            }
+            Effect::Post { shard, parcel } => self.send_parcel(shard, parcel),
+            Effect::AwaitVerdict { conn } => self.hold(self.key(conn.0), Hold::Verdict),
+            Effect::VerdictCame { conn } => {
+                self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Verdict));
+            }
+            Effect::TextAccepted { .. } => {
+                self.metrics.messages.at(MessageResult::Stored as usize).add(1);
+            }
+            Effect::Verify { conn, token } => {
+                let (key, token) = (self.key(conn.0), token.to_owned());
+                self.todos.push_back(Todo::Verify { key, token });
+            }
+            Effect::Count(event) => self.metrics.count(event, &self.shared.directory),
+            Effect::Deliver { .. }
+            | Effect::Refuse { .. }
+            | Effect::Inform { .. }
+            | Effect::HandOver { .. }
+            | Effect::Return { .. } => unreachable!("these are done in `perform`"),
+        }
+    }
+
+    fn key(&self, index: u32) -> Key {
+        Key { index, generation: self.conns[index as usize].generation }
+    }
+
+    /// Answers a v1 device, or tells it something that is not its mailbox's.
+    pub(super) fn tell(&mut self, index: u32, frame: &ServerFrame<'_>) {
+        let mut scratch = mem::take(&mut self.scratch);
+        scratch.clear();
+        frame.write(&mut scratch);
+        self.answer_frame(index, Opcode::Text, &scratch);
+        self.scratch = scratch;
+    }
+
+    /// Pushes a message out of a mailbox.
+    fn push(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
+        self.delivered += 1;
+        let mut scratch = mem::take(&mut self.scratch);
+        scratch.clear();
+        write(&mut scratch);
+        let conn = &mut self.conns[index as usize];
+        let had = conn.out.len();
+        if conn.compresses(scratch.len(), &self.shared) {
+            self.write_deflated(index, &scratch);
+        } else {
+            write_server_frame(conn.out.buffer(&mut self.spares), Opcode::Text, &scratch);
+        }
+        self.scratch = scratch;
+        self.grew(index, had);
+    }
+
+    /// The broker pushes no more until the connection has taken what is there.
+    fn await_drain(&mut self, index: u32) {
+        let key = self.key(index);
+        let at = self.now.after(self.shared.config.push_stall_timeout);
+        let conn = &mut self.conns[index as usize];
+        conn.awaits_drain = true;
+        if !conn.is_full {
+            conn.is_full = true;
+            conn.full_since = self.now;
+        }
+        self.schedule(key, at);
+        self.mark_dirty(key);
+    }
+
+    /// Who makes records faster than the store takes them is not read for a while.
+    fn hold_for_store(&mut self) {
+        if self.store_is_full
+            && let Some(key) = self.speaking
+        {
+            self.held_for_store.push(key);
+            self.hold(key, Hold::Store);
+        }
+    }
+
+    fn send_parcel(&mut self, shard: ShardId, parcel: Parcel) {
+        let outbox = &mut self.outboxes[usize::from(shard.0)];
+        outbox.batch.push_parcel(parcel);
+        if outbox.batch.bytes() >= self.shared.config.shard_queue_max_bytes
+            && let Some(key) = self.speaking
+        {
+            outbox.held.push(key);
+            self.hold(key, Hold::ShardQueue);
+        }
+    }
+
+    /// Gives the reader of the store something to do.
+    pub(super) fn ask_reader(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // It ends only after all shards have.
+            jobs.send(job).ok();
+        }
+    }
+
+    /// Keeps the memory of a batch that is synced.
+    pub(super) fn give_back(&mut self, mut batch: Appends) {
+        if self.spare_batches.len() < SPARE_BATCHES {
+            batch.clear();
+            self.spare_batches.push(batch);
         }
     }
 
@@ -188,7 +385,8 @@ impl Ports {
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
         if self.sender.id() != from {
-            self.sender = text::Sender::new(from);
+            let shown = self.shared.directory.names().show(from);
+            self.sender = text::Sender::new(from, shown.as_ref());
         }
         let len = text::delivery_len(&self.sender, text);
         if !conn.compresses(len, &self.shared) {
@@ -269,7 +467,7 @@ impl Ports {
         if conn.out.len() > max {
             // One message always fits, however large it is.
             if had > 0 && conn.out.len() > max.saturating_mul(OVERFLOW_FACTOR) {
-                self.overflowed.push(key);
+                self.todos.push_back(Todo::Overflow(key));
             }
             if !conn.is_full {
                 conn.is_full = true;
@@ -305,6 +503,13 @@ impl Ports {
             self.metrics.pauses.at(hold as usize).add(1);
         }
     }
+}
+
+/// What a device of the text protocol is shown of a message: `<from>:<body>`.
+fn write_text_delivery(out: &mut Vec<u8>, from: DeviceRef<'_>, body: &[u8]) {
+    from.write(out);
+    out.push(b':');
+    write_text_of_body(out, body);
 }
 
 impl Conn {

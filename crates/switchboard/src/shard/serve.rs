@@ -5,7 +5,7 @@ use std::mem;
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Key, Phase};
+use super::conn::{Key, Phase, Protocol};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation};
 
 impl Shard {
@@ -124,10 +124,11 @@ impl Shard {
                 conn.unread.extend_from_slice(&bytes[at..]);
                 return;
             }
+            let protocol = conn.protocol;
             let outcome = match conn.decoder.decode(&mut bytes[at..]) {
                 Ok(Decoded { consumed, event: Some(event) }) => {
                     at += consumed;
-                    self.event(key, event)
+                    self.event(key, protocol, event)
                 }
                 Ok(Decoded { consumed, event: None }) => {
                     at += consumed;
@@ -138,19 +139,22 @@ impl Shard {
             if let Err(violation) = outcome {
                 return self.close(key, violation.close_code(), &violation.to_string());
             }
+            if self.ports.leaving.is_some() {
+                return self.hand_over_leaving(&bytes[at..]);
+            }
         }
     }
 
     #[inline]
-    fn event(&mut self, key: Key, event: Event<'_>) -> Result<(), Violation> {
+    fn event(&mut self, key: Key, protocol: Protocol, event: Event<'_>) -> Result<(), Violation> {
         match event {
-            Event::Text(message) => self.message(key, &message),
+            Event::Text(message) => self.message(key, protocol, &message),
             Event::Binary(bytes) => {
                 // The original reads a binary frame as text, too.
                 simdutf8::basic::from_utf8(&bytes).map_err(|_| Violation::NotUtf8)?;
-                self.message(key, &bytes);
+                self.message(key, protocol, &bytes);
             }
-            Event::Compressed { payload, .. } => self.inflate(key, &payload)?,
+            Event::Compressed { payload, .. } => self.inflate(key, protocol, &payload)?,
             Event::Ping(payload) => self.pong(key, &payload),
             Event::Pong(_) | Event::EmptyFragment => self.count_control_frame(key),
             Event::Close(frame) => self.close_back(key, frame),
@@ -159,26 +163,32 @@ impl Shard {
     }
 
     #[inline]
-    fn message(&mut self, key: Key, message: &[u8]) {
-        let now = self.ports.now;
+    fn message(&mut self, key: Key, protocol: Protocol, message: &[u8]) {
         self.ports.speaking = Some(key);
-        let input = Input::Said { conn: BrokerConn(key.index), message };
-        self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+        match protocol {
+            Protocol::Text | Protocol::Mailbox => {
+                let now = self.ports.now();
+                let input = Input::Said { conn: BrokerConn(key.index), message };
+                self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+            }
+            Protocol::V1 => self.v1_frame(key, message),
+            Protocol::Hello => self.first_frame(key, message),
+        }
         self.ports.speaking = None;
-        self.close_overflowed();
+        self.do_todos();
         if self.shared.config.rate_limit_messages_per_s > 0 {
             self.spend(key);
         }
     }
 
-    fn inflate(&mut self, key: Key, payload: &[u8]) -> Result<(), Violation> {
+    fn inflate(&mut self, key: Key, protocol: Protocol, payload: &[u8]) -> Result<(), Violation> {
         let max = self.shared.config.max_message_bytes;
         let mut inflated = mem::take(&mut self.inflated);
         inflated.clear();
         let Some(deflate) = self.ports.inflater(key) else { return Ok(()) };
         deflate.inflate(payload, max, &mut inflated).map_err(|error| error.violation(max))?;
         simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
-        self.message(key, &inflated);
+        self.message(key, protocol, &inflated);
         // One large message must not be remembered by its size for ever.
         inflated.shrink_to(super::READ_BYTES);
         self.inflated = inflated;

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use switchboard_broker::Moment;
+use switchboard_proto::v1::{HELLO_TIMEOUT, close};
 
 use super::Shard;
-use super::conn::{Conn, Hold, Key, Phase};
+use super::conn::{Conn, Hold, Key, Phase, Protocol};
 use crate::config::Config;
-use crate::ws::{Opcode, Refusal};
+use crate::ws::{CloseCode, Opcode, Refusal};
 
 impl Shard {
     /// Time until the next deadline; `None` when there is none.
     pub(super) fn until_next_timer(&self) -> Option<Duration> {
-        let at = self.ports.timers.next().into_iter().chain(self.next_drain_step()).min()?;
-        let at = Duration::from_millis(at.ms());
+        let timers = self.ports.timers.next().into_iter().chain(self.broker.next_tick());
+        let at = timers.chain(self.next_drain_step()).min()?;
+        let at = at.since(self.shared.uptime);
         let left = at.saturating_sub(self.shared.started.elapsed());
         // epoll counts whole milliseconds and mio rounds up, so a deadline is never early.
         Some(left)
@@ -80,8 +82,12 @@ impl Shard {
             self.resume(key, Hold::RateLimit);
         }
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.is_full && conn.full_since.after(config.out_queue_stall_timeout) <= now {
+        if conn.is_full && conn.full_since.after(conn.stall_timeout(&config)) <= now {
             return self.overflow(key);
+        }
+        if conn.protocol == Protocol::Hello && conn.hello_due() <= now {
+            let reason = "no hello within 10 s";
+            return self.close(key, CloseCode(close::NO_HELLO), reason);
         }
         if conn.holds.any() {
             return;
@@ -97,14 +103,28 @@ impl Shard {
 }
 
 impl Conn {
+    /// How long a full queue may make no progress.
+    fn stall_timeout(&self, config: &Config) -> Duration {
+        match self.protocol {
+            Protocol::Text | Protocol::Hello => config.out_queue_stall_timeout,
+            Protocol::Mailbox | Protocol::V1 => config.push_stall_timeout,
+        }
+    }
+
+    /// When the first frame must have come. `full_since` is when the connection opened: its queue
+    /// cannot be full before it has said anything.
+    fn hello_due(&self) -> Moment {
+        self.full_since.after(HELLO_TIMEOUT)
+    }
+
     /// When this connection must be looked at again.
     fn next_deadline(&self, now: Moment, config: &Config, rate_tolerance_ns: u64) -> Moment {
         match self.phase {
             Phase::Handshake { deadline, .. } | Phase::Closing { deadline, .. } => deadline,
             Phase::Piping(ref pipe) => pipe.deadline,
             Phase::Open => {
-                let stall =
-                    self.is_full.then(|| self.full_since.after(config.out_queue_stall_timeout));
+                let stall = self.is_full.then(|| self.full_since.after(self.stall_timeout(config)));
+                let hello = (self.protocol == Protocol::Hello).then(|| self.hello_due());
                 let budget = self.holds.has(Hold::RateLimit).then(|| {
                     let at_ns = self.spent_until_ns.saturating_sub(rate_tolerance_ns);
                     Moment::from_ms(at_ns.div_ceil(1_000_000))
@@ -115,7 +135,11 @@ impl Conn {
                     let ping = self.heard_at.max(self.pinged_at).after(config.ping_interval);
                     ping.min(self.heard_at.after(config.idle_timeout))
                 };
-                [Some(silence), stall, budget].into_iter().flatten().min().expect("silence is one")
+                [Some(silence), stall, budget, hello]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .expect("silence is one")
             }
         }
     }

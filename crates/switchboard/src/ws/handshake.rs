@@ -48,6 +48,10 @@ pub struct Request {
     pub forwarded: Option<String>,
     /// All of `Sec-WebSocket-Extensions`, joined by commas.
     extensions: Option<String>,
+    /// All of `Sec-WebSocket-Protocol`, joined by commas.
+    protocols: Option<String>,
+    /// `Authorization`, if it comes once.
+    authorization: Option<String>,
 }
 
 /// An HTTP answer that ends the connection, and says why in its body.
@@ -74,6 +78,13 @@ impl Refusal {
             None => "This server's allowed_origins wants an Origin header.".to_owned(),
         };
         Refusal { status: "403 Forbidden", headers: "", body }
+    }
+
+    /// 401: a token is wanted, and this client showed none.
+    pub fn unauthorized() -> Refusal {
+        let headers = "WWW-Authenticate: Bearer\r\n";
+        let body = "This server wants a token: Authorization: Bearer <token>.".to_owned();
+        Refusal { status: "401 Unauthorized", headers, body }
     }
 
     /// 408: the handshake took longer than `handshake_timeout`.
@@ -125,6 +136,20 @@ impl Refusal {
     }
 }
 
+impl Request {
+    /// Whether the client offers the subprotocol of v1.
+    pub fn offers(&self, subprotocol: &str) -> bool {
+        let offered = self.protocols.as_deref().unwrap_or_default();
+        offered.split(',').any(|one| one.trim() == subprotocol)
+    }
+
+    /// The token of `Authorization: Bearer` (RFC 6750 section 2.1).
+    pub fn bearer_token(&self) -> Option<&str> {
+        let (scheme, token) = self.authorization.as_deref()?.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+}
+
 impl Upgrade {
     /// Accepts permessage-deflate if the client offered it in a form that we can keep.
     pub fn negotiate_deflate(&mut self, context_takeover: bool) -> Option<Negotiated> {
@@ -133,13 +158,17 @@ impl Upgrade {
         self.deflate
     }
 
-    /// Writes the `101` answer.
-    pub fn write_accept(&self, out: &mut Vec<u8>) {
+    /// Writes the `101` answer, with the subprotocol that was chosen of those offered.
+    pub fn write_accept(&self, subprotocol: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
               Connection: Upgrade\r\nSec-WebSocket-Accept: ",
         );
         out.extend_from_slice(self.accept.as_bytes());
+        if let Some(subprotocol) = subprotocol {
+            out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+            out.extend_from_slice(subprotocol.as_bytes());
+        }
         if let Some(deflate) = self.deflate {
             out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
             deflate.write_response(out);
@@ -194,6 +223,8 @@ fn read_head(request: &httparse::Request<'_, '_>, head_len: usize) -> Parsed {
                 x_forwarded_for: joined(headers, "x-forwarded-for"),
                 forwarded: joined(headers, "forwarded"),
                 extensions: joined(headers, "sec-websocket-extensions"),
+                protocols: joined(headers, "sec-websocket-protocol"),
+                authorization: joined(headers, "authorization"),
             };
             Parsed::Upgrade(Box::new(Upgrade { head_len, request, accept, deflate: None }))
         }
@@ -305,7 +336,7 @@ mod tests {
         let Parsed::Upgrade(upgrade) = parse_request(GOOD.as_bytes(), 16 << 10) else { panic!() };
         assert_eq!(upgrade.head_len, GOOD.len());
         let mut out = Vec::new();
-        upgrade.write_accept(&mut out);
+        upgrade.write_accept(None, &mut out);
         let answer = String::from_utf8(out).unwrap();
         assert!(answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
     }

@@ -1,0 +1,158 @@
+//! What of the brokers' state survives: their records as bytes, the replay at the start, reading
+//! back what waits, and reclaiming the log's oldest part.
+//!
+//! The brokers know no bytes and [`store`](crate::store) knows no messages; this room stands
+//! between them.
+
+mod reader;
+pub(crate) mod record;
+mod state;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use switchboard_broker::{
+    Broker, DigestKey, Directory, Limits, Moment, Now, Place, Record, Replay, ShardId,
+};
+
+use crate::store::{self, DataDir, Found, Options, Recovered};
+pub(crate) use reader::{Chunk, Job, Reader};
+use state::{Origin, State};
+
+/// Ids reserved at once: a start after a crash skips at most as many.
+const IDS_RESERVED: u64 = 10_000;
+/// Two for each shard that may ask at the same time.
+const IDS_MARGIN: u64 = 2_048;
+
+/// The brokers as the last run left them, and where their records go.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) brokers: Vec<(Broker, Replay)>,
+    pub(crate) recovered: Option<Recovered>,
+    pub(crate) ids: Ids,
+    /// What the server's uptime begins at.
+    pub(crate) uptime: Moment,
+}
+
+/// Which ids may be given; all below the mark are on disk as given.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    reserved_to: AtomicU64,
+    kept: Option<std::sync::Mutex<(std::path::PathBuf, State)>>,
+}
+
+/// Opens the data directory, or begins with nothing in memory.
+pub(crate) fn open(
+    data_dir: Option<&Path>,
+    directory: &Arc<Directory>,
+    shards: usize,
+    limits: &Limits,
+    options: Options,
+    wall_ms: u64,
+) -> anyhow::Result<Opened> {
+    let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
+    let disk = DataDir::open(dir).with_context(|| format!("data_dir {}", dir.display()))?;
+    let (state, origin) = State::open(dir)?;
+    directory.begin_ids_at(state.ids_to);
+    let new_broker = |shard| {
+        let (directory, key) = (Arc::clone(directory), state.digest_key());
+        let mut broker = Broker::new(ShardId(shard as u16), directory, key, limits.clone(), true);
+        broker.name_mailboxes_after(state.epoch);
+        broker
+    };
+    let mut brokers: Vec<_> =
+        (0..shards).map(|shard| (new_broker(shard), Replay::default())).collect();
+    let mut uptime = Moment::from_ms(state.uptime_ms);
+    let recovered = store::open(Arc::new(disk), options, &mut |place, bytes| {
+        let record = record::read(bytes)
+            .map_err(|error| format!("the record at {place:?} cannot be read: {error}"))?;
+        if let Record::Message(message) = &record {
+            uptime = uptime.max(message.at);
+        }
+        let now = Now { at: uptime, wall_ms };
+        for (broker, replay) in &mut brokers {
+            broker.replay(now, replay, &record, Place(place.to_u64()));
+        }
+        Ok(())
+    })
+    .with_context(|| format!("data_dir {}", dir.display()))?;
+    report(dir, origin, &recovered.found, &brokers);
+    let reserved_to = AtomicU64::new(state.ids_to);
+    let kept = Some(std::sync::Mutex::new((dir.to_owned(), state)));
+    let ids = Ids { reserved_to, kept };
+    ids.reserve(directory.next_id(), uptime)?;
+    Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
+}
+
+fn in_memory(directory: &Arc<Directory>, shards: usize, limits: &Limits) -> anyhow::Result<Opened> {
+    let mut key = [0; DigestKey::LEN];
+    getrandom::fill(&mut key).context("no randomness from the system")?;
+    let key = DigestKey::new(key);
+    let brokers = (0..shards).map(|shard| {
+        let (directory, key) = (Arc::clone(directory), key.clone());
+        let broker = Broker::new(ShardId(shard as u16), directory, key, limits.clone(), false);
+        (broker, Replay::default())
+    });
+    let ids = Ids { reserved_to: AtomicU64::new(u64::MAX), kept: None };
+    Ok(Opened { brokers: brokers.collect(), recovered: None, ids, uptime: Moment::default() })
+}
+
+fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)]) {
+    let waits = brokers.iter().map(|(broker, _)| broker.replayed_so_far());
+    let (mailboxes, messages) =
+        waits.fold((0, 0), |(a, b), (mailboxes, messages)| (a + mailboxes, b + messages));
+    tracing::info!(
+        data_dir = %dir.display(), mailboxes, messages,
+        log_bytes = found.bytes, segments = found.segments, "store opened"
+    );
+    if let Some(cut) = &found.cut {
+        tracing::warn!(
+            file = cut.file,
+            offset = cut.offset,
+            bytes = cut.bytes,
+            "the end of a write that a crash interrupted was cut off; nothing in it was accepted"
+        );
+    }
+    if origin == Origin::Copied {
+        tracing::warn!(
+            "the data directory was copied or restored from a backup: all mailboxes get new names, so \
+             that devices forget what they had seen"
+        );
+    }
+}
+
+impl Ids {
+    /// Whether the next id may be given, and whether more should be reserved soon.
+    pub(crate) fn may_give(&self, next: u64) -> (bool, bool) {
+        let to = self.reserved_to.load(Ordering::Acquire);
+        (next.saturating_add(IDS_MARGIN) <= to, next.saturating_add(IDS_RESERVED / 2) > to)
+    }
+
+    /// Reserves ids behind `next`, and notes the uptime. Waits for the disk.
+    pub(crate) fn reserve(&self, next: u64, uptime: Moment) -> anyhow::Result<()> {
+        self.keep(next + IDS_RESERVED + IDS_MARGIN, uptime)
+    }
+
+    /// Gives back what was reserved and not given: the server ends, and nobody asks any more.
+    pub(crate) fn end(&self, next: u64, uptime: Moment) -> anyhow::Result<()> {
+        self.keep(next, uptime)
+    }
+
+    fn keep(&self, ids_to: u64, uptime: Moment) -> anyhow::Result<()> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (dir, state) = &mut *kept;
+        let mut changed = state.clone();
+        (changed.ids_to, changed.uptime_ms) = (ids_to, uptime.ms());
+        changed.write(dir)?;
+        *state = changed;
+        self.reserved_to.store(ids_to, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// How often the uptime is noted, and the log looked at.
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_secs(10);

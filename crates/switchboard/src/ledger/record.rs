@@ -1,0 +1,348 @@
+//! Records as bytes: one tag, then the fields in a fixed order, numbers in little-endian.
+//!
+//! Strings and bodies carry their length before them. A field is only ever added under a new tag,
+//! so every version reads what an older one wrote.
+
+use switchboard_broker::{
+    DeviceRecord, Digest, MessageRecord, Moment, OutcomeRecord, Record, SentIdRecord,
+};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{DeviceRef, Outcome};
+
+const MESSAGE: u8 = 1;
+const OUTCOME: u8 = 2;
+const ACKED: u8 = 3;
+const REMOVED: u8 = 4;
+const DEVICE: u8 = 5;
+const GONE: u8 = 6;
+const SENT_ID: u8 = 7;
+
+/// Stands for a time, or a length, that is not there.
+const ABSENT: u64 = u64::MAX;
+
+/// A record that this version cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// Of a newer version, or no record.
+    #[error("it is of kind {0}, which this version does not know; a newer one wrote it")]
+    Unknown(u8),
+    /// It ends early, or a field of it cannot be.
+    #[error("its content makes no sense")]
+    Malformed,
+}
+
+/// Appends a broker's record.
+pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
+    match record {
+        Record::Message(message) => write_message(message, out),
+        Record::Outcome(outcome) => write_outcome(outcome, out),
+        Record::Acked { device, seq } => write_seq(ACKED, *device, *seq, out),
+        Record::Removed { device, seq } => write_seq(REMOVED, *device, *seq, out),
+        Record::Device(row) => {
+            out.push(DEVICE);
+            write_device(row.device, out);
+            for number in [row.mailbox, row.reserved_to, row.acked_to, row.pushed_to] {
+                write_u64(number, out);
+            }
+            write_u64(row.away_since_ms.unwrap_or(ABSENT), out);
+        }
+        Record::Gone { device } => {
+            out.push(GONE);
+            write_device(*device, out);
+        }
+        Record::SentId(sent) => {
+            out.push(SENT_ID);
+            write_device(sent.from, out);
+            write_device(sent.to, out);
+            write_u64(sent.seq, out);
+            write_u64(sent.at.ms(), out);
+            out.extend_from_slice(&sent.id.to_bytes());
+            out.extend_from_slice(&sent.content.to_bytes());
+        }
+    }
+}
+
+const HAS_RECEIPT: u8 = 1;
+const IS_ID_TAKEN: u8 = 2;
+const MAYBE_SEEN: u8 = 1;
+
+fn write_message(message: &MessageRecord<'_>, out: &mut Vec<u8>) {
+    out.push(MESSAGE);
+    let receipt = if message.receipt { HAS_RECEIPT } else { 0 };
+    out.push(receipt | if message.is_id_taken { IS_ID_TAKEN } else { 0 });
+    write_device(message.to, out);
+    write_device(message.from, out);
+    write_u64(message.seq, out);
+    write_u64(message.sent_at_ms, out);
+    write_u64(message.at.ms(), out);
+    write_u64(message.expires_at_ms.unwrap_or(ABSENT), out);
+    write_text(message.id, out);
+    write_option(message.re, out);
+    out.extend_from_slice(message.body);
+}
+
+fn write_outcome(outcome: &OutcomeRecord<'_>, out: &mut Vec<u8>) {
+    out.push(OUTCOME);
+    out.push(if outcome.maybe_seen { MAYBE_SEEN } else { 0 });
+    out.push(outcome_number(outcome.outcome));
+    write_device(outcome.to, out);
+    write_device(outcome.of, out);
+    write_u64(outcome.seq, out);
+    write_u64(outcome.of_seq, out);
+    write_u64(outcome.at_ms, out);
+    write_text(outcome.id, out);
+    write_option(outcome.reason, out);
+}
+
+fn write_seq(tag: u8, device: DeviceRef<'_>, seq: u64, out: &mut Vec<u8>) {
+    out.push(tag);
+    write_device(device, out);
+    write_u64(seq, out);
+}
+
+/// A number is told from a name by its first byte: a name's length is at least 1.
+fn write_device(device: DeviceRef<'_>, out: &mut Vec<u8>) {
+    match device {
+        DeviceRef::Number(id) => {
+            out.push(0);
+            write_u64(id.get(), out);
+        }
+        DeviceRef::Name(name) => write_text(name, out),
+    }
+}
+
+/// Ids and names have at most 128 bytes; what is longer was refused at the door.
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    let len = text.len().min(usize::from(u8::MAX));
+    out.push(len as u8);
+    out.extend_from_slice(&text.as_bytes()[..len]);
+}
+
+fn write_option(text: Option<&str>, out: &mut Vec<u8>) {
+    let len = text.map_or(u16::MAX, |text| text.len() as u16);
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(text.unwrap_or_default().as_bytes());
+}
+
+fn write_u64(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn outcome_number(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Delivered => 0,
+        Outcome::Refused => 1,
+        Outcome::Expired => 2,
+        Outcome::Cancelled => 3,
+        Outcome::Evicted => 4,
+    }
+}
+
+fn outcome_of(number: u8) -> Option<Outcome> {
+    Outcome::ALL.iter().copied().find(|&outcome| outcome_number(outcome) == number)
+}
+
+/// Reads a record.
+pub(crate) fn read(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
+    let mut fields = Fields(bytes);
+    let tag = fields.byte().ok_or(RecordError::Malformed)?;
+    let record = match tag {
+        MESSAGE => read_message(&mut fields).map(Record::Message),
+        OUTCOME => read_outcome(&mut fields).map(Record::Outcome),
+        ACKED => read_seq(&mut fields).map(|(device, seq)| Record::Acked { device, seq }),
+        REMOVED => read_seq(&mut fields).map(|(device, seq)| Record::Removed { device, seq }),
+        DEVICE => read_row(&mut fields).map(Record::Device),
+        GONE => fields.device().map(|device| Record::Gone { device }),
+        SENT_ID => read_sent_id(&mut fields).map(Record::SentId),
+        tag => return Err(RecordError::Unknown(tag)),
+    };
+    record.filter(|_| fields.0.is_empty()).ok_or(RecordError::Malformed)
+}
+
+fn read_message<'a>(fields: &mut Fields<'a>) -> Option<MessageRecord<'a>> {
+    let flags = fields.byte()?;
+    Some(MessageRecord {
+        receipt: flags & HAS_RECEIPT != 0,
+        is_id_taken: flags & IS_ID_TAKEN != 0,
+        to: fields.device()?,
+        from: fields.device()?,
+        seq: fields.u64()?,
+        sent_at_ms: fields.u64()?,
+        at: Moment::from_ms(fields.u64()?),
+        expires_at_ms: fields.optional_u64()?,
+        id: fields.text()?,
+        re: fields.option()?,
+        body: fields.rest(),
+    })
+}
+
+fn read_outcome<'a>(fields: &mut Fields<'a>) -> Option<OutcomeRecord<'a>> {
+    Some(OutcomeRecord {
+        maybe_seen: fields.byte()? & MAYBE_SEEN != 0,
+        outcome: outcome_of(fields.byte()?)?,
+        to: fields.device()?,
+        of: fields.device()?,
+        seq: fields.u64()?,
+        of_seq: fields.u64()?,
+        at_ms: fields.u64()?,
+        id: fields.text()?,
+        reason: fields.option()?,
+    })
+}
+
+fn read_seq<'a>(fields: &mut Fields<'a>) -> Option<(DeviceRef<'a>, u64)> {
+    Some((fields.device()?, fields.u64()?))
+}
+
+fn read_row<'a>(fields: &mut Fields<'a>) -> Option<DeviceRecord<'a>> {
+    Some(DeviceRecord {
+        device: fields.device()?,
+        mailbox: fields.u64()?,
+        reserved_to: fields.u64()?,
+        acked_to: fields.u64()?,
+        pushed_to: fields.u64()?,
+        away_since_ms: fields.optional_u64()?,
+    })
+}
+
+fn read_sent_id<'a>(fields: &mut Fields<'a>) -> Option<SentIdRecord<'a>> {
+    Some(SentIdRecord {
+        from: fields.device()?,
+        to: fields.device()?,
+        seq: fields.u64()?,
+        at: Moment::from_ms(fields.u64()?),
+        id: Digest::from_bytes(fields.array()?),
+        content: Digest::from_bytes(fields.array()?),
+    })
+}
+
+/// What is left of a record.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|byte| byte[0])
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn optional_u64(&mut self) -> Option<Option<u64>> {
+        self.u64().map(|number| (number != ABSENT).then_some(number))
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let len = self.byte()?;
+        std::str::from_utf8(self.take(usize::from(len))?).ok()
+    }
+
+    fn option(&mut self) -> Option<Option<&'a str>> {
+        let len = u16::from_le_bytes(self.array()?);
+        if len == u16::MAX {
+            return Some(None);
+        }
+        std::str::from_utf8(self.take(usize::from(len))?).ok().map(Some)
+    }
+
+    fn device(&mut self) -> Option<DeviceRef<'a>> {
+        if self.0.first() == Some(&0) {
+            self.0 = &self.0[1..];
+            let id = self.u64()?;
+            return (id >> 63 == 0).then(|| DeviceRef::Number(DeviceId::new(id)));
+        }
+        let device = DeviceRef::parse(self.text()?)?;
+        matches!(device, DeviceRef::Name(_)).then_some(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn device<'a>(number: u64, name: &'a str, is_name: bool) -> DeviceRef<'a> {
+        if is_name { DeviceRef::Name(name) } else { DeviceRef::Number(DeviceId::new(number >> 1)) }
+    }
+
+    fn round_trip(record: Record<'_>) {
+        let mut bytes = Vec::new();
+        write(&record, &mut bytes);
+        assert_eq!(read(&bytes), Ok(record));
+        for len in 0..bytes.len() {
+            // Cut off anywhere it is another record at most by having a shorter body.
+            let cut = read(&bytes[..len]);
+            assert_ne!(cut, Ok(record));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_as_they_were_written(
+            numbers: [u64; 6],
+            name in "[a-zA-Z][a-zA-Z0-9._:@-]{0,127}",
+            names: [bool; 2],
+            id in ".{1,16}",
+            text in proptest::option::of(".{0,60}"),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            flags: [bool; 2],
+            digests: [[u8; 16]; 2],
+            outcome in proptest::sample::select(Outcome::ALL),
+        ) {
+            let [a, b, c, d, e, f] = numbers;
+            let (one, other) = (device(a, &name, names[0]), device(b, "x", names[1]));
+            let optional_ms = (f != ABSENT && flags[0]).then_some(f);
+            round_trip(Record::Message(MessageRecord {
+                to: one, seq: c, from: other, id: &id, is_id_taken: flags[0], body: &body,
+                re: text.as_deref(), sent_at_ms: d, at: Moment::from_ms(e),
+                expires_at_ms: optional_ms, receipt: flags[1],
+            }));
+            round_trip(Record::Outcome(OutcomeRecord {
+                to: one, seq: c, id: &id, of: other, of_seq: d, outcome: *outcome, at_ms: e,
+                maybe_seen: flags[0], reason: text.as_deref(),
+            }));
+            round_trip(Record::Acked { device: one, seq: c });
+            round_trip(Record::Removed { device: one, seq: c });
+            round_trip(Record::Device(DeviceRecord {
+                device: one, mailbox: b, reserved_to: c, acked_to: d, pushed_to: e,
+                away_since_ms: optional_ms,
+            }));
+            round_trip(Record::Gone { device: one });
+            round_trip(Record::SentId(SentIdRecord {
+                from: one, id: Digest::from_bytes(digests[0]), to: other, seq: c,
+                content: Digest::from_bytes(digests[1]), at: Moment::from_ms(d),
+            }));
+        }
+
+        #[test]
+        fn damaged_records_are_refused_and_harm_nothing(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Ok(record) = read(&bytes) {
+                let mut again = Vec::new();
+                write(&record, &mut again);
+                prop_assert_eq!(read(&again), Ok(record));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_named_as_such() {
+        assert_eq!(read(&[99, 1]), Err(RecordError::Unknown(99)));
+    }
+}

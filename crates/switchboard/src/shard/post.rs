@@ -1,0 +1,342 @@
+//! Devices with mailboxes: the first frame, the way to the home shard, and what the store says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::Interest;
+use switchboard_broker::{Conn as BrokerConn, Content, Hello, Input, Now, Place, SendFilter, home};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{ClientFrame, FrameError, ServerFrame, close, parse_client};
+
+use super::Shard;
+use super::conn::{Conn, Hold, Key, Protocol};
+use super::ports::{Ports, Todo};
+use crate::auth::Claims;
+use crate::config::Auth;
+use crate::ledger::{Chunk, Job, record};
+use crate::store::Synced;
+use crate::ws::CloseCode;
+
+/// What the store has for one shard.
+#[derive(Debug)]
+pub(crate) enum StoreNews {
+    /// What it submitted is durable.
+    Synced(Vec<Synced>),
+    /// Contents that a device waits for.
+    Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)> },
+    /// A part of the log that is to be deleted.
+    Reclaim(Arc<Chunk>),
+    /// A batch that was given back may be submitted again.
+    Room,
+    /// Nothing becomes durable for now.
+    Failing,
+    /// It does again.
+    Healthy,
+}
+
+/// A connection on its way to its device's home.
+#[derive(Debug)]
+pub(super) struct Moved {
+    conn: Conn,
+    hello: Hello,
+}
+
+/// Who a connection is, before its device's home is asked.
+struct Identity {
+    device: DeviceId,
+    token: Option<Box<str>>,
+    token_ends_ms: Option<u64>,
+    filter: Option<Arc<dyn SendFilter>>,
+}
+
+impl Shard {
+    /// The first frame of a v1 connection: `hello`, or nothing.
+    pub(super) fn first_frame(&mut self, key: Key, text: &[u8]) {
+        let (token, mailbox, last_seq) = match parse_client(text) {
+            Ok(ClientFrame::Hello { token, mailbox, last_seq }) => (token, mailbox, last_seq),
+            Ok(_) => {
+                let reason = "the first frame must be hello";
+                return self.close(key, CloseCode(close::PROTOCOL_ERROR), reason);
+            }
+            Err(error) => return self.refuse_first(key, &error),
+        };
+        let identity = match token {
+            Some(token) => self.identify(&token),
+            None => self.anonymous(),
+        };
+        match identity {
+            Ok(identity) => {
+                let mailbox = mailbox.map(|mailbox| (*mailbox).into());
+                self.send_home(key, identity, mailbox, last_seq.unwrap_or(0), false);
+            }
+            Err(reason) => self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason),
+        }
+    }
+
+    fn refuse_first(&mut self, key: Key, error: &FrameError) {
+        let id = error.id.as_deref();
+        let frame = ServerFrame::Error { code: error.code, message: &error.message, id };
+        self.ports.tell(key.index, &frame);
+        self.close(key, CloseCode(close::PROTOCOL_ERROR), "the first frame must be hello");
+    }
+
+    /// Who shows this token.
+    fn identify(&self, token: &str) -> Result<Identity, String> {
+        let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
+        let device = self.shared.directory.names().intern(device.as_ref());
+        let filter = allow_send.map(|patterns| Arc::new(patterns) as Arc<dyn SendFilter>);
+        Ok(Identity { device, token: None, token_ends_ms: expires_at_ms, filter })
+    }
+
+    fn verify(&self, token: &str) -> Result<Claims, String> {
+        let now_s = self.ports.wall_ms() / 1_000;
+        self.shared.keyring.verify(token, now_s).map_err(|error| error.to_string())
+    }
+
+    /// A new device without a name, and the token that will prove it.
+    fn anonymous(&mut self) -> Result<Identity, String> {
+        if self.shared.config.auth == Auth::Token {
+            return Err("this server wants a token (auth = \"token\")".to_owned());
+        }
+        if !self.may_give_id() {
+            return Err("the store cannot reserve new ids now; come back soon".to_owned());
+        }
+        let device = self.shared.directory.new_id();
+        let now_s = self.ports.wall_ms() / 1_000;
+        let token = self.shared.keyring.mint(device.into(), None, None, now_s);
+        Ok(Identity { device, token: Some(token.into()), token_ends_ms: None, filter: None })
+    }
+
+    /// Whether a new id may be given: those on disk as given are not used up.
+    pub(super) fn may_give_id(&self) -> bool {
+        let (may, wants_more) = self.shared.ids.may_give(self.shared.directory.next_id());
+        if wants_more {
+            self.shared.wants_ids.notify_one();
+        }
+        may
+    }
+
+    /// A device of the text protocol that showed a token in its handshake.
+    pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), String> {
+        let identity = self.identify(token)?;
+        self.send_home(key, identity, None, 0, true);
+        Ok(())
+    }
+
+    /// Brings a connection to its device's home shard, where the device is decided about.
+    fn send_home(
+        &mut self,
+        key: Key,
+        identity: Identity,
+        mailbox: Option<Box<str>>,
+        last_seq: u64,
+        is_text: bool,
+    ) {
+        let hello = Hello {
+            conn: BrokerConn(key.index),
+            device: identity.device,
+            is_text,
+            mailbox,
+            last_seq,
+            token: identity.token,
+            token_ends_ms: identity.token_ends_ms,
+            filter: identity.filter,
+            nonce: getrandom::u64().unwrap_or(1) | 1,
+        };
+        let home = home(hello.device, self.shared.inboxes.len() as u16);
+        if home == self.ports.shard() {
+            self.enter(key, hello);
+        } else {
+            self.ports.leaving = Some((key, usize::from(home.0), hello));
+        }
+    }
+
+    /// Hands a connection over if it is leaving for another shard; `rest` is what came behind the
+    /// frame that decided so.
+    pub(super) fn hand_over_leaving(&mut self, rest: &[u8]) {
+        let Some((key, shard, hello)) = self.ports.leaving.take() else { return };
+        if self.ports.conn(key).is_none() {
+            return;
+        }
+        let mut conn = self.ports.conns.remove(key.index as usize);
+        // A failure shows again where it is registered next.
+        self.poll.registry().deregister(&mut conn.socket).ok();
+        conn.unread.extend_from_slice(rest);
+        conn.queued = false;
+        conn.dirty = false;
+        self.ports.metrics.connections.add(1u64.wrapping_neg());
+        self.ports.outboxes[shard].batch.moved.push(Moved { conn, hello });
+    }
+
+    /// Takes in a connection whose device lives here.
+    pub(super) fn take_in(&mut self, moved: Moved) {
+        let Moved { conn, mut hello } = moved;
+        let key = self.insert(|key| Conn { generation: key.generation, ..conn });
+        self.ports.metrics.connections.add(1);
+        hello.conn = BrokerConn(key.index);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.timer_at = switchboard_broker::Moment::from_ms(u64::MAX);
+        let token = Ports::token(key);
+        if self.poll.registry().register(&mut conn.socket, token, interest).is_err() {
+            return self.remove(key, "the socket cannot be watched");
+        }
+        // What came before it was watched here is told by no event.
+        conn.readable = true;
+        self.ports.mark_dirty(key);
+        if self.drain.is_some() {
+            return self.close(key, CloseCode::GOING_AWAY, "the server is going down");
+        }
+        self.enter(key, hello);
+        self.schedule_next(key);
+        self.enqueue(key);
+    }
+
+    /// Opens the session.
+    fn enter(&mut self, key: Key, hello: Hello) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        conn.protocol = if hello.is_text { Protocol::Mailbox } else { Protocol::V1 };
+        let device = self.shared.directory.names().show(hello.device);
+        let peer = self.ports.conns[key.index as usize].permit.address();
+        tracing::debug!(device = %device.as_ref(), %peer, "device connected");
+        self.decide(Input::Hello(hello));
+    }
+
+    /// A frame of a v1 device that is there.
+    pub(super) fn v1_frame(&mut self, key: Key, text: &[u8]) {
+        self.decide(Input::Frame { conn: BrokerConn(key.index), text });
+    }
+
+    /// Gives the broker an input and does what it decides.
+    pub(super) fn decide(&mut self, input: Input<'_>) {
+        let now = self.ports.now();
+        self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+        self.do_todos();
+    }
+
+    /// Does what the broker decided and a port alone could not do.
+    #[inline]
+    pub(super) fn do_todos(&mut self) {
+        while let Some(todo) = self.ports.todos.pop_front() {
+            self.do_todo(todo);
+        }
+    }
+
+    fn do_todo(&mut self, todo: Todo) {
+        match todo {
+            Todo::Overflow(key) => self.overflow(key),
+            Todo::Close { key, code, reason } => self.close(key, CloseCode(code), &reason),
+            Todo::Resume(key, hold) => self.resume(key, hold),
+            Todo::Verify { key, token } => match self.identify(&token) {
+                Ok(identity) => self.decide(Input::Refreshed {
+                    conn: BrokerConn(key.index),
+                    device: identity.device,
+                    token_ends_ms: identity.token_ends_ms,
+                    filter: identity.filter,
+                }),
+                Err(reason) => self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason),
+            },
+        }
+    }
+
+    /// Deals with what the store has said.
+    pub(super) fn take_store_news(&mut self) {
+        let inbox = &self.shared.inboxes[self.ports.shard_index()];
+        for news in inbox.take_store() {
+            match news {
+                StoreNews::Synced(batches) => self.synced(batches),
+                StoreNews::Fetched { device, session, contents } => {
+                    self.decide(Input::Fetched { device, session, contents });
+                }
+                StoreNews::Reclaim(chunk) => self.reclaim(&chunk),
+                StoreNews::Room => self.ports.store_is_full = false,
+                StoreNews::Failing => self.decide(Input::StoreFailing),
+                StoreNews::Healthy => self.decide(Input::StoreHealthy),
+            }
+        }
+    }
+
+    fn synced(&mut self, batches: Vec<Synced>) {
+        let mut places = std::mem::take(&mut self.ports.places);
+        for synced in batches {
+            places.clear();
+            places.extend(synced.places().map(|place| Place(place.to_u64())));
+            self.decide(Input::Synced(&places));
+            self.ports.give_back(synced.batch);
+        }
+        self.ports.places = places;
+    }
+
+    fn reclaim(&mut self, chunk: &Chunk) {
+        let now = self.ports.now();
+        for (place, bytes) in chunk.records() {
+            // It was read when the log was opened, or written since.
+            let Ok(record) = record::read(bytes) else { continue };
+            let ports = &mut self.ports;
+            self.broker.reclaim(now, &record, place, &mut |effect| ports.perform(effect));
+        }
+        self.ports.reclaimed += 1;
+    }
+
+    /// Submits what this turn appended; what the store does not take waits for room.
+    pub(super) fn submit_appends(&mut self) {
+        let Some(log) = self.shared.log.get() else { return };
+        if !self.ports.appends.is_empty() && !self.ports.store_is_full {
+            let shard = self.ports.shard_index();
+            let fresh = self.ports.spare_batches.pop().unwrap_or_default();
+            let batch = std::mem::replace(&mut self.ports.appends, fresh);
+            if let Err(full) = log.submit(shard, batch) {
+                self.ports.appends = full.0;
+                self.ports.store_is_full = true;
+            }
+        }
+        if !self.ports.store_is_full {
+            for _ in 0..std::mem::take(&mut self.ports.reclaimed) {
+                self.ports.ask_reader(Job::Reclaimed);
+            }
+            for key in std::mem::take(&mut self.ports.held_for_store) {
+                self.resume(key, Hold::Store);
+            }
+        }
+    }
+
+    /// What the last run left is put into force.
+    pub(super) fn begin_with(&mut self, replay: switchboard_broker::Replay) {
+        let now = self.ports.now();
+        let ports = &mut self.ports;
+        self.broker.replayed_all(now, replay, &mut |effect| ports.perform(effect));
+        self.do_todos();
+    }
+
+    /// Mailbox deadlines that are due.
+    pub(super) fn tick_broker(&mut self) {
+        if self.broker.next_tick().is_some_and(|at| at <= self.ports.now) {
+            self.decide(Input::Tick);
+        }
+        if self.ports.stats_are_stale() {
+            self.ports.metrics.set_waiting(self.broker.stats());
+        }
+    }
+
+    /// The shard ends: what is only in memory of what must survive is appended.
+    pub(super) fn end_broker(&mut self) {
+        self.decide(Input::Ending);
+        self.submit_appends();
+    }
+
+    /// Tells a v1 device that its connection is about to be closed as planned.
+    pub(super) fn say_bye(&mut self, key: Key, reconnect_in: Duration, reason: &str) {
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.protocol == Protocol::V1 {
+            let reconnect_in_ms = reconnect_in.as_millis() as u64;
+            self.ports.tell(key.index, &ServerFrame::Bye { reconnect_in_ms, reason });
+        }
+    }
+}
+
+impl Ports {
+    /// The clocks of this turn.
+    pub(super) fn now(&self) -> Now {
+        Now { at: self.now, wall_ms: self.wall_ms() }
+    }
+}
