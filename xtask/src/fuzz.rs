@@ -9,7 +9,7 @@ use crate::command::{Program, root};
 use crate::step::{Failure, Step, run_all};
 
 /// The targets, each a function in `fuzz/src/lib.rs`.
-const TARGETS: [&str; 4] = ["text_command", "v1_frame", "handshake", "codec"];
+const TARGETS: [&str; 5] = ["text_command", "v1_frame", "handshake", "codec", "store_reader"];
 
 const SECONDS: u32 = 60;
 

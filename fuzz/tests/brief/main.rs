@@ -35,6 +35,11 @@ fn codec_holds_its_promises() {
     run("codec", switchboard_fuzz::codec);
 }
 
+#[test]
+fn store_reader_holds_its_promises() {
+    run("store_reader", switchboard_fuzz::store_reader);
+}
+
 fn run(target: &str, function: fn(&[u8])) {
     let seeds = seeds(target);
     for seed in &seeds {
