@@ -127,6 +127,8 @@ pub enum Input<'a> {
     StoreHealthy,
     /// Time passed.
     Tick,
+    /// The process is about to end: what waits to share a record is recorded now.
+    Ending,
 }
 
 /// What is to be done.
@@ -378,6 +380,7 @@ impl Broker {
             Input::StoreFailing => self.store_failing(now, effect),
             Input::StoreHealthy => self.store_healthy(),
             Input::Tick => self.tick(now, effect),
+            Input::Ending => self.record_acks(effect),
         }
         self.settle_local(now, effect);
     }
@@ -389,6 +392,9 @@ impl Broker {
 
     #[inline]
     fn said(&mut self, now: Now, conn: Conn, message: &[u8], effect: &mut impl FnMut(Effect<'_>)) {
+        if self.device(conn).is_none() {
+            return;
+        }
         let refusal = match text::parse(message) {
             Command::Send { to, text } => match self.send_plain(now, conn, to, text, effect) {
                 Ok(()) => return,
@@ -535,6 +541,13 @@ impl Broker {
     ) {
         self.seat(conn, id);
         self.inform(conn, effect);
+    }
+
+    /// The device on a connection was taken over: what it says from now on changes nothing.
+    pub(crate) fn unseat(&mut self, conn: Conn) {
+        if let Some(device) = self.devices.get_mut(conn.0 as usize) {
+            *device = None;
+        }
     }
 
     fn inform(&mut self, conn: Conn, effect: &mut (impl FnMut(Effect<'_>) + ?Sized)) {

@@ -19,7 +19,7 @@ impl Broker {
         taken: Taken,
         outcome: Outcome,
         reason: Option<Box<str>>,
-        answers_cancel: bool,
+        answers_cancel: Option<u32>,
         out: Out<'_>,
     ) {
         let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
@@ -43,7 +43,7 @@ impl Broker {
         to: DeviceId,
         id: Box<str>,
         fate: Fate,
-        answers_cancel: bool,
+        answers_cancel: Option<u32>,
         out: Out<'_>,
     ) {
         let of = fate.of;
@@ -69,7 +69,7 @@ impl Broker {
             })));
         }
         let len = id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len());
-        let message = answers_cancel.then(|| id.clone());
+        let cancelled = answers_cancel.map(|session| (id.clone(), session));
         device.mailbox.push(Entry {
             seq,
             from: of.device,
@@ -86,11 +86,11 @@ impl Broker {
         self.post.stats.messages += 1;
         self.post.stats.bytes += len as u64;
         if is_stored {
-            let pending = Pending::Outcome { to, seq, of, cancelled: message };
+            let pending = Pending::Outcome { to, seq, of, cancelled };
             self.post.pending.push_back(pending);
         } else {
             self.reserve_seqs(to, out);
-            self.outcome_recorded(now, to, of, message.as_deref(), out);
+            self.outcome_recorded(now, to, of, cancelled, out);
         }
     }
 
@@ -100,12 +100,12 @@ impl Broker {
         now: Now,
         to: DeviceId,
         of: FateOf,
-        cancelled: Option<&str>,
+        cancelled: Option<(Box<str>, u32)>,
         out: Out<'_>,
     ) {
         self.post_home(of.device, Parcel::Settled(of), out);
-        if let Some(id) = cancelled {
-            self.tell(to, &ServerFrame::Cancelled { id }, out);
+        if let Some((id, session)) = cancelled {
+            self.cancel_verdict(to, &id, session, Ok(()), out);
         }
         self.push_ready(now, to, out);
     }
@@ -130,16 +130,16 @@ impl Broker {
 
     /// The sender of a message that is here wants it back.
     pub(super) fn cancel_here(&mut self, now: Now, cancel: Cancel, out: Out<'_>) {
-        let Cancel { from, to, seq, id } = cancel;
+        let Cancel { from, to, seq, id, session } = cancel;
         let may = self.post.devices.get(&to).is_some_and(|device| {
             let waits = device.mailbox.find(seq).is_some_and(|entry| {
                 entry.from == from && entry.state == State::Ready && !entry.is_outcome
             });
             waits && seq > device.mailbox.pushed_to()
         });
-        let refuse = |code| Parcel::CancelVerdict { to: from, id: id.clone(), result: Err(code) };
+        let verdict = |result| Parcel::CancelVerdict { to: from, id: id.clone(), session, result };
         if !may {
-            return self.post_home(from, refuse(RejectCode::TooLate), out);
+            return self.post_home(from, verdict(Err(RejectCode::TooLate)), out);
         }
         let is_stored = self
             .post
@@ -148,15 +148,15 @@ impl Broker {
             .and_then(|device| device.mailbox.find(seq))
             .is_some_and(|entry| entry.is_stored);
         if is_stored && self.post.is_failing {
-            return self.post_home(from, refuse(RejectCode::StoreUnavailable), out);
+            return self.post_home(from, verdict(Err(RejectCode::StoreUnavailable)), out);
         }
         let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
         if taken.owes {
-            self.owe(now, to, taken, Outcome::Cancelled, None, true, out);
+            self.owe(now, to, taken, Outcome::Cancelled, None, Some(session), out);
         } else if is_stored {
-            self.record_removed(to, seq, Pending::Cancelled { to: from, id }, out);
+            self.record_removed(to, seq, Pending::Cancelled { to: from, id, session }, out);
         } else {
-            self.post_home(from, Parcel::CancelVerdict { to: from, id, result: Ok(()) }, out);
+            self.post_home(from, verdict(Ok(())), out);
         }
     }
 
@@ -179,7 +179,7 @@ impl Broker {
             if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
                 && taken.owes
             {
-                self.owe(now, id, taken, Outcome::Evicted, None, false, out);
+                self.owe(now, id, taken, Outcome::Evicted, None, None, out);
             }
         }
         self.end_if_settled(now, id, out);

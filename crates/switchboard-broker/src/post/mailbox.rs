@@ -153,6 +153,7 @@ impl Mailbox {
     fn count(&mut self, entry: &Entry) {
         self.waiting += 1;
         self.bytes += entry.len as usize;
+        self.cached += entry.cached_bytes();
     }
 
     /// Whether `len` bytes more are within the quota.
@@ -470,6 +471,26 @@ impl Mailbox {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
+    }
+
+    /// Places kept for outcomes.
+    pub(crate) fn places(&self) -> usize {
+        self.places
+    }
+
+    /// Counts messages and bytes anew; says where a sum that is kept differs.
+    pub(crate) fn audit(&self) -> Result<(usize, usize), String> {
+        let waits = |entry: &&Entry| matches!(entry.state, State::Ready | State::Unsynced);
+        let waiting = self.entries.iter().filter(waits).count();
+        let bytes: usize = self.entries.iter().filter(waits).map(|entry| entry.len as usize).sum();
+        let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
+        let cached: usize = self.entries.iter().map(Entry::cached_bytes).sum();
+        let counted = (waiting, bytes, in_flight, cached);
+        let kept = (self.waiting, self.bytes, self.in_flight, self.cached);
+        if counted != kept {
+            return Err(format!("waiting, bytes, in flight, cached: {counted:?}, kept {kept:?}"));
+        }
+        Ok((waiting, bytes))
     }
 
     /// Gives back memory that a replay left over.

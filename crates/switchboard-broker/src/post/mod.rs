@@ -8,6 +8,7 @@
 //! receiver's, [`push`] from the mailbox to the device, [`fate`] how it ends, [`store`] what the
 //! store says, [`recover`] what it gives back.
 
+mod audit;
 mod fate;
 mod mailbox;
 mod parcel;
@@ -318,7 +319,9 @@ impl Broker {
             }
             Parcel::TextVerdict { asker, verdict } => self.text_verdict(now, asker, verdict, out),
             Parcel::Cancel(cancel) => self.cancel_here(now, cancel, out),
-            Parcel::CancelVerdict { to, id, result } => self.cancel_verdict(to, &id, result, out),
+            Parcel::CancelVerdict { to, id, session, result } => {
+                self.cancel_verdict(to, &id, session, result, out);
+            }
             Parcel::Fate { to, id, fate, answers_cancel } => {
                 self.fate(now, to, id, fate, answers_cancel, out);
             }

@@ -37,6 +37,8 @@ pub enum Parcel {
         to: DeviceId,
         /// The message's id.
         id: Box<str>,
+        /// The session that asked.
+        session: u32,
         /// Whether it is cancelled.
         result: Result<(), RejectCode>,
     },
@@ -48,8 +50,8 @@ pub enum Parcel {
         id: Box<str>,
         /// How it ended.
         fate: Fate,
-        /// Whether this also answers a `cancel`.
-        answers_cancel: bool,
+        /// The session whose `cancel` this also answers.
+        answers_cancel: Option<u32>,
     },
     /// The outcome of a message is recorded, to the shard of its receiver.
     Settled(FateOf),
@@ -146,4 +148,6 @@ pub struct Cancel {
     pub seq: u64,
     /// The message's id.
     pub id: Box<str>,
+    /// The sender's session that asked.
+    pub session: u32,
 }

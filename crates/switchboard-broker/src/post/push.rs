@@ -137,7 +137,7 @@ impl Broker {
             self.note_ack(now.at, id);
         }
         for taken in acked.owed {
-            self.owe(now, id, taken, Outcome::Delivered, None, false, out);
+            self.owe(now, id, taken, Outcome::Delivered, None, None, out);
         }
     }
 
@@ -152,7 +152,7 @@ impl Broker {
     }
 
     /// Records the acks that are in no record.
-    pub(super) fn record_acks(&mut self, out: Out<'_>) {
+    pub(crate) fn record_acks(&mut self, out: Out<'_>) {
         self.post.acks_due = None;
         for id in std::mem::take(&mut self.post.acked) {
             let Some(device) = self.post.devices.get_mut(&id) else { continue };
@@ -194,7 +194,7 @@ impl Broker {
     ) -> bool {
         let Some(taken) = self.take(id, seq, outcome, out) else { return false };
         if taken.owes {
-            self.owe(now, id, taken, outcome, reason, false, out);
+            self.owe(now, id, taken, outcome, reason, None, out);
         } else if taken.is_stored {
             self.record_removed(id, seq, Pending::Nothing, out);
         }

@@ -218,7 +218,7 @@ impl Broker {
         self.directory.present(id, false, since_ms);
         // They were acked, and the crash came before their outcome was recorded.
         for taken in owed {
-            self.owe(now, id, taken, Outcome::Delivered, None, false, out);
+            self.owe(now, id, taken, Outcome::Delivered, None, None, out);
         }
         if was_online {
             self.record_device(id, None, out);

@@ -36,11 +36,13 @@ impl Broker {
         let digest = self.key.digest(send.id.as_bytes());
         let content = self.content(to, send.body);
         self.forget_sent_of(now, id);
+        let limits = &self.post.limits;
+        let (window, ids_max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
         let strongest = self.strongest();
         let is_failing = self.post.is_failing;
         let messages_max = self.post.limits.mailbox_messages_max;
         let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
-        match device.sent.judge(digest, content) {
+        match device.sent.judge(digest, content, |sent| now.at.since(sent.at) >= window) {
             Known::Other => return Err(reused()),
             Known::Same => return self.send_again(id, send, digest, out),
             Known::No => {}
@@ -48,6 +50,11 @@ impl Broker {
         let durability = send.durability.unwrap_or(strongest);
         if is_failing && durability == Durability::Disk {
             return Err(store_unavailable());
+        }
+        if device.sent.len() >= ids_max {
+            // The oldest is not answered yet, and must not be forgotten before.
+            let message = "too many messages of yours wait for their answers";
+            return Err((RejectCode::RateLimited, message.to_owned()));
         }
         if send.receipt && !device.mailbox.keep_place(messages_max) {
             let message = "your own mailbox has no place for the outcome: ack what waits there";
@@ -356,27 +363,27 @@ impl Broker {
                 sent.state = SentState::Accepted { seq };
                 sent.durability = durability;
                 sent.at = now.at;
-                let cancel = std::mem::take(&mut sent.cancel_wanted);
+                let (cancels, by) = (std::mem::take(&mut sent.owes_cancels), sent.cancel_session);
                 out(Effect::Count(Event::Accepted(durability)));
                 for answer in 0..answers {
                     let duplicate = answer > 0 || !first;
                     self.tell(to, &ServerFrame::Accepted { id, durability, duplicate }, out);
                 }
-                if cancel {
-                    self.cancel_frame(now, to, id, out);
+                for _ in 0..cancels {
+                    self.cancel(to, id, by, out);
                 }
             }
             Verdict::Rejected(code) => {
                 if sent.receipt {
                     device.mailbox.give_place();
                 }
-                let cancel = sent.cancel_wanted;
-                device.sent.drop_id(digest);
+                let (cancels, by) = (sent.owes_cancels, sent.cancel_session);
+                self.post.stats.sent_ids -= device.sent.drop_id(digest) as u64;
                 for _ in 0..answers {
                     self.reject(to, id, code, rejection(code), out);
                 }
-                if cancel {
-                    self.cancel_verdict(to, id, Err(RejectCode::TooLate), out);
+                for _ in 0..cancels {
+                    self.cancel_verdict(to, id, by, Err(RejectCode::TooLate), out);
                 }
             }
             Verdict::Unknown => {
@@ -487,30 +494,52 @@ impl Broker {
 
     /// The sender wants a message back.
     pub(super) fn cancel_frame(&mut self, now: Now, id: DeviceId, message: &str, out: Out<'_>) {
+        let session = self.session(id).map_or(0, |session| session.number);
+        self.cancel(id, message, session, out);
+        self.settle_local(now, out);
+    }
+
+    fn cancel(
+        &mut self,
+        id: DeviceId,
+        message: &str,
+        session: u32,
+        out: Out<'_>,
+    ) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let found = device.sent.find_mut(digest).map(|sent| {
-            sent.cancel_wanted |= sent.state == SentState::Asked;
+            if sent.state == SentState::Asked {
+                if sent.cancel_session != session {
+                    // Nobody reads the answers that an earlier session waits for.
+                    (sent.cancel_session, sent.owes_cancels) = (session, 0);
+                }
+                sent.owes_cancels = sent.owes_cancels.saturating_add(1);
+            }
             (sent.to, sent.state)
         });
         match found {
             Some((_, SentState::Asked)) => {}
             Some((to, SentState::Accepted { seq })) if seq > 0 => {
-                let cancel = Cancel { from: id, to, seq, id: message.into() };
+                let cancel = Cancel { from: id, to, seq, id: message.into(), session };
                 self.post_home(to, Parcel::Cancel(cancel), out);
             }
-            _ => self.cancel_verdict(id, message, Err(RejectCode::TooLate), out),
+            _ => self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out),
         }
-        self.settle_local(now, out);
     }
 
+    /// Answers a `cancel`, if the session that asked is still there.
     pub(super) fn cancel_verdict(
         &mut self,
         to: DeviceId,
         id: &str,
+        session: u32,
         result: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
+        if self.session(to).is_none_or(|current| current.number != session) {
+            return;
+        }
         match result {
             Ok(()) => self.tell(to, &ServerFrame::Cancelled { id }, out),
             Err(code) => self.reject(to, id, code, rejection(code), out),

@@ -34,8 +34,10 @@ pub(crate) struct SentId {
     /// The first answer is owed: the one that says no `duplicate`.
     pub(crate) owes_first: bool,
     pub(crate) owes_duplicates: u16,
-    /// The sender wants it back as soon as it is known where it is.
-    pub(crate) cancel_wanted: bool,
+    /// The sender wants it back as soon as it is known where it is: the session that asked last,
+    /// and how often.
+    pub(crate) cancel_session: u32,
+    pub(crate) owes_cancels: u16,
 }
 
 /// How far the message is.
@@ -65,9 +67,17 @@ impl Sent {
         self.entries.len()
     }
 
-    pub(crate) fn judge(&self, id: Digest, content: Digest) -> Known {
+    /// What an id is to its sender. One whose window is over is new, also where it is still kept
+    /// because an older one is not answered yet.
+    pub(crate) fn judge(
+        &self,
+        id: Digest,
+        content: Digest,
+        is_over: impl FnOnce(&SentId) -> bool,
+    ) -> Known {
         match self.find(id) {
             None => Known::No,
+            Some(sent) if sent.state != SentState::Asked && is_over(sent) => Known::No,
             Some(sent) if sent.content == content => Known::Same,
             Some(_) => Known::Other,
         }
@@ -88,7 +98,8 @@ impl Sent {
             session: sent.session,
             owes_first: sent.state == SentState::Asked,
             owes_duplicates: 0,
-            cancel_wanted: false,
+            cancel_session: 0,
+            owes_cancels: 0,
         });
         index
     }
@@ -103,13 +114,13 @@ impl Sent {
         self.entries.get_mut((index - self.first) as usize)
     }
 
-    /// Forgets an id: its message was not accepted.
-    pub(crate) fn drop_id(&mut self, id: Digest) {
+    /// Forgets an id: its message was not accepted. Gives how many are remembered less.
+    pub(crate) fn drop_id(&mut self, id: Digest) -> usize {
         if let Some(sent) = self.find_mut(id) {
             sent.state = SentState::Dropped;
             self.by_id.remove(&id);
         }
-        self.drop_front(|_| false);
+        self.drop_front(|_| false)
     }
 
     /// Forgets from the oldest on while `is_over` says so; one that is still asked stays, and

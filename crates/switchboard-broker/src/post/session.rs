@@ -11,7 +11,7 @@ use switchboard_proto::v1::{
 };
 
 use super::timers::Alarm;
-use super::{Device, Event, Mailbox, Now, Out, Parcel, Record, SendFilter};
+use super::{Device, Event, Mailbox, Now, Out, Parcel, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::directory::Watcher;
 use crate::{Conn, Moment, Shown};
@@ -33,6 +33,8 @@ pub(crate) struct Session {
     pub(super) is_text: bool,
     /// The store has it that the device is there: from then on it may see something.
     pub(super) is_open: bool,
+    /// It was not welcomed yet: the store must know the device, and its mailbox's name, first.
+    unwelcomed: Option<Box<Unwelcomed>>,
     /// Bytes pushed since the connection had taken everything.
     pub(super) pushed_bytes: usize,
     pub(super) is_fetching: bool,
@@ -42,6 +44,13 @@ pub(crate) struct Session {
     is_warned: bool,
     bad_frames: BadFrames,
     pub(super) watching: Vec<Shown>,
+}
+
+/// What the welcome will say.
+#[derive(Debug)]
+struct Unwelcomed {
+    token: Option<Box<str>>,
+    resumed: bool,
 }
 
 /// Frames that could not be obeyed, within a minute.
@@ -141,6 +150,8 @@ impl Broker {
         let until = now.at.after(wait);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let conn = hello.conn;
+        // What it says already is for later.
+        out(Effect::AwaitVerdict { conn });
         if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
             self.post.waiting.remove(&older.hello.conn);
             out(taken_over(older.hello.conn));
@@ -152,6 +163,7 @@ impl Broker {
     fn open(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
+        self.end_waiting(id, out);
         let number = self.post.next_session;
         self.post.next_session = number.wrapping_add(1).max(1);
         let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
@@ -161,6 +173,7 @@ impl Broker {
         if knows && !resumed {
             // It has seen more than there is: the store is older than the device's memory.
             device.mailbox_name = hello.nonce;
+            device.row = Place::NOWHERE;
         }
         device.mailbox.rewind();
         device.since_ms = now.wall_ms;
@@ -170,6 +183,7 @@ impl Broker {
             number,
             is_text: hello.is_text,
             is_open: !is_durable,
+            unwelcomed: Some(Box::new(Unwelcomed { token: hello.token.clone(), resumed })),
             pushed_bytes: 0,
             is_fetching: false,
             filter: hello.filter.clone(),
@@ -189,24 +203,49 @@ impl Broker {
             self.ack_to(now, id, seen, out);
         }
         self.record_device(id, Some(number), out);
-        self.welcome(id, &hello, resumed, out);
+        let Some(device) = self.post.devices.get(&id) else { return };
+        if is_durable && device.row.is_nowhere() {
+            // A crash now would leave nothing of the device, but what it sent meanwhile.
+            out(Effect::AwaitVerdict { conn: hello.conn });
+        } else {
+            self.welcome(id, out);
+        }
         self.announce(id, true, now.wall_ms, out);
         self.set_token_alarm(id);
         self.push_ready(now, id, out);
     }
 
-    fn welcome(&mut self, id: DeviceId, hello: &Hello, resumed: bool, out: Out<'_>) {
-        if hello.is_text {
-            return self.inform_as(hello.conn, id, out);
+    /// A newcomer that the flap guard made wait gives way to a newer one.
+    fn end_waiting(&mut self, id: DeviceId, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if let Some(older) = device.waiting.take() {
+            self.post.waiting.remove(&older.hello.conn);
+            out(taken_over(older.hello.conn));
         }
+    }
+
+    /// Welcomes who is there, once.
+    pub(super) fn welcome(&mut self, id: DeviceId, out: Out<'_>) {
+        let Some(session) = self.session(id) else { return };
+        let Some(unwelcomed) = session.unwelcomed.take() else { return };
+        let conn = session.conn;
+        if session.is_text {
+            self.inform_as(conn, id, out);
+        } else {
+            self.welcome_frame(id, conn, &unwelcomed, out);
+        }
+        out(Effect::VerdictCame { conn });
+    }
+
+    fn welcome_frame(&self, id: DeviceId, conn: Conn, unwelcomed: &Unwelcomed, out: Out<'_>) {
         let Some(device) = self.post.devices.get(&id) else { return };
         let (shown, name) = (self.show(id), self.mailbox_name(device));
         let limits = &self.post.limits;
         let frame = ServerFrame::Welcome(Welcome {
             device: shown.as_ref(),
-            token: hello.token.as_deref(),
+            token: unwelcomed.token.as_deref(),
             mailbox: &name,
-            resumed,
+            resumed: unwelcomed.resumed,
             pending: device.mailbox.waiting() as u64,
             last_seq: device.mailbox.acked_to(),
             ping_every_ms: limits.ping_interval.as_millis() as u64,
@@ -214,7 +253,7 @@ impl Broker {
             durability: self.strongest(),
             server: SERVER,
         });
-        out(Effect::Tell { conn: hello.conn, frame: &frame });
+        out(Effect::Tell { conn, frame: &frame });
     }
 
     /// The connection of a session, or of one that waits to be, is gone.
@@ -240,6 +279,9 @@ impl Broker {
         device.mailbox.drop_contents();
         self.post.sessions[session.conn.0 as usize] = None;
         self.post.stats.sessions -= 1;
+        if session.is_text {
+            self.unseat(session.conn);
+        }
         let watcher = Watcher { device: id, shard: self.shard };
         for watched in &session.watching {
             self.directory.unwatch(watched, watcher);
@@ -611,13 +653,19 @@ impl Device {
         hello.mailbox.as_deref() == Some(&format!("{:016x}", self.mailbox_name ^ epoch))
     }
 
+    /// Numbers below this one are not given again, once a record says so. Also those that were
+    /// given: the messages that bore them may have left the log.
+    pub(super) fn reserves_to(&self) -> u64 {
+        self.mailbox.reserved_to().max(self.reserving_to).max(self.mailbox.next_seq())
+    }
+
     /// How it stands, as the store keeps it.
     pub(super) fn record<'a>(&self, shown: &'a Shown) -> Record<'a> {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
             mailbox: self.mailbox_name,
-            reserved_to: self.mailbox.reserved_to().max(self.reserving_to),
+            reserved_to: self.reserves_to(),
             acked_to: self.mailbox.acked_to(),
             pushed_to: self.mailbox.pushed_to(),
             away_since_ms: is_away.then_some(self.since_ms),

@@ -18,9 +18,9 @@ pub(crate) enum Pending {
     /// A message that its sender waits for.
     Message { to: DeviceId, seq: u64, asker: Asker, digest: Digest, is_told: bool },
     /// An outcome, and perhaps the answer to a `cancel`.
-    Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<Box<str>> },
+    Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<(Box<str>, u32)> },
     /// A cancelled message is out.
-    Cancelled { to: DeviceId, id: Box<str> },
+    Cancelled { to: DeviceId, id: Box<str>, session: u32 },
     /// How a device stands; a session waits for it.
     Device { id: DeviceId, reserved_to: u64, session: Option<u32> },
     /// An entry was copied out of the oldest part of the log.
@@ -37,7 +37,7 @@ impl Broker {
         }
         let shown = self.show(id);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let reserved_to = device.mailbox.reserved_to().max(device.reserving_to);
+        let reserved_to = device.reserves_to();
         out(Effect::Append(device.record(&shown)));
         self.post.pending.push_back(Pending::Device { id, reserved_to, session });
     }
@@ -61,11 +61,11 @@ impl Broker {
             Pending::Outcome { to, seq, of, cancelled } => {
                 let Some(device) = self.post.devices.get_mut(&to) else { return };
                 device.mailbox.synced(seq, place);
-                self.outcome_recorded(now, to, of, cancelled.as_deref(), out);
+                self.outcome_recorded(now, to, of, cancelled, out);
                 self.keep_cache_small(to, seq);
             }
-            Pending::Cancelled { to, id } => {
-                let parcel = Parcel::CancelVerdict { to, id, result: Ok(()) };
+            Pending::Cancelled { to, id, session } => {
+                let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(()) };
                 self.post_home(to, parcel, out);
             }
             Pending::Device { id, reserved_to, session } => {
@@ -115,6 +115,7 @@ impl Broker {
         {
             current.is_open = true;
         }
+        self.welcome(id, out);
         self.push_ready(now, id, out);
     }
 

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -139,7 +139,9 @@ impl State {
         let failed = |source| StateError::Io { path: path.clone(), source };
         let beside = dir.join(format!("{FILE}.new"));
         let bytes = serde_json::to_vec_pretty(self).expect("numbers and text are JSON");
-        let mut file = File::create(&beside).map_err(failed)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside).map_err(failed)?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
         fs::rename(&beside, &path).map_err(failed)?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)

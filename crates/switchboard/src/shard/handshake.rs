@@ -192,15 +192,20 @@ impl Shard {
         upgrade.write_accept(subprotocol, conn.out.buffer(&mut self.ports.spares));
         conn.phase = Phase::Open;
         conn.full_since = now;
-        self.ports.metrics.connections.add(1);
         if is_v1 {
             conn.protocol = Protocol::Hello;
-        } else if let Some(token) = token {
-            if let Err(reason) = self.text_with_token(key, token) {
-                return self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason);
+        }
+        self.ports.mark_dirty(key);
+        self.ports.metrics.connections.add(1);
+        match token {
+            // Who it is comes in its first frame.
+            _ if is_v1 => {}
+            Some(token) => {
+                if let Err(reason) = self.text_with_token(key, token) {
+                    return self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason);
+                }
             }
-        } else {
-            self.connect_anonymous(key);
+            None => self.connect_anonymous(key),
         }
         if self.ports.leaving.is_some() {
             return self.hand_over_leaving(&bytes[upgrade.head_len..]);
