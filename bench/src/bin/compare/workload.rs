@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use switchboard::bench::pairs::{self, Pairing};
-use switchboard::bench::throughput;
+use switchboard::bench::{mailbox, throughput};
 
 /// Pairs x messages in flight per pair x bytes.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,10 @@ impl Workload {
             seconds: Duration::from_secs(seconds),
             warmup_seconds: Duration::from_millis(500),
             messages: None,
+            protocol: throughput::Protocol::Text,
+            durability: mailbox::Asked::Strongest,
+            receiver: mailbox::Receiver::Online,
+            ack_every: 1,
         }
     }
 

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context, bail, ensure};
+use switchboard_proto::v1::{SUBPROTOCOL, ServerEvent, parse_server};
 
 use super::frame;
 use super::wire::{Dialer, Wire};
@@ -40,6 +41,38 @@ pub(super) fn request_upgrade(dialer: &mut Dialer) -> anyhow::Result<Wire> {
     wire.write_all(request(dialer.address()).as_bytes()).context("cannot send the handshake")?;
     wire.flush()?;
     Ok(wire)
+}
+
+/// As [`request_upgrade`], for v1, and says hello as a new device.
+pub(super) fn request_upgrade_v1(dialer: &mut Dialer) -> anyhow::Result<Wire> {
+    let mut wire = dialer.dial()?;
+    let mut request = request(dialer.address());
+    request.truncate(request.len() - 2);
+    request += &format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n");
+    let hello = frame::encode(frame::TEXT, b"{\"type\":\"hello\"}").0;
+    wire.write_all(&[request.as_bytes(), &hello].concat()).context("cannot send the handshake")?;
+    wire.flush()?;
+    Ok(wire)
+}
+
+/// Waits for the welcome of v1; gives the device's id.
+pub(super) fn read_welcome(wire: &mut Wire) -> anyhow::Result<String> {
+    let (mut received, mut chunk) = (Vec::new(), [0; READ_BYTES]);
+    loop {
+        let count = wire.read(&mut chunk).context("the server did not greet")?;
+        ensure!(count > 0, "the server hung up: {}", String::from_utf8_lossy(&received));
+        received.extend_from_slice(&chunk[..count]);
+        let mut windows = received.windows(END_OF_HEAD.len());
+        let Some(end) = windows.position(|window| window == END_OF_HEAD) else { continue };
+        let (head, rest) = received.split_at(end + END_OF_HEAD.len());
+        check_answer(head)?;
+        if let Some(frame) = frame::decode(rest)? {
+            return match parse_server(frame.payload) {
+                Ok(ServerEvent::Welcome(welcome)) => Ok(welcome.device),
+                _ => bail!("no welcome: {}", String::from_utf8_lossy(frame.payload)),
+            };
+        }
+    }
 }
 
 fn request(host: SocketAddr) -> String {

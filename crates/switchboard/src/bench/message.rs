@@ -62,7 +62,7 @@ impl Script {
     }
 }
 
-fn stamp(pair: u32, sequence: u64) -> [u8; STAMP_BYTES] {
+pub(super) fn stamp(pair: u32, sequence: u64) -> [u8; STAMP_BYTES] {
     let value = u64::from(pair) << SEQUENCE_BITS | sequence;
     let mut digits = value.to_be_bytes().map(|byte| [byte >> 4, byte & 0x0F]);
     for digit in digits.as_flattened_mut() {

@@ -7,6 +7,7 @@
 pub mod connect;
 pub mod idle;
 pub mod latency;
+pub mod mailbox;
 pub mod pairs;
 pub mod process;
 pub mod tally;
@@ -71,6 +72,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let server = args.pid.map(Process::new).transpose()?;
     let target = &args.url;
     match &args.mode {
+        Mode::Throughput(options) if options.protocol == throughput::Protocol::V1 => {
+            report::print(&mailbox::measure(target, server, options)?, args.json)
+        }
         Mode::Throughput(options) => {
             report::print(&throughput::measure(target, server, options)?, args.json)
         }

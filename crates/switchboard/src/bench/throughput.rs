@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use clap::ValueEnum;
 use serde::Serialize;
 
+use super::mailbox;
 use super::pairs::{self, Pairs};
 use super::process::{CpuMeter, Process};
 use super::progress::Progress;
@@ -36,6 +38,28 @@ pub struct Options {
     /// Send exactly this many messages instead; the first tenth of them warms up
     #[arg(long, value_parser = clap::value_parser!(u64).range(10..=1_000_000_000))]
     pub messages: Option<u64>,
+    /// What the devices speak. v1 goes through mailboxes, and the window counts messages that are
+    /// not accepted
+    #[arg(long, value_enum, default_value_t = Protocol::Text)]
+    pub protocol: Protocol,
+    /// v1: what durability to ask for
+    #[arg(long, value_enum, default_value_t = mailbox::Asked::Strongest)]
+    pub durability: mailbox::Asked,
+    /// v1: where the receivers are
+    #[arg(long, value_enum, default_value_t = mailbox::Receiver::Online)]
+    pub receiver: mailbox::Receiver,
+    /// v1: messages per ack
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub ack_every: u64,
+}
+
+/// What the devices speak.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The text protocol.
+    Text,
+    /// v1.
+    V1,
 }
 
 /// What a throughput run found.
