@@ -76,7 +76,7 @@ impl Client {
     /// [`connect`](Client::connect) with options.
     pub async fn connect_with(url: &str, options: &Options) -> Result<Client, ConnectError> {
         let connected = async {
-            let socket = connect::open(url, options).await?;
+            let socket = connect::open(url, options, None).await?;
             let welcome = Info { id: DeviceId::new(0), listed: Vec::new(), more: 0 };
             let (waiting, state) = (VecDeque::new(), State::Live);
             let mut client = Client { socket, welcome, waiting, state, end: None };

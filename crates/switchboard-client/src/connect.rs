@@ -8,6 +8,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
@@ -54,15 +57,25 @@ pub enum ConnectError {
     /// The server is a WebSocket server, but its first words are no welcome.
     #[error("the server does not speak Switchboard's text protocol")]
     NoWelcome,
+    /// The server does not speak the v1 protocol.
+    #[error("the server does not speak {}", switchboard_proto::v1::SUBPROTOCOL)]
+    NoV1,
     /// It took longer than [`CONNECT_TIMEOUT`].
     #[error("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// A WebSocket to `url`, before anything was said.
-pub(crate) async fn open(url: &str, options: &Options) -> Result<Socket, ConnectError> {
+/// A WebSocket to `url`, before anything was said, that speaks `subprotocol`.
+pub(crate) async fn open(
+    url: &str,
+    options: &Options,
+    subprotocol: Option<&'static str>,
+) -> Result<Socket, ConnectError> {
     let no_address = || ConnectError::Address { url: url.to_owned() };
-    let request = url.into_client_request().map_err(|_| no_address())?;
+    let mut request = url.into_client_request().map_err(|_| no_address())?;
+    if let Some(name) = subprotocol {
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+    }
     let connector = match request.uri().scheme_str() {
         Some("ws") => Connector::Plain,
         Some("wss") => Connector::Rustls(tls(options.ca.as_deref())?),
@@ -83,8 +96,13 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<Socket, Connect
 
 impl From<tungstenite::Error> for ConnectError {
     fn from(error: tungstenite::Error) -> Self {
-        let tungstenite::Error::Http(response) = error else {
-            return ConnectError::Transport(error);
+        use tungstenite::Error::Protocol;
+        let response = match error {
+            tungstenite::Error::Http(response) => response,
+            Protocol(ProtocolError::SecWebSocketSubProtocolError(
+                SubProtocolError::NoSubProtocol,
+            )) => return ConnectError::NoV1,
+            other => return ConnectError::Transport(other),
         };
         let body = response.body().as_deref().unwrap_or_default();
         let body = String::from_utf8_lossy(body).trim().to_owned();

@@ -7,6 +7,7 @@ use switchboard_proto::text::{
     DUPLICATE_MESSAGE, INVALID_COMMAND, INVALID_DESTINATION, Info, UNREADABLE, parse_delivery,
     parse_info,
 };
+use switchboard_proto::v1::close;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 /// Something that a device is told.
@@ -86,6 +87,8 @@ impl fmt::Display for Ending {
             1001 => "the server went away",
             1006 => "the connection broke off",
             1009 => "the message is too large for the server",
+            close::NOT_AUTHENTICATED => "the server does not accept the token",
+            close::TAKEN_OVER => "another connection has taken the device over",
             _ => "the server ended the connection",
         };
         write!(f, "{words} ({}", self.code)?;

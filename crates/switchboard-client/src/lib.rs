@@ -1,7 +1,8 @@
 //! The Rust client of Switchboard.
 //!
 //! A [`Client`] is one device: it has an id while it is connected, sends text to other ids and
-//! receives what they send. It speaks the text protocol.
+//! receives what they send. It speaks the text protocol. A [`v1::Session`] is a device that keeps its
+//! id over connections and restarts, and whose messages wait for it.
 //!
 //! ```no_run
 //! use switchboard_client::{Client, Event};
@@ -24,6 +25,7 @@
 mod client;
 mod connect;
 mod event;
+pub mod v1;
 
 pub use client::{Client, SILENCE_MAX, SendError, WAITING_EVENTS_MAX};
 pub use connect::{CONNECT_TIMEOUT, ConnectError, Options};

@@ -1,0 +1,204 @@
+//! The session's task: serves one connection after the other until the session ends.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use switchboard_proto::v1::{ClientFrame, ServerEvent, WATCH_MAX, close};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::backoff::Backoff;
+use super::device::watch_text;
+use super::kept::{Kept, frame};
+use super::link::Link;
+use super::outgoing::random_id;
+use super::requests::{Request, Requests};
+use super::{Event, Message, OpenError, Options, Receipt, TakenOver, Welcome};
+use crate::Ending;
+
+/// A connection that lasted so long was of use: the next pause is short.
+const USEFUL_AFTER: Duration = Duration::from_secs(10);
+
+/// What the task works on.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) url: String,
+    pub(super) options: Options,
+    pub(super) kept: Arc<Kept>,
+    pub(super) watched: Arc<Mutex<BTreeSet<String>>>,
+    pub(super) asked: mpsc::Receiver<Request>,
+    /// Closed by the application when it ends the session.
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) requests: Requests,
+    pub(super) backoff: Backoff,
+    /// When the server, which is about to close, wants to be asked again.
+    pub(super) come_back_in: Option<Duration>,
+}
+
+impl Driver {
+    /// Serves until the application ends the session, or the server does for good.
+    pub(super) async fn run(mut self, link: Link, welcome: Welcome) {
+        let ending = self.serve_all(link, welcome).await;
+        self.kept.end(ending.clone());
+        self.requests.end(&ending);
+        self.asked.close();
+        while let Ok(request) = self.asked.try_recv() {
+            drop(request);
+        }
+        self.tell(Event::Closed(ending)).await;
+    }
+
+    async fn serve_all(&mut self, mut link: Link, mut welcome: Welcome) -> Ending {
+        loop {
+            let Some(ending) = self.serve(&mut link, welcome).await else {
+                link.close().await;
+                return ended_here();
+            };
+            if self.is_final(&ending) {
+                return ending;
+            }
+            if link.opened_at.elapsed() >= USEFUL_AFTER {
+                self.backoff.reset();
+            }
+            self.requests.begin_anew();
+            (link, welcome) = match self.connect_again(ending.to_string()).await {
+                Ok(opened) => opened,
+                Err(ending) => return ending,
+            };
+        }
+    }
+
+    /// Whether to come back would change nothing, or make it worse.
+    fn is_final(&self, ending: &Ending) -> bool {
+        match ending.code {
+            close::NOT_AUTHENTICATED | close::NOT_ALLOWED | close::PROTOCOL_ERROR => true,
+            close::TAKEN_OVER => self.options.taken_over == TakenOver::End,
+            _ => false,
+        }
+    }
+
+    /// Connects until it works; `Err` is how the session ends instead.
+    async fn connect_again(&mut self, mut why: String) -> Result<(Link, Welcome), Ending> {
+        loop {
+            let retry_in = self.backoff.pause(self.come_back_in.take());
+            self.tell(Event::Offline { why, retry_in }).await;
+            let opened = async {
+                sleep(retry_in).await;
+                Link::open(&self.url, &self.options.connect, self.kept.hello()).await
+            };
+            let opened = tokio::select! {
+                opened = opened => opened,
+                () = self.events.closed() => return Err(ended_here()),
+            };
+            match opened {
+                Ok(opened) => return Ok(opened),
+                Err(OpenError::Closed(ending)) if self.is_final(&ending) => return Err(ending),
+                Err(error) => why = error.to_string(),
+            }
+        }
+    }
+
+    /// Serves one connection: how it ended, or `None` when the application ended the session.
+    async fn serve(&mut self, link: &mut Link, welcome: Welcome) -> Option<Ending> {
+        self.welcomed(welcome).await;
+        if let Err(ending) = self.watch_again(link).await {
+            return Some(ending);
+        }
+        loop {
+            if let Err(ending) = self.write_due(link).await {
+                return Some(ending);
+            }
+            let due = self.requests.next_due();
+            tokio::select! {
+                () = self.events.closed() => {
+                    // What was acked last should be heard; if not, it comes again and is left out.
+                    let _ = self.write_due(link).await;
+                    return None;
+                }
+                heard = link.hear() => match heard {
+                    Ok(event) => self.heard(event).await,
+                    Err(ending) => return Some(ending),
+                },
+                Some(request) = self.asked.recv(), if self.requests.has_room() => {
+                    self.requests.add(request);
+                }
+                () = self.kept.acked() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    async fn welcomed(&mut self, welcome: Welcome) {
+        let mailbox = self.kept.state().mailbox;
+        self.kept.welcomed(&welcome);
+        if mailbox.as_ref() != Some(&welcome.mailbox) {
+            self.requests.forget_refusals();
+        }
+        self.tell(Event::Online(welcome)).await;
+    }
+
+    /// A new connection watches nobody.
+    async fn watch_again(&self, link: &mut Link) -> Result<(), Ending> {
+        let watched: Vec<String> = {
+            let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.iter().cloned().collect()
+        };
+        // Checked when they were first asked for.
+        let frame =
+            |some: &[String]| watch_text(&random_id(), some.iter().map(String::as_str), true).ok();
+        let frames: Vec<String> = watched.chunks(WATCH_MAX).filter_map(frame).collect();
+        if frames.is_empty() { Ok(()) } else { link.write(frames).await }
+    }
+
+    /// Says the requests that are due, and behind them the acks, which must not overtake refusals.
+    async fn write_due(&mut self, link: &mut Link) -> Result<(), Ending> {
+        let mut frames = self.requests.due(Instant::now(), link.frame_len_max);
+        let seq = self.kept.last_seq();
+        if seq > link.acked_to {
+            link.acked_to = seq;
+            frames.push(frame(&ClientFrame::Ack { seq }));
+        }
+        if frames.is_empty() { Ok(()) } else { link.write(frames).await }
+    }
+
+    async fn heard(&mut self, event: ServerEvent) {
+        match event {
+            ServerEvent::Message { seq, from, id, body, sent_at_ms, re } => {
+                if let Some(place) = self.kept.see(seq) {
+                    let message = Message { place, from, id, body, sent_at_ms, re };
+                    self.tell(Event::Message(message)).await;
+                }
+            }
+            ServerEvent::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason } => {
+                if let Some(place) = self.kept.see(seq) {
+                    let receipt = Receipt { place, id, to, outcome, at_ms, maybe_seen, reason };
+                    self.tell(Event::Outcome(receipt)).await;
+                }
+            }
+            ServerEvent::Presence { device, online, at_ms } => {
+                self.tell(Event::Presence { device, online, at_ms }).await;
+            }
+            ServerEvent::Expiring { at_ms } => self.tell(Event::Expiring { at_ms }).await,
+            ServerEvent::Bye { reconnect_in_ms, .. } => {
+                self.come_back_in = Some(Duration::from_millis(reconnect_in_ms));
+            }
+            answer => {
+                if let Some(seq) = self.requests.answer(answer, Instant::now()) {
+                    self.kept.refused(seq);
+                }
+            }
+        }
+    }
+
+    /// Tells the application; at [`EVENTS_MAX`](super::EVENTS_MAX) waits for it.
+    async fn tell(&self, event: Event) {
+        // An application that ended the session hears nothing more.
+        let _ = self.events.send(event).await;
+    }
+}
+
+/// The end that the application brought about.
+fn ended_here() -> Ending {
+    Ending { code: 1000, reason: "ended by this side".to_owned() }
+}

@@ -1,0 +1,282 @@
+//! The requests that wait for their answers, over as many connections as it takes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use switchboard_proto::v1::{RejectCode, ServerEvent, Word};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::device::DevicePage;
+use super::{Accepted, AskError, CancelError, REQUESTS_MAX, Rejection, SendError};
+use crate::Ending;
+
+/// When to try again where the server gives no time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Not sooner, whatever the server says.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(50);
+
+/// Who waits for an answer, and so what the request is.
+#[derive(Debug)]
+pub(super) enum Asker {
+    Send(oneshot::Sender<Result<Accepted, SendError>>),
+    Cancel(oneshot::Sender<Result<(), CancelError>>),
+    Devices(oneshot::Sender<Result<DevicePage, AskError>>),
+    Watch(oneshot::Sender<Result<(), AskError>>),
+    /// Of the message with this number; its answer is that of the ping behind it.
+    Refuse(u64, oneshot::Sender<Result<(), AskError>>),
+    Refresh(oneshot::Sender<Result<Option<u64>, AskError>>),
+}
+
+/// A request as it is handed in.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Comes back with the answer.
+    pub(super) id: String,
+    /// What is said, one WebSocket message each.
+    pub(super) frames: Vec<String>,
+    pub(super) asker: Asker,
+}
+
+/// All of them, in the order in which they were handed in, which is that of sending them again.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    waiting: BTreeMap<u64, Waiting>,
+    by_id: HashMap<String, u64>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// To be said on this connection; after a `store_unavailable` not before its time.
+    Due(Option<Instant>),
+    Said,
+}
+
+impl Requests {
+    /// Whether another one may be handed in.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.len() < REQUESTS_MAX
+    }
+
+    /// Hands one in. Ids are of one request at a time: else an answer could be anybody's.
+    pub(super) fn add(&mut self, request: Request) {
+        if self.by_id.contains_key(&request.id) {
+            return request.asker.in_flight();
+        }
+        self.by_id.insert(request.id.clone(), self.next);
+        self.waiting.insert(self.next, Waiting { request, state: State::Due(None) });
+        self.next += 1;
+    }
+
+    /// The frames that are due, which then count as said. A send that is too long for the server
+    /// is told so instead: said, it would end every connection.
+    pub(super) fn due(&mut self, now: Instant, frame_len_max: u64) -> Vec<String> {
+        let mut frames = Vec::new();
+        let mut too_long = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            if !matches!(waiting.state, State::Due(at) if at.is_none_or(|at| at <= now)) {
+                continue;
+            }
+            waiting.state = State::Said;
+            let longest = waiting.request.frames.iter().map(String::len).max().unwrap_or(0) as u64;
+            if longest > frame_len_max {
+                too_long.push((waiting.request.id.clone(), longest));
+            } else {
+                frames.extend(waiting.request.frames.iter().cloned());
+            }
+        }
+        for (id, len) in too_long {
+            if let Some(request) = self.remove(&id) {
+                request.asker.too_long(len, frame_len_max);
+            }
+        }
+        frames
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let times = self.waiting.values().filter_map(|waiting| match waiting.state {
+            State::Due(at) => at,
+            State::Said => None,
+        });
+        times.min()
+    }
+
+    /// The connection is another: what has no answer is said again, but for cancellations, whose
+    /// second answer would not tell what the first did.
+    pub(super) fn begin_anew(&mut self) {
+        let mut interrupted = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            if matches!(waiting.request.asker, Asker::Cancel(_)) && waiting.state == State::Said {
+                interrupted.push(waiting.request.id.clone());
+            }
+            if waiting.state == State::Said {
+                waiting.state = State::Due(None);
+            }
+        }
+        for id in interrupted {
+            if let Some(Request { asker: Asker::Cancel(answer), .. }) = self.remove(&id) {
+                tell(answer, Err(CancelError::Interrupted));
+            }
+        }
+    }
+
+    /// Refusals of messages in a mailbox that is gone have nothing to refuse.
+    pub(super) fn forget_refusals(&mut self) {
+        let refusals = self.waiting.values().filter_map(|waiting| match waiting.request.asker {
+            Asker::Refuse(..) => Some(waiting.request.id.clone()),
+            _ => None,
+        });
+        for id in refusals.collect::<Vec<_>>() {
+            if let Some(Request { asker: Asker::Refuse(_, answer), .. }) = self.remove(&id) {
+                tell(answer, Ok(()));
+            }
+        }
+    }
+
+    /// Gives an answer to whom it is for; gives the number of a message whose refusal was heard.
+    pub(super) fn answer(&mut self, event: ServerEvent, now: Instant) -> Option<u64> {
+        match event {
+            ServerEvent::Accepted { id, durability, duplicate } => {
+                if let Some(Asker::Send(answer)) = self.take(&id) {
+                    tell(answer, Ok(Accepted { id, durability, duplicate }));
+                }
+            }
+            ServerEvent::Rejected { id, code, message, retry_after_ms } => {
+                let retry_after = retry_after_ms.map(Duration::from_millis);
+                self.rejected(&id, Rejection { code, message, retry_after }, now);
+            }
+            ServerEvent::Cancelled { id } => {
+                if let Some(Asker::Cancel(answer)) = self.take(&id) {
+                    tell(answer, Ok(()));
+                }
+            }
+            ServerEvent::Devices { id, devices, next } => {
+                if let Some(Asker::Devices(answer)) = self.take(&id) {
+                    tell(answer, Ok(DevicePage { devices, next }));
+                }
+            }
+            ServerEvent::Watching { id } => {
+                if let Some(Asker::Watch(answer)) = self.take(&id) {
+                    tell(answer, Ok(()));
+                }
+            }
+            ServerEvent::Refreshed { expires_at_ms } => self.refreshed(expires_at_ms),
+            ServerEvent::Pong { id: Some(id) } => {
+                if let Some(Asker::Refuse(seq, answer)) = self.take(&id) {
+                    tell(answer, Ok(()));
+                    return Some(seq);
+                }
+            }
+            ServerEvent::Error { message, id: Some(id), .. } => {
+                if let Some(asker) = self.take(&id) {
+                    asker.invalid(message);
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn rejected(&mut self, id: &str, rejection: Rejection, now: Instant) {
+        let Some(number) = self.by_id.get(id) else { return };
+        let Some(waiting) = self.waiting.get_mut(number) else { return };
+        let is_unknown = rejection.code == Word::Known(RejectCode::StoreUnavailable);
+        if is_unknown && matches!(waiting.request.asker, Asker::Send(_)) {
+            let after = rejection.retry_after.unwrap_or(RETRY_AFTER).max(RETRY_AFTER_MIN);
+            waiting.state = State::Due(Some(now + after));
+        } else if let Some(asker) = self.take(id) {
+            asker.rejected(rejection);
+        }
+    }
+
+    /// `refreshed` names no request; the server answers them in order.
+    fn refreshed(&mut self, expires_at_ms: Option<u64>) {
+        let is_refresh = |waiting: &&Waiting| matches!(waiting.request.asker, Asker::Refresh(_));
+        let first = self.waiting.values().find(is_refresh);
+        let Some(id) = first.map(|waiting| waiting.request.id.clone()) else { return };
+        if let Some(Asker::Refresh(answer)) = self.take(&id) {
+            tell(answer, Ok(expires_at_ms));
+        }
+    }
+
+    /// The session ends: who waits is told.
+    pub(super) fn end(&mut self, ending: &Ending) {
+        self.by_id.clear();
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            waiting.request.asker.ended(ending.clone());
+        }
+    }
+
+    fn take(&mut self, id: &str) -> Option<Asker> {
+        self.remove(id).map(|request| request.asker)
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Request> {
+        let number = self.by_id.remove(id)?;
+        self.waiting.remove(&number).map(|waiting| waiting.request)
+    }
+}
+
+/// Whoever asked may have given up; then nobody minds.
+fn tell<T>(answer: oneshot::Sender<T>, what: T) {
+    let _ = answer.send(what);
+}
+
+impl Asker {
+    fn in_flight(self) {
+        match self {
+            Asker::Send(answer) => tell(answer, Err(SendError::InFlight)),
+            Asker::Cancel(answer) => tell(answer, Err(CancelError::InFlight)),
+            other => other.invalid("a request with this id waits for its answer".to_owned()),
+        }
+    }
+
+    fn too_long(self, len: u64, max: u64) {
+        match self {
+            Asker::Send(answer) => tell(answer, Err(SendError::TooLarge { len, max })),
+            other => other.invalid(format!("a frame of {len} bytes; the server takes {max}")),
+        }
+    }
+
+    fn rejected(self, rejection: Rejection) {
+        match self {
+            Asker::Send(answer) => tell(answer, Err(rejection.into())),
+            Asker::Cancel(answer) => tell(answer, Err(rejection.into())),
+            Asker::Devices(answer) => tell(answer, Err(rejection.into())),
+            Asker::Watch(answer) | Asker::Refuse(_, answer) => tell(answer, Err(rejection.into())),
+            Asker::Refresh(answer) => tell(answer, Err(rejection.into())),
+        }
+    }
+
+    fn invalid(self, why: String) {
+        match self {
+            Asker::Send(answer) => tell(answer, Err(SendError::Invalid(why))),
+            Asker::Cancel(answer) => tell(answer, Err(CancelError::Invalid(why))),
+            Asker::Devices(answer) => tell(answer, Err(AskError::Invalid(why))),
+            Asker::Watch(answer) | Asker::Refuse(_, answer) => {
+                tell(answer, Err(AskError::Invalid(why)));
+            }
+            Asker::Refresh(answer) => tell(answer, Err(AskError::Invalid(why))),
+        }
+    }
+
+    fn ended(self, ending: Ending) {
+        match self {
+            Asker::Send(answer) => tell(answer, Err(SendError::Ended(ending))),
+            Asker::Cancel(answer) => tell(answer, Err(CancelError::Ended(ending))),
+            Asker::Devices(answer) => tell(answer, Err(AskError::Ended(ending))),
+            Asker::Watch(answer) | Asker::Refuse(_, answer) => {
+                tell(answer, Err(AskError::Ended(ending)));
+            }
+            Asker::Refresh(answer) => tell(answer, Err(AskError::Ended(ending))),
+        }
+    }
+}
