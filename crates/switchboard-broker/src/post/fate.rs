@@ -1,7 +1,7 @@
 //! How a message ends, and how its sender learns it: in one record with the message's removal.
 
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Outcome, RejectCode, ServerFrame};
+use switchboard_proto::v1::{Outcome, RejectCode};
 
 use super::mailbox::{Entry, NEVER, State, Taken};
 use super::store::Pending;
@@ -10,6 +10,20 @@ use super::{
 };
 use crate::broker::{Broker, Effect};
 
+/// How a message ends.
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) reason: Option<Box<str>>,
+    /// The session whose `cancel` this also answers.
+    pub(super) answers_cancel: Option<u32>,
+}
+
+impl From<Outcome> for End {
+    fn from(outcome: Outcome) -> End {
+        End { outcome, reason: None, answers_cancel: None }
+    }
+}
+
 impl Broker {
     /// A message is out of its mailbox and its sender asked to know: it is told at its home.
     pub(super) fn owe(
@@ -17,11 +31,10 @@ impl Broker {
         now: Now,
         id: DeviceId,
         taken: Taken,
-        outcome: Outcome,
-        reason: Option<Box<str>>,
-        answers_cancel: Option<u32>,
+        end: impl Into<End>,
         out: Out<'_>,
     ) {
+        let End { outcome, reason, answers_cancel } = end.into();
         let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
         let fate = Fate {
             of: FateOf { device: id, seq: taken.seq },
@@ -81,6 +94,7 @@ impl Broker {
             is_outcome: true,
             is_in_flight: false,
             is_stored,
+            is_moved: false,
             content: Some(Box::new(Content { id, kind: Kind::Outcome(fate) })),
         });
         self.post.stats.messages += 1;
@@ -113,7 +127,10 @@ impl Broker {
     /// The outcome of a message that is here is recorded.
     pub(super) fn settled(&mut self, now: Now, of: FateOf, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&of.device) else { return };
-        device.mailbox.settle(of.seq);
+        if device.mailbox.settle(of.seq) {
+            // The outcome's record takes out what lies before it, the copy may lie behind.
+            self.record_removed(of.device, of.seq, Pending::Nothing, out);
+        }
         self.end_if_settled(now, of.device, out);
     }
 
@@ -152,7 +169,8 @@ impl Broker {
         }
         let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
         if taken.owes {
-            self.owe(now, to, taken, Outcome::Cancelled, None, Some(session), out);
+            let (outcome, answers_cancel) = (Outcome::Cancelled, Some(session));
+            self.owe(now, to, taken, End { outcome, reason: None, answers_cancel }, out);
         } else if is_stored {
             self.record_removed(to, seq, Pending::Cancelled { to: from, id, session }, out);
         } else {
@@ -179,7 +197,7 @@ impl Broker {
             if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
                 && taken.owes
             {
-                self.owe(now, id, taken, Outcome::Evicted, None, None, out);
+                self.owe(now, id, taken, Outcome::Evicted, out);
             }
         }
         self.end_if_settled(now, id, out);

@@ -56,6 +56,8 @@ pub(crate) struct Entry {
     pub(crate) is_in_flight: bool,
     /// Its record is or will be in the store.
     pub(crate) is_stored: bool,
+    /// Its record was copied to the end of the log, perhaps behind what says that it is gone.
+    pub(crate) is_moved: bool,
     pub(crate) content: Option<Box<Content>>,
 }
 
@@ -218,15 +220,19 @@ impl Mailbox {
         Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome })
     }
 
-    /// The outcome of an owed entry is recorded: it is gone.
-    pub(crate) fn settle(&mut self, seq: u64) {
+    /// The outcome of an owed entry is recorded: it is gone. Gives whether a copy of its record may
+    /// lie behind that of the outcome.
+    pub(crate) fn settle(&mut self, seq: u64) -> bool {
+        let mut is_moved = false;
         if let Some(entry) = self.find_mut(seq)
             && entry.state == State::Owed
         {
             entry.state = State::Gone;
             entry.content = None;
+            is_moved = entry.is_moved;
         }
         self.tidy();
+        is_moved
     }
 
     /// Drops what is gone at the front, and in the middle when it is most.
@@ -359,6 +365,13 @@ impl Mailbox {
     /// Entries that wait for the device.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// An entry's record is being copied.
+    pub(crate) fn moves(&mut self, seq: u64) {
+        if let Some(entry) = self.find_mut(seq) {
+            entry.is_moved = true;
+        }
     }
 
     /// An entry's record was copied.

@@ -3,6 +3,7 @@
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, ServerFrame};
 
+use super::fate::End;
 use super::mailbox::{Next, Taken};
 use super::store::Pending;
 use super::{Content, Event, Kind, Now, Out, Place, Record};
@@ -137,7 +138,7 @@ impl Broker {
             self.note_ack(now.at, id);
         }
         for taken in acked.owed {
-            self.owe(now, id, taken, Outcome::Delivered, None, None, out);
+            self.owe(now, id, taken, Outcome::Delivered, out);
         }
     }
 
@@ -194,7 +195,7 @@ impl Broker {
     ) -> bool {
         let Some(taken) = self.take(id, seq, outcome, out) else { return false };
         if taken.owes {
-            self.owe(now, id, taken, outcome, reason, None, out);
+            self.owe(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
         } else if taken.is_stored {
             self.record_removed(id, seq, Pending::Nothing, out);
         }

@@ -18,9 +18,22 @@ use crate::broker::{Broker, Effect};
 #[derive(Debug, Default)]
 pub struct Replay {
     /// Messages of this shard's devices whose outcome was asked for and is not recorded.
-    receipts: FxHashMap<FateOf, DeviceId>,
+    receipts: FxHashMap<FateOf, Ended>,
+    /// Messages whose outcome is recorded. A copy of one may lie behind that record: a message is
+    /// copied by the receiver's shard while the sender's records the outcome.
+    ended: FxHashSet<(FateOf, Ended)>,
+    /// Such copies, of this shard's devices.
+    outlived: Vec<FateOf>,
     /// Devices whose last record says that they are there.
     online: FxHashSet<DeviceId>,
+}
+
+/// Who sent a message, and what stands for its id. With them an outcome is known not to be about a
+/// message that got the same number when the device had ended and come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Ended {
+    from: DeviceId,
+    id: crate::Digest,
 }
 
 impl Broker {
@@ -29,7 +42,7 @@ impl Broker {
     pub fn replay(&mut self, now: Now, replay: &mut Replay, record: &Record<'_>, place: Place) {
         match record {
             Record::Message(message) => {
-                self.replay_message(now, message, place);
+                self.replay_message(now, replay, message, place);
                 self.replay_sent(now, replay, message);
             }
             Record::Outcome(outcome) => self.replay_outcome(now, replay, outcome, place),
@@ -67,9 +80,20 @@ impl Broker {
         self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(now)))
     }
 
-    fn replay_message(&mut self, now: Now, message: &MessageRecord<'_>, place: Place) {
+    fn replay_message(
+        &mut self,
+        now: Now,
+        replay: &mut Replay,
+        message: &MessageRecord<'_>,
+        place: Place,
+    ) {
         let Some(id) = self.own(message.to) else { return };
         let from = self.directory.names().intern(message.from);
+        let of = FateOf { device: id, seq: message.seq };
+        if message.receipt && replay.ended.contains(&(of, self.ended(from, message.id))) {
+            replay.outlived.push(of);
+            return self.replayed(now, id).mailbox.restore_marks(message.seq + 1, 0, 0);
+        }
         let expires_at =
             message.expires_at_ms.map_or(NEVER, |at_ms| session::moment_of(now, at_ms));
         let entry = message.entry(from, place, expires_at);
@@ -80,7 +104,11 @@ impl Broker {
         let Some(from) = self.own(message.from) else { return };
         let to = self.directory.names().intern(message.to);
         if message.receipt {
-            replay.receipts.insert(FateOf { device: to, seq: message.seq }, from);
+            let (of, ended) =
+                (FateOf { device: to, seq: message.seq }, self.ended(from, message.id));
+            if !replay.ended.contains(&(of, ended)) {
+                replay.receipts.insert(of, ended);
+            }
         }
         if message.is_id_taken {
             let id = self.key.digest(message.id.as_bytes());
@@ -134,13 +162,36 @@ impl Broker {
     ) {
         let of_device = self.directory.names().intern(outcome.of);
         let of = FateOf { device: of_device, seq: outcome.of_seq };
-        if self.is_home(of_device) {
+        let to = self.directory.names().intern(outcome.to);
+        let ended = self.ended(to, outcome.id);
+        if self.is_home(of_device) || self.is_home(to) {
+            replay.ended.insert((of, ended));
+        }
+        if self.is_home(of_device) && self.is_about(of, to, outcome.id) {
             self.replay_removed(of_device, outcome.of_seq);
         }
-        let Some(to) = self.own(outcome.to) else { return };
-        replay.receipts.remove(&of);
+        if !self.is_home(to) {
+            return;
+        }
+        if replay.receipts.get(&of) == Some(&ended) {
+            replay.receipts.remove(&of);
+        }
         let entry = outcome.entry(of, place);
         self.replayed(now, to).mailbox.restore(entry);
+    }
+
+    fn ended(&self, from: DeviceId, id: &str) -> Ended {
+        Ended { from, id: self.key.digest(id.as_bytes()) }
+    }
+
+    /// Whether the message that is in a mailbox now is the one that an outcome names.
+    fn is_about(&self, of: FateOf, from: DeviceId, id: &str) -> bool {
+        let entry =
+            self.post.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
+        entry.is_some_and(|entry| {
+            let content = entry.content.as_ref();
+            entry.from == from && content.is_some_and(|content| *content.id == *id)
+        })
     }
 
     fn replay_acked(&mut self, id: DeviceId, seq: u64) {
@@ -185,8 +236,8 @@ impl Broker {
 
     /// The replay is over: what it left open is closed, and the clocks are set.
     pub fn replayed_all(&mut self, now: Now, replay: Replay, out: Out<'_>) {
-        for from in replay.receipts.values() {
-            if let Some(device) = self.post.devices.get_mut(from) {
+        for ended in replay.receipts.values() {
+            if let Some(device) = self.post.devices.get_mut(&ended.from) {
                 // As many as were promised, however full the mailbox is.
                 device.mailbox.keep_place(usize::MAX);
             }
@@ -197,6 +248,12 @@ impl Broker {
         for id in ids {
             self.replayed_one(now, id, replay.online.contains(&id), out);
         }
+        for of in replay.outlived {
+            // Before the record of its outcome leaves the log.
+            if self.post.has(of.device) {
+                self.record_removed(of.device, of.seq, Pending::Nothing, out);
+            }
+        }
         self.settle_local(now, out);
     }
 
@@ -205,6 +262,8 @@ impl Broker {
         if was_online {
             device.mailbox.all_may_have_been_pushed();
         }
+        // The record of an ack may have left the log before the message that asked for an outcome.
+        device.mailbox.ack(device.mailbox.acked_to());
         device.mailbox.shrink();
         let since_ms = device.since_ms;
         let waiting = device.mailbox.waiting() as u64;
@@ -218,7 +277,7 @@ impl Broker {
         self.directory.present(id, false, since_ms);
         // They were acked, and the crash came before their outcome was recorded.
         for taken in owed {
-            self.owe(now, id, taken, Outcome::Delivered, None, None, out);
+            self.owe(now, id, taken, Outcome::Delivered, out);
         }
         if was_online {
             self.record_device(id, None, out);
@@ -260,6 +319,9 @@ impl Broker {
     fn reclaim_message(&mut self, message: &MessageRecord<'_>, place: Place, out: Out<'_>) {
         let Some(id) = self.own(message.to) else { return };
         if self.holds(id, message.seq, place) {
+            if let Some(device) = self.post.devices.get_mut(&id) {
+                device.mailbox.moves(message.seq);
+            }
             out(Effect::Append(Record::Message(*message)));
             self.post.pending.push_back(Pending::Moved { id, seq: message.seq });
         }
@@ -325,6 +387,7 @@ impl MessageRecord<'_> {
             is_outcome: false,
             is_in_flight: false,
             is_stored: true,
+            is_moved: false,
             content,
         }
     }
@@ -353,6 +416,7 @@ impl OutcomeRecord<'_> {
             is_outcome: true,
             is_in_flight: false,
             is_stored: true,
+            is_moved: false,
             content: Some(Box::new(self.content(of))),
         }
     }

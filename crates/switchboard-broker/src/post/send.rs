@@ -31,22 +31,25 @@ impl Broker {
         send: &Send<'_>,
         out: Out<'_>,
     ) -> Result<(), (RejectCode, String)> {
-        let (to, shard) = self.receiver(id, send)?;
-        self.check_send(send)?;
+        let to = self.known(send)?;
         let digest = self.key.digest(send.id.as_bytes());
         let content = self.content(to, send.body);
         self.forget_sent_of(now, id);
         let limits = &self.post.limits;
         let (window, ids_max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
-        let strongest = self.strongest();
-        let is_failing = self.post.is_failing;
-        let messages_max = self.post.limits.mailbox_messages_max;
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
+        let Some(device) = self.post.devices.get(&id) else { return Ok(()) };
+        // Before all else: whatever has changed since, a retry is told what became of the first.
         match device.sent.judge(digest, content, |sent| now.at.since(sent.at) >= window) {
             Known::Other => return Err(reused()),
             Known::Same => return self.send_again(id, send, digest, out),
             Known::No => {}
         }
+        let shard = self.receiver(id, to, send)?;
+        self.check_send(send)?;
+        let strongest = self.strongest();
+        let is_failing = self.post.is_failing;
+        let messages_max = self.post.limits.mailbox_messages_max;
+        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
         let durability = send.durability.unwrap_or(strongest);
         if is_failing && durability == Durability::Disk {
             return Err(store_unavailable());
@@ -85,21 +88,24 @@ impl Broker {
         Ok(())
     }
 
-    /// The receiver and its shard.
+    /// The receiver, if there ever was one of that id.
+    fn known(&self, send: &Send<'_>) -> Result<DeviceId, (RejectCode, String)> {
+        let device = send.to.device().ok_or_else(|| nobody(send))?;
+        self.directory.names().find(device).ok_or_else(|| nobody(send))
+    }
+
+    /// The receiver's shard.
     fn receiver(
         &self,
         id: DeviceId,
+        to: DeviceId,
         send: &Send<'_>,
-    ) -> Result<(DeviceId, ShardId), (RejectCode, String)> {
-        let nobody = || (RejectCode::NoSuchDevice, format!("no device has the id {}", send.to));
-        let device = send.to.device().ok_or_else(nobody)?;
-        let to = self.directory.names().find(device).ok_or_else(nobody)?;
-        if !self.may_send(id, &device.into()) {
+    ) -> Result<ShardId, (RejectCode, String)> {
+        if !self.may_send(id, &self.show(to)) {
             let message = format!("your token's allow_send does not name {}", send.to);
             return Err((RejectCode::NotAllowed, message));
         }
-        let shard = self.shard_with(to).ok_or_else(nobody)?;
-        Ok((to, shard))
+        self.shard_with(to).ok_or_else(|| nobody(send))
     }
 
     /// The shard on which a device is, by either protocol.
@@ -245,6 +251,7 @@ impl Broker {
             is_outcome: false,
             is_in_flight: false,
             is_stored,
+            is_moved: false,
             content: Some(Box::new(Content { id: deliver.id, kind })),
         });
         self.post.stats.messages += 1;
@@ -499,13 +506,7 @@ impl Broker {
         self.settle_local(now, out);
     }
 
-    fn cancel(
-        &mut self,
-        id: DeviceId,
-        message: &str,
-        session: u32,
-        out: Out<'_>,
-    ) {
+    fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let found = device.sent.find_mut(digest).map(|sent| {
@@ -552,6 +553,10 @@ impl Deliver {
     fn len(&self) -> usize {
         self.body.len() + self.id.len() + self.re.as_ref().map_or(0, |re| re.len())
     }
+}
+
+fn nobody(send: &Send<'_>) -> (RejectCode, String) {
+    (RejectCode::NoSuchDevice, format!("no device has the id {}", send.to))
 }
 
 fn reused() -> (RejectCode, String) {

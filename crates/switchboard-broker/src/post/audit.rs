@@ -1,0 +1,36 @@
+//! Counts anew what is kept as sums: for tests.
+
+use super::Stats;
+use crate::Broker;
+
+impl Broker {
+    /// Counts what waits and what is remembered, and says where a sum that is kept differs, or
+    /// where more than `messages_max` messages and places are in a mailbox. For tests: it looks at everything.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, in words.
+    pub fn audit(&self, messages_max: usize) -> Result<(), String> {
+        let mut stats = Stats::default();
+        for (id, device) in &self.post.devices {
+            let (messages, bytes) =
+                device.mailbox.audit().map_err(|fault| format!("{id:?}: {fault}"))?;
+            if messages + device.mailbox.places() > messages_max {
+                let places = device.mailbox.places();
+                return Err(format!("{id:?}: {messages} messages and {places} places"));
+            }
+            stats.mailboxes += 1;
+            stats.sessions += u64::from(device.session.is_some());
+            stats.messages += messages as u64;
+            stats.bytes += bytes as u64;
+            stats.sent_ids += device.sent.len() as u64;
+            if device.sent.len() > self.post.limits.dedup_ids_per_device_max {
+                return Err(format!("{id:?} has {} ids", device.sent.len()));
+            }
+        }
+        if stats != self.post.stats {
+            return Err(format!("counted {stats:?}, kept {:?}", self.post.stats));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! What stands at the other end: SDKs that remember, and the connections that they hold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use switchboard_broker::{Conn, Moment, Shown};
+use switchboard_proto::v1::{Address, ClientFrame, Durability, Outcome, Send};
+
+/// One user of the server.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) kind: ClientKind,
+    /// Who it is, once it was told so.
+    pub(crate) device: Option<Shown>,
+    pub(crate) link: Option<usize>,
+    /// The mailbox as the last welcome called it.
+    pub(crate) mailbox: Option<String>,
+    /// What it remembers of each mailbox.
+    pub(crate) marks: BTreeMap<String, Marks>,
+    /// The same, also where the client did not hear of it.
+    pub(crate) named: Option<String>,
+    /// Counts the lives of its device.
+    pub(crate) life: u32,
+    /// Since when the server knows that it is away, in real time, and how long it ever was since
+    /// its last welcome.
+    pub(crate) away_since_ms: u64,
+    pub(crate) away_ms_max: u64,
+    /// The server's memory of it may be older than its own.
+    pub(crate) was_restored: bool,
+    /// Serials of what it sent.
+    pub(crate) sent: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientKind {
+    Named,
+    Anonymous,
+    /// An anonymous device of the text protocol.
+    Text,
+}
+
+/// What a client knows of one mailbox, and what the world knows of its acks.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    pub(crate) seen: BTreeMap<u64, Seen>,
+    /// The greatest number that it saw.
+    pub(crate) last_seq: u64,
+    /// The server took an ack up to here, in this run or safely in an earlier one.
+    pub(crate) acked_to: u64,
+    /// Surely on disk.
+    pub(crate) durable_to: u64,
+    /// Acks that may not be on disk.
+    pub(crate) acks: Vec<(Moment, u64)>,
+    /// Refused, in this run.
+    pub(crate) refused: BTreeSet<u64>,
+}
+
+/// What came under a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Message(usize),
+    Outcome(usize, Outcome),
+}
+
+/// A connection, from both ends.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client: usize,
+    pub(crate) shard: usize,
+    pub(crate) conn: Conn,
+    pub(crate) is_text: bool,
+    /// The server has not closed it and was not told that it is gone.
+    pub(crate) is_open: bool,
+    /// The client still holds its end.
+    pub(crate) is_live: bool,
+    /// Was told `Disconnected`: the connection's number is free.
+    pub(crate) is_over: bool,
+    pub(crate) is_welcome: bool,
+    /// The store knows of it: an end that the store never hears of ends an older absence.
+    pub(crate) is_recorded: bool,
+    /// The mailbox name that it said in hello, and up to where it had seen.
+    pub(crate) said: Option<(String, u64)>,
+    /// On their way to the server.
+    pub(crate) up: VecDeque<Up>,
+    pub(crate) is_held: bool,
+    pub(crate) awaits_drain: bool,
+    /// Pushed by text since it was drained.
+    pub(crate) undrained: Vec<usize>,
+    /// Requests without answer.
+    pub(crate) asked: Vec<(String, Request)>,
+    pub(crate) errors_due: usize,
+    /// What a text session said last, while its answer may come.
+    pub(crate) text_asked: Option<(usize, usize)>,
+    pub(crate) pushed_to: u64,
+    /// Pushed, can end only by an ack or a refusal, and had neither.
+    pub(crate) in_flight: BTreeSet<u64>,
+}
+
+/// Something on its way to the server, and what the world makes of its arrival.
+#[derive(Clone, Debug)]
+pub(crate) struct Up {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Send {
+        serial: usize,
+    },
+    Cancel {
+        serial: usize,
+    },
+    Ack {
+        seq: u64,
+    },
+    Refuse {
+        seq: u64,
+    },
+    /// Answered under its id.
+    Ask {
+        id: String,
+    },
+    /// Answered by `error`.
+    Nonsense,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// A send, and which of its arrivals.
+    Send {
+        serial: usize,
+        arrival: usize,
+    },
+    Cancel {
+        serial: usize,
+    },
+    Other,
+}
+
+impl Client {
+    pub(crate) fn new(kind: ClientKind, name: Option<Shown>) -> Client {
+        Client {
+            kind,
+            device: name,
+            link: None,
+            mailbox: None,
+            named: None,
+            marks: BTreeMap::new(),
+            life: 0,
+            away_since_ms: 0,
+            away_ms_max: 0,
+            was_restored: false,
+            sent: Vec::new(),
+        }
+    }
+
+    /// What it remembers of the mailbox that it has now.
+    pub(crate) fn marks(&mut self) -> Option<&mut Marks> {
+        self.marks.get_mut(self.mailbox.as_ref()?)
+    }
+}
+
+/// A `send` as its client writes it.
+pub(crate) struct Sending<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) to: &'a str,
+    pub(crate) body: &'a str,
+    pub(crate) ttl_ms: Option<u64>,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) receipt: bool,
+}
+
+impl Sending<'_> {
+    pub(crate) fn write(&self) -> Vec<u8> {
+        written(&ClientFrame::Send(Send {
+            id: self.id.into(),
+            to: Address::new(self.to.into()),
+            body: self.body.as_bytes(),
+            ttl_ms: self.ttl_ms,
+            re: self.receipt.then(|| "re".into()),
+            durability: self.durability,
+            receipt: self.receipt,
+        }))
+    }
+}
+
+pub(crate) fn written(frame: &ClientFrame<'_>) -> Vec<u8> {
+    let mut text = Vec::new();
+    frame.write(&mut text);
+    text
+}

@@ -1,0 +1,67 @@
+//! What differs from world to world.
+
+use std::time::Duration;
+
+use switchboard_broker::Limits;
+
+use crate::ledger::Window;
+use crate::random::Random;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) shards_max: usize,
+    pub(crate) named: usize,
+    pub(crate) anonymous: usize,
+    pub(crate) texts: usize,
+    pub(crate) is_durable: bool,
+    /// Steps of the schedule.
+    pub(crate) steps: usize,
+    /// The wall clock jumps.
+    pub(crate) has_jumps: bool,
+    /// Devices end within the schedule.
+    pub(crate) has_ends: bool,
+    pub(crate) has_failures: bool,
+    pub(crate) has_restores: bool,
+    pub(crate) crash_weight: usize,
+    pub(crate) limits: Limits,
+}
+
+impl Config {
+    pub(crate) fn drawn(random: &mut Random) -> Config {
+        let has_ends = random.percent(30);
+        let device_ttl = if has_ends { 100 } else { 1_000_000_000 };
+        let device_ttl = Duration::from_secs(device_ttl);
+        Config {
+            shards_max: 1 + random.below(4),
+            named: 1 + random.below(3),
+            anonymous: random.below(3),
+            texts: random.below(3),
+            is_durable: random.percent(92),
+            steps: 50 + random.below(350),
+            has_jumps: random.percent(20),
+            has_ends,
+            has_failures: random.percent(40),
+            has_restores: random.percent(15),
+            crash_weight: random.pick(&[0, 1, 4]),
+            limits: Limits {
+                in_flight_max: random.pick(&[1, 3, 100]),
+                mailbox_messages_max: random.pick(&[2, 6, 50]),
+                mailbox_bytes_max: random.pick(&[200, 100_000]),
+                dedup_window: Duration::from_secs(40),
+                dedup_ids_per_device_max: random.pick(&[5, 1_000]),
+                dedup_ids_max: random.pick(&[12, 5_000]),
+                device_ttl,
+                named_device_ttl: random.percent(50).then_some(device_ttl),
+                push_bytes_max: random.pick(&[1, 300, 100_000]),
+                ..Limits::default()
+            },
+        }
+    }
+
+    /// What a retry can rely on.
+    pub(crate) fn window(&self) -> Window {
+        let limits = &self.limits;
+        let ids = limits.dedup_ids_per_device_max.min(limits.dedup_ids_max);
+        Window { ms: limits.dedup_window.as_millis() as u64, ids }
+    }
+}

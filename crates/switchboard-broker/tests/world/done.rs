@@ -1,0 +1,116 @@
+//! Effects that outlive the call.
+
+use switchboard_broker::{Conn, Digest, Effect, Parcel, Refusal, ShardId, Want};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{ServerEvent, ServerFrame, parse_server};
+
+use crate::store::Stored;
+
+/// As [`Effect`]; frames are as the client reads them.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Tell {
+        conn: Conn,
+        event: ServerEvent,
+    },
+    Push {
+        conn: Conn,
+        event: ServerEvent,
+    },
+    Inform {
+        conn: Conn,
+    },
+    Refuse {
+        conn: Conn,
+        refusal: Refusal,
+    },
+    /// To a device of the text protocol without a mailbox.
+    Deliver {
+        conn: Conn,
+        body: String,
+    },
+    /// To one with a mailbox.
+    PushBody {
+        conn: Conn,
+        body: String,
+    },
+    HandOver {
+        shard: ShardId,
+        from: DeviceId,
+        to: DeviceId,
+        text: Vec<u8>,
+    },
+    Return {
+        shard: ShardId,
+        from: DeviceId,
+        digest: Digest,
+    },
+    AwaitDrain {
+        conn: Conn,
+    },
+    Close {
+        conn: Conn,
+        code: u16,
+    },
+    Append(Stored),
+    Fetch {
+        device: DeviceId,
+        session: u32,
+        wants: Vec<Want>,
+    },
+    Post {
+        shard: ShardId,
+        parcel: Parcel,
+    },
+    AwaitVerdict {
+        conn: Conn,
+    },
+    VerdictCame {
+        conn: Conn,
+    },
+    TextAccepted {
+        conn: Conn,
+    },
+    Count,
+}
+
+impl From<Effect<'_>> for Done {
+    fn from(effect: Effect<'_>) -> Done {
+        match effect {
+            Effect::Tell { conn, frame } => Done::Tell { conn, event: heard(frame) },
+            Effect::Push { conn, frame } => Done::Push { conn, event: heard(frame) },
+            Effect::Inform { conn, .. } => Done::Inform { conn },
+            Effect::Refuse { conn, refusal } => Done::Refuse { conn, refusal },
+            Effect::Deliver { conn, text, .. } => Done::Deliver { conn, body: string(text) },
+            Effect::DeliverBody { conn, body, .. } => Done::Deliver { conn, body: string(body) },
+            Effect::PushBody { conn, body, .. } => Done::PushBody { conn, body: string(body) },
+            Effect::HandOver { shard, from, to, text } => {
+                Done::HandOver { shard, from, to, text: text.to_vec() }
+            }
+            Effect::Return { shard, from, digest } => Done::Return { shard, from, digest },
+            Effect::AwaitDrain { conn } => Done::AwaitDrain { conn },
+            Effect::Close { conn, code, .. } => Done::Close { conn, code },
+            Effect::Append(record) => Done::Append((&record).into()),
+            Effect::Fetch { device, session, wants } => {
+                Done::Fetch { device, session, wants: wants.to_vec() }
+            }
+            Effect::Post { shard, parcel } => Done::Post { shard, parcel },
+            Effect::AwaitVerdict { conn } => Done::AwaitVerdict { conn },
+            Effect::VerdictCame { conn } => Done::VerdictCame { conn },
+            Effect::TextAccepted { conn } => Done::TextAccepted { conn },
+            Effect::Verify { .. } => panic!("nobody here shows a token"),
+            Effect::Count(_) => Done::Count,
+        }
+    }
+}
+
+/// A frame through its text, as it goes over the wire.
+fn heard(frame: &ServerFrame<'_>) -> ServerEvent {
+    let mut text = Vec::new();
+    frame.write(&mut text);
+    parse_server(&text).expect("a server's frame is one")
+}
+
+fn string(text: &[u8]) -> String {
+    String::from_utf8(text.to_vec()).expect("what was said was text")
+}

@@ -1,0 +1,292 @@
+//! What was sent, what was said about it, and what became of it: the truth that the server's
+//! words are held against.
+
+use switchboard_broker::Moment;
+use switchboard_proto::v1::{Durability, Outcome, RejectCode};
+
+/// Every message of a world, by its serial number.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) messages: Vec<Message>,
+    /// Counts what arrived, over all senders.
+    pub(crate) arrived: u64,
+    /// First sights, in order: sender, receiver, serial.
+    pub(crate) sights: Vec<(usize, usize, usize)>,
+}
+
+/// One message, however often it was sent.
+#[derive(Debug, Default)]
+pub(crate) struct Message {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// The receiver's device id.
+    pub(crate) address: String,
+    pub(crate) id: String,
+    pub(crate) body: String,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) ttl_ms: Option<u64>,
+    pub(crate) receipt: bool,
+    /// Sent by the text protocol.
+    pub(crate) is_text: bool,
+    /// It carries the id of this earlier one.
+    pub(crate) reuses: Option<usize>,
+    /// Another message carries its id.
+    pub(crate) is_reused: bool,
+    pub(crate) arrivals: Vec<Arrival>,
+    /// What its sender was told, and in which run.
+    pub(crate) accepted: Option<(Durability, u32)>,
+    /// When the sender was first told so.
+    pub(crate) accepted_at: Moment,
+    /// The receiver has it.
+    pub(crate) is_seen: bool,
+    /// In a way that a later push may repeat: by the text protocol.
+    pub(crate) is_seen_by_text: bool,
+    pub(crate) is_acked: bool,
+    pub(crate) is_refused: bool,
+    pub(crate) is_cancelled: bool,
+    /// It may be cancelled, and the connection that asked did not hear of it.
+    pub(crate) is_cancel_asked: bool,
+    pub(crate) outcome: Option<(Outcome, bool)>,
+    /// A retry may lawfully have made it two.
+    pub(crate) may_repeat: bool,
+    /// An older backup was restored since: nothing was promised.
+    pub(crate) is_void: bool,
+}
+
+/// One send, when it reached the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) order: u64,
+    pub(crate) at: Moment,
+    pub(crate) real_ms: u64,
+    pub(crate) run: u32,
+    /// The sender's and the receiver's lives at that time.
+    pub(crate) lives: (u32, u32),
+    pub(crate) answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// None, or one that leaves it open.
+    Unknown,
+    First,
+    Duplicate,
+    Rejected,
+}
+
+/// How long an id counts, and among how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) ms: u64,
+    pub(crate) ids: usize,
+}
+
+impl Ledger {
+    /// A send reached the server; gives which of its arrivals this is.
+    pub(crate) fn arrived(&mut self, serial: usize, mut arrival: Arrival, window: Window) -> usize {
+        self.arrived += 1;
+        arrival.order = self.arrived;
+        let message = &self.messages[serial];
+        let later = self.messages.iter().filter(|other| {
+            other.from == message.from
+                && other.arrivals.iter().any(|other| {
+                    message.arrivals.first().is_some_and(|first| other.order > first.order)
+                })
+        });
+        let is_forgotten = later.count() + 1 >= window.ids;
+        let message = &mut self.messages[serial];
+        if let Some(first) = message.arrivals.first() {
+            let is_weak = message.durability == Some(Durability::Memory)
+                || message.is_text
+                || message.accepted.is_some_and(|(durability, _)| durability < Durability::Disk);
+            message.may_repeat |= is_forgotten
+                || arrival.at.ms() - first.at.ms() >= window.ms
+                || (is_weak && arrival.run != first.run)
+                || arrival.lives != first.lives;
+        }
+        message.arrivals.push(arrival);
+        message.arrivals.len() - 1
+    }
+
+    /// The sender was told that it is accepted.
+    pub(crate) fn accepted(
+        &mut self,
+        serial: usize,
+        arrival: usize,
+        durability: Durability,
+        duplicate: bool,
+        now: (Moment, u32),
+    ) {
+        let message = &mut self.messages[serial];
+        let is_strict = !message.may_repeat && !message.is_void;
+        message.arrivals[arrival].answer =
+            if duplicate { Answer::Duplicate } else { Answer::First };
+        if duplicate {
+            assert!(
+                message.arrivals.len() >= 2,
+                "m{serial} was sent once and called a duplicate: {message:?}"
+            );
+        }
+        match message.accepted {
+            Some((first, _)) if is_strict => {
+                assert!(duplicate, "m{serial} was accepted twice as new: {message:?}");
+                assert_eq!(durability, first, "m{serial} has two durabilities: {message:?}");
+            }
+            Some((_, run)) if durability == Durability::Disk => {
+                message.accepted = Some((durability, run));
+            }
+            Some(_) => {}
+            None => {
+                message.accepted = Some((durability, now.1));
+                message.accepted_at = now.0;
+            }
+        }
+        if let Some(asked) = message.durability {
+            assert!(durability >= asked, "m{serial} got less than it asked for: {message:?}");
+        }
+    }
+
+    /// The sender was told that it is not.
+    pub(crate) fn rejected(
+        &mut self,
+        serial: usize,
+        arrival: usize,
+        code: RejectCode,
+        now: Moment,
+        window: Window,
+    ) {
+        if code == RejectCode::StoreUnavailable {
+            return;
+        }
+        let message = &mut self.messages[serial];
+        message.arrivals[arrival].answer = Answer::Rejected;
+        if code != RejectCode::IdReused {
+            let is_strict = !message.may_repeat && !message.is_void;
+            assert!(
+                !is_strict || message.accepted.is_none(),
+                "m{serial} was accepted and then rejected ({code}): {message:?}"
+            );
+            return;
+        }
+        let first = message.reuses.expect("only a used id is reused");
+        let first = &self.messages[first];
+        let is_over = first.accepted.is_some()
+            && first.arrivals.iter().all(|arrival| arrival.answer != Answer::Unknown)
+            && now.ms() - first.accepted_at.ms() >= window.ms;
+        assert!(!is_over, "m{serial} was said to reuse an id whose window is over: {first:?}");
+    }
+
+    /// The receiver has it, by v1.
+    pub(crate) fn seen(&mut self, serial: usize, is_text: bool) {
+        let message = &mut self.messages[serial];
+        let is_strict = !message.may_repeat && !message.is_void;
+        assert!(!message.arrivals.is_empty(), "m{serial} came out of nowhere");
+        if is_strict && !is_text {
+            assert!(
+                !message.is_seen || message.is_seen_by_text,
+                "m{serial} was delivered twice: {message:?}"
+            );
+        }
+        if is_strict {
+            assert!(!message.is_cancelled, "m{serial} was cancelled and delivered: {message:?}");
+            if let Some((outcome, maybe_seen)) = message.outcome {
+                assert!(
+                    message.is_seen && (maybe_seen || outcome == Outcome::Delivered),
+                    "m{serial} was delivered after its outcome: {message:?}"
+                );
+            }
+        }
+        message.is_seen_by_text |= is_text && !message.is_seen;
+        if !std::mem::replace(&mut message.is_seen, true) {
+            self.sights.push((message.from, message.to, serial));
+        }
+    }
+
+    /// The sender was told how it ended.
+    pub(crate) fn outcome(&mut self, serial: usize, told: (Outcome, bool), is_over: bool) {
+        let message = &mut self.messages[serial];
+        if message.is_void {
+            return;
+        }
+        assert!(message.receipt, "m{serial} asked for no outcome: {message:?}");
+        assert!(
+            message.outcome.is_none() || message.may_repeat,
+            "m{serial} has a second outcome {told:?}: {message:?}"
+        );
+        message.outcome = Some(told);
+        let (outcome, maybe_seen) = told;
+        let is_true = message.may_repeat
+            || match outcome {
+                Outcome::Delivered => message.is_acked,
+                Outcome::Refused => message.is_refused,
+                Outcome::Cancelled => !message.is_seen,
+                Outcome::Expired => is_over && (maybe_seen || !message.is_seen),
+                Outcome::Evicted => maybe_seen || !message.is_seen,
+            };
+        assert!(is_true, "m{serial} did not end so ({told:?}): {message:?}");
+    }
+
+    /// Everything that was sent arrives in order, sender by sender.
+    pub(crate) fn check_order(&self) {
+        let mut pairs: Vec<(usize, usize)> =
+            self.sights.iter().map(|&(from, to, _)| (from, to)).collect();
+        pairs.sort_unstable();
+        pairs.dedup();
+        for pair in pairs {
+            let mut before = 0;
+            for &(_, _, serial) in self.sights.iter().filter(|sight| (sight.0, sight.1) == pair) {
+                let message = &self.messages[serial];
+                if message.may_repeat || message.is_void || message.is_seen_by_text {
+                    continue;
+                }
+                let next = message.orders().find(|&order| order > before);
+                before = next.unwrap_or_else(|| {
+                    panic!("m{serial} came too late after arrival {before}: {message:?}")
+                });
+            }
+        }
+    }
+
+    /// After all is done: nothing accepted was lost, nothing rejected was delivered.
+    pub(crate) fn check_complete(&self, run: u32, lives: impl Fn(usize) -> u32) {
+        for (serial, message) in self.messages.iter().enumerate() {
+            if message.is_void || message.arrivals.is_empty() {
+                continue;
+            }
+            let first = &message.arrivals[0];
+            let same = (first.lives.0 == lives(message.from), first.lives.1 == lives(message.to));
+            if message.arrivals.iter().all(|arrival| arrival.answer == Answer::Rejected) {
+                assert!(!message.is_seen, "m{serial} was rejected and delivered: {message:?}");
+            }
+            let Some((durability, in_run)) = message.accepted else { continue };
+            let is_kept = durability == Durability::Disk
+                || (durability == Durability::Memory && in_run == run);
+            let has_ended = message.is_seen
+                || message.is_cancel_asked
+                || message.is_refused
+                || message.ttl_ms.is_some()
+                || message.outcome.is_some()
+                || !same.1;
+            assert!(!is_kept || has_ended, "m{serial} was lost: {message:?}");
+            if message.receipt && is_kept && same.0 && !message.may_repeat {
+                assert!(message.outcome.is_some(), "m{serial} has no outcome: {message:?}");
+            }
+            if let Some((Outcome::Evicted, _)) = message.outcome {
+                assert!(!same.1, "m{serial} was evicted from a device that lives: {message:?}");
+            }
+        }
+    }
+}
+
+impl Message {
+    /// The arrivals by which it may have been accepted.
+    fn orders(&self) -> impl Iterator<Item = u64> {
+        let first = self.arrivals.iter().find(|arrival| arrival.answer == Answer::First);
+        let is_known = first.is_some();
+        let unknown = self
+            .arrivals
+            .iter()
+            .filter(move |arrival| !is_known && arrival.answer == Answer::Unknown);
+        first.into_iter().chain(unknown).map(|arrival| arrival.order)
+    }
+}

@@ -1,0 +1,586 @@
+//! What happens next: drawn at random, and at the end everything that is still open.
+
+use switchboard_broker::Moment;
+use switchboard_proto::v1::{Address, ClientFrame, Durability};
+
+use crate::client::{ClientKind, Sending, What, written};
+use crate::ledger::Message;
+use crate::world::{Memory, World, note};
+
+impl World {
+    pub(crate) fn run(mut self) {
+        for _ in 0..self.config.steps {
+            self.step();
+        }
+        self.settle();
+    }
+
+    pub(crate) fn step(&mut self) {
+        let has = usize::from;
+        let (is_durable, has_failures) = (self.config.is_durable, self.config.has_failures);
+        let weights = [
+            12,
+            2,
+            2,
+            3,
+            24,
+            4,
+            1,
+            10,
+            1,
+            4,
+            2,
+            40,
+            25,
+            14,
+            12,
+            12,
+            10,
+            10,
+            10,
+            10,
+            4 * has(is_durable),
+            has(has_failures),
+            self.config.crash_weight,
+            has(self.config.crash_weight > 0),
+            has(self.config.has_restores),
+            has(self.config.has_jumps),
+        ];
+        match self.random.weighted(&weights) {
+            0 => self.step_connect(),
+            1 => self.step_connect_text(),
+            2 => self.step_vanish(),
+            3 => self.step_disconnect(),
+            4 => self.step_send(),
+            5 => self.step_retry(),
+            6 => self.step_reuse(),
+            7 => self.step_ack(),
+            8 => self.step_refuse(),
+            9 => self.step_cancel(),
+            10 => self.step_ask(),
+            11 => self.step_arrive(),
+            12 => self.step_carry(),
+            13 => self.step_submit(),
+            14 => self.step_sync(),
+            15 => self.step_tell_synced(),
+            16 => self.step_fetch(),
+            17 => self.step_drain(),
+            18 => self.step_pass(),
+            19 => self.step_tick(),
+            20 => self.step_reclaim(),
+            21 => self.step_fail(),
+            22 => self.step_crash(),
+            23 => self.step_restart(),
+            24 => self.step_restore(),
+            _ => self.step_jump(),
+        }
+        self.note_durable_acks();
+        self.audit();
+    }
+
+    // ---- clients ----
+
+    fn step_connect(&mut self) {
+        let clients = self.clients_of(|kind| kind != ClientKind::Text);
+        let Some(client) = self.random.any(&clients) else { return };
+        if self.clients[client].link.is_some() && self.random.percent(75) {
+            return;
+        }
+        let is_text = self.clients[client].device.is_some() && self.random.percent(10);
+        let memory = self.random.pick(&[
+            Memory::Good,
+            Memory::Good,
+            Memory::Good,
+            Memory::None,
+            Memory::OfAnother,
+        ]);
+        if let Some(link) = self.clients[client].link
+            && self.random.percent(50)
+        {
+            self.vanish(link);
+        }
+        self.connect(client, is_text, memory);
+    }
+
+    fn step_connect_text(&mut self) {
+        let clients = self.clients_of(|kind| kind == ClientKind::Text);
+        if let Some(client) = self.random.any(&clients)
+            && self.clients[client].link.is_none()
+        {
+            self.connect_text(client);
+        }
+    }
+
+    fn clients_of(&self, is_meant: impl Fn(ClientKind) -> bool) -> Vec<usize> {
+        (0..self.clients.len()).filter(|&at| is_meant(self.clients[at].kind)).collect()
+    }
+
+    fn step_vanish(&mut self) {
+        let links = self.links_that(|world, at| world.links[at].is_live);
+        if let Some(link) = self.random.any(&links) {
+            self.vanish(link);
+        }
+    }
+
+    fn links_that(&self, is_meant: impl Fn(&World, usize) -> bool) -> Vec<usize> {
+        (0..self.links.len()).filter(|&at| is_meant(self, at)).collect()
+    }
+
+    /// Mostly one that is gone already.
+    fn step_disconnect(&mut self) {
+        let may_be_live = self.random.percent(20);
+        let links = self.links_that(|world, at| {
+            !world.links[at].is_over && (may_be_live || !world.links[at].is_live)
+        });
+        if let Some(link) = self.random.any(&links) {
+            self.disconnect(link);
+        }
+    }
+
+    /// A link on which its client can speak.
+    fn speaker(&mut self) -> Option<usize> {
+        let links =
+            self.links_that(|world, at| world.links[at].is_live && world.links[at].is_welcome);
+        self.random.any(&links)
+    }
+
+    fn speaker_by_v1(&mut self) -> Option<usize> {
+        self.speaker().filter(|&link| !self.links[link].is_text)
+    }
+
+    fn step_send(&mut self) {
+        let Some(link) = self.speaker() else { return };
+        let known: Vec<usize> =
+            (0..self.clients.len()).filter(|&at| self.clients[at].device.is_some()).collect();
+        let Some(to) = self.random.any(&known) else { return };
+        if let Some(serial) = self.new_message(link, to, None) {
+            self.send(link, serial);
+        }
+    }
+
+    fn new_message(&mut self, link: usize, to: usize, reuses: Option<usize>) -> Option<usize> {
+        let address = self.clients[to].device.clone()?;
+        let serial = self.ledger.messages.len();
+        let is_text = self.links[link].is_text;
+        let to_text = self.clients[to].kind == ClientKind::Text;
+        let is_plain = is_text || (to_text && self.random.percent(80));
+        let padding = "x".repeat(self.random.pick(&[0, 0, 0, 10, 60, 250]));
+        let id = reuses.map_or(format!("i{serial}"), |of| self.ledger.messages[of].id.clone());
+        let durabilities = [None, None, Some(Durability::Memory), Some(Durability::Disk)];
+        let message = Message {
+            from: self.links[link].client,
+            to,
+            address: address.as_ref().to_string(),
+            id,
+            body: format!("\"m{serial}.{padding}\""),
+            durability: self.random.pick(&durabilities).filter(|_| !is_plain),
+            ttl_ms: (!is_plain && self.random.percent(20))
+                .then(|| self.random.pick(&[1, 500, 5_000, 60_000, 100_000_000])),
+            receipt: !is_plain && reuses.is_none() && self.random.percent(50),
+            is_text,
+            reuses,
+            is_reused: reuses.is_some(),
+            ..Message::default()
+        };
+        self.clients[message.from].sent.push(serial);
+        self.ledger.messages.push(message);
+        Some(serial)
+    }
+
+    fn send(&mut self, link: usize, serial: usize) {
+        let message = &self.ledger.messages[serial];
+        let to = &message.address;
+        let bytes = if self.links[link].is_text {
+            format!("send,{to},{}", message.body.trim_matches('"')).into_bytes()
+        } else {
+            let (id, body) = (&*message.id, &*message.body);
+            let (ttl_ms, durability, receipt) =
+                (message.ttl_ms, message.durability, message.receipt);
+            Sending { id, to, body, ttl_ms, durability, receipt }.write()
+        };
+        self.say(link, bytes, What::Send { serial });
+    }
+
+    fn step_retry(&mut self) {
+        let Some(link) = self.speaker_by_v1() else { return };
+        let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
+        if let Some(serial) = self.random_late(&serials) {
+            self.send(link, serial);
+        }
+    }
+
+    /// One of the last ones, mostly.
+    fn random_late(&mut self, serials: &[usize]) -> Option<usize> {
+        let skip = if self.random.percent(70) { serials.len().saturating_sub(4) } else { 0 };
+        self.random.any(&serials[skip..])
+    }
+
+    fn own_messages(&self, link: usize, is_meant: impl Fn(&Message) -> bool) -> Vec<usize> {
+        let sent = &self.clients[self.links[link].client].sent;
+        sent.iter().copied().filter(|&at| is_meant(&self.ledger.messages[at])).collect()
+    }
+
+    /// The same id, another body.
+    fn step_reuse(&mut self) {
+        let Some(link) = self.speaker_by_v1() else { return };
+        let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
+        let Some(first) = self.random_late(&serials) else { return };
+        let to = self.ledger.messages[first].to;
+        if let Some(serial) = self.new_message(link, to, Some(first)) {
+            self.ledger.messages[first].is_reused = true;
+            self.send(link, serial);
+        }
+    }
+
+    fn step_ack(&mut self) {
+        let Some(link) = self.speaker_by_v1() else { return };
+        let client = self.links[link].client;
+        if self.clients[client].link != Some(link) {
+            return;
+        }
+        let is_partial = self.random.percent(30);
+        let Some(marks) = self.clients[client].marks() else { return };
+        let seqs: Vec<u64> = marks.seen.keys().copied().collect();
+        let seq = if is_partial { self.random.any(&seqs) } else { seqs.last().copied() };
+        if let Some(seq) = seq {
+            self.say(link, written(&ClientFrame::Ack { seq }), What::Ack { seq });
+        }
+    }
+
+    fn step_refuse(&mut self) {
+        let Some(link) = self.speaker_by_v1() else { return };
+        let client = self.links[link].client;
+        if self.clients[client].link != Some(link) {
+            return;
+        }
+        let Some(marks) = self.clients[client].marks() else { return };
+        let seqs: Vec<u64> = marks.seen.keys().copied().rev().take(4).collect();
+        if let Some(seq) = self.random.any(&seqs) {
+            let frame = ClientFrame::Refuse { seq, reason: Some("no".into()) };
+            self.say(link, written(&frame), What::Refuse { seq });
+        }
+    }
+
+    fn step_cancel(&mut self) {
+        let Some(link) = self.speaker_by_v1() else { return };
+        let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
+        if let Some(serial) = self.random_late(&serials) {
+            let id = self.ledger.messages[serial].id.as_str().into();
+            // From now on nobody reuses it.
+            self.say(link, written(&ClientFrame::Cancel { id }), What::Cancel { serial });
+        }
+    }
+
+    /// Something else, sensible or not.
+    fn step_ask(&mut self) {
+        let Some(link) = self.speaker_by_v1() else { return };
+        let id = format!("q{}", self.random.below(1_000_000));
+        let devices = || vec![Address::new("bob".into()), Address::new("100000000".into())];
+        let ask = What::Ask { id: id.clone() };
+        let (frame, what) = match self.random.below(6) {
+            0 => (ClientFrame::Ack { seq: 1 << 40 }, What::Nonsense),
+            1 => (ClientFrame::Refuse { seq: 1 << 40, reason: None }, What::Nonsense),
+            2 => (ClientFrame::Ping { id: Some(id.into()) }, ask),
+            3 => (ClientFrame::Watch { id: id.into(), devices: devices() }, ask),
+            4 => (ClientFrame::Unwatch { id: id.into(), devices: None }, ask),
+            _ => (ClientFrame::Devices { id: id.into(), after: None, limit: Some(2) }, ask),
+        };
+        self.say(link, written(&frame), what);
+    }
+
+    fn step_arrive(&mut self) {
+        let links = self.talking();
+        if let Some(link) = self.random.any(&links) {
+            self.arrive(link);
+        }
+    }
+
+    fn talking(&self) -> Vec<usize> {
+        self.links_that(|world, at| {
+            let link = &world.links[at];
+            !link.is_over && !link.is_held && !link.up.is_empty()
+        })
+    }
+
+    // ---- the server's inside ----
+
+    fn step_carry(&mut self) {
+        let queues = self.queues_in_use();
+        if let Some((from, to)) = self.random.any(&queues) {
+            self.carry(from, to);
+        }
+    }
+
+    fn step_submit(&mut self) {
+        let shard = self.random.below(self.shards());
+        self.store.submit(shard);
+    }
+
+    fn step_sync(&mut self) {
+        if self.store.is_failing || self.store.unsynced.is_empty() {
+            return;
+        }
+        let most = self.store.unsynced.len();
+        let count = if self.random.percent(50) { most } else { 1 + self.random.below(most) };
+        note!(self, "{count} records are synced");
+        self.store.sync(count);
+    }
+
+    fn step_tell_synced(&mut self) {
+        let shard = self.random.below(self.shards());
+        self.tell_synced(shard);
+    }
+
+    fn step_fetch(&mut self) {
+        if !self.fetches.is_empty() {
+            let at = self.random.below(self.fetches.len());
+            self.answer_fetch(at, 10);
+        }
+    }
+
+    fn step_drain(&mut self) {
+        let links =
+            self.links_that(|world, at| world.links[at].is_open && world.links[at].awaits_drain);
+        if let Some(link) = self.random.any(&links) {
+            self.drain(link);
+        }
+    }
+
+    fn step_pass(&mut self) {
+        let long = if self.config.has_ends { 120_000 } else { 20_000 };
+        let ms = self.random.pick(&[0, 1, 1, 10, 60, 60, 500, 2_000, 8_000, 30_000, long]);
+        self.pass(ms);
+    }
+
+    fn step_tick(&mut self) {
+        let shard = self.random.below(self.shards());
+        self.tick(shard);
+    }
+
+    fn step_reclaim(&mut self) {
+        if self.reclaim.is_some() {
+            return self.go_on_reclaiming();
+        }
+        if !self.store.durable.is_empty() {
+            let count = 1 + self.random.below(self.store.durable.len());
+            self.begin_reclaim(count);
+        }
+    }
+
+    fn step_fail(&mut self) {
+        let is_failing = !self.store.is_failing;
+        if !is_failing {
+            self.store.skip_places(3);
+        }
+        self.fail(is_failing);
+    }
+
+    fn step_crash(&mut self) {
+        self.crash();
+        self.after_stop();
+    }
+
+    fn after_stop(&mut self) {
+        let down_ms = self.random.pick(&[0, 1, 1_000, 30_000]);
+        self.now.wall_ms += down_ms;
+        self.real_ms += down_ms;
+        if !self.config.is_durable {
+            self.forget_promises();
+        }
+        self.start();
+    }
+
+    /// What was promised before is void: the store is lost, or older.
+    fn forget_promises(&mut self) {
+        for message in &mut self.ledger.messages {
+            message.is_void = true;
+        }
+        for client in &mut self.clients {
+            client.was_restored = client.named.is_some();
+            for marks in client.marks.values_mut() {
+                (marks.acked_to, marks.durable_to) = (0, 0);
+            }
+        }
+    }
+
+    /// A planned stop: everybody is sent away, and what can be finished is.
+    fn step_restart(&mut self) {
+        note!(self, "planned stop");
+        if self.store.is_failing {
+            self.fail(false);
+        }
+        for link in self.links_that(|world, at| !world.links[at].is_over) {
+            self.disconnect(link);
+        }
+        self.finish();
+        self.all_links_end();
+        self.after_stop();
+    }
+
+    fn step_restore(&mut self) {
+        if !self.config.is_durable {
+            return;
+        }
+        let Some(backup) = self.backup.take() else {
+            note!(self, "backup of {} records", self.store.durable.len());
+            self.backup = Some(self.store.durable.clone());
+            return;
+        };
+        self.crash();
+        note!(self, "restored {} records", backup.len());
+        self.store.restore(backup);
+        self.forget_promises();
+        self.epoch = self.random.next();
+        self.after_stop();
+    }
+
+    fn step_jump(&mut self) {
+        let ms = self.random.pick(&[1_000, 60_000, 3_600_000, 86_400_000]);
+        let is_back = self.random.percent(50);
+        note!(self, "the wall clock jumps {ms} ms, back: {is_back}");
+        self.now.wall_ms = if is_back { self.now.wall_ms - ms } else { self.now.wall_ms + ms };
+    }
+
+    // ---- the end ----
+
+    /// Everything that is under way arrives.
+    pub(crate) fn finish(&mut self) {
+        for round in 0..100_000 {
+            let mut is_idle = true;
+            for (from, to) in self.queues_in_use() {
+                self.carry(from, to);
+                is_idle = false;
+            }
+            for link in self.talking() {
+                self.arrive(link);
+                is_idle = false;
+            }
+            for shard in 0..self.shards() {
+                self.store.submit(shard);
+            }
+            self.store.sync(self.store.unsynced.len());
+            for shard in 0..self.shards() {
+                is_idle &= self.store.untold[shard].is_empty();
+                self.tell_synced(shard);
+            }
+            while let Some(last) = self.fetches.len().checked_sub(1) {
+                self.answer_fetch(last, 0);
+                is_idle = false;
+            }
+            for link in
+                self.links_that(|world, at| world.links[at].is_open && world.links[at].awaits_drain)
+            {
+                self.drain(link);
+                is_idle = false;
+            }
+            is_idle &= !self.do_what_is_due();
+            if is_idle {
+                return;
+            }
+            assert!(round < 10_000, "it never comes to rest");
+        }
+    }
+
+    /// Lets time pass to what is due soon, and does it; gives whether there was something.
+    fn do_what_is_due(&mut self) -> bool {
+        let now = self.now.at.ms();
+        let due = |world: &World, shard: usize| world.brokers[shard].next_tick().map(Moment::ms);
+        let soon: Vec<usize> = (0..self.shards())
+            .filter(|&shard| due(self, shard).is_some_and(|at| at <= now + 3_000))
+            .collect();
+        let Some(at) = soon.iter().filter_map(|&shard| due(self, shard)).min() else {
+            return false;
+        };
+        self.pass(at.saturating_sub(now));
+        for shard in soon {
+            self.tick(shard);
+        }
+        true
+    }
+
+    /// Everything is healthy, everybody comes, acks and listens; then all must be well.
+    fn settle(&mut self) {
+        note!(self, "---- the end ----");
+        if self.store.is_failing {
+            self.fail(false);
+        }
+        for link in
+            self.links_that(|world, at| !world.links[at].is_over && !world.links[at].is_live)
+        {
+            self.disconnect(link);
+        }
+        self.finish();
+        for client in self.clients_of(|kind| kind != ClientKind::Text) {
+            self.come_by_v1(client);
+        }
+        for round in 0.. {
+            self.finish();
+            if !self.ack_all() {
+                break;
+            }
+            assert!(round < 10_000, "there is always more to ack");
+        }
+        self.check_answers();
+        self.audit();
+        self.pass(200_000);
+        for shard in 0..self.shards() {
+            self.tick(shard);
+        }
+        self.finish();
+        self.ack_all();
+        self.finish();
+        self.check_rest();
+        self.ledger.check_order();
+        self.ledger.check_complete(self.run, |client| self.clients[client].life);
+    }
+
+    fn come_by_v1(&mut self, client: usize) {
+        if let Some(link) = self.clients[client].link {
+            if !self.links[link].is_text {
+                return;
+            }
+            self.disconnect(link);
+            self.finish();
+        }
+        self.connect(client, false, Memory::Good);
+    }
+
+    /// Everybody acks what is new to him; gives whether somebody had something.
+    fn ack_all(&mut self) -> bool {
+        let mut has_acked = false;
+        for link in self.links_that(|world, at| world.links[at].is_open && !world.links[at].is_text)
+        {
+            let client = self.links[link].client;
+            let Some(marks) = self.clients[client].marks() else { continue };
+            let seq = marks.last_seq;
+            if seq > marks.acked_to {
+                self.say(link, written(&ClientFrame::Ack { seq }), What::Ack { seq });
+                has_acked = true;
+            }
+        }
+        has_acked
+    }
+
+    fn check_answers(&self) {
+        for (at, link) in self.links.iter().enumerate().filter(|(_, link)| link.is_open) {
+            assert!(link.is_welcome, "link {at} was never welcomed");
+            assert!(link.asked.is_empty(), "link {at} has no answer to {:?}", link.asked);
+            assert_eq!(link.errors_due, 0, "link {at} was not told of its errors");
+            assert!(!link.is_held, "link {at} is held for ever");
+        }
+    }
+
+    /// Nothing waits, nothing is remembered.
+    fn check_rest(&self) {
+        let open = self.links.iter().filter(|link| link.is_open);
+        let by_mailbox = |client: usize| self.clients[client].kind != ClientKind::Text;
+        let sessions = open.filter(|link| by_mailbox(link.client)).count() as u64;
+        let mut held = 0;
+        for broker in &self.brokers {
+            let stats = broker.stats();
+            assert_eq!((stats.messages, stats.bytes, stats.sent_ids), (0, 0, 0), "{stats:?}");
+            held += stats.sessions;
+        }
+        assert_eq!(held, sessions, "sessions");
+    }
+}

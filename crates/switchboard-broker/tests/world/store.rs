@@ -1,0 +1,304 @@
+//! The store in miniature: one log of records that are synced from the front, and what a crash
+//! leaves of it.
+
+use std::collections::VecDeque;
+
+use switchboard_broker::{
+    DeviceRecord, Digest, MessageRecord, Moment, OutcomeRecord, Place, Record, SentIdRecord, Shown,
+};
+use switchboard_proto::v1::Outcome;
+
+/// The log, and what is on its way into it.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    /// Synced, by rising place.
+    pub(crate) durable: VecDeque<(Place, Stored)>,
+    /// Submitted and not synced, with the shard that waits, in the order of the log.
+    pub(crate) unsynced: VecDeque<(usize, Stored)>,
+    /// By shard: what it appended and has not submitted.
+    pub(crate) batches: Vec<Vec<Stored>>,
+    /// By shard: places of what is synced and of which it was not told.
+    pub(crate) untold: Vec<Vec<Place>>,
+    /// By shard: how much it appended in this run, and how much of that is synced.
+    pub(crate) appended: Vec<u64>,
+    pub(crate) synced: Vec<u64>,
+    pub(crate) last_place: u64,
+    pub(crate) is_failing: bool,
+    /// Everything below was reclaimed.
+    reclaimed_to: u64,
+}
+
+impl Store {
+    pub(crate) fn begin(&mut self, shards: usize) {
+        self.unsynced.clear();
+        self.batches = vec![Vec::new(); shards];
+        self.untold = vec![Vec::new(); shards];
+        self.appended = vec![0; shards];
+        self.synced = vec![0; shards];
+        self.is_failing = false;
+    }
+
+    pub(crate) fn append(&mut self, shard: usize, record: Stored) {
+        self.appended[shard] += 1;
+        self.batches[shard].push(record);
+    }
+
+    /// A shard's turn is over: what it appended is in the log's order now.
+    pub(crate) fn submit(&mut self, shard: usize) {
+        let batch = std::mem::take(&mut self.batches[shard]);
+        self.unsynced.extend(batch.into_iter().map(|record| (shard, record)));
+    }
+
+    /// The oldest `count` are on disk.
+    pub(crate) fn sync(&mut self, count: usize) {
+        for (shard, record) in self.unsynced.drain(..count) {
+            self.last_place += 1;
+            let place = Place(self.last_place);
+            self.durable.push_back((place, record));
+            self.untold[shard].push(place);
+            self.synced[shard] += 1;
+        }
+    }
+
+    /// Records were written in vain; they are written anew at another place.
+    pub(crate) fn skip_places(&mut self, count: u64) {
+        self.last_place += count;
+    }
+
+    /// The record at a place, unless it was reclaimed.
+    pub(crate) fn read(&self, place: Place) -> Option<&Stored> {
+        let found = self.durable.binary_search_by_key(&place, |(place, _)| *place);
+        assert!(
+            found.is_ok() || place.0 <= self.reclaimed_to,
+            "nothing was ever at {place:?} (the log ends at {})",
+            self.last_place
+        );
+        found.ok().map(|index| &self.durable[index].1)
+    }
+
+    /// Deletes the oldest records, up to this place.
+    pub(crate) fn reclaim(&mut self, to: Place) {
+        while self.durable.front().is_some_and(|(place, _)| *place <= to) {
+            self.durable.pop_front();
+        }
+        self.reclaimed_to = self.reclaimed_to.max(to.0);
+    }
+
+    /// The log is what it was.
+    pub(crate) fn restore(&mut self, backup: VecDeque<(Place, Stored)>) {
+        self.durable = backup;
+        self.reclaimed_to = 0;
+    }
+
+    /// Whether everything that was appended is on disk, and everybody knows.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unsynced.is_empty()
+            && self.batches.iter().all(Vec::is_empty)
+            && self.untold.iter().all(Vec::is_empty)
+    }
+}
+
+/// A record that owns what it says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stored {
+    Message(Message),
+    Outcome(OutcomeOf),
+    Acked { device: Shown, seq: u64 },
+    Removed { device: Shown, seq: u64 },
+    Device(Row),
+    Gone { device: Shown },
+    SentId(SentId),
+}
+
+/// See [`MessageRecord`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) to: Shown,
+    pub(crate) seq: u64,
+    from: Shown,
+    id: String,
+    is_id_taken: bool,
+    body: Vec<u8>,
+    re: Option<String>,
+    sent_at_ms: u64,
+    at: Moment,
+    expires_at_ms: Option<u64>,
+    receipt: bool,
+}
+
+/// See [`OutcomeRecord`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OutcomeOf {
+    pub(crate) to: Shown,
+    pub(crate) seq: u64,
+    id: String,
+    pub(crate) of: Shown,
+    pub(crate) of_seq: u64,
+    outcome: Outcome,
+    at_ms: u64,
+    maybe_seen: bool,
+    reason: Option<String>,
+}
+
+/// See [`DeviceRecord`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    device: Shown,
+    mailbox: u64,
+    reserved_to: u64,
+    acked_to: u64,
+    pushed_to: u64,
+    away_since_ms: Option<u64>,
+}
+
+/// See [`SentIdRecord`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SentId {
+    from: Shown,
+    id: Digest,
+    to: Shown,
+    seq: u64,
+    content: Digest,
+    at: Moment,
+}
+
+impl From<&Record<'_>> for Stored {
+    fn from(record: &Record<'_>) -> Stored {
+        match *record {
+            Record::Message(message) => Stored::Message(message.into()),
+            Record::Outcome(outcome) => Stored::Outcome(outcome.into()),
+            Record::Acked { device, seq } => Stored::Acked { device: device.into(), seq },
+            Record::Removed { device, seq } => Stored::Removed { device: device.into(), seq },
+            Record::Device(row) => Stored::Device(row.into()),
+            Record::Gone { device } => Stored::Gone { device: device.into() },
+            Record::SentId(sent) => Stored::SentId(sent.into()),
+        }
+    }
+}
+
+impl Stored {
+    /// As the broker reads it.
+    pub(crate) fn record(&self) -> Record<'_> {
+        match self {
+            Stored::Message(message) => Record::Message(message.record()),
+            Stored::Outcome(outcome) => Record::Outcome(outcome.record()),
+            Stored::Acked { device, seq } => Record::Acked { device: device.as_ref(), seq: *seq },
+            Stored::Removed { device, seq } => {
+                Record::Removed { device: device.as_ref(), seq: *seq }
+            }
+            Stored::Device(row) => Record::Device(row.record()),
+            Stored::Gone { device } => Record::Gone { device: device.as_ref() },
+            Stored::SentId(sent) => Record::SentId(sent.record()),
+        }
+    }
+}
+
+impl From<MessageRecord<'_>> for Message {
+    fn from(record: MessageRecord<'_>) -> Message {
+        Message {
+            to: record.to.into(),
+            seq: record.seq,
+            from: record.from.into(),
+            id: record.id.into(),
+            is_id_taken: record.is_id_taken,
+            body: record.body.into(),
+            re: record.re.map(Into::into),
+            sent_at_ms: record.sent_at_ms,
+            at: record.at,
+            expires_at_ms: record.expires_at_ms,
+            receipt: record.receipt,
+        }
+    }
+}
+
+impl Message {
+    pub(crate) fn record(&self) -> MessageRecord<'_> {
+        MessageRecord {
+            to: self.to.as_ref(),
+            seq: self.seq,
+            from: self.from.as_ref(),
+            id: &self.id,
+            is_id_taken: self.is_id_taken,
+            body: &self.body,
+            re: self.re.as_deref(),
+            sent_at_ms: self.sent_at_ms,
+            at: self.at,
+            expires_at_ms: self.expires_at_ms,
+            receipt: self.receipt,
+        }
+    }
+}
+
+impl From<OutcomeRecord<'_>> for OutcomeOf {
+    fn from(record: OutcomeRecord<'_>) -> OutcomeOf {
+        OutcomeOf {
+            to: record.to.into(),
+            seq: record.seq,
+            id: record.id.into(),
+            of: record.of.into(),
+            of_seq: record.of_seq,
+            outcome: record.outcome,
+            at_ms: record.at_ms,
+            maybe_seen: record.maybe_seen,
+            reason: record.reason.map(Into::into),
+        }
+    }
+}
+
+impl OutcomeOf {
+    pub(crate) fn record(&self) -> OutcomeRecord<'_> {
+        OutcomeRecord {
+            to: self.to.as_ref(),
+            seq: self.seq,
+            id: &self.id,
+            of: self.of.as_ref(),
+            of_seq: self.of_seq,
+            outcome: self.outcome,
+            at_ms: self.at_ms,
+            maybe_seen: self.maybe_seen,
+            reason: self.reason.as_deref(),
+        }
+    }
+}
+
+impl From<DeviceRecord<'_>> for Row {
+    fn from(record: DeviceRecord<'_>) -> Row {
+        let DeviceRecord { device, mailbox, reserved_to, acked_to, pushed_to, away_since_ms } =
+            record;
+        let device = device.into();
+        Row { device, mailbox, reserved_to, acked_to, pushed_to, away_since_ms }
+    }
+}
+
+impl Row {
+    fn record(&self) -> DeviceRecord<'_> {
+        DeviceRecord {
+            device: self.device.as_ref(),
+            mailbox: self.mailbox,
+            reserved_to: self.reserved_to,
+            acked_to: self.acked_to,
+            pushed_to: self.pushed_to,
+            away_since_ms: self.away_since_ms,
+        }
+    }
+}
+
+impl From<SentIdRecord<'_>> for SentId {
+    fn from(record: SentIdRecord<'_>) -> SentId {
+        let SentIdRecord { from, id, to, seq, content, at } = record;
+        SentId { from: from.into(), id, to: to.into(), seq, content, at }
+    }
+}
+
+impl SentId {
+    fn record(&self) -> SentIdRecord<'_> {
+        SentIdRecord {
+            from: self.from.as_ref(),
+            id: self.id,
+            to: self.to.as_ref(),
+            seq: self.seq,
+            content: self.content,
+            at: self.at,
+        }
+    }
+}

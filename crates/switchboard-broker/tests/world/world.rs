@@ -1,0 +1,603 @@
+//! A server in miniature: brokers, what is under way between them, their store, their connections.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use switchboard_broker::{
+    Broker, Conn, Content, Digest, DigestKey, Directory, FateOf, Hello, Input, Moment, Now, Parcel,
+    Place, Replay, ShardId, Shown, Want, home,
+};
+use switchboard_proto::DeviceId;
+
+use crate::client::{Client, ClientKind, Link, Up, What};
+use crate::config::Config;
+use crate::done::Done;
+use crate::ledger::{Answer, Arrival, Ledger};
+use crate::random::Random;
+use crate::store::{Store, Stored};
+
+pub(crate) struct World {
+    pub(crate) is_traced: bool,
+    pub(crate) random: Random,
+    pub(crate) config: Config,
+    pub(crate) now: Now,
+    /// Time as it is, which no clock jump moves; the server may be down while it passes.
+    pub(crate) real_ms: u64,
+    /// Counts the starts of the server.
+    pub(crate) run: u32,
+    directory: Arc<Directory>,
+    pub(crate) brokers: Vec<Broker>,
+    key: DigestKey,
+    /// By shard of origin, then of destination.
+    pub(crate) queues: Vec<Vec<VecDeque<Cargo>>>,
+    pub(crate) store: Store,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) reclaim: Option<Reclaim>,
+    /// Another one after each restore of a backup.
+    pub(crate) epoch: u64,
+    /// The log at an earlier time.
+    pub(crate) backup: Option<VecDeque<(Place, Stored)>>,
+    pub(crate) links: Vec<Link>,
+    /// By shard and number of the connection.
+    seats: Vec<Vec<Option<usize>>>,
+    free: Vec<Vec<u32>>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ledger: Ledger,
+    /// When each shard last did what time asks for.
+    pub(crate) ticked: Vec<Moment>,
+}
+
+/// On its way between shards.
+#[derive(Debug)]
+pub(crate) enum Cargo {
+    Parcel(Parcel),
+    Text { from: DeviceId, to: DeviceId, text: Vec<u8> },
+    Returned { from: DeviceId, digest: Digest },
+}
+
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    shard: usize,
+    device: DeviceId,
+    session: u32,
+    wants: Vec<Want>,
+}
+
+/// The oldest part of the log, which is being reclaimed.
+#[derive(Debug)]
+pub(crate) struct Reclaim {
+    records: Vec<(Place, Stored)>,
+    /// By shard: until how many of its appends are synced, once it has seen the records.
+    until: Vec<Option<u64>>,
+}
+
+/// Says what happens, in a world that is watched.
+macro_rules! note {
+    ($world:expr, $($words:tt)*) => {
+        if $world.is_traced {
+            eprintln!("{:>9} | {}", $world.now.at.ms(), format!($($words)*));
+        }
+    };
+}
+pub(crate) use note;
+
+impl World {
+    pub(crate) fn new(seed: u64, is_traced: bool) -> World {
+        let mut random = Random::new(seed);
+        let config = Config::drawn(&mut random);
+        let named = (0..config.named).map(|at| {
+            let name = Shown::Name(["ann", "bob", "cleo", "dora"][at].into());
+            Client::new(ClientKind::Named, Some(name))
+        });
+        let anonymous = (0..config.anonymous).map(|_| Client::new(ClientKind::Anonymous, None));
+        let text = (0..config.texts).map(|_| Client::new(ClientKind::Text, None));
+        let clients = named.chain(anonymous).chain(text).collect();
+        let at = Moment::from_ms(1_000);
+        let mut world = World {
+            is_traced,
+            random,
+            config,
+            now: Now { at, wall_ms: 1_700_000_000_000 },
+            real_ms: 1_000_000,
+            run: 0,
+            directory: Arc::new(Directory::new(1, 3)),
+            brokers: Vec::new(),
+            key: DigestKey::new(std::array::from_fn(|at| at as u8)),
+            queues: Vec::new(),
+            store: Store::default(),
+            fetches: Vec::new(),
+            reclaim: None,
+            epoch: 0,
+            backup: None,
+            links: Vec::new(),
+            seats: Vec::new(),
+            free: Vec::new(),
+            clients,
+            ledger: Ledger::default(),
+            ticked: Vec::new(),
+        };
+        note!(world, "{:?}", world.config);
+        world.start();
+        world
+    }
+
+    /// The server starts on what is in the log.
+    pub(crate) fn start(&mut self) {
+        self.run += 1;
+        let shards = 1 + self.random.below(self.config.shards_max);
+        note!(
+            self,
+            "start {} with {shards} shards, {} records",
+            self.run,
+            self.store.durable.len()
+        );
+        let next_id = self.directory.next_id();
+        self.directory = Arc::new(Directory::new(shards, 3));
+        self.directory.begin_ids_at(next_id);
+        self.store.begin(shards);
+        self.queues = (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect();
+        self.seats = vec![vec![None; 64]; shards];
+        self.free = vec![(0..64).rev().collect(); shards];
+        self.ticked = vec![Moment::default(); shards];
+        self.fetches.clear();
+        self.reclaim = None;
+        self.brokers.clear();
+        for shard in 0..shards {
+            let (directory, key) = (Arc::clone(&self.directory), self.key.clone());
+            let limits = self.config.limits.clone();
+            let shard = ShardId(shard as u16);
+            let is_durable = self.config.is_durable;
+            let mut broker = Broker::new(shard, directory, key, limits, is_durable);
+            broker.name_mailboxes_after(self.epoch);
+            self.brokers.push(broker);
+        }
+        self.replay();
+        self.audit();
+    }
+
+    fn replay(&mut self) {
+        let now = self.now;
+        let mut replays: Vec<Replay> = self.brokers.iter().map(|_| Replay::default()).collect();
+        for (place, stored) in &self.store.durable {
+            note!(self, "  replay {place:?} {stored:?}");
+            for (broker, replay) in self.brokers.iter_mut().zip(&mut replays) {
+                broker.replay(now, replay, &stored.record(), *place);
+            }
+        }
+        for (shard, replay) in replays.into_iter().enumerate() {
+            let mut done = Vec::new();
+            self.brokers[shard].replayed_all(now, replay, &mut |effect| done.push(effect.into()));
+            self.perform_all(shard, done);
+        }
+    }
+
+    /// The process is gone; what is not synced may or may not be in the log.
+    pub(crate) fn crash(&mut self) {
+        for shard in 0..self.brokers.len() {
+            if self.random.percent(50) {
+                self.store.submit(shard);
+            }
+        }
+        let kept = self.random.below(self.store.unsynced.len() + 1);
+        note!(self, "CRASH, {kept} of {} unsynced are kept", self.store.unsynced.len());
+        self.store.sync(kept);
+        self.all_links_end();
+    }
+
+    /// All connections are gone with the process.
+    pub(crate) fn all_links_end(&mut self) {
+        let real_ms = self.real_ms;
+        for at in 0..self.links.len() {
+            let link = &mut self.links[at];
+            if link.is_open && link.is_recorded {
+                self.clients[link.client].away_since_ms = real_ms;
+            }
+            let link = &mut self.links[at];
+            (link.is_open, link.is_live, link.is_over) = (false, false, true);
+        }
+        self.links.clear();
+        for client in &mut self.clients {
+            client.link = None;
+            if client.kind == ClientKind::Text {
+                client.device = None;
+            }
+            for marks in client.marks.values_mut() {
+                marks.acked_to = marks.durable_to;
+                marks.acks.clear();
+                marks.refused.clear();
+            }
+        }
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.brokers.len()
+    }
+
+    // ---- the brokers ----
+
+    pub(crate) fn handle(&mut self, shard: usize, input: Input<'_>) {
+        let mut done = Vec::new();
+        self.brokers[shard].handle(self.now, input, &mut |effect| done.push(Done::from(effect)));
+        self.perform_all(shard, done);
+    }
+
+    fn perform_all(&mut self, shard: usize, done: Vec<Done>) {
+        for done in done {
+            note!(self, "    {shard}: {done:?}");
+            self.perform(shard, done);
+        }
+    }
+
+    fn perform(&mut self, shard: usize, done: Done) {
+        match done {
+            Done::Tell { conn, event } => self.told(self.link_on(shard, conn), event),
+            Done::Push { conn, event } => self.pushed(self.link_on(shard, conn), event),
+            Done::Inform { conn } => self.informed(self.link_on(shard, conn)),
+            Done::Refuse { conn, refusal } => self.refused(self.link_on(shard, conn), refusal),
+            Done::TextAccepted { conn } => self.text_accepted(self.link_on(shard, conn)),
+            Done::Deliver { conn, body } => self.text_came(self.link_on(shard, conn), &body, false),
+            Done::PushBody { conn, body } => self.text_came(self.link_on(shard, conn), &body, true),
+            Done::HandOver { shard: to_shard, from, to, text } => {
+                let cargo = Cargo::Text { from, to, text };
+                self.queues[shard][usize::from(to_shard.0)].push_back(cargo);
+            }
+            Done::Return { shard: to_shard, from, digest } => {
+                let cargo = Cargo::Returned { from, digest };
+                self.queues[shard][usize::from(to_shard.0)].push_back(cargo);
+            }
+            Done::Post { shard: to_shard, parcel } => {
+                self.queues[shard][usize::from(to_shard.0)].push_back(Cargo::Parcel(parcel));
+            }
+            Done::AwaitDrain { conn } => {
+                let link = self.link_on(shard, conn);
+                self.links[link].awaits_drain = true;
+            }
+            Done::AwaitVerdict { conn } => {
+                let link = self.link_on(shard, conn);
+                self.links[link].is_held = true;
+            }
+            Done::VerdictCame { conn } => {
+                let link = self.link_on(shard, conn);
+                self.links[link].is_held = false;
+            }
+            Done::Close { conn, code } => self.closed(self.link_on(shard, conn), code),
+            Done::Append(stored) => {
+                assert!(self.config.is_durable, "there is no store for {stored:?}");
+                self.store.append(shard, stored);
+            }
+            Done::Fetch { device, session, wants } => {
+                self.fetches.push(Fetch { shard, device, session, wants });
+            }
+            Done::Count => {}
+        }
+    }
+
+    /// Who is on a connection. Nothing may be done to one that is closed or gone.
+    fn link_on(&self, shard: usize, conn: Conn) -> usize {
+        let link = self.seats[shard][conn.0 as usize].expect("an effect is for a connection");
+        assert!(self.links[link].is_open, "an effect for a closed connection: {conn:?}");
+        link
+    }
+
+    // ---- connections ----
+
+    /// A client connects; what it remembers goes with it, or not.
+    pub(crate) fn connect(&mut self, client: usize, is_text: bool, memory: Memory) {
+        if let (None, Some(link)) = (&self.clients[client].device, self.clients[client].link) {
+            // It will be another device.
+            self.vanish(link);
+        }
+        let away_ms = self.real_ms - self.clients[client].away_since_ms;
+        self.clients[client].away_ms_max = self.clients[client].away_ms_max.max(away_ms);
+        let device = match &self.clients[client].device {
+            Some(shown) => self.directory.names().intern(shown.as_ref()),
+            None => self.directory.new_id(),
+        };
+        let shard = usize::from(home(device, self.shards() as u16).0);
+        let nonce = self.random.next() | 1;
+        let said = self.memory(client, memory).filter(|_| !is_text);
+        let link = self.sit(client, shard, is_text);
+        note!(self, "client {client} connects as {device:?} on link {link}, saying {said:?}");
+        let conn = self.links[link].conn;
+        self.links[link].said = said.clone();
+        self.acked_by_hello(client, said.as_ref());
+        let (mailbox, last_seq) = said.map_or((None, 0), |(name, seq)| (Some(name.into()), seq));
+        self.handle(
+            shard,
+            Input::Hello(Hello {
+                conn,
+                device,
+                is_text,
+                mailbox,
+                last_seq,
+                token: None,
+                token_ends_ms: None,
+                filter: None,
+                nonce,
+            }),
+        );
+    }
+
+    fn memory(&mut self, client: usize, memory: Memory) -> Option<(String, u64)> {
+        let client = &mut self.clients[client];
+        let last_seq = client.marks().map_or(0, |marks| marks.last_seq);
+        match memory {
+            Memory::None => None,
+            Memory::Good => Some((client.mailbox.clone()?, last_seq)),
+            Memory::OfAnother => Some(("00000000000000aa".to_owned(), last_seq)),
+        }
+    }
+
+    /// A device of the text protocol comes, anonymous and on any shard.
+    pub(crate) fn connect_text(&mut self, client: usize) {
+        let shard = self.random.below(self.shards());
+        let link = self.sit(client, shard, true);
+        note!(self, "client {client} connects by text on link {link}");
+        let conn = self.links[link].conn;
+        self.handle(shard, Input::Connected(conn));
+        let device = self.brokers[shard].device(conn).expect("it is there");
+        self.clients[client].device = Some(self.directory.names().show(device));
+        self.clients[client].life += 1;
+    }
+
+    fn sit(&mut self, client: usize, shard: usize, is_text: bool) -> usize {
+        let conn = Conn(self.free[shard].pop().expect("there are connections enough"));
+        let link = self.links.len();
+        self.seats[shard][conn.0 as usize] = Some(link);
+        self.clients[client].link = Some(link);
+        self.links.push(Link {
+            client,
+            shard,
+            conn,
+            is_text,
+            is_open: true,
+            is_live: true,
+            is_over: false,
+            is_welcome: false,
+            is_recorded: false,
+            said: None,
+            up: VecDeque::new(),
+            is_held: false,
+            awaits_drain: false,
+            undrained: Vec::new(),
+            asked: Vec::new(),
+            errors_due: 0,
+            text_asked: None,
+            pushed_to: 0,
+            in_flight: BTreeSet::new(),
+        });
+        link
+    }
+
+    /// The client's end is gone, and the server does not know.
+    pub(crate) fn vanish(&mut self, link: usize) {
+        note!(self, "link {link} is half-open");
+        self.links[link].is_live = false;
+        let client = self.links[link].client;
+        if self.clients[client].link == Some(link) {
+            self.clients[client].link = None;
+        }
+    }
+
+    /// The server notices that a connection is gone, also one that it closed.
+    pub(crate) fn disconnect(&mut self, link: usize) {
+        note!(self, "link {link} is gone");
+        self.vanish(link);
+        let (shard, conn) = (self.links[link].shard, self.links[link].conn);
+        if self.links[link].is_open && self.links[link].is_welcome {
+            self.clients[self.links[link].client].away_since_ms = self.real_ms;
+        }
+        (self.links[link].is_open, self.links[link].is_over) = (false, true);
+        self.seats[shard][conn.0 as usize] = None;
+        self.free[shard].push(conn.0);
+        self.handle(shard, Input::Disconnected(conn));
+    }
+
+    fn closed(&mut self, link: usize, code: u16) {
+        note!(self, "link {link} is closed with {code}");
+        let client = self.links[link].client;
+        if code != 4409 && self.links[link].is_welcome {
+            self.clients[client].away_since_ms = self.real_ms;
+        }
+        (self.links[link].is_open, self.links[link].is_live) = (false, false);
+        if self.clients[client].link == Some(link) {
+            self.clients[client].link = None;
+        }
+    }
+
+    /// What a client wrote first reaches the server, also on a connection that was closed.
+    pub(crate) fn arrive(&mut self, link: usize) {
+        let Some(up) = self.links[link].up.pop_front() else { return };
+        let (shard, conn, is_open) =
+            (self.links[link].shard, self.links[link].conn, self.links[link].is_open);
+        note!(self, "link {link} says {}", String::from_utf8_lossy(&up.bytes));
+        if is_open {
+            self.arrived(link, &up.what);
+        }
+        if self.links[link].is_text {
+            self.handle(shard, Input::Said { conn, message: &up.bytes });
+        } else {
+            self.handle(shard, Input::Frame { conn, text: &up.bytes });
+        }
+    }
+
+    /// A send is at the server.
+    pub(crate) fn arrival(&mut self, serial: usize) -> usize {
+        let message = &self.ledger.messages[serial];
+        let lives = (self.clients[message.from].life, self.clients[message.to].life);
+        let arrival = Arrival {
+            order: 0,
+            at: self.now.at,
+            real_ms: self.real_ms,
+            run: self.run,
+            lives,
+            answer: Answer::Unknown,
+        };
+        self.ledger.arrived(serial, arrival, self.config.window())
+    }
+
+    pub(crate) fn say(&mut self, link: usize, bytes: Vec<u8>, what: What) {
+        self.links[link].up.push_back(Up { bytes, what });
+    }
+
+    /// The connection has taken what was pushed to it.
+    pub(crate) fn drain(&mut self, link: usize) {
+        let (shard, conn) = (self.links[link].shard, self.links[link].conn);
+        self.links[link].awaits_drain = false;
+        note!(self, "link {link} is drained");
+        for serial in std::mem::take(&mut self.links[link].undrained) {
+            let message = &mut self.ledger.messages[serial];
+            message.is_acked = true;
+            // What was written to a socket is all that the text protocol promises.
+            message.is_seen |= !self.links[link].is_live;
+        }
+        self.handle(shard, Input::Drained(conn));
+    }
+
+    // ---- between shards ----
+
+    pub(crate) fn carry(&mut self, from: usize, to: usize) {
+        let Some(cargo) = self.queues[from][to].pop_front() else { return };
+        note!(self, "{from} -> {to}: {cargo:?}");
+        match cargo {
+            Cargo::Parcel(parcel) => self.handle(to, Input::Parcel(parcel)),
+            Cargo::Text { from: sender, to: receiver, text } => {
+                let shard = ShardId(from as u16);
+                let input = Input::HandedOver { shard, from: sender, to: receiver, text: &text };
+                self.handle(to, input);
+            }
+            Cargo::Returned { from: sender, digest } => {
+                self.handle(to, Input::Returned { from: sender, digest });
+            }
+        }
+    }
+
+    /// The queues that hold something.
+    pub(crate) fn queues_in_use(&self) -> Vec<(usize, usize)> {
+        let shards = self.shards();
+        let all = (0..shards).flat_map(|from| (0..shards).map(move |to| (from, to)));
+        all.filter(|&(from, to)| !self.queues[from][to].is_empty()).collect()
+    }
+
+    // ---- the store ----
+
+    /// A shard hears how far its appends are synced.
+    pub(crate) fn tell_synced(&mut self, shard: usize) {
+        let places = std::mem::take(&mut self.store.untold[shard]);
+        if !places.is_empty() {
+            note!(self, "shard {shard} hears that {places:?} are synced");
+            self.handle(shard, Input::Synced(&places));
+        }
+    }
+
+    pub(crate) fn fail(&mut self, is_failing: bool) {
+        note!(self, "the store is {}", if is_failing { "failing" } else { "healthy" });
+        self.store.is_failing = is_failing;
+        for shard in 0..self.shards() {
+            let input = if is_failing { Input::StoreFailing } else { Input::StoreHealthy };
+            self.handle(shard, input);
+        }
+    }
+
+    /// The store answers a fetch, perhaps not in full.
+    pub(crate) fn answer_fetch(&mut self, at: usize, loss_percent: usize) {
+        let Fetch { shard, device, session, wants } = self.fetches.swap_remove(at);
+        let shown = self.directory.names().show(device);
+        let mut contents = Vec::new();
+        for want in wants {
+            let is_lost = self.random.percent(loss_percent);
+            if let Some(stored) = self.store.read(want.place)
+                && !is_lost
+            {
+                contents.push((want.seq, self.content(stored, &shown, want.seq)));
+            }
+        }
+        note!(self, "fetched for {shown:?}: {contents:?}");
+        self.handle(shard, Input::Fetched { device, session, contents });
+    }
+
+    fn content(&self, stored: &Stored, device: &Shown, seq: u64) -> Content {
+        match stored {
+            Stored::Message(message) => {
+                assert_eq!((&message.to, message.seq), (device, seq), "another's record");
+                message.record().content()
+            }
+            Stored::Outcome(outcome) => {
+                assert_eq!((&outcome.to, outcome.seq), (device, seq), "another's record");
+                let device = self.directory.names().intern(outcome.of.as_ref());
+                outcome.record().content(FateOf { device, seq: outcome.of_seq })
+            }
+            other => panic!("{other:?} has no content"),
+        }
+    }
+
+    /// The oldest `count` records are to go.
+    pub(crate) fn begin_reclaim(&mut self, count: usize) {
+        let records: Vec<_> = self.store.durable.iter().take(count).cloned().collect();
+        note!(self, "reclaim up to {:?}", records.last().map(|(place, _)| place));
+        self.reclaim = Some(Reclaim { records, until: vec![None; self.shards()] });
+    }
+
+    /// The next shard looks at what is to go; when all have, and what they kept is synced, it goes.
+    pub(crate) fn go_on_reclaiming(&mut self) {
+        let Some(mut reclaim) = self.reclaim.take() else { return };
+        if let Some(shard) = reclaim.until.iter().position(Option::is_none) {
+            let mut done = Vec::new();
+            note!(self, "shard {shard} looks at what is to go");
+            for (place, stored) in &reclaim.records {
+                let record = stored.record();
+                self.brokers[shard]
+                    .reclaim(self.now, &record, *place, &mut |effect| done.push(effect.into()));
+            }
+            self.perform_all(shard, done);
+            reclaim.until[shard] = Some(self.store.appended[shard]);
+        } else {
+            let shards = 0..self.shards();
+            let is_synced =
+                shards.into_iter().all(|at| Some(self.store.synced[at]) >= reclaim.until[at]);
+            if is_synced {
+                if let Some((place, _)) = reclaim.records.last() {
+                    note!(self, "all up to {place:?} is gone");
+                    self.store.reclaim(*place);
+                }
+                return;
+            }
+        }
+        self.reclaim = Some(reclaim);
+    }
+
+    // ---- time ----
+
+    pub(crate) fn pass(&mut self, ms: u64) {
+        note!(self, "{ms} ms pass");
+        self.now.at = Moment::from_ms(self.now.at.ms() + ms);
+        self.now.wall_ms += ms;
+        self.real_ms += ms;
+    }
+
+    pub(crate) fn tick(&mut self, shard: usize) {
+        note!(self, "tick on {shard}");
+        self.ticked[shard] = self.now.at;
+        self.handle(shard, Input::Tick);
+    }
+
+    /// Sums that brokers keep are right.
+    pub(crate) fn audit(&self) {
+        // What was acked and is not recorded so may come back with a crash, beside what came since.
+        let runs = if self.run == 1 { 1 } else { 2 };
+        let messages_max = runs * self.config.limits.mailbox_messages_max;
+        for broker in &self.brokers {
+            if let Err(fault) = broker.audit(messages_max) {
+                panic!("{fault}");
+            }
+        }
+    }
+}
+
+/// What a client says that it remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    Good,
+    None,
+    OfAnother,
+}
