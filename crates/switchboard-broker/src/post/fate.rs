@@ -131,16 +131,25 @@ impl Broker {
             // The outcome's record takes out what lies before it, the copy may lie behind.
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
         }
+        self.push_ready(now, of.device, out);
         self.end_if_settled(now, of.device, out);
+    }
+
+    /// It is recorded that a message is out.
+    pub(super) fn left(&mut self, now: Now, of: FateOf, out: Out<'_>) {
+        let Some(device) = self.post.devices.get_mut(&of.device) else { return };
+        device.mailbox.settle(of.seq);
+        self.push_ready(now, of.device, out);
     }
 
     /// Nobody is to be told of a message that is here: it just goes.
     pub(super) fn unwanted(&mut self, now: Now, of: FateOf, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&of.device) else { return };
-        let is_stored = device.mailbox.find(of.seq).is_some_and(|entry| entry.is_stored);
-        device.mailbox.settle(of.seq);
-        if is_stored {
-            self.record_removed(of.device, of.seq, Pending::Nothing, out);
+        if device.mailbox.unwanted(of.seq) {
+            self.record_removed(of.device, of.seq, Pending::Removed { of }, out);
+        } else {
+            device.mailbox.settle(of.seq);
+            self.push_ready(now, of.device, out);
         }
         self.end_if_settled(now, of.device, out);
     }
@@ -172,7 +181,8 @@ impl Broker {
             let (outcome, answers_cancel) = (Outcome::Cancelled, Some(session));
             self.owe(now, to, taken, End { outcome, reason: None, answers_cancel }, out);
         } else if is_stored {
-            self.record_removed(to, seq, Pending::Cancelled { to: from, id, session }, out);
+            let of = FateOf { device: to, seq };
+            self.record_removed(to, seq, Pending::Cancelled { of, to: from, id, session }, out);
         } else {
             self.post_home(from, verdict(Ok(())), out);
         }

@@ -70,6 +70,9 @@ pub(crate) enum State {
     Ready,
     /// Out of the mailbox for the device; its outcome is not recorded yet.
     Owed,
+    /// Out of the mailbox, never pushed, and the record that says so is not synced. Nothing behind
+    /// it may be seen: a crash could bring it back, and it would come too late.
+    Leaving,
     /// Gone; waits for those before it.
     Gone,
 }
@@ -211,7 +214,12 @@ impl Mailbox {
         let id = entry.content.as_ref().map(|content| content.id.clone());
         let is_stored = entry.is_stored;
         self.cached -= entry.cached_bytes();
-        entry.state = if entry.receipt { State::Owed } else { State::Gone };
+        let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
+        entry.state = match entry.receipt {
+            true => State::Owed,
+            false if entry.is_stored && !may_be_seen => State::Leaving,
+            false => State::Gone,
+        };
         if !entry.receipt {
             entry.content = None;
         }
@@ -220,12 +228,12 @@ impl Mailbox {
         Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome })
     }
 
-    /// The outcome of an owed entry is recorded: it is gone. Gives whether a copy of its record may
-    /// lie behind that of the outcome.
+    /// It is recorded that an entry is out, and how it ended: it is gone. Gives whether a copy of
+    /// its record may lie behind that of the outcome.
     pub(crate) fn settle(&mut self, seq: u64) -> bool {
         let mut is_moved = false;
         if let Some(entry) = self.find_mut(seq)
-            && entry.state == State::Owed
+            && matches!(entry.state, State::Owed | State::Leaving)
         {
             entry.state = State::Gone;
             entry.content = None;
@@ -233,6 +241,17 @@ impl Mailbox {
         }
         self.tidy();
         is_moved
+    }
+
+    /// Nobody waits for the outcome of an owed entry. Gives whether its record must be taken out.
+    pub(crate) fn unwanted(&mut self, seq: u64) -> bool {
+        let Some(entry) = self.find_mut(seq).filter(|entry| entry.state == State::Owed) else {
+            return false;
+        };
+        if entry.is_stored {
+            entry.state = State::Leaving;
+        }
+        entry.is_stored
     }
 
     /// Drops what is gone at the front, and in the middle when it is most.
@@ -251,6 +270,7 @@ impl Mailbox {
     /// Takes out everything up to `seq`; gives what was taken and owes an outcome.
     pub(crate) fn ack(&mut self, seq: u64) -> Acked {
         let mut acked = Acked::default();
+        self.acked_to = self.acked_to.max(seq);
         for index in 0..self.entries.len() {
             if self.entries[index].seq > seq {
                 break;
@@ -264,7 +284,6 @@ impl Mailbox {
                 }
             }
         }
-        self.acked_to = self.acked_to.max(seq);
         self.tidy();
         acked
     }
@@ -279,7 +298,9 @@ impl Mailbox {
         let from = self.entries.partition_point(|entry| entry.seq <= self.cursor);
         for (index, entry) in self.entries.iter().enumerate().skip(from) {
             match entry.state {
-                State::Gone | State::Owed => {}
+                State::Gone => {}
+                State::Owed if !entry.is_stored || entry.seq <= self.acked_to => {}
+                State::Owed | State::Leaving => return Next::Wait,
                 _ if is_text && entry.is_outcome => {}
                 State::Unsynced => return Next::Wait,
                 State::Ready if !entry.is_stored && entry.seq >= self.reserved_to => {

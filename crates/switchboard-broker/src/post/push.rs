@@ -6,7 +6,7 @@ use switchboard_proto::v1::{Outcome, ServerFrame};
 use super::fate::End;
 use super::mailbox::{Next, Taken};
 use super::store::Pending;
-use super::{Content, Event, Kind, Now, Out, Place, Record};
+use super::{Content, Event, FateOf, Kind, Now, Out, Place, Record};
 use crate::Moment;
 use crate::broker::{Broker, Effect};
 use std::time::Duration;
@@ -197,7 +197,8 @@ impl Broker {
         if taken.owes {
             self.owe(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
         } else if taken.is_stored {
-            self.record_removed(id, seq, Pending::Nothing, out);
+            let of = FateOf { device: id, seq };
+            self.record_removed(id, seq, Pending::Removed { of }, out);
         }
         true
     }

@@ -289,7 +289,7 @@ impl Broker {
     }
 
     /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
-    /// of it is appended again.
+    /// of it is appended again. The broker must have heard before that the record is synced.
     pub fn reclaim(&mut self, now: Now, record: &Record<'_>, place: Place, out: Out<'_>) {
         match record {
             Record::Message(message) => {
@@ -338,7 +338,9 @@ impl Broker {
     /// Whether an entry is in a mailbox, owed ones too, and this is its record.
     fn holds(&self, id: DeviceId, seq: u64, place: Place) -> bool {
         let entry = self.post.devices.get(&id).and_then(|device| device.mailbox.find(seq));
-        entry.is_some_and(|entry| entry.place == place && entry.state != State::Gone)
+        entry.is_some_and(|entry| {
+            entry.place == place && !matches!(entry.state, State::Leaving | State::Gone)
+        })
     }
 
     fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {

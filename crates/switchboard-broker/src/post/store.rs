@@ -19,8 +19,10 @@ pub(crate) enum Pending {
     Message { to: DeviceId, seq: u64, asker: Asker, digest: Digest, is_told: bool },
     /// An outcome, and perhaps the answer to a `cancel`.
     Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<(Box<str>, u32)> },
+    /// A message is out.
+    Removed { of: FateOf },
     /// A cancelled message is out.
-    Cancelled { to: DeviceId, id: Box<str>, session: u32 },
+    Cancelled { of: FateOf, to: DeviceId, id: Box<str>, session: u32 },
     /// How a device stands; a session waits for it.
     Device { id: DeviceId, reserved_to: u64, session: Option<u32> },
     /// An entry was copied out of the oldest part of the log.
@@ -64,7 +66,9 @@ impl Broker {
                 self.outcome_recorded(now, to, of, cancelled, out);
                 self.keep_cache_small(to, seq);
             }
-            Pending::Cancelled { to, id, session } => {
+            Pending::Removed { of } => self.left(now, of, out),
+            Pending::Cancelled { of, to, id, session } => {
+                self.left(now, of, out);
                 let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(()) };
                 self.post_home(to, parcel, out);
             }

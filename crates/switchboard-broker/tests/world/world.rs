@@ -542,6 +542,8 @@ impl World {
     pub(crate) fn go_on_reclaiming(&mut self) {
         let Some(mut reclaim) = self.reclaim.take() else { return };
         if let Some(shard) = reclaim.until.iter().position(Option::is_none) {
+            // It must know where they lie.
+            self.tell_synced(shard);
             let mut done = Vec::new();
             note!(self, "shard {shard} looks at what is to go");
             for (place, stored) in &reclaim.records {
