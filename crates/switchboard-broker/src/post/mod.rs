@@ -180,6 +180,8 @@ pub(crate) struct Post {
     sent_order: VecDeque<(DeviceId, u64)>,
     /// From this shard to itself.
     local: VecDeque<Parcel>,
+    /// Devices that ever began here: the numbers of `sent_order` are of one life of a device.
+    lives: u64,
     stats: Stats,
     /// Connections that the flap guard makes wait.
     waiting: FxHashMap<crate::Conn, DeviceId>,
@@ -243,6 +245,7 @@ impl Post {
             acks_due: None,
             sent_order: VecDeque::new(),
             local: VecDeque::new(),
+            lives: 0,
             stats: Stats::default(),
             waiting: FxHashMap::default(),
             epoch: 0,
@@ -254,6 +257,12 @@ impl Post {
     /// Whether a device's mailbox is here.
     pub(crate) fn has(&self, id: DeviceId) -> bool {
         self.devices.contains_key(&id)
+    }
+
+    /// Where the ids of a device that begins now are counted from: above all of an earlier life.
+    pub(crate) fn new_life(&mut self) -> u64 {
+        self.lives += 1;
+        self.lives << 32
     }
 
     /// Takes a parcel from another shard, to be dealt with next.

@@ -6,7 +6,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome};
 
 use super::mailbox::{Entry, NEVER, State, Taken};
-use super::sent::{NewId, SentState};
+use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
 use super::{
     Content, DeviceRecord, Fate, FateOf, Kind, MessageRecord, Now, Out, OutcomeRecord, Place,
@@ -26,6 +26,10 @@ pub struct Replay {
     outlived: Vec<FateOf>,
     /// Devices whose last record says that they are there.
     online: FxHashSet<DeviceId>,
+    /// Ids that were sent under, by whom and in which of his lives.
+    sent: Vec<(DeviceId, u32, NewId)>,
+    /// How often a device ended.
+    lives: FxHashMap<DeviceId, u32>,
 }
 
 /// Who sent a message, and what stands for its id. With them an outcome is known not to be about a
@@ -64,9 +68,10 @@ impl Broker {
                 if self.is_home(id) {
                     self.post.devices.remove(&id);
                     replay.online.remove(&id);
+                    *replay.lives.entry(id).or_default() += 1;
                 }
             }
-            Record::SentId(sent) => self.replay_sent_id(now, sent),
+            Record::SentId(sent) => self.replay_sent_id(now, replay, sent),
         }
     }
 
@@ -77,7 +82,12 @@ impl Broker {
 
     /// The device, or one whose own record is yet to come.
     fn replayed(&mut self, now: Now, id: DeviceId) -> &mut super::Device {
-        self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(now)))
+        let post = &mut self.post;
+        if !post.devices.contains_key(&id) {
+            let life = post.new_life();
+            post.devices.insert(id, Box::new(session::provisional(now, life)));
+        }
+        post.devices.get_mut(&id).expect("it is there, or was put there")
     }
 
     fn replay_message(
@@ -111,46 +121,57 @@ impl Broker {
             }
         }
         if message.is_id_taken {
+            let (at, seq, receipt) = (message.at, message.seq, message.receipt);
             let id = self.key.digest(message.id.as_bytes());
             let content = self.content(to, message.body);
-            let seq = message.seq;
-            self.arm(now, from, id, to, seq, content, message.at, message.receipt);
+            let (durability, state) = (Durability::Disk, SentState::Accepted { seq });
+            let new = NewId { id, content, to, at, durability, receipt, state, session: 0 };
+            self.remember(now, replay, from, new);
         }
     }
 
-    fn replay_sent_id(&mut self, now: Now, sent: &SentIdRecord<'_>) {
+    fn replay_sent_id(&mut self, now: Now, replay: &mut Replay, sent: &SentIdRecord<'_>) {
         let Some(from) = self.own(sent.from) else { return };
         let to = self.directory.names().intern(sent.to);
-        self.arm(now, from, sent.id, to, sent.seq, sent.content, sent.at, false);
+        let (id, content, at) = (sent.id, sent.content, sent.at);
+        let (durability, state) = (Durability::Disk, SentState::Accepted { seq: sent.seq });
+        let new = NewId { id, content, to, at, durability, receipt: false, state, session: 0 };
+        self.remember(now, replay, from, new);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one record")]
-    fn arm(
-        &mut self,
-        now: Now,
-        from: DeviceId,
-        id: crate::Digest,
-        to: DeviceId,
-        seq: u64,
-        content: crate::Digest,
-        at: crate::Moment,
-        receipt: bool,
-    ) {
-        if now.at.since(at) >= self.post.limits.dedup_window {
+    /// Notes an id that may count; which ones do is known when all are.
+    fn remember(&self, now: Now, replay: &mut Replay, from: DeviceId, new: NewId) {
+        if now.at.since(new.at) >= self.post.limits.dedup_window {
             return;
         }
-        let (durability, state) = (Durability::Disk, SentState::Accepted { seq });
-        let device = self.replayed(now, from);
-        if device.sent.find(id).is_some() {
-            return;
+        let life = replay.lives.get(&from).copied().unwrap_or_default();
+        replay.sent.push((from, life, new));
+        let max = self.post.limits.dedup_ids_max;
+        if replay.sent.len() > 4 * max.max(1_024) {
+            replay.sent.sort_by_key(|(_, _, new)| new.at);
+            replay.sent.drain(..replay.sent.len() - 2 * max.max(1_024));
         }
-        let session = 0;
-        let new = NewId { id, content, to, at, durability, receipt, state, session };
-        let number = device.sent.add(new);
-        self.post.sent_order.push_back((from, number));
-        self.post.stats.sent_ids += 1;
-        self.forget_sent_of(now, from);
-        self.forget_sent(now);
+    }
+
+    /// Remembers the ids that were sent under, in the order in which they were. Compaction changes
+    /// their order in the log, and when they are too many the oldest must go.
+    fn arm(&mut self, now: Now, replay: &mut Replay) {
+        replay.sent.sort_by_key(|(_, _, new)| new.at);
+        for (from, life, new) in replay.sent.drain(..) {
+            if replay.lives.get(&from).is_some_and(|lives| *lives != life) {
+                continue;
+            }
+            self.forget_sent_of(now, from);
+            let Some(device) = self.post.devices.get_mut(&from) else { continue };
+            let is_copy = |sent: &SentId| sent.state == new.state && sent.to == new.to;
+            if device.sent.find(new.id).is_some_and(is_copy) {
+                continue;
+            }
+            let number = device.sent.add(new);
+            self.post.sent_order.push_back((from, number));
+            self.post.stats.sent_ids += 1;
+            self.forget_sent(now);
+        }
     }
 
     fn replay_outcome(
@@ -235,7 +256,7 @@ impl Broker {
     }
 
     /// The replay is over: what it left open is closed, and the clocks are set.
-    pub fn replayed_all(&mut self, now: Now, replay: Replay, out: Out<'_>) {
+    pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
         for ended in replay.receipts.values() {
             if let Some(device) = self.post.devices.get_mut(&ended.from) {
                 // As many as were promised, however full the mailbox is.
@@ -244,6 +265,7 @@ impl Broker {
         }
         // Senders that are gone and whose messages are still here.
         self.post.devices.retain(|_, device| device.mailbox_name != 0);
+        self.arm(now, &mut replay);
         let ids: Vec<DeviceId> = self.post.devices.keys().copied().collect();
         for id in ids {
             self.replayed_one(now, id, replay.online.contains(&id), out);

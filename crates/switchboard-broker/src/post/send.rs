@@ -386,6 +386,8 @@ impl Broker {
                 }
                 let (cancels, by) = (sent.owes_cancels, sent.cancel_session);
                 self.post.stats.sent_ids -= device.sent.drop_id(digest) as u64;
+                let next = device.sent.next();
+                self.post.sent_order.pop_back_if(|last| last.0 == to && last.1 >= next);
                 for _ in 0..answers {
                     self.reject(to, id, code, rejection(code), out);
                 }
@@ -425,14 +427,14 @@ impl Broker {
                 post.sent_order.pop_front();
                 continue;
             };
-            if device.sent.first() <= number {
+            if device.sent.has(number) {
                 let is_full = post.stats.sent_ids as usize > max;
                 let mut one = true;
                 let dropped = device.sent.drop_front(|sent| {
                     (is_full && std::mem::take(&mut one)) || now.at.since(sent.at) >= window
                 });
                 post.stats.sent_ids -= dropped as u64;
-                if device.sent.first() <= number {
+                if device.sent.has(number) {
                     break;
                 }
             }

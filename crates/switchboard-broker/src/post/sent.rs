@@ -63,6 +63,11 @@ pub(crate) enum Known {
 }
 
 impl Sent {
+    /// An empty list that counts from here on.
+    pub(crate) fn counting_from(first: u64) -> Sent {
+        Sent { first, ..Sent::default() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -120,7 +125,13 @@ impl Sent {
             sent.state = SentState::Dropped;
             self.by_id.remove(&id);
         }
-        self.drop_front(|_| false)
+        let before = self.entries.len();
+        // Mostly it is the last one; who is rejected all the time must not push out what he sent.
+        while self.entries.back().is_some_and(|sent| sent.state == SentState::Dropped) {
+            self.entries.pop_back();
+        }
+        let popped = before - self.entries.len();
+        popped + self.drop_front(|_| false)
     }
 
     /// Forgets from the oldest on while `is_over` says so; one that is still asked stays, and
@@ -147,9 +158,14 @@ impl Sent {
         dropped
     }
 
-    /// The number of the oldest entry.
-    pub(crate) fn first(&self) -> u64 {
-        self.first
+    /// The number that the next entry gets.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// Whether the entry of this number is still here.
+    pub(crate) fn has(&self, number: u64) -> bool {
+        (self.first..self.next()).contains(&number)
     }
 }
 

@@ -10,8 +10,9 @@ use switchboard_proto::v1::{
     FrameError, FrameErrorCode, RejectCode, ServerFrame, WATCH_MAX, Welcome, close, parse_client,
 };
 
+use super::sent::Sent;
 use super::timers::Alarm;
-use super::{Device, Event, Mailbox, Now, Out, Parcel, Place, Record, SendFilter};
+use super::{Device, Event, Now, Out, Parcel, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::directory::Watcher;
 use crate::{Conn, Moment, Shown};
@@ -112,6 +113,8 @@ impl Broker {
     /// Opens a session. An older one of the same device is closed at once, and fenced.
     pub(crate) fn hello(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
+        // A crash may have come between its end and the record of it.
+        self.away_alarm(now, id, out);
         if !self.post.devices.contains_key(&id) {
             self.add_device(now, id, hello.nonce);
         }
@@ -132,7 +135,9 @@ impl Broker {
 
     fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64) {
         self.post.stats.mailboxes += 1;
-        self.post.devices.insert(id, Box::new(Device::new(nonce, now)));
+        let mut device = Device::new(nonce, now);
+        device.sent = Sent::counting_from(self.post.new_life());
+        self.post.devices.insert(id, Box::new(device));
         self.directory.add_home(id, self.shard);
     }
 
@@ -467,6 +472,13 @@ impl Broker {
         }
     }
 
+    /// Whether [`Input::Tick`](crate::Input::Tick) has something to do.
+    #[inline]
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.post.timers.next().is_some_and(|at| at <= now)
+            || self.post.acks_due.is_some_and(|at| at <= now)
+    }
+
     /// The next moment at which [`Broker::tick`] has something to do.
     pub fn next_tick(&self) -> Option<Moment> {
         self.post.timers.next().into_iter().chain(self.post.acks_due).min()
@@ -691,8 +703,8 @@ pub(super) fn moment_of(now: Now, wall_ms: u64) -> Moment {
 }
 
 /// A mailbox without a session, as a replay makes it.
-pub(super) fn provisional(now: Now) -> Device {
+pub(super) fn provisional(now: Now, life: u64) -> Device {
     let mut device = Device::new(0, now);
-    device.mailbox = Mailbox::new();
+    device.sent = Sent::counting_from(life);
     device
 }

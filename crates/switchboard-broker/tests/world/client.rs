@@ -79,6 +79,8 @@ pub(crate) struct Link {
     pub(crate) is_recorded: bool,
     /// The mailbox name that it said in hello, and up to where it had seen.
     pub(crate) said: Option<(String, u64)>,
+    /// The life of the client's device in which it opened.
+    pub(crate) life: u32,
     /// On their way to the server.
     pub(crate) up: VecDeque<Up>,
     pub(crate) is_held: bool,

@@ -61,7 +61,10 @@ impl Config {
     /// What a retry can rely on.
     pub(crate) fn window(&self) -> Window {
         let limits = &self.limits;
-        let ids = limits.dedup_ids_per_device_max.min(limits.dedup_ids_max);
-        Window { ms: limits.dedup_window.as_millis() as u64, ids }
+        Window {
+            ms: limits.dedup_window.as_millis() as u64,
+            ids_of_one: limits.dedup_ids_per_device_max,
+            ids: limits.dedup_ids_max,
+        }
     }
 }
