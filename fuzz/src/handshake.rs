@@ -23,7 +23,7 @@ pub fn handshake(data: &[u8]) {
             for context_takeover in [false, true] {
                 upgrade.negotiate_deflate(context_takeover);
                 let mut answer = Vec::new();
-                upgrade.write_accept(&mut answer);
+                upgrade.write_accept(None, &mut answer);
                 check_answer(&answer, "101");
             }
         }

@@ -1,7 +1,7 @@
 //! The text protocol: what devices send, and what clients read.
 
 use switchboard_proto::text::{self, Command};
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{Address, DeviceRef};
 
 /// Reads the bytes as a device's message and as a server's answer.
 ///
@@ -42,8 +42,10 @@ fn as_command(message: &str) {
 
 fn as_delivery(message: &str) {
     let Some((from, text)) = text::parse_delivery(message) else { return };
+    // Names are written by the server elsewhere.
+    let DeviceRef::Number(from) = from else { return };
     let mut written = Vec::new();
-    let sender = text::Sender::new(from, from.into());
+    let sender = text::Sender::new(from);
     text::write_delivery(&mut written, &sender, text.as_bytes());
     assert_eq!(written, message.as_bytes());
     assert_eq!(written.len(), text::delivery_len(&sender, text.as_bytes()));
@@ -52,7 +54,7 @@ fn as_delivery(message: &str) {
 fn as_info(message: &str) {
     let Some(info) = text::parse_info(message) else { return };
     let mut list = String::new();
-    let listed = info.listed.iter().copied().map(DeviceRef::Number);
+    let listed = info.listed.iter().filter_map(Address::device);
     text::write_list(&mut list, listed, info.more);
     let mut written = String::new();
     text::write_info(&mut written, DeviceRef::Number(info.id), &list);

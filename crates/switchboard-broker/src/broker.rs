@@ -433,14 +433,16 @@ impl Broker {
         if device.last.is_some_and(|last| last.is_repeated_by(digest, now.at)) {
             return Err(Refusal::Duplicate);
         }
-        let from = device.id;
-        let effect_of = match receiver {
-            Receiver::Here(conn) => Effect::Deliver { conn, from, text },
-            Receiver::There(shard) => Effect::HandOver { shard, from, to, text },
-            Receiver::Mailbox => return self.send_to_mailbox(now, sender, to, text, effect),
-        };
+        if let Receiver::Mailbox = receiver {
+            return self.send_to_mailbox(now, sender, to, text, effect);
+        }
         device.last = Some(LastText::new(digest, now.at));
-        effect(effect_of);
+        let from = device.id;
+        match receiver {
+            Receiver::Here(conn) => effect(Effect::Deliver { conn, from, text }),
+            Receiver::There(shard) => effect(Effect::HandOver { shard, from, to, text }),
+            Receiver::Mailbox => {}
+        }
         Ok(())
     }
 
@@ -499,7 +501,9 @@ impl Broker {
         effect: &mut dyn FnMut(Effect<'_>),
     ) -> Result<(), Refusal> {
         let device = self.device(conn).expect("a connection speaks while it is a device");
-        let asker = TextAsker { shard: self.shard, conn, device, text: self.key.digest(text) };
+        let session = self.session(device).map_or(0, |session| session.number);
+        let text_digest = self.key.digest(text);
+        let asker = TextAsker { shard: self.shard, conn, device, session, text: text_digest };
         self.send_text(now, asker, to, text, effect)?;
         self.settle_local(now, effect);
         Ok(())

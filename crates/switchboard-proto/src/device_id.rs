@@ -24,6 +24,12 @@ impl DeviceId {
         self.0
     }
 
+    /// Whether a device that the server numbers can have this id: it is below 2^63.
+    #[inline]
+    pub const fn is_number(self) -> bool {
+        self.0 >> 63 == 0
+    }
+
     /// The id in decimal, as it stands on the wire, read back.
     ///
     /// Accepts only what [`Display`](fmt::Display) writes: no sign, no leading zero.

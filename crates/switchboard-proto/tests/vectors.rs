@@ -22,11 +22,13 @@ fn as_vector(message: &str, command: Command<'_>) -> Value {
         Command::Help => json!({"message": message, "command": "help"}),
         Command::Send { to, text } => {
             json!({"message": message, "command": "send", "to": to.to_string(),
-                "text": std::str::from_utf8(text).unwrap()})
+                "text": std::str::from_utf8(text).expect("it is a part of a text")})
         }
         Command::SendNowhere => json!({"message": message, "command": "nowhere"}),
         Command::Unknown => json!({"message": message, "command": "unknown"}),
         // No device has a name here.
-        Command::Named { .. } | Command::Unreadable => json!({"message": message, "command": "unreadable"}),
+        Command::Named { .. } | Command::Unreadable => {
+            json!({"message": message, "command": "unreadable"})
+        }
     }
 }

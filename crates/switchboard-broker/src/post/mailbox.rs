@@ -28,6 +28,8 @@ pub(crate) struct Mailbox {
     cursor: u64,
     /// Entries that were pushed in this session and wait for their ack.
     in_flight: usize,
+    /// Entries that are gone and wait for those before them.
+    gone: usize,
     /// Entries that count toward the quota.
     waiting: usize,
     /// Their bytes.
@@ -126,6 +128,7 @@ impl Mailbox {
             pushed_to: 0,
             cursor: 0,
             in_flight: 0,
+            gone: 0,
             waiting: 0,
             bytes: 0,
             places: 0,
@@ -211,7 +214,8 @@ impl Mailbox {
         }
         let maybe_seen = entry.seq <= self.pushed_to;
         let (seq, from) = (entry.seq, entry.from);
-        let id = entry.content.as_ref().map(|content| content.id.clone());
+        let content = entry.content.as_ref().filter(|_| entry.receipt);
+        let id = content.map(|content| content.id.clone());
         let is_stored = entry.is_stored;
         self.cached -= entry.cached_bytes();
         let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
@@ -220,6 +224,7 @@ impl Mailbox {
             false if entry.is_stored && !may_be_seen => State::Leaving,
             false => State::Gone,
         };
+        self.gone += usize::from(entry.state == State::Gone);
         if !entry.receipt {
             entry.content = None;
         }
@@ -238,6 +243,7 @@ impl Mailbox {
             entry.state = State::Gone;
             entry.content = None;
             is_moved = entry.is_moved;
+            self.gone += 1;
         }
         self.tidy();
         is_moved
@@ -258,9 +264,11 @@ impl Mailbox {
     fn tidy(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.state == State::Gone) {
             self.entries.pop_front();
+            self.gone -= 1;
         }
-        if self.entries.len() > 64 && self.entries.len() > 4 * self.waiting {
+        if self.gone > 64 && 2 * self.gone > self.entries.len() {
             self.entries.retain(|entry| entry.state != State::Gone);
+            self.gone = 0;
         }
         if self.entries.is_empty() && self.entries.capacity() > 64 {
             self.entries = VecDeque::new();
@@ -530,6 +538,7 @@ impl Mailbox {
     /// Gives back memory that a replay left over.
     pub(crate) fn shrink(&mut self) {
         self.entries.retain(|entry| entry.state != State::Gone);
+        self.gone = 0;
         self.entries.shrink_to_fit();
     }
 }

@@ -117,6 +117,8 @@ pub struct TextAsker {
     pub conn: Conn,
     /// The device on it, in case that the connection is another's by then.
     pub device: DeviceId,
+    /// Its session, if it has a mailbox: it may be there again, on the same connection.
+    pub session: u32,
     /// Stands for the text, for the duplicate window.
     pub text: Digest,
 }

@@ -483,6 +483,10 @@ impl Broker {
         verdict: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
+        let session = self.session(asker.device).map_or(0, |session| session.number);
+        if session != asker.session {
+            return;
+        }
         let device = self.devices.get_mut(asker.conn.0 as usize).and_then(Option::as_mut);
         let Some(device) = device.filter(|device| device.id == asker.device) else { return };
         match verdict {

@@ -30,7 +30,7 @@ const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 pub(crate) struct Session {
     pub(super) conn: Conn,
     /// Counts the sessions of this shard: what was asked in one is not answered in another.
-    pub(super) number: u32,
+    pub(crate) number: u32,
     pub(super) is_text: bool,
     /// The store has it that the device is there: from then on it may see something.
     pub(super) is_open: bool,
@@ -324,7 +324,7 @@ impl Broker {
         self.post.sessions.get(conn.0 as usize).copied().flatten()
     }
 
-    pub(super) fn session(&mut self, id: DeviceId) -> Option<&mut Session> {
+    pub(crate) fn session(&mut self, id: DeviceId) -> Option<&mut Session> {
         self.post.devices.get_mut(&id)?.session.as_deref_mut()
     }
 

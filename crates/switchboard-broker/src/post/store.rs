@@ -24,7 +24,7 @@ pub(crate) enum Pending {
     /// A cancelled message is out.
     Cancelled { of: FateOf, to: DeviceId, id: Box<str>, session: u32 },
     /// How a device stands; a session waits for it.
-    Device { id: DeviceId, reserved_to: u64, session: Option<u32> },
+    Device { id: DeviceId, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// An entry was copied out of the oldest part of the log.
     Moved { id: DeviceId, seq: u64 },
     /// Nobody waits for it.
@@ -41,7 +41,8 @@ impl Broker {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let reserved_to = device.reserves_to();
         out(Effect::Append(device.record(&shown)));
-        self.post.pending.push_back(Pending::Device { id, reserved_to, session });
+        let mailbox_name = device.mailbox_name;
+        self.post.pending.push_back(Pending::Device { id, mailbox_name, reserved_to, session });
     }
 
     /// The oldest appends are synced; `places` says where each one lies.
@@ -72,7 +73,12 @@ impl Broker {
                 let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(()) };
                 self.post_home(to, parcel, out);
             }
-            Pending::Device { id, reserved_to, session } => {
+            Pending::Device { id, mailbox_name, reserved_to, session } => {
+                let device = self.post.devices.get(&id);
+                if device.is_none_or(|device| device.mailbox_name != mailbox_name) {
+                    // It is about a device that ended, and not about the one that came back.
+                    return;
+                }
                 self.device_synced(now, id, reserved_to, session, place, out);
             }
             Pending::Moved { id, seq } => {

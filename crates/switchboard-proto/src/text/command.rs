@@ -57,7 +57,7 @@ pub fn parse(message: &[u8]) -> Command<'_> {
 
 /// Reads `send,<1 to 19 ASCII digits>,<text>`, the form that clients really send;
 /// any other message is `None`.
-#[inline]
+#[inline(always)]
 fn parse_ordinary(message: &[u8]) -> Option<Command<'_>> {
     // The greatest number of 19 digits is below 2^64, so the sum cannot overflow.
     const DIGITS_MAX: usize = 19;
@@ -90,9 +90,7 @@ fn parse_any(message: &str) -> Command<'_> {
     let id = python::strip(id);
     let Some(id) = python::int(id) else {
         return match DeviceRef::parse(id) {
-            Some(DeviceRef::Name(name)) => {
-                Command::Named { is_send, name, text: text.as_bytes() }
-            }
+            Some(DeviceRef::Name(name)) => Command::Named { is_send, name, text: text.as_bytes() },
             _ => Command::Unreadable,
         };
     };

@@ -1,7 +1,7 @@
 //! Writes what a device is told, and reads it back for clients.
 
 use crate::DeviceId;
-use crate::v1::{DeviceRef, NAME_LEN_MAX};
+use crate::v1::{Address, DeviceRef};
 
 const INFO_ID: &str = "Your ID: ";
 const INFO_DEVICES: &str = "\nConnected Devices: \n[";
@@ -13,10 +13,10 @@ const LIST_MORE: (&str, &str) = ("... and ", " more");
 /// What an info text says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// The id of the device that is told.
+    /// The id of the device that is told; a client of the text protocol alone has a number.
     pub id: DeviceId,
     /// The connected devices, as listed.
-    pub listed: Vec<DeviceId>,
+    pub listed: Vec<Address<'static>>,
     /// How many further devices are connected but not listed.
     pub more: usize,
 }
@@ -63,19 +63,16 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// The longest name and the colon.
-    const PREFIX_MAX: usize = NAME_LEN_MAX + 1;
+    /// 20 digits and the colon.
+    const PREFIX_MAX: usize = 21;
 
-    /// The prefix of the messages of `id`, which is shown as `shown`.
-    pub fn new(id: DeviceId, shown: DeviceRef<'_>) -> Sender {
+    /// The prefix of this sender's messages.
+    pub fn new(id: DeviceId) -> Sender {
         let mut buffer = itoa::Buffer::new();
-        let shown = match shown {
-            DeviceRef::Number(id) => buffer.format(id.get()).as_bytes(),
-            DeviceRef::Name(name) => name.as_bytes(),
-        };
+        let digits = buffer.format(id.get()).as_bytes();
         let mut prefix = [b':'; Sender::PREFIX_MAX];
-        prefix[..shown.len()].copy_from_slice(shown);
-        Sender { id, prefix, prefix_len: shown.len() + 1 }
+        prefix[..digits.len()].copy_from_slice(digits);
+        Sender { id, prefix, prefix_len: digits.len() + 1 }
     }
 
     /// Whose prefix it is.
@@ -123,19 +120,26 @@ fn parse_more(text: &str) -> Option<usize> {
     usize::try_from(more.get()).ok().filter(|&more| more > 0)
 }
 
-fn parse_ids(ids: &str) -> Option<Vec<DeviceId>> {
+fn parse_ids(ids: &str) -> Option<Vec<Address<'static>>> {
     if ids.is_empty() {
         return Some(Vec::new());
     }
-    ids.split(LIST_SEPARATOR).map(DeviceId::from_decimal).collect()
+    ids.split(LIST_SEPARATOR).map(|id| parse_device(id).map(DeviceRef::into_owned)).collect()
+}
+
+/// A device as it stands in a text: here any `u64` is a number.
+fn parse_device(text: &str) -> Option<DeviceRef<'_>> {
+    DeviceId::from_decimal(text).map(DeviceRef::Number).or_else(|| DeviceRef::parse(text))
 }
 
 /// Reads a delivered message as its sender and text; `None` if it is none.
 ///
-/// No answer of the server reads as a delivery: those begin with a letter.
-pub fn parse_delivery(message: &str) -> Option<(DeviceId, &str)> {
+/// No answer of the server reads as a delivery: those have no colon, or a space before it. Names
+/// may hold colons, so of a name the text shows only where it can end first; where that matters,
+/// the v1 protocol tells sender and text apart.
+pub fn parse_delivery(message: &str) -> Option<(DeviceRef<'_>, &str)> {
     let (from, text) = message.split_once(':')?;
-    Some((DeviceId::from_decimal(from)?, text))
+    Some((parse_device(from)?, text))
 }
 
 fn push_device(out: &mut String, device: DeviceRef<'_>) {
@@ -192,7 +196,7 @@ mod tests {
             "1,2",
             "1, ",
             ", 1",
-            "1, x",
+            "1, x y",
             "01",
             "... and 0 more",
             "... and 01 more",
@@ -212,10 +216,12 @@ mod tests {
     #[test]
     fn a_delivery_keeps_its_text_whole() {
         let mut out = b"before ".to_vec();
-        write_delivery(&mut out, &Sender::new(DeviceId::FIRST, DeviceId::FIRST.into()), b"a:b,c");
+        write_delivery(&mut out, &Sender::new(DeviceId::FIRST), b"a:b,c");
         assert_eq!(out, b"before 100000000:a:b,c");
-        assert_eq!(parse_delivery("100000000:a:b,c"), Some((DeviceId::FIRST, "a:b,c")));
-        assert_eq!(parse_delivery("100000000:"), Some((DeviceId::FIRST, "")));
+        let first = DeviceRef::Number(DeviceId::FIRST);
+        assert_eq!(parse_delivery("100000000:a:b,c"), Some((first, "a:b,c")));
+        assert_eq!(parse_delivery("100000000:"), Some((first, "")));
+        assert_eq!(parse_delivery("alice:hello"), Some((DeviceRef::Name("alice"), "hello")));
     }
 
     #[test]
@@ -233,20 +239,26 @@ mod tests {
         fn a_delivery_is_read_as_it_was_written(from: u64, text: String) {
             let from = DeviceId::new(from);
             let mut out = Vec::new();
-            let sender = Sender::new(from, from.into());
+            let sender = Sender::new(from);
             write_delivery(&mut out, &sender, text.as_bytes());
             prop_assert_eq!(out.len(), delivery_len(&sender, text.as_bytes()));
             let message = String::from_utf8(out).unwrap();
-            prop_assert_eq!(parse_delivery(&message), Some((from, text.as_str())));
+            prop_assert_eq!(parse_delivery(&message), Some((from.into(), text.as_str())));
         }
 
         #[test]
         fn an_info_text_is_read_as_it_was_written(
-            own: u64, ids: Vec<u64>, more in prop_oneof![Just(0), any::<usize>()],
+            own: u64, ids: Vec<u64>, names in proptest::collection::vec("[a-z][a-z.:@-]{0,9}", 0..3),
+            more in prop_oneof![Just(0), any::<usize>()],
         ) {
-            let listed = ids.iter().copied().map(DeviceId::new).collect();
+            let numbers = ids.into_iter().map(DeviceId::new).map(DeviceRef::Number);
+            let names = names.iter().map(|name| DeviceRef::Name(name));
+            let devices: Vec<_> = numbers.chain(names).collect();
+            let mut list = String::new();
+            write_list(&mut list, devices.iter().copied(), more);
+            let listed = devices.into_iter().map(DeviceRef::into_owned).collect();
             let expected = Info { id: DeviceId::new(own), listed, more };
-            prop_assert_eq!(parse_info(&info(own, &list(&ids, more))), Some(expected));
+            prop_assert_eq!(parse_info(&info(own, &list)), Some(expected));
         }
 
         #[test]

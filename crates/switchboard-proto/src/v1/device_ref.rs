@@ -35,6 +35,14 @@ impl<'a> DeviceRef<'a> {
         }
     }
 
+    /// The id, kept apart from the text that it was read from.
+    pub fn into_owned(self) -> Address<'static> {
+        match self {
+            DeviceRef::Number(id) => Address::Number(id),
+            DeviceRef::Name(name) => Address::Name(Cow::Owned(name.to_owned())),
+        }
+    }
+
     /// Appends the id, without quotes.
     #[inline]
     pub fn write(&self, out: &mut Vec<u8>) {

@@ -185,11 +185,15 @@ impl Inbox {
         self.notify(state);
     }
 
+    /// Whether the store has said something.
+    #[inline]
+    pub(super) fn has_store_news(&self) -> bool {
+        self.has_store_news.load(Ordering::SeqCst)
+    }
+
     /// Takes what the store has said.
     pub(super) fn take_store(&self) -> Vec<StoreNews> {
-        if !self.has_store_news.swap(false, Ordering::SeqCst) {
-            return Vec::new();
-        }
+        self.has_store_news.store(false, Ordering::SeqCst);
         mem::take(&mut self.lock().store)
     }
 

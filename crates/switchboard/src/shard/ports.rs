@@ -115,7 +115,7 @@ impl Ports {
             speaking: None,
             delivered: 0,
             handed_over: Vec::new(),
-            sender: text::Sender::new(DeviceId::FIRST, DeviceId::FIRST.into()),
+            sender: text::Sender::new(DeviceId::FIRST),
             deflate: None,
             scratch: Vec::new(),
             leaving: None,
@@ -235,10 +235,19 @@ impl Ports {
     }
 
     /// Does what the broker decided.
-    #[inline]
+    ///
+    /// Inlined into the broker's decision, so that the ordinary effect is never put together.
+    #[inline(always)]
     pub(super) fn perform(&mut self, effect: Effect<'_>) {
         match effect {
             Effect::Deliver { conn, from, text } => self.deliver(conn, from, text),
+            effect => self.perform_rest(effect),
+        }
+    }
+
+    #[inline(never)]
+    fn perform_rest(&mut self, effect: Effect<'_>) {
+        match effect {
             Effect::Refuse { conn, refusal } => self.refuse(conn, refusal),
             Effect::Inform { conn, info } => {
                 self.metrics.messages.at(MessageResult::Info as usize).add(1);
@@ -312,6 +321,11 @@ impl Ports {
     fn push(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
         self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
         self.delivered += 1;
+        self.append_message(index, write);
+    }
+
+    /// Appends a message of others to an out queue.
+    fn append_message(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let mut scratch = mem::take(&mut self.scratch);
         scratch.clear();
         write(&mut scratch);
@@ -385,8 +399,10 @@ impl Ports {
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
         if self.sender.id() != from {
-            let shown = self.shared.directory.names().show(from);
-            self.sender = text::Sender::new(from, shown.as_ref());
+            if !from.is_number() {
+                return self.deliver_named(index, from, text);
+            }
+            self.sender = text::Sender::new(from);
         }
         let len = text::delivery_len(&self.sender, text);
         if !conn.compresses(len, &self.shared) {
@@ -401,6 +417,17 @@ impl Ports {
             self.scratch = scratch;
         }
         self.grew(index, had);
+    }
+
+    /// As [`Ports::deliver`], from a device with a name.
+    #[cold]
+    fn deliver_named(&mut self, index: u32, from: DeviceId, text: &[u8]) {
+        let shown = self.shared.directory.names().show(from);
+        self.append_message(index, |out| {
+            shown.as_ref().write(out);
+            out.push(b':');
+            out.extend_from_slice(text);
+        });
     }
 
     fn refuse(&mut self, conn: BrokerConn, refusal: Refusal) {

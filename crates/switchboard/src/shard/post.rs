@@ -217,6 +217,12 @@ impl Shard {
     /// Does what the broker decided and a port alone could not do.
     #[inline]
     pub(super) fn do_todos(&mut self) {
+        if !self.ports.todos.is_empty() {
+            self.do_all_todos();
+        }
+    }
+
+    fn do_all_todos(&mut self) {
         while let Some(todo) = self.ports.todos.pop_front() {
             self.do_todo(todo);
         }
@@ -242,6 +248,9 @@ impl Shard {
     /// Deals with what the store has said.
     pub(super) fn take_store_news(&mut self) {
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
+        if !inbox.has_store_news() {
+            return;
+        }
         for news in inbox.take_store() {
             match news {
                 StoreNews::Synced(batches) => self.synced(batches),
@@ -279,7 +288,15 @@ impl Shard {
     }
 
     /// Submits what this turn appended; what the store does not take waits for room.
+    #[inline]
     pub(super) fn submit_appends(&mut self) {
+        let ports = &self.ports;
+        if !ports.appends.is_empty() || ports.reclaimed > 0 || !ports.held_for_store.is_empty() {
+            self.submit();
+        }
+    }
+
+    fn submit(&mut self) {
         let Some(log) = self.shared.log.get() else { return };
         if !self.ports.appends.is_empty() && !self.ports.store_is_full {
             let shard = self.ports.shard_index();
@@ -310,7 +327,7 @@ impl Shard {
 
     /// Mailbox deadlines that are due.
     pub(super) fn tick_broker(&mut self) {
-        if self.broker.next_tick().is_some_and(|at| at <= self.ports.now) {
+        if self.broker.is_due(self.ports.now) {
             self.decide(Input::Tick);
         }
         if self.ports.stats_are_stale() {
