@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use switchboard_proto::DeviceId;
 use switchboard_proto::text::Info;
+use switchboard_proto::v1::DeviceRef;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -101,7 +102,8 @@ impl Client {
         &self.welcome
     }
 
-    /// Sends `text` to the device `to` and waits until the server has handed it over.
+    /// Sends `text` to the device `to`, an id or a name, and waits until the server has handed it
+    /// over or put it into the device's mailbox.
     ///
     /// The protocol answers a delivered text with silence, so `help` is sent behind it and its
     /// answer shows that no refusal came. Handed over is not read: the other device may end before
@@ -109,7 +111,12 @@ impl Client {
     ///
     /// Not cancel safe: a send that was given up may have been delivered, and its answers come as
     /// events.
-    pub async fn send(&mut self, to: DeviceId, text: &str) -> Result<(), SendError> {
+    pub async fn send<'a>(
+        &mut self,
+        to: impl Into<DeviceRef<'a>>,
+        text: &str,
+    ) -> Result<(), SendError> {
+        let to = to.into();
         if self.waiting.len() >= WAITING_EVENTS_MAX {
             return Err(SendError::EventsWaiting);
         }
@@ -122,6 +129,10 @@ impl Client {
         loop {
             match self.read().await {
                 Event::Info(_) => return verdict,
+                // To the server a name that nobody has is no destination.
+                Event::Refused(Refusal::Unreadable) if matches!(to, DeviceRef::Name(_)) => {
+                    verdict = Err(SendError::Refused(Refusal::NoSuchDevice));
+                }
                 Event::Refused(refusal) => verdict = Err(SendError::Refused(refusal)),
                 Event::Closed(mut end) => {
                     if let (1006, Err(e)) = (end.code, &written) {

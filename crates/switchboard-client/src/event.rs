@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use switchboard_proto::DeviceId;
 use switchboard_proto::text::{
-    DUPLICATE_MESSAGE, INVALID_COMMAND, INVALID_DESTINATION, Info, UNREADABLE, parse_delivery,
-    parse_info,
+    DUPLICATE_MESSAGE, INVALID_COMMAND, INVALID_DESTINATION, Info, MAILBOX_FULL, UNREADABLE,
+    parse_delivery, parse_info,
 };
-use switchboard_proto::v1::close;
+use switchboard_proto::v1::{Address, close};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 /// Something that a device is told.
@@ -16,7 +15,7 @@ pub enum Event {
     /// Another device, or this one, sent a text.
     Message {
         /// The sender.
-        from: DeviceId,
+        from: Address<'static>,
         /// What was sent, whole.
         text: String,
     },
@@ -39,6 +38,9 @@ pub enum Refusal {
     /// No connected device has the id.
     #[error("no such device is connected")]
     NoSuchDevice,
+    /// The device has a mailbox, and it is full.
+    #[error("the device's mailbox is full")]
+    MailboxFull,
     /// The server knows no such command.
     #[error("the server does not know the command")]
     UnknownCommand,
@@ -104,11 +106,12 @@ impl Event {
     pub(crate) fn from_text(text: &str) -> Event {
         // A delivery is looked for first: its text may look like anything else.
         if let Some((from, text)) = parse_delivery(text) {
-            return Event::Message { from, text: text.to_owned() };
+            return Event::Message { from: from.into_owned(), text: text.to_owned() };
         }
         match text {
             DUPLICATE_MESSAGE => Event::Refused(Refusal::Duplicate),
             INVALID_DESTINATION => Event::Refused(Refusal::NoSuchDevice),
+            MAILBOX_FULL => Event::Refused(Refusal::MailboxFull),
             INVALID_COMMAND => Event::Refused(Refusal::UnknownCommand),
             UNREADABLE => Event::Refused(Refusal::Unreadable),
             _ => parse_info(text).map_or_else(|| Event::Unknown(text.to_owned()), Event::Info),
@@ -118,17 +121,25 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use switchboard_proto::DeviceId;
+
     use super::*;
 
     #[test]
     fn every_text_of_the_server_is_read() {
         let info = "Your ID: 7\nConnected Devices: \n[7, 8]\nChat usage: send,destinationId,msg";
         let [seven, eight] = [7, 8].map(DeviceId::new);
-        let message = Event::Message { from: seven, text: "a:b".to_owned() };
-        assert_eq!(Event::from_text("7:a:b"), message);
+        let message = |from, text: &str| Event::Message { from, text: text.to_owned() };
+        assert_eq!(Event::from_text("7:a:b"), message(Address::Number(seven), "a:b"));
+        assert_eq!(Event::from_text("al:a"), message(Address::Name("al".into()), "a"));
+        assert_eq!(Event::from_text("Mailbox full"), Event::Refused(Refusal::MailboxFull));
         assert_eq!(
             Event::from_text(info),
-            Event::Info(Info { id: seven, listed: vec![seven, eight], more: 0 })
+            Event::Info(Info {
+                id: seven,
+                listed: [seven, eight].map(Address::Number).into(),
+                more: 0
+            })
         );
         assert_eq!(Event::from_text("Duplicate message"), Event::Refused(Refusal::Duplicate));
         assert_eq!(
@@ -146,7 +157,8 @@ mod tests {
     #[test]
     fn a_message_that_looks_like_an_answer_is_a_message() {
         for text in ["Duplicate message", "Invalid destinationId", "Your ID: 7\nConnected"] {
-            let expected = Event::Message { from: DeviceId::new(7), text: text.to_owned() };
+            let from = Address::Number(DeviceId::new(7));
+            let expected = Event::Message { from, text: text.to_owned() };
             assert_eq!(Event::from_text(&format!("7:{text}")), expected);
         }
     }

@@ -32,3 +32,4 @@ pub use connect::{CONNECT_TIMEOUT, ConnectError, Options};
 pub use event::{Ending, Event, Refusal};
 pub use switchboard_proto::DeviceId;
 pub use switchboard_proto::text::Info;
+pub use switchboard_proto::v1::{Address, DeviceRef};

@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
-use switchboard_client::{Client, ConnectError, DeviceId, Ending, Event, Refusal, SendError};
+use switchboard_client::{
+    Address, Client, ConnectError, DeviceId, DeviceRef, Ending, Event, Refusal, SendError,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -72,7 +74,7 @@ fn id(number: u64) -> DeviceId {
 }
 
 fn message(from: u64, text: &str) -> Option<Event> {
-    Some(Event::Message { from: id(from), text: text.to_owned() })
+    Some(Event::Message { from: Address::Number(id(from)), text: text.to_owned() })
 }
 
 fn ending(code: u16, reason: &str) -> Ending {
@@ -94,7 +96,7 @@ async fn the_welcome_tells_the_id_and_who_is_connected() {
     let (url, playing) = server(vec![Say(INFO)]).await;
     let client = Client::connect(&url).await.unwrap();
     assert_eq!(client.id(), id(7));
-    assert_eq!(client.welcome().listed, [id(7), id(8)]);
+    assert_eq!(client.welcome().listed, [7, 8].map(|number| Address::Number(id(number))));
     client.close().await;
     playing.await.unwrap();
 }
@@ -109,12 +111,28 @@ async fn an_error_before_the_info_text_is_the_verdict() {
     for (answer, refusal) in [
         ("Duplicate message", Refusal::Duplicate),
         ("Invalid destinationId", Refusal::NoSuchDevice),
+        ("Mailbox full", Refusal::MailboxFull),
         ("Invalid Command", Refusal::UnknownCommand),
         ("Error reading the command", Refusal::Unreadable),
     ] {
         let (_, sent) = verdict(vec![Say(answer), Say(INFO)]).await;
         assert_eq!(sent, Err(SendError::Refused(refusal)), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_is_no_such_device() {
+    let script = vec![
+        Say(INFO),
+        Hear("send,alice,hello"),
+        Hear("help"),
+        Say("Error reading the command"),
+        Say(INFO),
+    ];
+    let (url, _playing) = server(script).await;
+    let mut client = Client::connect(&url).await.unwrap();
+    let sent = client.send(DeviceRef::Name("alice"), "hello").await;
+    assert_eq!(sent, Err(SendError::Refused(Refusal::NoSuchDevice)));
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub(crate) fn serve(mut socket: TcpStream, options: Options) -> io::Result<()> {
         false => None,
     };
     let mut echo = Echo::new(options.max_message_bytes, deflate);
-    upgrade.write_accept(&mut echo.out);
+    upgrade.write_accept(None, &mut echo.out);
     let mut state = echo.receive(&mut input);
     input.resize(READ_BYTES, 0);
     loop {

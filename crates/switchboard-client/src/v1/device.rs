@@ -141,6 +141,12 @@ impl Device {
         self.kept.state()
     }
 
+    /// What is to be kept once `place` is acked: kept before the ack, nothing is pushed again that
+    /// was taken, wherever a crash comes between.
+    pub fn state_with(&self, place: Place) -> State {
+        self.kept.state_with(place)
+    }
+
     /// Hands a request to the session's task. Where that is gone, the request is dropped here, and
     /// who waits for its answer finds out.
     async fn ask(&self, request: Request) {

@@ -75,6 +75,17 @@ impl Kept {
         }
     }
 
+    /// The state as it is once everything up to here is taken; an older mailbox's place changes
+    /// nothing.
+    pub(super) fn state_with(&self, place: Place) -> State {
+        let inner = self.lock();
+        let mut state = inner.state.clone();
+        if inner.generation == place.generation {
+            state.last_seq = state.last_seq.max(place.seq);
+        }
+        state
+    }
+
     /// Completes when something was acked since the last time.
     pub(super) async fn acked(&self) {
         self.acked.notified().await;
@@ -199,6 +210,8 @@ mod tests {
         let old = kept.see(9).unwrap();
         kept.welcomed(&welcome("b", 0));
         let new = kept.see(1).unwrap();
+        assert_eq!(kept.state_with(old).last_seq, 0);
+        assert_eq!(kept.state_with(new).last_seq, 1);
         kept.ack(old);
         assert_eq!(kept.last_seq(), 0);
         assert!(!kept.refuse(old));

@@ -88,6 +88,16 @@ impl Session {
         Some(event)
     }
 
+    /// The next event, if it is here already; acks as [`next`](Session::next) does.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.ack_current();
+        let event = self.events.try_recv().ok()?;
+        if self.ack == Ack::OnNext {
+            self.current = event.place();
+        }
+        Some(event)
+    }
+
     fn ack_current(&mut self) {
         if let Some(place) = self.current.take() {
             self.device.ack(place);

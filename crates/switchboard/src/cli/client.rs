@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use switchboard_client::v1::OpenError;
 use switchboard_client::{Client, ConnectError, Options};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::Exit;
 
 /// Which server to use, and how.
 #[derive(clap::Args, Debug)]
@@ -19,7 +22,18 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn connect(&self) -> Result<Client, ConnectError> {
-        Client::connect_with(&self.url, &Options { ca: self.ca.clone() }).await
+        Client::connect_with(&self.url, &self.options()).await
+    }
+
+    /// How to connect.
+    pub(super) fn options(&self) -> Options {
+        Options { ca: self.ca.clone() }
+    }
+
+    /// How a command ends that could not connect.
+    pub(super) fn exit_of(&self, error: &OpenError) -> Exit {
+        let is_usage = matches!(error, OpenError::Connect(ConnectError::Address { .. }));
+        if is_usage { Exit::Usage } else { Exit::NotConnected }
     }
 }
 

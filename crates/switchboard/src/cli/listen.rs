@@ -1,20 +1,27 @@
 //! `switchboard listen`: is a device on a terminal, and prints what it is told.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use serde_json::json;
-use switchboard_client::{Client, ConnectError, DeviceId, Ending, Event, Info};
+use serde_json::{Value, json};
+use switchboard_client::{Address, Client, ConnectError, Ending, Event, Info};
 
 use super::Exit;
 use super::client::{Server, block_on, interrupted};
+use super::listen_v1;
 use super::output::{self, harmless};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   switchboard listen
   switchboard listen --json | jq 'select(.event == \"message\").text'
+  switchboard listen --device alice --token-file alice.token
+  switchboard listen --durable --json | jq 'select(.event == \"message\").body'
+
+With --device or --durable the id is the same in every run, and what was sent
+meanwhile has waited; each message is acked when its line was taken.
 
 Exit codes: 0 ended by Ctrl-C, 1 failed, 2 wrong usage, 3 could not connect,
   6 the server ended the connection";
@@ -23,20 +30,41 @@ Exit codes: 0 ended by Ctrl-C, 1 failed, 2 wrong usage, 3 could not connect,
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    server: Server,
+    pub(super) server: Server,
     /// Print one JSON object a line: welcome, message, closed
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Connect again when the connection ends. Each connection has a new id: the text protocol
-    /// knows no other way
+    /// knows no other way. With --device or --durable, which come back by themselves: also wait
+    /// for a server that is not there yet
     #[arg(long)]
-    reconnect: bool,
+    pub(super) reconnect: bool,
+    /// Be this device, which the token must name
+    #[arg(long, value_name = "NAME", requires = "token_file")]
+    pub(super) device: Option<String>,
+    /// The device's token, as `switchboard token` prints it
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Be a device without a name that keeps its id and its messages
+    #[arg(long, conflicts_with = "token_file")]
+    pub(super) durable: bool,
+    /// Where the place in the mailbox is kept, and the token of --durable.
+    #[arg(
+        help = "Keep the place in the mailbox, and the token of --durable, here [default: beside \
+                the token file, or in $XDG_STATE_HOME/switchboard]",
+        long,
+        value_name = "FILE"
+    )]
+    pub(super) state: Option<PathBuf>,
+    /// Also tell when this device comes and goes; may be given again
+    #[arg(long, value_name = "ID")]
+    pub(super) watch: Vec<String>,
 }
 
 /// The pause before connecting again, doubled after each failure.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The pause stops growing here.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Why listening stopped, at least to one connection.
 enum Stop {
@@ -48,6 +76,13 @@ enum Stop {
 
 /// Prints what arrives until Ctrl-C, or until the connection ends.
 pub(super) fn run(args: &Args) -> Exit {
+    if args.durable || args.token_file.is_some() {
+        return block_on(listen_v1::listen(args));
+    }
+    if args.state.is_some() || !args.watch.is_empty() {
+        eprintln!("switchboard: --state and --watch want --durable, or --token-file FILE");
+        return Exit::Usage;
+    }
     block_on(listen(args))
 }
 
@@ -137,7 +172,7 @@ impl Form {
         match self {
             Form::Text => format!("your id is {}\n", info.id),
             Form::Json => line(&json!({
-                "event": "welcome", "id": info.id.get(), "devices": numbers(&info.listed),
+                "event": "welcome", "id": info.id.get(), "devices": ids_json(&info.listed),
                 "more": info.more,
             })),
         }
@@ -151,7 +186,7 @@ impl Form {
             // The end is told on standard error, with what it means.
             (Form::Text, Event::Closed(_)) => String::new(),
             (Form::Json, Event::Message { from, text }) => {
-                line(&json!({ "event": "message", "from": from.get(), "text": text }))
+                line(&json!({ "event": "message", "from": id_json(from), "text": text }))
             }
             (Form::Json, Event::Unknown(text)) => {
                 line(&json!({ "event": "unknown", "text": text }))
@@ -165,10 +200,18 @@ impl Form {
     }
 }
 
-fn numbers(ids: &[DeviceId]) -> Vec<u64> {
-    ids.iter().map(|id| id.get()).collect()
+fn ids_json(ids: &[Address<'_>]) -> Vec<Value> {
+    ids.iter().map(id_json).collect()
 }
 
-fn line(value: &serde_json::Value) -> String {
+/// A number, or a device's name.
+pub(super) fn id_json(id: &Address<'_>) -> Value {
+    match id {
+        Address::Number(id) => id.get().into(),
+        named => named.to_string().into(),
+    }
+}
+
+fn line(value: &Value) -> String {
     format!("{value}\n")
 }

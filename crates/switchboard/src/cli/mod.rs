@@ -3,10 +3,13 @@
 mod client;
 mod config;
 mod listen;
+mod listen_v1;
 mod output;
 mod send;
+mod send_v1;
 mod serve;
 mod settings;
+mod state;
 mod token;
 
 use std::process::ExitCode;
@@ -72,7 +75,10 @@ Exit codes:
   3  send, listen: could not connect
   4  send: no such device is connected
   5  send: the server took it for a duplicate of this device's last text
-  6  send, listen: the connection ended early; what became of a text is unknown";
+  6  send, listen: the connection ended early; what became of a text is unknown
+  7  send --wait: accepted and stored, but not delivered in time
+  8  send: rejected, for the reason that is told
+  9  send --wait: refused, expired, or evicted with its device";
 
 /// How the process ends; [`EXIT_CODES`] says it to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +90,9 @@ enum Exit {
     NoSuchDevice = 4,
     Duplicate = 5,
     ConnectionEnded = 6,
+    Stored = 7,
+    Rejected = 8,
+    NotDelivered = 9,
 }
 
 impl From<Exit> for ExitCode {
@@ -148,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_id_must_be_one() {
-        for id in ["x", "-1", "01", "1.5"] {
+        for id in ["a/b", "-1", "01", "1.5"] {
             assert!(parse(&format!("switchboard send {id} hello")).is_err(), "{id}");
         }
     }
@@ -162,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_exit_code_is_documented() {
-        for exit in 0..=Exit::ConnectionEnded as u8 {
+        for exit in 0..=Exit::NotDelivered as u8 {
             assert!(EXIT_CODES.lines().any(|line| line.starts_with(&format!("  {exit}  "))));
         }
     }

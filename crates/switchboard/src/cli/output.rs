@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use switchboard_proto::v1::write_text_of_body;
 
 use super::Exit;
 
@@ -64,9 +65,30 @@ pub(super) fn harmless(text: &str) -> String {
     out
 }
 
+/// JSON as it stands, without the white space between its parts, and so in one line.
+pub(super) fn one_line(json: &str) -> String {
+    if json.starts_with('"') {
+        return json.to_owned();
+    }
+    let mut out = Vec::with_capacity(json.len());
+    write_text_of_body(&mut out, json.as_bytes());
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_comes_in_one_line_and_unchanged() {
+        for (json, line) in [
+            ("{ \"a\":\n[1e400, 2] }", "{\"a\":[1e400,2]}"),
+            ("\"a b\"", "\"a b\""),
+            ("12345678901234567890.0", "12345678901234567890.0"),
+        ] {
+            assert_eq!(one_line(json), line);
+        }
+    }
 
     #[test]
     fn control_characters_are_spelt_out() {

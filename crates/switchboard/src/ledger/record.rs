@@ -313,7 +313,7 @@ mod tests {
                 expires_at_ms: optional_ms, receipt: flags[1],
             }));
             round_trip(Record::Outcome(OutcomeRecord {
-                to: one, seq: c, id: &id, of: other, of_seq: d, outcome: *outcome, at_ms: e,
+                to: one, seq: c, id: &id, of: other, of_seq: d, outcome, at_ms: e,
                 maybe_seen: flags[0], reason: text.as_deref(),
             }));
             round_trip(Record::Acked { device: one, seq: c });

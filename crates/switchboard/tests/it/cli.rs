@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 use crate::server::{Server, binary};
 
+mod durable;
+
 /// The binary in an empty directory, with no variable of the machine's that it would read.
 struct Shell {
     directory: TempDir,

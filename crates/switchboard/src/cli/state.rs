@@ -1,0 +1,175 @@
+//! The file in which a v1 device of the command line keeps what makes it the same device again.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use switchboard_client::v1::State;
+
+/// The content of the file; of a version that knows more, what this one knows.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Content {
+    /// Only of a device that the server numbered; others have a file with theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    mailbox: Option<String>,
+    last_seq: u64,
+}
+
+/// Where a device's state is kept, and where its token comes from.
+#[derive(Clone, Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    token_file: Option<PathBuf>,
+}
+
+/// Why the state cannot be had, or kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {}: {why}", path.display())]
+pub(super) struct StateFileError {
+    doing: &'static str,
+    path: PathBuf,
+    why: String,
+}
+
+impl StateFile {
+    /// `state` as given, or beside the token, or among the user's states: one for each server.
+    pub(super) fn new(
+        state: Option<&Path>,
+        token_file: Option<&Path>,
+        url: &str,
+    ) -> Result<StateFile, StateFileError> {
+        let token_file = token_file.map(Path::to_owned);
+        let path = match (state, &token_file) {
+            (Some(path), _) => path.to_owned(),
+            (None, Some(token)) => beside(token, ".state"),
+            (None, None) => users_states()?.join(format!("listen-{}.json", file_name_of(url))),
+        };
+        Ok(StateFile { path, token_file })
+    }
+
+    /// What is kept; nothing, for a device that is new.
+    pub(super) fn load(&self) -> Result<State, StateFileError> {
+        let content = match fs::read(&self.path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| self.error("read", e))?,
+            Err(e) if e.kind() == ErrorKind::NotFound => Content::default(),
+            Err(e) => return Err(self.error("read", e)),
+        };
+        let token = self.token()?.or(content.token);
+        Ok(State { token, mailbox: content.mailbox, last_seq: content.last_seq })
+    }
+
+    /// The token as its file has it now.
+    pub(super) fn token(&self) -> Result<Option<String>, StateFileError> {
+        self.token_file.as_deref().map(token_in).transpose()
+    }
+
+    /// Replaces the file as a whole; when this returns it is on disk.
+    pub(super) fn save(&self, state: &State) -> Result<(), StateFileError> {
+        let token = if self.token_file.is_none() { state.token.clone() } else { None };
+        let content = Content { token, mailbox: state.mailbox.clone(), last_seq: state.last_seq };
+        let bytes = serde_json::to_vec(&content).expect("numbers and text are JSON");
+        self.replace(&bytes).map_err(|e| self.error("write", e))
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let new = beside(&self.path, ".new");
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        File::open(directory)?.sync_all()
+    }
+
+    fn error(&self, doing: &'static str, why: impl ToString) -> StateFileError {
+        StateFileError { doing, path: self.path.clone(), why: why.to_string() }
+    }
+}
+
+/// The token in a file, white space around it left out.
+pub(super) fn token_in(file: &Path) -> Result<String, StateFileError> {
+    let error = |why: &dyn ToString| StateFileError {
+        doing: "read the token in",
+        path: file.to_owned(),
+        why: why.to_string(),
+    };
+    let text = fs::read_to_string(file).map_err(|e| error(&e))?;
+    let token = text.trim();
+    if token.is_empty() { Err(error(&"it is empty")) } else { Ok(token.to_owned()) }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Where a user's programs keep their states (XDG Base Directory Specification 0.8).
+fn users_states() -> Result<PathBuf, StateFileError> {
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let states = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
+    states.map(|states| states.join("switchboard")).ok_or_else(|| StateFileError {
+        doing: "choose",
+        path: "a state file".into(),
+        why: "HOME is not set; give --state FILE".to_owned(),
+    })
+}
+
+/// An address as a part of a file's name.
+fn file_name_of(url: &str) -> String {
+    let address = url.split_once("://").map_or(url, |(_, rest)| rest).trim_matches('/');
+    address.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn state(token: Option<&str>, last_seq: u64) -> State {
+        State { token: token.map(str::to_owned), mailbox: Some("m".to_owned()), last_seq }
+    }
+
+    #[test]
+    fn a_state_comes_back_and_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/state");
+        let file = StateFile::new(Some(&path), None, "").unwrap();
+        assert_eq!(file.load().unwrap(), State::default());
+        for seq in [1, 2] {
+            file.save(&state(Some("t"), seq)).unwrap();
+            assert_eq!(file.load().unwrap(), state(Some("t"), seq));
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&path, "{").unwrap();
+        assert!(file.load().unwrap_err().to_string().contains("EOF"));
+    }
+
+    #[test]
+    fn a_token_that_has_its_own_file_stays_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("alice.token");
+        fs::write(&token, "abc\n").unwrap();
+        let file = StateFile::new(None, Some(&token), "").unwrap();
+        file.save(&state(Some("abc"), 3)).unwrap();
+        let path = dir.path().join("alice.token.state");
+        assert!(!fs::read_to_string(path).unwrap().contains("abc"));
+        assert_eq!(file.load().unwrap(), state(Some("abc"), 3));
+        fs::write(&token, " \n").unwrap();
+        assert!(file.load().unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn each_server_has_its_own_file() {
+        assert_eq!(file_name_of("wss://example.org:8443/a?b"), "example.org-8443-a-b");
+    }
+}
