@@ -231,7 +231,7 @@ impl Broker {
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
         if let Some(waiting) = device.waiting.take() {
-            self.begin_anew(now, id, waiting);
+            self.begin_anew(now, id, *waiting, out);
         }
     }
 }

@@ -141,12 +141,12 @@ impl Broker {
         self.directory.add_home(id, self.shard);
     }
 
-    /// A device ended while a new connection of it waited: it is a new one.
-    pub(super) fn begin_anew(&mut self, now: Now, id: DeviceId, waiting: Box<Waiting>) {
+    /// A device ended while a new connection of it waited: it is a new one. It is on its way into the
+    /// store before anybody can send to it.
+    pub(super) fn begin_anew(&mut self, now: Now, id: DeviceId, waiting: Waiting, out: Out<'_>) {
+        self.post.waiting.remove(&waiting.hello.conn);
         self.add_device(now, id, waiting.hello.nonce);
-        if let Some(device) = self.post.devices.get_mut(&id) {
-            device.waiting = Some(waiting);
-        }
+        self.open(now, waiting.hello, out);
     }
 
     /// Makes a newcomer wait; one that waited already gives way.

@@ -23,6 +23,9 @@ pub(crate) struct Config {
     pub(crate) has_failures: bool,
     pub(crate) has_restores: bool,
     pub(crate) crash_weight: usize,
+    /// How likely parcels are carried, appends submitted, synced and told, time told, and the log
+    /// reclaimed: where one is slow others overtake it.
+    pub(crate) paces: [usize; 6],
     pub(crate) limits: Limits,
 }
 
@@ -43,6 +46,10 @@ impl Config {
             has_failures: random.percent(40),
             has_restores: random.percent(15),
             crash_weight: random.pick(&[0, 1, 4]),
+            paces: [25, 14, 12, 12, 10, 4].map(|pace| {
+                let factor = random.pick(&[20, 100, 100, 300]);
+                1 + pace * factor / 100
+            }),
             limits: Limits {
                 in_flight_max: random.pick(&[1, 3, 100]),
                 mailbox_messages_max: random.pick(&[2, 6, 50]),

@@ -18,6 +18,7 @@ impl World {
     pub(crate) fn step(&mut self) {
         let has = usize::from;
         let (is_durable, has_failures) = (self.config.is_durable, self.config.has_failures);
+        let [carry, submit, sync, tell, tick, reclaim] = self.config.paces;
         let weights = [
             12,
             2,
@@ -31,15 +32,15 @@ impl World {
             4,
             2,
             40,
-            25,
-            14,
-            12,
-            12,
+            carry,
+            submit,
+            sync,
+            tell,
             10,
             10,
             10,
-            10,
-            4 * has(is_durable),
+            tick,
+            reclaim * has(is_durable),
             has(has_failures),
             self.config.crash_weight,
             has(self.config.crash_weight > 0),
