@@ -1,47 +1,78 @@
 // The page: one device among the others. Wires the connection to what is shown; decides nothing about the protocol.
 
-import { Connection } from "./connection.js";
+import { isDeviceId } from "./connection.js";
 import { Conversation } from "./conversation.js";
-import { Devices } from "./devices.js";
-import { isDeviceId, meaningOf } from "./protocol.js";
+import { Devices, awaySince } from "./devices.js";
+import { recall, remember } from "./tab.js";
+import { TextConnection } from "./text.js";
+import { V1Connection } from "./v1.js";
 
 const COPIED_MS = 1_600;
 const HINT = "Enter sends, Shift + Enter starts a new line.";
+const PROTOCOL_HINTS = {
+  v1: "Keeps the id; messages wait.",
+  text: "A new id each time.",
+};
 
 const byId = (id) => document.getElementById(id);
 const serverUrl = new URL("./", location.href.replace(/^http/, "ws").split("#")[0]).href;
 
-const connection = new Connection(serverUrl);
 const devices = new Devices();
 const conversation = new Conversation();
 
+let connection = null;
+let protocol = recall("protocol") === "text" ? "text" : "v1";
 /** This device's id; the last one while there is none. Empty before the first connection. */
 let myId = "";
 let unread = 0;
 /** Since when there is no connection, as `{reason, retryAt}`; `retryAt` is null while trying. */
 let outage = null;
+/** Why only a person can go on, as a connection's state says it; null while that is not so. */
+let halt = null;
 
 // ---- the connection -------------------------------------------------------------------------
 
-connection.onstate = (state) => {
+/** Speaks `protocol` from now on; what it says of itself is shown. */
+function speak() {
+  connection?.end();
+  connection = protocol === "text" ? new TextConnection(serverUrl) : new V1Connection(serverUrl);
+  connection.onstate = stateChanged;
+  connection.ondevices = devicesChanged;
+  connection.onmessage = received;
+  connection.onprogress = progressed;
+  connection.onnote = (words) => conversation.note(words);
+  connection.onshown = () => conversation.keep();
+  connection.connect();
+}
+
+function stateChanged(state) {
+  halt = state.name === "taken-over" || state.name === "refused" ? state : null;
   if (state.name === "open") opened(state.id);
   else if (state.name === "waiting") lost(state);
+  else if (halt) halted();
   else if (outage) outage.retryAt = null;
   showState(state.name);
-};
+}
 
-connection.oninfo = (info) => {
-  devices.show(info);
+function devicesChanged(list) {
+  devices.show(list);
   showHint();
-};
+}
 
-connection.onmessage = ({ from, text }) => {
-  conversation.received(from, text);
+function received(message) {
+  conversation.received(message);
   if (document.hidden) unread += 1;
   showTitle();
-};
+}
 
-connection.onstray = (text) => conversation.note(`The server says: ${text}`);
+function progressed(id, progress) {
+  const to = conversation.progress(id, progress);
+  if (to === null) return;
+  if (progress.name === "delivered") announce(`Delivered to ${to}.`);
+  else if (progress.name === "handed-over") announce(`Handed over to ${to}.`);
+  else if (progress.name === "accepted" && isAway(to)) announce(`Stored: it waits for ${to}.`);
+  else if (progress.what) announce(`To ${to}: ${progress.what}. ${progress.why}`);
+}
 
 function opened(id) {
   if (outage) {
@@ -63,18 +94,56 @@ function lost({ reason, retryAt }) {
   outage = { reason: reason || outage?.reason || "", retryAt };
 }
 
+/** What a person must decide; the notice is read aloud by itself. */
+function halted() {
+  outage = null;
+  const isTaken = halt.name === "taken-over";
+  conversation.note(isTaken ? "Another tab or program has become this device." : `The server refused this device: ${halt.reason}.`);
+}
+
+function switchTo(name) {
+  if (name === protocol) return;
+  protocol = name;
+  remember("protocol", name);
+  outage = null;
+  halt = null;
+  conversation.note(name === "v1" ? "Now speaking v1." : "Now speaking the text protocol, as a device without a mailbox.");
+  speak();
+}
+
 // ---- what is shown --------------------------------------------------------------------------
+
+const STATE_WORDS = {
+  open: "Connected",
+  connecting: "Connecting",
+  waiting: "Offline",
+  "taken-over": "Taken over",
+  refused: "Refused",
+};
 
 function showState(name) {
   byId("status").dataset.state = name;
-  byId("status-text").textContent = { open: "Connected", connecting: "Connecting", waiting: "Offline" }[name];
+  byId("status-text").textContent = STATE_WORDS[name];
   document.body.dataset.connected = String(name === "open");
   byId("send").setAttribute("aria-disabled", String(name !== "open"));
   byId("my-id").disabled = name !== "open";
-  byId("my-id-hint").textContent = name === "open" ? "Click to copy" : myId ? "Your next id will be another" : "Not assigned yet";
+  byId("my-id-hint").textContent = name === "open" ? "Click to copy" : idHint();
+  showProtocol();
   showOutage();
+  showNotice();
   showTitle();
   showHint();
+}
+
+function idHint() {
+  if (!myId) return "Not assigned yet";
+  if (halt) return "Not connected";
+  return protocol === "v1" ? "Still yours" : "Your next id will be another";
+}
+
+function showProtocol() {
+  byId("protocol").querySelector(`[value="${protocol}"]`).checked = true;
+  byId("protocol-hint").textContent = PROTOCOL_HINTS[protocol];
 }
 
 function showOutage() {
@@ -82,8 +151,22 @@ function showOutage() {
   byId("outage").hidden = !outage;
   if (!outage) return;
   byId("outage-title").textContent = myId ? "Connection lost." : "The server cannot be reached.";
-  byId("outage-detail").textContent = [outage.reason, myId && "You will get a new id."].filter(Boolean).join(" ");
+  const meanwhile = protocol === "v1" ? "What is sent to you waits." : "You will get a new id.";
+  byId("outage-detail").textContent = [outage.reason, myId && meanwhile].filter(Boolean).join(" ");
   showCountdown();
+}
+
+function showNotice() {
+  if (!halt && byId("notice").contains(document.activeElement)) text.focus();
+  byId("notice").hidden = !halt;
+  if (!halt) return;
+  const isTaken = halt.name === "taken-over";
+  byId("notice-title").textContent = isTaken ? "This device is in use elsewhere." : "The server refused this device:";
+  byId("notice-detail").textContent = isTaken
+    ? "Another tab, perhaps a copy of this one, has become it. Only one at a time can be."
+    : `${halt.reason}.`;
+  byId("take-back").textContent = isTaken ? "Take it back" : "Try again";
+  byId("token-form").hidden = isTaken;
 }
 
 function showCountdown() {
@@ -94,7 +177,8 @@ function showCountdown() {
 }
 
 function showId() {
-  const groups = myId.match(/\d{1,3}(?=(\d{3})*$)/g);
+  const groups = /^\d+$/.test(myId) ? myId.match(/\d{1,3}(?=(\d{3})*$)/g) : [myId];
+  byId("my-id").dataset.long = String(myId.length > 14);
   byId("my-id-digits").replaceChildren(
     ...groups.map((digits) => Object.assign(document.createElement("span"), { textContent: digits })),
   );
@@ -120,11 +204,23 @@ const text = byId("text");
 
 /** Shows what is wrong with the form or, if nothing is, what a person may want to know. */
 function showHint(mistake = "") {
-  const id = to.value.trim();
-  const gone = connection.isOpen && isDeviceId(id) && devices.surelyGone(id);
-  const advice = id === myId && id ? "This is your own id: the message comes back to you." : HINT;
-  byId("composer-hint").textContent = mistake || (gone ? `${id} is not connected now.` : advice);
-  byId("composer-hint").dataset.tone = mistake ? "mistake" : gone ? "warning" : "";
+  const warning = connection.isOpen ? warningAbout(to.value.trim()) : "";
+  const advice = to.value.trim() === myId && myId ? "This is your own id: the message comes back to you." : HINT;
+  byId("composer-hint").textContent = mistake || warning || advice;
+  byId("composer-hint").dataset.tone = mistake ? "mistake" : warning ? "warning" : "";
+}
+
+function warningAbout(id) {
+  if (!isDeviceId(id) || id === myId) return "";
+  const known = devices.stateOf(id);
+  if (isAway(id)) return `${id} is ${awaySince(known.sinceMs)}: your message waits for it.`;
+  if (known !== null) return "";
+  return protocol === "v1" ? `No device ${id} is known here.` : `${id} is not connected now.`;
+}
+
+function isAway(id) {
+  const known = devices.stateOf(id);
+  return Boolean(known) && !known.online;
 }
 
 function address(id) {
@@ -142,13 +238,20 @@ function addressed() {
 function submit() {
   const id = to.value.trim();
   const words = text.value;
-  if (!isDeviceId(id)) return refuse(to, id ? "An id is a number, such as 100000001." : "To whom? Choose a device or type its id.");
+  if (!isDeviceId(id)) return refuse(to, id ? "An id is a number, such as 100000001, or a name." : "To whom? Choose a device or type its id.");
   if (!words) return refuse(text, "Write a message first.");
   if (!connection.isOpen) return refuse(text, "Not connected. Your message stays here until you are.");
-  const settle = conversation.sent(id, words, meaningOf);
-  connection.send(id, words).then(settle);
+  const message = { id: newMessageId(), to: id, text: words };
+  conversation.sent(message);
+  connection.send(message);
   text.value = "";
   showHint();
+}
+
+/** 128 random bits; `randomUUID` is missing where the page came over plain http. */
+function newMessageId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function refuse(field, mistake) {
@@ -203,6 +306,16 @@ async function copyAndSay(words, place) {
 byId("my-id").addEventListener("click", () => copyAndSay(myId, byId("my-id-hint")));
 byId("copy-websocat").addEventListener("click", (event) => copyAndSay(byId("websocat").textContent, event.target));
 
+// ---- who this device is ---------------------------------------------------------------------
+
+/** Becomes the device of `token` or, without one, a new device. */
+function beAnother(token) {
+  connection.becomeNew(token);
+  // So that the note about the new id is shown.
+  outage = { reason: "", retryAt: null };
+  connection.connect();
+}
+
 // ---- the page's life ------------------------------------------------------------------------
 
 function addressFromHash() {
@@ -218,16 +331,36 @@ conversation.onagain = (id, words) => {
   address(id);
 };
 byId("reconnect").addEventListener("click", () => connection.connect());
+byId("take-back").addEventListener("click", () => connection.connect());
+byId("be-new").addEventListener("click", () => beAnother(null));
+byId("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const token = byId("token").value.trim();
+  byId("token").value = "";
+  if (token) beAnother(token);
+});
+byId("protocol").addEventListener("change", (event) => switchTo(event.target.value));
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   unread = 0;
   showTitle();
   connection.wake();
 });
+addEventListener("pagehide", () => {
+  conversation.keep();
+  connection.keep();
+  // A browser may freeze the page instead of ending it: the device would seem to be there.
+  connection.end();
+});
+addEventListener("pageshow", (event) => {
+  // Another page of this tab may have read on as this device.
+  if (event.persisted) location.reload();
+});
 addEventListener("online", () => connection.wake());
 addEventListener("hashchange", addressFromHash);
 setInterval(showCountdown, 500);
 
 byId("websocat").textContent = `websocat ${serverUrl.replace(/\/$/, "")}`;
+speak();
+conversation.restore(connection.unanswered);
 addressFromHash();
-connection.connect();

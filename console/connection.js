@@ -1,6 +1,4 @@
-// One device's connection to the server: opens it, keeps it, and pairs each send with its outcome.
-
-import { HELP, readFrame, sendCommand } from "./protocol.js";
+// A connection that opens, stays open and comes back by itself; what is said on it is its protocol's.
 
 const TICK_MS = 3_000;
 /** Ticks without any frame, while an answer is due, after which the connection counts as dead: 15 s. */
@@ -21,42 +19,56 @@ const CLOSE_REASONS = new Map([
   [1011, "The server failed."],
   [1012, "The server is restarting."],
   [1013, "The server is too busy, or this page read too slowly."],
+  [4400, "The server did not understand this page: reload it."],
+  [4408, "The connection was too slow to begin."],
+  [4429, "This page sent too much at once."],
   [4508, "This page read too slowly."],
 ]);
 
+/** Whether `id` can be a device's: decimal digits, or a name. */
+export function isDeviceId(id) {
+  return /^(\d+|[A-Za-z][A-Za-z0-9._:@-]{0,127})$/.test(id);
+}
+
 /**
- * A connection that comes back by itself. It calls, for the page to override:
+ * One device's connection to the server. It calls, for the page to set:
  *
- * - `onstate(state)`: `{name: "connecting"}`, `{name: "open", id}` or
- *   `{name: "waiting", reason, retryAt}`, where `retryAt` is in `performance.now()` milliseconds;
- * - `oninfo({id, devices, more})`: on opening and then every few seconds while the page is seen;
- * - `onmessage({from, text})`: a message from a device;
- * - `onstray(text)`: an answer that no command of ours asked for.
+ * - `onstate(state)`: `{name: "connecting"}`, `{name: "open", id}`, `{name: "waiting", reason, retryAt}`
+ *   where `retryAt` is in `performance.now()` milliseconds, or, where only a person can go on,
+ *   `{name: "taken-over"}` and `{name: "refused", reason}`;
+ * - `ondevices({id, devices: [{id, online, sinceMs}], more})`: who is there, as often as it may have
+ *   changed; `sinceMs` is null where the protocol does not tell; `devices` is null where the server does not;
+ * - `onmessage({from, text, sentAtMs})`: a message from a device;
+ * - `onprogress(id, progress)`: what became of the message sent as `id`; see `Conversation.progress`;
+ * - `onnote(text)`: something that a person should know.
  *
- * The server answers a connection's commands in order and a successful send not at all, so each
- * send is followed by `help`: the info text that comes back proves that the send was handed over.
+ * A protocol extends it by `greet`, `receive`, `refresh`, `isAnswerDue`, `dropped` and, where some
+ * close codes end it for good, `verdict`.
  */
 export class Connection {
   onstate = () => {};
-  oninfo = () => {};
+  ondevices = () => {};
   onmessage = () => {};
-  onstray = () => {};
+  onprogress = () => {};
+  onnote = () => {};
 
   #url;
+  #subprotocols;
   #socket = null;
   #retry = null;
+  #ticks = null;
   #openTimer = null;
   #attempts = 0;
   #openedAt = null;
-  /** Commands without their answer yet, oldest first: a function that settles a send, or null for `help`. */
-  #due = [];
+  #isHalted = false;
+  #comeBackMs = null;
   #silentTicks = 0;
   #bufferedAtTick = 0;
 
   /** `url` is the server's WebSocket address; nothing happens before `connect`. */
-  constructor(url) {
+  constructor(url, subprotocols = []) {
     this.#url = url;
-    setInterval(() => this.#tick(), TICK_MS);
+    this.#subprotocols = subprotocols;
   }
 
   get isOpen() {
@@ -67,75 +79,68 @@ export class Connection {
   connect() {
     if (this.#socket) return;
     clearTimeout(this.#retry);
+    this.#ticks ??= setInterval(() => this.#tick(), TICK_MS);
+    this.#isHalted = false;
     this.onstate({ name: "connecting" });
-    const socket = new WebSocket(this.#url);
+    const socket = new WebSocket(this.#url, this.#subprotocols);
     this.#socket = socket;
-    this.#due = [null];
+    socket.onopen = () => this.greet();
     socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = (event) => this.#lost(CLOSE_REASONS.get(event.code) ?? "");
+    socket.onclose = (event) => this.#closed(event);
     this.#openTimer = setTimeout(() => this.#abandon(), OPEN_MS_MAX);
   }
 
-  /**
-   * Sends `text` to the device `to`. Resolves to `{kind: "handed-over"}`, `{kind: "refused", answer}`,
-   * or `{kind: "unknown"}` when the connection broke before the server answered. Needs `isOpen`.
-   */
-  send(to, text) {
-    return new Promise((settle) => {
-      this.#command(sendCommand(to, text), settle);
-      this.#command(HELP, null);
-    });
-  }
-
-  /** Asks for the info text, unless an answer is due anyway. */
-  refresh() {
-    if (this.isOpen && this.#due.length === 0) this.#command(HELP, null);
+  /** Closes for good; a connection that was ended says nothing more. */
+  end() {
+    clearTimeout(this.#retry);
+    clearInterval(this.#ticks);
+    this.onstate = () => {};
+    this.#detach();
+    this.#release();
   }
 
   /** The page is seen again, or the network is back: make sure that the connection lives. */
   wake() {
     if (this.#socket) this.refresh();
-    else this.connect();
+    else if (!this.#isHalted) this.connect();
   }
 
-  #command(text, settle) {
-    this.#due.push(settle);
+  /** Keeps for this tab what a reload must not lose. */
+  keep() {}
+
+  // ---- for the protocol ---------------------------------------------------------------------
+
+  /** Sends one frame. Needs an open socket. */
+  transmit(text) {
     this.#socket.send(text);
   }
 
-  #receive(data) {
-    this.#silentTicks = 0;
-    const frame = readFrame(data);
-    if (frame.kind === "message") this.onmessage(frame);
-    else if (frame.kind === "info") this.#informed(frame);
-    else this.#refused(frame.text);
-  }
-
-  #informed(info) {
-    while (this.#due.length > 0) {
-      const settle = this.#due.shift();
-      if (!settle) break;
-      settle({ kind: "handed-over" });
-    }
-    if (!this.isOpen) this.#opened(info.id);
-    this.oninfo(info);
-  }
-
-  #refused(answer) {
-    const settle = this.#due[0];
-    if (!settle) {
-      this.onstray(answer);
-      return;
-    }
-    this.#due.shift();
-    settle({ kind: "refused", answer });
-  }
-
-  #opened(id) {
+  /** The server has said who this device is. */
+  opened(id) {
     clearTimeout(this.#openTimer);
     this.#openedAt = performance.now();
     this.#silentTicks = 0;
     this.onstate({ name: "open", id });
+  }
+
+  /** The server is about to close and asks to come back in this time. */
+  comeBackIn(waitMs) {
+    this.#comeBackMs = waitMs;
+  }
+
+  /** The socket is open. */
+  greet() {}
+
+  /** A state to stay in after a close with this code and reason, or null to come back. */
+  verdict() {
+    return null;
+  }
+
+  // ---- the socket's life --------------------------------------------------------------------
+
+  #receive(data) {
+    this.#silentTicks = 0;
+    this.receive(data);
   }
 
   /** Counts ticks rather than time, so that a laptop's sleep is not taken for a silent server. */
@@ -144,30 +149,52 @@ export class Connection {
     const buffered = this.#socket.bufferedAmount;
     const progress = buffered < this.#bufferedAtTick;
     this.#bufferedAtTick = buffered;
-    this.#silentTicks = this.#due.length > 0 && !progress ? this.#silentTicks + 1 : 0;
+    this.#silentTicks = this.isAnswerDue && !progress ? this.#silentTicks + 1 : 0;
     if (this.#silentTicks >= SILENT_TICKS_MAX) this.#abandon();
     else if (!document.hidden) this.refresh();
   }
 
   /** Gives the socket up without waiting for a peer that no longer answers. */
   #abandon() {
-    const socket = this.#socket;
-    socket.onmessage = null;
-    socket.onclose = null;
-    socket.close();
+    this.#detach();
     this.#lost("The server does not answer.");
   }
 
+  #detach() {
+    const socket = this.#socket;
+    if (!socket) return;
+    socket.onopen = null;
+    socket.onmessage = null;
+    socket.onclose = null;
+    socket.close();
+  }
+
+  #closed({ code, reason }) {
+    const end = this.verdict(code, reason);
+    if (!end) {
+      this.#lost(CLOSE_REASONS.get(code) ?? "");
+      return;
+    }
+    this.#isHalted = true;
+    this.#release();
+    this.onstate(end);
+  }
+
   #lost(reason) {
-    clearTimeout(this.#openTimer);
     const stable = this.isOpen && performance.now() - this.#openedAt >= STABLE_MS;
     this.#attempts = stable ? 0 : this.#attempts + 1;
-    this.#socket = null;
-    this.#openedAt = null;
-    for (const settle of this.#due.splice(0)) settle?.({ kind: "unknown" });
-    const waitMs = backOffMs(this.#attempts);
+    const waitMs = this.#comeBackMs === null ? backOffMs(this.#attempts) : spreadMs(this.#comeBackMs);
+    this.#release();
     this.#retry = setTimeout(() => this.connect(), waitMs);
     this.onstate({ name: "waiting", reason, retryAt: performance.now() + waitMs });
+  }
+
+  #release() {
+    clearTimeout(this.#openTimer);
+    this.#socket = null;
+    this.#openedAt = null;
+    this.#comeBackMs = null;
+    this.dropped();
   }
 }
 
@@ -175,4 +202,9 @@ export class Connection {
 function backOffMs(attempts) {
   const longest = Math.min(BACK_OFF_MS_MAX, BACK_OFF_MS * 2 ** attempts);
   return longest * (0.5 + Math.random() / 2);
+}
+
+/** The wait that the server asked for, and up to half of it more. */
+function spreadMs(waitMs) {
+  return waitMs * (1 + Math.random() / 2);
 }

@@ -1,26 +1,42 @@
-// The conversation: what was sent, what came, what went wrong, and when; bounded, so that it can run for days.
+// The conversation: what was sent, what came, what became of it, and when; bounded, so that it can run for days.
 
 import { cordOf } from "./devices.js";
+import { recall, remember } from "./tab.js";
 
 /** Older entries leave the page. */
 const ENTRIES_MAX = 500;
 /** Characters kept in all entries together; the newest entry always stays. */
 const CHARS_MAX = 4_000_000;
+/** What survives a reload: entries, and characters in all of them together. */
+const KEPT_MAX = 200;
+const KEPT_CHARS_MAX = 500_000;
 /** Characters shown of one message before it must be asked for whole. */
 const PREVIEW_CHARS = 4_000;
 /** Closer to the end than this, the reader follows the newest entry. */
 const FOLLOW_PX = 48;
 
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const DATE_AND_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const NUMBER = new Intl.NumberFormat();
 
-/** How each outcome of a send is shown. */
+/** How the progress of a send is shown. */
 const STATES = {
+  sending: "sending",
+  sent: "sent",
+  held: "waits to be sent again",
+  accepted: "accepted",
+  delivered: "delivered",
   "handed-over": "handed over",
-  refused: "not sent",
+  rejected: "not sent",
+  returned: "not delivered",
   unknown: "not confirmed",
 };
+/** Nothing that comes later changes these. */
+const FINAL = new Set(["delivered", "handed-over", "rejected", "returned"]);
+const FAILED = new Set(["rejected", "returned", "unknown"]);
+/** What has been done for a message that was accepted. */
+const DURABILITIES = { memory: "in memory", disk: "on disk", replicated: "on several servers" };
 
 /** Shows entries in the order they happen and calls `onaddress(id)` when one is answered. */
 export class Conversation {
@@ -36,6 +52,8 @@ export class Conversation {
   #waiting = [];
   #scheduled = false;
   #shown = [];
+  /** Messages of ours by their id, as long as they are shown. */
+  #sent = new Map();
   #chars = 0;
   #droppedCount = 0;
   #following = true;
@@ -49,60 +67,109 @@ export class Conversation {
   }
 
   /** A message from the device `from`. */
-  received(from, text) {
-    const { item, head } = entry("in", from);
-    head.append(peerButton("From", from, "Reply"), now());
-    item.append(...body(text));
-    item.addEventListener("click", (event) => {
-      const chose = event.target.closest(".peer");
-      const reads = event.target.closest("button, a") || !getSelection().isCollapsed;
-      if (chose || !reads) this.onaddress(from);
-    });
-    this.#add(item, text.length, true);
+  received({ from, text, sentAtMs }) {
+    this.#showReceived({ kind: "in", peer: from, text, at: sentAtMs });
   }
 
-  /** A message of ours on its way; the function returned settles it with a send's outcome. */
-  sent(to, text, meaningOf) {
-    const { item, head } = entry("out", to);
-    const state = element("span", "state", "sending");
-    const peer = peerButton("To", to, "Write again");
-    peer.addEventListener("click", () => this.onaddress(to));
-    head.append(peer, now(), state);
-    item.append(...body(text));
-    item.dataset.state = "sending";
+  /** A message of ours on its way; `id` is for its progress. */
+  sent({ id, to, text }) {
     this.#following = true;
-    this.#add(item, text.length, true);
-    return (outcome) => {
-      item.dataset.state = outcome.kind;
-      state.textContent = STATES[outcome.kind];
-      if (outcome.kind === "handed-over") return;
-      item.append(this.#failure(outcome, to, text, meaningOf));
-      if (this.#following) this.#follow();
-    };
+    this.#showSent({ kind: "out", id, peer: to, text, at: Date.now(), progress: { name: "sending" } });
   }
 
   /** Something that happened to the connection. */
   note(text) {
-    const item = element("li", "entry note");
-    item.append(element("p", "text", text), now());
-    this.#add(item, text.length, false);
+    this.#showNote({ kind: "note", text, at: Date.now() });
   }
 
-  #failure(outcome, to, text, meaningOf) {
+  /**
+   * What has become of the message `id`: a name of `STATES`, with `durability` where it is
+   * accepted, and with `what` and `why` where it failed. Gives who it was for, if that is news.
+   */
+  progress(id, progress) {
+    const entry = this.#sent.get(id);
+    if (!entry || FINAL.has(entry.data.progress.name)) return null;
+    entry.data.progress = progress;
+    this.#showProgress(entry);
+    return entry.data.peer;
+  }
+
+  /** Keeps the newest entries for this tab. */
+  keep() {
+    const all = [...this.#shown, ...this.#waiting].map(({ data }) => data);
+    let from = Math.max(0, all.length - KEPT_MAX);
+    let chars = all.slice(from).reduce((sum, { text }) => sum + text.length, 0);
+    while (chars > KEPT_CHARS_MAX) chars -= all[from++].text.length;
+    remember("entries", all.slice(from));
+  }
+
+  /** Shows what the tab has kept; of the messages without an answer, only `unanswered` are sent again. */
+  restore(unanswered) {
+    const show = {
+      in: (data) => this.#showReceived(data),
+      out: (data) => this.#showSent({ ...data, progress: restored(data, unanswered) }),
+      note: (data) => this.#showNote(data),
+    };
+    for (const data of recall("entries", [])) show[data.kind](data);
+  }
+
+  #showReceived(data) {
+    const { item, head } = entry("in", data.peer);
+    head.append(peerButton("From", data.peer, "Reply"), time(data.at));
+    item.append(...body(data.text));
+    item.addEventListener("click", (event) => {
+      const chose = event.target.closest(".peer");
+      const reads = event.target.closest("button, a") || !getSelection().isCollapsed;
+      if (chose || !reads) this.onaddress(data.peer);
+    });
+    this.#add({ item, data });
+  }
+
+  #showSent(data) {
+    const { item, head } = entry("out", data.peer);
+    // Every tick read aloud would drown the messages; the page announces what matters.
+    const state = Object.assign(element("span", "state"), { ariaLive: "off" });
+    const peer = peerButton("To", data.peer, "Write again");
+    peer.addEventListener("click", () => this.onaddress(data.peer));
+    head.append(peer, time(data.at), state);
+    item.append(...body(data.text));
+    const shown = { item, data, state, failure: null };
+    this.#sent.set(data.id, shown);
+    this.#showProgress(shown);
+    this.#add(shown);
+  }
+
+  #showNote(data) {
+    const item = element("li", "entry note");
+    item.append(element("p", "text", data.text), time(data.at));
+    this.#add({ item, data });
+  }
+
+  #showProgress(entry) {
+    const { name, durability } = entry.data.progress;
+    const words = durability ? `${STATES[name]}, ${DURABILITIES[durability] ?? durability}` : STATES[name];
+    entry.item.dataset.state = name;
+    entry.state.textContent = words;
+    entry.failure?.remove();
+    entry.failure = FAILED.has(name) ? this.#failure(entry.data) : null;
+    if (!entry.failure) return;
+    entry.item.append(entry.failure);
+    if (this.#following) this.#follow();
+  }
+
+  #failure({ peer, text, progress: { what = "Connection lost", why = "it may or may not have arrived." } }) {
     const failure = element("div", "failure");
     const says = element("p", "says");
-    const refused = outcome.kind === "refused";
-    const meaning = refused ? meaningOf(outcome.answer) : "it may or may not have arrived.";
-    says.append(element("strong", "error", refused ? outcome.answer : "Connection lost"), meaning && `: ${meaning}`);
+    says.append(element("strong", "error", what), why && `: ${why}`);
     const again = element("button", "again", "Edit and send again");
     again.type = "button";
-    again.addEventListener("click", () => this.onagain(to, text));
+    again.addEventListener("click", () => this.onagain(peer, text));
     failure.append(says, again);
     return failure;
   }
 
-  #add(item, chars, endsWelcome) {
-    this.#waiting.push({ item, chars, endsWelcome });
+  #add(entry) {
+    this.#waiting.push(entry);
     // A hidden page gets no animation frames, and costs no layout.
     if (document.hidden) this.#flush();
     else if (!this.#scheduled) {
@@ -114,10 +181,10 @@ export class Conversation {
   #flush() {
     this.#scheduled = false;
     const batch = this.#waiting.splice(0);
-    if (batch.some(({ endsWelcome }) => endsWelcome)) this.#welcome.hidden = true;
+    if (batch.some(({ data }) => data.kind !== "note")) this.#welcome.hidden = true;
     this.#list.append(...batch.map(({ item }) => item));
     this.#shown.push(...batch);
-    for (const { chars } of batch) this.#chars += chars;
+    for (const { data } of batch) this.#chars += data.text.length;
     this.#trim();
     if (document.hidden) return;
     if (this.#following) this.#follow();
@@ -126,9 +193,10 @@ export class Conversation {
 
   #trim() {
     while (this.#shown.length > ENTRIES_MAX || (this.#chars > CHARS_MAX && this.#shown.length > 1)) {
-      const { item, chars } = this.#shown.shift();
+      const { item, data } = this.#shown.shift();
       item.remove();
-      this.#chars -= chars;
+      this.#sent.delete(data.id);
+      this.#chars -= data.text.length;
       this.#droppedCount += 1;
     }
     this.#dropped.hidden = this.#droppedCount === 0;
@@ -183,12 +251,19 @@ function body(text) {
   return [shown, all];
 }
 
-function now() {
-  const date = new Date();
-  const time = element("time", "", TIME.format(date));
-  time.dateTime = date.toISOString();
-  time.title = DATE_TIME.format(date);
-  return time;
+/** How a message of ours stands after a reload. */
+function restored({ id, progress }, unanswered) {
+  if (unanswered.includes(id)) return { name: "held" };
+  return FINAL.has(progress.name) || progress.name === "accepted" ? progress : { name: "unknown" };
+}
+
+function time(atMs) {
+  const date = new Date(atMs);
+  const isToday = date.toDateString() === new Date().toDateString();
+  const shown = element("time", "", isToday ? TIME.format(date) : DATE_AND_TIME.format(date));
+  shown.dateTime = date.toISOString();
+  shown.title = DATE_TIME.format(date);
+  return shown;
 }
 
 function element(name, className, text = "") {

@@ -1,11 +1,17 @@
-// The list of connected devices: one stop for the Tab key, arrows inside, a click addresses.
+// The list of devices: one stop for the Tab key, arrows inside, a click addresses.
 
 const CORDS = 8;
+/** Devices that are away and shown: those that left last. */
+const AWAY_MAX = 100;
+const ONLINE_MAX = 1_000;
+const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const DATE = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
 const NUMBER = new Intl.NumberFormat();
 
 /** The colour a device is shown in: ids next to each other differ. */
 export function cordOf(id) {
-  return String(Number(id.slice(-3)) % CORDS);
+  const tail = /^\d+$/.test(id) ? Number(id.slice(-3)) : [...id].reduce((sum, letter) => sum + letter.codePointAt(0), 0);
+  return String(tail % CORDS);
 }
 
 /** Shows the devices and calls `onaddress(id)` when one is chosen. */
@@ -17,7 +23,8 @@ export class Devices {
   #more = document.getElementById("devices-more");
   #alone = document.getElementById("devices-alone");
   #buttons = new Map();
-  #complete = false;
+  #states = new Map();
+  #isComplete = false;
   #mine = "";
   #addressed = "";
 
@@ -30,21 +37,43 @@ export class Devices {
     this.#list.addEventListener("focusin", (event) => this.#rove(event.target));
   }
 
-  /** Shows `{id, devices, more}`, touching only what changed. */
+  /**
+   * Shows `{id, devices: [{id, online, sinceMs}], more}`, touching only what changed: the connected
+   * first, then those that are away. `devices` is null where the server does not tell, and `more`
+   * is infinite where it does not count.
+   */
   show({ id, devices, more }) {
     // A bounded list may leave this device out; it is shown all the same, and counted once.
-    const listed = devices.includes(id);
-    const ids = listed ? devices : [id, ...devices];
-    const unseen = listed ? more : Math.max(0, more - 1);
-    this.#complete = unseen === 0;
-    this.#forgetAllBut(id === this.#mine ? new Set(ids) : new Set());
+    const isListed = devices?.some((each) => each.id === id) ?? false;
+    const all = isListed ? devices : [{ id, online: true, sinceMs: null }, ...(devices ?? [])];
+    const isOnline = (each) => each.online || each.id === id;
+    const online = all.filter(isOnline);
+    const away = all.filter((each) => !isOnline(each)).sort((a, b) => b.sinceMs - a.sinceMs);
+    const shown = [...online.slice(0, ONLINE_MAX), ...away.slice(0, AWAY_MAX)];
+    const unlisted = isListed ? more : Math.max(0, more - 1);
+    this.#states = new Map(all.map((each) => [each.id, each]));
+    this.#isComplete = devices !== null && unlisted === 0;
+    this.#forgetAllBut(id === this.#mine ? new Set(shown.map((each) => each.id)) : new Set());
     this.#mine = id;
-    ids.forEach((each, place) => this.#place(each, place, each === id));
-    this.#count.textContent = NUMBER.format(ids.length + unseen);
-    this.#more.hidden = unseen === 0;
-    this.#more.textContent = `and ${NUMBER.format(unseen)} more`;
-    this.#alone.hidden = ids.length + unseen > 1;
+    shown.forEach((each, place) => this.#place(each, place));
+    this.#showCounts(online.length, away.length, unlisted);
+    this.#showMore(all.length - shown.length + unlisted);
+    this.#alone.hidden = all.length + unlisted > 1;
+    this.#alone.textContent = devices ? "No one else yet." : "This server does not show who else is there.";
     this.#ensureTabStop();
+  }
+
+  #showCounts(online, away, unlisted) {
+    const plus = Number.isFinite(unlisted) ? "" : "+";
+    const awayCount = document.createElement("span");
+    awayCount.className = "away-count";
+    awayCount.textContent = away > 0 ? `, ${NUMBER.format(away)}${plus} away` : "";
+    this.#count.replaceChildren(`${NUMBER.format(plus ? online : online + unlisted)}${plus} online`, awayCount);
+  }
+
+  #showMore(count) {
+    this.#more.hidden = count === 0;
+    this.#more.textContent = Number.isFinite(count) ? `and ${NUMBER.format(count)} more` : "and more";
   }
 
   /** Marks the device that the next message goes to. */
@@ -55,9 +84,9 @@ export class Devices {
     }
   }
 
-  /** Whether `id` is surely not connected: not in a list that is complete. */
-  surelyGone(id) {
-    return this.#complete && !this.#buttons.has(id);
+  /** What is known of `id`: `{online, sinceMs}`, null if there is surely no such device, undefined if nothing. */
+  stateOf(id) {
+    return this.#states.get(id) ?? (this.#isComplete ? null : undefined);
   }
 
   #forgetAllBut(ids) {
@@ -68,15 +97,28 @@ export class Devices {
     }
   }
 
-  #place(id, place, mine) {
-    const button = this.#buttons.get(id) ?? this.#create(id, mine);
+  #place(device, place) {
+    const button = this.#buttons.get(device.id) ?? this.#create(device.id);
     const item = button.parentElement;
     if (this.#list.children[place] !== item) {
+      const holdsFocus = document.activeElement === button;
       this.#list.insertBefore(item, this.#list.children[place] ?? null);
+      if (holdsFocus) button.focus();
     }
+    this.#showState(button, device);
   }
 
-  #create(id, mine) {
+  #showState(button, { id, online, sinceMs }) {
+    const isAway = !online && id !== this.#mine;
+    const [, , state] = button.children;
+    const words = id === this.#mine ? "you" : isAway ? awaySince(sinceMs) : "";
+    button.dataset.away = String(isAway);
+    if (sinceMs !== null) button.title = `${isAway ? "Away" : "Connected"} since ${new Date(sinceMs).toLocaleString()}`;
+    if (state.textContent !== words) state.textContent = words;
+    state.className = id === this.#mine ? "you" : "since";
+  }
+
+  #create(id) {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
@@ -89,13 +131,7 @@ export class Devices {
     const digits = document.createElement("span");
     digits.className = "digits";
     digits.textContent = id;
-    button.append(jack, digits);
-    if (mine) {
-      const you = document.createElement("span");
-      you.className = "you";
-      you.textContent = "you";
-      button.append(" ", you);
-    }
+    button.append(jack, digits, " ", document.createElement("span"));
     item.append(button);
     this.#buttons.set(id, button);
     return button;
@@ -126,4 +162,10 @@ export class Devices {
     event.preventDefault();
     next.firstElementChild.focus();
   }
+}
+
+/** Since when a device is away, as short as can be; older than a day, the date says more. */
+export function awaySince(sinceMs) {
+  const isRecent = Date.now() - sinceMs < 86_400_000;
+  return `away since ${(isRecent ? TIME : DATE).format(sinceMs)}`;
 }

@@ -22,7 +22,7 @@ macro_rules! file {
     };
 }
 
-const FILES: [File; 8] = [
+const FILES: [File; 10] = [
     file!("/", "index.html", "text/html; charset=utf-8"),
     file!("/style.css", "style.css", "text/css; charset=utf-8"),
     file!("/icon.svg", "icon.svg", "image/svg+xml"),
@@ -30,7 +30,9 @@ const FILES: [File; 8] = [
     file!("/connection.js", "connection.js", "text/javascript; charset=utf-8"),
     file!("/conversation.js", "conversation.js", "text/javascript; charset=utf-8"),
     file!("/devices.js", "devices.js", "text/javascript; charset=utf-8"),
-    file!("/protocol.js", "protocol.js", "text/javascript; charset=utf-8"),
+    file!("/tab.js", "tab.js", "text/javascript; charset=utf-8"),
+    file!("/text.js", "text.js", "text/javascript; charset=utf-8"),
+    file!("/v1.js", "v1.js", "text/javascript; charset=utf-8"),
 ];
 
 pub(super) fn router() -> Router {

@@ -4,6 +4,7 @@
 //! `CHROMEDRIVER`, then in `PATH`; a test without them fails.
 
 mod browser;
+mod delivery;
 mod device;
 mod page;
 mod server;
@@ -27,7 +28,8 @@ async fn two_pages_send_to_each_other() {
     first.send(&second_id, "hello").await;
     second.shows(".entry.in .peer .digits", &first_id).await;
     second.shows(".entry.in .text", "hello").await;
-    first.shows(".entry.out[data-state=handed-over] .text", "hello").await;
+    first.shows(".entry.out[data-state=delivered] .text", "hello").await;
+    first.shows(".state", "delivered").await;
 
     second.send(&first_id, "hello yourself").await;
     first.shows(".entry.in .text", "hello yourself").await;
@@ -42,15 +44,17 @@ async fn a_refusal_stands_at_the_send_that_caused_it() {
     let browser = Browser::start();
     let mut device = Device::connect(&server);
     let page = browser.open(&server.page()).await;
+    page.speak_text().await;
 
     // All are on their way before the first answer.
     let to = device.id.clone();
     page.send_at_once(&[(&to, "before"), ("999", "to nobody"), (&to, "after"), (&to, "after")])
         .await;
 
-    page.shows(".entry:nth-child(2) .error", "Invalid destinationId").await;
-    page.shows(".entry:nth-child(4) .error", "Duplicate message").await;
-    assert_eq!(page.count(".entry:nth-child(odd)[data-state=handed-over]").await, 2);
+    page.shows(":nth-child(2 of .out) .error", "Invalid destinationId").await;
+    page.shows(":nth-child(4 of .out) .error", "Duplicate message").await;
+    assert_eq!(page.count(":nth-child(odd of .out)[data-state=handed-over]").await, 2);
+    assert_eq!(page.count(":nth-child(even of .out)[data-state=rejected]").await, 2);
     assert_eq!(page.count(".error").await, 2);
     assert_eq!(device.message().1, "before");
     assert_eq!(device.message().1, "after");
@@ -130,8 +134,8 @@ async fn the_keyboard_alone_is_enough() {
     let mut device = Device::connect(&server);
     page.shows("#devices .digits", &device.id).await;
 
-    // The skip link, this device's id, then the list of devices as one stop with arrows inside.
-    for _ in 0..3 {
+    // The skip link, this device's id, the protocol, then the devices as one stop with arrows inside.
+    for _ in 0..4 {
         page.keys(&Key::Tab).await;
     }
     page.keys(&Key::End).await;
@@ -149,11 +153,12 @@ async fn the_keyboard_alone_is_enough() {
 }
 
 #[tokio::test]
-async fn the_page_comes_back_with_its_new_id_after_a_restart() {
+async fn by_text_the_page_comes_back_with_a_new_id_after_a_restart() {
     let mut server = Server::start();
     let browser = Browser::start();
     let first = Device::connect(&server);
     let page = browser.open(&server.page()).await;
+    page.speak_text().await;
     let old_id = page.id().await;
     page.fill("#text", "written before").await;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::wd::{WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, Locator};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -10,6 +10,9 @@ use url::{ParseError, Url};
 
 const WAIT_MAX: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// One of several tabs of a browser.
+pub(crate) struct Tab(WindowHandle);
 
 /// A page in a browser of its own.
 pub(crate) struct Page {
@@ -76,6 +79,92 @@ impl Page {
     pub(crate) async fn value(&self, css: &str) -> String {
         let script = "return document.querySelector(arguments[0]).value;";
         string(self.run(script, vec![json!(css)]).await)
+    }
+
+    /// The texts of all elements that match `css`, in order.
+    pub(crate) async fn texts(&self, css: &str) -> Vec<String> {
+        let script =
+            "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent);";
+        let texts = self.run(script, vec![json!(css)]).await;
+        texts.as_array().expect("a list").iter().cloned().map(string).collect()
+    }
+
+    /// Waits until exactly `count` elements match `css`.
+    pub(crate) async fn shows_count(&self, css: &str, count: usize) {
+        self.until(
+            &format!("{count} elements match {css}"),
+            "return document.querySelectorAll(arguments[0]).length === arguments[1];",
+            vec![json!(css), json!(count)],
+        )
+        .await;
+    }
+
+    /// Waits until the page is connected, as another device than `before`.
+    pub(crate) async fn connected_as_other_than(&self, before: &str) -> String {
+        self.until(
+            &format!("the page is connected, not as {before}"),
+            "return document.body.dataset.connected === 'true'
+                 && document.getElementById('my-id-digits').textContent !== arguments[0];",
+            vec![json!(before)],
+        )
+        .await;
+        self.id().await
+    }
+
+    /// Switches to the text protocol and waits until the page has its new id.
+    pub(crate) async fn speak_text(&self) {
+        let before = self.id().await;
+        self.choose("text").await;
+        self.connected_as_other_than(&before).await;
+    }
+
+    /// Chooses a protocol as a click on its name does.
+    pub(crate) async fn choose(&self, protocol: &str) {
+        self.click(&format!("#protocol label:has([value={protocol}])")).await;
+    }
+
+    /// Leaves the page for an empty one; the tab keeps what the page stored for it.
+    pub(crate) async fn leave(&self) {
+        self.client.goto("about:blank").await.expect("an empty page loads");
+    }
+
+    /// Opens `url` in this tab and waits until the page is connected.
+    pub(crate) async fn go(&self, url: &str) {
+        self.client.goto(url).await.expect("the page loads");
+        self.shows("#status-text", "Connected").await;
+    }
+
+    /// Loads the page again.
+    pub(crate) async fn reload(&self) {
+        self.client.refresh().await.expect("the page loads");
+    }
+
+    /// Puts a value where the page keeps its own for this tab.
+    pub(crate) async fn store(&self, name: &str, value: Value) {
+        let script = "sessionStorage.setItem(`switchboard / ${arguments[0]}`, arguments[1]);";
+        self.run(script, vec![json!(name), json!(value.to_string())]).await;
+    }
+
+    /// Opens this page once more, in a tab that has a copy of what this one stored, as a browser's
+    /// "duplicate tab" does, and turns to it. Gives the tab that was left.
+    pub(crate) async fn duplicate(&self) -> Tab {
+        let this = self.tab().await;
+        self.run("open(location.href);", vec![]).await;
+        let windows = self.client.windows().await.expect("the windows");
+        let other = windows.into_iter().find(|window| *window != this.0).expect("a second window");
+        self.turn_to(&Tab(other)).await;
+        self.shows("#status-text", "Connected").await;
+        this
+    }
+
+    /// The tab that the page's methods see.
+    pub(crate) async fn tab(&self) -> Tab {
+        Tab(self.client.window().await.expect("a window"))
+    }
+
+    /// From now on `tab` is what the page's methods see.
+    pub(crate) async fn turn_to(&self, tab: &Tab) {
+        self.client.switch_to_window(tab.0.clone()).await.expect("the tab is there");
     }
 
     async fn text(&self, css: &str) -> String {
