@@ -136,8 +136,11 @@ impl Broker {
     }
 
     /// It is recorded that a message is out.
-    pub(super) fn left(&mut self, now: Now, of: FateOf, out: Out<'_>) {
+    pub(super) fn left(&mut self, now: Now, of: FateOf, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&of.device) else { return };
+        if device.mailbox_name != mailbox_name {
+            return;
+        }
         device.mailbox.settle(of.seq);
         self.push_ready(now, of.device, out);
     }
@@ -146,7 +149,9 @@ impl Broker {
     pub(super) fn unwanted(&mut self, now: Now, of: FateOf, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&of.device) else { return };
         if device.mailbox.unwanted(of.seq) {
-            self.record_removed(of.device, of.seq, Pending::Removed { of }, out);
+            let mailbox_name = self.life(of.device);
+            let pending = Pending::Removed { of, mailbox_name };
+            self.record_removed(of.device, of.seq, pending, out);
         } else {
             device.mailbox.settle(of.seq);
             self.push_ready(now, of.device, out);
@@ -182,7 +187,12 @@ impl Broker {
             self.owe(now, to, taken, End { outcome, reason: None, answers_cancel }, out);
         } else if is_stored {
             let of = FateOf { device: to, seq };
-            self.record_removed(to, seq, Pending::Cancelled { of, to: from, id, session }, out);
+            self.record_removed(
+                to,
+                seq,
+                Pending::Cancelled { of, mailbox_name: self.life(to), to: from, id, session },
+                out,
+            );
         } else {
             self.post_home(from, verdict(Ok(())), out);
         }

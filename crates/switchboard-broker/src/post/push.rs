@@ -198,7 +198,9 @@ impl Broker {
             self.owe(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
         } else if taken.is_stored {
             let of = FateOf { device: id, seq };
-            self.record_removed(id, seq, Pending::Removed { of }, out);
+            let mailbox_name = self.life(id);
+            let pending = Pending::Removed { of, mailbox_name };
+            self.record_removed(id, seq, pending, out);
         }
         true
     }

@@ -345,7 +345,8 @@ impl Broker {
                 device.mailbox.moves(message.seq);
             }
             out(Effect::Append(Record::Message(*message)));
-            self.post.pending.push_back(Pending::Moved { id, seq: message.seq });
+            let (mailbox_name, seq) = (self.life(id), message.seq);
+            self.post.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
     }
 
@@ -353,7 +354,8 @@ impl Broker {
         let Some(id) = self.own(outcome.to) else { return };
         if self.holds(id, outcome.seq, place) {
             out(Effect::Append(Record::Outcome(*outcome)));
-            self.post.pending.push_back(Pending::Moved { id, seq: outcome.seq });
+            let (mailbox_name, seq) = (self.life(id), outcome.seq);
+            self.post.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
     }
 

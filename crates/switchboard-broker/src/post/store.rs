@@ -20,13 +20,13 @@ pub(crate) enum Pending {
     /// An outcome, and perhaps the answer to a `cancel`.
     Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<(Box<str>, u32)> },
     /// A message is out.
-    Removed { of: FateOf },
+    Removed { of: FateOf, mailbox_name: u64 },
     /// A cancelled message is out.
-    Cancelled { of: FateOf, to: DeviceId, id: Box<str>, session: u32 },
+    Cancelled { of: FateOf, mailbox_name: u64, to: DeviceId, id: Box<str>, session: u32 },
     /// How a device stands; a session waits for it.
     Device { id: DeviceId, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// An entry was copied out of the oldest part of the log.
-    Moved { id: DeviceId, seq: u64 },
+    Moved { id: DeviceId, mailbox_name: u64, seq: u64 },
     /// Nobody waits for it.
     Nothing,
 }
@@ -43,6 +43,11 @@ impl Broker {
         out(Effect::Append(device.record(&shown)));
         let mailbox_name = device.mailbox_name;
         self.post.pending.push_back(Pending::Device { id, mailbox_name, reserved_to, session });
+    }
+
+    /// What tells a device from itself before it ended: numbers begin anew.
+    pub(super) fn life(&self, id: DeviceId) -> u64 {
+        self.post.devices.get(&id).map_or(0, |device| device.mailbox_name)
     }
 
     /// The oldest appends are synced; `places` says where each one lies.
@@ -67,9 +72,9 @@ impl Broker {
                 self.outcome_recorded(now, to, of, cancelled, out);
                 self.keep_cache_small(to, seq);
             }
-            Pending::Removed { of } => self.left(now, of, out),
-            Pending::Cancelled { of, to, id, session } => {
-                self.left(now, of, out);
+            Pending::Removed { of, mailbox_name } => self.left(now, of, mailbox_name, out),
+            Pending::Cancelled { of, mailbox_name, to, id, session } => {
+                self.left(now, of, mailbox_name, out);
                 let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(()) };
                 self.post_home(to, parcel, out);
             }
@@ -81,8 +86,10 @@ impl Broker {
                 }
                 self.device_synced(now, id, reserved_to, session, place, out);
             }
-            Pending::Moved { id, seq } => {
-                if let Some(device) = self.post.devices.get_mut(&id) {
+            Pending::Moved { id, mailbox_name, seq } => {
+                if let Some(device) = self.post.devices.get_mut(&id)
+                    && device.mailbox_name == mailbox_name
+                {
                     device.mailbox.moved(seq, place);
                 }
             }
