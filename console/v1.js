@@ -145,12 +145,12 @@ export class V1Connection extends Connection {
 
   receive(data) {
     const frame = JSON.parse(data);
-    this.#answers[frame.type]?.(frame);
+    this.#answers[frame.type]?.(frame, data);
   }
 
   #answers = {
     welcome: (frame) => this.#welcomed(frame),
-    message: (frame) => this.#inOrder(frame, () => this.#shown(frame)),
+    message: (frame, data) => this.#inOrder(frame, () => this.#shown(frame, data)),
     outcome: (frame) => this.#inOrder(frame, () => this.#ended(frame)),
     accepted: (frame) => this.#accepted(frame),
     rejected: (frame) => this.#refused(frame, frame.code),
@@ -216,8 +216,8 @@ export class V1Connection extends Connection {
     remember("last_seq", this.#lastSeq);
   }
 
-  #shown({ from, body, sent_at_ms }) {
-    const text = typeof body === "string" ? body : JSON.stringify(body);
+  #shown({ from, body, sent_at_ms }, data) {
+    const text = typeof body === "string" ? body : compactBody(data);
     this.onmessage({ from, text, sentAtMs: sent_at_ms });
   }
 
@@ -375,4 +375,12 @@ function sendFrame({ id, to, text }, receipt) {
 
 function frameLen(text) {
   return new TextEncoder().encode(text).length;
+}
+
+/** The body of a message frame as compact JSON; its numbers as they were written, if the browser can. */
+function compactBody(data) {
+  const { body } = JSON.parse(data, (_, value, written) =>
+    typeof value === "number" && JSON.rawJSON && written ? JSON.rawJSON(written.source) : value,
+  );
+  return JSON.stringify(body);
 }

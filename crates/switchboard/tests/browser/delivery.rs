@@ -174,8 +174,11 @@ async fn a_body_that_is_no_string_shows_as_compact_json() {
     let page = browser.open(&server.page()).await;
     let mut device = Device::connect_v1(&server);
 
-    device.send_json(&page.id().await, "{ \"on\": true, \"levels\": [ 1, null ] }");
-    page.shows(".entry.in .text", "{\"on\":true,\"levels\":[1,null]}").await;
+    device.send_json(
+        &page.id().await,
+        "{ \"on\": true, \"levels\": [ 12345678901234567890, null ] }",
+    );
+    page.shows(".entry.in .text", "{\"on\":true,\"levels\":[12345678901234567890,null]}").await;
 
     page.close_without_console_errors().await;
 }
