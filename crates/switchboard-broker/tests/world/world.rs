@@ -383,7 +383,7 @@ impl World {
         note!(self, "link {link} is gone");
         self.vanish(link);
         let (shard, conn) = (self.links[link].shard, self.links[link].conn);
-        if self.links[link].is_open && self.links[link].is_welcome {
+        if self.links[link].is_open && self.links[link].is_recorded {
             self.clients[self.links[link].client].away_since_ms = self.real_ms;
         }
         (self.links[link].is_open, self.links[link].is_over) = (false, true);
@@ -395,7 +395,7 @@ impl World {
     fn closed(&mut self, link: usize, code: u16) {
         note!(self, "link {link} is closed with {code}");
         let client = self.links[link].client;
-        if code != 4409 && self.links[link].is_welcome {
+        if code != 4409 && self.links[link].is_recorded {
             self.clients[client].away_since_ms = self.real_ms;
         }
         (self.links[link].is_open, self.links[link].is_live) = (false, false);
