@@ -9,7 +9,7 @@ use std::time::Duration;
 use switchboard::bench::pairs::{self, Pairing};
 use switchboard::bench::process::Process;
 use switchboard::bench::target::Target;
-use switchboard::bench::{connect, idle, latency, throughput};
+use switchboard::bench::{connect, idle, latency, mailbox, throughput};
 
 struct Reference {
     child: Child,
@@ -52,6 +52,10 @@ fn every_message_comes_once_and_in_order() {
             seconds: Duration::ZERO,
             warmup_seconds: Duration::ZERO,
             messages: Some(200),
+            protocol: throughput::Protocol::Text,
+            durability: mailbox::Asked::Strongest,
+            receiver: mailbox::Receiver::Online,
+            ack_every: 1,
         };
         let server = Some(reference.process());
         let run = throughput::measure(&reference.target, server, &options).unwrap();

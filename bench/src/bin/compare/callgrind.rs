@@ -8,9 +8,11 @@ use anyhow::Context;
 
 use crate::Contest;
 use crate::cpu;
-use crate::server::Contender;
+use crate::server::{Contender, Server};
 use crate::table;
-use crate::workload::Workload;
+
+/// Puts a load of exactly so many messages on a server.
+type Load<'a> = &'a dyn Fn(&Server, u64) -> anyhow::Result<()>;
 
 /// Two runs of different length: the slope between them leaves out starting and connecting.
 const MESSAGES: [u64; 2] = [20_000, 80_000];
@@ -20,8 +22,10 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let columns = ["pairs x in flight x size", "reference", "Switchboard", "ratio"];
     table::head("Instructions per message (user space)", &columns);
     for workload in &contest.workloads {
-        let reference = instructions_per_message(contest, &contest.reference, *workload)?;
-        let ours = instructions_per_message(contest, &contest.switchboard, *workload)?;
+        let load: Load<'_> =
+            &|server, messages| cpu::measure(server, &workload.with_messages(messages)).map(drop);
+        let reference = instructions_per_message(contest, &contest.reference, load)?;
+        let ours = instructions_per_message(contest, &contest.switchboard, load)?;
         let ratio = format!("{:.3}", ours / reference);
         let counts = [reference, ours].map(table::thousands);
         let [reference, ours] = counts;
@@ -30,15 +34,16 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn instructions_per_message(
+/// What a message of the load costs.
+pub(crate) fn instructions_per_message(
     contest: &Contest,
     contender: &Contender,
-    workload: Workload,
+    load: Load<'_>,
 ) -> anyhow::Result<f64> {
     let folder = tempfile::tempdir()?;
     let [short, long] = MESSAGES;
-    let few = count(contest, contender, workload, short, &folder.path().join("short"))?;
-    let many = count(contest, contender, workload, long, &folder.path().join("long"))?;
+    let few = count(contest, contender, load, short, &folder.path().join("short"))?;
+    let many = count(contest, contender, load, long, &folder.path().join("long"))?;
     Ok((many - few) / (long - short) as f64)
 }
 
@@ -46,7 +51,7 @@ fn instructions_per_message(
 fn count(
     contest: &Contest,
     contender: &Contender,
-    workload: Workload,
+    load: Load<'_>,
     messages: u64,
     out: &Path,
 ) -> anyhow::Result<f64> {
@@ -55,7 +60,7 @@ fn count(
     valgrind.arg(format!("--callgrind-out-file={}", out.display()));
     let start = || contender.start_under(valgrind);
     let server = contest.placement.on_server_core(start)??;
-    cpu::measure(&server, &workload.with_messages(messages))?;
+    load(&server, messages)?;
     server.terminate()?;
     let profile = fs::read_to_string(out).context("callgrind wrote no profile")?;
     let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));

@@ -6,9 +6,15 @@
 mod callgrind;
 mod connect;
 mod cpu;
+mod crowd;
+mod disk;
+mod durable;
 mod idle;
+mod jetstream;
 mod latency;
+mod mailboxes;
 mod placement;
+mod scrape;
 mod server;
 mod shards;
 mod statistics;
@@ -42,6 +48,9 @@ struct Args {
     /// The reference binary; the one built beside this one by default
     #[arg(long)]
     reference: Option<PathBuf>,
+    /// A folder on the disk to measure, for what servers keep meanwhile; the binaries' by default
+    #[arg(long)]
+    folder: Option<PathBuf>,
 }
 
 /// One table.
@@ -59,6 +68,10 @@ enum Topic {
     Latency,
     /// CPU per message with two shards
     Shards,
+    /// Messages kept on disk, against the disk itself and `JetStream`
+    Durable,
+    /// Many mailboxes: start, memory, everybody back at once
+    Mailboxes,
 }
 
 /// What a topic needs to run.
@@ -68,6 +81,7 @@ struct Contest {
     placement: Placement,
     workloads: Vec<Workload>,
     effort: Effort,
+    folder: PathBuf,
 }
 
 /// How long a comparison takes.
@@ -105,6 +119,8 @@ impl Topic {
             Self::Idle => idle::compare(contest),
             Self::Latency => latency::compare(contest),
             Self::Shards => shards::compare(contest),
+            Self::Durable => durable::compare(contest),
+            Self::Mailboxes => mailboxes::compare(contest),
         }
     }
 }
@@ -123,7 +139,13 @@ impl Contest {
             placement: Placement::new()?,
             workloads,
             effort: if args.quick { QUICK } else { FULL },
+            folder: given(&args.folder, "")?,
         })
+    }
+
+    /// A folder for what a server keeps; gone when dropped.
+    fn folder(&self) -> anyhow::Result<tempfile::TempDir> {
+        Ok(tempfile::Builder::new().prefix("compare-").tempdir_in(&self.folder)?)
     }
 
     /// Runs `measure` on both servers, `runs` times, taking turns in who goes first.

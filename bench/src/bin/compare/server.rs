@@ -1,6 +1,7 @@
 //! Starting a server on a free port and stopping it again.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,7 +27,14 @@ impl Contender {
     /// The server in `binary`, which listens where `--listen` says and prints the address.
     pub(crate) fn new(binary: PathBuf) -> anyhow::Result<Self> {
         ensure!(binary.exists(), "there is no {}: build it first", binary.display());
-        Ok(Self { binary, settings: Vec::new(), tls: false }.with_shards(1))
+        Ok(Self { binary, settings: Vec::new(), tls: false }
+            .with_shards(1)
+            .with_data_dir(Path::new("")))
+    }
+
+    /// The same, keeping mailboxes in this directory; the empty path is for memory only.
+    pub(crate) fn with_data_dir(&self, dir: &Path) -> Self {
+        self.with("SWITCHBOARD_DATA_DIR", dir)
     }
 
     /// The same with this many shards.
@@ -40,7 +48,8 @@ impl Contender {
         Self { tls: true, ..contender }
     }
 
-    fn with(&self, name: &'static str, value: impl Into<OsString>) -> Self {
+    /// The same with a setting.
+    pub(crate) fn with(&self, name: &'static str, value: impl Into<OsString>) -> Self {
         let mut contender = self.clone();
         contender.settings.push((name, value.into()));
         contender
@@ -58,16 +67,8 @@ impl Contender {
     }
 
     fn start_by(&self, mut command: Command) -> anyhow::Result<Server> {
-        let (output, input) = pipe()?;
         command.args(["--listen", "127.0.0.1:0"]).envs(self.settings.iter().cloned());
-        command.stdin(Stdio::null());
-        command.stdout(input.try_clone()?).stderr(input);
-        let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-        // The command holds the pipe's other end, without whose closing the output never ends.
-        drop(command);
-        let mut server = Server { child, target: None };
-        server.target = Some(wait_for_address(output, self.tls)?);
-        Ok(server)
+        Server::start(command, self.tls)
     }
 }
 
@@ -78,6 +79,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Starts any server that prints the address on which it listens, and waits until it has.
+    pub(crate) fn start(mut command: Command, tls: bool) -> anyhow::Result<Self> {
+        let (output, input) = pipe()?;
+        command.stdin(Stdio::null());
+        command.stdout(input.try_clone()?).stderr(input);
+        let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+        // The command holds the pipe's other end, without whose closing the output never ends.
+        drop(command);
+        let mut server = Server { child, target: None };
+        server.target = Some(wait_for_address(output, tls)?);
+        Ok(server)
+    }
+
     /// Where it listens.
     pub(crate) fn target(&self) -> &Target {
         self.target.as_ref().expect("a server is handed out once its address is known")
@@ -86,6 +100,24 @@ impl Server {
     /// Its process.
     pub(crate) fn process(&self) -> anyhow::Result<Process> {
         Process::new(self.child.id())
+    }
+
+    /// From now on [`Server::peak_bytes`] counts anew.
+    pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
+        // The value is said in proc(5).
+        Ok(fs::write(self.proc("clear_refs"), "5")?)
+    }
+
+    /// The most resident memory that it had.
+    pub(crate) fn peak_bytes(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmHWM in its status")?.parse::<u64>()? * 1024)
+    }
+
+    fn proc(&self, leaf: &str) -> String {
+        format!("/proc/{}/{leaf}", self.child.id())
     }
 
     /// Asks it to end and waits until it has.

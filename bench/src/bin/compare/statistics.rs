@@ -20,6 +20,12 @@ pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     }
 }
 
+/// The value below which this part of at least one value lies.
+pub(crate) fn quantile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * part).round() as usize]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +35,12 @@ mod tests {
         let odd = spread([3.0, 1.0, 2.0].into_iter());
         assert_eq!(odd, Spread { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(spread([4.0, 1.0, 2.0, 3.0].into_iter()).median, 2.5);
+    }
+
+    #[test]
+    fn a_quantile_is_a_value_with_that_part_below() {
+        let mut values: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        assert_eq!(quantile(&mut values, 0.99), 99.0);
+        assert_eq!(quantile(&mut [7.0], 0.5), 7.0);
     }
 }

@@ -19,11 +19,18 @@ pub(crate) fn ranged(spread: Spread) -> String {
     format!("{:.3} ({:.3} - {:.3})", spread.median, spread.min, spread.max)
 }
 
+/// A median of counts with its range.
+pub(crate) fn counted(spread: Spread) -> String {
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(thousands);
+    format!("{median} ({min} - {max})")
+}
+
 /// A count with its thousands apart.
 pub(crate) fn thousands(value: f64) -> String {
-    let digits = format!("{value:.0}");
+    let digits = format!("{:.0}", value.abs());
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
-    groups.join(",")
+    let sign = if value <= -0.5 { "-" } else { "" };
+    sign.to_owned() + &groups.join(",")
 }
 
 #[cfg(test)]
@@ -34,5 +41,7 @@ mod tests {
     fn thousands_are_apart() {
         assert_eq!(thousands(999.0), "999");
         assert_eq!(thousands(1_234_567.0), "1,234,567");
+        assert_eq!(thousands(-150.0), "-150");
+        assert_eq!(thousands(-0.1), "0");
     }
 }
