@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -103,6 +103,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         ids,
         wants_ids: Notify::new(),
         log: OnceLock::new(),
+        begun: Barrier::new(config.shards),
         admission: Arc::new(Admission::new(config)),
         inboxes,
         tls,

@@ -216,7 +216,6 @@ impl Broker {
             self.welcome(id, out);
         }
         self.announce(id, true, now.wall_ms, out);
-        self.set_token_alarm(id);
         self.push_ready(now, id, out);
     }
 
@@ -240,6 +239,8 @@ impl Broker {
             self.welcome_frame(id, conn, &unwelcomed, out);
         }
         out(Effect::VerdictCame { conn });
+        // It may be about to end already, and nothing is told before the welcome.
+        self.set_token_alarm(id);
     }
 
     fn welcome_frame(&self, id: DeviceId, conn: Conn, unwelcomed: &Unwelcomed, out: Out<'_>) {

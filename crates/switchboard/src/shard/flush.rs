@@ -30,6 +30,11 @@ impl Shard {
         for key in dirty.drain(..) {
             self.flush(key);
         }
+        if mem::take(&mut self.decided_late) {
+            // Nothing may come that would begin another turn.
+            self.submit_appends();
+            self.hand_over();
+        }
         // Flushing marks nobody, but a connection that is resumed may have.
         dirty.append(&mut self.ports.dirty);
         self.ports.dirty = dirty;
@@ -43,6 +48,7 @@ impl Shard {
         }
         conn.dirty = false;
         let Ok((flushed, sent)) = conn.flush(&mut self.ports.spares) else {
+            self.decided_late = true;
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
@@ -59,6 +65,7 @@ impl Shard {
         if conn.awaits_drain && conn.has_taken_enough(max) {
             conn.awaits_drain = false;
             self.decide(Input::Drained(BrokerConn(key.index)));
+            self.decided_late = true;
         }
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.is_full {

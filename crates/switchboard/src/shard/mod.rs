@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) wants_ids: tokio::sync::Notify,
     /// Set before the shards start; empty where nothing is kept.
     pub(crate) log: OnceLock<Arc<Log>>,
+    /// Passed by every shard once the devices that it was left are in the directory.
+    pub(crate) begun: Barrier,
     pub(crate) admission: Arc<Admission>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) tls: Option<Acceptor>,
@@ -105,6 +107,8 @@ pub(crate) struct Shard {
     /// Where messages are inflated; kept for its memory.
     inflated: Vec<u8>,
     tls_handshakes_left: usize,
+    /// Something was decided while the turn's output was written.
+    decided_late: bool,
     next_generation: u32,
     drain: Option<Drain>,
 }
@@ -133,6 +137,7 @@ impl Shard {
             batch: Batch::default(),
             inflated: Vec::new(),
             tls_handshakes_left: 0,
+            decided_late: false,
             next_generation: 0,
             drain: None,
         }
@@ -140,15 +145,17 @@ impl Shard {
 
     /// Serves until it has been drained.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        if let Some(listener) = &mut self.listener {
-            listener.register(self.poll.registry())?;
-        }
-        let mut events = Events::with_capacity(EVENTS_MAX);
         self.begin_turn();
         if let Some(replay) = self.replay.take() {
             self.begin_with(replay);
             self.submit_appends();
         }
+        // Whoever comes in must find the devices of all shards.
+        self.shared.begun.wait();
+        if let Some(listener) = &mut self.listener {
+            listener.register(self.poll.registry())?;
+        }
+        let mut events = Events::with_capacity(EVENTS_MAX);
         while !self.is_drained() {
             self.wait(&mut events)?;
             self.begin_turn();

@@ -9,3 +9,4 @@ mod cli;
 mod device;
 mod server;
 mod transcripts;
+mod v1;

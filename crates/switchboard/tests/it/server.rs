@@ -32,6 +32,9 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Its working directory.
     pub(crate) directory: TempDir,
+    /// What its command begins with, where it is not the binary itself.
+    prefix: Vec<String>,
+    settings: Vec<String>,
     child: Child,
     log: Option<JoinHandle<String>>,
 }
@@ -60,33 +63,40 @@ impl Server {
         settings: &[&str],
         adjust: impl FnOnce(&mut Command),
     ) -> Server {
-        let mut command = binary();
-        command.args(["--listen", "127.0.0.1:0"]).current_dir(directory.path());
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        adjust(&mut command);
-        without_settings(&mut command);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-        let mut stderr = child.stderr.take().expect("it is piped");
-        let log = std::thread::spawn(move || {
-            let mut log = String::new();
-            stderr.read_to_string(&mut log).expect("log lines are UTF-8");
-            log
-        });
-        let mut greeting = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut greeting).unwrap();
-        let address = greeting.trim().rsplit(' ').next().and_then(|word| word.parse().ok());
-        match address {
-            Some(address) => Server { address, directory, child, log: Some(log) },
-            None => panic!("no address in {greeting:?}; log: {}", log.join().unwrap()),
-        }
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        let (address, child, log) = launch(&directory, &[], &settings, adjust);
+        Server { address, directory, prefix: Vec::new(), settings, child, log: Some(log) }
+    }
+
+    /// As [`Server::with`], started by another program, in which it chooses its directory.
+    pub(crate) fn within(prefix: &[String], settings: &[&str]) -> Server {
+        let directory = tempfile::tempdir().unwrap();
+        let (prefix, settings) = (prefix.to_vec(), settings.iter().map(ToString::to_string));
+        let settings: Vec<String> = settings.collect();
+        let (address, child, log) = launch(&directory, &prefix, &settings, |_| {});
+        Server { address, directory, prefix, settings, child, log: Some(log) }
+    }
+
+    /// SIGKILL, as by a crash; what is on disk stays. Ended twice is ended.
+    pub(crate) fn kill(&mut self) {
+        // Both fail only for a child that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again in the same directory, with the same settings, on another port; kills it
+    /// first if it runs.
+    pub(crate) fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// As [`Server::restart`], with more settings.
+    pub(crate) fn restart_with(&mut self, more: &[&str]) {
+        self.kill();
+        let more = more.iter().map(ToString::to_string);
+        let settings: Vec<String> = self.settings.iter().cloned().chain(more).collect();
+        let (address, child, log) = launch(&self.directory, &self.prefix, &settings, |_| {});
+        (self.address, self.child, self.log) = (address, child, Some(log));
     }
 
     /// Where devices connect.
@@ -169,8 +179,49 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
+}
+
+/// Starts the binary and reads the address from its greeting.
+fn launch(
+    directory: &TempDir,
+    prefix: &[String],
+    settings: &[String],
+    adjust: impl FnOnce(&mut Command),
+) -> (SocketAddr, Child, JoinHandle<String>) {
+    let mut command = match prefix {
+        [] => binary(),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(env!("CARGO_BIN_EXE_switchboard"));
+            command
+        }
+    };
+    command.args(["--listen", "127.0.0.1:0"]).current_dir(directory.path());
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    adjust(&mut command);
+    without_settings(&mut command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let log = std::thread::spawn(move || {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).expect("log lines are UTF-8");
+        log
+    });
+    let mut greeting = String::new();
+    let stdout = child.stdout.take().expect("it is piped");
+    BufReader::new(stdout).read_line(&mut greeting).unwrap();
+    let address = greeting.trim().rsplit(' ').next().and_then(|word| word.parse().ok());
+    let Some(address) = address else {
+        panic!("no address in {greeting:?}; log: {}", log.join().unwrap())
+    };
+    (address, child, log)
 }

@@ -1,0 +1,159 @@
+//! Every bound, and what is said at it.
+
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+
+use super::client::{V1, send, with};
+use crate::device::Device;
+use crate::server::{PATIENCE, Server};
+
+fn rejected(id: &str, code: &str) -> Value {
+    json!({"type": "rejected", "id": id, "code": code})
+}
+
+#[test]
+fn at_most_in_flight_max_messages_are_pushed_ahead_of_the_acks() {
+    let server = Server::with(&["shards=3", "in_flight_max=3"]);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    (1..=7).for_each(|n| a.send(&b.device(), &n.to_string()));
+    let seqs: Vec<u64> = (1..=3).map(|n| b.take(&n.to_string())).collect();
+    b.hears_nothing();
+    b.ack(seqs[0]);
+    b.take("4");
+    b.hears_nothing();
+    b.say(&json!({"type": "refuse", "seq": seqs[1]}));
+    let last = b.take("5");
+    b.hears_nothing();
+    b.ack(last);
+    b.take("6");
+    b.take("7");
+    b.hears_nothing();
+}
+
+#[test]
+fn a_full_mailbox_refuses_and_keeps_what_it_has() {
+    let server = Server::with(&["shards=3", "mailbox_max_messages=2"]);
+    let mut a = V1::anonymous(&server);
+    let b = V1::anonymous(&server).leave();
+    a.send(&b.device, "1");
+    a.send(&b.device, "2");
+    let full = a.ask(send(&b.device, "3"), rejected("3", "mailbox_full"));
+    assert!(full["retry_after_ms"].is_u64(), "{full}");
+    let mut b = b.back(&server, 0);
+    b.take("1");
+    let seq = b.take("2");
+    b.ack(seq);
+    b.hears_nothing();
+    // The id was not taken by what was rejected.
+    a.send(&b.device(), "3");
+    b.take("3");
+    b.hears_nothing();
+}
+
+#[test]
+fn bytes_fill_a_mailbox_too_and_what_never_fits_is_too_large() {
+    let server = Server::with(&["mailbox_max_bytes=1KiB"]);
+    let mut a = V1::anonymous(&server);
+    let b = V1::anonymous(&server).leave();
+    let long = |len| json!({"body": "x".repeat(len)});
+    a.ask(with(send(&b.device, "1"), &long(1025)), rejected("1", "too_large"));
+    a.send_with(&b.device, "2", &long(600));
+    a.ask(with(send(&b.device, "3"), &long(600)), rejected("3", "mailbox_full"));
+}
+
+#[test]
+fn a_receipt_needs_a_place_in_the_senders_own_mailbox() {
+    let server = Server::with(&["shards=3", "mailbox_max_messages=2"]);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    let receipt = json!({"receipt": true});
+    let to = b.device();
+    a.send_with(&to, "1", &receipt);
+    a.send_with(&to, "2", &receipt);
+    let seqs = [b.take("1"), b.take("2")];
+    b.ack(seqs[1]);
+    let outcomes = ["1", "2"].map(|id| a.expect(json!({"type": "outcome", "id": id})));
+    a.ask(with(send(&to, "3"), &receipt), rejected("3", "outcomes_full"));
+    a.send(&to, "3");
+    a.ack(outcomes[0]["seq"].as_u64().unwrap());
+    a.send_with(&to, "4", &receipt);
+}
+
+#[test]
+fn what_cannot_be_done_is_rejected_with_the_reason() {
+    let server = Server::start();
+    let mut a = V1::anonymous(&server);
+    let text = Device::connect(&server).id;
+    let mut text_device = Device::connect(&server);
+    let to = text_device.id.to_string();
+    for (to, more, code) in [
+        ("1", json!({}), "no_such_device"),
+        ("nobody", json!({}), "no_such_device"),
+        ("no/body", json!({}), "no_such_device"),
+        (&*text.to_string(), json!({}), "no_such_device"),
+        (&*to, json!({"receipt": true}), "durability_unavailable"),
+        (&*to, json!({"ttl_ms": 1000}), "durability_unavailable"),
+        (&*to, json!({"durability": "memory"}), "durability_unavailable"),
+        (&*a.device(), json!({"durability": "replicated"}), "durability_unavailable"),
+        (&*a.device(), json!({"ttl_ms": 0}), "bad_request"),
+    ] {
+        let answer = a.ask(with(send(to, "1"), &more), rejected("1", code));
+        assert_ne!(answer["message"], "", "{code}");
+    }
+    text_device.hears_nothing();
+    let memory = Server::with(&["data_dir="]);
+    let mut a = V1::anonymous(&memory);
+    let disk = with(send(&a.device(), "1"), &json!({"durability": "disk"}));
+    a.ask(disk, rejected("1", "durability_unavailable"));
+}
+
+#[test]
+fn who_has_more_unanswered_ids_than_are_remembered_is_slowed() {
+    let server = Server::with(&["dedup_ids_per_device_max=1"]);
+    let mut a = V1::anonymous(&server);
+    let b = V1::anonymous(&server).leave();
+    a.say_all([send(&b.device, "1"), send(&b.device, "2")]);
+    a.expect(rejected("2", "rate_limited"));
+    a.expect(json!({"type": "accepted", "id": "1"}));
+    a.send(&b.device, "2");
+    // The oldest is forgotten for the newest.
+    a.send(&b.device, "1");
+}
+
+/// A receiver whose system takes little of what it does not read.
+fn slow(server: &Server, away: &super::client::Away) -> V1 {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut device = V1::over(stream, server.url()).unwrap();
+    device.say_hello(json!({"token": away.token, "mailbox": away.mailbox, "last_seq": 0}));
+    device.welcome();
+    device
+}
+
+#[test]
+fn a_slow_reader_is_cut_and_loses_nothing() {
+    let server = Server::with(&[
+        "shards=3",
+        "push_stall_timeout=200ms",
+        "out_queue_max_bytes=64KiB",
+        "mailbox_max_messages=1000",
+        "mailbox_max_bytes=256MiB",
+    ]);
+    let mut a = V1::anonymous(&server);
+    let b = V1::anonymous(&server).leave();
+    let device = slow(&server, &b);
+    let body = json!({"body": "x".repeat(100_000)});
+    (0..100).for_each(|n| a.send_with(&b.device, &n.to_string(), &body));
+    let closed = "switchboard_connections_closed_total{code=\"4508\"}";
+    server.await_metric(closed, |closed| closed == 1.0);
+    drop(device);
+    let mut device = b.back(&server, 0);
+    assert_eq!(device.welcome["pending"], 100);
+    let seqs: Vec<u64> = (0..100).map(|n| device.take(&n.to_string())).collect();
+    assert!(seqs.is_sorted_by(|a, b| a < b));
+    device.hears_nothing();
+}

@@ -1,0 +1,329 @@
+//! What waits, how it comes back, and how every message ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::client::{V1, now_s, send, with};
+use crate::server::Server;
+
+/// On one shard, and with sender and receiver on different ones.
+const SHARDS: [&str; 2] = ["shards=1", "shards=3"];
+
+fn receipt() -> Value {
+    json!({"receipt": true})
+}
+
+#[test]
+fn what_waits_survives_a_crash_and_comes_in_order() {
+    for shards in SHARDS {
+        let mut server = Server::with(&[shards]);
+        let mut a = V1::anonymous(&server);
+        let b = V1::anonymous(&server).leave();
+        for n in 1..=5 {
+            a.send(&b.device, &format!("m{n}"));
+        }
+        server.restart();
+        let mut device = b.back(&server, 0);
+        let fields = ["device", "mailbox", "resumed", "pending", "last_seq"];
+        let told = fields.map(|field| device.welcome[field].clone());
+        assert_eq!(told, [json!(b.device), json!(b.mailbox), json!(true), json!(5), json!(0)]);
+        let seqs: Vec<u64> = (1..=5).map(|n| device.take(&format!("m{n}"))).collect();
+        assert!(seqs.is_sorted_by(|a, b| a < b), "{seqs:?}");
+        device.ack(seqs[1]);
+        device.hears_nothing();
+        let mut device = device.leave().back(&server, 0);
+        assert_eq!(
+            (&device.welcome["pending"], &device.welcome["last_seq"]),
+            (&json!(3), &json!(seqs[1]))
+        );
+        for n in 3..=5 {
+            device.take(&format!("m{n}"));
+        }
+        device.hears_nothing();
+    }
+}
+
+#[test]
+fn what_a_hello_acks_is_not_pushed_again_also_after_a_crash() {
+    for crash in [false, true] {
+        let mut server = Server::with(&["shards=3"]);
+        let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+        (1..=3).for_each(|n| a.send(&b.device(), &format!("m{n}")));
+        let seqs: Vec<u64> = (1..=3).map(|n| b.take(&format!("m{n}"))).collect();
+        let away = b.away();
+        if crash {
+            server.restart();
+        }
+        let mut b = away.back(&server, seqs[1]);
+        assert_eq!(b.welcome["resumed"], true);
+        assert_eq!(b.welcome["pending"], 1);
+        b.take("m3");
+        b.hears_nothing();
+    }
+}
+
+#[test]
+fn the_last_seq_of_another_mailbox_acks_nothing() {
+    let server = Server::start();
+    let mut a = V1::anonymous(&server);
+    let mut b = V1::anonymous(&server).leave();
+    a.send(&b.device, "1");
+    let mailbox = std::mem::replace(&mut b.mailbox, "another".to_owned());
+    let mut back = b.back(&server, 99);
+    assert_eq!(
+        (&back.welcome["resumed"], &back.welcome["mailbox"]),
+        (&json!(false), &json!(mailbox))
+    );
+    back.take("1");
+}
+
+/// Acks are on disk soon: what is acked before a quiet moment does not come back.
+#[test]
+fn an_ack_survives_a_crash() {
+    let mut server = Server::with(&["shards=3"]);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    a.send_with(&b.device(), "1", &receipt());
+    let seq = b.take("1");
+    b.ack(seq);
+    // Said only when the record that takes the message out is synced.
+    a.expect(json!({"type": "outcome", "id": "1", "outcome": "delivered"}));
+    let away = b.away();
+    server.restart();
+    let mut b = away.back(&server, 0);
+    assert_eq!(b.welcome["pending"], 0);
+    b.hears_nothing();
+    let mut a = a.away().back(&server, 0);
+    a.expect(json!({"type": "outcome", "id": "1", "outcome": "delivered"}));
+    a.hears_nothing();
+}
+
+#[test]
+fn a_body_arrives_byte_for_byte_also_from_the_store() {
+    let bodies = [
+        "null",
+        "-0.0",
+        "1e400",
+        "123456789012345678901234567890.10",
+        r#"{"b" : 1,"a": [ ],  "b":2}"#,
+        r#""\u00e9\/\n é 🐙""#,
+        "[1, [2,  {}]]",
+    ];
+    let mut server = Server::with(&["shards=3"]);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    let (from, to) = (a.device(), b.device());
+    for (n, body) in bodies.iter().enumerate() {
+        a.say_text(&format!(
+            r#"{{"body": {body} , "re":"q","id":"{n}","to":"{to}","type":"send","more":[]}}"#
+        ));
+        a.expect(json!({"type": "accepted", "id": n.to_string()}));
+    }
+    let hear_all = |b: &mut V1| {
+        for (n, body) in bodies.iter().enumerate() {
+            let text = b.hear_text();
+            assert!(text.contains(&format!("\"body\":{body}")), "{body} in {text}");
+            let message: Value = serde_json::from_str(&text.replace("1e400", "1")).unwrap();
+            assert_eq!(message["from"], json!(from));
+            assert_eq!((&message["id"], &message["re"]), (&json!(n.to_string()), &json!("q")));
+            let sent_at_s = message["sent_at_ms"].as_u64().unwrap() / 1_000;
+            assert!(now_s().abs_diff(sent_at_s) < 60);
+        }
+    };
+    hear_all(&mut b);
+    server.restart();
+    hear_all(&mut b.away().back(&server, 0));
+}
+
+#[test]
+fn a_retry_is_recognised_also_after_a_crash() {
+    for shards in SHARDS {
+        let mut server = Server::with(&[shards]);
+        let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+        let to = b.device();
+        a.send(&to, "1");
+        b.take("1");
+        let duplicate =
+            json!({"type": "accepted", "id": "1", "durability": "disk", "duplicate": true});
+        let reused = json!({"type": "rejected", "id": "1", "code": "id_reused"});
+        a.ask(send(&to, "1"), duplicate.clone());
+        a.ask(with(send(&to, "1"), &json!({"body": 2})), reused.clone());
+        a.ask(send(&a.device(), "1"), reused.clone());
+        let (away, b) = (a.away(), b.away());
+        server.restart();
+        let mut a = away.back(&server, 0);
+        a.ask(send(&to, "1"), duplicate);
+        a.ask(with(send(&to, "1"), &json!({"body": 2})), reused);
+        let mut b = b.back(&server, 0);
+        b.take("1");
+        b.hears_nothing();
+    }
+}
+
+/// What is only in memory comes to whoever is there, and a crash may take it.
+#[test]
+fn a_sender_may_ask_for_less_than_disk() {
+    let mut server = Server::with(&["shards=3"]);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    let memory = json!({"durability": "memory"});
+    let accepted = json!({"type": "accepted", "id": "1", "durability": "memory"});
+    a.ask(with(send(&b.device(), "1"), &memory), accepted);
+    let first = b.take("1");
+    let (a, b) = (a.away(), b.away());
+    server.restart();
+    let (mut a, mut b) = (a.back(&server, 0), b.back(&server, 0));
+    a.send(&b.device(), "2");
+    // Its number is not used again.
+    assert!(b.take("2") > first);
+}
+
+/// What is to happen to a message before its outcome is told.
+type Ending = fn(&Server, &mut V1, V1);
+
+#[test]
+fn every_message_has_one_outcome_that_says_how_it_ended() {
+    let endings: [(&str, &str, Value, Ending); 7] = [
+        ("delivered", "", json!({}), |_, _, mut b| {
+            let seq = b.take("1");
+            b.ack(seq);
+            b.hears_nothing();
+        }),
+        ("refused", "", json!({"reason": "not \"now\""}), |_, _, mut b| {
+            let seq = b.take("1");
+            b.say(&json!({"type": "refuse", "seq": seq, "reason": "not \"now\""}));
+            b.hears_nothing();
+        }),
+        ("refused", "", json!({}), |_, _, mut b| {
+            let seq = b.take("1");
+            b.say(&json!({"type": "refuse", "seq": seq}));
+            b.hears_nothing();
+        }),
+        ("expired", "busy", json!({}), |_, _, _| {}),
+        ("expired", "", json!({"maybe_seen": true}), |_, _, mut b| {
+            b.take("1");
+        }),
+        ("cancelled", "busy", json!({}), |_, a, _| {
+            a.ask(json!({"type": "cancel", "id": "1"}), json!({"type": "cancelled", "id": "1"}));
+        }),
+        ("evicted", "", json!({"maybe_seen": true}), |_, _, mut b| {
+            b.take("1");
+            b.leave();
+        }),
+    ];
+    for (outcome, receiver, more, end) in &endings {
+        let server = Server::with(&["shards=3", "device_ttl=1s", "in_flight_max=1"]);
+        let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+        let to = b.device();
+        if *receiver == "busy" {
+            // It is there, with as much unacked as it may have: nothing more is pushed.
+            V1::anonymous(&server).send(&to, "0");
+            b.take("0");
+        }
+        let ttl = if *outcome == "expired" { json!({"ttl_ms": 300}) } else { json!({}) };
+        a.send_with(&to, "1", &with(receipt(), &ttl));
+        end(&server, &mut a, b);
+        let told = a.expect(json!({"type": "outcome", "id": "1", "to": to, "outcome": outcome}));
+        for field in ["reason", "maybe_seen"] {
+            assert_eq!(told.get(field), more.get(field), "{field} of {told}");
+        }
+        a.hears_nothing();
+        let seq = told["seq"].as_u64().unwrap();
+        a.ack(seq);
+        let mut a = a.leave().back(&server, 0);
+        assert_eq!(a.welcome["pending"], 0);
+        a.hears_nothing();
+    }
+}
+
+#[test]
+fn an_expiry_is_told_within_a_second_also_over_a_restart() {
+    for crash in [false, true] {
+        let mut server = Server::with(&["shards=3"]);
+        let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+        let ttl = Duration::from_millis(400);
+        let began = Instant::now();
+        a.send_with(&b.device, "1", &json!({"receipt": true, "ttl_ms": 400}));
+        if crash {
+            let away = a.away();
+            server.restart();
+            a = away.back(&server, 0);
+        }
+        a.expect(json!({"type": "outcome", "id": "1", "outcome": "expired"}));
+        let took = began.elapsed();
+        assert!((ttl..ttl + Duration::from_secs(1)).contains(&took), "{took:?}");
+        let mut b = b.back(&server, 0);
+        assert_eq!(b.welcome["pending"], 0);
+        b.hears_nothing();
+    }
+}
+
+#[test]
+fn what_was_pushed_cannot_be_cancelled_and_the_rest_can() {
+    let server = Server::with(&["shards=3"]);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    let too_late = |id: &str| json!({"type": "rejected", "id": id, "code": "too_late"});
+    let cancel = |id: &str| json!({"type": "cancel", "id": id});
+    a.send(&b.device(), "1");
+    let seq = b.take("1");
+    a.ask(cancel("1"), too_late("1"));
+    b.ack(seq);
+    b.hears_nothing();
+    a.ask(cancel("1"), too_late("1"));
+    a.ask(cancel("never"), too_late("never"));
+    let b = b.leave();
+    a.send(&b.device, "2");
+    a.send(&b.device, "3");
+    a.ask(cancel("2"), json!({"type": "cancelled", "id": "2"}));
+    a.ask(cancel("2"), too_late("2"));
+    let mut b = b.back(&server, seq);
+    b.take("3");
+    b.hears_nothing();
+}
+
+#[test]
+fn a_refusal_takes_one_message_and_leaves_the_others() {
+    let server = Server::start();
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    (1..=3).for_each(|n| a.send(&b.device(), &n.to_string()));
+    let seqs: Vec<u64> = (1..=3).map(|n| b.take(&n.to_string())).collect();
+    b.say(&json!({"type": "refuse", "seq": seqs[1]}));
+    b.hears_nothing();
+    let mut b = b.leave().back(&server, 0);
+    assert_eq!(b.welcome["pending"], 2);
+    b.take("1");
+    b.take("3");
+    b.hears_nothing();
+}
+
+#[test]
+fn a_device_that_was_away_too_long_comes_back_with_another_mailbox() {
+    let server = Server::with(&["device_ttl=1s"]);
+    let mut a = V1::named(&server, "a");
+    let b = V1::anonymous(&server).leave();
+    a.send(&b.device, "1");
+    server.await_metric("switchboard_devices_ended_total", |ended| ended == 1.0);
+    a.ask(send(&b.device, "2"), json!({"type": "rejected", "code": "no_such_device"}));
+    let mut back = b.back(&server, 1);
+    assert_eq!(back.device(), b.device);
+    assert_eq!(back.welcome["resumed"], false);
+    assert_ne!(back.away().mailbox, b.mailbox);
+    back.hears_nothing();
+    a.send(&b.device, "3");
+    back.take("3");
+}
+
+#[test]
+fn a_named_device_exists_from_its_first_hello_on() {
+    let mut server = Server::with(&["shards=3", "device_ttl=1s"]);
+    let mut a = V1::named(&server, "a");
+    let nobody = json!({"type": "rejected", "id": "1", "code": "no_such_device"});
+    a.ask(send("b", "1"), nobody);
+    let b = V1::named(&server, "b").leave();
+    // What was rejected is not remembered.
+    a.send("b", "1");
+    let away = a.away();
+    server.restart();
+    away.back(&server, 0).send("b", "2");
+    let mut b = b.back(&server, 0);
+    b.take("1");
+    b.take("2");
+}
