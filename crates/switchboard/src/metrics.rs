@@ -5,8 +5,8 @@
 //! docs/operations.md under the name it has here.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use switchboard_broker::{Directory, Event, Refusal, Stats};
 use switchboard_proto::v1::{Durability, Outcome, RejectCode};
 
+use crate::store::Log;
 use crate::ws::CloseCode;
 
 /// A number that one thread writes and any thread reads.
@@ -110,8 +111,8 @@ impl From<Refusal> for MessageResult {
 
 /// Label values of `switchboard_connections_closed_total`. `none`: the connection ended without a
 /// close frame; `other`: a code of the client's own.
-const CLOSE_CODES: [&str; 14] = [
-    "1000", "1001", "1002", "1007", "1008", "1009", "4400", "4401", "4408", "4409", "4429", "4508",
+const CLOSE_CODES: [&str; 13] = [
+    "1000", "1001", "1002", "1007", "1008", "1009", "4400", "4401", "4408", "4409", "4508",
     "other", "none",
 ];
 
@@ -170,6 +171,21 @@ impl Latency {
         self.buckets.at(bucket).add(messages);
         self.sum_ns.add(ns * messages);
     }
+}
+
+/// Adds up histograms under one name.
+fn encode_latency(out: &mut Encoder<'_>, name: &str, help: &str, of: &[&Latency]) -> fmt::Result {
+    let sum = |number: &dyn Fn(&Latency) -> u64| of.iter().map(|one| number(one)).sum::<u64>();
+    let bounds = LATENCY_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds
+        .enumerate()
+        .map(|(i, bound)| (bound, sum(&|one| one.buckets.at(i).value())))
+        .collect();
+    let seconds = sum(&|one| one.sum_ns.value()) as f64 / 1e9;
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let unit = Some(&Unit::Seconds);
+    let mut metric = out.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+    metric.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
 }
 
 /// The numbers of one shard.
@@ -270,6 +286,8 @@ pub struct StoreMetrics {
     pub read_failures: Number,
     /// 1 while nothing becomes durable.
     pub is_failing: Number,
+    /// The log, once it is open; it counts by itself.
+    pub log: OnceLock<Arc<Log>>,
 }
 
 /// All numbers of the server.
@@ -288,8 +306,15 @@ impl Metrics {
         let shards: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(shards.clone())));
+        let store = Arc::new(StoreMetrics::default());
+        registry.register_collector(Box::new(Store(Arc::clone(&store))));
         registry.register_collector(Box::new(Process { started }));
-        Metrics { shards, store: Arc::default(), registry }
+        Metrics { shards, store, registry }
+    }
+
+    /// Whether nothing becomes durable for now.
+    pub fn store_is_failing(&self) -> bool {
+        self.store.is_failing.value() > 0
     }
 
     /// What waits in the mailboxes of all shards.
@@ -318,6 +343,10 @@ impl Metrics {
 #[derive(Debug)]
 struct Shards(Vec<Arc<ShardMetrics>>);
 
+/// Reads the store's numbers when asked.
+#[derive(Debug)]
+struct Store(Arc<StoreMetrics>);
+
 /// Facts about the process.
 #[derive(Debug)]
 struct Process {
@@ -336,6 +365,14 @@ impl Encoder<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(metric)
+    }
+
+    fn bytes(&mut self, name: &str, help: &str, kind: MetricType, value: u64) -> fmt::Result {
+        let metric = self.0.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
+        match kind {
+            MetricType::Counter => ConstCounter::new(value).encode(metric),
+            _ => ConstGauge::new(value).encode(metric),
+        }
     }
 
     fn counters<'v>(
@@ -445,13 +482,7 @@ impl Shards {
         }
         let help = "Bytes of the messages that wait in mailboxes";
         let bytes = self.sum(|shard| &shard.waiting_bytes);
-        let metric = out.0.encode_descriptor(
-            "switchboard_mailbox",
-            help,
-            Some(&Unit::Bytes),
-            MetricType::Gauge,
-        )?;
-        ConstGauge::new(bytes).encode(metric)
+        out.bytes("switchboard_mailbox", help, MetricType::Gauge, bytes)
     }
 
     fn encode_v1(&self, out: &mut Encoder<'_>) -> fmt::Result {
@@ -459,19 +490,19 @@ impl Shards {
             "switchboard_accepted",
             "v1 messages accepted, by the durability that was reached",
             "durability",
-            self.words(Durability::ALL, |word| word.as_str(), |shard| &shard.accepted_messages),
+            self.words(Durability::ALL, Durability::as_str, |shard| &shard.accepted_messages),
         )?;
         out.counters(
             "switchboard_rejected",
             "v1 requests rejected, by code",
             "code",
-            self.words(RejectCode::ALL, |word| word.as_str(), |shard| &shard.rejected),
+            self.words(RejectCode::ALL, RejectCode::as_str, |shard| &shard.rejected),
         )?;
         out.counters(
             "switchboard_outcomes",
             "Messages that left a mailbox, by how they ended",
             "outcome",
-            self.words(Outcome::ALL, |word| word.as_str(), |shard| &shard.outcomes),
+            self.words(Outcome::ALL, Outcome::as_str, |shard| &shard.outcomes),
         )?;
         for (name, help, value) in [
             (
@@ -524,9 +555,7 @@ impl Shards {
             ),
             ("switchboard_sent", "Bytes written to sockets", self.sum(|shard| &shard.sent_bytes)),
         ] {
-            let metric =
-                out.0.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Counter)?;
-            ConstCounter::new(sum).encode(metric)?;
+            out.bytes(name, help, MetricType::Counter, sum)?;
         }
         Ok(())
     }
@@ -556,23 +585,6 @@ impl Shards {
         }
         Ok(())
     }
-
-    fn encode_latency(&self, out: &mut Encoder<'_>) -> fmt::Result {
-        let bounds = LATENCY_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds
-            .enumerate()
-            .map(|(i, bound)| (bound, self.sum(|shard| shard.latency.buckets.at(i))))
-            .collect();
-        let sum = self.sum(|shard| &shard.latency.sum_ns) as f64 / 1e9;
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let mut metric = out.0.encode_descriptor(
-            "switchboard_delivery_latency",
-            "From reading a message to writing it to its receiver's socket",
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-    }
 }
 
 impl Collector for Shards {
@@ -584,8 +596,74 @@ impl Collector for Shards {
         self.encode_mailboxes(out)?;
         self.encode_bytes(out)?;
         self.encode_loops(out)?;
-        self.encode_latency(out)
+        let latencies: Vec<_> = self.0.iter().map(|shard| &shard.latency).collect();
+        let help = "From reading a message to writing it to its receiver's socket";
+        encode_latency(out, "switchboard_delivery_latency", help, &latencies)
     }
+}
+
+impl Collector for Store {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut Encoder(encoder);
+        // Where nothing is kept there is nothing to count.
+        let Some(log) = self.0.log.get() else { return Ok(()) };
+        self.encode_health(out, log)?;
+        encode_log(out, log)
+    }
+}
+
+impl Store {
+    fn encode_health(&self, out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
+        out.gauge(
+            "switchboard_store_failing",
+            "1 while nothing becomes durable",
+            self.0.is_failing.value(),
+        )?;
+        for (name, help, value) in [
+            (
+                "switchboard_store_failures",
+                "Attempts to write that the disk refused",
+                log.stats().failures.load(Relaxed),
+            ),
+            (
+                "switchboard_store_read_failures",
+                "Records that could not be read back",
+                self.0.read_failures.value(),
+            ),
+            (
+                "switchboard_store_queue_full",
+                "Times that a shard found the store's queue full",
+                log.stats().full.load(Relaxed),
+            ),
+        ] {
+            out.counter(name, help, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_log(out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
+    let (stats, usage) = (log.stats(), log.usage());
+    let records = stats.records.load(Relaxed);
+    out.counter("switchboard_store_records", "Records that became durable", records)?;
+    let batches = stats.batches.load(Relaxed);
+    let help = "Batches of records that became durable; one of a shard's turn each";
+    out.counter("switchboard_store_batches", help, batches)?;
+    let synced = stats.synced_bytes.load(Relaxed);
+    out.bytes(
+        "switchboard_store_synced",
+        "Bytes that became durable",
+        MetricType::Counter,
+        synced,
+    )?;
+    let help = "Bytes handed to the store and not yet durable";
+    let queue = stats.queue_bytes.load(Relaxed);
+    out.bytes("switchboard_store_queue", help, MetricType::Gauge, queue)?;
+    let help = "Bytes of the log, dead records included";
+    out.bytes("switchboard_store_log", help, MetricType::Gauge, usage.bytes)?;
+    out.gauge("switchboard_store_segments", "Files of the log", usage.segments as u64)?;
+    let help = "How long the disk took to make a write durable; one for each write";
+    encode_latency(out, "switchboard_store_sync_duration", help, &[&stats.sync_duration])
 }
 
 impl Collector for Process {

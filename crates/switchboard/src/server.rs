@@ -132,6 +132,7 @@ impl Store {
         let log = Arc::new(recovered.start(Box::new(listener)).context("the store's thread")?);
         let is_first = shared.log.set(Arc::clone(&log)).is_ok();
         debug_assert!(is_first, "the store is started once");
+        shared.metrics.store.log.get_or_init(|| Arc::clone(&log));
         let (jobs, taken) = Reader::channel();
         let reader = Reader::start(Arc::clone(shared), log, taken)?;
         Ok(Some(Store { shared: Arc::clone(shared), jobs, reader }))

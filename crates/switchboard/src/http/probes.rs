@@ -15,14 +15,17 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 while new devices are welcome, 503 once the server goes down.
+/// 200 while new devices are welcome; 503 once the server goes down, and while nothing can be
+/// stored.
 pub(super) async fn readyz(
     extract::State(state): extract::State<Arc<State>>,
 ) -> (StatusCode, &'static str) {
-    if state.is_ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ready\n")
-    } else {
+    if !state.is_ready.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "going down\n")
+    } else if state.metrics.store_is_failing() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the store cannot write\n")
+    } else {
+        (StatusCode::OK, "ready\n")
     }
 }
 

@@ -6,5 +6,6 @@ mod identity;
 mod kill;
 mod limits;
 mod mailbox;
+pub(crate) mod metrics;
 mod presence;
 mod text;
