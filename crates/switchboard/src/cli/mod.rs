@@ -2,14 +2,18 @@
 
 mod client;
 mod config;
+mod data;
 mod listen;
 mod listen_v1;
+mod mailbox;
+mod mailboxes;
 mod output;
 mod send;
 mod send_v1;
 mod serve;
 mod settings;
 mod state;
+mod store;
 mod token;
 
 use std::process::ExitCode;
@@ -54,6 +58,12 @@ enum Command {
     /// Print a token by which a device proves its name
     #[command(after_help = token::EXAMPLES)]
     Token(token::Args),
+    /// Look into the mailboxes of a stopped server
+    #[command(subcommand, after_help = mailbox::EXAMPLES)]
+    Mailbox(mailbox::Command),
+    /// Look after the store of a stopped server
+    #[command(subcommand)]
+    Store(store::Command),
     /// Put load on a server of this machine and measure it
     Bench(crate::bench::Args),
 }
@@ -73,7 +83,7 @@ Exit codes:
   1  failed while running
   2  wrong usage or configuration; nothing was started
   3  send, listen: could not connect
-  4  send: no such device is connected
+  4  send: no such device is connected; mailbox: no device has such a one
   5  send: the server took it for a duplicate of this device's last text
   6  send, listen: the connection ended early; what became of a text is unknown
   7  send --wait: accepted and stored, but not delivered in time
@@ -110,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(&args).into(),
         Command::Listen(args) => listen::run(&args).into(),
         Command::Token(args) => token::run(&args).into(),
+        Command::Mailbox(command) => mailbox::run(&command).into(),
+        Command::Store(command) => store::run(&command).into(),
         Command::Bench(args) => crate::bench::run(args).unwrap_or_else(|e| {
             eprintln!("switchboard: cannot run the bench: {e:#}");
             Exit::Usage.into()
@@ -178,7 +190,14 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal() {
-        let lines = [EXAMPLES, EXIT_CODES, send::EXAMPLES, listen::EXAMPLES, token::EXAMPLES];
+        let lines = [
+            EXAMPLES,
+            EXIT_CODES,
+            send::EXAMPLES,
+            listen::EXAMPLES,
+            token::EXAMPLES,
+            mailbox::EXAMPLES,
+        ];
         let lines = lines.map(str::lines);
         for line in lines.into_iter().flatten() {
             assert!(line.len() <= 80, "{line}");

@@ -1,14 +1,12 @@
 //! `switchboard token`: signs a token for a device with the server's own key.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use switchboard_proto::v1::DeviceRef;
 
-use super::{Exit, output};
+use super::{Exit, data, output};
 use crate::auth::{DeviceIdent, OwnKey, Patterns, TOKEN_LEN_MAX};
-use crate::config::{self, Flag};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -34,12 +32,8 @@ pub(super) struct Args {
     /// Let the device send only to ids that this matches, * being any characters; may be given again
     #[arg(long, value_name = "PATTERN")]
     allow_send: Vec<String>,
-    /// The data directory of the server [default: as the server would choose]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<String>,
-    /// The configuration file of the server [default: as the server would choose]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    data: data::Args,
 }
 
 /// Prints the token alone on standard output, so that a shell can take it.
@@ -68,16 +62,7 @@ fn mint(args: &Args) -> Result<String, (Exit, String)> {
                 .map_err(|error| usage(&format!("--allow-send: {error}")))?,
         ),
     };
-    let flag = args.data_dir.clone().map(|value| Flag {
-        name: "--data-dir".to_owned(),
-        key: "data_dir".to_owned(),
-        value,
-    });
-    let loaded = config::load(Path::new(""), args.config.as_deref(), std::env::vars_os(), flag)
-        .map_err(|mistakes| usage(&mistakes))?;
-    let dir = loaded.config.data_dir.ok_or_else(|| {
-        usage(&"the server keeps no data (data_dir is empty), so its key is not to be had")
-    })?;
+    let dir = args.data.resolve().map_err(|problem| (problem.exit, problem.words))?;
     let failed = |problem: &dyn ToString| (Exit::Failed, problem.to_string());
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|e| failed(&e))?;
     let key = OwnKey::open(&dir).map_err(|error| failed(&error))?;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::server::{Server, binary};
 
 mod durable;
+mod stopped;
 
 /// The binary in an empty directory, with no variable of the machine's that it would read.
 struct Shell {

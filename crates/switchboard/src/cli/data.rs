@@ -1,0 +1,104 @@
+//! The data directory of a stopped server: which one, whose it is, and reading its log.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use switchboard_broker::Record;
+
+use super::Exit;
+use crate::config::{self, Flag};
+use crate::ledger::record;
+use crate::store::{self, DataDir, Found, OpenError, Place};
+
+/// Which data directory.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(super) struct Args {
+    /// The data directory of the server [default: as the server would choose]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The configuration file of the server [default: as the server would choose]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why a command on a data directory did not work, and so how it ends.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) exit: Exit,
+    pub(super) words: String,
+}
+
+impl Problem {
+    pub(super) fn failed(words: impl ToString) -> Problem {
+        Problem { exit: Exit::Failed, words: words.to_string() }
+    }
+
+    fn usage(words: impl ToString) -> Problem {
+        Problem { exit: Exit::Usage, words: words.to_string() }
+    }
+
+    /// Says it, and gives how to end.
+    pub(super) fn report(&self, what: &str) -> Exit {
+        eprintln!("switchboard: cannot {what}: {}", self.words);
+        self.exit
+    }
+}
+
+impl Args {
+    /// The directory, given or as the server's configuration has it.
+    pub(super) fn resolve(&self) -> Result<PathBuf, Problem> {
+        let flag = self.data_dir.clone().map(|value| Flag {
+            name: "--data-dir".to_owned(),
+            key: "data_dir".to_owned(),
+            value,
+        });
+        let config = self.config.as_deref();
+        let loaded = config::load(Path::new(""), config, std::env::vars_os(), flag);
+        let loaded = loaded.map_err(Problem::usage)?;
+        let none = || Problem::usage("the server keeps no data (data_dir is empty)");
+        loaded.config.data_dir.ok_or_else(none)
+    }
+
+    /// Takes the directory for this process; a server that runs has it already.
+    pub(super) fn open(&self) -> Result<DataDir, Problem> {
+        let dir = self.resolve()?;
+        // To open would make what is missing.
+        if !dir.join("log").is_dir() {
+            return Err(Problem::failed(format!("{} holds no store", dir.display())));
+        }
+        DataDir::open(&dir).map_err(|error| match error {
+            OpenError::InUse(dir) => Problem::failed(format!(
+                "{} is in use: stop the server that runs on it first",
+                dir.display()
+            )),
+            error => Problem::failed(error),
+        })
+    }
+}
+
+/// How often progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Reads every record, in order, and changes nothing; a person who watches sees how far it is.
+pub(super) fn read_all(
+    disk: &DataDir,
+    mut visit: impl FnMut(Place, &Record<'_>),
+) -> Result<Found, OpenError> {
+    let is_watched = io::stderr().is_terminal();
+    let (mut records, mut shown_at) = (0_u64, Instant::now());
+    let found = store::inspect(disk, &mut |place, bytes| {
+        visit(place, &record::read(bytes).map_err(|error| error.to_string())?);
+        records += 1;
+        if is_watched && records.is_multiple_of(4_096) && shown_at.elapsed() >= PROGRESS_INTERVAL {
+            shown_at = Instant::now();
+            eprint!("\r{records} records read ");
+        }
+        Ok(())
+    });
+    if is_watched {
+        eprint!("\r\x1b[K");
+    }
+    found
+}

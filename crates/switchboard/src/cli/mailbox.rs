@@ -1,0 +1,230 @@
+//! `switchboard mailbox`: shows the mailboxes of a stopped server, and ends one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use switchboard_broker::{OutcomeRecord, Record};
+use switchboard_proto::v1::{DeviceRef, Outcome};
+
+use super::Exit;
+use super::data::{self, Problem, read_all};
+use super::mailboxes::{Entry, Mailbox, Mailboxes};
+use super::output::{self, harmless, one_line};
+use crate::ledger::record;
+use crate::store::{self, Batch, DataDir, DropError, StoreError, Synced};
+
+/// What to do with mailboxes.
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    /// List all mailboxes, with what waits in them
+    List {
+        #[command(flatten)]
+        data: data::Args,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what waits in a mailbox
+    Show {
+        /// The device's id or name
+        id: String,
+        #[command(flatten)]
+        data: data::Args,
+        /// Print one JSON object a line, bodies whole
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a device as if it had been away for too long: its mailbox is gone, and senders who asked
+    /// are told that their messages were evicted
+    Drop {
+        /// The device's id or name
+        id: String,
+        #[command(flatten)]
+        data: data::Args,
+    },
+}
+
+pub(super) const EXAMPLES: &str = "\
+They work on the data directory of a stopped server.
+
+Exit codes: 0 done, 1 failed, or the server runs, 2 wrong usage,
+  4 no such device";
+
+/// Characters of a body that are shown to people.
+const SHOWN_MAX: usize = 60;
+
+/// Carries out `command`.
+pub(super) fn run(command: &Command) -> Exit {
+    let (done, what) = match command {
+        Command::List { data, json } => (list(data, *json), "list the mailboxes"),
+        Command::Show { id, data, json } => (show(data, id, *json), "show the mailbox"),
+        Command::Drop { id, data } => (drop_device(data, id), "drop the mailbox"),
+    };
+    match done {
+        Ok(text) => output::print(&text),
+        Err(problem) => problem.report(what),
+    }
+}
+
+fn read(disk: &DataDir, whole: Option<&str>) -> Result<Mailboxes, Problem> {
+    let mut mailboxes = Mailboxes::with_bodies_of(whole);
+    read_all(disk, |_, record| mailboxes.take(record)).map_err(Problem::failed)?;
+    Ok(mailboxes)
+}
+
+fn find<'a>(mailboxes: &'a Mailboxes, id: &str) -> Result<&'a Mailbox, Problem> {
+    let words = || format!("no device {id} has one");
+    let none = || Problem { exit: Exit::NoSuchDevice, words: words() };
+    mailboxes.find(id).ok_or_else(none)
+}
+
+fn list(data: &data::Args, as_json: bool) -> Result<String, Problem> {
+    let mailboxes = read(&data.open()?, None)?;
+    let mut out = String::new();
+    if !as_json {
+        out.push_str(&format!(
+            "{:<24} {:>9} {:>12}  {}\n",
+            "DEVICE", "MESSAGES", "BYTES", "AWAY SINCE"
+        ));
+    }
+    for (id, mailbox) in mailboxes.sorted() {
+        let (messages, bytes) =
+            mailbox.waiting().fold((0, 0), |(count, sum), (_, entry)| (count + 1, sum + entry.len));
+        if as_json {
+            let row = json!({
+                "device": id, "messages": messages, "bytes": bytes,
+                "away_since_ms": mailbox.away_since_ms,
+            });
+            out.push_str(&format!("{row}\n"));
+        } else {
+            let away = mailbox.away_since_ms.map_or_else(|| "was connected".to_owned(), time);
+            out.push_str(&format!("{id:<24} {messages:>9} {bytes:>12}  {away}\n"));
+        }
+    }
+    Ok(out)
+}
+
+fn show(data: &data::Args, id: &str, as_json: bool) -> Result<String, Problem> {
+    let mailboxes = read(&data.open()?, Some(id))?;
+    let mailbox = find(&mailboxes, id)?;
+    let now_ms = now_ms()?;
+    let lines = mailbox.waiting().map(|(seq, entry)| {
+        if as_json { line_json(seq, entry) } else { line_text(seq, entry, now_ms) }
+    });
+    Ok(lines.collect())
+}
+
+fn line_text(seq: u64, entry: &Entry, now_ms: u64) -> String {
+    let Entry { from, id, len, at_ms, .. } = entry;
+    let id = harmless(id);
+    let age = humantime::format_duration(Duration::from_secs(now_ms.saturating_sub(*at_ms) / 1000));
+    if let Some(outcome) = entry.outcome {
+        return format!("{seq}  outcome of {id} to {from}: {outcome}  {age} old\n");
+    }
+    let expiry = match entry.expires_at_ms {
+        Some(at_ms) if at_ms <= now_ms => "  expired".to_owned(),
+        Some(at_ms) => format!("  expires {}", time(at_ms)),
+        None => String::new(),
+    };
+    let receipt = if entry.receipt { "  receipt" } else { "" };
+    let body = harmless(&one_line(entry.body.as_deref().unwrap_or_default()));
+    let shown: String = body.chars().take(SHOWN_MAX).collect();
+    let more = if shown.len() < body.len() { "..." } else { "" };
+    format!("{seq}  from {from}  id {id}  {len} bytes  {age} old{expiry}{receipt}  {shown}{more}\n")
+}
+
+/// The body stands as it was sent: reading its numbers could change them.
+fn line_json(seq: u64, entry: &Entry) -> String {
+    let row = json!({
+        "seq": seq, "from": entry.from, "id": entry.id, "bytes": entry.len, "at_ms": entry.at_ms,
+        "expires_at_ms": entry.expires_at_ms, "receipt": entry.receipt,
+        "outcome": entry.outcome.map(|outcome| Value::from(outcome.as_str())),
+    });
+    let row = row.to_string();
+    match &entry.body {
+        Some(body) => format!("{},\"body\":{}}}\n", &row[..row.len() - 1], one_line(body)),
+        None => format!("{row}\n"),
+    }
+}
+
+fn drop_device(data: &data::Args, id: &str) -> Result<String, Problem> {
+    let disk = data.open()?;
+    let mailboxes = read(&disk, None)?;
+    let mailbox = find(&mailboxes, id)?;
+    let mut batch = Batch::default();
+    let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut batch)?;
+    let gone = Record::Gone { device: device(id)? };
+    batch.push_with(|out| record::write(&gone, out));
+    let messages = mailbox.waiting().count();
+    append(disk, batch)?;
+    Ok(format!("dropped {id}: {messages} messages; {told} senders' outcomes recorded\n"))
+}
+
+/// What is owed to senders, each in its mailbox, as if the device had been away for too long.
+fn append_outcomes(
+    mailboxes: &Mailboxes,
+    id: &str,
+    mailbox: &Mailbox,
+    at_ms: u64,
+    batch: &mut Batch,
+) -> Result<usize, Problem> {
+    let mut next_seqs: HashMap<&str, u64> = HashMap::new();
+    let owed = mailbox.entries.iter().filter(|(_, entry)| entry.receipt && entry.from != id);
+    let mut told = 0;
+    for (&of_seq, entry) in owed {
+        let Some(sender) = mailboxes.find(&entry.from) else { continue };
+        let next = next_seqs.entry(&entry.from).or_insert_with(|| sender.next_seq());
+        let is_acked = mailbox.is_acked(of_seq);
+        let outcome = OutcomeRecord {
+            to: device(&entry.from)?,
+            seq: *next,
+            id: &entry.id,
+            of: device(id)?,
+            of_seq,
+            outcome: if is_acked { Outcome::Delivered } else { Outcome::Evicted },
+            at_ms,
+            maybe_seen: !is_acked && mailbox.may_have_seen(of_seq),
+            reason: None,
+        };
+        batch.push_with(|out| record::write(&Record::Outcome(outcome), out));
+        *next += 1;
+        told += 1;
+    }
+    Ok(told)
+}
+
+fn device(id: &str) -> Result<DeviceRef<'_>, Problem> {
+    DeviceRef::parse(id).ok_or_else(|| Problem::failed(format!("{id} is no device's id")))
+}
+
+/// Appends and waits until it is on disk.
+fn append(disk: DataDir, batch: Batch) -> Result<(), Problem> {
+    let recovered = store::open(Arc::new(disk), store::Options::default(), &mut |_, _| Ok(()));
+    let recovered = recovered.map_err(Problem::failed)?;
+    let log = recovered.start(Box::new(Deaf)).map_err(Problem::failed)?;
+    log.submit(0, batch).map_err(|_| Problem::failed("it is too much for one write"))?;
+    log.close().map_err(Problem::failed)
+}
+
+/// Hears nothing: [`store::Log::close`] says whether all is on disk.
+struct Deaf;
+
+impl store::Listener for Deaf {
+    fn synced(&self, _: usize, _: Vec<Synced>) {}
+    fn room(&self, _: usize) {}
+    fn failing(&self, _: &StoreError) {}
+    fn healthy(&self) {}
+    fn dropped(&self, _: u32, _: Result<(), DropError>) {}
+}
+
+fn time(at_ms: u64) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at_ms);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+fn now_ms() -> Result<u64, Problem> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map(|since| since.as_millis() as u64).map_err(Problem::failed)
+}

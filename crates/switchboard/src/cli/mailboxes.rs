@@ -1,0 +1,174 @@
+//! What the log of a stopped server says about its mailboxes, without the server's brokers.
+//!
+//! It follows the same records as the brokers' replay, keeps no ids of messages sent, sets no
+//! clocks and appends nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use switchboard_broker::{DeviceRecord, MessageRecord, OutcomeRecord, Record};
+use switchboard_proto::v1::Outcome;
+
+/// All of them, by the id of their device.
+#[derive(Debug, Default)]
+pub(super) struct Mailboxes {
+    devices: HashMap<String, Mailbox>,
+    /// Whose messages are kept whole.
+    whole: Option<String>,
+}
+
+/// One device's.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    /// The device has its own record; without one only its messages are known, and none of it is
+    /// in force.
+    pub(super) is_known: bool,
+    pub(super) entries: BTreeMap<u64, Entry>,
+    pub(super) away_since_ms: Option<u64>,
+    acked_to: u64,
+    pushed_to: u64,
+    /// No number below was left to give.
+    next_seq: u64,
+}
+
+/// A message, or the outcome of one.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The sender of a message; of an outcome the message's receiver.
+    pub(super) from: String,
+    /// The message's id.
+    pub(super) id: String,
+    pub(super) len: usize,
+    pub(super) at_ms: u64,
+    pub(super) expires_at_ms: Option<u64>,
+    pub(super) receipt: bool,
+    pub(super) outcome: Option<Outcome>,
+    /// The body, of the device that was asked about.
+    pub(super) body: Option<String>,
+}
+
+impl Mailboxes {
+    /// To be filled; the bodies of one device's messages are kept.
+    pub(super) fn with_bodies_of(device: Option<&str>) -> Mailboxes {
+        Mailboxes { whole: device.map(str::to_owned), ..Mailboxes::default() }
+    }
+
+    /// Takes the next record.
+    pub(super) fn take(&mut self, record: &Record<'_>) {
+        match record {
+            Record::Message(message) => self.message(message),
+            Record::Outcome(outcome) => self.outcome(outcome),
+            Record::Acked { device, seq } => {
+                let mailbox = self.of(&device.to_string());
+                mailbox.acked_to = mailbox.acked_to.max(*seq);
+                mailbox.drop_acked();
+            }
+            Record::Removed { device, seq } => {
+                self.of(&device.to_string()).entries.remove(seq);
+            }
+            Record::Device(row) => self.row(row),
+            Record::Gone { device } => {
+                self.devices.remove(&device.to_string());
+            }
+            Record::SentId(_) => {}
+        }
+    }
+
+    fn of(&mut self, device: &str) -> &mut Mailbox {
+        if !self.devices.contains_key(device) {
+            self.devices.insert(device.to_owned(), Mailbox::default());
+        }
+        self.devices.get_mut(device).expect("it was put there")
+    }
+
+    fn message(&mut self, message: &MessageRecord<'_>) {
+        let to = message.to.to_string();
+        let is_whole = self.whole.as_ref() == Some(&to);
+        let entry = Entry {
+            from: message.from.to_string(),
+            id: message.id.to_owned(),
+            len: message.body.len() + message.id.len() + message.re.map_or(0, str::len),
+            at_ms: message.sent_at_ms,
+            expires_at_ms: message.expires_at_ms,
+            receipt: message.receipt,
+            outcome: None,
+            body: is_whole.then(|| String::from_utf8_lossy(message.body).into_owned()),
+        };
+        self.of(&to).put(message.seq, entry);
+    }
+
+    fn outcome(&mut self, outcome: &OutcomeRecord<'_>) {
+        self.of(&outcome.of.to_string()).entries.remove(&outcome.of_seq);
+        let entry = Entry {
+            from: outcome.of.to_string(),
+            id: outcome.id.to_owned(),
+            len: outcome.id.len() + outcome.reason.map_or(0, str::len),
+            at_ms: outcome.at_ms,
+            expires_at_ms: None,
+            receipt: false,
+            outcome: Some(outcome.outcome),
+            body: None,
+        };
+        self.of(&outcome.to.to_string()).put(outcome.seq, entry);
+    }
+
+    fn row(&mut self, row: &DeviceRecord<'_>) {
+        let mailbox = self.of(&row.device.to_string());
+        mailbox.is_known = true;
+        mailbox.away_since_ms = row.away_since_ms;
+        mailbox.acked_to = mailbox.acked_to.max(row.acked_to);
+        mailbox.pushed_to = mailbox.pushed_to.max(row.pushed_to);
+        mailbox.next_seq = mailbox.next_seq.max(row.reserved_to);
+        mailbox.drop_acked();
+    }
+
+    /// Those in force, by their devices' ids.
+    pub(super) fn sorted(&self) -> Vec<(&str, &Mailbox)> {
+        let known = self.devices.iter().filter(|(_, mailbox)| mailbox.is_known);
+        let mut sorted: Vec<_> = known.map(|(id, mailbox)| (id.as_str(), mailbox)).collect();
+        // Numbers by their size, before names.
+        sorted.sort_by_key(|(id, _)| (id.parse::<u64>().unwrap_or(u64::MAX), *id));
+        sorted
+    }
+
+    pub(super) fn find(&self, device: &str) -> Option<&Mailbox> {
+        self.devices.get(device).filter(|mailbox| mailbox.is_known)
+    }
+}
+
+impl Mailbox {
+    fn put(&mut self, seq: u64, entry: Entry) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        // One that was copied to a later part of the log may have been acked before.
+        if seq > self.acked_to || entry.receipt {
+            self.entries.insert(seq, entry);
+        }
+    }
+
+    /// What asked for an outcome stays until that is recorded.
+    fn drop_acked(&mut self) {
+        let behind = self.entries.split_off(&(self.acked_to + 1));
+        self.entries.retain(|_, entry| entry.receipt);
+        self.entries.extend(behind);
+    }
+
+    /// What waits for the device.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let entries = self.entries.range(self.acked_to + 1..);
+        entries.map(|(&seq, entry)| (seq, entry))
+    }
+
+    /// Whether the device has acked this entry, whose outcome is not recorded yet.
+    pub(super) fn is_acked(&self, seq: u64) -> bool {
+        seq <= self.acked_to
+    }
+
+    /// Whether the device may have seen it; if it was there when the server ended, nobody knows.
+    pub(super) fn may_have_seen(&self, seq: u64) -> bool {
+        self.away_since_ms.is_none() || seq <= self.pushed_to
+    }
+
+    /// A number that was never given: numbers from here on are free.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq.max(1)
+    }
+}
