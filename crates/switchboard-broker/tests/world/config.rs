@@ -46,8 +46,8 @@ impl Config {
             has_failures: random.percent(40),
             has_restores: random.percent(15),
             crash_weight: random.pick(&[0, 1, 4]),
-            paces: [25, 14, 12, 12, 10, 4].map(|pace| {
-                let factor = random.pick(&[20, 100, 100, 300]);
+            paces: [25, 14, 12, 12, 10, 12].map(|pace| {
+                let factor = random.pick(&[5, 30, 100, 300]);
                 1 + pace * factor / 100
             }),
             limits: Limits {

@@ -288,12 +288,12 @@ impl Ledger {
 impl Message {
     /// The arrivals by which it may have been accepted.
     fn orders(&self) -> impl Iterator<Item = u64> {
+        // While the store fails a retry is answered before the first one, which is still open.
         let first = self.arrivals.iter().find(|arrival| arrival.answer == Answer::First);
-        let is_known = first.is_some();
-        let unknown = self
-            .arrivals
-            .iter()
-            .filter(move |arrival| !is_known && arrival.answer == Answer::Unknown);
-        first.into_iter().chain(unknown).map(|arrival| arrival.order)
+        let last = first.map_or(u64::MAX, |first| first.order);
+        let may_be = move |arrival: &&Arrival| {
+            matches!(arrival.answer, Answer::First | Answer::Unknown) && arrival.order <= last
+        };
+        self.arrivals.iter().filter(may_be).map(|arrival| arrival.order)
     }
 }
