@@ -3,7 +3,8 @@
 //! It follows the same records as the brokers' replay, keeps no ids of messages sent, sets no
 //! clocks and appends nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
 use switchboard_broker::{DeviceRecord, MessageRecord, OutcomeRecord, Record};
 use switchboard_proto::v1::Outcome;
@@ -14,6 +15,9 @@ pub(super) struct Mailboxes {
     devices: HashMap<String, Mailbox>,
     /// Whose messages are kept whole.
     whole: Option<String>,
+    /// Hashes of the messages whose outcome is recorded: a copy of one may lie behind that record.
+    ended: HashSet<u64>,
+    hasher: RandomState,
 }
 
 /// One device's.
@@ -82,6 +86,10 @@ impl Mailboxes {
 
     fn message(&mut self, message: &MessageRecord<'_>) {
         let to = message.to.to_string();
+        let key = (&to, message.seq, message.from.to_string(), message.id);
+        if message.receipt && self.ended.contains(&self.hasher.hash_one(key)) {
+            return;
+        }
         let is_whole = self.whole.as_ref() == Some(&to);
         let entry = Entry {
             from: message.from.to_string(),
@@ -97,7 +105,10 @@ impl Mailboxes {
     }
 
     fn outcome(&mut self, outcome: &OutcomeRecord<'_>) {
-        self.of(&outcome.of.to_string()).entries.remove(&outcome.of_seq);
+        let of = outcome.of.to_string();
+        let key = (&of, outcome.of_seq, outcome.to.to_string(), outcome.id);
+        self.ended.insert(self.hasher.hash_one(key));
+        self.of(&of).entries.remove(&outcome.of_seq);
         let entry = Entry {
             from: outcome.of.to_string(),
             id: outcome.id.to_owned(),
@@ -170,5 +181,99 @@ impl Mailbox {
     /// A number that was never given: numbers from here on are free.
     pub(super) fn next_seq(&self) -> u64 {
         self.next_seq.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use switchboard_broker::Moment;
+    use switchboard_proto::v1::DeviceRef;
+
+    use super::*;
+
+    const ALICE: DeviceRef<'_> = DeviceRef::Name("alice");
+    const BOB: DeviceRef<'_> = DeviceRef::Name("bob");
+
+    fn message(seq: u64, receipt: bool) -> Record<'static> {
+        Record::Message(MessageRecord {
+            to: ALICE,
+            seq,
+            from: BOB,
+            id: "m",
+            is_id_taken: true,
+            body: b"1",
+            re: None,
+            sent_at_ms: 1,
+            at: Moment::default(),
+            expires_at_ms: None,
+            receipt,
+        })
+    }
+
+    fn row(device: DeviceRef<'static>, acked_to: u64) -> Record<'static> {
+        let (mailbox, reserved_to, pushed_to, away_since_ms) = (1, 9, 4, Some(1));
+        Record::Device(DeviceRecord {
+            device,
+            mailbox,
+            reserved_to,
+            acked_to,
+            pushed_to,
+            away_since_ms,
+        })
+    }
+
+    fn outcome(of_seq: u64) -> Record<'static> {
+        Record::Outcome(OutcomeRecord {
+            to: BOB,
+            seq: 12,
+            id: "m",
+            of: ALICE,
+            of_seq,
+            outcome: Outcome::Delivered,
+            at_ms: 1,
+            maybe_seen: false,
+            reason: None,
+        })
+    }
+
+    /// What waits for a device, and what is there in all, after these records.
+    fn waits(device: &str, records: &[Record<'_>]) -> Option<(Vec<u64>, usize)> {
+        let mut mailboxes = Mailboxes::default();
+        records.iter().for_each(|record| mailboxes.take(record));
+        let mailbox = mailboxes.find(device)?;
+        Some((mailbox.waiting().map(|(seq, _)| seq).collect(), mailbox.entries.len()))
+    }
+
+    #[test]
+    fn what_waits_is_what_no_record_took_out() {
+        let known = row(ALICE, 0);
+        let (device, seq) = (ALICE, 2);
+        let [one, two, asked] = [message(1, false), message(2, false), message(3, true)];
+        let acked = Record::Acked { device, seq: 3 };
+        for (records, expected) in [
+            (vec![one, two], None),
+            (vec![known, one, two], Some((vec![1, 2], 2))),
+            (vec![known, one, two, Record::Removed { device, seq }], Some((vec![1], 1))),
+            // Acked, and its outcome is not recorded yet.
+            (vec![known, one, asked, acked], Some((vec![], 1))),
+            (vec![known, one, asked, acked, outcome(3)], Some((vec![], 0))),
+            (vec![known, one, two, Record::Gone { device }], None),
+            // Copied to a later part of the log, behind what took it out.
+            (vec![known, acked, one], Some((vec![], 0))),
+            (vec![known, asked, outcome(3), asked], Some((vec![], 0))),
+            (vec![one, row(ALICE, 1)], Some((vec![], 0))),
+        ] {
+            assert_eq!(waits("alice", &records), expected, "{records:?}");
+        }
+        assert_eq!(waits("bob", &[row(BOB, 0), outcome(3)]), Some((vec![12], 1)));
+    }
+
+    #[test]
+    fn numbers_that_may_have_been_given_are_not_free() {
+        let mut mailboxes = Mailboxes::default();
+        for (record, free) in [(row(BOB, 0), 9), (outcome(1), 13), (row(BOB, 12), 13)] {
+            mailboxes.take(&record);
+            assert_eq!(mailboxes.find("bob").map(Mailbox::next_seq), Some(free));
+        }
     }
 }
