@@ -29,10 +29,7 @@ fn as_command(message: &str) {
     }
     match command {
         Command::Help => assert_eq!(message, "help"),
-        Command::Send { .. }
-        | Command::SendNowhere
-        | Command::Named { .. }
-        | Command::Unknown => {
+        Command::Send { .. } | Command::SendNowhere | Command::Named { .. } | Command::Unknown => {
             let padded = format!("\u{a0}{}", message.replacen(',', "\x1c,\u{3000}", 1));
             assert_eq!(text::parse(padded.as_bytes()), command, "padded");
         }
