@@ -163,6 +163,10 @@ impl Driver {
     }
 
     async fn heard(&mut self, event: ServerEvent) {
+        if !matches!(event, ServerEvent::Bye { .. }) {
+            // More than a welcome came: the connection was of use, however short it was.
+            self.backoff.reset();
+        }
         match event {
             ServerEvent::Message { seq, from, id, body, sent_at_ms, re } => {
                 if let Some(place) = self.kept.see(seq) {
