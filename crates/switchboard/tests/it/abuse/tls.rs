@@ -121,7 +121,7 @@ fn the_page_and_the_metrics_are_served_over_tls() {
     let (server, certificate) = start(&[]);
     assert_eq!(get(&server, &certificate, "/healthz"), "ok\n");
     assert!(get(&server, &certificate, "/metrics").ends_with("# EOF\n"));
-    for file in ["index.html", "style.css", "app.js", "protocol.js"] {
+    for file in ["index.html", "style.css", "app.js", "text.js", "v1.js"] {
         let path = if file == "index.html" { "/".to_owned() } else { format!("/{file}") };
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../console");
         let content = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();

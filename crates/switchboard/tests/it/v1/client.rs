@@ -101,7 +101,7 @@ impl V1 {
     /// Closes; when this returns the server knows that it is away.
     pub(crate) fn leave(mut self) -> Away {
         self.socket.close(None).unwrap();
-        while self.socket.read().is_ok() {}
+        while self.read().is_ok() {}
         self.away()
     }
 
@@ -126,7 +126,7 @@ impl V1 {
     #[track_caller]
     pub(crate) fn hear_text(&mut self) -> String {
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(Message::Text(text)) => return text.as_str().to_owned(),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 other => panic!("expected a frame, got {other:?}"),
@@ -197,7 +197,7 @@ impl V1 {
     pub(crate) fn end(&mut self) -> (u16, String) {
         let mut end = None;
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(Message::Close(frame)) => end = frame,
                 Ok(_) => {}
                 Err(Error::ConnectionClosed | Error::AlreadyClosed) => break,
@@ -206,6 +206,16 @@ impl V1 {
         }
         let frame = end.expect("a close frame");
         (frame.code.into(), frame.reason.as_str().to_owned())
+    }
+
+    /// What comes next. A read that may time out is interrupted by any signal.
+    fn read(&mut self) -> Result<Message, Error> {
+        loop {
+            match self.socket.read() {
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
     }
 
     /// The socket, for what no frame says.

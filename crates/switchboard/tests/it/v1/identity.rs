@@ -169,7 +169,8 @@ fn a_token_that_ends_is_announced_and_ends_the_connection() {
     let at_ms = device.expect(json!({"type": "expiring"}))["at_ms"].as_u64().unwrap();
     assert!((at_ms / 1_000).abs_diff(now_s() + 2) <= 1, "{at_ms}");
     assert_eq!(device.end().0, 4401);
-    assert!(now_s() >= at_ms / 1_000);
+    // The clocks of server and test may round differently.
+    assert!(now_s() + 1 >= at_ms / 1_000);
     assert!(refusal(&server, &token).contains("expired"));
 }
 

@@ -28,7 +28,6 @@ struct Fate {
     is_disk: bool,
     wants_receipt: bool,
     is_accepted: bool,
-    is_rejected: bool,
     is_cancelled: bool,
     received: u32,
     /// Word, and whether it may have been seen.
@@ -166,8 +165,15 @@ impl Ledger {
             };
             fate.judge(&story);
         }
+        // No mailbox is ever full here: else one whose refusal a crash swallowed could be accepted
+        // behind a later one.
         for (pair, received) in &self.received {
-            assert!(received.is_sorted_by(|a, b| a < b), "order of {pair:?}: {received:?}");
+            if let Some(wrong) = received.windows(2).find(|pair| pair[0] >= pair[1]) {
+                let fates = wrong.iter().map(|n| &self.messages[&(pair.0, *n)]);
+                let fates: Vec<_> = fates.collect();
+                let heard = self.heard[pair.1].join("\n");
+                panic!("order of {pair:?}: {wrong:?} {fates:?}; the receiver heard\n{heard}");
+            }
         }
         for (pair, accepted) in &self.accepted {
             let fate = |n: &u64| &self.messages[&(pair.0, *n)];
@@ -189,7 +195,6 @@ impl Fate {
 
     fn judge(&self, story: &dyn Fn() -> String) {
         assert!(self.received <= 1, "twice: {}", story());
-        assert!(!self.is_rejected || self.received == 0 && self.outcomes.is_empty(), "{}", story());
         if !(self.is_accepted && self.is_disk) {
             return;
         }
@@ -278,7 +283,7 @@ impl Peer {
                 _ => {}
             }
         };
-        world.heard(self.index, &format!("hello {last_seq}"));
+        world.heard(self.index, &format!("hello {last_seq}, {}", welcome["pending"]));
         assert_eq!(welcome["mailbox"], *mailbox, "{welcome}");
         assert_eq!(welcome["resumed"], true, "{welcome}");
         assert_eq!(welcome["device"], self.away.device);
@@ -332,13 +337,6 @@ impl Peer {
             "accepted" => self.accepted(world, device, frame),
             "rejected" if frame["code"] == "too_late" => {
                 assert!(self.cancels.remove(&number(frame)), "{frame}");
-                Ok(())
-            }
-            "rejected" => {
-                let definite = ["mailbox_full", "outcomes_full"];
-                assert!(definite.contains(&frame["code"].as_str().unwrap()), "{frame}");
-                self.answered(world, number(frame));
-                self.note(world, frame, |fate| fate.is_rejected = true);
                 Ok(())
             }
             "cancelled" => {
@@ -447,7 +445,8 @@ fn nothing_accepted_is_lost_or_doubled_by_kills() {
     let seed = number_of("SWITCHBOARD_KILLS_SEED").unwrap_or_else(clock);
     println!("SWITCHBOARD_KILLS={kills} SWITCHBOARD_KILLS_SEED={seed}");
     let mut random = Random(seed);
-    let mut server = Server::with(&["in_flight_max=16", "shards=3"]);
+    let mut server =
+        Server::with(&["in_flight_max=16", "mailbox_max_messages=1000000", "shards=3"]);
     let peers = peers(&server, &mut random);
     let world = World {
         names: peers.iter().map(|peer| peer.away.device.clone()).collect(),

@@ -84,14 +84,16 @@ fn a_receipt_needs_a_place_in_the_senders_own_mailbox() {
 fn what_cannot_be_done_is_rejected_with_the_reason() {
     let server = Server::start();
     let mut a = V1::anonymous(&server);
-    let text = Device::connect(&server).id;
+    let text = Device::connect(&server);
+    let gone = text.id.to_string();
+    text.close();
     let mut text_device = Device::connect(&server);
     let to = text_device.id.to_string();
     for (to, more, code) in [
         ("1", json!({}), "no_such_device"),
         ("nobody", json!({}), "no_such_device"),
         ("no/body", json!({}), "no_such_device"),
-        (&*text.to_string(), json!({}), "no_such_device"),
+        (&*gone, json!({}), "no_such_device"),
         (&*to, json!({"receipt": true}), "durability_unavailable"),
         (&*to, json!({"ttl_ms": 1000}), "durability_unavailable"),
         (&*to, json!({"durability": "memory"}), "durability_unavailable"),
