@@ -9,6 +9,7 @@ import { V1Connection } from "./v1.js";
 
 const COPIED_MS = 1_600;
 const HINT = "Enter sends, Shift + Enter starts a new line.";
+const NOT_CONNECTED = "Not connected. Your message stays here until you are.";
 const PROTOCOL_HINTS = {
   v1: "Keeps the id; messages wait.",
   text: "A new id each time.",
@@ -132,6 +133,7 @@ function showState(name) {
   showOutage();
   showNotice();
   showTitle();
+  if (name === "open" && mistake === NOT_CONNECTED) mistake = "";
   showHint();
 }
 
@@ -202,8 +204,11 @@ const composer = byId("composer");
 const to = byId("to");
 const text = byId("text");
 
+/** What is wrong with the form, until somebody mends it; "" is nothing. */
+let mistake = "";
+
 /** Shows what is wrong with the form or, if nothing is, what a person may want to know. */
-function showHint(mistake = "") {
+function showHint() {
   const warning = connection.isOpen ? warningAbout(to.value.trim()) : "";
   const advice = to.value.trim() === myId && myId ? "This is your own id: the message comes back to you." : HINT;
   byId("composer-hint").textContent = mistake || warning || advice;
@@ -232,6 +237,7 @@ function address(id) {
 function addressed() {
   to.removeAttribute("aria-invalid");
   devices.mark(to.value.trim());
+  mistake = "";
   showHint();
 }
 
@@ -240,11 +246,12 @@ function submit() {
   const words = text.value;
   if (!isDeviceId(id)) return refuse(to, id ? "An id is a number, such as 100000001, or a name." : "To whom? Choose a device or type its id.");
   if (!words) return refuse(text, "Write a message first.");
-  if (!connection.isOpen) return refuse(text, "Not connected. Your message stays here until you are.");
+  if (!connection.isOpen) return refuse(text, NOT_CONNECTED);
   const message = { id: newMessageId(), to: id, text: words };
   conversation.sent(message);
   connection.send(message);
   text.value = "";
+  mistake = "";
   showHint();
 }
 
@@ -254,11 +261,12 @@ function newMessageId() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function refuse(field, mistake) {
+function refuse(field, why) {
   field.setAttribute("aria-invalid", "true");
   field.focus();
-  showHint(mistake);
-  announce(mistake);
+  mistake = why;
+  showHint();
+  announce(why);
 }
 
 composer.addEventListener("submit", (event) => {
@@ -274,6 +282,7 @@ text.addEventListener("keydown", (event) => {
 
 text.addEventListener("input", () => {
   text.removeAttribute("aria-invalid");
+  mistake = "";
   showHint();
 });
 
