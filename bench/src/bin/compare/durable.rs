@@ -96,8 +96,8 @@ fn kept(contest: &Contest, options: &Options) -> anyhow::Result<Kept> {
     Ok(Kept {
         run,
         records: grown("switchboard_store_records_total")?,
-        syncs: grown("switchboard_store_sync_seconds_count")?,
-        sync_s: grown("switchboard_store_sync_seconds_sum")?,
+        syncs: grown("switchboard_store_sync_duration_seconds_count")?,
+        sync_s: grown("switchboard_store_sync_duration_seconds_sum")?,
     })
 }
 
