@@ -167,7 +167,7 @@ pub(crate) struct Post {
     /// The store cannot sync for now.
     is_failing: bool,
     devices: FxHashMap<DeviceId, Box<Device>>,
-    /// By [`Conn`].
+    /// By [`crate::Conn`].
     sessions: Vec<Option<DeviceId>>,
     next_session: u32,
     /// What each append that is not synced was for, in order.

@@ -480,7 +480,7 @@ impl Broker {
             || self.post.acks_due.is_some_and(|at| at <= now)
     }
 
-    /// The next moment at which [`Broker::tick`] has something to do.
+    /// The next moment at which [`Input::Tick`](crate::Input::Tick) has something to do.
     pub fn next_tick(&self) -> Option<Moment> {
         self.post.timers.next().into_iter().chain(self.post.acks_due).min()
     }
