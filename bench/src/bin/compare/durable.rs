@@ -93,9 +93,11 @@ fn kept(contest: &Contest, options: &Options) -> anyhow::Result<Kept> {
     anyhow::ensure!(run.durability == "disk", "messages were kept in {}", run.durability);
     let after = Metrics::of(&server)?;
     let grown = |name: &str| Ok::<_, anyhow::Error>(after.value(name)? - before.value(name)?);
+    let records = grown("switchboard_store_records_total")?;
+    anyhow::ensure!(records >= run.tally.sent as f64, "accepted, and only {records} on disk");
     Ok(Kept {
         run,
-        records: grown("switchboard_store_records_total")?,
+        records,
         syncs: grown("switchboard_store_sync_duration_seconds_count")?,
         sync_s: grown("switchboard_store_sync_duration_seconds_sum")?,
     })
