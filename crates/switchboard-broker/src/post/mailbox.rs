@@ -153,6 +153,11 @@ impl Mailbox {
             Ok(index) => self.entries[index].place = entry.place,
             Err(index) => {
                 self.count(&entry);
+                // A start restores all mailboxes at once: doubling would take half as much again,
+                // and give little of it back.
+                if self.entries.len() == self.entries.capacity() {
+                    self.entries.reserve_exact(self.entries.len() / 4 + 4);
+                }
                 self.entries.insert(index, entry);
             }
         }
