@@ -8,13 +8,12 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::text::{self, Command};
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
 
+use crate::Directory;
 use crate::directory::Home;
 use crate::duplicates::{Digest, DigestKey, LastText};
-use crate::names::is_number;
 use crate::post::{
     Content, Event, Hello, Limits, Now, Parcel, Place, Post, Record, SendFilter, TextAsker, Want,
 };
-use crate::{Directory, names};
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -448,7 +447,7 @@ impl Broker {
 
     /// A receiver that is no anonymous device of this shard.
     fn receiver_elsewhere(&self, to: DeviceId) -> Result<Receiver, Refusal> {
-        if names::is_name(to) {
+        if !to.is_number() {
             return Err(Refusal::NoSuchDevice);
         }
         if self.post.has(to) {
@@ -567,7 +566,7 @@ impl Broker {
         let Some(device) = self.devices.get_mut(conn.0 as usize).and_then(Option::take) else {
             return;
         };
-        if is_number(device.id) && self.conns.remove(&device.id).is_some() {
+        if device.id.is_number() && self.conns.remove(&device.id).is_some() {
             self.end_anonymous(device.id, now, effect);
         }
     }

@@ -6,18 +6,9 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::DeviceRef;
 
-/// Set in the ids that stand for names; no id on the wire has it.
+/// Set in the ids that stand for names, inside this process only: what [`DeviceId::is_number`] asks
+/// for.
 const NAME_BIT: u64 = 1 << 63;
-
-/// Whether an id stands for a name, inside this process only.
-pub(crate) fn is_name(id: DeviceId) -> bool {
-    id.get() & NAME_BIT != 0
-}
-
-/// Whether an id that a client wrote can be a device's.
-pub(crate) fn is_number(id: DeviceId) -> bool {
-    !is_name(id)
-}
 
 /// Which names stand behind which ids. A name keeps its id while the process runs.
 ///
@@ -66,7 +57,7 @@ impl Names {
     /// The id of a device as clients name it; `None` for a name that no device ever had.
     pub fn find(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         match device {
-            DeviceRef::Number(id) => is_number(id).then_some(id),
+            DeviceRef::Number(id) => id.is_number().then_some(id),
             DeviceRef::Name(name) => {
                 let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
                 table.ids.get(name).map(|&index| DeviceId::new(NAME_BIT | index))
@@ -96,7 +87,7 @@ impl Names {
 
     /// How a device is shown.
     pub fn show(&self, id: DeviceId) -> Shown {
-        if is_number(id) {
+        if id.is_number() {
             return Shown::Number(id);
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);

@@ -317,7 +317,7 @@ impl Broker {
 
     pub(super) fn ttl(&self, id: DeviceId) -> Option<Duration> {
         let limits = &self.post.limits;
-        if crate::names::is_name(id) { limits.named_device_ttl } else { Some(limits.device_ttl) }
+        if id.is_number() { Some(limits.device_ttl) } else { limits.named_device_ttl }
     }
 
     /// The device whose session is on a connection.

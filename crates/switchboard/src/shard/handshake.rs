@@ -7,7 +7,7 @@ use mio::Interest;
 use mio::net::UnixStream;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use switchboard_broker::{Conn as BrokerConn, Input};
-use switchboard_proto::v1::{SUBPROTOCOL, close};
+use switchboard_proto::v1::SUBPROTOCOL;
 
 use super::admission::{Permit, forwarded, x_forwarded_for};
 use super::conn::{Compression, Conn, Hold, Key, Phase, Protocol};
@@ -17,7 +17,7 @@ use super::{PIPE_BIT, Shard};
 use crate::config::Auth;
 use crate::http::REQUEST_TIMEOUT;
 use crate::metrics::refused_index;
-use crate::ws::{CloseCode, Deflate, Parsed, Refusal, Upgrade, parse_request};
+use crate::ws::{Deflate, Parsed, Refusal, Upgrade, parse_request};
 
 /// An HTTP request that wants no WebSocket, for the HTTP server: its socket, and what was read of
 /// it already.
@@ -201,8 +201,8 @@ impl Shard {
             // Who it is comes in its first frame.
             _ if is_v1 => {}
             Some(token) => {
-                if let Err(reason) = self.text_with_token(key, token) {
-                    return self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason);
+                if let Err(refused) = self.text_with_token(key, token) {
+                    return self.close(key, refused.code, &refused.reason);
                 }
             }
             None => self.connect_anonymous(key),

@@ -49,6 +49,20 @@ struct Identity {
     filter: Option<Arc<dyn SendFilter>>,
 }
 
+/// Why a connection is no device, and how it is closed.
+#[derive(Debug)]
+pub(super) struct Unidentified {
+    pub(super) code: CloseCode,
+    pub(super) reason: String,
+}
+
+impl Unidentified {
+    /// Coming back with the same token, or none, will not help.
+    fn for_good(reason: impl Into<String>) -> Unidentified {
+        Unidentified { code: CloseCode(close::NOT_AUTHENTICATED), reason: reason.into() }
+    }
+}
+
 impl Shard {
     /// The first frame of a v1 connection: `hello`, or nothing.
     pub(super) fn first_frame(&mut self, key: Key, text: &[u8]) {
@@ -69,7 +83,7 @@ impl Shard {
                 let mailbox = mailbox.map(|mailbox| (*mailbox).into());
                 self.send_home(key, identity, mailbox, last_seq.unwrap_or(0), false);
             }
-            Err(reason) => self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason),
+            Err(Unidentified { code, reason }) => self.close(key, code, &reason),
         }
     }
 
@@ -81,25 +95,27 @@ impl Shard {
     }
 
     /// Who shows this token.
-    fn identify(&self, token: &str) -> Result<Identity, String> {
+    fn identify(&self, token: &str) -> Result<Identity, Unidentified> {
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
         let device = self.shared.directory.names().intern(device.as_ref());
         let filter = allow_send.map(|patterns| Arc::new(patterns) as Arc<dyn SendFilter>);
         Ok(Identity { device, token: None, token_ends_ms: expires_at_ms, filter })
     }
 
-    fn verify(&self, token: &str) -> Result<Claims, String> {
+    fn verify(&self, token: &str) -> Result<Claims, Unidentified> {
         let now_s = self.ports.wall_ms() / 1_000;
-        self.shared.keyring.verify(token, now_s).map_err(|error| error.to_string())
+        let verified = self.shared.keyring.verify(token, now_s);
+        verified.map_err(|error| Unidentified::for_good(error.to_string()))
     }
 
     /// A new device without a name, and the token that will prove it.
-    fn anonymous(&mut self) -> Result<Identity, String> {
+    fn anonymous(&mut self) -> Result<Identity, Unidentified> {
         if self.shared.config.auth == Auth::Token {
-            return Err("this server wants a token (auth = \"token\")".to_owned());
+            return Err(Unidentified::for_good("this server wants a token (auth = \"token\")"));
         }
         if !self.may_give_id() {
-            return Err("the store cannot reserve new ids now; come back soon".to_owned());
+            let reason = "the store cannot reserve new ids now; come back soon".to_owned();
+            return Err(Unidentified { code: CloseCode::TRY_AGAIN_LATER, reason });
         }
         let device = self.shared.directory.new_id();
         let now_s = self.ports.wall_ms() / 1_000;
@@ -117,7 +133,7 @@ impl Shard {
     }
 
     /// A device of the text protocol that showed a token in its handshake.
-    pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), String> {
+    pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), Unidentified> {
         let identity = self.identify(token)?;
         self.send_home(key, identity, None, 0, true);
         Ok(())
@@ -240,7 +256,7 @@ impl Shard {
                     token_ends_ms: identity.token_ends_ms,
                     filter: identity.filter,
                 }),
-                Err(reason) => self.close(key, CloseCode(close::NOT_AUTHENTICATED), &reason),
+                Err(Unidentified { code, reason }) => self.close(key, code, &reason),
             },
         }
     }

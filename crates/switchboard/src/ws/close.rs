@@ -19,6 +19,8 @@ impl CloseCode {
     pub const POLICY_VIOLATION: CloseCode = CloseCode(1008);
     /// A message was larger than `max_message_bytes`.
     pub const MESSAGE_TOO_BIG: CloseCode = CloseCode(1009);
+    /// What is wanted cannot be had now (IANA's registry of close codes).
+    pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
     /// The device did not read what it was sent.
     pub const TOO_SLOW: CloseCode = CloseCode(4508);
 
