@@ -9,6 +9,7 @@ mod client_frame;
 pub mod close;
 mod device_ref;
 mod parse_client;
+mod plain;
 mod read;
 mod scan;
 mod server_event;

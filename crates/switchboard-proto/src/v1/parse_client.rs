@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::plain;
 use super::read::{Read, required};
 use super::scan::Fields;
 use super::words::{ClientKind, Field};
@@ -29,6 +30,14 @@ use super::{
 /// well-formed and holds exactly one valid `id`, whatever the frame's type.
 #[inline]
 pub fn parse_client(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
+    match plain::parse(text) {
+        Some(frame) => Ok(frame),
+        None => parse_any(text),
+    }
+}
+
+/// A frame that may be written in any way.
+fn parse_any(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
     let mut fields = Fields::new(text);
     if let Err(fault) = fields.scan() {
         return Err(bad_frame(fault.to_string(), None));

@@ -293,6 +293,7 @@ fn value_start(text: &[u8], at: usize) -> Scanned<usize> {
 }
 
 /// The end of the value in the frame's own object, or in an array there, that begins at `start`.
+#[inline]
 fn value_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start) {
         b'{' | b'[' => nest_end(text, start),
@@ -300,7 +301,15 @@ fn value_end(text: &[u8], start: usize) -> Scanned<usize> {
     }
 }
 
+/// The end of the value with which the text begins, as it stands in the frame's own object; `None`
+/// if it is none.
+#[inline]
+pub(super) fn element_end(text: &[u8]) -> Option<usize> {
+    value_end(text, 0).ok()
+}
+
 /// The end of a value that is no array and no object.
+#[inline]
 fn scalar_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start) {
         b'"' => string_end(text, start),

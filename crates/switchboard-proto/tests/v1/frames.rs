@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 use serde_json::Value;
 use switchboard_proto::v1::{
     self, Address, ClientFrame, DeviceEvent, Durability, FrameErrorCode, INTEGER_MAX, Outcome,
@@ -173,6 +173,31 @@ proptest! {
         let mut written = Vec::new();
         frame.write(&mut written);
         prop_assert_eq!(v1::parse_client(&written).unwrap(), frame);
+    }
+
+    /// What is written plainly is read in a way of its own; a space in front leads past it.
+    #[test]
+    fn a_plain_frame_is_read_as_any_other(
+        frame in prop_oneof![
+            4 => send().prop_map(ClientFrame::Send),
+            1 => number().prop_map(|seq| ClientFrame::Ack { seq }),
+        ],
+        damage in option::of((any::<Index>(), any::<u8>())),
+        cut in option::weighted(0.1, any::<Index>()),
+    ) {
+        let mut written = vec![b' '];
+        frame.write(&mut written);
+        if let Some((at, byte)) = damage {
+            let at = at.index(written.len() - 1) + 1;
+            written[at] = byte;
+        }
+        if let Some(at) = cut {
+            written.truncate(at.index(written.len()) + 1);
+        }
+        let (plainly, spaced) = (v1::parse_client(&written[1..]), v1::parse_client(&written));
+        prop_assert_eq!(plainly.as_ref().ok(), spaced.as_ref().ok());
+        let id = |read: Result<ClientFrame<'_>, v1::FrameError>| read.err().and_then(|error| error.id);
+        prop_assert_eq!(id(plainly), id(spaced));
     }
 
     #[test]
