@@ -1,9 +1,10 @@
-//! Chromium and its driver, which the page is tested with: found, or installed, or asked for.
+//! Chromium and its driver, which the page is tested with.
 
 use std::env;
 use std::path::PathBuf;
 
-use crate::command::{Program, find};
+use crate::command::find;
+use crate::machine::{ensure, print_version};
 use crate::step::Failure;
 
 /// The variables that name the programs, for the tests and for whoever has them elsewhere.
@@ -24,14 +25,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// Finds the programs, installing them first where that can be done without asking.
     pub(crate) fn ensure() -> Result<Browser, Failure> {
-        if let Some(browser) = Browser::find() {
-            return Ok(browser);
-        }
-        if !may_install() {
-            return Err(Failure::new(missing()));
-        }
-        install()?;
-        Browser::find().ok_or_else(|| Failure::new(missing()))
+        ensure(Browser::find, "chromium chromium-driver", &missing())
     }
 
     /// The programs named by the variables, else those on `PATH`.
@@ -44,27 +38,13 @@ impl Browser {
     /// Prints both versions: a driver that is too old or too new for its browser is a
     /// common reason for tests that cannot start.
     pub(crate) fn print_versions(&self) {
-        for program in [&self.chromium, &self.chromedriver] {
-            let version = Program::new(program).args("--version").output();
-            let version = version.unwrap_or_else(|| "tells no version".to_owned());
-            println!("    {}: {version}", program.display());
-        }
+        print_version(&self.chromium);
+        print_version(&self.chromedriver);
     }
 }
 
 fn named(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
-}
-
-fn may_install() -> bool {
-    let root = Program::new("id").args("-u").output().is_some_and(|uid| uid == "0");
-    root && find(&["apt-get"]).is_some()
-}
-
-fn install() -> Result<(), Failure> {
-    let apt = || Program::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive");
-    apt().args("--quiet update").run()?;
-    apt().args("--quiet --yes --no-install-recommends install chromium chromium-driver").run()
 }
 
 fn missing() -> String {

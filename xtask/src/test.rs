@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::browser::{self, Browser};
 use crate::command::{Program, root};
+use crate::machine::{ensure_strace, print_version};
 use crate::step::{Failure, Step, run_all};
 
 /// The test target that needs Chromium.
@@ -34,8 +35,9 @@ impl Options {
 /// Checks everything, quick things first, and stops at the first that fails.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let mut steps = vec![Step::new("format", format)];
+    // Before the long steps, so that what is missing is told at once.
+    steps.push(Step::new("strace", || ensure_strace().map(|strace| print_version(&strace))));
     if options.browser {
-        // Before the long steps, so that a missing browser is told at once.
         steps.push(Step::new("browser", || Browser::ensure().map(|found| found.print_versions())));
     }
     let tests = if options.browser { all_tests } else { tests_without_browser };

@@ -1,13 +1,14 @@
-//! The disk fails under the real binary: it is full, or another process has it.
+//! The disk fails under the real binary: it is full, it returns errors, or another process has it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{V1, send, with};
+use super::strace::{self, Failing};
 use crate::server::{Server, binary};
 
 /// A file system of a few MiB in a mount namespace of its own, which needs no privilege where user
@@ -80,9 +81,22 @@ impl Drop for SmallDisk {
     }
 }
 
-fn readiness(server: &Server) -> String {
+/// The status of `/readyz`, and what it says.
+fn readiness(server: &Server) -> (u16, String) {
     let answer = server.raw(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n");
-    answer.split(' ').nth(1).expect("a status").to_owned()
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.lines().last().expect("a body").to_owned();
+    (status.expect("a status"), body)
+}
+
+#[track_caller]
+fn is_ready(server: &Server) {
+    assert_eq!(readiness(server), (200, "ready".to_owned()));
+}
+
+#[track_caller]
+fn is_not_ready(server: &Server) {
+    assert_eq!(readiness(server), (503, "the store cannot write".to_owned()));
 }
 
 /// A device sends itself a message that needs no disk, and gets it.
@@ -102,7 +116,7 @@ fn a_full_disk_is_told_and_nothing_is_lost_when_it_has_room_again() {
     let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
     let body = json!({"body": "x".repeat(20_000)});
     let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
-    assert_eq!(readiness(&server), "200");
+    is_ready(&server);
     a.send_with(&b.device, "0", &body);
     // The numbers that messages in memory get are reserved on disk before they are shown.
     send_itself(&mut a, "m1");
@@ -114,21 +128,19 @@ fn a_full_disk_is_told_and_nothing_is_lost_when_it_has_room_again() {
         if answer["type"] == "accepted" {
             return false;
         }
-        assert_eq!(answer["code"], "store_unavailable", "{answer}");
-        assert!(answer["retry_after_ms"].is_u64(), "{answer}");
-        true
+        refused_id(&answer) == *id
     });
     let refused = refused.expect("the disk is full some time");
     server.await_metric("switchboard_store_failing", |failing| failing == 1.0);
     assert!(server.metric("switchboard_store_failures_total") >= 1.0);
     let rejected = "switchboard_rejected_total{code=\"store_unavailable\"}";
     assert!(server.metric(rejected) >= 1.0);
-    assert_eq!(readiness(&server), "503");
+    is_not_ready(&server);
     // What needs no disk goes on.
     send_itself(&mut a, "m2");
     disk.free();
     server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
-    assert_eq!(readiness(&server), "200");
+    is_ready(&server);
     for id in refused..refused + 10 {
         a.ask(message(id), json!({"type": "accepted", "id": id.to_string(), "durability": "disk"}));
     }
@@ -139,6 +151,91 @@ fn a_full_disk_is_told_and_nothing_is_lost_when_it_has_room_again() {
         device.take(&id.to_string());
     });
     device.hears_nothing();
+}
+
+/// The id of a message that the store did not take.
+#[track_caller]
+fn refused_id(answer: &Value) -> u64 {
+    assert_eq!(
+        (&answer["type"], &answer["code"]),
+        (&json!("rejected"), &json!("store_unavailable"))
+    );
+    assert!(answer["retry_after_ms"].is_u64(), "{answer}");
+    answer["id"].as_str().unwrap().parse().unwrap()
+}
+
+/// What ends the failure in [`a_disk_fails`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Recovery,
+    /// While it lasts, the server is killed; its next run finds what was written and not synced.
+    Crash,
+}
+
+/// These system calls fail for a while under a sender of durable messages.
+fn a_disk_fails(calls: &str, error: &str, end: End) {
+    const BEFORE: u64 = 5;
+    const ALL: u64 = 20;
+    let mut server = Server::within(&strace::prefix(), &["shards=2"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let message = |id: u64| send(&b.device, &id.to_string());
+    (0..BEFORE).for_each(|id| a.send(&b.device, &id.to_string()));
+    send_itself(&mut a, "m1");
+    is_ready(&server);
+    assert_eq!(server.metric("switchboard_store_segments"), 1.0);
+    let failing = Failing::begin(&server, calls, error);
+    // Half of them twice: a retry finds that the first one is not synced.
+    let ids: Vec<u64> = (BEFORE..ALL).flat_map(|id| vec![id; 1 + id as usize % 2]).collect();
+    a.say_all(ids.iter().copied().map(message));
+    // Those that were on their way when it began may be told after those that came later.
+    let mut refused: Vec<u64> = ids.iter().map(|_| refused_id(&a.hear())).collect();
+    refused.sort_unstable();
+    assert_eq!(refused, ids);
+    server.await_metric("switchboard_store_failing", |failing| failing == 1.0);
+    is_not_ready(&server);
+    send_itself(&mut a, "m2");
+    match end {
+        End::Recovery => {
+            failing.end();
+            server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
+            is_ready(&server);
+            assert_eq!(server.metric("switchboard_store_segments"), 2.0);
+        }
+        End::Crash => {
+            server.restart();
+            a = a.away().back(&server, 0);
+        }
+    }
+    for id in BEFORE..ALL {
+        a.ask(message(id), json!({"type": "accepted", "id": id.to_string(), "durability": "disk"}));
+    }
+    server.restart();
+    let mut device = b.back(&server, 0);
+    assert_eq!(device.welcome["pending"], ALL);
+    for id in 0..ALL {
+        device.take(&id.to_string());
+    }
+    device.hears_nothing();
+}
+
+#[test]
+fn syncs_that_fail_are_told_and_what_they_left_open_is_delivered_once() {
+    a_disk_fails("fdatasync,fsync", "EIO", End::Recovery);
+}
+
+#[test]
+fn a_crash_while_syncs_fail_loses_and_doubles_nothing() {
+    a_disk_fails("fdatasync,fsync", "EIO", End::Crash);
+}
+
+#[test]
+fn writes_that_fail_are_told_and_what_they_left_open_is_delivered_once() {
+    a_disk_fails("writev", "ENOSPC", End::Recovery);
+}
+
+#[test]
+fn a_crash_while_writes_fail_loses_and_doubles_nothing() {
+    a_disk_fails("writev", "ENOSPC", End::Crash);
 }
 
 /// How a server ends that cannot have this data directory: its exit code and its log.

@@ -9,4 +9,5 @@ mod limits;
 mod mailbox;
 pub(crate) mod metrics;
 mod presence;
+mod strace;
 mod text;

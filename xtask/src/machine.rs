@@ -1,0 +1,57 @@
+//! Programs of the machine that the tests need: found, or installed, or asked for.
+
+use std::path::{Path, PathBuf};
+
+use crate::command::{Program, find};
+use crate::step::Failure;
+
+/// With which system calls are made to fail under the server.
+pub(crate) fn ensure_strace() -> Result<PathBuf, Failure> {
+    let missing = "system calls are made to fail by strace, which is not on PATH.\n\
+                   Install it (Debian: `apt-get install strace`)";
+    ensure(|| find(&["strace"]), "strace", missing)
+}
+
+/// Finds something, installing these packages first where that can be done without asking; where
+/// it cannot, `missing` tells the user.
+pub(crate) fn ensure<T>(
+    find: impl Fn() -> Option<T>,
+    packages: &str,
+    missing: &str,
+) -> Result<T, Failure> {
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    if may_install() {
+        install(packages)?;
+    }
+    find().ok_or_else(|| Failure::new(missing))
+}
+
+/// Prints where a program is and which: in a log that is often the reason of a failure.
+pub(crate) fn print_version(program: &Path) {
+    let version = Program::new(program).args("--version").output();
+    let version = version.unwrap_or_else(|| "tells no version".to_owned());
+    println!("    {}: {}", program.display(), version.lines().next().unwrap_or_default());
+}
+
+fn may_install() -> bool {
+    let root = Program::new("id").args("-u").output().is_some_and(|uid| uid == "0");
+    root && find(&["apt-get"]).is_some()
+}
+
+fn install(packages: &str) -> Result<(), Failure> {
+    let apt = || Program::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive");
+    apt().args("--quiet update").run()?;
+    apt().args("--quiet --yes --no-install-recommends install").args(packages).run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_installed() {
+        assert_eq!(ensure(|| Some(1), "no-such-package", "missing").unwrap(), 1);
+    }
+}
