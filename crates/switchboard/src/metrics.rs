@@ -663,7 +663,9 @@ fn encode_log(out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
     out.bytes("switchboard_store_log", help, MetricType::Gauge, usage.bytes)?;
     out.gauge("switchboard_store_segments", "Files of the log", usage.segments as u64)?;
     let help = "How long the disk took to make a write durable; one for each write";
-    encode_latency(out, "switchboard_store_sync_duration", help, &[&stats.sync_duration])
+    encode_latency(out, "switchboard_store_sync_duration", help, &[&stats.sync_duration])?;
+    let help = "From when a shard submitted a batch until it was durable; one for each batch";
+    encode_latency(out, "switchboard_store_append", help, &[&stats.append])
 }
 
 impl Collector for Process {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::stats::add;
 use super::{Batch, Stats};
@@ -16,7 +16,7 @@ pub struct Full(pub Batch);
 /// What the writer is to do, in order.
 #[derive(Debug)]
 pub(super) enum Entry {
-    Batch { shard: usize, batch: Batch },
+    Batch { shard: usize, batch: Batch, submitted: Instant },
     Roll,
     Drop { segment: u32 },
 }
@@ -58,7 +58,7 @@ impl Queue {
         }
         state.bytes = bytes;
         stats.queue_bytes.store(bytes as u64, Relaxed);
-        self.push(state, Entry::Batch { shard, batch });
+        self.push(state, Entry::Batch { shard, batch, submitted: Instant::now() });
         Ok(())
     }
 

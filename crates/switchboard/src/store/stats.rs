@@ -24,6 +24,8 @@ pub struct Stats {
     pub queue_bytes: AtomicU64,
     /// Durations of the syncs.
     pub sync_duration: Latency,
+    /// From the submit of a batch until it is durable.
+    pub append: Latency,
 }
 
 pub(super) fn add(counter: &AtomicU64, n: usize) {

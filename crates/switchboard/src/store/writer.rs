@@ -258,8 +258,10 @@ impl Writer {
         let (mut bytes, mut records) = (0, 0);
         let total: usize = front_batches(&self.pending).take(count).map(Batch::bytes).sum();
         let first = segment.end() - total as u32;
+        let now = Instant::now();
         for entry in self.pending.drain(..count) {
-            let Entry::Batch { shard, batch } = entry else { continue };
+            let Entry::Batch { shard, batch, submitted } = entry else { continue };
+            self.shared.stats.append.observe(now - submitted, 1);
             let place = segment.place(first + bytes as u32);
             bytes += batch.bytes();
             records += batch.len();

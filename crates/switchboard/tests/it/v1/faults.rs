@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -189,6 +190,7 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
     a.say_all(ids.iter().copied().map(message));
     // Those that were on their way when it began may be told after those that came later.
     let mut refused: Vec<u64> = ids.iter().map(|_| refused_id(&a.hear())).collect();
+    let waits_since = Instant::now();
     refused.sort_unstable();
     assert_eq!(refused, ids);
     server.await_metric("switchboard_store_failing", |failing| failing == 1.0);
@@ -196,9 +198,12 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
     send_itself(&mut a, "m2");
     match end {
         End::Recovery => {
+            let waited = waits_since.elapsed().as_secs_f64();
             failing.end();
             server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
             is_ready(&server);
+            // A batch is timed from its submit, whatever it has to wait for.
+            assert!(server.metric("switchboard_store_append_seconds_sum") >= waited);
             assert_eq!(server.metric("switchboard_store_segments"), 2.0);
         }
         End::Crash => {

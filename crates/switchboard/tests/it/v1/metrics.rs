@@ -145,10 +145,12 @@ pub(crate) const CASES: &[Case] = &[
     ("switchboard_store_segments", &[], anonymous),
     ("switchboard_store_sync_duration_seconds_sum", &[], anonymous),
     ("switchboard_store_sync_duration_seconds_count", &[], anonymous),
+    ("switchboard_store_append_seconds_sum", &[], anonymous),
+    ("switchboard_store_append_seconds_count", &[], anonymous),
 ];
 
 /// What no case here moves.
-pub(crate) const ELSEWHERE: [&str; 5] = [
+pub(crate) const ELSEWHERE: [&str; 6] = [
     // v1/faults.rs
     "switchboard_store_failing",
     "switchboard_store_failures_total",
@@ -156,6 +158,7 @@ pub(crate) const ELSEWHERE: [&str; 5] = [
     // There is no cluster yet.
     accepted!("replicated"),
     "switchboard_store_sync_duration_seconds_bucket",
+    "switchboard_store_append_seconds_bucket",
 ];
 
 const HELD_FOR_STORE: &str = "switchboard_reader_pauses_total{reason=\"store\"}";
