@@ -210,7 +210,9 @@ fn every_message_has_one_outcome_that_says_how_it_ended() {
         }),
     ];
     for (outcome, receiver, more, end) in &endings {
-        let server = Server::with(&["shards=3", "device_ttl=1s", "in_flight_max=1"]);
+        let ends: &[&str] =
+            if *outcome == "evicted" { &["device_ttl=1s", "dedup_window=1s"] } else { &[] };
+        let server = Server::with(&[&["shards=3", "in_flight_max=1"], ends].concat());
         let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
         let to = b.device();
         if *receiver == "busy" {
@@ -296,7 +298,7 @@ fn a_refusal_takes_one_message_and_leaves_the_others() {
 
 #[test]
 fn a_device_that_was_away_too_long_comes_back_with_another_mailbox() {
-    let server = Server::with(&["device_ttl=1s"]);
+    let server = Server::with(&["device_ttl=1s", "dedup_window=1s"]);
     let mut a = V1::named(&server, "a");
     let b = V1::anonymous(&server).leave();
     a.send(&b.device, "1");
@@ -313,7 +315,7 @@ fn a_device_that_was_away_too_long_comes_back_with_another_mailbox() {
 
 #[test]
 fn a_named_device_exists_from_its_first_hello_on() {
-    let mut server = Server::with(&["shards=3", "device_ttl=1s"]);
+    let mut server = Server::with(&["shards=3", "device_ttl=1s", "dedup_window=1s"]);
     let mut a = V1::named(&server, "a");
     let nobody = json!({"type": "rejected", "id": "1", "code": "no_such_device"});
     a.ask(send("b", "1"), nobody);

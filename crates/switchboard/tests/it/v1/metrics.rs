@@ -109,7 +109,7 @@ pub(crate) const CASES: &[Case] = &[
         device.say(&json!({"type": "cancel", "id": "1"}));
         Box::new(device)
     }),
-    (outcome!("evicted"), &["device_ttl=1s"], |server| Box::new(self_sent(server).leave())),
+    (outcome!("evicted"), DEVICES_END, |server| Box::new(self_sent(server).leave())),
     ("switchboard_duplicates_total", &[], |server| {
         let mut device = self_sent(server);
         device.say(&send(&device.device(), "1"));
@@ -124,7 +124,7 @@ pub(crate) const CASES: &[Case] = &[
         last.say_hello(json!({"token": token(server, "a", None)}));
         Box::new((takeovers, last))
     }),
-    ("switchboard_devices_ended_total", &["device_ttl=1s"], |server| {
+    ("switchboard_devices_ended_total", DEVICES_END, |server| {
         Box::new(V1::anonymous(server).leave())
     }),
     ("switchboard_bad_frames_total", &[], |server| {
@@ -160,6 +160,8 @@ pub(crate) const ELSEWHERE: [&str; 6] = [
     "switchboard_store_sync_duration_seconds_bucket",
     "switchboard_store_append_seconds_bucket",
 ];
+
+const DEVICES_END: &[&str] = &["device_ttl=1s", "dedup_window=1s"];
 
 const HELD_FOR_STORE: &str = "switchboard_reader_pauses_total{reason=\"store\"}";
 
