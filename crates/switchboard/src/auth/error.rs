@@ -20,9 +20,13 @@ pub enum TokenError {
     /// The header asks for an extension by `crit` (RFC 7515 section 4.1.11).
     #[error("the token needs an extension that is not understood here (crit)")]
     Critical,
-    /// No key of this server has the token's `kid`. One may come with the next look at the key set.
+    /// No key of this server has the token's `kid`.
     #[error("the token is signed with a key that is not known here")]
     UnknownKey,
+    /// No key that is here has signed the token, and one that has may come with the key set that
+    /// is fetched next: the same token may be good in a moment.
+    #[error("the token's key is not known here yet; the key set is being fetched, come back soon")]
+    KeyAwaited,
     /// None of the keys that could have signed it has.
     #[error("the token's signature is wrong")]
     BadSignature,

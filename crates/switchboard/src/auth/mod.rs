@@ -10,6 +10,7 @@ mod crypto;
 mod error;
 mod fetch;
 mod keys;
+mod missing;
 mod operator;
 mod own;
 mod patterns;
@@ -60,6 +61,8 @@ struct OperatorKeys {
     of_files: Arc<[Key]>,
     /// From the URL of `auth_jwks`; empty until the first fetch has worked.
     of_url: Arc<[Key]>,
+    /// The number of that set, from 1 on.
+    set: u64,
 }
 
 /// What is read of a token's header (RFC 7515 section 4.1). A key that the token brings along, or an
@@ -93,7 +96,7 @@ impl Keyring {
             },
             files,
             remote: Remote::of(config)?,
-            operator: RwLock::new(OperatorKeys { of_files, of_url: Arc::default() }),
+            operator: RwLock::new(OperatorKeys { of_files, ..OperatorKeys::default() }),
             wants_refresh: Notify::new(),
         })
     }
@@ -141,10 +144,20 @@ impl Keyring {
         }
         let keys = self.operator_keys();
         let verified = verify_with(keys.of_files.iter().chain(&*keys.of_url), signed);
-        if verified.is_err() && !keys.of_url.iter().any(|key| key.is_named(signed.kid)) {
-            self.wants_refresh.notify_one();
+        verified.map_err(|error| self.refusal(&keys, signed, error))?;
+        Ok(SignedBy::Operator)
+    }
+
+    /// Why a token is refused that none of these keys has signed: for `error`, or only for now. Then
+    /// the key set is fetched soon.
+    fn refusal(&self, keys: &OperatorKeys, signed: &Signed<'_>, error: TokenError) -> TokenError {
+        let Some(remote) = &self.remote else { return error };
+        let is_known = keys.of_url.iter().any(|key| key.is_named(signed.kid));
+        if is_known || error == TokenError::NotJwt {
+            return error;
         }
-        verified.map(|()| SignedBy::Operator)
+        self.wants_refresh.notify_one();
+        if remote.may_bring(signed.kid, keys.set) { TokenError::KeyAwaited } else { error }
     }
 
     /// A token of the own key; see [`OwnKey::mint`].

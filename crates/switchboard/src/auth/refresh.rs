@@ -1,10 +1,12 @@
 //! Keeps the key set of a URL fresh: at intervals, and when somebody comes with a key not in it.
 
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::error::KeyError;
 use super::fetch::Fetcher;
+use super::keys::Key;
+use super::missing::Missing;
 use super::{Keyring, public};
 use crate::config::{Config, KeySet};
 
@@ -18,6 +20,7 @@ pub(super) struct Remote {
     fetcher: Fetcher,
     every: Duration,
     gap: Duration,
+    missing: Mutex<Missing>,
 }
 
 impl Remote {
@@ -25,7 +28,17 @@ impl Remote {
     pub(super) fn of(config: &Config) -> Result<Option<Remote>, KeyError> {
         let Some(KeySet::Url(url)) = &config.auth_jwks else { return Ok(None) };
         let fetcher = Fetcher::new(url.clone())?;
-        Ok(Some(Remote { fetcher, every: config.auth_jwks_refresh, gap: GAP }))
+        let every = config.auth_jwks_refresh;
+        Ok(Some(Remote { fetcher, every, gap: GAP, missing: Mutex::default() }))
+    }
+
+    /// Whether a key of this name, which set number `set` lacks, may come with a later one.
+    pub(super) fn may_bring(&self, kid: Option<&str>, set: u64) -> bool {
+        self.lock_missing().may_come(kid, set)
+    }
+
+    fn lock_missing(&self) -> MutexGuard<'_, Missing> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,12 +85,19 @@ impl Keyring {
 
     /// Fetches once; gives the number of keys.
     async fn refresh(&self, remote: &Remote) -> Result<usize, String> {
-        let text = remote.fetcher.fetch().await.map_err(|error| error.to_string())?;
-        let keys = public::from_jwks(&text)?;
-        let count = keys.len();
+        remote.lock_missing().begin_fetch();
+        let fetched = remote.fetcher.fetch().await.map_err(|error| error.to_string());
+        let keys = fetched.and_then(|text| public::from_jwks(&text));
+        let count = keys.map(|keys| self.take_set(keys));
+        remote.lock_missing().end_fetch(self.operator_keys().set);
+        count
+    }
+
+    fn take_set(&self, keys: Vec<Key>) -> usize {
         let mut operator = self.operator.write().unwrap_or_else(PoisonError::into_inner);
         operator.of_url = keys.into();
-        Ok(count)
+        operator.set += 1;
+        operator.of_url.len()
     }
 }
 
@@ -150,7 +170,7 @@ mod tests {
     async fn a_fetch_that_fails_leaves_the_old_set() {
         let (old, new) = (Issuer::p256(), Issuer::ed25519());
         let host = Host::new(&[old.jwk(Some("old"))], GAP).await;
-        assert_eq!(verify(&host.keyring, &old, "old"), Err(TokenError::UnknownKey));
+        assert_eq!(verify(&host.keyring, &old, "old"), Err(TokenError::KeyAwaited));
         assert_eq!(host.refresh().await, Ok(1));
         for broken in ["", "<html>", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#] {
             host.answer(broken.to_owned());
@@ -160,7 +180,32 @@ mod tests {
         host.answer(set(&[new.jwk(Some("new"))]));
         assert_eq!(host.refresh().await, Ok(1));
         assert_eq!(verify(&host.keyring, &new, "new"), Ok(()));
-        assert_eq!(verify(&host.keyring, &old, "old"), Err(TokenError::UnknownKey));
+        assert!(verify(&host.keyring, &old, "old").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_not_known_is_refused_only_by_a_set_that_is_fetched_after() {
+        let (ours, other) = (Issuer::p256(), Issuer::ed25519());
+        let host = Host::new(&[ours.jwk(Some("ours"))], GAP).await;
+        let verify = |issuer, kid| verify(&host.keyring, issuer, kid);
+        assert_eq!(host.refresh().await, Ok(1));
+        // The key of this name is here.
+        assert_eq!(verify(&other, "ours"), Err(TokenError::WrongAlgorithm));
+        for _ in 0..2 {
+            assert_eq!(verify(&other, "other"), Err(TokenError::KeyAwaited));
+        }
+        host.answer(String::new());
+        assert!(host.refresh().await.is_err());
+        assert_eq!(verify(&other, "other"), Err(TokenError::KeyAwaited));
+        host.answer(set(&[ours.jwk(Some("ours"))]));
+        assert_eq!(host.refresh().await, Ok(1));
+        for _ in 0..2 {
+            assert_eq!(verify(&other, "other"), Err(TokenError::UnknownKey));
+        }
+        assert_eq!(verify(&other, "another"), Err(TokenError::KeyAwaited));
+        host.answer(set(&[ours.jwk(Some("ours")), other.jwk(Some("another"))]));
+        assert_eq!(host.refresh().await, Ok(2));
+        assert_eq!(verify(&other, "another"), Ok(()));
     }
 
     /// Runs `script` beside [`Keyring::keep_fresh`], which must end with it.
@@ -177,7 +222,7 @@ mod tests {
         beside_keep_fresh(keyring, async {
             let first = asked.recv().await.unwrap();
             *text.lock().unwrap() = set(&[new.jwk(Some("new"))]);
-            assert_eq!(verify(keyring, &new, "new"), Err(TokenError::UnknownKey));
+            assert_eq!(verify(keyring, &new, "new"), Err(TokenError::KeyAwaited));
             let second = asked.recv().await.unwrap();
             assert!(second - first >= gap);
             while verify(keyring, &new, "new").is_err() {

@@ -512,6 +512,7 @@ fn every_refusal_fits_a_close_frame() {
         WrongAlgorithm,
         Critical,
         UnknownKey,
+        KeyAwaited,
         BadSignature,
         Expired { since_unix_s },
         NotYetValid { before_unix_s },

@@ -209,7 +209,7 @@ impl V1 {
     }
 
     /// What comes next. A read that may time out is interrupted by any signal.
-    fn read(&mut self) -> Result<Message, Error> {
+    pub(super) fn read(&mut self) -> Result<Message, Error> {
         loop {
             match self.socket.read() {
                 Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}

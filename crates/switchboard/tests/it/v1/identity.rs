@@ -15,8 +15,30 @@ use crate::device::Device;
 use crate::server::{Server, binary};
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
-/// The seed of an Ed25519 key.
-const SEED: [u8; 32] = [7; 32];
+
+/// Somebody who signs tokens with an Ed25519 key.
+pub(super) struct Signer {
+    kid: &'static str,
+    key: Ed25519KeyPair,
+}
+
+impl Signer {
+    /// Another `seed` makes another key.
+    pub(super) fn new(kid: &'static str, seed: u8) -> Signer {
+        Signer { kid, key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap() }
+    }
+
+    pub(super) fn sign(&self, claims: &Value) -> String {
+        let sign = |bytes: &[u8]| self.key.sign(bytes).as_ref().to_vec();
+        jwt(&json!({"alg": "EdDSA", "kid": self.kid}), claims, sign)
+    }
+
+    /// The public key as an entry of a key set.
+    pub(super) fn jwk(&self) -> Value {
+        let x = base64(self.key.public_key());
+        json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": self.kid, "x": x})
+    }
+}
 
 fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -36,9 +58,7 @@ fn hs256(claims: &Value, secret: &[u8]) -> String {
 }
 
 fn ed25519(claims: &Value) -> String {
-    let key = Ed25519KeyPair::from_seed_unchecked(&SEED).unwrap();
-    let sign = |bytes: &[u8]| key.sign(bytes).as_ref().to_vec();
-    jwt(&json!({"alg": "EdDSA", "kid": "k1"}), claims, sign)
+    Signer::new("k1", 7).sign(claims)
 }
 
 /// A server with an operator's secret and key set, in files.
@@ -46,10 +66,8 @@ fn with_operator_keys(settings: &[&str]) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
     write("secret", SECRET);
-    let key = Ed25519KeyPair::from_seed_unchecked(&SEED).unwrap();
-    let x = base64(key.public_key());
-    let key = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "k1", "x": x});
-    write("keys.json", json!({"keys": [key]}).to_string().as_bytes());
+    let keys = json!({"keys": [Signer::new("k1", 7).jwk()]});
+    write("keys.json", keys.to_string().as_bytes());
     let keys = ["auth_hs256_secret_file=secret", "auth_jwks=keys.json"];
     let settings: Vec<&str> = keys.iter().chain(settings).copied().collect();
     Server::spawn(directory, &settings, |_| {})

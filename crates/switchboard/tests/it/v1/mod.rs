@@ -4,6 +4,7 @@ mod client;
 mod faults;
 mod hello;
 mod identity;
+mod key_set;
 mod kill;
 mod limits;
 mod mailbox;
