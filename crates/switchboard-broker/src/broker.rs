@@ -373,7 +373,7 @@ impl Broker {
             Input::Drained(conn) => self.drained(now, conn, effect),
             Input::Parcel(parcel) => self.post.accept(parcel),
             Input::Fetched { device, session, contents } => {
-                self.fetched(now, device, session, contents.into_iter(), effect);
+                self.fetched(device, session, contents.into_iter(), effect);
             }
             Input::Synced(places) => self.synced(now, places, effect),
             Input::StoreFailing => self.store_failing(now, effect),

@@ -30,11 +30,6 @@ impl DigestKey {
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 
-    /// Half a digest.
-    pub(crate) fn short(&self, text: &[u8]) -> u64 {
-        self.digest(text).low
-    }
-
     /// Stands for a message's receiver and body together.
     pub(crate) fn content(&self, to: u64, body: &[u8]) -> Digest {
         let body = self.digest(body);
@@ -51,6 +46,11 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// Half of it.
+    pub(crate) fn half(self) -> u64 {
+        self.low
+    }
+
     /// The digest as it is stored.
     pub fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()

@@ -3,11 +3,9 @@
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, RejectCode};
 
-use super::mailbox::{Entry, NEVER, State, Taken};
+use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::store::Pending;
-use super::{
-    Cancel, Content, Event, Fate, FateOf, Kind, Now, Out, OutcomeRecord, Parcel, Place, Record,
-};
+use super::{Cancel, Content, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel, Place, Record};
 use crate::broker::{Broker, Effect};
 
 /// How a message ends.
@@ -52,7 +50,6 @@ impl Broker {
     /// A message that this shard's device sent has met its fate.
     pub(super) fn fate(
         &mut self,
-        now: Now,
         to: DeviceId,
         id: Box<str>,
         fate: Fate,
@@ -82,7 +79,9 @@ impl Broker {
             })));
         }
         let len = id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len());
-        let cancelled = answers_cancel.map(|session| (id.clone(), session));
+        let reason = fate.reason.as_deref();
+        let content = Content::outcome(&id, fate.outcome, fate.at_ms, fate.maybe_seen, reason);
+        let cancelled = answers_cancel.map(|session| (id, session));
         device.mailbox.push(Entry {
             seq,
             from: of.device,
@@ -90,12 +89,10 @@ impl Broker {
             expires_at: NEVER,
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },
-            receipt: false,
-            is_outcome: true,
+            kind: Kind::Outcome,
+            kept: Kept::stored(is_stored),
             is_in_flight: false,
-            is_stored,
-            is_moved: false,
-            content: Some(Box::new(Content { id, kind: Kind::Outcome(fate) })),
+            content: Some(content),
         });
         self.post.stats.messages += 1;
         self.post.stats.bytes += len as u64;
@@ -104,14 +101,13 @@ impl Broker {
             self.post.pending.push_back(pending);
         } else {
             self.reserve_seqs(to, out);
-            self.outcome_recorded(now, to, of, cancelled, out);
+            self.outcome_recorded(to, of, cancelled, out);
         }
     }
 
     /// An outcome is where it was promised to be: the message is gone, and the sender may see it.
     pub(super) fn outcome_recorded(
         &mut self,
-        now: Now,
         to: DeviceId,
         of: FateOf,
         cancelled: Option<(Box<str>, u32)>,
@@ -121,7 +117,7 @@ impl Broker {
         if let Some((id, session)) = cancelled {
             self.cancel_verdict(to, &id, session, Ok(()), out);
         }
-        self.push_ready(now, to, out);
+        self.push_ready(to, out);
     }
 
     /// The outcome of a message that is here is recorded.
@@ -131,18 +127,18 @@ impl Broker {
             // The outcome's record takes out what lies before it, the copy may lie behind.
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
         }
-        self.push_ready(now, of.device, out);
+        self.push_ready(of.device, out);
         self.end_if_settled(now, of.device, out);
     }
 
     /// It is recorded that a message is out.
-    pub(super) fn left(&mut self, now: Now, of: FateOf, mailbox_name: u64, out: Out<'_>) {
+    pub(super) fn left(&mut self, of: FateOf, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&of.device) else { return };
         if device.mailbox_name != mailbox_name {
             return;
         }
         device.mailbox.settle(of.seq);
-        self.push_ready(now, of.device, out);
+        self.push_ready(of.device, out);
     }
 
     /// Nobody is to be told of a message that is here: it just goes.
@@ -154,7 +150,7 @@ impl Broker {
             self.record_removed(of.device, of.seq, pending, out);
         } else {
             device.mailbox.settle(of.seq);
-            self.push_ready(now, of.device, out);
+            self.push_ready(of.device, out);
         }
         self.end_if_settled(now, of.device, out);
     }
@@ -164,7 +160,7 @@ impl Broker {
         let Cancel { from, to, seq, id, session } = cancel;
         let may = self.post.devices.get(&to).is_some_and(|device| {
             let waits = device.mailbox.find(seq).is_some_and(|entry| {
-                entry.from == from && entry.state == State::Ready && !entry.is_outcome
+                entry.from == from && entry.state == State::Ready && !entry.is_outcome()
             });
             waits && seq > device.mailbox.pushed_to()
         });
@@ -177,7 +173,7 @@ impl Broker {
             .devices
             .get(&to)
             .and_then(|device| device.mailbox.find(seq))
-            .is_some_and(|entry| entry.is_stored);
+            .is_some_and(Entry::is_stored);
         if is_stored && self.post.is_failing {
             return self.post_home(from, verdict(Err(RejectCode::StoreUnavailable)), out);
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use switchboard_proto::DeviceId;
 
-use super::{Fate, Place};
+use super::{Content, Place};
 use crate::Moment;
 
 /// What waits for one device.
@@ -40,7 +40,8 @@ pub(crate) struct Mailbox {
     cached: usize,
 }
 
-/// One message, or one outcome of a message that this device sent.
+/// One message, or one outcome of a message that this device sent. A million of these may wait: 56
+/// bytes.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) seq: u64,
@@ -52,15 +53,47 @@ pub(crate) struct Entry {
     pub(crate) expires_at: Moment,
     pub(crate) len: u32,
     pub(crate) state: State,
-    pub(crate) receipt: bool,
-    pub(crate) is_outcome: bool,
+    pub(crate) kind: Kind,
+    pub(crate) kept: Kept,
     /// It was pushed in this session.
     pub(crate) is_in_flight: bool,
+    pub(crate) content: Option<Content>,
+}
+
+const _: () = assert!(size_of::<Entry>() == 56);
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A message.
+    Message,
+    /// A message whose sender asked for its outcome.
+    WithReceipt,
+    /// An outcome.
+    Outcome,
+}
+
+impl Kind {
+    pub(crate) fn message(receipt: bool) -> Kind {
+        if receipt { Kind::WithReceipt } else { Kind::Message }
+    }
+}
+
+/// Where an entry is beside this mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nowhere.
+    Here,
     /// Its record is or will be in the store.
-    pub(crate) is_stored: bool,
-    /// Its record was copied to the end of the log, perhaps behind what says that it is gone.
-    pub(crate) is_moved: bool,
-    pub(crate) content: Option<Box<Content>>,
+    Stored,
+    /// And was copied to the end of the log, perhaps behind what says that it is gone.
+    Moved,
+}
+
+impl Kept {
+    pub(crate) fn stored(is_stored: bool) -> Kept {
+        if is_stored { Kept::Stored } else { Kept::Here }
+    }
 }
 
 /// How far an entry is.
@@ -77,31 +110,6 @@ pub(crate) enum State {
     Leaving,
     /// Gone; waits for those before it.
     Gone,
-}
-
-/// What an entry says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
-    /// The sender's id of the message.
-    pub id: Box<str>,
-    /// What it is.
-    pub kind: Kind,
-}
-
-/// A message or an outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// From another device.
-    Message {
-        /// Raw JSON; dropped, and so `None`, while the store has it.
-        body: Option<Box<[u8]>>,
-        /// The id of the message that it answers.
-        re: Option<Box<str>>,
-        /// When the server accepted it, wall clock.
-        sent_at_ms: u64,
-    },
-    /// Of a message that this device sent.
-    Outcome(Fate),
 }
 
 /// The moment that never comes.
@@ -219,22 +227,22 @@ impl Mailbox {
         }
         let maybe_seen = entry.seq <= self.pushed_to;
         let (seq, from) = (entry.seq, entry.from);
-        let content = entry.content.as_ref().filter(|_| entry.receipt);
-        let id = content.map(|content| content.id.clone());
-        let is_stored = entry.is_stored;
+        let content = entry.content.as_ref().filter(|_| entry.receipt());
+        let id = content.map(|content| content.id().into());
+        let is_stored = entry.is_stored();
         self.cached -= entry.cached_bytes();
         let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
-        entry.state = match entry.receipt {
+        entry.state = match entry.receipt() {
             true => State::Owed,
-            false if entry.is_stored && !may_be_seen => State::Leaving,
+            false if entry.is_stored() && !may_be_seen => State::Leaving,
             false => State::Gone,
         };
         self.gone += usize::from(entry.state == State::Gone);
-        if !entry.receipt {
+        if !entry.receipt() {
             entry.content = None;
         }
-        let owes = entry.receipt;
-        let is_outcome = entry.is_outcome;
+        let owes = entry.receipt();
+        let is_outcome = entry.is_outcome();
         Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome })
     }
 
@@ -247,7 +255,7 @@ impl Mailbox {
         {
             entry.state = State::Gone;
             entry.content = None;
-            is_moved = entry.is_moved;
+            is_moved = entry.kept == Kept::Moved;
             self.gone += 1;
         }
         self.tidy();
@@ -259,10 +267,10 @@ impl Mailbox {
         let Some(entry) = self.find_mut(seq).filter(|entry| entry.state == State::Owed) else {
             return false;
         };
-        if entry.is_stored {
+        if entry.is_stored() {
             entry.state = State::Leaving;
         }
-        entry.is_stored
+        entry.is_stored()
     }
 
     /// Drops what is gone at the front, and in the middle when it is most.
@@ -284,6 +292,7 @@ impl Mailbox {
     pub(crate) fn ack(&mut self, seq: u64) -> Acked {
         let mut acked = Acked::default();
         self.acked_to = self.acked_to.max(seq);
+        self.ack_plain(seq, &mut acked);
         for index in 0..self.entries.len() {
             if self.entries[index].seq > seq {
                 break;
@@ -301,6 +310,25 @@ impl Mailbox {
         acked
     }
 
+    /// As [`Mailbox::ack`], for as long as what is at the front was just pushed and owes nothing:
+    /// mostly that is all.
+    #[inline]
+    fn ack_plain(&mut self, seq: u64, acked: &mut Acked) {
+        while let Some(entry) = self.entries.front() {
+            let is_plain = entry.is_in_flight && entry.kind == Kind::Message;
+            if entry.seq > seq || !is_plain || entry.state != State::Ready {
+                break;
+            }
+            self.waiting -= 1;
+            self.bytes -= entry.len as usize;
+            self.cached -= entry.cached_bytes();
+            self.in_flight -= 1;
+            acked.messages += 1;
+            acked.any_stored |= entry.is_stored();
+            self.entries.pop_front();
+        }
+    }
+
     /// The entry to push next, with at most `in_flight_max` ahead of the acks.
     ///
     /// A device of the text protocol is shown no outcomes: they wait for it to come by v1.
@@ -308,15 +336,16 @@ impl Mailbox {
         if self.in_flight >= in_flight_max {
             return Next::Wait;
         }
-        let from = self.entries.partition_point(|entry| entry.seq <= self.cursor);
-        for (index, entry) in self.entries.iter().enumerate().skip(from) {
+        let from = self.unpushed_from();
+        for (index, entry) in self.entries.range(from..).enumerate() {
+            let index = from + index;
             match entry.state {
                 State::Gone => {}
-                State::Owed if !entry.is_stored || entry.seq <= self.acked_to => {}
+                State::Owed if !entry.is_stored() || entry.seq <= self.acked_to => {}
                 State::Owed | State::Leaving => return Next::Wait,
-                _ if is_text && entry.is_outcome => {}
+                _ if is_text && entry.is_outcome() => {}
                 State::Unsynced => return Next::Wait,
-                State::Ready if !entry.is_stored && entry.seq >= self.reserved_to => {
+                State::Ready if !entry.is_stored() && entry.seq >= self.reserved_to => {
                     return Next::Wait;
                 }
                 State::Ready if entry.has_content() => return Next::Push(index),
@@ -324,6 +353,20 @@ impl Mailbox {
             }
         }
         Next::Wait
+    }
+
+    /// The index of the first entry behind the cursor; mostly it is the last, or there is none.
+    #[inline]
+    fn unpushed_from(&self) -> usize {
+        let is_pushed = |entry: &Entry| entry.seq <= self.cursor;
+        let last = self.entries.len().saturating_sub(1);
+        if self.entries.back().is_none_or(is_pushed) {
+            return self.entries.len();
+        }
+        if last == 0 || is_pushed(&self.entries[last - 1]) {
+            return last;
+        }
+        self.entries.partition_point(is_pushed)
     }
 
     /// The entries from `index` on whose content is to be fetched: at most `entries_max`, and
@@ -365,7 +408,7 @@ impl Mailbox {
         self.entries
             .iter()
             .take_while(is_pushed)
-            .filter(|entry| entry.is_in_flight && !entry.is_outcome)
+            .filter(|entry| entry.is_in_flight && !entry.is_outcome())
             .map(|entry| entry.seq)
             .collect()
     }
@@ -404,7 +447,7 @@ impl Mailbox {
     /// An entry's record is being copied.
     pub(crate) fn moves(&mut self, seq: u64) {
         if let Some(entry) = self.find_mut(seq) {
-            entry.is_moved = true;
+            entry.kept = Kept::Moved;
         }
     }
 
@@ -420,10 +463,10 @@ impl Mailbox {
         self.entries.iter().filter(|entry| entry.state == State::Owed).map(|entry| Taken {
             seq: entry.seq,
             from: entry.from,
-            id: entry.content.as_ref().map(|content| content.id.clone()),
+            id: entry.content.as_ref().map(|content| content.id().into()),
             owes: true,
             maybe_seen: true,
-            is_stored: entry.is_stored,
+            is_stored: entry.is_stored(),
             is_outcome: false,
         })
     }
@@ -446,7 +489,7 @@ impl Mailbox {
         let Ok(index) = self.entries.binary_search_by_key(&seq, |entry| entry.seq) else { return };
         let entry = &mut self.entries[index];
         if entry.state == State::Ready && !entry.has_content() {
-            entry.content = Some(Box::new(content));
+            entry.content = Some(content);
             self.cached += entry.cached_bytes();
         }
     }
@@ -572,11 +615,23 @@ pub(crate) struct Acked {
 }
 
 impl Entry {
+    /// Whether its sender asked for an outcome.
+    pub(crate) fn receipt(&self) -> bool {
+        self.kind == Kind::WithReceipt
+    }
+
+    pub(crate) fn is_outcome(&self) -> bool {
+        self.kind == Kind::Outcome
+    }
+
+    /// Whether its record is or will be in the store.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.kept != Kept::Here
+    }
+
     /// Whether what it says is here, and not only in the store.
     pub(crate) fn has_content(&self) -> bool {
-        self.content
-            .as_ref()
-            .is_some_and(|content| !matches!(content.kind, Kind::Message { body: None, .. }))
+        self.content.as_ref().is_some_and(|content| !content.is_bodiless())
     }
 
     /// What it adds to [`Mailbox::cached`].
@@ -587,15 +642,13 @@ impl Entry {
 
     /// Forgets what the store has too; the id stays where an outcome will name it.
     fn drop_content(&mut self) {
-        if !self.is_stored || self.place.is_nowhere() {
+        if !self.is_stored() || self.place.is_nowhere() {
             return;
         }
-        if !self.receipt {
+        if !self.receipt() {
             self.content = None;
-        } else if let Some(content) = &mut self.content
-            && let Kind::Message { body, .. } = &mut content.kind
-        {
-            *body = None;
+        } else if let Some(content) = &mut self.content {
+            content.drop_body();
         }
     }
 }

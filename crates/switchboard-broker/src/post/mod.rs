@@ -9,7 +9,9 @@
 //! store says, [`recover`] what it gives back.
 
 mod audit;
+mod content;
 mod fate;
+mod index;
 mod mailbox;
 mod parcel;
 mod push;
@@ -29,7 +31,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Outcome;
 
-pub use mailbox::{Content, Kind};
+pub use content::Content;
 pub use parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
 pub use push::Want;
 pub use record::{DeviceRecord, MessageRecord, OutcomeRecord, Place, Record, SentIdRecord};
@@ -322,7 +324,7 @@ impl Broker {
     /// Deals with a parcel from another shard, or from this one.
     fn parcel(&mut self, now: Now, parcel: Parcel, out: Out<'_>) {
         match parcel {
-            Parcel::Deliver(deliver) => self.deliver(now, deliver, out),
+            Parcel::Deliver(deliver) => self.deliver(now, &deliver, out),
             Parcel::Verdict { to, digest, id, verdict } => {
                 self.verdict(now, to, digest, &id, verdict, out);
             }
@@ -332,7 +334,7 @@ impl Broker {
                 self.cancel_verdict(to, &id, session, result, out);
             }
             Parcel::Fate { to, id, fate, answers_cancel } => {
-                self.fate(now, to, id, fate, answers_cancel, out);
+                self.fate(to, id, fate, answers_cancel, out);
             }
             Parcel::Settled(of) => self.settled(now, of, out),
             Parcel::Unwanted(of) => self.unwanted(now, of, out),
@@ -371,7 +373,7 @@ impl Broker {
     fn content(&self, to: DeviceId, body: &[u8]) -> crate::Digest {
         let to = match self.show(to) {
             crate::Shown::Number(id) => id.get(),
-            crate::Shown::Name(name) => self.key.short(name.as_bytes()),
+            crate::Shown::Name(name) => self.key.digest(name.as_bytes()).half(),
         };
         self.key.content(to, body)
     }

@@ -1,5 +1,7 @@
 //! What the brokers of two shards say to each other about devices with mailboxes.
 
+use std::borrow::Cow;
+
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, RejectCode};
 
@@ -10,7 +12,7 @@ use crate::{Conn, Digest, Moment, ShardId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parcel {
     /// A message, to the shard of its receiver.
-    Deliver(Box<Deliver>),
+    Deliver(Box<Deliver<'static>>),
     /// What became of it, to the shard of its sender.
     Verdict {
         /// The sender.
@@ -72,19 +74,19 @@ pub enum Parcel {
 
 /// A message on its way to its receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deliver {
+pub struct Deliver<'a> {
     /// Who sent it.
     pub from: DeviceId,
     /// Who shall get it.
     pub to: DeviceId,
     /// The sender's id for it; empty where the server is to make one.
-    pub id: Box<str>,
+    pub id: Cow<'a, str>,
     /// Stands for the id.
     pub digest: Digest,
     /// Raw JSON.
-    pub body: Box<[u8]>,
+    pub body: Cow<'a, [u8]>,
     /// The id that it answers.
-    pub re: Option<Box<str>>,
+    pub re: Option<Cow<'a, str>>,
     /// When it was taken, wall clock.
     pub sent_at_ms: u64,
     /// The same by the server's uptime.
@@ -97,6 +99,23 @@ pub struct Deliver {
     pub receipt: bool,
     /// Who waits for the verdict.
     pub asker: Asker,
+}
+
+impl Deliver<'_> {
+    /// As it can leave the thread.
+    pub(crate) fn into_owned(self) -> Deliver<'static> {
+        Deliver {
+            id: Cow::Owned(self.id.into_owned()),
+            body: Cow::Owned(self.body.into_owned()),
+            re: self.re.map(|re| Cow::Owned(re.into_owned())),
+            ..self
+        }
+    }
+
+    /// What counts toward a mailbox's bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.body.len() + self.id.len() + self.re.as_ref().map_or(0, |re| re.len())
+    }
 }
 
 /// Who waits for a verdict.

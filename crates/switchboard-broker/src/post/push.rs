@@ -6,7 +6,7 @@ use switchboard_proto::v1::{Outcome, ServerFrame};
 use super::fate::End;
 use super::mailbox::{Next, Taken};
 use super::store::Pending;
-use super::{Content, Event, FateOf, Kind, Now, Out, Place, Record};
+use super::{Content, Event, FateOf, Now, Out, Place, Record};
 use crate::Moment;
 use crate::broker::{Broker, Effect};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct Want {
 
 impl Broker {
     /// Pushes what may be pushed.
-    pub(super) fn push_ready(&mut self, _now: Now, id: DeviceId, out: Out<'_>) {
+    pub(super) fn push_ready(&mut self, id: DeviceId, out: Out<'_>) {
         let limits = &self.post.limits;
         let (in_flight_max, bytes_max) = (limits.in_flight_max, limits.push_bytes_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
@@ -45,8 +45,8 @@ impl Broker {
                     let entry = device.mailbox.at(index);
                     let from = names.show(entry.from);
                     session.pushed_bytes += entry.len as usize + PUSH_OVERHEAD;
-                    let content = entry.content.as_deref().expect("next pushes only contents");
-                    let frame = pushed_frame(entry.seq, from.as_ref(), content);
+                    let content = entry.content.as_ref().expect("next pushes only contents");
+                    let frame = content.frame(entry.seq, from.as_ref());
                     match frame {
                         ServerFrame::Message { from, body, .. } if session.is_text => {
                             out(Effect::PushBody { conn: session.conn, from, body });
@@ -90,13 +90,12 @@ impl Broker {
                 self.take_one(now, id, seq, Outcome::Delivered, None, out);
             }
         }
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 
     /// Contents came from the store; where it could not give one the fetch is tried again.
     pub(crate) fn fetched(
         &mut self,
-        now: Now,
         id: DeviceId,
         session: u32,
         contents: impl Iterator<Item = (u64, Content)>,
@@ -111,7 +110,7 @@ impl Broker {
         for (seq, content) in contents {
             device.mailbox.fetched(seq, content);
         }
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 
     pub(super) fn ack_frame(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
@@ -122,7 +121,7 @@ impl Broker {
             return self.complain(now, id, &message, out);
         }
         self.ack_to(now, id, seq, out);
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 
     pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
@@ -180,7 +179,7 @@ impl Broker {
             return self.complain(now, id, &message, out);
         }
         self.take_one(now, id, seq, Outcome::Refused, reason.map(Into::into), out);
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 
     /// Takes one message out of a mailbox, in whichever way it ended.
@@ -246,36 +245,9 @@ impl Broker {
         if let Some(next) = next {
             self.set_expiry_alarm(id, next);
         }
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 }
 
 /// Bytes of a pushed frame beside body and id, about.
 const PUSH_OVERHEAD: usize = 128;
-
-/// An entry as it is pushed.
-fn pushed_frame<'a>(
-    seq: u64,
-    from: switchboard_proto::v1::DeviceRef<'a>,
-    content: &'a Content,
-) -> ServerFrame<'a> {
-    match &content.kind {
-        Kind::Message { body, re, sent_at_ms } => ServerFrame::Message {
-            seq,
-            from,
-            id: &content.id,
-            body: body.as_deref().expect("next pushes only contents"),
-            sent_at_ms: *sent_at_ms,
-            re: re.as_deref(),
-        },
-        Kind::Outcome(fate) => ServerFrame::Outcome {
-            seq,
-            id: &content.id,
-            to: from,
-            outcome: fate.outcome,
-            at_ms: fate.at_ms,
-            maybe_seen: fate.maybe_seen,
-            reason: fate.reason.as_deref(),
-        },
-    }
-}

@@ -5,12 +5,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome};
 
-use super::mailbox::{Entry, NEVER, State, Taken};
+use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
 use super::{
-    Content, DeviceRecord, Fate, FateOf, Kind, MessageRecord, Now, Out, OutcomeRecord, Place,
-    Record, SentIdRecord, session,
+    Content, DeviceRecord, FateOf, MessageRecord, Now, Out, OutcomeRecord, Place, Record,
+    SentIdRecord, session,
 };
 use crate::broker::{Broker, Effect};
 
@@ -163,14 +163,14 @@ impl Broker {
             }
             self.forget_sent_of(now, from);
             let Some(device) = self.post.devices.get_mut(&from) else { continue };
-            let is_copy = |sent: &SentId| sent.state == new.state && sent.to == new.to;
+            let is_copy = |sent: &SentId| sent.state() == new.state && sent.to == new.to;
             if device.sent.find(new.id).is_some_and(is_copy) {
                 continue;
             }
-            let number = device.sent.add(new);
+            let number = device.sent.add(&new);
             self.post.sent_order.push_back((from, number));
             self.post.stats.sent_ids += 1;
-            self.forget_sent(now);
+            self.forget_sent(now, self.post.limits.dedup_ids_max);
         }
     }
 
@@ -211,7 +211,7 @@ impl Broker {
             self.post.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
         entry.is_some_and(|entry| {
             let content = entry.content.as_ref();
-            entry.from == from && content.is_some_and(|content| *content.id == *id)
+            entry.from == from && content.is_some_and(|content| content.id() == id)
         })
     }
 
@@ -369,7 +369,7 @@ impl Broker {
 
     fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {
         let sent = self.post.devices.get(&from).and_then(|device| device.sent.find(id));
-        sent.is_some_and(|sent| now.at.since(sent.at) < self.post.limits.dedup_window)
+        sent.is_some_and(|sent| now.at.since(sent.at()) < self.post.limits.dedup_window)
     }
 
     /// The id of a message outlives it.
@@ -397,11 +397,7 @@ impl MessageRecord<'_> {
     /// As it waits, its content in the store only.
     fn entry(&self, from: DeviceId, place: Place, expires_at: crate::Moment) -> Entry {
         let len = self.body.len() + self.id.len() + self.re.map_or(0, str::len);
-        let content = self.receipt.then(|| {
-            let (re, sent_at_ms) = (None, self.sent_at_ms);
-            let kind = Kind::Message { body: None, re, sent_at_ms };
-            Box::new(Content { id: self.id.into(), kind })
-        });
+        let content = self.receipt.then(|| Content::bodiless(self.id));
         Entry {
             seq: self.seq,
             from,
@@ -409,23 +405,16 @@ impl MessageRecord<'_> {
             expires_at,
             len: len as u32,
             state: State::Ready,
-            receipt: self.receipt,
-            is_outcome: false,
+            kind: Kind::message(self.receipt),
+            kept: Kept::Stored,
             is_in_flight: false,
-            is_stored: true,
-            is_moved: false,
             content,
         }
     }
 
     /// What it says, as it is pushed.
     pub fn content(&self) -> Content {
-        let kind = Kind::Message {
-            body: Some(self.body.into()),
-            re: self.re.map(Into::into),
-            sent_at_ms: self.sent_at_ms,
-        };
-        Content { id: self.id.into(), kind }
+        Content::message(self.id, self.re, self.sent_at_ms, self.body)
     }
 }
 
@@ -438,25 +427,15 @@ impl OutcomeRecord<'_> {
             expires_at: NEVER,
             len: (self.id.len() + self.reason.map_or(0, str::len)) as u32,
             state: State::Ready,
-            receipt: false,
-            is_outcome: true,
+            kind: Kind::Outcome,
+            kept: Kept::Stored,
             is_in_flight: false,
-            is_stored: true,
-            is_moved: false,
-            content: Some(Box::new(self.content(of))),
+            content: Some(self.content()),
         }
     }
 
     /// What it says, as it is pushed.
-    pub fn content(&self, of: FateOf) -> Content {
-        let fate = Fate {
-            of,
-            outcome: self.outcome,
-            at_ms: self.at_ms,
-            maybe_seen: self.maybe_seen,
-            reason: self.reason.map(Into::into),
-            is_stored: true,
-        };
-        Content { id: self.id.into(), kind: Kind::Outcome(fate) }
+    pub fn content(&self) -> Content {
+        Content::outcome(self.id, self.outcome, self.at_ms, self.maybe_seen, self.reason)
     }
 }

@@ -1,20 +1,26 @@
 //! A message on its way: the sender's home judges the retry, the receiver's the room.
 
+use std::borrow::Cow;
+
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, RejectCode, Send, ServerFrame};
 
-use super::mailbox::{Entry, NEVER, State};
+use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
-use super::{Content, Event, Kind, MessageRecord, Now, Out, Place, Record};
+use super::{Content, Event, MessageRecord, Now, Out, Place, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
 use crate::{Conn, Digest, ShardId};
 
 /// Numbers that are reserved at once, so that messages in memory need a record only now and then.
 const SEQS_RESERVED: u64 = 4_096;
+
+/// Ids that are forgotten together when they are too many: each is somewhere else in memory, and
+/// the processor waits for many of them at the same time.
+const FORGOTTEN_AT_ONCE: usize = 256;
 
 impl Broker {
     /// A device sends by v1.
@@ -34,26 +40,67 @@ impl Broker {
         let to = self.known(send)?;
         let digest = self.key.digest(send.id.as_bytes());
         let content = self.content(to, send.body);
-        self.forget_sent_of(now, id);
-        let limits = &self.post.limits;
-        let (window, ids_max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
-        let Some(device) = self.post.devices.get(&id) else { return Ok(()) };
         // Before all else: whatever has changed since, a retry is told what became of the first.
-        match device.sent.judge(digest, content, |sent| now.at.since(sent.at) >= window) {
+        match self.judge_sent(now, id, digest, content) {
             Known::Other => return Err(reused()),
             Known::Same => return self.send_again(id, send, digest, out),
             Known::No => {}
         }
         let shard = self.receiver(id, to, send)?;
         self.check_send(send)?;
-        let strongest = self.strongest();
-        let is_failing = self.post.is_failing;
-        let messages_max = self.post.limits.mailbox_messages_max;
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
-        let durability = send.durability.unwrap_or(strongest);
-        if is_failing && durability == Durability::Disk {
+        self.note_sent(now, id, send, (to, digest, content))?;
+        let deliver = Deliver {
+            from: id,
+            to,
+            id: Cow::Borrowed(&send.id),
+            digest,
+            body: Cow::Borrowed(send.body),
+            re: send.re.as_deref().map(Cow::Borrowed),
+            sent_at_ms: now.wall_ms,
+            at: now.at,
+            expires_at_ms: send.ttl_ms.map(|ttl_ms| now.wall_ms.saturating_add(ttl_ms)),
+            durability: send.durability,
+            receipt: send.receipt,
+            asker: Asker::Device(self.shard),
+        };
+        self.hand_in(now, shard, deliver, out);
+        Ok(())
+    }
+
+    /// Gives a message to the shard of its receiver.
+    fn hand_in(&mut self, now: Now, shard: ShardId, deliver: Deliver<'_>, out: Out<'_>) {
+        if shard == self.shard {
+            self.deliver(now, &deliver, out);
+        } else {
+            let parcel = Parcel::Deliver(Box::new(deliver.into_owned()));
+            out(Effect::Post { shard, parcel });
+        }
+    }
+
+    /// What an id is to the device that sends under it now.
+    fn judge_sent(&mut self, now: Now, id: DeviceId, digest: Digest, content: Digest) -> Known {
+        self.forget_sent_of(now, id);
+        let window = self.post.limits.dedup_window;
+        let Some(device) = self.post.devices.get(&id) else { return Known::No };
+        device.sent.judge(digest, content, |sent| now.at.since(sent.at()) >= window)
+    }
+
+    /// Notes what is being sent, and keeps a place for its outcome.
+    fn note_sent(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        send: &Send<'_>,
+        (to, digest, content): (DeviceId, Digest, Digest),
+    ) -> Result<(), (RejectCode, String)> {
+        let durability = send.durability.unwrap_or(self.strongest());
+        if self.post.is_failing && durability == Durability::Disk {
             return Err(store_unavailable());
         }
+        let limits = &self.post.limits;
+        let (ids_max, messages_max) =
+            (limits.dedup_ids_per_device_max, limits.mailbox_messages_max);
+        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
         if device.sent.len() >= ids_max {
             // The oldest is not answered yet, and must not be forgotten before.
             let message = "too many messages of yours wait for their answers";
@@ -64,27 +111,15 @@ impl Broker {
             return Err((RejectCode::OutcomesFull, message.to_owned()));
         }
         let session = device.session.as_ref().map_or(0, |session| session.number);
-        let (at, receipt) = (now.at, send.receipt);
-        let state = SentState::Asked;
+        let (at, receipt, state) = (now.at, send.receipt, SentState::Asked);
         let new = NewId { id: digest, content, to, at, durability, receipt, state, session };
-        let number = device.sent.add(new);
+        let number = device.sent.add(&new);
         self.post.sent_order.push_back((id, number));
         self.post.stats.sent_ids += 1;
-        let deliver = Deliver {
-            from: id,
-            to,
-            id: (&*send.id).into(),
-            digest,
-            body: send.body.into(),
-            re: send.re.as_deref().map(Into::into),
-            sent_at_ms: now.wall_ms,
-            at: now.at,
-            expires_at_ms: send.ttl_ms.map(|ttl_ms| now.wall_ms.saturating_add(ttl_ms)),
-            durability: send.durability,
-            receipt: send.receipt,
-            asker: Asker::Device(self.shard),
-        };
-        self.post_to(shard, Parcel::Deliver(Box::new(deliver)), out);
+        let max = self.post.limits.dedup_ids_max;
+        if self.post.stats.sent_ids as usize > max {
+            self.forget_sent(now, max - (max / 8).min(FORGOTTEN_AT_ONCE));
+        }
         Ok(())
     }
 
@@ -101,7 +136,7 @@ impl Broker {
         to: DeviceId,
         send: &Send<'_>,
     ) -> Result<ShardId, (RejectCode, String)> {
-        if !self.may_send(id, &self.show(to)) {
+        if !self.may_send(id, to) {
             let message = format!("your token's allow_send does not name {}", send.to);
             return Err((RejectCode::NotAllowed, message));
         }
@@ -110,7 +145,7 @@ impl Broker {
 
     /// The shard on which a device is, by either protocol.
     pub(crate) fn shard_with(&self, to: DeviceId) -> Option<ShardId> {
-        if self.conns.contains_key(&to) || self.post.devices.contains_key(&to) {
+        if self.post.devices.contains_key(&to) || self.conns.contains_key(&to) {
             return Some(self.shard);
         }
         self.directory.home_of(to).map(|home| home.shard)
@@ -141,44 +176,32 @@ impl Broker {
         let is_failing = self.post.is_failing;
         let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
         let session = device.session.as_ref().map_or(0, |session| session.number);
-        let Some(sent) = device.sent.find_mut(digest) else { return Ok(()) };
-        if let SentState::Accepted { .. } = sent.state {
-            let durability = sent.durability;
+        let Some(sent) = device.sent.find(digest) else { return Ok(()) };
+        let durability = sent.durability();
+        if let SentState::Accepted { .. } = sent.state() {
             let frame = ServerFrame::Accepted { id: &send.id, durability, duplicate: true };
             self.tell(id, &frame, out);
             return Ok(());
         }
-        if is_failing && sent.durability == Durability::Disk {
+        if is_failing && durability == Durability::Disk {
             return Err(store_unavailable());
         }
-        if sent.session != session {
-            // Who asked first is gone; nobody reads the answers that were owed to him.
-            sent.session = session;
-            sent.owes_first = false;
-            sent.owes_duplicates = 0;
-        }
-        sent.owes_duplicates = sent.owes_duplicates.saturating_add(1);
+        device.sent.ask_again(digest, session);
         Ok(())
     }
 
     /// A message is here at its receiver's.
-    pub(super) fn deliver(&mut self, now: Now, deliver: Box<Deliver>, out: Out<'_>) {
-        let asker = deliver.asker;
-        if let Some(&conn) = self.conns.get(&deliver.to) {
-            let verdict = self.deliver_text(conn, &deliver, out);
-            return self.answer(asker, deliver.from, deliver.digest, deliver.id, verdict, out);
-        }
-        match self.judge_room(&deliver) {
-            Err(code) => {
-                let verdict = Verdict::Rejected(code);
-                self.answer(asker, deliver.from, deliver.digest, deliver.id, verdict, out);
-            }
-            Ok(durability) => self.put(now, *deliver, durability, out),
-        }
+    pub(super) fn deliver(&mut self, now: Now, deliver: &Deliver<'_>, out: Out<'_>) {
+        let verdict = match (self.judge_room(deliver), self.conns.get(&deliver.to)) {
+            (Ok(durability), _) => return self.put(now, deliver, durability, out),
+            (Err(RejectCode::NoSuchDevice), Some(&conn)) => self.deliver_text(conn, deliver, out),
+            (Err(code), _) => Verdict::Rejected(code),
+        };
+        self.answer(now, deliver.asker, deliver.from, (deliver.digest, &deliver.id), verdict, out);
     }
 
     /// To an anonymous device of the text protocol: now or never.
-    fn deliver_text(&self, conn: Conn, deliver: &Deliver, out: Out<'_>) -> Verdict {
+    fn deliver_text(&self, conn: Conn, deliver: &Deliver<'_>, out: Out<'_>) -> Verdict {
         if deliver.durability.is_some() || deliver.receipt || deliver.expires_at_ms.is_some() {
             return Verdict::Rejected(RejectCode::DurabilityUnavailable);
         }
@@ -187,7 +210,7 @@ impl Broker {
         Verdict::Accepted { seq: 0, durability: Durability::None }
     }
 
-    fn judge_room(&self, deliver: &Deliver) -> Result<Durability, RejectCode> {
+    fn judge_room(&self, deliver: &Deliver<'_>) -> Result<Durability, RejectCode> {
         let device = self.post.devices.get(&deliver.to).filter(|device| !device.is_ending);
         let device = device.ok_or(RejectCode::NoSuchDevice)?;
         let durability = deliver.durability.unwrap_or_else(|| self.strongest());
@@ -206,40 +229,16 @@ impl Broker {
     }
 
     /// Puts a message into its mailbox, and into the store.
-    fn put(&mut self, now: Now, mut deliver: Deliver, durability: Durability, out: Out<'_>) {
-        let to = deliver.to;
+    fn put(&mut self, now: Now, deliver: &Deliver<'_>, durability: Durability, out: Out<'_>) {
+        let Deliver { to, asker, digest, .. } = *deliver;
         let is_stored = durability == Durability::Disk;
         let Some(device) = self.post.devices.get_mut(&to) else { return };
-        let is_id_taken = !deliver.id.is_empty();
-        if !is_id_taken {
-            deliver.id = format!("text-{}", device.mailbox.next_seq()).into();
-        }
-        let len = deliver.len();
+        let seq = device.mailbox.next_seq();
+        let made = deliver.id.is_empty().then(|| format!("text-{seq}"));
+        let id = made.as_deref().unwrap_or(&deliver.id);
         let expires_at =
             deliver.expires_at_ms.map_or(NEVER, |at_ms| super::session::moment_of(now, at_ms));
-        let seq = device.mailbox.next_seq();
-        if is_stored {
-            let (to, from) = (self.directory.names().show(to), self.show(deliver.from));
-            out(Effect::Append(Record::Message(MessageRecord {
-                to: to.as_ref(),
-                seq,
-                from: from.as_ref(),
-                id: &deliver.id,
-                is_id_taken,
-                body: &deliver.body,
-                re: deliver.re.as_deref(),
-                sent_at_ms: deliver.sent_at_ms,
-                at: deliver.at,
-                expires_at_ms: deliver.expires_at_ms,
-                receipt: deliver.receipt,
-            })));
-        }
-        let Some(device) = self.post.devices.get_mut(&to) else { return };
-        let kind = Kind::Message {
-            body: Some(deliver.body),
-            re: deliver.re,
-            sent_at_ms: deliver.sent_at_ms,
-        };
+        let len = deliver.body.len() + id.len() + deliver.re.as_ref().map_or(0, |re| re.len());
         device.mailbox.push(Entry {
             seq,
             from: deliver.from,
@@ -247,44 +246,58 @@ impl Broker {
             expires_at,
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },
-            receipt: deliver.receipt,
-            is_outcome: false,
+            kind: Kind::message(deliver.receipt),
+            kept: Kept::stored(is_stored),
             is_in_flight: false,
-            is_stored,
-            is_moved: false,
-            content: Some(Box::new(Content { id: deliver.id, kind })),
+            content: Some(Content::message(
+                id,
+                deliver.re.as_deref(),
+                deliver.sent_at_ms,
+                &deliver.body,
+            )),
         });
         self.post.stats.messages += 1;
         self.post.stats.bytes += len as u64;
         self.set_expiry_alarm(to, expires_at);
-        let (asker, digest) = (deliver.asker, deliver.digest);
         if is_stored {
-            self.post.pending.push_back(Pending::Message {
-                to,
-                seq,
-                asker,
-                digest,
-                is_told: false,
-            });
-            if let Asker::Text(asker) = asker {
-                self.answer_text(asker, Ok(()), out);
-            }
-        } else {
-            self.reserve_seqs(to, out);
-            let verdict = Verdict::Accepted { seq, durability: Durability::Memory };
-            self.answer_from(asker, to, seq, digest, verdict, out);
-            self.push_ready(now, to, out);
+            return self.store(deliver, seq, id, out);
+        }
+        self.reserve_seqs(to, out);
+        let verdict = Verdict::Accepted { seq, durability: Durability::Memory };
+        self.answer(now, asker, deliver.from, (digest, id), verdict, out);
+        self.push_ready(to, out);
+    }
+
+    /// Puts a message that is in its mailbox into the store.
+    fn store(&mut self, deliver: &Deliver<'_>, seq: u64, id: &str, out: Out<'_>) {
+        let Deliver { to, asker, digest, .. } = *deliver;
+        let (to_shown, from) = (self.show(to), self.show(deliver.from));
+        out(Effect::Append(Record::Message(MessageRecord {
+            to: to_shown.as_ref(),
+            seq,
+            from: from.as_ref(),
+            id,
+            is_id_taken: !deliver.id.is_empty(),
+            body: &deliver.body,
+            re: deliver.re.as_deref(),
+            sent_at_ms: deliver.sent_at_ms,
+            at: deliver.at,
+            expires_at_ms: deliver.expires_at_ms,
+            receipt: deliver.receipt,
+        })));
+        self.post.pending.push_back(Pending::Message { to, seq, asker, digest, is_told: false });
+        if let Asker::Text(asker) = asker {
+            self.answer_text(asker, Ok(()), out);
         }
     }
 
     /// Sees to it that what is only in memory may be shown under its number.
     pub(super) fn reserve_seqs(&mut self, id: DeviceId, out: Out<'_>) {
-        let is_durable = self.post.is_durable;
+        if !self.post.is_durable {
+            return;
+        }
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let next = device.mailbox.next_seq();
-        if !is_durable {
-            return device.mailbox.reserve_to(u64::MAX);
-        }
         let has = device.mailbox.reserved_to().max(device.reserving_to);
         if next + SEQS_RESERVED / 2 > has {
             device.reserving_to = next + SEQS_RESERVED;
@@ -294,6 +307,9 @@ impl Broker {
     }
 
     pub(super) fn set_expiry_alarm(&mut self, id: DeviceId, at: crate::Moment) {
+        if at == NEVER {
+            return;
+        }
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         if at < device.expiry_at {
             device.expiry_at = at;
@@ -304,9 +320,9 @@ impl Broker {
     /// Answers whoever waits, about a message that is in a mailbox and names its id.
     pub(super) fn answer_from(
         &mut self,
+        now: Now,
         asker: Asker,
-        to: DeviceId,
-        seq: u64,
+        (to, seq): (DeviceId, u64),
         digest: Digest,
         verdict: Verdict,
         out: Out<'_>,
@@ -316,22 +332,26 @@ impl Broker {
             return;
         };
         let from = entry.from;
-        let id = entry.content.as_ref().map(|content| content.id.clone()).unwrap_or_default();
-        self.answer(asker, from, digest, id, verdict, out);
+        let id: Box<str> = entry.content.as_ref().map_or("", Content::id).into();
+        self.answer(now, asker, from, (digest, &id), verdict, out);
     }
 
     fn answer(
         &mut self,
+        now: Now,
         asker: Asker,
         from: DeviceId,
-        digest: Digest,
-        id: Box<str>,
+        (digest, id): (Digest, &str),
         verdict: Verdict,
         out: Out<'_>,
     ) {
         match (asker, verdict) {
+            (Asker::Device(shard), verdict) if shard == self.shard => {
+                self.verdict(now, from, digest, id, verdict, out);
+            }
             (Asker::Device(shard), verdict) => {
-                self.post_to(shard, Parcel::Verdict { to: from, digest, id, verdict }, out);
+                let parcel = Parcel::Verdict { to: from, digest, id: id.into(), verdict };
+                out(Effect::Post { shard, parcel });
             }
             (Asker::Text(asker), Verdict::Rejected(code)) => {
                 self.answer_text(asker, Err(code), out);
@@ -360,43 +380,38 @@ impl Broker {
     ) {
         let Some(device) = self.post.devices.get_mut(&to) else { return };
         let session = device.session.as_ref().map_or(0, |session| session.number);
-        let Some(sent) = device.sent.find_mut(digest) else { return };
-        let asks = sent.session == session;
-        let (first, duplicates) = (sent.owes_first, sent.owes_duplicates);
-        (sent.owes_first, sent.owes_duplicates) = (false, 0);
-        let answers = if asks { u32::from(first) + u32::from(duplicates) } else { 0 };
         match verdict {
             Verdict::Accepted { seq, durability } => {
-                sent.state = SentState::Accepted { seq };
-                sent.durability = durability;
-                sent.at = now.at;
-                let (cancels, by) = (std::mem::take(&mut sent.owes_cancels), sent.cancel_session);
+                let how = (now.at, seq, durability);
+                let Some(owed) = device.sent.accepted(digest, session, how) else { return };
                 out(Effect::Count(Event::Accepted(durability)));
-                for answer in 0..answers {
-                    let duplicate = answer > 0 || !first;
+                for answer in 0..owed.answers() {
+                    let duplicate = answer > 0 || !owed.first;
                     self.tell(to, &ServerFrame::Accepted { id, durability, duplicate }, out);
                 }
-                for _ in 0..cancels {
-                    self.cancel(to, id, by, out);
+                for _ in 0..owed.cancels {
+                    self.cancel(to, id, owed.cancel_session, out);
                 }
             }
             Verdict::Rejected(code) => {
-                if sent.receipt {
+                let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
+                if owed.receipt {
                     device.mailbox.give_place();
                 }
-                let (cancels, by) = (sent.owes_cancels, sent.cancel_session);
-                self.post.stats.sent_ids -= device.sent.drop_id(digest) as u64;
                 let next = device.sent.next();
+                self.post.stats.sent_ids -= dropped as u64;
                 self.post.sent_order.pop_back_if(|last| last.0 == to && last.1 >= next);
-                for _ in 0..answers {
+                for _ in 0..owed.answers() {
                     self.reject(to, id, code, rejection(code), out);
                 }
-                for _ in 0..cancels {
-                    self.cancel_verdict(to, id, by, Err(RejectCode::TooLate), out);
+                for _ in 0..owed.cancels {
+                    let too_late = Err(RejectCode::TooLate);
+                    self.cancel_verdict(to, id, owed.cancel_session, too_late, out);
                 }
             }
             Verdict::Unknown => {
-                for _ in 0..answers {
+                let Some(owed) = device.sent.answered(digest, session) else { return };
+                for _ in 0..owed.answers() {
                     let code = RejectCode::StoreUnavailable;
                     self.reject(to, id, code, rejection(code), out);
                 }
@@ -409,7 +424,7 @@ impl Broker {
         let limits = &self.post.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let mut dropped = device.sent.drop_front(|sent| now.at.since(sent.at) >= window);
+        let mut dropped = device.sent.drop_front(|sent| now.at.since(sent.at()) >= window);
         if device.sent.len() >= max {
             let mut one = true;
             dropped += device.sent.drop_front(|_| std::mem::take(&mut one));
@@ -417,10 +432,9 @@ impl Broker {
         self.post.stats.sent_ids -= dropped as u64;
     }
 
-    /// Forgets the oldest ids of all devices whose window is over, or that are too many.
-    pub(super) fn forget_sent(&mut self, now: Now) {
-        let limits = &self.post.limits;
-        let (window, max) = (limits.dedup_window, limits.dedup_ids_max);
+    /// Forgets the oldest ids of all devices: those whose window is over, and of more than `max`.
+    pub(super) fn forget_sent(&mut self, now: Now, max: usize) {
+        let window = self.post.limits.dedup_window;
         let post = &mut self.post;
         while let Some(&(id, number)) = post.sent_order.front() {
             let Some(device) = post.devices.get_mut(&id) else {
@@ -431,7 +445,7 @@ impl Broker {
                 let is_full = post.stats.sent_ids as usize > max;
                 let mut one = true;
                 let dropped = device.sent.drop_front(|sent| {
-                    (is_full && std::mem::take(&mut one)) || now.at.since(sent.at) >= window
+                    (is_full && std::mem::take(&mut one)) || now.at.since(sent.at()) >= window
                 });
                 post.stats.sent_ids -= dropped as u64;
                 if device.sent.has(number) {
@@ -457,9 +471,9 @@ impl Broker {
         let deliver = Deliver {
             from: asker.device,
             to,
-            id: Box::default(),
+            id: Cow::Borrowed(""),
             digest: Digest::default(),
-            body: body.into(),
+            body: Cow::Owned(body),
             re: None,
             sent_at_ms: now.wall_ms,
             at: now.at,
@@ -471,7 +485,7 @@ impl Broker {
         if shard != self.shard {
             out(Effect::AwaitVerdict { conn: asker.conn });
         }
-        self.post_to(shard, Parcel::Deliver(Box::new(deliver)), out);
+        self.hand_in(now, shard, deliver, out);
         Ok(())
     }
 
@@ -515,18 +529,8 @@ impl Broker {
     fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let found = device.sent.find_mut(digest).map(|sent| {
-            if sent.state == SentState::Asked {
-                if sent.cancel_session != session {
-                    // Nobody reads the answers that an earlier session waits for.
-                    (sent.cancel_session, sent.owes_cancels) = (session, 0);
-                }
-                sent.owes_cancels = sent.owes_cancels.saturating_add(1);
-            }
-            (sent.to, sent.state)
-        });
-        match found {
-            Some((_, SentState::Asked)) => {}
+        match device.sent.find(digest).map(|sent| (sent.to, sent.state())) {
+            Some((_, SentState::Asked)) => device.sent.cancel(digest, session),
             Some((to, SentState::Accepted { seq })) if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
                 self.post_home(to, Parcel::Cancel(cancel), out);
@@ -551,13 +555,6 @@ impl Broker {
             Ok(()) => self.tell(to, &ServerFrame::Cancelled { id }, out),
             Err(code) => self.reject(to, id, code, rejection(code), out),
         }
-    }
-}
-
-impl Deliver {
-    /// What counts toward a mailbox's bytes.
-    fn len(&self) -> usize {
-        self.body.len() + self.id.len() + self.re.as_ref().map_or(0, |re| re.len())
     }
 }
 

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Durability;
 
+use super::index::Index;
 use crate::{Digest, Moment};
 
 /// The ids of one device, oldest first.
@@ -15,29 +16,50 @@ pub(crate) struct Sent {
     /// Counts the entries that were ever dropped from the front.
     first: u64,
     entries: VecDeque<SentId>,
-    by_id: FxHashMap<Digest, u64>,
+    /// The low half of the number of each id's entry.
+    by_id: Index,
+    /// What is owed beside the first answers.
+    late: FxHashMap<u64, Late>,
 }
 
-/// One id that was sent under.
+/// One id that was sent under. Half a million of these are kept: 40 bytes.
+///
+/// Of the digests it has half. Two ids of one device that share it, one in 2^64, would make the
+/// second `id_reused`; to lose a message receiver and body would have to share theirs, too.
 #[derive(Debug)]
 pub(crate) struct SentId {
-    id: Digest,
+    id: u64,
     /// Stands for receiver and body.
-    content: Digest,
+    content: u64,
     pub(crate) to: DeviceId,
-    pub(crate) at: Moment,
-    pub(crate) durability: Durability,
-    pub(crate) receipt: bool,
-    pub(crate) state: SentState,
-    /// The session that waits for an answer, and how many answers it waits for.
-    pub(crate) session: u32,
+    /// The message's number in the receiver's mailbox; the session that asked while none is known.
+    seq_or_session: u64,
+    /// When it was accepted, or asked; in milliseconds, above the flags.
+    at_and_flags: u64,
+}
+
+const _: () = assert!(size_of::<SentId>() == 40);
+
+/// Bits in `at_and_flags`.
+mod flag {
+    pub(super) const DURABILITY: u64 = 0b11;
+    pub(super) const RECEIPT: u64 = 1 << 2;
+    pub(super) const ASKED: u64 = 1 << 3;
+    pub(super) const DROPPED: u64 = 1 << 4;
     /// The first answer is owed: the one that says no `duplicate`.
-    pub(crate) owes_first: bool,
-    pub(crate) owes_duplicates: u16,
+    pub(super) const OWES_FIRST: u64 = 1 << 5;
+    pub(super) const BITS: u32 = 8;
+}
+
+/// What was asked about a message whose fate was not known yet.
+#[derive(Debug, Default)]
+struct Late {
+    /// Retries that wait for their answers.
+    duplicates: u16,
     /// The sender wants it back as soon as it is known where it is: the session that asked last,
     /// and how often.
-    pub(crate) cancel_session: u32,
-    pub(crate) owes_cancels: u16,
+    cancel_session: u32,
+    cancels: u16,
 }
 
 /// How far the message is.
@@ -62,6 +84,78 @@ pub(crate) enum Known {
     Other,
 }
 
+/// Who waits for an answer about a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// The first answer is owed.
+    pub(crate) first: bool,
+    /// How many that say `duplicate` are.
+    pub(crate) duplicates: u16,
+    /// How many `cancel`s are, and to which session.
+    pub(crate) cancels: u16,
+    pub(crate) cancel_session: u32,
+    /// Whether the sender asked for an outcome.
+    pub(crate) receipt: bool,
+}
+
+impl Owed {
+    /// All answers to the message itself.
+    pub(crate) fn answers(&self) -> u32 {
+        u32::from(self.first) + u32::from(self.duplicates)
+    }
+}
+
+impl SentId {
+    fn new(new: &NewId) -> SentId {
+        let (state, seq_or_session) = match new.state {
+            SentState::Asked => (flag::ASKED | flag::OWES_FIRST, u64::from(new.session)),
+            SentState::Accepted { seq } => (0, seq),
+            SentState::Dropped => (flag::DROPPED, 0),
+        };
+        let mut sent = SentId {
+            id: new.id.half(),
+            content: new.content.half(),
+            to: new.to,
+            seq_or_session,
+            at_and_flags: state | if new.receipt { flag::RECEIPT } else { 0 },
+        };
+        sent.stand(new.at, new.durability);
+        sent
+    }
+
+    fn has(&self, flag: u64) -> bool {
+        self.at_and_flags & flag != 0
+    }
+
+    /// Notes since when the message stands, and how firmly.
+    fn stand(&mut self, at: Moment, durability: Durability) {
+        let flags = self.at_and_flags & ((1 << flag::BITS) - 1) & !flag::DURABILITY;
+        self.at_and_flags = at.ms() << flag::BITS | flags | durability as u64;
+    }
+
+    pub(crate) fn at(&self) -> Moment {
+        Moment::from_ms(self.at_and_flags >> flag::BITS)
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        Durability::ALL[(self.at_and_flags & flag::DURABILITY) as usize]
+    }
+
+    pub(crate) fn state(&self) -> SentState {
+        if self.has(flag::DROPPED) {
+            SentState::Dropped
+        } else if self.has(flag::ASKED) {
+            SentState::Asked
+        } else {
+            SentState::Accepted { seq: self.seq_or_session }
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.has(flag::ASKED)
+    }
+}
+
 impl Sent {
     /// An empty list that counts from here on.
     pub(crate) fn counting_from(first: u64) -> Sent {
@@ -74,6 +168,7 @@ impl Sent {
 
     /// What an id is to its sender. One whose window is over is new, also where it is still kept
     /// because an older one is not answered yet.
+    #[inline]
     pub(crate) fn judge(
         &self,
         id: Digest,
@@ -82,78 +177,149 @@ impl Sent {
     ) -> Known {
         match self.find(id) {
             None => Known::No,
-            Some(sent) if sent.state != SentState::Asked && is_over(sent) => Known::No,
-            Some(sent) if sent.content == content => Known::Same,
+            Some(sent) if !sent.is_asked() && is_over(sent) => Known::No,
+            Some(sent) if sent.content == content.half() => Known::Same,
             Some(_) => Known::Other,
         }
     }
 
     /// Notes a message that is being sent; gives its number in this list.
-    pub(crate) fn add(&mut self, sent: NewId) -> u64 {
-        let index = self.first + self.entries.len() as u64;
-        self.by_id.insert(sent.id, index);
-        self.entries.push_back(SentId {
-            id: sent.id,
-            content: sent.content,
-            to: sent.to,
-            at: sent.at,
-            durability: sent.durability,
-            receipt: sent.receipt,
-            state: sent.state,
-            session: sent.session,
-            owes_first: sent.state == SentState::Asked,
-            owes_duplicates: 0,
-            cancel_session: 0,
-            owes_cancels: 0,
-        });
-        index
+    #[inline]
+    pub(crate) fn add(&mut self, new: &NewId) -> u64 {
+        let number = self.next();
+        let sent = SentId::new(new);
+        let id = sent.id;
+        self.entries.push_back(sent);
+        let (entries, first) = (&self.entries, self.first);
+        self.by_id.set(id, number as u32, |low| entries[index_of(low, first)].id == id);
+        number
     }
 
+    #[inline]
+    fn index(&self, id: Digest) -> Option<usize> {
+        let id = id.half();
+        let is_it = |low| self.entries[index_of(low, self.first)].id == id;
+        Some(index_of(self.by_id.find(id, is_it)?, self.first))
+    }
+
+    #[inline]
     pub(crate) fn find(&self, id: Digest) -> Option<&SentId> {
-        let index = *self.by_id.get(&id)?;
-        self.entries.get((index - self.first) as usize)
+        self.entries.get(self.index(id)?)
     }
 
-    pub(crate) fn find_mut(&mut self, id: Digest) -> Option<&mut SentId> {
-        let index = *self.by_id.get(&id)?;
-        self.entries.get_mut((index - self.first) as usize)
+    #[inline]
+    fn find_mut(&mut self, id: Digest) -> Option<&mut SentId> {
+        let index = self.index(id)?;
+        self.entries.get_mut(index)
     }
 
-    /// Forgets an id: its message was not accepted. Gives how many are remembered less.
-    pub(crate) fn drop_id(&mut self, id: Digest) -> usize {
-        if let Some(sent) = self.find_mut(id) {
-            sent.state = SentState::Dropped;
-            self.by_id.remove(&id);
+    /// A message that is not answered yet was sent again, or is to be answered in another session.
+    pub(crate) fn ask_again(&mut self, id: Digest, session: u32) {
+        let Some(sent) = self.find_mut(id).filter(|sent| sent.is_asked()) else { return };
+        let is_new = sent.seq_or_session != u64::from(session);
+        if is_new {
+            // Who asked first is gone; nobody reads the answers that were owed to him.
+            sent.seq_or_session = u64::from(session);
+            sent.at_and_flags &= !flag::OWES_FIRST;
         }
+        let late = self.late.entry(id.half()).or_default();
+        late.duplicates = if is_new { 1 } else { late.duplicates.saturating_add(1) };
+    }
+
+    /// The sender wants back what is not answered yet.
+    pub(crate) fn cancel(&mut self, id: Digest, session: u32) {
+        let late = self.late.entry(id.half()).or_default();
+        if late.cancel_session != session {
+            // Nobody reads the answers that an earlier session waits for.
+            (late.cancel_session, late.cancels) = (session, 0);
+        }
+        late.cancels = late.cancels.saturating_add(1);
+    }
+
+    /// It is known what became of a message, under which number and how firmly it is kept. Gives
+    /// who waits for that in `session`.
+    #[inline]
+    pub(crate) fn accepted(
+        &mut self,
+        id: Digest,
+        session: u32,
+        (at, seq, durability): (Moment, u64, Durability),
+    ) -> Option<Owed> {
+        let mut owed = self.answered(id, session)?;
+        (owed.cancels, owed.cancel_session) = self.take_cancels(id);
+        let sent = self.find_mut(id)?;
+        sent.at_and_flags &= !flag::ASKED;
+        sent.seq_or_session = seq;
+        sent.stand(at, durability);
+        Some(owed)
+    }
+
+    fn take_cancels(&mut self, id: Digest) -> (u16, u32) {
+        if self.late.is_empty() {
+            return (0, 0);
+        }
+        self.late.remove(&id.half()).map_or((0, 0), |late| (late.cancels, late.cancel_session))
+    }
+
+    /// Something is known of a message, perhaps not all: answers are not owed any more. Gives those
+    /// that were, to `session`.
+    #[inline]
+    pub(crate) fn answered(&mut self, id: Digest, session: u32) -> Option<Owed> {
+        let sent = self.find_mut(id)?;
+        let asks = sent.is_asked() && sent.seq_or_session == u64::from(session);
+        let mut owed = Owed {
+            first: asks && sent.has(flag::OWES_FIRST),
+            duplicates: 0,
+            cancels: 0,
+            cancel_session: 0,
+            receipt: sent.has(flag::RECEIPT),
+        };
+        sent.at_and_flags &= !flag::OWES_FIRST;
+        if !self.late.is_empty()
+            && let Some(late) = self.late.get_mut(&id.half())
+        {
+            owed.duplicates = if asks { late.duplicates } else { 0 };
+            late.duplicates = 0;
+        }
+        Some(owed)
+    }
+
+    /// A message was not accepted, and its id is forgotten. Gives who waits for that in `session`,
+    /// and how many ids are remembered less.
+    pub(crate) fn rejected(&mut self, id: Digest, session: u32) -> Option<(Owed, usize)> {
+        let mut owed = self.answered(id, session)?;
+        (owed.cancels, owed.cancel_session) = self.take_cancels(id);
+        let index = self.index(id)?;
+        self.entries[index].at_and_flags |= flag::DROPPED;
+        self.entries[index].at_and_flags &= !flag::ASKED;
+        self.by_id.remove(id.half(), (self.first + index as u64) as u32);
         let before = self.entries.len();
         // Mostly it is the last one; who is rejected all the time must not push out what he sent.
-        while self.entries.back().is_some_and(|sent| sent.state == SentState::Dropped) {
+        while self.entries.back().is_some_and(|sent| sent.has(flag::DROPPED)) {
             self.entries.pop_back();
         }
         let popped = before - self.entries.len();
-        popped + self.drop_front(|_| false)
+        Some((owed, popped + self.drop_front(|_| false)))
     }
 
     /// Forgets from the oldest on while `is_over` says so; one that is still asked stays, and
     /// those behind it.
+    #[inline]
     pub(crate) fn drop_front(&mut self, mut is_over: impl FnMut(&SentId) -> bool) -> usize {
         let mut dropped = 0;
         while let Some(front) = self.entries.front() {
-            let is_dropped = front.state == SentState::Dropped;
-            if !is_dropped && (front.state == SentState::Asked || !is_over(front)) {
+            if !front.has(flag::DROPPED) && (front.is_asked() || !is_over(front)) {
                 break;
             }
             // The id may have been used again after the window.
-            if self.by_id.get(&front.id) == Some(&self.first) {
-                self.by_id.remove(&front.id);
-            }
+            self.by_id.remove(front.id, self.first as u32);
             self.entries.pop_front();
             self.first += 1;
             dropped += 1;
         }
-        if self.entries.is_empty() && self.entries.capacity() > 16 {
+        if dropped > 0 && self.entries.is_empty() && self.entries.capacity() > 16 {
             self.entries = VecDeque::new();
-            self.by_id = FxHashMap::default();
+            self.by_id = Index::default();
         }
         dropped
     }
@@ -167,6 +333,13 @@ impl Sent {
     pub(crate) fn has(&self, number: u64) -> bool {
         (self.first..self.next()).contains(&number)
     }
+}
+
+/// Where the entry lies whose number ends so, in a list that begins with `first`. There are never
+/// as many as 2^32.
+#[inline]
+fn index_of(low: u32, first: u64) -> usize {
+    low.wrapping_sub(first as u32) as usize
 }
 
 /// What is noted of a message when it is sent.

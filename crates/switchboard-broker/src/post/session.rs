@@ -136,6 +136,10 @@ impl Broker {
     fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64) {
         self.post.stats.mailboxes += 1;
         let mut device = Device::new(nonce, now);
+        if !self.post.is_durable {
+            // There is nothing that could forget a number.
+            device.mailbox.reserve_to(u64::MAX);
+        }
         device.sent = Sent::counting_from(self.post.new_life());
         self.post.devices.insert(id, Box::new(device));
         self.directory.add_home(id, self.shard);
@@ -216,7 +220,7 @@ impl Broker {
             self.welcome(id, out);
         }
         self.announce(id, true, now.wall_ms, out);
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 
     /// A newcomer that the flap guard made wait gives way to a newer one.
@@ -418,14 +422,14 @@ impl Broker {
     }
 
     /// Whether a device's token lets it send to another.
-    pub(super) fn may_send(&self, id: DeviceId, to: &Shown) -> bool {
+    pub(super) fn may_send(&self, id: DeviceId, to: DeviceId) -> bool {
         let filter = self
             .post
             .devices
             .get(&id)
             .and_then(|device| device.session.as_ref())
             .and_then(|session| session.filter.as_ref());
-        filter.is_none_or(|filter| filter.allows(&to.as_ref().to_string()))
+        filter.is_none_or(|filter| filter.allows(&self.show(to).as_ref().to_string()))
     }
 
     /// A connection showed another token for its device, and it was found good.
@@ -498,7 +502,7 @@ impl Broker {
         if self.post.acks_due.is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
-        self.forget_sent(now);
+        self.forget_sent(now, self.post.limits.dedup_ids_max);
     }
 
     fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {

@@ -63,18 +63,18 @@ impl Broker {
         match pending {
             Pending::Message { to, seq, asker, digest, .. } => {
                 let verdict = Verdict::Accepted { seq, durability: Durability::Disk };
-                self.answer_from(asker, to, seq, digest, verdict, out);
+                self.answer_from(now, asker, (to, seq), digest, verdict, out);
                 self.entry_synced(now, to, seq, place, out);
             }
             Pending::Outcome { to, seq, of, cancelled } => {
                 let Some(device) = self.post.devices.get_mut(&to) else { return };
                 device.mailbox.synced(seq, place);
-                self.outcome_recorded(now, to, of, cancelled, out);
+                self.outcome_recorded(to, of, cancelled, out);
                 self.keep_cache_small(to, seq);
             }
-            Pending::Removed { of, mailbox_name } => self.left(now, of, mailbox_name, out),
+            Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
             Pending::Cancelled { of, mailbox_name, to, id, session } => {
-                self.left(now, of, mailbox_name, out);
+                self.left(of, mailbox_name, out);
                 let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(()) };
                 self.post_home(to, parcel, out);
             }
@@ -84,7 +84,7 @@ impl Broker {
                     // It is about a device that ended, and not about the one that came back.
                     return;
                 }
-                self.device_synced(now, id, reserved_to, session, place, out);
+                self.device_synced(id, reserved_to, session, place, out);
             }
             Pending::Moved { id, mailbox_name, seq } => {
                 if let Some(device) = self.post.devices.get_mut(&id)
@@ -103,7 +103,7 @@ impl Broker {
         if entry.expires_at <= now.at {
             return self.expire(now, to, out);
         }
-        self.push_ready(now, to, out);
+        self.push_ready(to, out);
         self.keep_cache_small(to, seq);
     }
 
@@ -117,7 +117,6 @@ impl Broker {
 
     fn device_synced(
         &mut self,
-        now: Now,
         id: DeviceId,
         reserved_to: u64,
         session: Option<u32>,
@@ -133,7 +132,7 @@ impl Broker {
             current.is_open = true;
         }
         self.welcome(id, out);
-        self.push_ready(now, id, out);
+        self.push_ready(id, out);
     }
 
     /// The store cannot sync for now: who waits is told that nothing is known.
@@ -149,7 +148,7 @@ impl Broker {
             }
         }
         for (asker, to, seq, digest) in told {
-            self.answer_from(asker, to, seq, digest, Verdict::Unknown, out);
+            self.answer_from(now, asker, (to, seq), digest, Verdict::Unknown, out);
         }
         self.settle_local(now, out);
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, Digest, DigestKey, Directory, FateOf, Hello, Input, Moment, Now, Parcel,
-    Place, Replay, ShardId, Shown, Want, home,
+    Broker, Conn, Content, Digest, DigestKey, Directory, Hello, Input, Moment, Now, Parcel, Place,
+    Replay, ShardId, Shown, Want, home,
 };
 use switchboard_proto::DeviceId;
 
@@ -527,8 +527,7 @@ impl World {
             }
             Stored::Outcome(outcome) => {
                 assert_eq!((&outcome.to, outcome.seq), (device, seq), "another's record");
-                let device = self.directory.names().intern(outcome.of.as_ref());
-                outcome.record().content(FateOf { device, seq: outcome.of_seq })
+                outcome.record().content()
             }
             other => panic!("{other:?} has no content"),
         }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use switchboard_broker::{Content, FateOf, Place, Record, Want};
+use switchboard_broker::{Content, Place, Record, Want};
 use switchboard_proto::DeviceId;
 
 use super::record;
@@ -181,10 +181,7 @@ impl Work {
         }
         match record::read(payload) {
             Ok(Record::Message(message)) => Ok(message.content()),
-            Ok(Record::Outcome(outcome)) => {
-                let device = self.shared.directory.names().intern(outcome.of);
-                Ok(outcome.content(FateOf { device, seq: outcome.of_seq }))
-            }
+            Ok(Record::Outcome(outcome)) => Ok(outcome.content()),
             Ok(other) => Err(Some(format!("it is another record: {other:?}"))),
             Err(error) => Err(Some(error.to_string())),
         }

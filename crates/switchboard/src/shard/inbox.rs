@@ -79,7 +79,7 @@ impl Batch {
 
     pub(super) fn push_parcel(&mut self, parcel: Parcel) {
         if let Parcel::Deliver(deliver) = &parcel {
-            self.parcel_bytes += deliver.body.len() + size_of::<Deliver>();
+            self.parcel_bytes += deliver.body.len() + size_of::<Deliver<'_>>();
         }
         self.parcels.push(parcel);
     }

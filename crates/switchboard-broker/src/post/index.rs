@@ -1,0 +1,180 @@
+//! Finds the numbers of ids: a hash table whose answer, mostly that there is none, costs one cache
+//! line.
+//!
+//! Half a million ids are somewhere in memory, so what a look-up costs is how many lines it
+//! touches. A slot is a number and the half of the hash that says where the slot belongs: nothing
+//! else is looked at, neither to pass over others nor to move them. Linear probing, and shifting
+//! back on removal (Knuth, The Art of Computer Programming, vol. 3, section 6.4, algorithm R).
+
+/// From hashes to numbers.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// A power of two of them, or none; at most three quarters are taken.
+    slots: Vec<Slot>,
+    len: usize,
+}
+
+/// The high half of a hash, made odd, above a number; 0 is an empty slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slot(u64);
+
+const SLOTS_MIN: usize = 4;
+
+impl Slot {
+    fn new(hash: u64, number: u32) -> Slot {
+        Slot(hash & !u64::from(u32::MAX) | 1 << 32 | u64::from(number))
+    }
+
+    fn is_empty(self) -> bool {
+        self == Slot::default()
+    }
+
+    fn number(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether it may be of this hash.
+    fn may_be(self, hash: u64) -> bool {
+        self.0 >> 32 == hash >> 32 | 1
+    }
+}
+
+impl Index {
+    /// The number of this hash for which `is_it` holds.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        self.position(hash, is_it).map(|at| self.slots[at].number())
+    }
+
+    /// Sets the number of a hash, in the place of the one for which `is_it` holds.
+    #[inline]
+    pub(super) fn set(&mut self, hash: u64, number: u32, is_it: impl Fn(u32) -> bool) {
+        if let Some(at) = self.position(hash, is_it) {
+            self.slots[at] = Slot::new(hash, number);
+            return;
+        }
+        if 4 * (self.len + 1) > 3 * self.slots.len() {
+            self.grow();
+        }
+        self.len += 1;
+        self.place(Slot::new(hash, number));
+    }
+
+    /// Takes out this number of this hash, if it is there.
+    #[inline]
+    pub(super) fn remove(&mut self, hash: u64, number: u32) {
+        let Some(mut hole) = self.position(hash, |other| other == number) else { return };
+        self.len -= 1;
+        let mut at = hole;
+        loop {
+            at = self.after(at);
+            let slot = self.slots[at];
+            if slot.is_empty() {
+                break;
+            }
+            // It may move back to the hole if it does not belong behind it.
+            let mask = self.slots.len() - 1;
+            let from_home = at.wrapping_sub(self.home(slot)) & mask;
+            if from_home >= at.wrapping_sub(hole) & mask {
+                self.slots[hole] = slot;
+                hole = at;
+            }
+        }
+        self.slots[hole] = Slot::default();
+    }
+
+    /// Where the search for a slot begins.
+    #[inline]
+    fn home(&self, slot: Slot) -> usize {
+        // The highest bits; there are far fewer slots than 2^31, and none is sought in none.
+        (slot.0 >> (64 - self.slots.len().trailing_zeros())) as usize
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        (at + 1) & (self.slots.len() - 1)
+    }
+
+    #[inline]
+    fn position(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<usize> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let mut at = self.home(Slot(hash));
+        loop {
+            let slot = self.slots[at];
+            if slot.is_empty() {
+                return None;
+            }
+            if slot.may_be(hash) && is_it(slot.number()) {
+                return Some(at);
+            }
+            at = self.after(at);
+        }
+    }
+
+    fn place(&mut self, slot: Slot) {
+        let mut at = self.home(slot);
+        while !self.slots[at].is_empty() {
+            at = self.after(at);
+        }
+        self.slots[at] = slot;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let len = (2 * self.slots.len()).max(SLOTS_MIN);
+        let slots = std::mem::replace(&mut self.slots, vec![Slot::default(); len]);
+        for slot in slots.into_iter().filter(|slot| !slot.is_empty()) {
+            self.place(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Hashes that meet: in their high halves, and only in the low ones.
+    fn hash() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            (0..4u64).prop_map(|high| high << 62),
+            (0..64u64).prop_map(|high| high << 58 | 7),
+            (0..3u64).prop_map(|low| u64::MAX << 32 | low),
+        ]
+    }
+
+    proptest! {
+        /// One number for each hash, as in `Sent`.
+        #[test]
+        fn it_holds_what_a_map_holds(
+            steps in proptest::collection::vec((hash(), any::<bool>()), 0..300),
+        ) {
+            let mut index = Index::default();
+            let mut map = HashMap::new();
+            let mut hashes = Vec::new();
+            for (hash, removes) in steps {
+                if removes {
+                    if let Some(number) = map.remove(&hash) {
+                        index.remove(hash, number);
+                    }
+                    index.remove(hash, u32::MAX);
+                } else {
+                    let number = hashes.len() as u32;
+                    hashes.push(hash);
+                    index.set(hash, number, |other| hashes[other as usize] == hash);
+                    map.insert(hash, number);
+                }
+                prop_assert_eq!(index.len, map.len());
+                for hash in &hashes {
+                    let found = index.find(*hash, |other| hashes[other as usize] == *hash);
+                    prop_assert_eq!(found, map.get(hash).copied());
+                }
+            }
+        }
+    }
+}
