@@ -181,8 +181,9 @@ impl store::Listener for StoreListener {
 
     fn healthy(&self) {
         tracing::info!("the store writes again; nothing was lost");
-        self.shared.metrics.store.is_failing.set(0);
+        // The shards first: whoever reads that it is well may send at once.
         self.tell_all(|| StoreNews::Healthy);
+        self.shared.metrics.store.is_failing.set(0);
     }
 
     fn dropped(&self, segment: u32, result: Result<(), DropError>) {
