@@ -1,4 +1,4 @@
-//! The disk fails under the real binary: it is full, it returns errors, or another process has it.
+//! The disk fails under the real binary: it is full, returns errors or hangs, or another process has it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::client::{V1, send, with};
-use super::strace::{self, Failing};
+use super::strace::{self, SYNCS, Tampering};
 use crate::server::{Server, binary};
 
 /// A file system of a few MiB in a mount namespace of its own, which needs no privilege where user
@@ -142,9 +142,7 @@ fn a_full_disk_is_told_and_nothing_is_lost_when_it_has_room_again() {
     disk.free();
     server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
     is_ready(&server);
-    for id in refused..refused + 10 {
-        a.ask(message(id), json!({"type": "accepted", "id": id.to_string(), "durability": "disk"}));
-    }
+    (refused..refused + 10).for_each(|id| retry(&mut a, &message(id)));
     server.restart();
     let mut device = b.back(&server, 0);
     assert_eq!(device.welcome["pending"], refused + 10);
@@ -163,6 +161,20 @@ fn refused_id(answer: &Value) -> u64 {
     );
     assert!(answer["retry_after_ms"].is_u64(), "{answer}");
     answer["id"].as_str().unwrap().parse().unwrap()
+}
+
+/// Sends again until it is accepted: a shard may hear of the recovery a moment after the metrics.
+#[track_caller]
+fn retry(device: &mut V1, message: &Value) {
+    loop {
+        device.say(message);
+        let answer = device.hear();
+        if answer["type"] == "accepted" {
+            assert_eq!((&answer["id"], &answer["durability"]), (&message["id"], &json!("disk")));
+            return;
+        }
+        refused_id(&answer);
+    }
 }
 
 /// What ends the failure in [`a_disk_fails`].
@@ -184,7 +196,7 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
     send_itself(&mut a, "m1");
     is_ready(&server);
     assert_eq!(server.metric("switchboard_store_segments"), 1.0);
-    let failing = Failing::begin(&server, calls, error);
+    let failing = Tampering::fail(&server, calls, error);
     // Half of them twice: a retry finds that the first one is not synced.
     let ids: Vec<u64> = (BEFORE..ALL).flat_map(|id| vec![id; 1 + id as usize % 2]).collect();
     a.say_all(ids.iter().copied().map(message));
@@ -211,9 +223,7 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
             a = a.away().back(&server, 0);
         }
     }
-    for id in BEFORE..ALL {
-        a.ask(message(id), json!({"type": "accepted", "id": id.to_string(), "durability": "disk"}));
-    }
+    (BEFORE..ALL).for_each(|id| retry(&mut a, &message(id)));
     server.restart();
     let mut device = b.back(&server, 0);
     assert_eq!(device.welcome["pending"], ALL);
@@ -225,12 +235,12 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
 
 #[test]
 fn syncs_that_fail_are_told_and_what_they_left_open_is_delivered_once() {
-    a_disk_fails("fdatasync,fsync", "EIO", End::Recovery);
+    a_disk_fails(SYNCS, "EIO", End::Recovery);
 }
 
 #[test]
 fn a_crash_while_syncs_fail_loses_and_doubles_nothing() {
-    a_disk_fails("fdatasync,fsync", "EIO", End::Crash);
+    a_disk_fails(SYNCS, "EIO", End::Crash);
 }
 
 #[test]
@@ -241,6 +251,35 @@ fn writes_that_fail_are_told_and_what_they_left_open_is_delivered_once() {
 #[test]
 fn a_crash_while_writes_fail_loses_and_doubles_nothing() {
     a_disk_fails("writev", "ENOSPC", End::Crash);
+}
+
+#[test]
+fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
+    // Two of the messages fit into the queue.
+    let settings = ["shards=1", "store_queue_max_bytes=1MiB"];
+    let mut server = Server::within(&strace::prefix(), &settings);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let hanging = Tampering::hang(&server, SYNCS);
+    let body = json!({"body": "x".repeat(400_000)});
+    a.say_all((0..5).map(|id| with(send(&b.device, &id.to_string()), &body)));
+    let held = "switchboard_reader_pauses_total{reason=\"store\"}";
+    for sample in ["switchboard_store_queue_full_total", held] {
+        server.await_metric(sample, |times| times >= 1.0);
+    }
+    assert!(server.metric("switchboard_store_queue_bytes") >= 800_000.0);
+    // It is slow, which is no failure.
+    is_ready(&server);
+    hanging.end();
+    for id in 0..5 {
+        a.expect(json!({"type": "accepted", "id": id.to_string(), "durability": "disk"}));
+    }
+    server.await_metric("switchboard_store_queue_bytes", |bytes| bytes == 0.0);
+    server.restart();
+    let mut device = b.back(&server, 0);
+    for id in 0..5 {
+        device.take(&id.to_string());
+    }
+    device.hears_nothing();
 }
 
 /// How a server ends that cannot have this data directory: its exit code and its log.

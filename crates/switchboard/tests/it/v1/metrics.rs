@@ -58,9 +58,6 @@ pub(crate) const CASES: &[Case] = &[
         |server| text_to_mailbox(server, 2),
     ),
     ("switchboard_reader_pauses_total{reason=\"verdict\"}", &[], anonymous),
-    (HELD_FOR_STORE, FULL_STORE, fill_store_queue),
-    ("switchboard_store_queue_full_total", FULL_STORE, fill_store_queue),
-    ("switchboard_store_queue_bytes", FULL_STORE, keep_store_busy),
     (accepted!("none"), &[], |server| {
         let (mut device, text) = (V1::anonymous(server), Device::connect(server));
         device.say(&send(&text.id.to_string(), "1"));
@@ -150,8 +147,11 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// What no case here moves.
-pub(crate) const ELSEWHERE: [&str; 6] = [
+pub(crate) const ELSEWHERE: [&str; 9] = [
     // v1/faults.rs
+    "switchboard_store_queue_bytes",
+    "switchboard_store_queue_full_total",
+    "switchboard_reader_pauses_total{reason=\"store\"}",
     "switchboard_store_failing",
     "switchboard_store_failures_total",
     rejected!("store_unavailable"),
@@ -162,16 +162,6 @@ pub(crate) const ELSEWHERE: [&str; 6] = [
 ];
 
 const DEVICES_END: &[&str] = &["device_ttl=1s", "dedup_window=1s"];
-
-const HELD_FOR_STORE: &str = "switchboard_reader_pauses_total{reason=\"store\"}";
-
-/// Two large records do not fit at once.
-const FULL_STORE: &[&str] = &[
-    "shards=1",
-    "store_queue_max_bytes=1MiB",
-    "mailbox_max_bytes=1GiB",
-    "mailbox_max_messages=100000",
-];
 
 fn anonymous(server: &Server) -> Box<dyn Any> {
     Box::new(V1::anonymous(server))
@@ -210,34 +200,6 @@ fn text_to_mailbox(server: &Server, times: usize) -> Box<dyn Any> {
         text.say(&format!("send,{},{n}", away.device));
     }
     Box::new(text)
-}
-
-/// Several devices send large messages at the same time, each this many.
-const LARGE: usize = 4;
-
-fn keep_store_busy(server: &Server) -> Box<dyn Any> {
-    let away = V1::anonymous(server).leave();
-    let mut devices: Vec<V1> = (0..8).map(|_| V1::anonymous(server)).collect();
-    let body = json!({"body": "x".repeat(200_000)});
-    for device in &mut devices {
-        device.say_all((0..LARGE).map(|n| with(send(&away.device, &n.to_string()), &body)));
-    }
-    Box::new(devices)
-}
-
-/// Until the store's queue was full and somebody was held for it; it depends on the disk.
-fn fill_store_queue(server: &Server) -> Box<dyn Any> {
-    let moved = ["switchboard_store_queue_full_total", HELD_FOR_STORE];
-    for _ in 0..100 {
-        let devices = keep_store_busy(server).downcast::<Vec<V1>>().unwrap();
-        for mut device in *devices {
-            (0..LARGE).for_each(|_| drop(device.hear()));
-        }
-        if moved.iter().all(|sample| server.metric(sample) > 0.0) {
-            break;
-        }
-    }
-    Box::new(())
 }
 
 /// Writes over a message that waits.

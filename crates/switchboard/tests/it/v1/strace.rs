@@ -1,4 +1,4 @@
-//! Makes system calls of the store's writer fail under the real binary, by strace.
+//! Makes system calls of the store's writer fail or hang under the real binary, by strace.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -8,26 +8,40 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server::Server;
 
-/// What a server's command begins with so that its system calls may be made to fail: whoever made
+/// What a server's command begins with so that its system calls may be tampered with: whoever made
 /// a user namespace may trace what is in it, also where else only a parent may trace its child.
 pub(super) fn prefix() -> Vec<String> {
     ["unshare", "--user", "--map-root-user"].map(str::to_owned).to_vec()
 }
 
-/// As long as it lives, some system calls of the store's writer, and of no other thread, fail
-/// without being made.
-pub(super) struct Failing {
+/// As long as it lives, some system calls of the store's writer, and of no other thread, are
+/// tampered with.
+pub(super) struct Tampering {
     strace: Child,
     /// Kept, as strace says on it that it leaves.
     _stderr: BufReader<ChildStderr>,
 }
 
-impl Failing {
-    /// From the return of this on, `calls` (names with commas between them) fail with `error`.
-    pub(super) fn begin(server: &Server, calls: &str, error: &str) -> Failing {
+/// Those that make data durable.
+pub(super) const SYNCS: &str = "fdatasync,fsync";
+
+impl Tampering {
+    /// From the return of this on, `calls` (names with commas between them) fail with this error
+    /// and are not made.
+    pub(super) fn fail(server: &Server, calls: &str, error: &str) -> Tampering {
+        Tampering::begin(server, calls, &format!("error={error}"))
+    }
+
+    /// From the return of this on, `calls` do not even begin.
+    pub(super) fn hang(server: &Server, calls: &str) -> Tampering {
+        // In microseconds: longer than any test takes.
+        Tampering::begin(server, calls, "delay_enter=600000000")
+    }
+
+    fn begin(server: &Server, calls: &str, how: &str) -> Tampering {
         let mut strace = Command::new("strace")
             .args(["-o", "/dev/null", "-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:error={error}")])
+            .args(["-e", &format!("inject={calls}:{how}")])
             .args(["-p", &writer_thread(server)])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -44,17 +58,17 @@ impl Failing {
                 "strace must be allowed to trace (ptrace) a server that the test started: {said}"
             );
         }
-        Failing { strace, _stderr: stderr }
+        Tampering { strace, _stderr: stderr }
     }
 
-    /// From the return of this on they succeed.
+    /// From the return of this on all is as usual; what hung goes on.
     pub(super) fn end(mut self) {
         kill_process(Pid::from_child(&self.strace), Signal::TERM).unwrap();
         self.strace.wait().unwrap();
     }
 }
 
-impl Drop for Failing {
+impl Drop for Tampering {
     fn drop(&mut self) {
         // Both fail only for a process that is gone already.
         let _ = self.strace.kill();
