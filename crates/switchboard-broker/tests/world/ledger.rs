@@ -91,10 +91,15 @@ impl Ledger {
         self.arrived += 1;
         arrival.order = self.arrived;
         let message = &self.messages[serial];
-        // Each send counts, also one that was rejected: it may have taken a place for a while.
-        let first = message.arrivals.first().map_or(u64::MAX, |first| first.order);
-        let later =
-            |other: &Message| other.arrivals.iter().filter(|arrival| arrival.order > first).count();
+        // Each send counts, also one that was rejected: it may have taken a place for a while. So
+        // does one of the same millisecond: which came first is not in the store.
+        let first = message.arrivals.first();
+        let order = first.map_or(u64::MAX, |first| first.order);
+        let at = first.map(|first| first.at);
+        let counts = |other: &&Arrival| {
+            other.order > order || (Some(other.at) == at && other.order != order)
+        };
+        let later = |other: &Message| other.arrivals.iter().filter(counts).count();
         let of_all: usize = self.messages.iter().map(later).sum();
         let own = self.messages.iter().filter(|other| other.from == message.from);
         let own: usize = own.map(later).sum();
