@@ -10,5 +10,6 @@ mod limits;
 mod mailbox;
 pub(crate) mod metrics;
 mod presence;
+mod sdk;
 mod strace;
 mod text;
