@@ -209,6 +209,9 @@ impl Broker {
             .filter(|entry| entry.state == State::Ready)
             .map(|entry| entry.seq)
             .collect();
+        if !waiting.is_empty() {
+            self.record_device(id, None, out);
+        }
         for seq in waiting {
             if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
                 && taken.owes

@@ -7,7 +7,7 @@ use switchboard_proto::v1::{Durability, RejectCode, Send, ServerFrame};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
-use super::sent::{Known, NewId, SentState};
+use super::sent::{Known, NewId, SentId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
 use super::{Content, Event, MessageRecord, Now, Out, Place, Record};
@@ -529,7 +529,11 @@ impl Broker {
     fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        match device.sent.find(digest).map(|sent| (sent.to, sent.state())) {
+        let found = device.sent.find(digest);
+        if found.is_some_and(SentId::is_cancelled) {
+            return self.tell(id, &ServerFrame::Cancelled { id: message }, out);
+        }
+        match found.map(|sent| (sent.to, sent.state())) {
             Some((_, SentState::Asked)) => device.sent.cancel(digest, session),
             Some((to, SentState::Accepted { seq })) if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
@@ -548,6 +552,11 @@ impl Broker {
         result: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
+        if let Some(device) = self.post.devices.get_mut(&to)
+            && result.is_ok()
+        {
+            device.sent.cancelled(self.key.digest(id.as_bytes()));
+        }
         if self.session(to).is_none_or(|current| current.number != session) {
             return;
         }

@@ -48,6 +48,8 @@ mod flag {
     pub(super) const DROPPED: u64 = 1 << 4;
     /// The first answer is owed: the one that says no `duplicate`.
     pub(super) const OWES_FIRST: u64 = 1 << 5;
+    /// Its sender took it back.
+    pub(super) const CANCELLED: u64 = 1 << 6;
     pub(super) const BITS: u32 = 8;
 }
 
@@ -151,6 +153,11 @@ impl SentId {
         }
     }
 
+    /// Whether its sender took it back.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.has(flag::CANCELLED)
+    }
+
     fn is_asked(&self) -> bool {
         self.has(flag::ASKED)
     }
@@ -234,6 +241,13 @@ impl Sent {
             (late.cancel_session, late.cancels) = (session, 0);
         }
         late.cancels = late.cancels.saturating_add(1);
+    }
+
+    /// The sender took it back: who asks again, because the answer was lost, is told the same.
+    pub(crate) fn cancelled(&mut self, id: Digest) {
+        if let Some(sent) = self.find_mut(id) {
+            sent.at_and_flags |= flag::CANCELLED;
+        }
     }
 
     /// It is known what became of a message, under which number and how firmly it is kept. Gives

@@ -677,11 +677,14 @@ impl Device {
     }
 
     /// How it stands, as the store keeps it.
+    ///
+    /// One that is ending is kept under another name of its mailbox: should a crash come before the
+    /// record of its end, what is left of it is not taken for what there was.
     pub(super) fn record<'a>(&self, shown: &'a Shown) -> Record<'a> {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
-            mailbox: self.mailbox_name,
+            mailbox: if self.is_ending { !self.mailbox_name } else { self.mailbox_name },
             reserved_to: self.reserves_to(),
             acked_to: self.mailbox.acked_to(),
             pushed_to: self.mailbox.pushed_to(),

@@ -1,0 +1,45 @@
+//! What a sender is told who takes a message back.
+
+use switchboard_broker::Limits;
+
+use crate::rig::Rig;
+
+const CANCEL: &str = r#"{"type":"cancel","id":"m"}"#;
+const CANCELLED: &str = r#"{"type":"cancelled","id":"m"}"#;
+
+/// The answer may be lost with the connection; who asked again was once told that it was too late.
+#[test]
+fn who_asks_again_is_told_the_same() {
+    for receipt in [false, true] {
+        for is_durable in [false, true] {
+            let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, is_durable);
+            rig.hello(0, "ann", None);
+            rig.hello(1, "bob", None);
+            rig.sync();
+            rig.say(
+                0,
+                &format!(r#"{{"type":"send","id":"m","to":"bob","body":1,"receipt":{receipt}}}"#),
+            );
+            rig.sync();
+            let (at_once, when_synced) = (rig.say(0, CANCEL), rig.sync());
+            let first = if is_durable { when_synced } else { at_once };
+            assert_eq!(first.told(0), CANCELLED);
+            assert_eq!(rig.say(0, CANCEL).told(0), CANCELLED);
+            rig.hello(2, "ann", None);
+            rig.sync();
+            assert_eq!(rig.say(2, CANCEL).told(2), CANCELLED);
+        }
+    }
+}
+
+#[test]
+fn what_was_pushed_cannot_be_taken_back() {
+    let mut rig = Rig::new(Limits::default(), false);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
+    for _ in 0..2 {
+        let done = rig.say(0, CANCEL);
+        assert!(done.told(0).contains("\"too_late\""), "{done:?}");
+    }
+}

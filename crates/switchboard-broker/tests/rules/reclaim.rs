@@ -1,0 +1,117 @@
+//! What is appended again when the oldest part of the log is to go.
+
+use switchboard_broker::{DeviceRecord, MessageRecord, Moment, OutcomeRecord, Record};
+use switchboard_proto::v1::{DeviceRef, Outcome};
+
+use crate::rig::{NOW, Rig};
+
+const ANN: DeviceRef<'static> = DeviceRef::Name("ann");
+const BOB: DeviceRef<'static> = DeviceRef::Name("bob");
+const MAILBOX: u64 = 77;
+
+fn device(device: DeviceRef<'static>, pushed_to: u64) -> Record<'static> {
+    Record::Device(DeviceRecord {
+        device,
+        mailbox: MAILBOX,
+        reserved_to: 1,
+        acked_to: 0,
+        pushed_to,
+        away_since_ms: Some(NOW.wall_ms),
+    })
+}
+
+/// From ann to bob.
+fn message(seq: u64, id: &'static str, receipt: bool) -> Record<'static> {
+    Record::Message(MessageRecord {
+        to: BOB,
+        seq,
+        from: ANN,
+        id,
+        is_id_taken: true,
+        body: b"1",
+        re: None,
+        sent_at_ms: NOW.wall_ms,
+        at: Moment::from_ms(NOW.at.ms() - 1),
+        expires_at_ms: None,
+        receipt,
+    })
+}
+
+/// To ann, of what she sent to bob.
+fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static> {
+    Record::Outcome(OutcomeRecord {
+        to: ANN,
+        seq,
+        id,
+        of: BOB,
+        of_seq,
+        outcome: Outcome::Delivered,
+        at_ms: NOW.wall_ms,
+        maybe_seen: false,
+        reason: None,
+    })
+}
+
+#[test]
+fn what_waits_is_kept() {
+    let records = [
+        device(ANN, 0),
+        device(BOB, 0),
+        message(1, "plain", false),
+        message(2, "with receipt", true),
+        message(3, "ended", true),
+        outcome(1, 3, "ended"),
+    ];
+    let (mut rig, _) = Rig::replayed(&records);
+    let kept: Vec<_> = records
+        .iter()
+        .zip(1..)
+        .map(|(record, place)| rig.reclaim(record, place).appended)
+        .collect();
+    let expected: [&[&str]; 6] = [
+        &["device"],
+        &["device"],
+        &["message", "sent id"],
+        &["message", "sent id"],
+        &["sent id"],
+        &["outcome"],
+    ];
+    assert_eq!(kept, expected);
+    // They lie elsewhere now, and what is there goes with its part of the log.
+    rig.sync();
+    for (record, place) in records.iter().zip(1..).filter(|(record, _)| !is_message(record)) {
+        assert_eq!(rig.reclaim(record, place).appended, [""; 0], "{record:?}");
+    }
+}
+
+fn is_message(record: &Record<'_>) -> bool {
+    matches!(record, Record::Message(_))
+}
+
+/// Else a crash in between would lose the outcome.
+#[test]
+fn a_message_is_kept_until_its_outcome_is_recorded() {
+    let asked = message(1, "asked", true);
+    let records = [device(ANN, 0), device(BOB, 1), asked, Record::Acked { device: BOB, seq: 1 }];
+    let (mut rig, done) = Rig::replayed(&records);
+    assert_eq!(done.appended, ["outcome"]);
+    assert_eq!(rig.reclaim(&asked, 3).appended, ["message", "sent id"]);
+    rig.sync();
+    assert_eq!(rig.reclaim(&asked, 3).appended, ["sent id"]);
+}
+
+/// The outcome's record takes out what lies before it; the copy may lie behind.
+#[test]
+fn a_copy_that_outlives_the_outcome_is_taken_out() {
+    let asked = message(1, "asked", true);
+    let records = [device(ANN, 0), device(BOB, 1), asked];
+    let (mut rig, _) = Rig::replayed(&records);
+    assert_eq!(rig.reclaim(&asked, 3).appended, ["message", "sent id"]);
+    let done = rig.hello(0, "bob", Some((MAILBOX, 1)));
+    assert_eq!(done.appended, ["device", "outcome"]);
+    assert_eq!(rig.sync().appended, ["removed"]);
+    // Without a copy there is nothing to take out.
+    let (mut rig, _) = Rig::replayed(&records);
+    rig.hello(0, "bob", Some((MAILBOX, 1)));
+    assert_eq!(rig.sync().appended, [""; 0]);
+}

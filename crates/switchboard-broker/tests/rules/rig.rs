@@ -1,0 +1,136 @@
+//! One broker, and what it says in words.
+
+use std::sync::Arc;
+
+use switchboard_broker::{
+    Broker, Conn, DigestKey, Directory, Effect, Hello, Input, Limits, Moment, Now, Place, Record,
+    Replay, ShardId,
+};
+use switchboard_proto::v1::{DeviceRef, ServerFrame};
+
+pub(crate) const NOW: Now = Now { at: Moment::from_ms(100_000), wall_ms: 1_000_000 };
+
+/// A broker of one shard, and a store that keeps what it is given and syncs when it is told to.
+pub(crate) struct Rig {
+    pub(crate) broker: Broker,
+    directory: Arc<Directory>,
+    /// Appends that are not synced.
+    unsynced: usize,
+    last_place: u64,
+}
+
+/// What a broker did.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Frames to whom, as they go out.
+    pub(crate) frames: Vec<(u32, String)>,
+    /// Records, by their kinds.
+    pub(crate) appended: Vec<&'static str>,
+}
+
+impl Done {
+    fn note(&mut self, effect: Effect<'_>) {
+        match effect {
+            Effect::Tell { conn, frame } | Effect::Push { conn, frame } => {
+                self.frames.push((conn.0, written(frame)));
+            }
+            Effect::Append(record) => self.appended.push(kind(&record)),
+            _ => {}
+        }
+    }
+
+    /// The only frame that went to a connection.
+    pub(crate) fn told(&self, conn: u32) -> &str {
+        let mut frames = self.frames.iter().filter(|(to, _)| *to == conn);
+        let (_, frame) = frames.next().unwrap_or_else(|| panic!("nothing was told: {self:?}"));
+        assert!(frames.next().is_none(), "more than one: {self:?}");
+        frame
+    }
+}
+
+fn written(frame: &ServerFrame<'_>) -> String {
+    let mut text = Vec::new();
+    frame.write(&mut text);
+    String::from_utf8(text).unwrap()
+}
+
+fn kind(record: &Record<'_>) -> &'static str {
+    match record {
+        Record::Message(_) => "message",
+        Record::Outcome(_) => "outcome",
+        Record::Acked { .. } => "acked",
+        Record::Removed { .. } => "removed",
+        Record::Device(_) => "device",
+        Record::Gone { .. } => "gone",
+        Record::SentId(_) => "sent id",
+    }
+}
+
+impl Rig {
+    pub(crate) fn new(limits: Limits, is_durable: bool) -> Rig {
+        let directory = Arc::new(Directory::new(1, 100));
+        let key = DigestKey::new([7; DigestKey::LEN]);
+        let broker = Broker::new(ShardId(0), Arc::clone(&directory), key, limits, is_durable);
+        Rig { broker, directory, unsynced: 0, last_place: 0 }
+    }
+
+    /// A broker that begins with what a store holds; the first record lies at place 1.
+    pub(crate) fn replayed(records: &[Record<'_>]) -> (Rig, Done) {
+        let mut rig = Rig::new(Limits::default(), true);
+        let mut replay = Replay::default();
+        for (record, place) in records.iter().zip(1..) {
+            rig.broker.replay(NOW, &mut replay, record, Place(place));
+            rig.last_place = place;
+        }
+        let mut done = Done::default();
+        rig.broker.replayed_all(NOW, replay, &mut |effect| done.note(effect));
+        rig.unsynced += done.appended.len();
+        (rig, done)
+    }
+
+    pub(crate) fn handle(&mut self, input: Input<'_>) -> Done {
+        let mut done = Done::default();
+        self.broker.handle(NOW, input, &mut |effect| done.note(effect));
+        self.unsynced += done.appended.len();
+        done
+    }
+
+    /// A device opens its session; `seen` is which mailbox it knows, and up to where.
+    pub(crate) fn hello(&mut self, conn: u32, name: &str, seen: Option<(u64, u64)>) -> Done {
+        let device = self.directory.names().intern(DeviceRef::Name(name));
+        self.handle(Input::Hello(Hello {
+            conn: Conn(conn),
+            device,
+            is_text: false,
+            mailbox: seen.map(|(mailbox, _)| format!("{mailbox:016x}").into()),
+            last_seq: seen.map_or(0, |(_, seq)| seq),
+            token: None,
+            token_ends_ms: None,
+            filter: None,
+            nonce: 1,
+        }))
+    }
+
+    pub(crate) fn say(&mut self, conn: u32, frame: &str) -> Done {
+        self.handle(Input::Frame { conn: Conn(conn), text: frame.as_bytes() })
+    }
+
+    /// All that was appended is synced.
+    pub(crate) fn sync(&mut self) -> Done {
+        let places: Vec<Place> = (0..std::mem::take(&mut self.unsynced))
+            .map(|_| {
+                self.last_place += 1;
+                Place(self.last_place)
+            })
+            .collect();
+        self.handle(Input::Synced(&places))
+    }
+
+    /// The part of the log in which this record lies is to go.
+    pub(crate) fn reclaim(&mut self, record: &Record<'_>, place: u64) -> Done {
+        let mut done = Done::default();
+        self.broker.reclaim(NOW, record, Place(place), &mut |effect| done.note(effect));
+        self.unsynced += done.appended.len();
+        done
+    }
+}
