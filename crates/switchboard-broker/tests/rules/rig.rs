@@ -51,7 +51,7 @@ impl Done {
 fn written(frame: &ServerFrame<'_>) -> String {
     let mut text = Vec::new();
     frame.write(&mut text);
-    String::from_utf8(text).unwrap()
+    String::from_utf8(text).expect("frames are UTF-8")
 }
 
 fn kind(record: &Record<'_>) -> &'static str {
