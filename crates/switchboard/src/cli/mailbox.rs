@@ -9,11 +9,11 @@ use switchboard_broker::{OutcomeRecord, Record};
 use switchboard_proto::v1::{DeviceRef, Outcome};
 
 use super::Exit;
+use super::append::Appender;
 use super::data::{self, Problem, read_all};
 use super::mailboxes::{Entry, Mailbox, Mailboxes};
 use super::output::{self, harmless, one_line};
-use crate::ledger::record;
-use crate::store::{self, Batch, DataDir, DropError, StoreError, Synced};
+use crate::store::{DataDir, Options};
 
 /// What to do with mailboxes.
 #[derive(clap::Subcommand, Debug)]
@@ -153,12 +153,12 @@ fn drop_device(data: &data::Args, id: &str) -> Result<String, Problem> {
     let disk = data.open()?;
     let mailboxes = read(&disk, None)?;
     let mailbox = find(&mailboxes, id)?;
-    let mut batch = Batch::default();
-    let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut batch)?;
-    let gone = Record::Gone { device: device(id)? };
-    batch.push_with(|out| record::write(&gone, out));
+    let mut log = Appender::open(Arc::new(disk), Options::default())?;
+    let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut log)?;
+    // Last, so that after a crash in between the command can be run again.
+    log.push(&Record::Gone { device: device(id)? })?;
+    log.close()?;
     let messages = mailbox.waiting().count();
-    append(disk, batch)?;
     Ok(format!("dropped {id}: {messages} messages; {told} senders' outcomes recorded\n"))
 }
 
@@ -168,7 +168,7 @@ fn append_outcomes(
     id: &str,
     mailbox: &Mailbox,
     at_ms: u64,
-    batch: &mut Batch,
+    log: &mut Appender,
 ) -> Result<usize, Problem> {
     let mut next_seqs: HashMap<&str, u64> = HashMap::new();
     let owed = mailbox.entries.iter().filter(|(_, entry)| entry.receipt && entry.from != id);
@@ -188,7 +188,7 @@ fn append_outcomes(
             maybe_seen: !is_acked && mailbox.may_have_seen(of_seq),
             reason: None,
         };
-        batch.push_with(|out| record::write(&Record::Outcome(outcome), out));
+        log.push(&Record::Outcome(outcome))?;
         *next += 1;
         told += 1;
     }
@@ -197,26 +197,6 @@ fn append_outcomes(
 
 fn device(id: &str) -> Result<DeviceRef<'_>, Problem> {
     DeviceRef::parse(id).ok_or_else(|| Problem::failed(format!("{id} is no device's id")))
-}
-
-/// Appends and waits until it is on disk.
-fn append(disk: DataDir, batch: Batch) -> Result<(), Problem> {
-    let recovered = store::open(Arc::new(disk), store::Options::default(), &mut |_, _| Ok(()));
-    let recovered = recovered.map_err(Problem::failed)?;
-    let log = recovered.start(Box::new(Deaf)).map_err(Problem::failed)?;
-    log.submit(0, batch).map_err(|_| Problem::failed("it is too much for one write"))?;
-    log.close().map_err(Problem::failed)
-}
-
-/// Hears nothing: [`store::Log::close`] says whether all is on disk.
-struct Deaf;
-
-impl store::Listener for Deaf {
-    fn synced(&self, _: usize, _: Vec<Synced>) {}
-    fn room(&self, _: usize) {}
-    fn failing(&self, _: &StoreError) {}
-    fn healthy(&self) {}
-    fn dropped(&self, _: u32, _: Result<(), DropError>) {}
 }
 
 fn time(at_ms: u64) -> String {

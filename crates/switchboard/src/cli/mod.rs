@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and what its exit code means.
 
+mod append;
 mod client;
 mod config;
 mod data;
