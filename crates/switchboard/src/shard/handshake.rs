@@ -285,7 +285,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Pumps more of the request to the HTTP server; what the pipe does not take waits.
+    /// Pumps more of the request to the HTTP server; what the pipe does not take waits, and what
+    /// comes behind the answer is dropped.
     pub(super) fn pump_request(&mut self, key: Key, bytes: &[u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
         let Phase::Piping(pipe) = &mut conn.phase else { return };
@@ -295,7 +296,8 @@ impl Shard {
                 conn.unread.extend_from_slice(&bytes[passed..]);
                 self.ports.hold(key, Hold::HttpPipe);
             }
-            Err(_) => self.begin_closing(key),
+            // It takes no more; the answer may still stand in the pipe, and its end closes.
+            Err(_) => pipe.became_readable(),
         }
     }
 

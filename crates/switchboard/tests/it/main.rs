@@ -8,5 +8,6 @@ mod bench;
 mod cli;
 mod device;
 mod server;
+mod strace;
 mod transcripts;
 mod v1;

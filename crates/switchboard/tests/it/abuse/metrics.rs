@@ -112,7 +112,6 @@ const CASES: &[Case] = &[
 const ELSEWHERE: [&str; 5] = [
     // abuse/tls.rs
     refused!("tls"),
-    // Moves only while the HTTP server is slower than a client that sends it a large body.
     pauses!("http_pipe"),
     "process_max_fds",
     "process_start_time_seconds",

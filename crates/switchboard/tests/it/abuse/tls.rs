@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::wire::{REQUEST, TEXT, Wire, frame};
 use crate::device::Device;
 use crate::server::Server;
+use crate::strace::{self, CONTROL, Tampering};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
@@ -239,6 +240,45 @@ fn plain_http_on_a_tls_port_is_answered_with_an_alert() {
     }
     let sample = "switchboard_handshakes_refused_total{status=\"tls\"}";
     await_metric(&server, &certificate, sample, |refused| refused == 4.0);
+}
+
+/// Says more of a request than is taken, until the server has read nothing for many turns.
+fn fill(stream: &mut Stream, inside: &mut Device<Stream>) {
+    stream.sock.set_nonblocking(true).unwrap();
+    let mut turns = 0;
+    while turns < 100 {
+        match stream.write(&[b'x'; 10_000]) {
+            Ok(_) => turns = 0,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        // A device of the same shard is answered one turn later at the earliest.
+        inside.hears_nothing();
+        turns += 1;
+    }
+    stream.sock.set_nonblocking(false).unwrap();
+}
+
+/// The answer stood in the pipe, and was lost when the rest of the request could not be passed on.
+#[test]
+fn who_says_more_than_the_http_server_takes_waits_and_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = write_certificate(directory.path());
+    let file = |name: &str| format!("{}", directory.path().join(name).display());
+    let files = [format!("tls_cert={}", file("cert.pem")), format!("tls_key={}", file("key.pem"))];
+    let server = Server::within(&strace::prefix(), &["shards=1", &files[0], &files[1]]);
+    let mut inside = device(&server, &certificate);
+    let mut stream = connect(&server, &certificate);
+    stream.conn.complete_io(&mut stream.sock).unwrap();
+    let hanging = Tampering::hang(&server, CONTROL, "all");
+    let request = "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    fill(&mut stream, &mut inside);
+    hanging.end();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer:?}");
+    let paused = "switchboard_reader_pauses_total{reason=\"http_pipe\"}";
+    await_metric(&server, &certificate, paused, |times| times >= 1.0);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::client::{V1, send, with};
-use super::strace::{self, SYNCS, Tampering};
 use crate::server::{Server, binary};
+use crate::strace::{self, STORE, SYNCS, Tampering};
 
 /// A file system of a few MiB in a mount namespace of its own, which needs no privilege where user
 /// namespaces are allowed. It lives as long as its process, which does nothing else.
@@ -196,7 +196,7 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
     send_itself(&mut a, "m1");
     is_ready(&server);
     assert_eq!(server.metric("switchboard_store_segments"), 1.0);
-    let failing = Tampering::fail(&server, calls, error);
+    let failing = Tampering::fail(&server, STORE, calls, error);
     // Half of them twice: a retry finds that the first one is not synced.
     let ids: Vec<u64> = (BEFORE..ALL).flat_map(|id| vec![id; 1 + id as usize % 2]).collect();
     a.say_all(ids.iter().copied().map(message));
@@ -259,7 +259,7 @@ fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
     let settings = ["shards=1", "store_queue_max_bytes=1MiB"];
     let mut server = Server::within(&strace::prefix(), &settings);
     let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
-    let hanging = Tampering::hang(&server, SYNCS);
+    let hanging = Tampering::hang(&server, STORE, SYNCS);
     let body = json!({"body": "x".repeat(400_000)});
     a.say_all((0..5).map(|id| with(send(&b.device, &id.to_string()), &body)));
     let held = "switchboard_reader_pauses_total{reason=\"store\"}";

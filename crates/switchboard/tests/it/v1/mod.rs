@@ -11,5 +11,4 @@ mod mailbox;
 pub(crate) mod metrics;
 mod presence;
 mod sdk;
-mod strace;
 mod text;

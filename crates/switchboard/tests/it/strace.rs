@@ -1,6 +1,6 @@
-//! Makes system calls of the store's writer fail or hang under the real binary, by strace.
+//! Makes system calls of one thread of the real binary fail or hang, by strace.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
@@ -10,39 +10,43 @@ use crate::server::Server;
 
 /// What a server's command begins with so that its system calls may be tampered with: whoever made
 /// a user namespace may trace what is in it, also where else only a parent may trace its child.
-pub(super) fn prefix() -> Vec<String> {
+pub(crate) fn prefix() -> Vec<String> {
     ["unshare", "--user", "--map-root-user"].map(str::to_owned).to_vec()
 }
 
-/// As long as it lives, some system calls of the store's writer, and of no other thread, are
-/// tampered with.
-pub(super) struct Tampering {
+/// As long as it lives, some system calls of one of the server's threads are tampered with.
+pub(crate) struct Tampering {
     strace: Child,
     /// Kept, as strace says on it that it leaves.
     _stderr: BufReader<ChildStderr>,
 }
 
+/// The thread that writes the log.
+pub(crate) const STORE: &str = "store";
+/// The thread of the HTTP server.
+pub(crate) const CONTROL: &str = "control";
+
 /// Those that make data durable.
-pub(super) const SYNCS: &str = "fdatasync,fsync";
+pub(crate) const SYNCS: &str = "fdatasync,fsync";
 
 impl Tampering {
     /// From the return of this on, `calls` (names with commas between them) fail with this error
     /// and are not made.
-    pub(super) fn fail(server: &Server, calls: &str, error: &str) -> Tampering {
-        Tampering::begin(server, calls, &format!("error={error}"))
+    pub(crate) fn fail(server: &Server, thread: &str, calls: &str, error: &str) -> Tampering {
+        Tampering::begin(server, thread, calls, &format!("error={error}"))
     }
 
     /// From the return of this on, `calls` do not even begin.
-    pub(super) fn hang(server: &Server, calls: &str) -> Tampering {
+    pub(crate) fn hang(server: &Server, thread: &str, calls: &str) -> Tampering {
         // In microseconds: longer than any test takes.
-        Tampering::begin(server, calls, "delay_enter=600000000")
+        Tampering::begin(server, thread, calls, "delay_enter=600000000")
     }
 
-    fn begin(server: &Server, calls: &str, how: &str) -> Tampering {
+    fn begin(server: &Server, thread: &str, calls: &str, how: &str) -> Tampering {
         let mut strace = Command::new("strace")
             .args(["-o", "/dev/null", "-e", &format!("trace={calls}")])
             .args(["-e", &format!("inject={calls}:{how}")])
-            .args(["-p", &writer_thread(server)])
+            .args(["-p", &thread_id(server, thread)])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -62,7 +66,7 @@ impl Tampering {
     }
 
     /// From the return of this on all is as usual; what hung goes on.
-    pub(super) fn end(mut self) {
+    pub(crate) fn end(mut self) {
         kill_process(Pid::from_child(&self.strace), Signal::TERM).unwrap();
         self.strace.wait().unwrap();
     }
@@ -76,11 +80,12 @@ impl Drop for Tampering {
     }
 }
 
-/// The thread that writes the log, which the server names so.
-fn writer_thread(server: &Server) -> String {
+/// The thread to which the server gave this name.
+fn thread_id(server: &Server, name: &str) -> String {
     let tasks = format!("/proc/{}/task", server.pid().as_raw_nonzero());
     let mut tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap());
-    let writer =
-        tasks.find(|task| fs::read_to_string(task.path().join("comm")).unwrap() == "store\n");
-    writer.expect("a thread named `store`").file_name().into_string().unwrap()
+    let is_named =
+        |task: &DirEntry| fs::read_to_string(task.path().join("comm")).unwrap().trim_end() == name;
+    let thread = tasks.find(is_named).unwrap_or_else(|| panic!("no thread is named {name}"));
+    thread.file_name().into_string().unwrap()
 }
