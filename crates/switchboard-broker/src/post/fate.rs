@@ -234,7 +234,7 @@ impl Broker {
             out(Effect::Append(Record::Gone { device: shown.as_ref() }));
             self.post.pending.push_back(Pending::Nothing);
         }
-        let Some(mut device) = self.post.devices.remove(&id) else { return };
+        let Some(mut device) = self.post.remove(id) else { return };
         self.post.stats.mailboxes -= 1;
         self.post.stats.sent_ids -= device.sent.len() as u64;
         self.directory.forget(id);

@@ -144,6 +144,12 @@ impl Mailbox {
         }
     }
 
+    /// Begins to number here.
+    pub(crate) fn begin_at(&mut self, seq: u64) {
+        self.next_seq = seq;
+        self.reserved_to = self.reserved_to.max(seq);
+    }
+
     /// Adds an entry at the end; gives its number. `entry.seq` is set here.
     pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
         entry.seq = self.next_seq;

@@ -189,6 +189,10 @@ pub(crate) struct Post {
     waiting: FxHashMap<crate::Conn, DeviceId>,
     /// What all mailboxes are named after, beside their own number.
     epoch: u64,
+    /// Numbers below these may have been given to messages for a device that ended: anonymous ones,
+    /// and those with names. One that comes back begins here, so that what is still known of a
+    /// message by its number is not taken for another.
+    used_to: [u64; 2],
 }
 
 /// What waits, over all mailboxes of a shard.
@@ -251,11 +255,30 @@ impl Post {
             stats: Stats::default(),
             waiting: FxHashMap::default(),
             epoch: 0,
+            used_to: [1; 2],
         }
     }
 }
 
 impl Post {
+    /// See the field.
+    fn used_to(&mut self, id: DeviceId) -> &mut u64 {
+        &mut self.used_to[usize::from(!id.is_number())]
+    }
+
+    /// A device is no more. Its numbers are not given again to one of its id.
+    pub(crate) fn remove(&mut self, id: DeviceId) -> Option<Box<Device>> {
+        let device = self.devices.remove(&id)?;
+        self.use_up(id, device.mailbox.next_seq());
+        Some(device)
+    }
+
+    /// Numbers below this one were given to messages for a device that is no more.
+    pub(crate) fn use_up(&mut self, id: DeviceId, next_seq: u64) {
+        let used_to = self.used_to(id);
+        *used_to = next_seq.max(*used_to);
+    }
+
     /// Whether a device's mailbox is here.
     pub(crate) fn has(&self, id: DeviceId) -> bool {
         self.devices.contains_key(&id)

@@ -66,7 +66,7 @@ impl Broker {
             Record::Gone { device } => {
                 let id = self.directory.names().intern(*device);
                 if self.is_home(id) {
-                    self.post.devices.remove(&id);
+                    self.post.remove(id);
                     replay.online.remove(&id);
                     *replay.lives.entry(id).or_default() += 1;
                 }
@@ -131,8 +131,11 @@ impl Broker {
     }
 
     fn replay_sent_id(&mut self, now: Now, replay: &mut Replay, sent: &SentIdRecord<'_>) {
-        let Some(from) = self.own(sent.from) else { return };
         let to = self.directory.names().intern(sent.to);
+        if self.is_home(to) && !self.post.has(to) {
+            self.post.use_up(to, sent.seq + 1);
+        }
+        let Some(from) = self.own(sent.from) else { return };
         let (id, content, at) = (sent.id, sent.content, sent.at);
         let (durability, state) = (Durability::Disk, SentState::Accepted { seq: sent.seq });
         let new = NewId { id, content, to, at, durability, receipt: false, state, session: 0 };

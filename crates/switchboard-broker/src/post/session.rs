@@ -116,7 +116,9 @@ impl Broker {
         // A crash may have come between its end and the record of it.
         self.away_alarm(now, id, out);
         if !self.post.devices.contains_key(&id) {
-            self.add_device(now, id, hello.nonce);
+            // A token of its own is given to one that was never here.
+            let is_new = hello.token.is_some();
+            self.add_device(now, id, hello.nonce, is_new);
         }
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         if device.is_ending {
@@ -133,7 +135,7 @@ impl Broker {
         self.open(now, hello, out);
     }
 
-    fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64) {
+    fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64, is_new: bool) {
         self.post.stats.mailboxes += 1;
         let mut device = Device::new(nonce, now);
         if !self.post.is_durable {
@@ -141,6 +143,9 @@ impl Broker {
             device.mailbox.reserve_to(u64::MAX);
         }
         device.sent = Sent::counting_from(self.post.new_life());
+        if !is_new {
+            device.mailbox.begin_at(*self.post.used_to(id));
+        }
         self.post.devices.insert(id, Box::new(device));
         self.directory.add_home(id, self.shard);
     }
@@ -149,7 +154,7 @@ impl Broker {
     /// store before anybody can send to it.
     pub(super) fn begin_anew(&mut self, now: Now, id: DeviceId, waiting: Waiting, out: Out<'_>) {
         self.post.waiting.remove(&waiting.hello.conn);
-        self.add_device(now, id, waiting.hello.nonce);
+        self.add_device(now, id, waiting.hello.nonce, false);
         self.open(now, waiting.hello, out);
     }
 

@@ -1,6 +1,8 @@
 //! What a sender is told who takes a message back.
 
-use switchboard_broker::Limits;
+use std::time::Duration;
+
+use switchboard_broker::{Limits, Now};
 
 use crate::rig::Rig;
 
@@ -42,4 +44,25 @@ fn what_was_pushed_cannot_be_taken_back() {
         let done = rig.say(0, CANCEL);
         assert!(done.told(0).contains("\"too_late\""), "{done:?}");
     }
+}
+
+/// The numbers of a device that ended were given again to one that came back, and a `cancel` of what
+/// was sent to the first took back what was sent to the second (seed 5895025 of the world).
+#[test]
+fn what_was_sent_to_a_device_that_ended_does_not_stand_for_what_came_later() {
+    let ttl = Duration::from_secs(10);
+    let limits = Limits { in_flight_max: 0, named_device_ttl: Some(ttl), ..Limits::default() };
+    let mut rig = Rig::new(limits, false);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
+    rig.leave(1);
+    let Now { at, wall_ms } = rig.now;
+    rig.now = Now { at: at.after(ttl), wall_ms: wall_ms + ttl.as_millis() as u64 };
+    rig.hello(2, "bob", None);
+    rig.say(0, r#"{"type":"send","id":"later","to":"bob","body":1}"#);
+    assert_eq!(rig.broker.stats().messages, 1, "the first one was evicted");
+    let done = rig.say(0, CANCEL);
+    assert!(done.told(0).contains("\"too_late\""), "{done:?}");
+    assert_eq!(rig.broker.stats().messages, 1);
 }

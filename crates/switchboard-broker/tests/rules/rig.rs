@@ -14,6 +14,7 @@ pub(crate) const NOW: Now = Now { at: Moment::from_ms(100_000), wall_ms: 1_000_0
 pub(crate) struct Rig {
     pub(crate) broker: Broker,
     directory: Arc<Directory>,
+    pub(crate) now: Now,
     /// Appends that are not synced.
     unsynced: usize,
     last_place: u64,
@@ -71,7 +72,7 @@ impl Rig {
         let directory = Arc::new(Directory::new(1, 100));
         let key = DigestKey::new([7; DigestKey::LEN]);
         let broker = Broker::new(ShardId(0), Arc::clone(&directory), key, limits, is_durable);
-        Rig { broker, directory, unsynced: 0, last_place: 0 }
+        Rig { broker, directory, now: NOW, unsynced: 0, last_place: 0 }
     }
 
     /// A broker that begins with what a store holds; the first record lies at place 1.
@@ -90,7 +91,7 @@ impl Rig {
 
     pub(crate) fn handle(&mut self, input: Input<'_>) -> Done {
         let mut done = Done::default();
-        self.broker.handle(NOW, input, &mut |effect| done.note(effect));
+        self.broker.handle(self.now, input, &mut |effect| done.note(effect));
         self.unsynced += done.appended.len();
         done
     }
@@ -115,6 +116,11 @@ impl Rig {
         self.handle(Input::Frame { conn: Conn(conn), text: frame.as_bytes() })
     }
 
+    /// A device's connection is gone.
+    pub(crate) fn leave(&mut self, conn: u32) -> Done {
+        self.handle(Input::Disconnected(Conn(conn)))
+    }
+
     /// All that was appended is synced.
     pub(crate) fn sync(&mut self) -> Done {
         let places: Vec<Place> = (0..std::mem::take(&mut self.unsynced))
@@ -129,7 +135,7 @@ impl Rig {
     /// The part of the log in which this record lies is to go.
     pub(crate) fn reclaim(&mut self, record: &Record<'_>, place: u64) -> Done {
         let mut done = Done::default();
-        self.broker.reclaim(NOW, record, Place(place), &mut |effect| done.note(effect));
+        self.broker.reclaim(self.now, record, Place(place), &mut |effect| done.note(effect));
         self.unsynced += done.appended.len();
         done
     }
