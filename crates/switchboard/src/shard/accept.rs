@@ -1,7 +1,7 @@
 //! The listening socket: it is the first shard's, and its sockets go round to all.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,11 @@ use super::admission::Admission;
 use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol};
 use super::out::OutQueue;
 use super::ports::Ports;
+use super::turned_away::say_busy_and_close;
 use super::{LISTENER, Shard};
 use crate::metrics::refused_index;
 use crate::tls::Session;
-use crate::ws::{Decoder, Refusal, Role};
+use crate::ws::{Decoder, Role};
 
 /// Sockets accepted per turn; the rest wait in the kernel's backlog for the next.
 const ACCEPTS_PER_TURN: usize = 128;
@@ -72,7 +73,7 @@ impl Listener {
     /// shows only here.
     fn turn_away(&mut self) -> io::Result<()> {
         self.spare = None;
-        let turned_away = self.socket.accept().map(|(mut socket, _)| say_busy(&mut socket));
+        let turned_away = self.socket.accept().map(|(socket, _)| say_busy_and_close(socket));
         self.spare = open_spare();
         if turned_away.is_ok() {
             self.complain();
@@ -93,13 +94,6 @@ impl Listener {
 
 fn open_spare() -> Option<File> {
     File::open("/dev/null").ok()
-}
-
-/// Best effort: the answer fits into any socket's buffer, and nobody is waited for.
-fn say_busy(socket: &mut TcpStream) {
-    let mut answer = Vec::new();
-    Refusal::busy("This server holds as many connections as it can.").write(&mut answer);
-    let _: io::Result<usize> = socket.write(&answer);
 }
 
 impl Shard {
@@ -138,17 +132,17 @@ impl Shard {
     }
 
     /// Takes a socket in and awaits its handshake.
-    pub(super) fn open(&mut self, Accepted { mut socket, peer }: Accepted) {
+    pub(super) fn open(&mut self, Accepted { socket, peer }: Accepted) {
         self.ports.metrics.accepted.add(1);
         if self.drain.is_some() {
             return;
         }
         let Some(mut permit) = Admission::admit(&self.shared.admission, peer.ip()) else {
-            return self.turn_away(&mut socket);
+            return self.turn_away(socket);
         };
         let awaits_proxy_header = permit.is_trusted_proxy();
         if !awaits_proxy_header && permit.count().is_err() {
-            return self.turn_away(&mut socket);
+            return self.turn_away(socket);
         }
         // A PROXY header comes in the clear, before the TLS.
         let tls = if awaits_proxy_header { None } else { self.new_session() };
@@ -184,10 +178,11 @@ impl Shard {
     }
 
     /// Closes a socket that may not even ask; without TLS it is told why.
-    fn turn_away(&mut self, socket: &mut TcpStream) {
+    fn turn_away(&mut self, socket: TcpStream) {
         self.ports.metrics.refused.at(refused_index("503")).add(1);
         if self.shared.tls.is_none() {
-            say_busy(socket);
+            let deadline = self.ports.now.after(self.shared.config.close_timeout);
+            self.turned_away.add(socket, deadline);
         }
     }
 

@@ -19,6 +19,7 @@ mod rate;
 mod serve;
 mod tick;
 mod timers;
+mod turned_away;
 
 use std::collections::VecDeque;
 use std::io;
@@ -48,6 +49,7 @@ use conn::{Conn, Hold, Key, Phase};
 use drain::Drain;
 use inbox::Batch;
 use ports::Ports;
+use turned_away::TurnedAway;
 
 /// Where other shards and the control plane wake a shard.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -96,6 +98,7 @@ pub(crate) struct Shard {
     replay: Option<Replay>,
     ports: Ports,
     listener: Option<Listener>,
+    turned_away: TurnedAway,
     /// Connections with something to read, each once.
     run_queue: VecDeque<Key>,
     /// Where reads go; what is whole in it is never copied.
@@ -131,6 +134,7 @@ impl Shard {
             shared,
             poll,
             listener,
+            turned_away: TurnedAway::default(),
             run_queue: VecDeque::new(),
             buffer: vec![0; READ_BYTES].into(),
             cipher: vec![0; cipher_len].into(),

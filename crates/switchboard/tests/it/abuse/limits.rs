@@ -79,6 +79,39 @@ fn an_address_has_so_many_places_and_no_more() {
     from(2);
 }
 
+/// Closed at once, the socket answered what came by a reset, which could take the 503 with it.
+#[test]
+fn who_is_turned_away_at_the_door_may_finish_asking() {
+    let server = Server::with(&["shards=2", "max_connections_per_ip=1"]);
+    let _inside = Wire::over(socket_from(&server, 2), REQUEST);
+    // More than one shard keeps at a time, so that the oldest make room for the next.
+    for _ in 0..50 {
+        let mut socket = socket_from(&server, 2);
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        socket.write_all(REQUEST.as_bytes()).unwrap();
+        // A reset would be here before this one is answered.
+        server.get("/healthz");
+        socket.write_all(REQUEST.as_bytes()).unwrap();
+        assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+/// They are kept for a while, and no longer.
+#[test]
+fn who_is_turned_away_and_stays_is_closed() {
+    // The test's own questions come from another address, and the last may not be closed yet.
+    let server = Server::with(&["max_connections_per_ip=8", "close_timeout=50ms", "shards=1"]);
+    let _inside: Vec<Wire> = (0..8).map(|_| Wire::over(socket_from(&server, 2), REQUEST)).collect();
+    let files = server.metric("process_open_fds");
+    let mut stay: Vec<TcpStream> = (0..5).map(|_| socket_from(&server, 2)).collect();
+    for socket in &mut stay {
+        assert!(read_head(socket).starts_with("HTTP/1.1 503 "));
+    }
+    server.await_metric("process_open_fds", |now| now <= files);
+}
+
 #[test]
 fn a_fast_talker_is_read_more_slowly_and_nothing_is_lost() {
     let settings = ["rate_limit_messages_per_s=200", "rate_limit_burst=20"];
