@@ -358,6 +358,19 @@ impl Broker {
         }
     }
 
+    /// As [`Broker::handle`] with [`Input::Frame`]; see [`Broker::said`].
+    #[inline]
+    pub fn framed(
+        &mut self,
+        now: Now,
+        conn: Conn,
+        text: &[u8],
+        effect: &mut dyn FnMut(Effect<'_>),
+    ) {
+        self.frame(now, conn, text, effect);
+        self.settle_local(now, effect);
+    }
+
     /// What is rarer, or costs more, than a text.
     fn handle_more(&mut self, now: Now, input: Input<'_>, effect: &mut dyn FnMut(Effect<'_>)) {
         match input {
@@ -389,8 +402,16 @@ impl Broker {
         self.devices.get(conn.0 as usize)?.map(|device| device.id)
     }
 
+    /// As [`Broker::handle`] with [`Input::Said`], which is put together and taken apart for nothing
+    /// where there are millions of them.
     #[inline]
-    fn said(&mut self, now: Now, conn: Conn, message: &[u8], effect: &mut impl FnMut(Effect<'_>)) {
+    pub fn said(
+        &mut self,
+        now: Now,
+        conn: Conn,
+        message: &[u8],
+        effect: &mut impl FnMut(Effect<'_>),
+    ) {
         if self.device(conn).is_none() {
             return;
         }

@@ -220,7 +220,9 @@ impl Shard {
 
     /// A frame of a v1 device that is there.
     pub(super) fn v1_frame(&mut self, key: Key, text: &[u8]) {
-        self.decide(Input::Frame { conn: BrokerConn(key.index), text });
+        let (now, conn) = (self.ports.now(), BrokerConn(key.index));
+        self.broker.framed(now, conn, text, &mut |effect| self.ports.perform(effect));
+        self.do_todos();
     }
 
     /// Gives the broker an input and does what it decides.

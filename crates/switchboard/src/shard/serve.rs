@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use switchboard_broker::{Conn as BrokerConn, Input};
+use switchboard_broker::Conn as BrokerConn;
 
 use super::Shard;
 use super::conn::{Key, Phase, Protocol};
@@ -168,8 +168,8 @@ impl Shard {
         match protocol {
             Protocol::Text | Protocol::Mailbox => {
                 let now = self.ports.now();
-                let input = Input::Said { conn: BrokerConn(key.index), message };
-                self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
+                let conn = BrokerConn(key.index);
+                self.broker.said(now, conn, message, &mut |effect| self.ports.perform(effect));
             }
             Protocol::V1 => self.v1_frame(key, message),
             Protocol::Hello => self.first_frame(key, message),
