@@ -30,10 +30,10 @@ impl DigestKey {
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 
-    /// Stands for a message's receiver and body together.
+    /// Stands for a message's receiver and body together, in both halves.
     pub(crate) fn content(&self, to: u64, body: &[u8]) -> Digest {
-        let body = self.digest(body);
-        Digest { high: body.high ^ to.wrapping_mul(0x9E37_79B9_7F4A_7C15), low: body.low }
+        let (body, to) = (self.digest(body), to.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        Digest { high: body.high ^ to, low: body.low ^ to }
     }
 }
 
@@ -83,5 +83,21 @@ impl LastText {
 
     pub(crate) fn digest(&self) -> Digest {
         self.digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only half of it is kept. When the receiver was in the other half, a message under a used id
+    /// to somebody else was taken for a retry, and accepted without being delivered.
+    #[test]
+    fn receiver_and_body_are_both_in_the_half_that_is_kept() {
+        let key = DigestKey::new([7; DigestKey::LEN]);
+        let half = |to, body| key.content(to, body).half();
+        assert_eq!(half(1, b"a"), half(1, b"a"));
+        assert_ne!(half(1, b"a"), half(2, b"a"));
+        assert_ne!(half(1, b"a"), half(1, b"b"));
     }
 }
