@@ -274,8 +274,10 @@ fn what_was_pushed_cannot_be_cancelled_and_the_rest_can() {
     let b = b.leave();
     a.send(&b.device, "2");
     a.send(&b.device, "3");
-    a.ask(cancel("2"), json!({"type": "cancelled", "id": "2"}));
-    a.ask(cancel("2"), too_late("2"));
+    // The first answer may have been lost.
+    for _ in 0..2 {
+        a.ask(cancel("2"), json!({"type": "cancelled", "id": "2"}));
+    }
     let mut b = b.back(&server, seq);
     b.take("3");
     b.hears_nothing();
