@@ -111,8 +111,8 @@ impl From<Refusal> for MessageResult {
 
 /// Label values of `switchboard_connections_closed_total`. `none`: the connection ended without a
 /// close frame; `other`: a code of the client's own.
-const CLOSE_CODES: [&str; 13] = [
-    "1000", "1001", "1002", "1007", "1008", "1009", "4400", "4401", "4408", "4409", "4508",
+const CLOSE_CODES: [&str; 14] = [
+    "1000", "1001", "1002", "1007", "1008", "1009", "1013", "4400", "4401", "4408", "4409", "4508",
     "other", "none",
 ];
 

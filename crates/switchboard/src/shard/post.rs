@@ -11,7 +11,7 @@ use switchboard_proto::v1::{ClientFrame, FrameError, ServerFrame, close, parse_c
 use super::Shard;
 use super::conn::{Conn, Hold, Key, Protocol};
 use super::ports::{Ports, Todo};
-use crate::auth::Claims;
+use crate::auth::{Claims, TokenError};
 use crate::config::Auth;
 use crate::ledger::{Chunk, Job, record};
 use crate::store::Synced;
@@ -61,6 +61,11 @@ impl Unidentified {
     fn for_good(reason: impl Into<String>) -> Unidentified {
         Unidentified { code: CloseCode(close::NOT_AUTHENTICATED), reason: reason.into() }
     }
+
+    /// What is missing is on our side, and may be here in a moment.
+    fn for_now(reason: impl Into<String>) -> Unidentified {
+        Unidentified { code: CloseCode::TRY_AGAIN_LATER, reason: reason.into() }
+    }
 }
 
 impl Shard {
@@ -105,7 +110,10 @@ impl Shard {
     fn verify(&self, token: &str) -> Result<Claims, Unidentified> {
         let now_s = self.ports.wall_ms() / 1_000;
         let verified = self.shared.keyring.verify(token, now_s);
-        verified.map_err(|error| Unidentified::for_good(error.to_string()))
+        verified.map_err(|error| match error {
+            TokenError::KeyAwaited => Unidentified::for_now(error.to_string()),
+            error => Unidentified::for_good(error.to_string()),
+        })
     }
 
     /// A new device without a name, and the token that will prove it.
@@ -114,8 +122,8 @@ impl Shard {
             return Err(Unidentified::for_good("this server wants a token (auth = \"token\")"));
         }
         if !self.may_give_id() {
-            let reason = "the store cannot reserve new ids now; come back soon".to_owned();
-            return Err(Unidentified { code: CloseCode::TRY_AGAIN_LATER, reason });
+            let reason = "the store cannot reserve new ids now; come back soon";
+            return Err(Unidentified::for_now(reason));
         }
         let device = self.shared.directory.new_id();
         let now_s = self.ports.wall_ms() / 1_000;
