@@ -115,7 +115,7 @@ impl Broker {
     ) {
         self.post_home(of.device, Parcel::Settled(of), out);
         if let Some((id, session)) = cancelled {
-            self.cancel_verdict(to, &id, session, Ok(()), out);
+            self.cancel_verdict(to, &id, session, Ok(of), out);
         }
         self.push_ready(to, out);
     }
@@ -190,7 +190,7 @@ impl Broker {
                 out,
             );
         } else {
-            self.post_home(from, verdict(Ok(())), out);
+            self.post_home(from, verdict(Ok(FateOf { device: to, seq })), out);
         }
     }
 

@@ -41,8 +41,8 @@ pub enum Parcel {
         id: Box<str>,
         /// The session that asked.
         session: u32,
-        /// Whether it is cancelled.
-        result: Result<(), RejectCode>,
+        /// Which one is cancelled, or why none is.
+        result: Result<FateOf, RejectCode>,
     },
     /// A message met its fate, to the shard of its sender, who asked to know.
     Fate {

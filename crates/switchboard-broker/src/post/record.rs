@@ -106,7 +106,8 @@ pub struct OutcomeRecord<'a> {
 pub struct DeviceRecord<'a> {
     /// Which.
     pub device: DeviceRef<'a>,
-    /// What its mailbox is called.
+    /// What its mailbox is called: an odd number. All its bits turned, and so even: the device is
+    /// ending, and what is left of it is to be evicted.
     pub mailbox: u64,
     /// Numbers below this one are not given again.
     pub reserved_to: u64,

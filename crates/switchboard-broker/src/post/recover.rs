@@ -239,7 +239,8 @@ impl Broker {
     ) {
         let Some(id) = self.own(row.device) else { return };
         let device = self.replayed(now, id);
-        device.mailbox_name = row.mailbox;
+        device.is_ending = row.mailbox % 2 == 0;
+        device.mailbox_name = if device.is_ending { !row.mailbox } else { row.mailbox };
         device.row = place;
         device.mailbox.restore_marks(row.reserved_to, row.acked_to, row.pushed_to);
         match row.away_since_ms {
@@ -311,6 +312,9 @@ impl Broker {
             self.set_expiry_alarm(id, next);
         }
         self.set_away_alarm(id, now);
+        if self.post.devices.get(&id).is_some_and(|device| device.is_ending) {
+            self.end_device(now, id, out);
+        }
     }
 
     /// Takes one record of the oldest part of the log, which is to be deleted: what still counts

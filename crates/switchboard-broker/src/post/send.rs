@@ -7,10 +7,10 @@ use switchboard_proto::v1::{Durability, RejectCode, Send, ServerFrame};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
-use super::sent::{Known, NewId, SentId, SentState};
+use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
-use super::{Content, Event, MessageRecord, Now, Out, Place, Record};
+use super::{Content, Event, FateOf, MessageRecord, Now, Out, Place, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
 use crate::{Conn, Digest, ShardId};
@@ -529,13 +529,16 @@ impl Broker {
     fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let found = device.sent.find(digest);
-        if found.is_some_and(SentId::is_cancelled) {
-            return self.tell(id, &ServerFrame::Cancelled { id: message }, out);
-        }
-        match found.map(|sent| (sent.to, sent.state())) {
-            Some((_, SentState::Asked)) => device.sent.cancel(digest, session),
-            Some((to, SentState::Accepted { seq })) if seq > 0 => {
+        let Some(sent) = device.sent.find(digest) else {
+            return self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out);
+        };
+        match (sent.to, sent.state()) {
+            (_, SentState::Asked) => device.sent.cancel(digest, session),
+            (to, SentState::Accepted { seq }) if sent.is_cancelled() => {
+                let of = FateOf { device: to, seq };
+                self.cancel_verdict(id, message, session, Ok(of), out);
+            }
+            (to, SentState::Accepted { seq }) if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
                 self.post_home(to, Parcel::Cancel(cancel), out);
             }
@@ -549,19 +552,19 @@ impl Broker {
         to: DeviceId,
         id: &str,
         session: u32,
-        result: Result<(), RejectCode>,
+        result: Result<FateOf, RejectCode>,
         out: Out<'_>,
     ) {
         if let Some(device) = self.post.devices.get_mut(&to)
-            && result.is_ok()
+            && let Ok(of) = result
         {
-            device.sent.cancelled(self.key.digest(id.as_bytes()));
+            device.sent.cancelled(self.key.digest(id.as_bytes()), of);
         }
         if self.session(to).is_none_or(|current| current.number != session) {
             return;
         }
         match result {
-            Ok(()) => self.tell(to, &ServerFrame::Cancelled { id }, out),
+            Ok(_) => self.tell(to, &ServerFrame::Cancelled { id }, out),
             Err(code) => self.reject(to, id, code, rejection(code), out),
         }
     }

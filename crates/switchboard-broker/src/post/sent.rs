@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Durability;
 
+use super::FateOf;
 use super::index::Index;
 use crate::{Digest, Moment};
 
@@ -244,8 +245,12 @@ impl Sent {
     }
 
     /// The sender took it back: who asks again, because the answer was lost, is told the same.
-    pub(crate) fn cancelled(&mut self, id: Digest) {
-        if let Some(sent) = self.find_mut(id) {
+    ///
+    /// The id may stand for another message by now.
+    pub(crate) fn cancelled(&mut self, id: Digest, of: FateOf) {
+        let state = SentState::Accepted { seq: of.seq };
+        let is_it = |sent: &&mut SentId| sent.to == of.device && sent.state() == state;
+        if let Some(sent) = self.find_mut(id).filter(is_it) {
             sent.at_and_flags |= flag::CANCELLED;
         }
     }

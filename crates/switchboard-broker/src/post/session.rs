@@ -137,7 +137,7 @@ impl Broker {
 
     fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64, is_new: bool) {
         self.post.stats.mailboxes += 1;
-        let mut device = Device::new(nonce, now);
+        let mut device = Device::new(nonce | 1, now);
         if !self.post.is_durable {
             // There is nothing that could forget a number.
             device.mailbox.reserve_to(u64::MAX);
@@ -186,7 +186,7 @@ impl Broker {
         let resumed = knows && hello.last_seq < device.mailbox.next_seq();
         if knows && !resumed {
             // It has seen more than there is: the store is older than the device's memory.
-            device.mailbox_name = hello.nonce;
+            device.mailbox_name = hello.nonce | 1;
             device.row = Place::NOWHERE;
         }
         device.mailbox.rewind();
@@ -683,8 +683,8 @@ impl Device {
 
     /// How it stands, as the store keeps it.
     ///
-    /// One that is ending is kept under another name of its mailbox: should a crash come before the
-    /// record of its end, what is left of it is not taken for what there was.
+    /// One that is ending is marked as such: should a crash come before the record of its end, it goes
+    /// on ending.
     pub(super) fn record<'a>(&self, shown: &'a Shown) -> Record<'a> {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {

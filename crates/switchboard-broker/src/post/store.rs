@@ -75,7 +75,7 @@ impl Broker {
             Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
             Pending::Cancelled { of, mailbox_name, to, id, session } => {
                 self.left(of, mailbox_name, out);
-                let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(()) };
+                let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(of) };
                 self.post_home(to, parcel, out);
             }
             Pending::Device { id, mailbox_name, reserved_to, session } => {

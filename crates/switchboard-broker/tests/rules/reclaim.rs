@@ -1,56 +1,9 @@
 //! What is appended again when the oldest part of the log is to go.
 
-use switchboard_broker::{DeviceRecord, MessageRecord, Moment, OutcomeRecord, Record};
-use switchboard_proto::v1::{DeviceRef, Outcome};
+use switchboard_broker::Record;
 
-use crate::rig::{NOW, Rig};
-
-const ANN: DeviceRef<'static> = DeviceRef::Name("ann");
-const BOB: DeviceRef<'static> = DeviceRef::Name("bob");
-const MAILBOX: u64 = 77;
-
-fn device(device: DeviceRef<'static>, pushed_to: u64) -> Record<'static> {
-    Record::Device(DeviceRecord {
-        device,
-        mailbox: MAILBOX,
-        reserved_to: 1,
-        acked_to: 0,
-        pushed_to,
-        away_since_ms: Some(NOW.wall_ms),
-    })
-}
-
-/// From ann to bob.
-fn message(seq: u64, id: &'static str, receipt: bool) -> Record<'static> {
-    Record::Message(MessageRecord {
-        to: BOB,
-        seq,
-        from: ANN,
-        id,
-        is_id_taken: true,
-        body: b"1",
-        re: None,
-        sent_at_ms: NOW.wall_ms,
-        at: Moment::from_ms(NOW.at.ms() - 1),
-        expires_at_ms: None,
-        receipt,
-    })
-}
-
-/// To ann, of what she sent to bob.
-fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static> {
-    Record::Outcome(OutcomeRecord {
-        to: ANN,
-        seq,
-        id,
-        of: BOB,
-        of_seq,
-        outcome: Outcome::Delivered,
-        at_ms: NOW.wall_ms,
-        maybe_seen: false,
-        reason: None,
-    })
-}
+use crate::records::{ANN, BOB, MAILBOX, device, message, outcome};
+use crate::rig::Rig;
 
 #[test]
 fn what_waits_is_kept() {

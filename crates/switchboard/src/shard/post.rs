@@ -165,7 +165,7 @@ impl Shard {
             token: identity.token,
             token_ends_ms: identity.token_ends_ms,
             filter: identity.filter,
-            nonce: getrandom::u64().unwrap_or(1) | 1,
+            nonce: getrandom::u64().unwrap_or(1),
         };
         let home = home(hello.device, self.shared.inboxes.len() as u16);
         if home == self.ports.shard() {
