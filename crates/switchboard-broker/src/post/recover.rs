@@ -239,7 +239,7 @@ impl Broker {
     ) {
         let Some(id) = self.own(row.device) else { return };
         let device = self.replayed(now, id);
-        device.is_ending = row.mailbox % 2 == 0;
+        device.is_ending = row.mailbox.is_multiple_of(2);
         device.mailbox_name = if device.is_ending { !row.mailbox } else { row.mailbox };
         device.row = place;
         device.mailbox.restore_marks(row.reserved_to, row.acked_to, row.pushed_to);
