@@ -109,8 +109,9 @@ fn a_rotated_key_set_is_fetched_when_somebody_comes_with_the_new_key() {
     assert_eq!(try_hello(&server, &new).map(drop).unwrap_err(), TRY_AGAIN_LATER);
     host.answered.recv_timeout(PATIENCE).unwrap();
     hello(&server, &new);
-    // It was in the set before, so another fetch is to judge it.
-    assert_eq!(try_hello(&server, &old).map(drop).unwrap_err(), TRY_AGAIN_LATER);
+    // Another fetch is to judge it, unless it came so early that this one could.
+    let refused = try_hello(&server, &old).map(drop).unwrap_err();
+    assert!([TRY_AGAIN_LATER, 4401].contains(&refused), "{refused}");
     let closed = "switchboard_connections_closed_total{code=\"1013\"}";
-    assert!(server.metric(closed) >= 2.0);
+    assert!(server.metric(closed) >= 1.0);
 }
