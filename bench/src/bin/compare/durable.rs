@@ -214,6 +214,7 @@ fn against_text(contest: &Contest) -> anyhow::Result<()> {
         "pairs x in flight x size",
         "text, us",
         "v1, us",
+        "in the kernel, us",
         "ratio (range)",
         "at most",
         "text, instructions",
@@ -221,7 +222,7 @@ fn against_text(contest: &Contest) -> anyhow::Result<()> {
         "ratio",
     ];
     table::head("v1 in memory against the text protocol, server CPU per message", &columns);
-    [Workload::Batched, Workload::Single]
+    [Workload::Batched, Workload::Many, Workload::Single]
         .iter()
         .try_for_each(|workload| text_row(contest, *workload))
 }
@@ -233,11 +234,14 @@ fn text_row(contest: &Contest, workload: Workload) -> anyhow::Result<()> {
     for _ in 0..contest.effort.runs_of_the_rest {
         let start = || contest.placement.on_server_core(|| contest.switchboard.start())?;
         let text = cpu::us_per_message(&cpu::measure(&start()?, &options)?);
-        us.push([text, known(&measure(&start()?, &by_v1)?)]);
+        let server = start()?;
+        let ours = known(&measure(&server, &by_v1)?);
+        us.push([text, ours, ours * server.process()?.kernel_share()?]);
     }
-    let [text, ours] = [0, 1].map(|at| format!("{:.3}", spread(us.iter().map(|us| us[at])).median));
-    let ratio = table::ranged(spread(us.iter().map(|[text, ours]| ours / text)));
-    let mut cells = vec![workload.name(), text, ours, ratio, "2.5".into()];
+    let median = |at: usize| format!("{:.3}", spread(us.iter().map(|us| us[at])).median);
+    let [text, ours, kernel] = [0, 1, 2].map(median);
+    let ratio = table::ranged(spread(us.iter().map(|[text, ours, _]| ours / text)));
+    let mut cells = vec![workload.name(), text, ours, kernel, ratio, "2.5".into()];
     cells.extend(instructions(contest, workload)?);
     table::row(&cells);
     Ok(())

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 /// A running process.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,22 @@ impl Process {
             }
         }
         Ok(total)
+    }
+
+    /// Which part of its CPU time so far was the kernel's. The kernel samples it once per tick, so it
+    /// means something over seconds.
+    pub fn kernel_share(self) -> anyhow::Result<f64> {
+        let stat = fs::read_to_string(self.path("stat"))
+            .with_context(|| format!("process {} has ended", self.pid))?;
+        // Behind the name, which may hold anything: user time is the 12th field, kernel time next.
+        let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_ascii_whitespace());
+        let ticks: Vec<f64> = fields
+            .into_iter()
+            .flat_map(|fields| fields.skip(11).take(2))
+            .map_while(|field| field.parse().ok())
+            .collect();
+        let [user, kernel] = ticks[..] else { bail!("unreadable stat of process {}", self.pid) };
+        Ok(kernel / (user + kernel))
     }
 
     /// Resident memory in bytes, counted page by page: the cheaper `VmRSS` is off by up to
@@ -105,6 +121,14 @@ mod tests {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
         assert!(Process::this().resident_bytes().unwrap() > 100_000);
+        let share = loop {
+            // Not a number before the first tick.
+            let share = Process::this().kernel_share().unwrap();
+            if !share.is_nan() {
+                break share;
+            }
+        };
+        assert!((0.0..=1.0).contains(&share), "{share}");
     }
 
     #[test]
