@@ -21,13 +21,11 @@ mod tests;
 
 use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use switchboard_proto::v1::DeviceRef;
 use tokio::sync::Notify;
 
 pub use claims::{Claims, DeviceIdent};
@@ -160,15 +158,9 @@ impl Keyring {
         if remote.may_bring(signed.kid, keys.set) { TokenError::KeyAwaited } else { error }
     }
 
-    /// A token of the own key; see [`OwnKey::mint`].
-    pub fn mint(
-        &self,
-        device: DeviceRef<'_>,
-        ttl: Option<Duration>,
-        allow_send: Option<&Patterns>,
-        now_unix_s: u64,
-    ) -> String {
-        self.own.mint(device, ttl, allow_send, now_unix_s)
+    /// What signs the server's own tokens.
+    pub fn own(&self) -> &OwnKey {
+        &self.own
     }
 
     fn operator_keys(&self) -> OperatorKeys {

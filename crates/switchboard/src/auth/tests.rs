@@ -1,6 +1,7 @@
 //! Tokens of every algorithm, good and bad, made with real keys beside the library.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +13,7 @@ use ring::signature::{
 use ring::{hmac, rsa};
 use serde_json::{Value, json};
 use switchboard_proto::DeviceId;
+use switchboard_proto::v1::DeviceRef;
 
 use super::*;
 use crate::config::KeySet;
@@ -350,7 +352,7 @@ fn what_is_minted_is_verified() {
         (DeviceRef::Name("alice"), None, Some(&patterns)),
         (DeviceRef::Name("alice"), Some(Duration::from_secs(1)), None),
     ] {
-        let token = keyring.mint(device, ttl, allow_send, NOW);
+        let token = keyring.own().mint(device, ttl, allow_send, NOW);
         let expected = Claims {
             device: device.into(),
             expires_at_ms: ttl.map(|ttl| (NOW + ttl.as_secs()) * 1000),
@@ -372,7 +374,7 @@ fn the_own_keys_tokens_need_no_audience_and_no_issuer() {
     operator.config.auth_audience = Some("here".to_owned());
     operator.config.auth_issuer = Some("them".to_owned());
     let keyring = operator.keyring();
-    let token = keyring.mint(DeviceRef::Name("alice"), None, None, NOW);
+    let token = keyring.own().mint(DeviceRef::Name("alice"), None, None, NOW);
     assert_eq!(device(&keyring, &token), Ok(name("alice")));
 }
 
@@ -408,7 +410,7 @@ fn own_and_operators_keys_are_never_confused() {
 #[test]
 fn the_own_key_outlives_the_process_and_a_random_one_does_not() {
     let mut operator = Operator::new();
-    let token = |keyring: &Keyring| keyring.mint(DeviceRef::Name("a"), None, None, NOW);
+    let token = |keyring: &Keyring| keyring.own().mint(DeviceRef::Name("a"), None, None, NOW);
     assert_eq!(
         device(&operator.keyring(), &token(&operator.keyring())),
         Err(TokenError::BadSignature)
@@ -462,7 +464,7 @@ fn reload_takes_the_new_keys_or_keeps_the_old() {
     let keyring = operator.keyring();
     let claims = json!({ "sub": "alice" });
     let [of_old, of_new] = [&old, &new].map(|issuer| issuer.token(None, &claims));
-    let own = keyring.mint(DeviceRef::Name("own"), None, None, NOW);
+    let own = keyring.own().mint(DeviceRef::Name("own"), None, None, NOW);
     operator.file("key.pem", "no key");
     let error = keyring.reload().unwrap_err().to_string();
     assert!(error.starts_with("auth_public_keys = \"") && error.contains("key.pem"), "{error}");

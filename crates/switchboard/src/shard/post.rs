@@ -127,7 +127,7 @@ impl Shard {
         }
         let device = self.shared.directory.new_id();
         let now_s = self.ports.wall_ms() / 1_000;
-        let token = self.shared.keyring.mint(device.into(), None, None, now_s);
+        let token = self.shared.keyring.own().mint(device.into(), None, None, now_s);
         Ok(Identity { device, token: Some(token.into()), token_ends_ms: None, filter: None })
     }
 
