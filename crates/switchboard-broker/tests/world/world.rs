@@ -587,9 +587,10 @@ impl World {
 
     /// Sums that brokers keep are right.
     pub(crate) fn audit(&self) {
-        // What was acked and is not recorded so may come back with a crash, beside what came since;
-        // and outcomes come to a device that ended and is back without a place kept for them.
-        let runs = if self.run == 1 && !self.config.has_ends { 1 } else { 2 };
+        // What was acked and is not recorded so may come back with a crash, beside what came since,
+        // and that may have been acked, too; and outcomes come to a device that ended and is back
+        // without a place kept for them.
+        let runs = if self.run == 1 && !self.config.has_ends { 1 } else { 4 };
         let messages_max = runs * self.config.limits.mailbox_messages_max;
         for broker in &self.brokers {
             if let Err(fault) = broker.audit(messages_max) {
