@@ -5,6 +5,7 @@ use switchboard_proto::v1::{Outcome, ServerFrame};
 
 use super::fate::End;
 use super::mailbox::{Next, Taken};
+use super::session::Session;
 use super::store::Pending;
 use super::{Content, Event, FateOf, Now, Out, Place, Record};
 use crate::Moment;
@@ -29,6 +30,16 @@ pub struct Want {
 impl Broker {
     /// Pushes what may be pushed.
     pub(super) fn push_ready(&mut self, id: DeviceId, out: Out<'_>) {
+        self.push_with(id, None, out);
+    }
+
+    /// The same, with what the newest entry says, where that is at hand.
+    pub(super) fn push_with(
+        &mut self,
+        id: DeviceId,
+        newest: Option<(u64, &ServerFrame<'_>)>,
+        out: Out<'_>,
+    ) {
         let limits = &self.post.limits;
         let (in_flight_max, bytes_max) = (limits.in_flight_max, limits.push_bytes_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
@@ -45,14 +56,17 @@ impl Broker {
                     let entry = device.mailbox.at(index);
                     let from = names.show(entry.from);
                     session.pushed_bytes += entry.len as usize + PUSH_OVERHEAD;
-                    let content = entry.content.as_ref().expect("next pushes only contents");
-                    let frame = content.frame(entry.seq, from.as_ref());
-                    match frame {
-                        ServerFrame::Message { from, body, .. } if session.is_text => {
-                            out(Effect::PushBody { conn: session.conn, from, body });
+                    let kept;
+                    let frame = match newest {
+                        Some((seq, frame)) if seq == entry.seq => frame,
+                        _ => {
+                            let content = entry.content.as_ref();
+                            let content = content.expect("next pushes only contents");
+                            kept = content.frame(entry.seq, from.as_ref());
+                            &kept
                         }
-                        frame => out(Effect::Push { conn: session.conn, frame: &frame }),
-                    }
+                    };
+                    out(push(session, frame));
                     device.mailbox.pushed(index);
                     device.mailbox.drop_content_at(index);
                 }
@@ -251,3 +265,14 @@ impl Broker {
 
 /// Bytes of a pushed frame beside body and id, about.
 const PUSH_OVERHEAD: usize = 128;
+
+/// How a session is shown what waited.
+fn push<'a>(session: &Session, frame: &'a ServerFrame<'a>) -> Effect<'a> {
+    let conn = session.conn;
+    match *frame {
+        ServerFrame::Message { from, body, .. } if session.is_text => {
+            Effect::PushBody { conn, from, body }
+        }
+        _ => Effect::Push { conn, frame },
+    }
+}

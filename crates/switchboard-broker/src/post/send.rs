@@ -79,9 +79,11 @@ impl Broker {
 
     /// What an id is to the device that sends under it now.
     fn judge_sent(&mut self, now: Now, id: DeviceId, digest: Digest, content: Digest) -> Known {
-        self.forget_sent_of(now, id);
-        let window = self.post.limits.dedup_window;
-        let Some(device) = self.post.devices.get(&id) else { return Known::No };
+        let limits = &self.post.limits;
+        let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
+        let Some(device) = self.post.devices.get_mut(&id) else { return Known::No };
+        let dropped = device.sent.forget(now.at, window, max);
+        self.post.stats.sent_ids -= dropped as u64;
         device.sent.judge(digest, content, |sent| now.at.since(sent.at()) >= window)
     }
 
@@ -265,7 +267,16 @@ impl Broker {
         self.reserve_seqs(to, out);
         let verdict = Verdict::Accepted { seq, durability: Durability::Memory };
         self.answer(now, asker, deliver.from, (digest, id), verdict, out);
-        self.push_ready(to, out);
+        let from = self.show(deliver.from);
+        let newest = ServerFrame::Message {
+            seq,
+            from: from.as_ref(),
+            id,
+            body: &deliver.body,
+            sent_at_ms: deliver.sent_at_ms,
+            re: deliver.re.as_deref(),
+        };
+        self.push_with(to, Some((seq, &newest)), out);
     }
 
     /// Puts a message that is in its mailbox into the store.
@@ -380,6 +391,7 @@ impl Broker {
     ) {
         let Some(device) = self.post.devices.get_mut(&to) else { return };
         let session = device.session.as_ref().map_or(0, |session| session.number);
+        let told_on = device.told_on();
         match verdict {
             Verdict::Accepted { seq, durability } => {
                 let how = (now.at, seq, durability);
@@ -387,7 +399,8 @@ impl Broker {
                 out(Effect::Count(Event::Accepted(durability)));
                 for answer in 0..owed.answers() {
                     let duplicate = answer > 0 || !owed.first;
-                    self.tell(to, &ServerFrame::Accepted { id, durability, duplicate }, out);
+                    let frame = &ServerFrame::Accepted { id, durability, duplicate };
+                    told_on.into_iter().for_each(|conn| out(Effect::Tell { conn, frame }));
                 }
                 for _ in 0..owed.cancels {
                     self.cancel(to, id, owed.cancel_session, out);
@@ -424,12 +437,7 @@ impl Broker {
         let limits = &self.post.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let mut dropped = device.sent.drop_front(|sent| now.at.since(sent.at()) >= window);
-        if device.sent.len() >= max {
-            let mut one = true;
-            dropped += device.sent.drop_front(|_| std::mem::take(&mut one));
-        }
-        self.post.stats.sent_ids -= dropped as u64;
+        self.post.stats.sent_ids -= device.sent.forget(now.at, window, max) as u64;
     }
 
     /// Forgets the oldest ids of all devices: those whose window is over, and of more than `max`.

@@ -2,6 +2,7 @@
 //! delivers nothing again.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
@@ -341,6 +342,17 @@ impl Sent {
             self.by_id = Index::default();
         }
         dropped
+    }
+
+    /// Forgets what is older than the window, and the oldest if there are `max`.
+    #[inline]
+    pub(crate) fn forget(&mut self, now: Moment, window: Duration, max: usize) -> usize {
+        let dropped = self.drop_front(|sent| now.since(sent.at()) >= window);
+        if self.len() < max {
+            return dropped;
+        }
+        let mut one = true;
+        dropped + self.drop_front(|_| std::mem::take(&mut one))
     }
 
     /// The number that the next entry gets.

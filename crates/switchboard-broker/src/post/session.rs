@@ -340,11 +340,8 @@ impl Broker {
 
     /// Tells a device something by v1, if it is there by v1.
     pub(super) fn tell(&self, id: DeviceId, frame: &ServerFrame<'_>, out: Out<'_>) {
-        if let Some(device) = self.post.devices.get(&id)
-            && let Some(session) = &device.session
-            && !session.is_text
-        {
-            out(Effect::Tell { conn: session.conn, frame });
+        if let Some(conn) = self.post.devices.get(&id).and_then(|device| device.told_on()) {
+            out(Effect::Tell { conn, frame });
         }
     }
 
@@ -670,6 +667,12 @@ impl Broker {
 }
 
 impl Device {
+    /// The connection on which it is told things, if it is there by v1.
+    pub(super) fn told_on(&self) -> Option<Conn> {
+        let session = self.session.as_ref().filter(|session| !session.is_text);
+        session.map(|session| session.conn)
+    }
+
     /// Whether a newcomer names this mailbox.
     fn knows(&self, hello: &Hello, epoch: u64) -> bool {
         hello.mailbox.as_deref() == Some(&format!("{:016x}", self.mailbox_name ^ epoch))

@@ -20,6 +20,20 @@ macro_rules! key {
     };
 }
 
+/// What stands before a field's value that is a string: its opening quote, too.
+macro_rules! quoted {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":\"")
+    };
+}
+
+/// Begins a frame of this type.
+macro_rules! begin {
+    ($out:expr, $kind:literal) => {
+        Object { out: $out }.raw(concat!("{\"type\":\"", $kind, "\""), b"")
+    };
+}
+
 impl ServerFrame<'_> {
     /// Appends the frame.
     #[inline]
@@ -28,9 +42,9 @@ impl ServerFrame<'_> {
             ServerFrame::Message { seq, from, id, body, sent_at_ms, re } => {
                 write_message(out, (seq, sent_at_ms), from, id, body, re);
             }
-            ServerFrame::Accepted { id, durability, duplicate } => begin(out, "accepted")
-                .text(key!("id"), id)
-                .word(key!("durability"), durability.as_str())
+            ServerFrame::Accepted { id, durability, duplicate } => begin!(out, "accepted")
+                .text(quoted!("id"), id)
+                .word(quoted!("durability"), durability.as_str())
                 .flag_if_set(key!("duplicate"), duplicate)
                 .end(),
             _ => self.write_other(out),
@@ -42,46 +56,46 @@ impl ServerFrame<'_> {
         match *self {
             ServerFrame::Message { .. } | ServerFrame::Accepted { .. } => self.write(out),
             ServerFrame::Welcome(ref welcome) => write_welcome(out, welcome),
-            ServerFrame::Rejected { id, code, message, retry_after_ms } => begin(out, "rejected")
-                .text(key!("id"), id)
-                .word(key!("code"), code.as_str())
-                .text(key!("message"), message)
+            ServerFrame::Rejected { id, code, message, retry_after_ms } => begin!(out, "rejected")
+                .text(quoted!("id"), id)
+                .word(quoted!("code"), code.as_str())
+                .text(quoted!("message"), message)
                 .number_if_set(key!("retry_after_ms"), retry_after_ms)
                 .end(),
-            ServerFrame::Cancelled { id } => begin(out, "cancelled").text(key!("id"), id).end(),
+            ServerFrame::Cancelled { id } => begin!(out, "cancelled").text(quoted!("id"), id).end(),
             ServerFrame::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason } => {
-                begin(out, "outcome")
+                begin!(out, "outcome")
                     .number(key!("seq"), seq)
-                    .text(key!("id"), id)
-                    .device(key!("to"), to)
-                    .word(key!("outcome"), outcome.as_str())
+                    .text(quoted!("id"), id)
+                    .device(quoted!("to"), to)
+                    .word(quoted!("outcome"), outcome.as_str())
                     .number(key!("at_ms"), at_ms)
                     .flag_if_set(key!("maybe_seen"), maybe_seen)
-                    .text_if_set(key!("reason"), reason)
+                    .text_if_set(quoted!("reason"), reason)
                     .end();
             }
             ServerFrame::Devices { id, devices, next } => write_devices(out, id, devices, next),
-            ServerFrame::Watching { id } => begin(out, "watching").text(key!("id"), id).end(),
-            ServerFrame::Presence { device, online, at_ms } => begin(out, "presence")
-                .device(key!("device"), device)
+            ServerFrame::Watching { id } => begin!(out, "watching").text(quoted!("id"), id).end(),
+            ServerFrame::Presence { device, online, at_ms } => begin!(out, "presence")
+                .device(quoted!("device"), device)
                 .flag(key!("online"), online)
                 .number(key!("at_ms"), at_ms)
                 .end(),
             ServerFrame::Refreshed { expires_at_ms } => {
-                begin(out, "refreshed").number_if_set(key!("expires_at_ms"), expires_at_ms).end();
+                begin!(out, "refreshed").number_if_set(key!("expires_at_ms"), expires_at_ms).end();
             }
             ServerFrame::Expiring { at_ms } => {
-                begin(out, "expiring").number(key!("at_ms"), at_ms).end();
+                begin!(out, "expiring").number(key!("at_ms"), at_ms).end();
             }
-            ServerFrame::Pong { id } => begin(out, "pong").text_if_set(key!("id"), id).end(),
-            ServerFrame::Bye { reconnect_in_ms, reason } => begin(out, "bye")
+            ServerFrame::Pong { id } => begin!(out, "pong").text_if_set(quoted!("id"), id).end(),
+            ServerFrame::Bye { reconnect_in_ms, reason } => begin!(out, "bye")
                 .number(key!("reconnect_in_ms"), reconnect_in_ms)
-                .text(key!("reason"), reason)
+                .text(quoted!("reason"), reason)
                 .end(),
-            ServerFrame::Error { code, message, id } => begin(out, "error")
-                .word(key!("code"), code.as_str())
-                .text(key!("message"), message)
-                .text_if_set(key!("id"), id)
+            ServerFrame::Error { code, message, id } => begin!(out, "error")
+                .word(quoted!("code"), code.as_str())
+                .text(quoted!("message"), message)
+                .text_if_set(quoted!("id"), id)
                 .end(),
         }
     }
@@ -126,28 +140,28 @@ fn write_message(
     body: &[u8],
     re: Option<&str>,
 ) {
-    begin(out, "message")
+    begin!(out, "message")
         .number(key!("seq"), seq)
-        .device(key!("from"), from)
-        .text(key!("id"), id)
+        .device(quoted!("from"), from)
+        .text(quoted!("id"), id)
         .raw(key!("body"), body)
         .number(key!("sent_at_ms"), sent_at_ms)
-        .text_if_set(key!("re"), re)
+        .text_if_set(quoted!("re"), re)
         .end();
 }
 
 fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
-    begin(out, "welcome")
-        .device(key!("device"), welcome.device)
-        .text_if_set(key!("token"), welcome.token)
-        .text(key!("mailbox"), welcome.mailbox)
+    begin!(out, "welcome")
+        .device(quoted!("device"), welcome.device)
+        .text_if_set(quoted!("token"), welcome.token)
+        .text(quoted!("mailbox"), welcome.mailbox)
         .flag(key!("resumed"), welcome.resumed)
         .number(key!("pending"), welcome.pending)
         .number(key!("last_seq"), welcome.last_seq)
         .number(key!("ping_every_ms"), welcome.ping_every_ms)
         .number(key!("max_message_bytes"), welcome.max_message_bytes)
-        .word(key!("durability"), welcome.durability.as_str())
-        .text(key!("server"), welcome.server)
+        .word(quoted!("durability"), welcome.durability.as_str())
+        .text(quoted!("server"), welcome.server)
         .end();
 }
 
@@ -157,17 +171,17 @@ fn write_devices(
     devices: &[DeviceStatus<'_>],
     next: Option<DeviceRef<'_>>,
 ) {
-    let mut frame = begin(out, "devices").text(key!("id"), id).raw(key!("devices"), b"[");
+    let mut frame = begin!(out, "devices").text(quoted!("id"), id).raw(key!("devices"), b"[");
     for (index, status) in devices.iter().enumerate() {
         frame = frame
-            .device(if index == 0 { "{\"device\":" } else { ",{\"device\":" }, status.device)
+            .device(if index == 0 { "{\"device\":\"" } else { ",{\"device\":\"" }, status.device)
             .flag(key!("online"), status.online)
             .number(key!("since_ms"), status.since_ms)
             .raw("}", b"");
     }
     let frame = frame.raw("]", b"");
     match next {
-        Some(next) => frame.device(key!("next"), next).end(),
+        Some(next) => frame.device(quoted!("next"), next).end(),
         None => frame.end(),
     }
 }
@@ -176,54 +190,57 @@ impl ClientFrame<'_> {
     /// Appends the frame.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            ClientFrame::Hello { token, mailbox, last_seq } => begin(out, "hello")
-                .text_if_set(key!("token"), token.as_deref())
-                .text_if_set(key!("mailbox"), mailbox.as_deref())
+            ClientFrame::Hello { token, mailbox, last_seq } => begin!(out, "hello")
+                .text_if_set(quoted!("token"), token.as_deref())
+                .text_if_set(quoted!("mailbox"), mailbox.as_deref())
                 .number_if_set(key!("last_seq"), *last_seq)
                 .end(),
             ClientFrame::Send(send) => write_send(out, send),
-            ClientFrame::Ack { seq } => begin(out, "ack").number(key!("seq"), *seq).end(),
-            ClientFrame::Refuse { seq, reason } => begin(out, "refuse")
+            ClientFrame::Ack { seq } => begin!(out, "ack").number(key!("seq"), *seq).end(),
+            ClientFrame::Refuse { seq, reason } => begin!(out, "refuse")
                 .number(key!("seq"), *seq)
-                .text_if_set(key!("reason"), reason.as_deref())
+                .text_if_set(quoted!("reason"), reason.as_deref())
                 .end(),
-            ClientFrame::Cancel { id } => begin(out, "cancel").text(key!("id"), id).end(),
+            ClientFrame::Cancel { id } => begin!(out, "cancel").text(quoted!("id"), id).end(),
             ClientFrame::Devices { id, after, limit } => {
-                let frame = begin(out, "devices").text(key!("id"), id);
+                let frame = begin!(out, "devices").text(quoted!("id"), id);
                 let frame = match after {
-                    Some(after) => frame.address(key!("after"), after),
+                    Some(after) => frame.address(quoted!("after"), after),
                     None => frame,
                 };
                 frame.number_if_set(key!("limit"), limit.map(u64::from)).end();
             }
             ClientFrame::Watch { id, devices } => {
-                begin(out, "watch").text(key!("id"), id).addresses(key!("devices"), devices).end();
+                begin!(out, "watch")
+                    .text(quoted!("id"), id)
+                    .addresses(key!("devices"), devices)
+                    .end();
             }
             ClientFrame::Unwatch { id, devices } => {
-                let frame = begin(out, "unwatch").text(key!("id"), id);
+                let frame = begin!(out, "unwatch").text(quoted!("id"), id);
                 match devices {
                     Some(devices) => frame.addresses(key!("devices"), devices).end(),
                     None => frame.end(),
                 }
             }
             ClientFrame::Refresh { token } => {
-                begin(out, "refresh").text(key!("token"), token).end();
+                begin!(out, "refresh").text(quoted!("token"), token).end();
             }
             ClientFrame::Ping { id } => {
-                begin(out, "ping").text_if_set(key!("id"), id.as_deref()).end();
+                begin!(out, "ping").text_if_set(quoted!("id"), id.as_deref()).end();
             }
         }
     }
 }
 
 fn write_send(out: &mut Vec<u8>, send: &Send<'_>) {
-    begin(out, "send")
-        .text(key!("id"), &send.id)
-        .address(key!("to"), &send.to)
+    begin!(out, "send")
+        .text(quoted!("id"), &send.id)
+        .address(quoted!("to"), &send.to)
         .raw(key!("body"), send.body)
         .number_if_set(key!("ttl_ms"), send.ttl_ms)
-        .text_if_set(key!("re"), send.re.as_deref())
-        .text_if_set(key!("durability"), send.durability.map(super::Durability::as_str))
+        .text_if_set(quoted!("re"), send.re.as_deref())
+        .text_if_set(quoted!("durability"), send.durability.map(super::Durability::as_str))
         .flag_if_set(key!("receipt"), send.receipt)
         .end();
 }
@@ -233,13 +250,8 @@ struct Object<'o> {
     out: &'o mut Vec<u8>,
 }
 
-/// Begins a frame of this type.
-#[inline]
-fn begin<'o>(out: &'o mut Vec<u8>, kind: &'static str) -> Object<'o> {
-    Object { out }.word("{\"type\":", kind)
-}
-
-/// Every method takes what stands before the value, and the value.
+/// Every method takes what stands before the value, with its opening quote if it has one, and the
+/// value.
 impl Object<'_> {
     #[inline]
     fn raw(self, key: &'static str, value: &[u8]) -> Self {
@@ -252,7 +264,6 @@ impl Object<'_> {
     #[inline]
     fn word(self, key: &'static str, word: &str) -> Self {
         self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'"');
         self.out.extend_from_slice(word.as_bytes());
         self.out.push(b'"');
         self
@@ -261,7 +272,8 @@ impl Object<'_> {
     #[inline]
     fn text(self, key: &'static str, text: &str) -> Self {
         self.out.extend_from_slice(key.as_bytes());
-        write_text(self.out, text.as_bytes());
+        write_inner(self.out, text.as_bytes());
+        self.out.push(b'"');
         self
     }
 
@@ -276,7 +288,6 @@ impl Object<'_> {
     #[inline]
     fn device(self, key: &'static str, device: DeviceRef<'_>) -> Self {
         self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'"');
         device.write(self.out);
         self.out.push(b'"');
         self
@@ -293,7 +304,7 @@ impl Object<'_> {
     fn addresses(self, key: &'static str, addresses: &[Address<'_>]) -> Self {
         let mut frame = self.raw(key, b"[");
         for (index, address) in addresses.iter().enumerate() {
-            frame = frame.address(if index == 0 { "" } else { "," }, address);
+            frame = frame.address(if index == 0 { "\"" } else { ",\"" }, address);
         }
         frame.raw("]", b"")
     }
@@ -330,12 +341,18 @@ impl Object<'_> {
 #[inline]
 pub(super) fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    write_inner(out, text);
+    out.push(b'"');
+}
+
+/// Appends what stands between the quotes of a JSON string.
+#[inline]
+fn write_inner(out: &mut Vec<u8>, text: &[u8]) {
     let plain = plain_end(text, 0);
     out.extend_from_slice(&text[..plain]);
     if plain < text.len() {
         write_escaped(out, &text[plain..]);
     }
-    out.push(b'"');
 }
 
 /// Appends text with its quotes, backslashes and control characters escaped.
