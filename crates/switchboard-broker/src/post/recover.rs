@@ -317,6 +317,18 @@ impl Broker {
         }
     }
 
+    /// Whether [`Broker::reclaim`] may be asked about this record now, or must wait.
+    ///
+    /// The outcome of an owed message may be recorded already, and that record lie in the part that
+    /// goes, too, acked and forgotten. A copy of the message would then come back to life.
+    pub fn may_reclaim(&self, record: &Record<'_>) -> bool {
+        let Record::Message(message) = record else { return true };
+        let entry = self.own(message.to).and_then(|id| {
+            self.post.devices.get(&id).and_then(|device| device.mailbox.find(message.seq))
+        });
+        entry.is_none_or(|entry| entry.state != State::Owed)
+    }
+
     /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
     /// of it is appended again. The broker must have heard before that the record is synced.
     pub fn reclaim(&mut self, now: Now, record: &Record<'_>, place: Place, out: Out<'_>) {

@@ -120,7 +120,14 @@ impl Broker {
             let is_new = hello.token.is_some();
             self.add_device(now, id, hello.nonce, is_new);
         }
+        let ttl = self.ttl(id);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
+        if is_over && device.session.is_none() {
+            // A message that is being accepted keeps it. A crash now would end it nevertheless, so
+            // nobody is welcomed before the store has it that it is there.
+            device.row = Place::NOWHERE;
+        }
         if device.is_ending {
             // What it owes is being recorded; it begins anew when that is done.
             return self.wait(now, hello, Duration::from_millis(50), out);

@@ -48,8 +48,10 @@ fn a_message_is_kept_until_its_outcome_is_recorded() {
     let records = [device(ANN, 0), device(BOB, 1), asked, Record::Acked { device: BOB, seq: 1 }];
     let (mut rig, done) = Rig::replayed(&records);
     assert_eq!(done.appended, ["outcome"]);
+    assert!(!rig.broker.may_reclaim(&asked));
     assert_eq!(rig.reclaim(&asked, 3).appended, ["message", "sent id"]);
     rig.sync();
+    assert!(rig.broker.may_reclaim(&asked));
     assert_eq!(rig.reclaim(&asked, 3).appended, ["sent id"]);
 }
 

@@ -546,6 +546,12 @@ impl World {
         if let Some(shard) = reclaim.until.iter().position(Option::is_none) {
             // It must know where they lie.
             self.tell_synced(shard);
+            let broker = &self.brokers[shard];
+            if !reclaim.records.iter().all(|(_, stored)| broker.may_reclaim(&stored.record())) {
+                note!(self, "shard {shard} must wait to look at what is to go");
+                self.reclaim = Some(reclaim);
+                return;
+            }
             let mut done = Vec::new();
             note!(self, "shard {shard} looks at what is to go");
             for (place, stored) in &reclaim.records {

@@ -41,7 +41,7 @@ pub(crate) use post::StoreNews;
 
 use crate::auth::Keyring;
 use crate::config::Config;
-use crate::ledger::{Ids, Job};
+use crate::ledger::{Chunk, Ids, Job};
 use crate::metrics::Metrics;
 use crate::store::Log;
 use crate::tls::Acceptor;
@@ -99,6 +99,9 @@ pub(crate) struct Shard {
     ports: Ports,
     listener: Option<Listener>,
     turned_away: TurnedAway,
+    /// A part of the log that is to be deleted, and its record that must not be looked at yet.
+    reclaiming: Option<Arc<Chunk>>,
+    reclaim_waits_for: usize,
     /// Connections with something to read, each once.
     run_queue: VecDeque<Key>,
     /// Where reads go; what is whole in it is never copied.
@@ -135,6 +138,8 @@ impl Shard {
             poll,
             listener,
             turned_away: TurnedAway::default(),
+            reclaiming: None,
+            reclaim_waits_for: 0,
             run_queue: VecDeque::new(),
             buffer: vec![0; READ_BYTES].into(),
             cipher: vec![0; cipher_len].into(),
@@ -169,6 +174,7 @@ impl Shard {
             }
             self.take_inbox();
             self.take_store_news();
+            self.go_on_reclaiming();
             self.accept_sockets();
             self.fire_timers();
             self.tick_broker();

@@ -283,7 +283,7 @@ impl Shard {
                 StoreNews::Fetched { device, session, contents } => {
                     self.decide(Input::Fetched { device, session, contents });
                 }
-                StoreNews::Reclaim(chunk) => self.reclaim(&chunk),
+                StoreNews::Reclaim(chunk) => self.reclaiming = Some(chunk),
                 StoreNews::Room => self.ports.store_is_full = false,
                 StoreNews::Failing => self.decide(Input::StoreFailing),
                 StoreNews::Healthy => self.decide(Input::StoreHealthy),
@@ -300,6 +300,26 @@ impl Shard {
             self.ports.give_back(synced.batch);
         }
         self.ports.places = places;
+    }
+
+    /// Looks at the part of the log that is to be deleted, as soon as all of it may be looked at.
+    pub(super) fn go_on_reclaiming(&mut self) {
+        let Some(chunk) = self.reclaiming.take() else { return };
+        let must_wait = |&(_, bytes): &(Place, &[u8])| {
+            record::read(bytes).is_ok_and(|record| !self.broker.may_reclaim(&record))
+        };
+        // Mostly it is still the one that it was; only then is all looked at again.
+        let is_the_last =
+            chunk.records().nth(self.reclaim_waits_for).as_ref().is_some_and(must_wait);
+        let waits_for = match is_the_last {
+            true => Some(self.reclaim_waits_for),
+            false => chunk.records().position(|record| must_wait(&record)),
+        };
+        self.reclaim_waits_for = waits_for.unwrap_or_default();
+        match waits_for {
+            Some(_) => self.reclaiming = Some(chunk),
+            None => self.reclaim(&chunk),
+        }
     }
 
     fn reclaim(&mut self, chunk: &Chunk) {
