@@ -220,7 +220,7 @@ impl Broker {
             return Err(RejectCode::StoreUnavailable);
         }
         let limits = &self.post.limits;
-        let len = deliver.len();
+        let len = deliver.len_under(&deliver.id);
         if len > limits.mailbox_bytes_max {
             return Err(RejectCode::TooLarge);
         }
@@ -240,7 +240,7 @@ impl Broker {
         let id = made.as_deref().unwrap_or(&deliver.id);
         let expires_at =
             deliver.expires_at_ms.map_or(NEVER, |at_ms| super::session::moment_of(now, at_ms));
-        let len = deliver.body.len() + id.len() + deliver.re.as_ref().map_or(0, |re| re.len());
+        let len = deliver.len_under(id);
         device.mailbox.push(Entry {
             seq,
             from: deliver.from,
