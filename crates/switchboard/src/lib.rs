@@ -7,6 +7,7 @@ pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod config;
+mod greeting;
 mod http;
 mod ledger;
 mod log;

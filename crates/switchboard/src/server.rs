@@ -1,8 +1,7 @@
 //! The server: build, serve, drain. Reads like a table of contents.
 
-use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::AtomicBool;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
@@ -23,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::shard::{Admission, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER};
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
-use crate::{http, log};
+use crate::{greeting, http, log};
 
 /// Connections that the kernel completes before we accept them; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -42,6 +41,8 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
     let listener = bind(config.listen)
         .with_context(|| format!("cannot listen on {} (listen, port)", config.listen))?;
     let address = listener.local_addr()?;
+    let metrics = config.metrics_listen.map(bind_metrics).transpose()?;
+    let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
     let store = Store::start(&shared, recovered)?;
     let jobs = store.as_ref().map(|store| store.jobs.clone());
@@ -56,8 +57,8 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
         Signals::new()?
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
-    greet(address, &config);
-    control.block_on(control_until_drained(shared, conns, shards, store, signals))
+    greeting::greet(address, metrics_address, &config);
+    control.block_on(control_until_drained(shared, conns, shards, store, signals, metrics))
 }
 
 /// What is there before the threads start.
@@ -206,7 +207,7 @@ impl Shards {
     fn start(
         polls: Vec<Poll>,
         shared: &Arc<Shared>,
-        listener: std::net::TcpListener,
+        listener: TcpListener,
         brokers: Vec<(Broker, Replay)>,
         jobs: Option<Sender<Job>>,
     ) -> io::Result<Shards> {
@@ -256,14 +257,20 @@ async fn control_until_drained(
     mut shards: Shards,
     store: Option<Store>,
     signals: Signals,
+    metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
-    let state = Arc::new(http::State {
-        metrics: Arc::clone(&shared.metrics),
-        is_ready: AtomicBool::new(true),
-    });
+    let state = Arc::new(http::State::new(&shared.config, &shared.metrics, &shared.keyring));
     let at_once = shared.config.http_connections_max;
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
+    let metrics = metrics.map(tokio::net::TcpListener::from_std).transpose()?;
+    let metrics = async {
+        match metrics {
+            Some(listener) => http::serve_metrics(listener, Arc::clone(&state), at_once).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = metrics => {}
         () = signals.obey(&shared, &state, &mut shards.ended) => {}
         () = keep_ids(&shared) => {}
         () = shared.keyring.keep_fresh(std::future::pending()) => {}
@@ -369,9 +376,13 @@ fn reload(shared: &Shared) {
     }
 }
 
+fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    bind(address).with_context(|| format!("cannot listen on {address} (metrics_listen)"))
+}
+
 /// A listening socket that accepted sockets inherit `TCP_NODELAY` from. No `SO_REUSEPORT`: a second
 /// server on the port must fail, not take half of the connections.
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Only so that a restart need not wait for old connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -400,36 +411,5 @@ fn bound_by_file_limit(config: &mut Config) {
             "max_connections is bounded by the limit on open files (ulimit -Hn, LimitNOFILE=)"
         );
         config.max_connections = room;
-    }
-}
-
-/// Says that the server is there, and on standard output what to do next.
-fn greet(address: SocketAddr, config: &Config) {
-    tracing::info!(
-        %address,
-        shards = config.shards,
-        tls = config.tls_cert.is_some(),
-        version = env!("CARGO_PKG_VERSION"),
-        "listening"
-    );
-    let reachable = SocketAddr::new(reachable(address.ip()), address.port());
-    let (http, ws) = if config.tls_cert.is_some() { ("https", "wss") } else { ("http", "ws") };
-    let greeting = format!(
-        "Switchboard is listening on {address}\n\n  \
-         web page    {http}://{reachable}/\n  \
-         by hand     websocat --linemode-strip-newlines {ws}://{reachable}/\n  \
-         stop        {stop}\n\n",
-        stop = if io::stdout().is_terminal() { "Ctrl-C" } else { "SIGTERM" },
-    );
-    // Nobody may be reading; that is no reason not to serve.
-    let _: io::Result<()> = io::stdout().write_all(greeting.as_bytes());
-}
-
-/// An address by which this machine reaches a server that listens on `ip`.
-fn reachable(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        known => known,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::kind::{
     Address, AuthMode, Bytes, Count, Directory, File, Files, Format, KeySetPlace, Kind, ListMode,
-    LogFilter, Networks, Origins, Span, Switch, Text,
+    LogFilter, Networks, OptionalAddress, Origins, Span, Switch, Text,
 };
 use super::layer::Raw;
 use super::{Auth, Config};
@@ -115,6 +115,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(compression_min_bytes, Bytes(0..=256 * MIB)),
     key!(device_list_max, Count(0..=100_000)),
     key!(http_connections_max, Count(1..=100_000)),
+    key!(metrics_listen, OptionalAddress),
     key!(drain, Span(0..=HOUR)),
     key!(log_level, LogFilter),
     key!(log_format, Format),

@@ -128,6 +128,28 @@ impl Kind for Address {
     }
 }
 
+/// As [`Address`]; the empty text means that none is set.
+pub(super) struct OptionalAddress;
+
+impl Kind for OptionalAddress {
+    type Value = Option<SocketAddr>;
+
+    fn wanted(&self) -> String {
+        format!("{}, or \"\" for none", Address.wanted())
+    }
+
+    fn parse(&self, raw: &Raw) -> Option<Option<SocketAddr>> {
+        match raw {
+            Raw::Text(text) if text.trim().is_empty() => Some(None),
+            raw => Address.parse(raw).map(Some),
+        }
+    }
+
+    fn show(&self, value: &Option<SocketAddr>) -> String {
+        value.map_or_else(|| quote(""), |address| Address.show(&address))
+    }
+}
+
 /// A path; the empty text means that none is set.
 pub(super) struct File;
 

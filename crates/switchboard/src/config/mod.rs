@@ -134,6 +134,9 @@ pub struct Config {
 
     /// HTTP requests (page, health, metrics) served at once; as many again wait, above that 503.
     pub http_connections_max: usize,
+    /// Where `/metrics` and the probes are served beside `listen`, in the clear and to everybody who
+    /// reaches it; `listen` then shows no metrics.
+    pub metrics_listen: Option<SocketAddr>,
     /// Time over which a stopping server spreads the closing of its connections.
     pub drain: Duration,
 
@@ -265,6 +268,7 @@ impl Default for Config {
             compression_min_bytes: 256,
             device_list_max: 256,
             http_connections_max: 256,
+            metrics_listen: None,
             drain: Duration::from_secs(5),
             log_level: "info".to_owned(),
             log_format: LogFormat::Auto,

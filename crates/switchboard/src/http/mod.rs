@@ -22,25 +22,43 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::auth::Keyring;
+use crate::config::{Auth, Config};
 use crate::metrics::Metrics;
 use crate::shard::{HttpConn, HttpSocket};
 
 /// Time for one request and its answer, after which the connection is closed.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// After an accept that failed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What the handlers answer from.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) metrics: Arc<Metrics>,
+    /// Judges the tokens of those who want metrics from the devices' port; `None` shows them to all.
+    pub(crate) keyring: Option<Arc<Keyring>>,
+    /// The metrics have a port of their own.
+    pub(crate) metrics_are_elsewhere: bool,
     /// Whether new devices are welcome; a balancer asks by `/readyz`.
     pub(crate) is_ready: AtomicBool,
 }
 
 impl State {
+    /// What a server that just started answers from.
+    pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>, keyring: &Arc<Keyring>) -> State {
+        State {
+            metrics: Arc::clone(metrics),
+            keyring: (config.auth == Auth::Token).then(|| Arc::clone(keyring)),
+            metrics_are_elsewhere: config.metrics_listen.is_some(),
+            is_ready: AtomicBool::new(true),
+        }
+    }
+
     /// Answers `/readyz` with 503 from now on.
     pub(crate) fn not_ready(&self) {
         self.is_ready.store(false, Ordering::Relaxed);
@@ -64,14 +82,33 @@ pub(crate) async fn serve(mut conns: mpsc::Receiver<HttpConn>, state: Arc<State>
     serving.shutdown().await;
 }
 
+/// Serves metrics and probes on a port of their own, `at_once` connections at a time; the rest wait in
+/// the kernel. Never ends.
+pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<State>, at_once: usize) {
+    let router = probes::router().route("/metrics", get(probes::metrics)).with_state(state);
+    let mut serving = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if serving.len() < at_once => match accepted {
+                Ok((socket, _)) => {
+                    let served = serve_socket(Rewound::new(Vec::new(), socket), router.clone());
+                    drop(serving.spawn(async move { report(served.await) }));
+                }
+                // The peer is gone, or no file descriptor is left; both pass.
+                Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
+            },
+            Some(_) = serving.join_next() => {}
+        }
+    }
+}
+
 fn router(state: Arc<State>) -> Router {
-    Router::new()
-        .route("/healthz", get(probes::healthz))
-        .route("/readyz", get(probes::readyz))
-        .route("/metrics", get(probes::metrics))
-        .with_state(state)
-        .merge(console::router())
-        .fallback(not_found)
+    let probes = probes::router();
+    let probes = match state.metrics_are_elsewhere {
+        true => probes,
+        false => probes.route("/metrics", get(probes::metrics_for_devices)),
+    };
+    probes.with_state(state).merge(console::router()).fallback(not_found)
 }
 
 async fn not_found() -> (StatusCode, &'static str) {
@@ -92,10 +129,14 @@ async fn serve_one(conn: HttpConn, router: Router) {
             Err(error) => Err(error.into()),
         },
     };
+    report(served);
+    drop(permit);
+}
+
+fn report(served: Result<(), Error>) {
     if let Err(error) = served {
         tracing::debug!(%error, "HTTP request failed");
     }
-    drop(permit);
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

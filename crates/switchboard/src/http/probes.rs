@@ -2,24 +2,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, extract};
 
 use super::State;
 
+/// The probes, which everybody may ask.
+pub(super) fn router() -> Router<Arc<State>> {
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+}
+
 /// 200 while the process serves HTTP at all.
-pub(super) async fn healthz() -> &'static str {
+async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// 200 while new devices are welcome; 503 once the server goes down, and while nothing can be
 /// stored.
-pub(super) async fn readyz(
-    extract::State(state): extract::State<Arc<State>>,
-) -> (StatusCode, &'static str) {
+async fn readyz(extract::State(state): extract::State<Arc<State>>) -> (StatusCode, &'static str) {
     if !state.is_ready.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "going down\n")
     } else if state.metrics.store_is_failing() {
@@ -30,9 +35,30 @@ pub(super) async fn readyz(
 }
 
 /// Everything counted, as `OpenMetrics` text.
-pub(super) async fn metrics(
-    extract::State(state): extract::State<Arc<State>>,
-) -> impl IntoResponse {
+pub(super) async fn metrics(extract::State(state): extract::State<Arc<State>>) -> Response {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, content_type)], state.metrics.render())
+    ([(CONTENT_TYPE, content_type)], state.metrics.render()).into_response()
+}
+
+/// The same on the devices' port: for those who may be a device.
+pub(super) async fn metrics_for_devices(
+    state: extract::State<Arc<State>>,
+    headers: HeaderMap,
+) -> Response {
+    if may_be_device(&state, &headers) {
+        return metrics(state).await;
+    }
+    let body = "This server shows its metrics to those who may connect (auth = \"token\"): send a valid \
+                token as `Authorization: Bearer TOKEN`, or set metrics_listen.\n";
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], body).into_response()
+}
+
+fn may_be_device(state: &State, headers: &HeaderMap) -> bool {
+    let Some(keyring) = &state.keyring else { return true };
+    let token = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    token.is_some_and(|(_, token)| keyring.verify(token.trim(), now_s).is_ok())
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::v1::client::token;
+
 /// Nothing in a test takes this long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -156,9 +158,20 @@ impl Server {
         answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
     }
 
+    /// All that `/metrics` shows, to who may be a device.
+    fn metrics(&self) -> String {
+        let token = match self.settings.iter().any(|setting| setting == "auth=token") {
+            true => format!("Authorization: Bearer {}\r\n", token(self, "metrics", None)),
+            false => String::new(),
+        };
+        let answer =
+            self.raw(format!("GET /metrics HTTP/1.1\r\nHost: test\r\n{token}\r\n").as_bytes());
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    }
+
     /// The value of a sample in `/metrics`, labels and all: `name{label="value"}`.
     pub(crate) fn metric(&self, sample: &str) -> f64 {
-        let text = self.get("/metrics");
+        let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{sample} in\n{text}")).parse().unwrap()
     }

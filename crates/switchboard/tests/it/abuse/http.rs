@@ -1,9 +1,11 @@
 //! What else is asked on the port: the page, health, metrics, and what is not there.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 use crate::device::Device;
 use crate::server::Server;
+use crate::v1::client::token;
 
 #[test]
 fn health_and_readiness_are_told() {
@@ -53,6 +55,41 @@ fn a_head_request_gets_a_head() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     assert!(server.raw(b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 405 "));
     assert!(server.raw(b"GET /healthz HTTP/1.0\r\n\r\n").ends_with("\r\n\r\nok\n"));
+}
+
+/// Under `auth = "token"` the metrics told every stranger how many devices there are and what they do.
+#[test]
+fn where_tokens_are_asked_for_they_open_the_metrics_too() {
+    let server = Server::with(&["auth=token"]);
+    let ask = |token: &str| {
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: a\r\n{token}\r\n");
+        server.raw(head.as_bytes())
+    };
+    for refused in ["", "Authorization: Bearer x\r\n", "Authorization: Basic eDp5\r\n"] {
+        let answer = ask(refused);
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(answer.to_lowercase().contains("\r\nwww-authenticate: bearer\r\n"), "{answer}");
+        assert!(answer.contains("metrics_listen") && !answer.contains("switchboard_"), "{answer}");
+    }
+    let token = token(&server, "prometheus", None);
+    let answer = ask(&format!("authorization: bearer {token}\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("switchboard_"), "{answer}");
+    assert!(server.raw(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn metrics_may_have_a_port_of_their_own() {
+    // An address that no other test listens on, so that the port stays free.
+    let free = TcpListener::bind("127.0.77.1:0").unwrap().local_addr().unwrap();
+    let server = Server::with(&["auth=token", &format!("metrics_listen={free}")]);
+    assert!(server.raw(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    for (path, says) in [("metrics", "# EOF"), ("readyz", "ready"), ("healthz", "ok")] {
+        let mut socket = TcpStream::connect(free).unwrap();
+        write!(socket, "GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(says), "{answer}");
+    }
 }
 
 /// One request, one answer: what is pipelined behind it is not served on this connection.
