@@ -1,6 +1,8 @@
 //! Log lines: readable on a terminal, JSON elsewhere, always on standard error.
 
 use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -26,4 +28,65 @@ pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
     // Only a logger that is there already can fail it, and then it stays.
     drop(started);
     Ok(())
+}
+
+/// Lets through at most one log line a second of one kind, and counts those that it left out.
+///
+/// One per kind of line, as a `static` or a field; any thread may ask:
+/// ```ignore
+/// if let Some(left_out) = self.limit.pass() {
+///     tracing::warn!(%error, left_out, "a message cannot be read back");
+/// }
+/// ```
+#[derive(Debug, Default)]
+pub(crate) struct LineLimit(Mutex<Passed>);
+
+#[derive(Debug, Default)]
+struct Passed {
+    /// When the last line was let through.
+    at: Option<Instant>,
+    left_out: u64,
+}
+
+/// Time between two lines of one kind.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+impl LineLimit {
+    /// Allows the first line at once.
+    pub(crate) const fn new() -> LineLimit {
+        LineLimit(Mutex::new(Passed { at: None, left_out: 0 }))
+    }
+
+    /// `None` when a line was logged within the last second; else how many were left out since.
+    pub(crate) fn pass(&self) -> Option<u64> {
+        self.pass_at(Instant::now())
+    }
+
+    fn pass_at(&self, now: Instant) -> Option<u64> {
+        let mut passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if passed.at.is_some_and(|at| now.duration_since(at) < LINE_INTERVAL) {
+            passed.left_out += 1;
+            return None;
+        }
+        passed.at = Some(now);
+        Some(std::mem::take(&mut passed.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_a_second_passes_and_the_rest_is_counted() {
+        let limit = LineLimit::new();
+        let begin = Instant::now();
+        let pass = |ms| limit.pass_at(begin + Duration::from_millis(ms));
+        assert_eq!(pass(0), Some(0));
+        assert_eq!(pass(1), None);
+        assert_eq!(pass(999), None);
+        assert_eq!(pass(1_000), Some(2));
+        assert_eq!(pass(1_999), None);
+        assert_eq!(pass(9_000), Some(1));
+    }
 }

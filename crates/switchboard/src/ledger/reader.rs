@@ -11,6 +11,7 @@ use switchboard_broker::{Content, Place, Record, Want};
 use switchboard_proto::DeviceId;
 
 use super::record;
+use crate::log::LineLimit;
 use crate::shard::{Shared, StoreNews};
 use crate::store::{self, Log, ReadError};
 
@@ -86,6 +87,7 @@ struct Work {
     /// Fetches that failed, to be tried again.
     failed: VecDeque<(Instant, Job)>,
     looked_at: Instant,
+    unreadable: LineLimit,
 }
 
 impl Reader {
@@ -102,7 +104,8 @@ impl Reader {
     ) -> std::io::Result<Reader> {
         let looked_at = Instant::now();
         let failed = VecDeque::new();
-        let work = Work { shared, log, jobs, reclaim: None, failed, looked_at };
+        let unreadable = LineLimit::new();
+        let work = Work { shared, log, jobs, reclaim: None, failed, looked_at, unreadable };
         thread::Builder::new().name("store-reader".to_owned()).spawn(|| work.run()).map(Reader)
     }
 
@@ -159,7 +162,10 @@ impl Work {
                 // The record has moved; the broker knows the new place by now.
                 Err(None) => break,
                 Err(Some(why)) => {
-                    tracing::error!(%why, seq = want.seq, "a message cannot be read back");
+                    if let Some(left_out) = self.unreadable.pass() {
+                        let seq = want.seq;
+                        tracing::error!(%why, seq, left_out, "a message cannot be read back");
+                    }
                     self.shared.metrics.store.read_failures.add(1);
                     if contents.is_empty() {
                         let job = Job::Fetch { shard, device, session, wants };
