@@ -16,8 +16,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use switchboard_broker::{Directory, Event, Refusal, Stats};
-use switchboard_proto::v1::{Durability, Outcome, RejectCode};
+use switchboard_proto::v1::{DeviceRef, Durability, Outcome, RejectCode};
 
+use crate::log::LineLimit;
 use crate::store::Log;
 use crate::ws::CloseCode;
 
@@ -247,6 +248,18 @@ pub struct ShardMetrics {
     pub sent_ids: Number,
 }
 
+/// Two clients can take a device over from each other thousands of times a second.
+fn warn_of_flapping(device: DeviceRef<'_>) {
+    static LIMIT: LineLimit = LineLimit::new();
+    if let Some(left_out) = LIMIT.pass() {
+        tracing::warn!(
+            %device,
+            left_out,
+            "clients fight for this device: each takes it over from the other; give each its own"
+        );
+    }
+}
+
 impl ShardMetrics {
     /// Counts what the broker says is worth it.
     pub fn count(&self, event: Event, directory: &Directory) {
@@ -258,11 +271,7 @@ impl ShardMetrics {
             Event::Takeover => self.takeovers.add(1),
             Event::Flapping(device) => {
                 self.takeovers_delayed.add(1);
-                let device = directory.names().show(device);
-                tracing::warn!(
-                    device = %device.as_ref(),
-                    "clients fight for this device: each takes it over from the other; give each its own"
-                );
+                warn_of_flapping(directory.names().show(device).as_ref());
             }
             Event::DeviceEnded => self.devices_ended.add(1),
             Event::BadFrame => self.bad_frames.add(1),

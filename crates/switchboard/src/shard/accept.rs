@@ -15,6 +15,7 @@ use super::out::OutQueue;
 use super::ports::Ports;
 use super::turned_away::say_busy_and_close;
 use super::{LISTENER, Shard};
+use crate::log::LineLimit;
 use crate::metrics::refused_index;
 use crate::tls::Session;
 use crate::ws::{Decoder, Role};
@@ -199,7 +200,10 @@ impl Shard {
         let registered =
             self.poll.registry().register(&mut conn.socket, Ports::token(key), interest);
         if let Err(error) = registered {
-            tracing::error!(%error, "a socket cannot be watched");
+            static LIMIT: LineLimit = LineLimit::new();
+            if let Some(left_out) = LIMIT.pass() {
+                tracing::error!(%error, left_out, "a socket cannot be watched");
+            }
             return self.remove(key, "the socket cannot be watched");
         }
         self.ports.schedule(key, deadline);

@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, kill_process};
+use switchboard::auth::OwnKey;
+use switchboard_proto::v1::DeviceRef;
 use tempfile::TempDir;
-
-use crate::v1::client::token;
 
 /// Nothing in a test takes this long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -237,4 +237,14 @@ fn launch(
         panic!("no address in {greeting:?}; log: {}", log.join().unwrap())
     };
     (address, child, log)
+}
+
+/// A token for a device by its name, signed with the server's own key.
+pub(crate) fn token(server: &Server, name: &str, ttl: Option<Duration>) -> String {
+    let key = OwnKey::open(&server.directory.path().join("switchboard-data")).unwrap();
+    key.mint(DeviceRef::Name(name), ttl, None, now_s())
+}
+
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }

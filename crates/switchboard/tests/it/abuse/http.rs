@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use crate::device::Device;
-use crate::server::Server;
-use crate::v1::client::token;
+use crate::server::{Server, token};
 
 #[test]
 fn health_and_readiness_are_told() {

@@ -2,16 +2,15 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use switchboard::auth::OwnKey;
-use switchboard_proto::v1::{DeviceRef, SUBPROTOCOL, parse_server};
+use switchboard_proto::v1::{SUBPROTOCOL, parse_server};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Error, Message, WebSocket};
 
 use crate::server::Server;
+pub(crate) use crate::server::{now_s, token};
 
 /// A connection that speaks v1.
 pub(crate) struct V1 {
@@ -243,14 +242,4 @@ pub(crate) fn with(mut frame: Value, more: &Value) -> Value {
         frame[name] = value.clone();
     }
     frame
-}
-
-/// A token for a device by its name, signed with the server's own key.
-pub(crate) fn token(server: &Server, name: &str, ttl: Option<Duration>) -> String {
-    let key = OwnKey::open(&server.directory.path().join("switchboard-data")).unwrap();
-    key.mint(DeviceRef::Name(name), ttl, None, now_s())
-}
-
-pub(crate) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }

@@ -176,6 +176,28 @@ fn clients_that_fight_for_one_device_are_slowed_down() {
     assert!(log.contains("wanted"), "{log}");
 }
 
+/// Two clients with one token could write 7,300 lines of the log in a second.
+#[test]
+fn clients_that_fight_for_one_device_cannot_fill_the_log() {
+    let server = Server::start();
+    let began = Instant::now();
+    for device in ["a", "b", "c", "d", "e"] {
+        let hello = json!({"token": token(&server, device, None)});
+        // From then on takeovers come too fast.
+        let mut holders: Vec<V1> = (0..5).map(|_| V1::hello(&server, hello.clone())).collect();
+        for _ in 0..20 {
+            let mut next = V1::open(&server);
+            next.say_hello(hello.clone());
+            holders.push(next);
+        }
+    }
+    server.await_metric("switchboard_takeovers_delayed_total", |delayed| delayed > 80.0);
+    let lines_max = began.elapsed().as_secs() as usize + 1;
+    let log = server.terminate().log;
+    let lines = log.matches("clients fight for this device").count();
+    assert!((1..=lines_max).contains(&lines), "{lines} lines");
+}
+
 #[test]
 fn a_server_that_goes_down_says_bye_before_1001() {
     let server = Server::with(&["shards=3", "drain=50ms"]);

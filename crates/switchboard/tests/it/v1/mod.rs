@@ -1,6 +1,6 @@
 //! Every promise of the v1 protocol at least once, over the real binary.
 
-pub(crate) mod client;
+mod client;
 mod faults;
 mod hello;
 mod identity;
