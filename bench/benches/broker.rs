@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use switchboard_broker::{
-    Broker, Conn, DigestKey, Directory, Effect, Input, Limits, Moment, Now, ShardId,
+    Broker, Conn, DigestKey, Directory, Effect, HashKey, Input, Limits, Moment, Now, ShardId,
 };
 
 const NOW: Now = Now { at: Moment::from_ms(1_000), wall_ms: 1_000 };
@@ -14,7 +14,7 @@ const SENDER: Conn = Conn(0);
 
 /// A broker with `devices` devices on the connections from 0 upward.
 fn broker_with(devices: u32) -> Broker {
-    let directory = Arc::new(Directory::new(1, LIST_MAX));
+    let directory = Arc::new(Directory::new(1, LIST_MAX, HashKey::new([7; HashKey::LEN])));
     let mut broker = Broker::new(
         ShardId(0),
         directory,

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::v1::DeviceRef;
 use switchboard_proto::{DeviceId, text};
 
-use crate::{Names, ShardId, Shown};
+use crate::{HashKey, Names, ShardId, Shown};
 
 /// Stripes of the id -> shard map; devices of neighbouring ids never meet on one lock.
 const STRIPES: usize = 64;
@@ -70,8 +70,9 @@ struct Listed {
 }
 
 impl Directory {
-    /// An empty directory for `shards` shards; a welcome lists `list_max` ids at most.
-    pub fn new(shards: usize, list_max: usize) -> Directory {
+    /// An empty directory for `shards` shards; a welcome lists `list_max` ids at most. Names are
+    /// hashed under `hash_key`.
+    pub fn new(shards: usize, list_max: usize, hash_key: HashKey) -> Directory {
         let stripes = if shards > 1 { STRIPES } else { 0 };
         Directory {
             shards: shards as u16,
@@ -79,7 +80,7 @@ impl Directory {
             stripes: std::iter::repeat_with(RwLock::default).take(stripes).collect(),
             listed: Mutex::default(),
             list_max,
-            names: Names::default(),
+            names: Names::new(hash_key),
         }
     }
 
@@ -303,6 +304,10 @@ impl Listed {
 mod tests {
     use super::*;
 
+    fn directory(shards: usize, list_max: usize) -> Directory {
+        Directory::new(shards, list_max, HashKey::new([7; HashKey::LEN]))
+    }
+
     fn connect(directory: &Directory, shard: ShardId) -> DeviceId {
         let id = directory.add(shard);
         directory.present(id, true, 0);
@@ -317,7 +322,7 @@ mod tests {
 
     #[test]
     fn the_list_holds_the_lowest_ids_and_counts_the_rest() {
-        let directory = Directory::new(1, 3);
+        let directory = directory(1, 3);
         let ids: Vec<DeviceId> = (0..5).map(|_| connect(&directory, ShardId(0))).collect();
         assert_eq!(info(&directory, ids[4]), "[100000000, 100000001, 100000002, ... and 2 more]");
         directory.forget(ids[1]);
@@ -330,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_list_of_none_shows_only_oneself() {
-        let directory = Directory::new(1, 0);
+        let directory = directory(1, 0);
         let first = connect(&directory, ShardId(0));
         connect(&directory, ShardId(0));
         assert_eq!(info(&directory, first), "[100000000]");
@@ -339,7 +344,7 @@ mod tests {
     #[test]
     fn the_list_is_the_naive_one_after_any_history() {
         for list_max in [1, 2, 7] {
-            let directory = Directory::new(2, list_max);
+            let directory = directory(2, list_max);
             let mut naive: Vec<DeviceId> = Vec::new();
             let mut random = 0x2545_F491_4F6C_DD1D_u64;
             for _ in 0..2_000 {

@@ -13,7 +13,7 @@ mod post;
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
 pub use directory::{Directory, Presence};
 pub use duplicates::{Digest, DigestKey};
-pub use names::{Names, Shown};
+pub use names::{HashKey, Names, Shown};
 pub use post::{
     Asker, Cancel, Content, Deliver, DeviceRecord, Event, Fate, FateOf, Hello, Limits,
     MessageRecord, Now, OutcomeRecord, Parcel, Place, Record, Replay, SendFilter, SentIdRecord,

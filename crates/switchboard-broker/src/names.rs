@@ -1,8 +1,10 @@
 //! Devices with names: inside the process a name is a number too, with the top bit set.
 
+use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustc_hash::FxHashMap;
+use siphasher::sip::SipHasher13;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::DeviceRef;
 
@@ -14,15 +16,39 @@ const NAME_BIT: u64 = 1 << 63;
 ///
 /// Grows with the names that the operator's tokens carry; a name that is only asked for is not
 /// added.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
     table: RwLock<Table>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
-    ids: FxHashMap<Arc<str>, u64>,
+    ids: HashMap<Arc<str>, u64, HashKey>,
     names: Vec<Arc<str>>,
+}
+
+/// The secret under which names are hashed: SipHash-1-3, as in the standard library's maps
+/// (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012). Drawn at random when the
+/// process starts, so that nobody outside can choose names that all collide.
+#[derive(Clone, Debug)]
+pub struct HashKey([u8; HashKey::LEN]);
+
+impl HashKey {
+    /// Bytes of a key.
+    pub const LEN: usize = 16;
+
+    /// The key with these bytes.
+    pub fn new(bytes: [u8; HashKey::LEN]) -> HashKey {
+        HashKey(bytes)
+    }
+}
+
+impl BuildHasher for HashKey {
+    type Hasher = SipHasher13;
+
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_key(&self.0)
+    }
 }
 
 /// How a device is shown: its number, or its name.
@@ -54,6 +80,11 @@ impl From<DeviceRef<'_>> for Shown {
 }
 
 impl Names {
+    pub(crate) fn new(key: HashKey) -> Names {
+        let table = Table { ids: HashMap::with_hasher(key), names: Vec::new() };
+        Names { table: RwLock::new(table) }
+    }
+
     /// The id of a device as clients name it; `None` for a name that no device ever had.
     pub fn find(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         match device {
@@ -102,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_id_and_is_shown_as_itself() {
-        let names = Names::default();
+        let names = Names::new(HashKey::new([7; HashKey::LEN]));
         assert_eq!(names.find(DeviceRef::Name("alice")), None);
         let alice = names.intern(DeviceRef::Name("alice"));
         let bob = names.intern(DeviceRef::Name("bob"));
@@ -114,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_number_is_its_own_id_unless_it_could_be_a_name() {
-        let names = Names::default();
+        let names = Names::new(HashKey::new([7; HashKey::LEN]));
         let id = DeviceId::new(100_000_000);
         assert_eq!(names.find(DeviceRef::Number(id)), Some(id));
         assert_eq!(names.find(DeviceRef::Number(DeviceId::new(NAME_BIT))), None);

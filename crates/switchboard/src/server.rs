@@ -11,7 +11,7 @@ use anyhow::Context;
 use mio::{Poll, Waker};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use switchboard_broker::{Broker, Directory, Replay, ShardId};
+use switchboard_broker::{Broker, Directory, HashKey, Replay, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -84,7 +84,10 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         inboxes.push(Inbox::new(waker, config.shard_queue_max_bytes));
         polls.push(poll);
     }
-    let directory = Arc::new(Directory::new(config.shards, config.listed_max()));
+    let mut hash_key = [0; HashKey::LEN];
+    getrandom::fill(&mut hash_key).context("no randomness from the system")?;
+    let hash_key = HashKey::new(hash_key);
+    let directory = Arc::new(Directory::new(config.shards, config.listed_max(), hash_key));
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let ledger::Opened { brokers, recovered, ids, uptime } = ledger::open(
         config.data_dir.as_deref(),

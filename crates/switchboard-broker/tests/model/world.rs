@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use proptest::sample::Index;
 use switchboard_broker::{
-    Broker, Conn, Digest, DigestKey, Directory, Effect, Input, Limits, Moment, Now, ShardId,
+    Broker, Conn, Digest, DigestKey, Directory, Effect, HashKey, Input, Limits, Moment, Now,
+    ShardId,
 };
 use switchboard_proto::DeviceId;
 
@@ -93,7 +94,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(shards: usize, list_max: usize) -> World {
-        let directory = Arc::new(Directory::new(shards, list_max));
+        let directory = Arc::new(Directory::new(shards, list_max, HashKey::new([7; HashKey::LEN])));
         let key = DigestKey::new(std::array::from_fn(|at| at as u8));
         let limits = Limits::default();
         let broker = |shard| {

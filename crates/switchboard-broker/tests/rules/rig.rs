@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, DigestKey, Directory, Effect, Hello, Input, Limits, Moment, Now, Place, Record,
-    Replay, ShardId,
+    Broker, Conn, DigestKey, Directory, Effect, HashKey, Hello, Input, Limits, Moment, Now, Place,
+    Record, Replay, ShardId,
 };
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
 
@@ -69,7 +69,7 @@ fn kind(record: &Record<'_>) -> &'static str {
 
 impl Rig {
     pub(crate) fn new(limits: Limits, is_durable: bool) -> Rig {
-        let directory = Arc::new(Directory::new(1, 100));
+        let directory = Arc::new(Directory::new(1, 100, HashKey::new([7; HashKey::LEN])));
         let key = DigestKey::new([7; DigestKey::LEN]);
         let broker = Broker::new(ShardId(0), Arc::clone(&directory), key, limits, is_durable);
         Rig { broker, directory, now: NOW, unsynced: 0, last_place: 0 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, Digest, DigestKey, Directory, Hello, Input, Moment, Now, Parcel, Place,
-    Replay, ShardId, Shown, Want, home,
+    Broker, Conn, Content, Digest, DigestKey, Directory, HashKey, Hello, Input, Moment, Now,
+    Parcel, Place, Replay, ShardId, Shown, Want, home,
 };
 use switchboard_proto::DeviceId;
 
@@ -100,7 +100,7 @@ impl World {
             now: Now { at, wall_ms: 1_700_000_000_000 },
             real_ms: 1_000_000,
             run: 0,
-            directory: Arc::new(Directory::new(1, 3)),
+            directory: Arc::new(Directory::new(1, 3, HashKey::new([7; HashKey::LEN]))),
             brokers: Vec::new(),
             key: DigestKey::new(std::array::from_fn(|at| at as u8)),
             queues: Vec::new(),
@@ -132,7 +132,7 @@ impl World {
             self.store.durable.len()
         );
         let next_id = self.directory.next_id();
-        self.directory = Arc::new(Directory::new(shards, 3));
+        self.directory = Arc::new(Directory::new(shards, 3, HashKey::new([7; HashKey::LEN])));
         self.directory.begin_ids_at(next_id);
         self.store.begin(shards);
         self.queues = (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect();
