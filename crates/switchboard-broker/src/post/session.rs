@@ -1,6 +1,6 @@
 //! Who is there: hello, takeover, leaving, tokens, and what time does to a device.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub(crate) struct Session {
     token_ends: Option<(Moment, u64)>,
     is_warned: bool,
     bad_frames: BadFrames,
-    pub(super) watching: Vec<Shown>,
+    pub(super) watching: BTreeSet<Shown>,
 }
 
 /// What the welcome will say.
@@ -211,7 +211,7 @@ impl Broker {
             token_ends,
             is_warned: false,
             bad_frames: BadFrames::default(),
-            watching: Vec::new(),
+            watching: BTreeSet::new(),
         }));
         self.post.stats.sessions += 1;
         let index = hello.conn.0 as usize;
@@ -589,8 +589,10 @@ impl Broker {
         let shard = self.shard;
         let directory = Arc::clone(&self.directory);
         let Some(session) = self.session(id) else { return };
-        let added: Vec<Shown> =
-            shown.into_iter().filter(|shown| !session.watching.contains(shown)).collect();
+        let mut new = BTreeSet::new();
+        let mut is_new =
+            |shown: &Shown| !session.watching.contains(shown) && new.insert(shown.clone());
+        let added: Vec<Shown> = shown.into_iter().filter(|shown| is_new(shown)).collect();
         if session.watching.len() + added.len() > WATCH_MAX {
             let message = format!("a connection watches at most {WATCH_MAX} devices");
             return self.reject(id, frame_id, RejectCode::BadRequest, &message, out);
@@ -616,18 +618,16 @@ impl Broker {
         let watcher = Watcher { device: id, shard: self.shard };
         let directory = Arc::clone(&self.directory);
         let Some(session) = self.session(id) else { return };
-        let mut kept = Vec::new();
-        for watched in std::mem::take(&mut session.watching) {
-            let is_meant = devices.is_none_or(|devices| {
-                devices.iter().any(|device| device.device() == Some(watched.as_ref()))
-            });
-            if is_meant {
-                directory.unwatch(&watched, watcher);
-            } else {
-                kept.push(watched);
+        let ended: Vec<Shown> = match devices {
+            None => std::mem::take(&mut session.watching).into_iter().collect(),
+            Some(devices) => {
+                let meant = devices.iter().filter_map(|device| device.device().map(Shown::from));
+                meant.filter(|shown| session.watching.remove(shown)).collect()
             }
+        };
+        for watched in &ended {
+            directory.unwatch(watched, watcher);
         }
-        session.watching = kept;
         self.tell(id, &ServerFrame::Watching { id: frame_id }, out);
     }
 

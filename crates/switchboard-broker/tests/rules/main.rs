@@ -5,4 +5,5 @@ mod ending;
 mod reclaim;
 mod records;
 mod rig;
+mod watch;
 mod window;
