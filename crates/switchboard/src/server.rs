@@ -19,7 +19,7 @@ use crate::auth::Keyring;
 use crate::config::Config;
 use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
-use crate::shard::{Admission, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER};
+use crate::shard::{Admission, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER};
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
 use crate::{greeting, http, log};
@@ -78,10 +78,11 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     };
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
+    let ending = Arc::new(Ending::new(config.shards));
     for _ in 0..config.shards {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        inboxes.push(Inbox::new(waker, config.shard_queue_max_bytes));
+        inboxes.push(Inbox::new(waker, config.shard_queue_max_bytes, Arc::clone(&ending)));
         polls.push(poll);
     }
     let mut hash_key = [0; HashKey::LEN];
@@ -110,6 +111,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         begun: Barrier::new(config.shards),
         admission: Arc::new(Admission::new(config)),
         inboxes,
+        ending,
         tls,
         http,
         started: Instant::now(),
@@ -218,9 +220,10 @@ impl Shards {
         let mut listener = Some(Listener::new(listener));
         let mut threads = Vec::new();
         for (index, (poll, broker)) in polls.into_iter().zip(brokers).enumerate() {
-            let (id, shared) = (ShardId(index as u16), Arc::clone(shared));
-            let shard = Shard::new(id, shared, poll, listener.take(), broker, jobs.clone());
-            let end = SayEnd(end.clone());
+            let id = ShardId(index as u16);
+            let shard =
+                Shard::new(id, Arc::clone(shared), poll, listener.take(), broker, jobs.clone());
+            let end = SayEnd { say: end.clone(), shared: Arc::clone(shared), index };
             let thread = thread::Builder::new().name(format!("shard-{index}"));
             threads.push(thread.spawn(move || {
                 let _end = end;
@@ -244,12 +247,17 @@ impl Shards {
 }
 
 /// Says that a shard has ended, also when it panics.
-struct SayEnd(mpsc::Sender<()>);
+struct SayEnd {
+    say: mpsc::Sender<()>,
+    shared: Arc<Shared>,
+    index: usize,
+}
 
 impl Drop for SayEnd {
     fn drop(&mut self) {
+        self.shared.inboxes[self.index].end();
         // Full means that it was said already.
-        let _: Result<_, _> = self.0.try_send(());
+        let _: Result<_, _> = self.say.try_send(());
     }
 }
 

@@ -19,8 +19,10 @@ const RECONNECT_IN: Duration = Duration::from_secs(1);
 pub(super) struct Drain {
     began_at: Moment,
     over: Duration,
-    /// When the shard ends even if somebody is left.
+    /// When whoever is left is cut off.
     ends_at: Moment,
+    /// When the shard ends even if something is left to do, because the store does not sync.
+    gives_up_at: Moment,
     /// Connections that are still to be told.
     left: Vec<Key>,
     total: usize,
@@ -33,8 +35,11 @@ impl Shard {
         let now = self.ports.now;
         let open = self.ports.conns.iter().filter(|(_, conn)| conn.is_open());
         let left: Vec<Key> = open.map(key_of).collect();
-        let ends_at = now.after(over).after(self.shared.config.close_timeout);
-        self.drain = Some(Drain { began_at: now, over, ends_at, total: left.len(), left });
+        let close_timeout = self.shared.config.close_timeout;
+        let ends_at = now.after(over).after(close_timeout);
+        let gives_up_at = ends_at.after(close_timeout);
+        let total = left.len();
+        self.drain = Some(Drain { began_at: now, over, ends_at, gives_up_at, left, total });
     }
 
     /// Closes those whose time has come.
@@ -69,11 +74,31 @@ impl Shard {
         self.drain.as_ref().map(|_| self.ports.now.after(STEP))
     }
 
-    /// Whether there is nothing left to serve.
-    pub(super) fn is_drained(&self) -> bool {
-        self.drain
-            .as_ref()
-            .is_some_and(|drain| self.ports.conns.is_empty() || self.ports.now >= drain.ends_at)
+    /// Whether there is nothing left to do, here and on the other shards (see [`super::ending`]).
+    pub(super) fn is_drained(&mut self) -> bool {
+        let Some(&Drain { ends_at, gives_up_at, .. }) = self.drain.as_ref() else { return false };
+        if self.ports.now >= gives_up_at {
+            return true;
+        }
+        if self.ports.now >= ends_at {
+            self.remove_all();
+        }
+        if self.ports.conns.is_empty() {
+            self.append_rest();
+        }
+        let inbox = &self.shared.inboxes[self.ports.shard_index()];
+        if self.ports.is_at_rest() {
+            inbox.rest()
+        } else {
+            inbox.stir()
+        }
+        self.shared.ending.is_over()
+    }
+
+    fn remove_all(&mut self) {
+        for key in self.ports.conns.iter().map(key_of).collect::<Vec<Key>>() {
+            self.remove(key, "the server goes down");
+        }
     }
 }
 

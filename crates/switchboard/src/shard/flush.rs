@@ -13,9 +13,11 @@ impl Shard {
         for shard in 0..self.ports.outboxes.len() {
             let id = self.ports.shard();
             let outbox = &mut self.ports.outboxes[shard];
-            if outbox.batch.is_empty()
-                || self.shared.inboxes[shard].offer(id, &mut outbox.batch).is_err()
-            {
+            if outbox.batch.is_empty() {
+                continue;
+            }
+            outbox.is_refused = self.shared.inboxes[shard].offer(id, &mut outbox.batch).is_err();
+            if outbox.is_refused {
                 continue;
             }
             for key in mem::take(&mut self.ports.outboxes[shard].held) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
@@ -11,6 +11,7 @@ use switchboard_broker::{Deliver, Digest, Parcel, ShardId};
 use switchboard_proto::DeviceId;
 
 use super::accept::Accepted;
+use super::ending::Ending;
 use super::post::{Moved, StoreNews};
 
 /// What others have for one shard.
@@ -25,6 +26,7 @@ pub(crate) struct Inbox {
     asleep: AtomicBool,
     waker: Waker,
     max_bytes: usize,
+    ending: Arc<Ending>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +37,10 @@ struct State {
     store: Vec<StoreNews>,
     /// Shards that found the batch full and are to be woken when it is taken.
     waiting: Vec<ShardId>,
+    /// The shard drains and is at rest, as [`Ending`] counts it.
+    is_at_rest: bool,
+    /// The shard is gone: nothing stirs it any more.
+    has_ended: bool,
 }
 
 /// What one shard has for another, in order.
@@ -142,7 +148,7 @@ pub(super) struct Full;
 
 impl Inbox {
     /// An empty inbox whose owner is woken by `waker` and takes `max_bytes` of texts at once.
-    pub(crate) fn new(waker: Waker, max_bytes: usize) -> Inbox {
+    pub(crate) fn new(waker: Waker, max_bytes: usize, ending: Arc<Ending>) -> Inbox {
         Inbox {
             state: Mutex::default(),
             filled: AtomicBool::new(false),
@@ -150,6 +156,7 @@ impl Inbox {
             asleep: AtomicBool::new(false),
             waker,
             max_bytes,
+            ending,
         }
     }
 
@@ -203,12 +210,45 @@ impl Inbox {
         self.notify(state);
     }
 
-    fn notify(&self, state: MutexGuard<'_, State>) {
+    fn notify(&self, mut state: MutexGuard<'_, State>) {
+        self.end_rest(&mut state);
         self.filled.store(true, Ordering::SeqCst);
         drop(state);
         if self.asleep.swap(false, Ordering::SeqCst) {
             // An eventfd write fails only when its counter is full, and then it wakes anyway.
             let _: io::Result<()> = self.waker.wake();
+        }
+    }
+
+    /// The shard drains and has nothing to do: it is at rest until something is put in here.
+    pub(super) fn rest(&self) {
+        let mut state = self.lock();
+        let is_empty = state.batch.is_empty() && state.store.is_empty() && state.drain.is_none();
+        if is_empty && !state.is_at_rest {
+            state.is_at_rest = true;
+            self.ending.rests();
+        }
+    }
+
+    /// The shard has found something to do by itself.
+    pub(super) fn stir(&self) {
+        self.end_rest(&mut self.lock());
+    }
+
+    /// The shard is gone, also if it failed: the others need not wait for it.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        if !state.is_at_rest {
+            state.is_at_rest = true;
+            self.ending.rests();
+        }
+        state.has_ended = true;
+    }
+
+    fn end_rest(&self, state: &mut State) {
+        if state.is_at_rest && !state.has_ended {
+            state.is_at_rest = false;
+            self.ending.stirs();
         }
     }
 
@@ -240,5 +280,94 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inboxes(count: usize) -> (Arc<Ending>, Vec<Inbox>, Vec<mio::Poll>) {
+        let ending = Arc::new(Ending::new(count));
+        let (inboxes, polls) = (0..count)
+            .map(|_| {
+                let poll = mio::Poll::new().unwrap();
+                let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
+                (Inbox::new(waker, 1_000, Arc::clone(&ending)), poll)
+            })
+            .unzip();
+        (ending, inboxes, polls)
+    }
+
+    fn something() -> Batch {
+        let mut batch = Batch::default();
+        batch.returned.push((DeviceId::FIRST, Digest::default()));
+        batch
+    }
+
+    #[test]
+    fn shards_end_when_all_are_at_rest_at_once() {
+        let (ending, inboxes, _polls) = inboxes(2);
+        inboxes[0].rest();
+        inboxes[0].rest();
+        assert!(!ending.is_over());
+        // The second has something for the first before it rests itself.
+        inboxes[0].offer(ShardId(1), &mut something()).unwrap();
+        inboxes[1].rest();
+        assert!(!ending.is_over());
+        // Not before it is taken, either.
+        inboxes[0].rest();
+        assert!(!ending.is_over());
+        inboxes[0].take(&mut Batch::default()).unwrap();
+        inboxes[0].rest();
+        assert!(ending.is_over());
+    }
+
+    #[test]
+    fn a_shard_that_found_something_to_do_is_waited_for() {
+        let (ending, inboxes, _polls) = inboxes(2);
+        inboxes[0].rest();
+        inboxes[0].stir();
+        inboxes[1].rest();
+        assert!(!ending.is_over());
+        inboxes[0].rest();
+        assert!(ending.is_over());
+        inboxes[0].stir();
+        assert!(ending.is_over(), "it is over for good");
+    }
+
+    #[test]
+    fn a_shard_that_failed_is_not_waited_for() {
+        let (ending, inboxes, _polls) = inboxes(2);
+        inboxes[0].end();
+        inboxes[0].offer(ShardId(1), &mut something()).unwrap();
+        inboxes[1].rest();
+        assert!(ending.is_over());
+    }
+
+    /// Many hand each other one token; whoever sees the end must see it at rest somewhere.
+    #[test]
+    fn no_rest_overtakes_what_is_on_its_way() {
+        let (ending, inboxes, _polls) = inboxes(3);
+        let handed_over = std::sync::atomic::AtomicUsize::new(0);
+        const TIMES: usize = 3_000;
+        inboxes[0].offer(ShardId(0), &mut something()).unwrap();
+        std::thread::scope(|scope| {
+            for shard in 0..inboxes.len() {
+                let (inboxes, ending, handed_over) = (&inboxes, &ending, &handed_over);
+                scope.spawn(move || {
+                    while !ending.is_over() {
+                        let mut batch = Batch::default();
+                        inboxes[shard].take(&mut batch);
+                        if !batch.is_empty() && handed_over.fetch_add(1, Ordering::SeqCst) < TIMES {
+                            let next = (shard + 1) % inboxes.len();
+                            inboxes[next].offer(ShardId(shard as u16), &mut batch).unwrap();
+                        }
+                        inboxes[shard].rest();
+                    }
+                });
+            }
+        });
+        assert!(handed_over.load(Ordering::SeqCst) > TIMES);
     }
 }

@@ -8,6 +8,7 @@ mod admission;
 mod close;
 mod conn;
 mod drain;
+mod ending;
 mod flush;
 mod handshake;
 mod inbox;
@@ -35,6 +36,7 @@ use switchboard_proto::DeviceId;
 
 pub(crate) use accept::Listener;
 pub(crate) use admission::Admission;
+pub(crate) use ending::Ending;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
 pub(crate) use post::StoreNews;
@@ -82,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) begun: Barrier,
     pub(crate) admission: Arc<Admission>,
     pub(crate) inboxes: Vec<Inbox>,
+    pub(crate) ending: Arc<Ending>,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
     /// When this run started, and the server's uptime then: what moments are counted from.
@@ -158,6 +161,8 @@ impl Shard {
         if let Some(replay) = self.replay.take() {
             self.begin_with(replay);
             self.submit_appends();
+            // Outcomes that the last run left unsaid: nothing else may wake this shard for long.
+            self.hand_over();
         }
         // Whoever comes in must find the devices of all shards.
         self.shared.begun.wait();
@@ -209,6 +214,7 @@ impl Shard {
         !self.run_queue.is_empty()
             || !self.ports.dirty.is_empty()
             || self.listener.as_ref().is_some_and(Listener::is_ready)
+            || self.ports.has_something_to_hand_over()
     }
 
     fn begin_turn(&mut self) {
@@ -273,6 +279,9 @@ impl Shard {
         if let Some((waiting, drain)) = inbox.take(&mut batch) {
             for ShardId(shard) in waiting {
                 self.shared.inboxes[usize::from(shard)].nudge();
+            }
+            for outbox in &mut self.ports.outboxes {
+                outbox.is_refused = false;
             }
             if let Some(over) = drain {
                 self.begin_drain(over);

@@ -60,6 +60,8 @@ pub(super) struct Ports {
     /// Records of this turn, for the store.
     pub(super) appends: Appends,
     pub(super) spare_batches: Vec<Appends>,
+    /// Batches that the store has and that are not durable.
+    pub(super) unsynced: usize,
     /// The store gave a batch back; it says when there is room.
     pub(super) store_is_full: bool,
     pub(super) held_for_store: Vec<Key>,
@@ -97,6 +99,8 @@ pub(super) struct Outbox {
     pub(super) batch: Batch,
     /// Connections that are held until the shard has taken the batch.
     pub(super) held: Vec<Key>,
+    /// The shard was full, and wakes this one when it is not.
+    pub(super) is_refused: bool,
 }
 
 impl Ports {
@@ -121,6 +125,7 @@ impl Ports {
             leaving: None,
             appends: Appends::default(),
             spare_batches: Vec::new(),
+            unsynced: 0,
             store_is_full: false,
             held_for_store: Vec::new(),
             reclaimed: 0,
@@ -139,6 +144,21 @@ impl Ports {
 
     pub(super) fn shard_index(&self) -> usize {
         usize::from(self.shard.0)
+    }
+
+    /// Whether something waits for the end of a turn. What was refused waits to be asked for.
+    pub(super) fn has_something_to_hand_over(&self) -> bool {
+        let waits = |outbox: &Outbox| !outbox.is_refused && !outbox.batch.is_empty();
+        let may_submit = self.shared.log.get().is_some() && !self.store_is_full;
+        self.outboxes.iter().any(waits) || (may_submit && !self.appends.is_empty())
+    }
+
+    /// Whether nothing is on its way to another shard or to the disk.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.conns.is_empty()
+            && self.outboxes.iter().all(|outbox| outbox.batch.is_empty())
+            && self.unsynced == 0
+            && (self.appends.is_empty() || self.shared.log.get().is_none())
     }
 
     pub(super) fn begin_turn(&mut self, now: Instant) {

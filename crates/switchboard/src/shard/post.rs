@@ -297,6 +297,7 @@ impl Shard {
             places.clear();
             places.extend(synced.places().map(|place| Place(place.to_u64())));
             self.decide(Input::Synced(&places));
+            self.ports.unsynced -= 1;
             self.ports.give_back(synced.batch);
         }
         self.ports.places = places;
@@ -348,9 +349,12 @@ impl Shard {
             let shard = self.ports.shard_index();
             let fresh = self.ports.spare_batches.pop().unwrap_or_default();
             let batch = std::mem::replace(&mut self.ports.appends, fresh);
-            if let Err(full) = log.submit(shard, batch) {
-                self.ports.appends = full.0;
-                self.ports.store_is_full = true;
+            match log.submit(shard, batch) {
+                Ok(()) => self.ports.unsynced += 1,
+                Err(full) => {
+                    self.ports.appends = full.0;
+                    self.ports.store_is_full = true;
+                }
             }
         }
         if !self.ports.store_is_full {
@@ -381,9 +385,14 @@ impl Shard {
         }
     }
 
-    /// The shard ends: what is only in memory of what must survive is appended.
-    pub(super) fn end_broker(&mut self) {
+    /// What is only in memory of what must survive is appended, though more might soon join it.
+    pub(super) fn append_rest(&mut self) {
         self.decide(Input::Ending);
+    }
+
+    /// The shard ends.
+    pub(super) fn end_broker(&mut self) {
+        self.append_rest();
         self.submit_appends();
     }
 

@@ -114,16 +114,21 @@ impl Server {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the end that something else brings about.
-    pub(crate) fn wait(mut self) -> Ended {
+    /// Waits for the end that something else brings about; gives how it ended.
+    pub(crate) fn await_end(&mut self) -> ExitStatus {
         let began = Instant::now();
-        let status = loop {
+        loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
+                return status;
             }
             assert!(began.elapsed() < PATIENCE, "the server does not end");
             std::thread::sleep(Duration::from_millis(5));
-        };
+        }
+    }
+
+    /// As [`Server::await_end`], with the log of the run.
+    pub(crate) fn wait(mut self) -> Ended {
+        let status = self.await_end();
         let log = self.log.take().expect("it is taken once").join().unwrap();
         Ended { status, log }
     }
