@@ -21,6 +21,7 @@ const RETRY_MS = 2_000;
 /** What each code of a refusal means: what happened, and the rest of a sentence. */
 const REFUSALS = {
   no_such_device: ["No such device", "nobody has this id, or its time is over."],
+  store_full: ["No space left", "the server keeps as much as it may; try again later."],
   mailbox_full: ["Its mailbox is full", "the device must read first; try again later."],
   outcomes_full: ["Too much is open", "too many of your messages wait for their receipts; try again later."],
   too_large: ["Too large", "the server or the device takes only shorter messages."],

@@ -124,6 +124,25 @@ pub enum Input<'a> {
     StoreFailing,
     /// It syncs again.
     StoreHealthy,
+    /// Whether the store has no space left for new messages; all else may still be appended.
+    StoreFull(bool),
+    /// The record of an entry is damaged, or cannot be read for good: what [`Effect::Fetch`] asked
+    /// for will not come.
+    Unreadable {
+        /// For whom it was asked.
+        device: DeviceId,
+        /// The session that it was for.
+        session: u32,
+        /// The entry, and where its record was looked for.
+        want: Want,
+    },
+    /// No record in a part of the store can be read, from here to before there.
+    Damaged {
+        /// Its first place.
+        from: Place,
+        /// The first place behind it.
+        to: Place,
+    },
     /// Time passed.
     Tick,
     /// The process is about to end: what waits to share a record is recorded now.
@@ -391,6 +410,11 @@ impl Broker {
             Input::Synced(places) => self.synced(now, places, effect),
             Input::StoreFailing => self.store_failing(now, effect),
             Input::StoreHealthy => self.store_healthy(),
+            Input::StoreFull(is_full) => self.post.is_full = is_full,
+            Input::Unreadable { device, session, want } => {
+                self.unreadable(now, device, session, want, effect);
+            }
+            Input::Damaged { from, to } => self.damaged(now, from..to, effect),
             Input::Tick => self.tick(now, effect),
             Input::Ending => self.record_acks(effect),
         }

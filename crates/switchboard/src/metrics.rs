@@ -232,6 +232,8 @@ pub struct ShardMetrics {
     pub takeovers: Number,
     /// Takeovers that had to wait because clients fight for one device.
     pub takeovers_delayed: Number,
+    /// Entries of mailboxes whose records could not be read.
+    pub quarantined: Number,
     /// Devices that ended after their time to live.
     pub devices_ended: Number,
     /// v1 frames that could not be obeyed.
@@ -273,6 +275,7 @@ impl ShardMetrics {
                 self.takeovers_delayed.add(1);
                 warn_of_flapping(directory.names().show(device).as_ref());
             }
+            Event::Quarantined => self.quarantined.add(1),
             Event::DeviceEnded => self.devices_ended.add(1),
             Event::BadFrame => self.bad_frames.add(1),
         }
@@ -528,6 +531,11 @@ impl Shards {
                 "switchboard_takeovers_delayed",
                 "Takeovers that had to wait: clients fight for one device",
                 self.sum(|shard| &shard.takeovers_delayed),
+            ),
+            (
+                "switchboard_messages_quarantined",
+                "Messages and outcomes whose records could not be read back and that were given up",
+                self.sum(|shard| &shard.quarantined),
             ),
             (
                 "switchboard_devices_ended",

@@ -6,7 +6,7 @@
 //!
 //! [`session`] is who is there, [`send`] a message on its way from the sender's home to the
 //! receiver's, [`push`] from the mailbox to the device, [`fate`] how it ends, [`store`] what the
-//! store says, [`recover`] what it gives back.
+//! store says, [`quarantine`] what it cannot give back, [`recover`] what it does.
 
 mod audit;
 mod content;
@@ -15,6 +15,7 @@ mod index;
 mod mailbox;
 mod parcel;
 mod push;
+mod quarantine;
 mod record;
 mod recover;
 mod send;
@@ -147,6 +148,9 @@ pub enum Event {
     Duplicate,
     /// A message left its mailbox.
     Ended(Outcome),
+    /// An entry left its mailbox because its record cannot be read; its messages also count as
+    /// [`Outcome::Evicted`].
+    Quarantined,
     /// A connection took a device over.
     Takeover,
     /// A takeover was made to wait, because two clients fight for one device.
@@ -168,6 +172,8 @@ pub(crate) struct Post {
     is_durable: bool,
     /// The store cannot sync for now.
     is_failing: bool,
+    /// The store takes no new messages for now, but all else.
+    pub(crate) is_full: bool,
     devices: FxHashMap<DeviceId, Box<Device>>,
     /// By [`crate::Conn`].
     sessions: Vec<Option<DeviceId>>,
@@ -242,6 +248,7 @@ impl Post {
             shards,
             is_durable,
             is_failing: false,
+            is_full: false,
             devices: FxHashMap::default(),
             sessions: Vec::new(),
             next_session: 1,
@@ -277,6 +284,12 @@ impl Post {
     pub(crate) fn use_up(&mut self, id: DeviceId, next_seq: u64) {
         let used_to = self.used_to(id);
         *used_to = next_seq.max(*used_to);
+    }
+
+    /// When acks are to be recorded. While the store cannot sync they wait here, one mark for each
+    /// device, where records would pile up.
+    pub(crate) fn acks_due(&self) -> Option<Moment> {
+        self.acks_due.filter(|_| !self.is_failing)
     }
 
     /// Whether a device's mailbox is here.

@@ -97,7 +97,7 @@ impl Broker {
     ) -> Result<(), (RejectCode, String)> {
         let durability = send.durability.unwrap_or(self.strongest());
         if self.post.is_failing && durability == Durability::Disk {
-            return Err(store_unavailable());
+            return Err(self.store_refuses());
         }
         let limits = &self.post.limits;
         let (ids_max, messages_max) =
@@ -216,8 +216,8 @@ impl Broker {
         let device = self.post.devices.get(&deliver.to).filter(|device| !device.is_ending);
         let device = device.ok_or(RejectCode::NoSuchDevice)?;
         let durability = deliver.durability.unwrap_or_else(|| self.strongest());
-        if durability == Durability::Disk && self.post.is_failing {
-            return Err(RejectCode::StoreUnavailable);
+        if durability == Durability::Disk && (self.post.is_full || self.post.is_failing) {
+            return Err(self.store_refuses().0);
         }
         let limits = &self.post.limits;
         let len = deliver.len_under(&deliver.id);
@@ -587,6 +587,18 @@ fn reused() -> (RejectCode, String) {
     (RejectCode::IdReused, message.to_owned())
 }
 
+impl Broker {
+    /// A new message for the store while that is full or failing. A full disk is both, and then
+    /// `store_full` says more: the message is certainly not kept.
+    fn store_refuses(&self) -> (RejectCode, String) {
+        let code = match self.post.is_full {
+            true => RejectCode::StoreFull,
+            false => RejectCode::StoreUnavailable,
+        };
+        (code, rejection(code).to_owned())
+    }
+}
+
 fn store_unavailable() -> (RejectCode, String) {
     (RejectCode::StoreUnavailable, rejection(RejectCode::StoreUnavailable).to_owned())
 }
@@ -595,6 +607,10 @@ fn store_unavailable() -> (RejectCode, String) {
 fn rejection(code: RejectCode) -> &'static str {
     match code {
         RejectCode::NoSuchDevice => "no such device",
+        RejectCode::StoreFull => {
+            "the server's disk space for messages is used up; it is free again when messages that wait \
+             are acked or expire"
+        }
         RejectCode::MailboxFull => "the receiver's mailbox is full; nothing in it is dropped",
         RejectCode::TooLarge => "the message is larger than the receiver's mailbox",
         RejectCode::DurabilityUnavailable => {

@@ -362,7 +362,9 @@ impl Broker {
     ) {
         out(Effect::Count(Event::Rejected(code)));
         let retry_after_ms = match code {
-            RejectCode::StoreUnavailable | RejectCode::MailboxFull => Some(1_000),
+            RejectCode::StoreUnavailable | RejectCode::StoreFull | RejectCode::MailboxFull => {
+                Some(1_000)
+            }
             _ => None,
         };
         self.tell(id, &ServerFrame::Rejected { id: frame_id, code, message, retry_after_ms }, out);
@@ -490,12 +492,12 @@ impl Broker {
     #[inline]
     pub fn is_due(&self, now: Moment) -> bool {
         self.post.timers.next().is_some_and(|at| at <= now)
-            || self.post.acks_due.is_some_and(|at| at <= now)
+            || self.post.acks_due().is_some_and(|at| at <= now)
     }
 
     /// The next moment at which [`Input::Tick`](crate::Input::Tick) has something to do.
     pub fn next_tick(&self) -> Option<Moment> {
-        self.post.timers.next().into_iter().chain(self.post.acks_due).min()
+        self.post.timers.next().into_iter().chain(self.post.acks_due()).min()
     }
 
     /// Does what time asks for.
@@ -508,7 +510,7 @@ impl Broker {
                 Alarm::Away => self.away_alarm(now, id, out),
             }
         }
-        if self.post.acks_due.is_some_and(|at| at <= now.at) {
+        if self.post.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
         self.forget_sent(now, self.post.limits.dedup_ids_max);

@@ -2,8 +2,10 @@
 
 mod cancel;
 mod ending;
+mod quarantine;
 mod reclaim;
 mod records;
 mod rig;
+mod space;
 mod watch;
 mod window;

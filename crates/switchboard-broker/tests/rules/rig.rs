@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use switchboard_broker::{
     Broker, Conn, DigestKey, Directory, Effect, HashKey, Hello, Input, Limits, Moment, Now, Place,
-    Record, Replay, ShardId,
+    Record, Replay, ShardId, Want,
 };
+use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
 
 pub(crate) const NOW: Now = Now { at: Moment::from_ms(100_000), wall_ms: 1_000_000 };
@@ -27,6 +28,8 @@ pub(crate) struct Done {
     pub(crate) frames: Vec<(u32, String)>,
     /// Records, by their kinds.
     pub(crate) appended: Vec<&'static str>,
+    /// What is to be read from the store, for whom.
+    pub(crate) fetches: Vec<(DeviceId, u32, Vec<Want>)>,
 }
 
 impl Done {
@@ -36,6 +39,9 @@ impl Done {
                 self.frames.push((conn.0, written(frame)));
             }
             Effect::Append(record) => self.appended.push(kind(&record)),
+            Effect::Fetch { device, session, wants } => {
+                self.fetches.push((device, session, wants.to_vec()));
+            }
             _ => {}
         }
     }

@@ -369,6 +369,9 @@ impl World {
     }
 
     fn step_fail(&mut self) {
+        if self.random.percent(50) {
+            return self.fill(!self.store.is_full);
+        }
         let is_failing = !self.store.is_failing;
         if !is_failing {
             self.store.skip_places(3);
@@ -410,6 +413,7 @@ impl World {
         if self.store.is_failing {
             self.fail(false);
         }
+        self.fill(false);
         for link in self.links_that(|world, at| !world.links[at].is_over) {
             self.disconnect(link);
         }
@@ -502,6 +506,7 @@ impl World {
     /// Everything is healthy, everybody comes, acks and listens; then all must be well.
     fn settle(&mut self) {
         note!(self, "---- the end ----");
+        self.fill(false);
         if self.store.is_failing {
             self.fail(false);
         }

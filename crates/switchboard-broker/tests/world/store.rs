@@ -24,6 +24,7 @@ pub(crate) struct Store {
     pub(crate) synced: Vec<u64>,
     pub(crate) last_place: u64,
     pub(crate) is_failing: bool,
+    pub(crate) is_full: bool,
     /// Everything below was reclaimed.
     reclaimed_to: u64,
 }
@@ -36,6 +37,7 @@ impl Store {
         self.appended = vec![0; shards];
         self.synced = vec![0; shards];
         self.is_failing = false;
+        self.is_full = false;
     }
 
     pub(crate) fn append(&mut self, shard: usize, record: Stored) {

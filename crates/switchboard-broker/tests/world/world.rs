@@ -502,6 +502,15 @@ impl World {
         }
     }
 
+    /// The store takes no new messages, or does again.
+    pub(crate) fn fill(&mut self, is_full: bool) {
+        note!(self, "the store is {}", if is_full { "full" } else { "not full" });
+        self.store.is_full = is_full;
+        for shard in 0..self.shards() {
+            self.handle(shard, Input::StoreFull(is_full));
+        }
+    }
+
     /// The store answers a fetch, perhaps not in full.
     pub(crate) fn answer_fetch(&mut self, at: usize, loss_percent: usize) {
         let Fetch { shard, device, session, wants } = self.fetches.swap_remove(at);

@@ -60,6 +60,8 @@ words! {
     pub RejectCode {
         /// No device has this id.
         NoSuchDevice = "no_such_device",
+        /// What the server may keep on disk is used up; the sender may try again later.
+        StoreFull = "store_full",
         /// The receiver's mailbox is at its bound; the sender may try again later.
         MailboxFull = "mailbox_full",
         /// The sender's mailbox has no place left for the outcome that it asked for.

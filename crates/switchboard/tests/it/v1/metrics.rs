@@ -135,6 +135,7 @@ pub(crate) const CASES: &[Case] = &[
     ("switchboard_mailbox_bytes", &[], |server| Box::new(self_sent(server))),
     ("switchboard_dedup_ids", &[], |server| Box::new(self_sent(server))),
     ("switchboard_store_read_failures_total", &[], damage_a_record),
+    ("switchboard_messages_quarantined_total", &[], damage_a_record),
     ("switchboard_store_records_total", &[], anonymous),
     ("switchboard_store_batches_total", &[], anonymous),
     ("switchboard_store_synced_bytes_total", &[], anonymous),
@@ -147,7 +148,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// What no case here moves.
-pub(crate) const ELSEWHERE: [&str; 10] = [
+pub(crate) const ELSEWHERE: [&str; 11] = [
     // v1/key_set.rs
     closed!("1013"),
     // v1/faults.rs
@@ -157,6 +158,7 @@ pub(crate) const ELSEWHERE: [&str; 10] = [
     "switchboard_store_failing",
     "switchboard_store_failures_total",
     rejected!("store_unavailable"),
+    rejected!("store_full"),
     // There is no cluster yet.
     accepted!("replicated"),
     "switchboard_store_sync_duration_seconds_bucket",

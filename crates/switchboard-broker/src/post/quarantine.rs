@@ -1,0 +1,72 @@
+//! Entries whose records cannot be read any more: they leave their mailboxes, and whoever waits for
+//! an outcome is told.
+//!
+//! A message counts as evicted. What follows it in the mailbox is pushed as if it had expired.
+
+use std::ops::Range;
+
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::Outcome;
+
+use super::mailbox::State;
+use super::{Event, Now, Out, Place, Want};
+use crate::broker::{Broker, Effect};
+
+impl Broker {
+    /// The record of an entry that was to be fetched cannot be read.
+    pub(crate) fn unreadable(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        session: u32,
+        want: Want,
+        out: Out<'_>,
+    ) {
+        if let Some(current) = self.session(id).filter(|current| current.number == session) {
+            current.is_fetching = false;
+        }
+        let entry = self.post.devices.get(&id).and_then(|device| device.mailbox.find(want.seq));
+        // A record that was copied meanwhile can be read at its new place.
+        if entry.is_some_and(|entry| entry.place == want.place) {
+            self.quarantine(now, id, want.seq, out);
+        }
+        self.push_ready(id, out);
+    }
+
+    /// A part of the store is damaged: whatever has its record there is quarantined, and what is
+    /// known beside the record is recorded again.
+    pub(crate) fn damaged(&mut self, now: Now, part: Range<Place>, out: Out<'_>) {
+        let mut hit = Vec::new();
+        let mut rows = Vec::new();
+        for (&id, device) in &self.post.devices {
+            let waiting = device
+                .mailbox
+                .iter()
+                .filter(|entry| entry.state == State::Ready && part.contains(&entry.place));
+            hit.extend(waiting.map(|entry| (id, entry.seq)));
+            if part.contains(&device.row) {
+                rows.push((id, device.session.as_ref().map(|session| session.number)));
+            }
+        }
+        for (id, session) in rows {
+            self.record_device(id, session, out);
+        }
+        for (id, seq) in hit {
+            self.quarantine(now, id, seq, out);
+            self.push_ready(id, out);
+        }
+    }
+
+    fn quarantine(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
+        if self.take_one(now, id, seq, Outcome::Evicted, None, out) {
+            out(Effect::Count(Event::Quarantined));
+        }
+    }
+
+    /// Whether a damaged part of the store may be deleted. Not before all outcomes of the messages
+    /// in it are recorded: their records are all that a start would know of them.
+    pub fn may_reclaim_damaged(&self, part: &Range<Place>) -> bool {
+        let mut entries = self.post.devices.values().flat_map(|device| device.mailbox.iter());
+        !entries.any(|entry| entry.state == State::Owed && part.contains(&entry.place))
+    }
+}
