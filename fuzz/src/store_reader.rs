@@ -11,7 +11,8 @@ use switchboard::store::{
 
 const HEADER_LEN: usize = 64;
 const FRAME_LEN: usize = 12;
-const OPTIONS: Options = Options { segment_bytes: 4096, queue_max_bytes: 4096 };
+const OPTIONS: Options =
+    Options { segment_bytes: 4096, queue_max_bytes: 4096, max_bytes: u64::MAX };
 
 type Records = Vec<(Place, Vec<u8>)>;
 
@@ -175,6 +176,11 @@ impl DiskFile for MemoryFile {
                 at += slice.len();
             }
         });
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.with(|bytes| bytes.resize(bytes.len().max(len as usize), 0));
         Ok(())
     }
 

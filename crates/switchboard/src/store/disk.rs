@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{OpenError, StoreError};
+use super::{OpenError, Space, StoreError};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -23,6 +23,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn delete(&self, name: &str) -> io::Result<()>;
     /// Makes creations and deletions durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// The file system below it. One that cannot tell bounds nothing.
+    fn space(&self) -> io::Result<Space> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// A number that is new each time, also after a restart.
     fn fresh_id(&self) -> io::Result<u64>;
 }
@@ -42,6 +46,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Cuts the file off.
     fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Makes the first `len` bytes take space on the disk; what they held may be gone.
+    fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes content, and the length if it grew, durable.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes all of the file durable, also that it was cut off.
@@ -120,6 +126,11 @@ impl Disk for DataDir {
         self.log_dir.sync_all()
     }
 
+    fn space(&self) -> io::Result<Space> {
+        let found = rustix::fs::fstatvfs(&self.log_dir)?;
+        Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
+    }
+
     fn fresh_id(&self) -> io::Result<u64> {
         getrandom::u64().map_err(io::Error::other)
     }
@@ -152,6 +163,15 @@ impl DiskFile for File {
         self.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match fallocate(self, FallocateFlags::empty(), 0, len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, len),
+            allocated => Ok(allocated?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         File::sync_data(self)
     }
@@ -159,4 +179,16 @@ impl DiskFile for File {
     fn sync_all(&self) -> io::Result<()> {
         File::sync_all(self)
     }
+}
+
+/// Writes so many zeros from the beginning on.
+pub(super) fn write_zeros(file: &dyn DiskFile, len: u64) -> io::Result<()> {
+    let zeros = [0; 64 << 10];
+    let mut offset = 0;
+    while offset < len {
+        let piece = &zeros[..(len - offset).min(zeros.len() as u64) as usize];
+        file.write_at(&mut [IoSlice::new(piece)], offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }

@@ -69,6 +69,12 @@ impl StoreError {
         move |source| StoreError::new(doing, file, source)
     }
 
+    /// Whether the disk is full, or a quota on it.
+    pub(super) fn is_no_space(&self) -> bool {
+        let kind = self.source.kind();
+        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// What the operating system said.
     pub fn io(&self) -> &io::Error {
         &self.source

@@ -2,21 +2,38 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use super::ballast;
 use super::queue::{Entry, Queue};
 use super::recover::{self, Chain, Found, Replay};
 use super::segment::{HEADER_LEN, Segment, Walk};
+use super::space::Plan;
 use super::writer::{Listener, Options, Shared, Writer};
-use super::{Batch, CloseError, Disk, Full, OpenError, Place, ReadError, Stats};
+use super::{Batch, CloseError, Disk, Full, OpenError, Place, ReadError, Stats, StoreError};
 
 /// The log, open. Dropping it closes it.
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<Result<(), CloseError>>>>,
+    writer: Mutex<Option<Running>>,
 }
+
+/// The writer's thread.
+#[derive(Debug)]
+struct Running {
+    thread: JoinHandle<Result<(), CloseError>>,
+    /// Closed when the thread ends.
+    ended: Receiver<()>,
+}
+
+/// A disk on which nothing becomes durable for so long is not waited for at the end.
+const CLOSE_STALL: Duration = Duration::from_secs(15);
 
 /// A log whose records were replayed, and that is not yet written.
 #[derive(Debug)]
@@ -54,18 +71,27 @@ pub fn open(
     replay: Replay<'_>,
 ) -> Result<Recovered, OpenError> {
     let chain = recover::read(&*disk, replay)?;
-    chain.mend(&*disk)?;
+    match chain.mend(&*disk) {
+        // On some file systems even writing in place needs space.
+        Err(error) if error.is_no_space() && ballast::give_up_all(&*disk) => chain.mend(&*disk)?,
+        mended => mended?,
+    }
+    let plan = Plan::new(&options, disk.space().ok().map(|space| space.total));
     let Chain { segments, found, newest_number, file_len, .. } = chain;
     let segments: Vec<Arc<Segment>> = segments.into_iter().map(Arc::new).collect();
     let newest = segments.last().map(|newest| (newest.clone(), file_len));
     let by_number: BTreeMap<_, _> =
         segments.into_iter().map(|segment| (segment.number, segment)).collect();
     let shared = Arc::new(Shared {
-        queue: Queue::new(options.queue_max_bytes),
+        queue: Queue::new(plan.queue_max_bytes),
         segments: RwLock::new(by_number),
         stats: Stats::default(),
+        volume: plan.volume,
+        dead: AtomicU32::new(0),
+        is_dropping: AtomicBool::new(false),
+        is_look_due: AtomicBool::new(false),
     });
-    let writer = Writer::new(shared.clone(), disk, options, newest, newest_number + 1);
+    let writer = Writer::new(shared.clone(), disk, plan, newest, newest_number + 1);
     Ok(Recovered { found, shared, writer })
 }
 
@@ -79,8 +105,12 @@ impl Recovered {
     pub fn start(self, listener: Box<dyn Listener>) -> io::Result<Log> {
         let Recovered { shared, writer, .. } = self;
         let thread = thread::Builder::new().name("store".to_owned());
-        let thread = thread.spawn(move || writer.run(&*listener))?;
-        Ok(Log { shared, thread: Mutex::new(Some(thread)) })
+        let (end, ended) = mpsc::channel();
+        let thread = thread.spawn(move || {
+            let _end = end;
+            writer.run(&*listener)
+        })?;
+        Ok(Log { shared, writer: Mutex::new(Some(Running { thread, ended })) })
     }
 }
 
@@ -120,6 +150,14 @@ impl Log {
         self.shared.read_segment(number, from, visit)
     }
 
+    /// The first intact record of a segment at or behind `from`, where none is; `None` when none
+    /// follows.
+    pub fn next_intact(&self, from: Place) -> Result<Option<Place>, ReadError> {
+        let segment = self.shared.segment(from.segment())?;
+        let next = segment.next_intact(from.offset(), segment.end())?;
+        Ok(next.map(|offset| segment.place(offset)))
+    }
+
     /// Lets the next batch begin a segment, so that the one before can be dropped.
     pub fn roll(&self) {
         self.shared.queue.ask(Entry::Roll);
@@ -128,14 +166,44 @@ impl Log {
     /// Deletes a segment, which must be the oldest one, once all that was submitted before this
     /// call is durable. The listener hears what came of it.
     pub fn drop_oldest(&self, number: u32) {
+        self.shared.is_dropping.store(true, Release);
         self.shared.queue.ask(Entry::Drop { segment: number });
+    }
+
+    /// As [`Log::drop_oldest`], of a segment in which nothing counts any more: nothing need be durable
+    /// before. So it can be dropped when the disk is full.
+    pub fn drop_dead(&self, number: u32) {
+        self.shared.is_dropping.store(true, Release);
+        self.shared.dead.store(number, Relaxed);
+        self.look();
+    }
+
+    /// Bytes of the file system, or of the quota if that is less.
+    pub fn volume(&self) -> u64 {
+        self.shared.volume
+    }
+
+    /// Whether space for new messages is short, or used up.
+    pub fn is_tight(&self) -> bool {
+        self.shared.stats.is_tight.load(Relaxed) > 0
+    }
+
+    /// Whether a segment is being dropped.
+    pub fn is_dropping(&self) -> bool {
+        self.shared.is_dropping.load(Acquire)
+    }
+
+    /// Asks the writer to look at the file system: how much there is, and whether it can set its
+    /// ballast aside.
+    pub fn look(&self) {
+        if !self.shared.is_look_due.swap(true, Relaxed) {
+            self.shared.queue.ask(Entry::Look);
+        }
     }
 
     /// How much there is.
     pub fn usage(&self) -> Usage {
-        let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let bytes = segments.values().map(|segment| u64::from(segment.end())).sum();
-        Usage { segments: segments.len(), bytes }
+        self.shared.usage()
     }
 
     /// What was counted since the start.
@@ -147,11 +215,31 @@ impl Log {
     /// nothing.
     ///
     /// # Errors
-    /// A disk that refuses is tried once more, and then what is not durable is given up.
+    /// A disk that refuses is tried once more, and then what is not durable is given up. So it is
+    /// when the disk hangs: then the thread is left behind, and ends with the process.
     pub fn close(&self) -> Result<(), CloseError> {
+        self.close_within(CLOSE_STALL)
+    }
+
+    pub(super) fn close_within(&self, stall: Duration) -> Result<(), CloseError> {
         self.shared.queue.close();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        thread.map_or(Ok(()), |thread| thread.join().expect("the writer does not panic"))
+        let running = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Running { thread, ended }) = running else { return Ok(()) };
+        let lacking = || {
+            let stats = &self.shared.stats;
+            stats.submitted.load(Relaxed) - stats.records.load(Relaxed)
+        };
+        let mut before = lacking();
+        while ended.recv_timeout(stall) == Err(RecvTimeoutError::Timeout) {
+            let now = lacking();
+            if now == before {
+                let source = io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer");
+                let error = StoreError::new("write", "the log", source);
+                return Err(CloseError { records: now as usize, error });
+            }
+            before = now;
+        }
+        thread.join().expect("the writer does not panic")
     }
 }
 
@@ -163,6 +251,12 @@ impl Drop for Log {
 }
 
 impl Shared {
+    pub(super) fn usage(&self) -> Usage {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let bytes = segments.values().map(|segment| u64::from(segment.end())).sum();
+        Usage { segments: segments.len(), bytes }
+    }
+
     pub(super) fn segment(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         segments.get(&number).cloned().ok_or(ReadError::Gone(number))

@@ -10,6 +10,7 @@
 //! promise of the old one was never said to be there. See `segment` for the format, `recover` for
 //! the start, `writer` for failures.
 
+mod ballast;
 mod batch;
 mod disk;
 mod error;
@@ -18,6 +19,7 @@ mod place;
 mod queue;
 mod recover;
 mod segment;
+mod space;
 mod stats;
 mod writer;
 
@@ -31,5 +33,6 @@ pub use log::{Log, Recovered, SegmentInfo, Usage, inspect, open};
 pub use place::Place;
 pub use queue::Full;
 pub use recover::{Cut, Found, Replay};
+pub use space::Space;
 pub use stats::Stats;
 pub use writer::{Listener, Options};

@@ -16,9 +16,17 @@ pub struct Full(pub Batch);
 /// What the writer is to do, in order.
 #[derive(Debug)]
 pub(super) enum Entry {
-    Batch { shard: usize, batch: Batch, submitted: Instant },
+    Batch {
+        shard: usize,
+        batch: Batch,
+        submitted: Instant,
+    },
     Roll,
-    Drop { segment: u32 },
+    /// Look at the file system.
+    Look,
+    Drop {
+        segment: u32,
+    },
 }
 
 /// From the shards to the writer. Bounded in bytes, of which those count that are not yet durable.
@@ -57,6 +65,7 @@ impl Queue {
             return Err(Full(batch));
         }
         state.bytes = bytes;
+        add(&stats.submitted, batch.len());
         stats.queue_bytes.store(bytes as u64, Relaxed);
         self.push(state, Entry::Batch { shard, batch, submitted: Instant::now() });
         Ok(())

@@ -22,6 +22,16 @@ pub struct Stats {
     pub full: AtomicU64,
     /// Submitted and not yet durable, now.
     pub queue_bytes: AtomicU64,
+    /// Free on the file system, as far as is known; 0 where nothing bounds the log.
+    pub free_bytes: AtomicU64,
+    /// Set aside.
+    pub ballast_bytes: AtomicU64,
+    /// 1 while there is no space for new messages.
+    pub is_full: AtomicU64,
+    /// 1 while there will be none soon.
+    pub is_tight: AtomicU64,
+    /// Records that were submitted.
+    pub submitted: AtomicU64,
     /// Durations of the syncs.
     pub sync_duration: Latency,
     /// From the submit of a batch until it is durable.
@@ -30,4 +40,8 @@ pub struct Stats {
 
 pub(super) fn add(counter: &AtomicU64, n: usize) {
     counter.fetch_add(n as u64, Relaxed);
+}
+
+pub(super) fn set(gauge: &AtomicU64, n: u64) {
+    gauge.store(n, Relaxed);
 }

@@ -7,19 +7,27 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use super::ballast::Ballast;
 use super::queue::{Entry, Queue};
 use super::segment::{HEADER_LEN, Header, Previous, Segment, VERSION, name_of};
-use super::stats::add;
+use super::space::{Gate, Plan, Space};
+use super::stats::{add, set};
 use super::{Batch, CloseError, Disk, DropError, Stats, StoreError, Synced};
 
 /// Zeros are written so far ahead of the records, up to the segment's size. Then a sync writes
 /// only data, where a growing file also needs its length and its blocks in the file system's
 /// journal. Measured on ext4: half the time per sync for writes of 22 KiB (`fallocate` saves
 /// nothing there, as its extents are converted in the same journal), for twice the bytes.
-const ZEROS_AHEAD: u32 = 1 << 20;
+pub(super) const ZEROS_AHEAD: u32 = 1 << 20;
+/// While the disk is full so much is written at once, unless one batch is more, and segments end
+/// early, so that little must be found at a time and comes free soon.
+const SHORT_WRITE_BYTES: u32 = 256 << 10;
+const SHORT_SEGMENT_BYTES: u32 = 4 << 20;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -32,11 +40,14 @@ pub struct Options {
     /// Most bytes that are submitted and not yet durable. At the bound, `submit` gives the batch
     /// back; an empty queue takes any batch.
     pub queue_max_bytes: usize,
+    /// What the log may take on disk, with its ballast; `u64::MAX` is no bound, and no ballast.
+    /// A small one, or a small disk, also makes the other two smaller.
+    pub max_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, queue_max_bytes: 64 << 20 }
+        Options { segment_bytes: 64 << 20, queue_max_bytes: 64 << 20, max_bytes: u64::MAX }
     }
 }
 
@@ -49,6 +60,11 @@ pub trait Listener: Send {
     fn room(&self, shard: usize);
     /// From now on nothing becomes durable. It is tried again until it does.
     fn failing(&self, error: &StoreError);
+    /// Whether there is no space for new messages. What is submitted nevertheless is written as
+    /// long as the disk takes it.
+    fn full(&self, _is_full: bool) {}
+    /// No space can be set aside on this disk; the log goes on without.
+    fn no_ballast(&self, _error: &StoreError) {}
     /// The failure is over: what was submitted meanwhile becomes durable.
     fn healthy(&self);
     /// What became of [`Log::drop_oldest`](super::Log::drop_oldest).
@@ -61,6 +77,15 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     pub(super) stats: Stats,
+    /// The file system, or the quota if that is less.
+    pub(super) volume: u64,
+    /// A segment that is to be dropped, whether or not what was submitted before is durable; 0 is
+    /// none.
+    pub(super) dead: AtomicU32,
+    /// Somebody waits for a segment to be dropped.
+    pub(super) is_dropping: AtomicBool,
+    /// The writer was asked to look at the file system and has not yet.
+    pub(super) is_look_due: AtomicBool,
 }
 
 /// What a turn came to.
@@ -94,7 +119,14 @@ struct Active {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
-    options: Options,
+    plan: Plan,
+    ballast: Ballast,
+    gate: Gate,
+    /// The disk took no more: the ballast is not whole again since.
+    is_short: bool,
+    /// What the file system had at the last look, and what was written since.
+    space: Option<Space>,
+    written: u64,
     /// Taken from the queue and not yet done.
     pending: VecDeque<Entry>,
     /// None: the next write makes a segment.
@@ -113,10 +145,11 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         disk: Arc<dyn Disk>,
-        options: Options,
+        plan: Plan,
         newest: Option<(Arc<Segment>, u32)>,
         next_number: u32,
     ) -> Writer {
+        let ballast = Ballast::find(disk.clone(), plan.ballast_bytes);
         let active = newest.map(|(segment, zeros_end)| Active { segment, zeros_end });
         let tip = active
             .as_ref()
@@ -124,7 +157,12 @@ impl Writer {
         Writer {
             shared,
             disk,
-            options,
+            plan,
+            ballast,
+            gate: Gate::default(),
+            is_short: false,
+            space: None,
+            written: 0,
             pending: VecDeque::new(),
             active,
             tip: tip.unwrap_or_default(),
@@ -137,15 +175,17 @@ impl Writer {
 
     /// Does the next thing: one write with its sync, or one wish.
     pub(super) fn step(&mut self, listener: &dyn Listener) -> Turn {
+        let dead = self.shared.dead.swap(0, Relaxed);
+        if dead != 0 {
+            self.drop_and_tell(dead, listener);
+        }
         self.shared.queue.take(&mut self.pending);
         match self.pending.front() {
             None => return Turn::Idle,
             Some(Entry::Batch { .. }) => return self.step_flush(listener),
-            Some(Entry::Roll) => self.roll(),
-            Some(&Entry::Drop { segment }) => {
-                let result = self.drop_oldest(segment);
-                listener.dropped(segment, result);
-            }
+            Some(Entry::Roll) => self.roll(listener),
+            Some(Entry::Look) => self.look(listener),
+            Some(&Entry::Drop { segment }) => self.drop_and_tell(segment, listener),
         }
         self.pending.pop_front();
         Turn::Worked
@@ -154,22 +194,104 @@ impl Writer {
     fn step_flush(&mut self, listener: &dyn Listener) -> Turn {
         match self.flush() {
             Ok((segment, end, count)) => {
+                let bytes = end - segment.end();
                 self.advance(segment, end);
                 self.tell(count, listener);
+                self.spend(bytes, listener);
                 Turn::Worked
             }
             Err(error) => {
-                self.abandon();
+                self.abandon(&error);
+                if error.is_no_space() && self.make_space(listener) {
+                    return Turn::Worked;
+                }
                 self.fail(error, listener)
             }
         }
+    }
+
+    /// The disk is full. From now on little is written at a time; `false` when there is no ballast
+    /// left to give up for it.
+    fn make_space(&mut self, listener: &dyn Listener) -> bool {
+        self.is_short = true;
+        let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u64;
+        let is_given_up = self.ballast.give_up(first + u64::from(SHORT_WRITE_BYTES));
+        self.judge(listener);
+        is_given_up
+    }
+
+    /// Looks at the file system, and makes the ballast whole if it can.
+    fn look(&mut self, listener: &dyn Listener) {
+        self.shared.is_look_due.store(false, Relaxed);
+        self.observe();
+        if !self.ballast.is_whole() && self.plan.may_refill(self.ballast.lacking(), self.space) {
+            match self.ballast.fill() {
+                Err(error) if !error.is_no_space() => {
+                    listener.no_ballast(&error);
+                    self.ballast.forgo();
+                }
+                _ => self.observe(),
+            }
+        }
+        // Without bound and ballast, a disk that takes something again is as good as before.
+        self.is_short = !self.ballast.is_whole();
+        self.judge(listener);
+    }
+
+    fn observe(&mut self) {
+        self.space = if self.plan.is_unbounded() { None } else { self.disk.space().ok() };
+        self.written = 0;
+    }
+
+    /// So much was written; it counts before the next look.
+    fn spend(&mut self, bytes: u32, listener: &dyn Listener) {
+        if self.plan.is_unbounded() {
+            return;
+        }
+        self.written += u64::from(bytes);
+        if self.written > self.plan.headroom() / 4 {
+            self.observe();
+        }
+        self.judge(listener);
+    }
+
+    /// Opens or closes the gate for new messages.
+    fn judge(&mut self, listener: &dyn Listener) {
+        if self.plan.is_unbounded() {
+            return;
+        }
+        let space = self.space.map(|space| {
+            let free = space.free.saturating_sub(self.written);
+            Space { free, ..space }
+        });
+        let used = self.shared.usage().bytes + self.ballast.len();
+        let is_changed = self.gate.judge(&self.plan, self.plan.left(used, space), self.is_short);
+        let stats = &self.shared.stats;
+        set(&stats.free_bytes, space.map_or(0, |space| space.free));
+        set(&stats.ballast_bytes, self.ballast.len());
+        set(&stats.is_tight, self.gate.is_tight.into());
+        set(&stats.is_full, self.gate.is_full.into());
+        if is_changed {
+            listener.full(self.gate.is_full);
+        }
+    }
+
+    /// A segment ends before it passes this.
+    fn segment_bytes(&self) -> u32 {
+        let most = if self.is_short { SHORT_SEGMENT_BYTES } else { u32::MAX };
+        self.plan.segment_bytes.min(most)
+    }
+
+    /// So many zeros are written ahead; none where space is short.
+    fn zeros_ahead(&self) -> u32 {
+        if self.is_short || self.gate.is_full { 0 } else { self.plan.zeros_ahead }
     }
 
     /// Writes and syncs the batches at the front that fit into the segment; gives its new end and
     /// their number.
     fn flush(&mut self) -> Result<(Arc<Segment>, u32, usize), StoreError> {
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u32;
-        let segment_bytes = self.options.segment_bytes;
+        let (segment_bytes, zeros_ahead) = (self.segment_bytes(), self.zeros_ahead());
         if let Some(active) = &self.active {
             let end = active.segment.end();
             if end > HEADER_LEN && u64::from(end) + u64::from(first) > u64::from(segment_bytes) {
@@ -182,9 +304,10 @@ impl Writer {
         let active = self.active.as_mut().expect("made when there was none");
         let segment = active.segment.clone();
         let start = segment.end();
-        let room = segment_bytes.saturating_sub(start).max(first);
+        let most = if self.is_short { SHORT_WRITE_BYTES } else { u32::MAX };
+        let room = segment_bytes.saturating_sub(start).min(most).max(first);
         let (count, end) = seal(&mut self.pending, &segment, room);
-        let are_enough = end <= active.zeros_end;
+        let are_enough = end <= active.zeros_end || zeros_ahead == 0;
         let zeros_end = if are_enough { end } else { zeros_end(start, end, segment_bytes) };
         let zeros = &self.zeros[..(zeros_end - end) as usize];
         let batches = front_batches(&self.pending).take(count).map(Batch::framed);
@@ -221,7 +344,7 @@ impl Writer {
         let id = self.disk.fresh_id().map_err(StoreError::of("name", name))?;
         let header = Header { version: VERSION, number, id, previous: self.tip };
         let file = self.disk.create(name).map_err(StoreError::of("create", name))?;
-        let zeros_end = ZEROS_AHEAD.min(self.options.segment_bytes).max(HEADER_LEN);
+        let zeros_end = self.zeros_ahead().max(HEADER_LEN);
         let zeros = &self.zeros[..(zeros_end - HEADER_LEN) as usize];
         let bytes = header.to_bytes();
         file.write_at(&mut [IoSlice::new(&bytes), IoSlice::new(zeros)], 0)
@@ -279,11 +402,15 @@ impl Writer {
     }
 
     /// Ends the active segment where it is durable. One without a record is no part of the log.
-    fn abandon(&mut self) {
+    fn abandon(&mut self, error: &StoreError) {
         let Some(active) = self.active.take() else { return };
         if active.segment.number != self.tip.number {
             self.abandoned.push(active.segment.name.clone());
             self.delete_abandoned().ok();
+        } else if error.is_no_space() {
+            // Zeros and a torn write behind the last record are space that the next one needs. If
+            // this fails they stay, and mean nothing: the next header says where this one ends.
+            active.segment.file.truncate(u64::from(active.segment.end())).ok();
         }
     }
 
@@ -300,9 +427,28 @@ impl Writer {
         Turn::Failed(wait, error)
     }
 
-    /// The next batch begins a segment, unless the active one has no record.
-    fn roll(&mut self) {
-        self.active.take_if(|active| active.segment.end() > HEADER_LEN);
+    /// Begins a segment, unless the active one has no record. It belongs to the log before there is
+    /// a record in it, so that the one before can be dropped at once.
+    fn roll(&mut self, listener: &dyn Listener) {
+        if self.active.take_if(|active| active.segment.end() > HEADER_LEN).is_none() {
+            return;
+        }
+        let mut made = self.create();
+        if made.as_ref().is_err_and(StoreError::is_no_space) && self.make_space(listener) {
+            made = self.create();
+        }
+        // Else the next batch tries again.
+        if let Ok(active) = made {
+            self.advance(active.segment.clone(), HEADER_LEN);
+            self.active = Some(active);
+        }
+    }
+
+    fn drop_and_tell(&mut self, segment: u32, listener: &dyn Listener) {
+        let result = self.drop_oldest(segment);
+        self.shared.is_dropping.store(false, Release);
+        listener.dropped(segment, result);
+        self.judge(listener);
     }
 
     /// Deletes files of failed attempts; those that resist are kept in mind.

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
 use super::random::Random;
-use crate::store::{Disk, DiskFile};
+use crate::store::{Disk, DiskFile, Space};
 
 const SECTOR_LEN: usize = 512;
 
@@ -24,8 +24,13 @@ struct State {
     fail_one_in: Option<u64>,
     /// So many changes still happen; then none does.
     changes_left: Option<u64>,
+    /// What all files may have together; the rest others have taken.
+    capacity: u64,
     ids: u64,
 }
+
+/// Bytes of the disk, when nobody else uses it.
+const DISK_BYTES: u64 = 1 << 30;
 
 #[derive(Clone, Debug)]
 enum NameChange {
@@ -160,6 +165,17 @@ impl State {
         }
     }
 
+    /// What the files that can be found have.
+    fn used(&self) -> u64 {
+        self.names.values().map(|&index| self.files[index].cache.len() as u64).sum()
+    }
+
+    /// So far a file may grow.
+    fn most(&self, index: usize) -> usize {
+        let free = self.capacity.saturating_sub(self.used());
+        self.files[index].cache.len() + free as usize
+    }
+
     fn is_frozen(&self) -> bool {
         self.changes_left == Some(0)
     }
@@ -186,6 +202,7 @@ impl CrashDisk {
             random: Random::new(seed),
             fail_one_in: None,
             changes_left: None,
+            capacity: DISK_BYTES,
             ids: 0,
         })))
     }
@@ -204,6 +221,14 @@ impl CrashDisk {
         self.with(|state| state.changes_left = changes);
     }
 
+    /// Others take all but this much of the space that is free; `None` is nothing.
+    pub(super) fn leave_free(&self, bytes: Option<u64>) {
+        self.with(|state| {
+            let used = state.used();
+            state.capacity = bytes.map_or(DISK_BYTES, |bytes| DISK_BYTES.min(used + bytes));
+        });
+    }
+
     pub(super) fn is_frozen(&self) -> bool {
         self.with(|state| state.is_frozen())
     }
@@ -220,6 +245,7 @@ impl CrashDisk {
                 random: random.fork(),
                 fail_one_in: None,
                 changes_left: None,
+                capacity: state.capacity,
                 ids: state.ids,
             };
             if let Loss::Power = loss {
@@ -295,6 +321,11 @@ impl Disk for CrashDisk {
         })
     }
 
+    fn space(&self) -> io::Result<Space> {
+        let free = self.with(|state| state.capacity.saturating_sub(state.used()));
+        Ok(Space { total: DISK_BYTES, free })
+    }
+
     fn fresh_id(&self) -> io::Result<u64> {
         Ok(self.with(|state| {
             state.ids += 1;
@@ -329,14 +360,27 @@ impl DiskFile for CrashFile {
         let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         self.with(|state, index| {
             let was_frozen = state.is_frozen();
-            let permitted = state.permit(no_space);
-            if permitted.is_err() {
+            let mut permitted = state.permit(no_space);
+            let most = state.most(index).saturating_sub(offset as usize);
+            if permitted.is_ok() && bytes.len() > most {
+                bytes.truncate(most);
+                permitted = Err(no_space());
+            } else if permitted.is_err() {
                 let len = state.random.below(bytes.len() as u64 + 1) as usize;
                 bytes.truncate(if was_frozen { 0 } else { len });
             }
             state.files[index].change(Change::Write(offset as usize, bytes));
             permitted
         })
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let had = self.size()?;
+        if len <= had {
+            return Ok(());
+        }
+        let zeros = vec![0; (len - had) as usize];
+        self.write_at(&mut [IoSlice::new(&zeros)], had)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

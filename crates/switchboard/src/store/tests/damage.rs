@@ -6,7 +6,8 @@ use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header};
 use crate::store::{OpenError, Options, Place};
 
-const OPTIONS: Options = Options { segment_bytes: 1024, queue_max_bytes: 1 << 20 };
+const OPTIONS: Options =
+    Options { segment_bytes: 1024, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
 
 /// Record sizes of one write, of the next, and so on.
 type Writes<'a> = &'a [&'a [usize]];

@@ -4,6 +4,7 @@ mod crash_disk;
 mod damage;
 mod random;
 mod real;
+mod space;
 mod turns;
 mod world;
 
@@ -21,6 +22,7 @@ enum Told {
     Room(usize),
     Failing,
     Healthy,
+    Full(bool),
     Dropped(u32, Result<(), DropError>),
 }
 
@@ -53,6 +55,10 @@ impl Listener for Ears {
 
     fn failing(&self, _error: &StoreError) {
         self.hear(Told::Failing);
+    }
+
+    fn full(&self, is_full: bool) {
+        self.hear(Told::Full(is_full));
     }
 
     fn healthy(&self) {

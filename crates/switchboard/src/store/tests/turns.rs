@@ -8,7 +8,8 @@ use crate::store::queue::Entry;
 use crate::store::writer::Turn;
 use crate::store::{Batch, Disk, DropError, Full, Options, ReadError, Recovered};
 
-const OPTIONS: Options = Options { segment_bytes: 4096, queue_max_bytes: 1000 };
+const OPTIONS: Options =
+    Options { segment_bytes: 4096, queue_max_bytes: 1000, max_bytes: u64::MAX };
 
 struct Fixture {
     disk: CrashDisk,

@@ -1,10 +1,12 @@
 //! Random schedules of submits, failures, drops and crashes against a model.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::crash_disk::{CrashDisk, Loss};
 use super::random::Random;
 use super::{Ears, Told, reopen};
+use crate::store::queue::Entry;
 use crate::store::writer::Turn;
 use crate::store::{Batch, OpenError, Options, Place, Recovered};
 
@@ -28,6 +30,7 @@ struct World {
     wanted: BTreeMap<u64, bool>,
     next_thing: u64,
     is_failing: bool,
+    is_full: bool,
 }
 
 /// One life of the log, from opening to the crash.
@@ -71,6 +74,7 @@ impl World {
             wanted: BTreeMap::new(),
             next_thing: 0,
             is_failing: false,
+            is_full: false,
         }
     }
 
@@ -88,7 +92,8 @@ impl World {
 
     fn options(&mut self) -> Options {
         let segment_bytes = [600, 3000, 20_000][self.random.below(3) as usize];
-        Options { segment_bytes, queue_max_bytes: 20_000 }
+        let max_bytes = [u64::MAX, 60_000, 1 << 20][self.random.below(3) as usize];
+        Options { segment_bytes, queue_max_bytes: 20_000, max_bytes }
     }
 
     /// Opens the log, if need be after crashes during the start, and compares it with the model.
@@ -102,7 +107,7 @@ impl World {
                 Ok((recovered, records)) => {
                     self.compare(&records);
                     self.disk.freeze_after(None);
-                    self.is_failing = false;
+                    (self.is_failing, self.is_full) = (false, false);
                     return Life { recovered, ears: Ears::default(), drop_pending: false };
                 }
                 Err(OpenError::Io(_)) if self.disk.is_frozen() => self.crash(),
@@ -144,12 +149,22 @@ impl World {
             14 => self.disk.fail_one_in(None),
             15 => self.read(life),
             16 => self.reclaim(life),
-            17 => life.recovered.shared.queue.ask(crate::store::queue::Entry::Roll),
+            17 => life.recovered.shared.queue.ask(Entry::Roll),
             18 => drop(self.wanted.pop_first()),
+            19 if self.random.below(2) == 0 => self.change_space(life),
             _ if self.random.below(10) == 0 => {
                 self.disk.freeze_after(Some(self.random.below(8)));
             }
             _ => {}
+        }
+    }
+
+    /// Others fill the disk, or free some of it, and the log may look at it.
+    fn change_space(&mut self, life: &mut Life) {
+        let free = [None, Some(0), Some(500), Some(20_000)][self.random.below(4) as usize];
+        self.disk.leave_free(free);
+        if self.random.below(2) == 0 {
+            life.recovered.shared.queue.ask(Entry::Look);
         }
     }
 
@@ -203,6 +218,9 @@ impl World {
                         self.places.retain(|_, at| *at >= self.dropped);
                     }
                 }
+                Told::Full(is_full) => {
+                    assert_ne!(std::mem::replace(&mut self.is_full, is_full), is_full);
+                }
                 Told::Room(_) => {}
             }
         }
@@ -253,7 +271,10 @@ impl World {
         things.retain(|thing| self.wanted.contains_key(thing));
         things.dedup();
         if things.is_empty() || self.submit(life, &things) {
-            shared.queue.ask(crate::store::queue::Entry::Drop { segment: oldest.number });
+            match things.is_empty() {
+                true => shared.dead.store(oldest.number, Relaxed),
+                false => shared.queue.ask(Entry::Drop { segment: oldest.number }),
+            }
             // After a drop that failed the same segment is tried again.
             self.drop_wanted = self.dropped + count;
             life.drop_pending = true;
@@ -264,6 +285,7 @@ impl World {
         if self.random.below(3) == 0 {
             self.disk.fail_one_in(None);
             self.disk.freeze_after(None);
+            self.disk.leave_free(None);
             while !matches!(life.recovered.writer.step(&life.ears), Turn::Idle) {}
             self.hear(&mut life);
             assert_eq!(self.synced, self.submitted.len(), "all is synced at a clean end");

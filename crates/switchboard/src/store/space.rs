@@ -1,0 +1,170 @@
+//! What the log may take on its disk, as arithmetic.
+//!
+//! New messages end before the space does: the gate closes while there is still room for all that
+//! may be queued already. What goes on behind a closed gate (acks, outcomes, how devices stand,
+//! compaction) has the rest of the room, and the ballast.
+
+use super::writer::{Options, ZEROS_AHEAD};
+
+/// A file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its size in bytes.
+    pub total: u64,
+    /// What may still be written.
+    pub free: u64,
+}
+
+/// One part in so many of a file system is left to others.
+const LEFT_FREE_PART: u64 = 20;
+/// The ballast is at most one part in so many of what there is.
+const BALLAST_PART: u64 = 8;
+/// No segment is made smaller than this for want of space.
+const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+
+/// How the space that there is, is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// What the log may take, with the ballast.
+    max_bytes: u64,
+    /// The file system, or the quota if that is less.
+    pub(super) volume: u64,
+    /// Set aside for bad times: room for all that is queued, and to copy one segment.
+    pub(super) ballast_bytes: u64,
+    pub(super) queue_max_bytes: usize,
+    pub(super) segment_bytes: u32,
+    /// Zeros ahead of the records.
+    pub(super) zeros_ahead: u32,
+}
+
+impl Plan {
+    /// On a small file system, or under a small quota, all parts shrink together: compaction must be
+    /// able to copy a segment, and the ballast to take the queue.
+    pub(super) fn new(options: &Options, total: Option<u64>) -> Plan {
+        let Options { segment_bytes, queue_max_bytes, max_bytes } = *options;
+        let zeros_ahead = ZEROS_AHEAD.min(segment_bytes);
+        let volume = max_bytes.min(total.unwrap_or(u64::MAX));
+        if max_bytes == u64::MAX {
+            return Plan {
+                max_bytes,
+                volume,
+                ballast_bytes: 0,
+                queue_max_bytes,
+                segment_bytes,
+                zeros_ahead,
+            };
+        }
+        let wanted = queue_max_bytes as u64 + u64::from(segment_bytes);
+        let ballast_bytes = wanted.min(volume / BALLAST_PART);
+        let half = ballast_bytes / 2;
+        let (queue, segment) = match ballast_bytes == wanted {
+            true => (queue_max_bytes, segment_bytes),
+            false => (
+                queue_max_bytes.min(half as usize),
+                segment_bytes.min((half as u32).max(SEGMENT_BYTES_MIN)),
+            ),
+        };
+        Plan {
+            max_bytes,
+            volume,
+            ballast_bytes,
+            queue_max_bytes: queue,
+            segment_bytes: segment,
+            zeros_ahead: zeros_ahead.min(segment),
+        }
+    }
+
+    /// Whether there is no bound: then nothing is looked at, and there is no ballast.
+    pub(super) fn is_unbounded(&self) -> bool {
+        self.max_bytes == u64::MAX
+    }
+
+    /// What may come although the gate is closed: all that is queued, and zeros ahead of it.
+    pub(super) fn headroom(&self) -> u64 {
+        self.queue_max_bytes as u64 + u64::from(self.zeros_ahead)
+    }
+
+    /// What new messages may still take, when the log has `used` bytes.
+    pub(super) fn left(&self, used: u64, space: Option<Space>) -> u64 {
+        let quota = self.max_bytes.saturating_sub(used);
+        let disk = space
+            .map_or(u64::MAX, |Space { total, free }| free.saturating_sub(total / LEFT_FREE_PART));
+        quota.min(disk)
+    }
+
+    /// Whether the ballast may take what it lacks: not what the writer needs at the moment.
+    pub(super) fn may_refill(&self, lacking: u64, space: Option<Space>) -> bool {
+        space.is_none_or(|space| space.free >= lacking + self.headroom())
+    }
+}
+
+/// Whether new messages are taken. It opens later than it closes, so that it does not flap.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gate {
+    pub(super) is_full: bool,
+    /// Space is so short that compaction should not wait.
+    pub(super) is_tight: bool,
+}
+
+impl Gate {
+    /// Judges anew; gives whether it opened or closed. Without its ballast the log is full.
+    pub(super) fn judge(&mut self, plan: &Plan, left: u64, is_short: bool) -> bool {
+        let headroom = plan.headroom();
+        let needed = if self.is_full { headroom + headroom / 2 } else { headroom };
+        let is_full = is_short || left < needed;
+        self.is_tight = is_full || left < 2 * headroom;
+        std::mem::replace(&mut self.is_full, is_full) != is_full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const OPTIONS: Options =
+        Options { segment_bytes: 64 << 20, queue_max_bytes: 64 << 20, max_bytes: 10 << 30 };
+
+    #[test]
+    fn a_large_disk_changes_nothing_and_a_small_one_shrinks_all_parts() {
+        let plan = Plan::new(&OPTIONS, Some(100 << 30));
+        assert_eq!(plan.ballast_bytes, 128 * MIB);
+        assert_eq!((plan.queue_max_bytes, plan.segment_bytes), (64 << 20, 64 << 20));
+        let plan = Plan::new(&OPTIONS, Some(8 * MIB));
+        assert_eq!(plan.ballast_bytes, MIB);
+        assert_eq!((plan.queue_max_bytes, plan.segment_bytes), (512 << 10, 512 << 10));
+        // A small quota on a large disk is a small disk.
+        let quota = Options { max_bytes: 8 * MIB, ..OPTIONS };
+        assert_eq!(Plan::new(&quota, Some(100 << 30)).headroom(), plan.headroom());
+        assert!(plan.headroom() <= plan.ballast_bytes, "the ballast takes all that is queued");
+    }
+
+    #[test]
+    fn the_last_twentieth_of_a_disk_is_never_left_for_messages() {
+        let plan = Plan::new(&OPTIONS, Some(100 * MIB));
+        let space = |free| Some(Space { total: 100 * MIB, free: free * MIB });
+        assert_eq!(plan.left(0, space(25)), 20 * MIB);
+        assert_eq!(plan.left(0, space(5)), 0);
+        assert_eq!(plan.left(0, space(1)), 0);
+        assert_eq!(plan.left((10 << 30) - 7, space(90)), 7);
+        assert_eq!(plan.left(11 << 30, space(90)), 0);
+        assert_eq!(plan.left(0, None), 10 << 30, "a disk that cannot be asked bounds nothing");
+    }
+
+    #[test]
+    fn the_gate_closes_before_the_queue_could_pass_the_quota_and_opens_later() {
+        let plan = Plan::new(&OPTIONS, None);
+        let headroom = plan.headroom();
+        let mut gate = Gate::default();
+        assert!(!gate.judge(&plan, 2 * headroom, false));
+        assert!(!gate.is_tight);
+        assert!(!gate.judge(&plan, headroom, false));
+        assert!(gate.is_tight && !gate.is_full);
+        assert!(gate.judge(&plan, headroom - 1, false));
+        assert!(!gate.judge(&plan, headroom + 1, false), "it does not flap");
+        assert!(gate.is_full);
+        assert!(gate.judge(&plan, 2 * headroom, false));
+        assert!(!gate.is_full);
+        assert!(gate.judge(&plan, u64::MAX, true), "without ballast it is full");
+    }
+}

@@ -1,0 +1,163 @@
+//! A disk that others fill, and the ballast.
+
+use super::crash_disk::{CrashDisk, Loss};
+use super::{Ears, Told, batch, reopen};
+use crate::store::queue::Entry;
+use crate::store::writer::Turn;
+use crate::store::{Batch, Options, Recovered};
+
+const OPTIONS: Options =
+    Options { segment_bytes: 8_000, queue_max_bytes: 8_000, max_bytes: 120_000 };
+
+struct Fixture {
+    disk: CrashDisk,
+    log: Recovered,
+    ears: Ears,
+}
+
+fn fixture(options: Options) -> Fixture {
+    let disk = CrashDisk::new(1);
+    let (log, _) = reopen(&disk, options).unwrap();
+    let mut it = Fixture { disk, log, ears: Ears::default() };
+    it.look();
+    assert_eq!(it.told(), [""; 0]);
+    it
+}
+
+impl Fixture {
+    fn submit(&self, batch: Batch) {
+        self.log.shared.queue.submit(0, batch, &self.log.shared.stats).unwrap();
+    }
+
+    fn look(&mut self) {
+        self.log.shared.queue.ask(Entry::Look);
+        while !matches!(self.log.writer.step(&self.ears), Turn::Idle) {}
+    }
+
+    /// Writes records until the disk or the log says something else.
+    fn write(&mut self, count: usize) {
+        for _ in 0..count {
+            self.submit(batch(&[&[7; 2_000]]));
+            self.log.writer.step(&self.ears);
+        }
+    }
+
+    fn told(&self) -> Vec<&'static str> {
+        let told = self.ears.take().into_iter();
+        told.map(|told| match told {
+            Told::Synced(..) => "synced",
+            Told::Failing => "failing",
+            Told::Healthy => "healthy",
+            Told::Full(true) => "full",
+            Told::Full(false) => "not full",
+            Told::Dropped(..) => "dropped",
+            Told::Room(_) => "room",
+        })
+        .collect()
+    }
+
+    fn ballast(&self) -> usize {
+        self.disk.content("ballast").len()
+    }
+}
+
+/// Other processes take the last byte. What is accepted is written into the space of the ballast, and
+/// nothing more is accepted until that is whole again.
+#[test]
+fn the_ballast_pays_for_what_is_queued_when_others_fill_the_disk() {
+    let mut it = fixture(OPTIONS);
+    assert_eq!(it.ballast(), 15_000, "an eighth of the quota");
+    it.write(1);
+    assert_eq!(it.told(), ["synced"]);
+    it.disk.leave_free(Some(0));
+    // All that the queue may hold, by single batches.
+    for _ in 0..4 {
+        it.submit(batch(&[&[7; 1_700]]));
+    }
+    while !matches!(it.log.writer.step(&it.ears), Turn::Idle) {}
+    let told = it.told();
+    assert!(told.contains(&"full") && !told.contains(&"failing"), "{told:?}");
+    assert!(it.ballast() < 15_000);
+    // Somebody still has all the space.
+    it.look();
+    assert_eq!(it.told(), [""; 0]);
+    it.disk.leave_free(None);
+    it.look();
+    assert_eq!((it.told(), it.ballast()), (vec!["not full"], 15_000));
+    let (_, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!(records.len(), 5);
+}
+
+#[test]
+fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
+    let mut it = fixture(OPTIONS);
+    it.disk.leave_free(Some(0));
+    for _ in 0..20 {
+        let records = [&[7; 1_700][..]];
+        if it.log.shared.queue.submit(0, batch(&records), &it.log.shared.stats).is_err() {
+            break;
+        }
+        it.log.writer.step(&it.ears);
+        it.disk.leave_free(Some(0));
+    }
+    let told = it.told();
+    assert!(told.contains(&"full") && told.contains(&"failing"), "{told:?}");
+    it.disk.leave_free(None);
+    it.look();
+    let told = it.told();
+    assert_eq!((told[0], told[told.len() - 1]), ("healthy", "not full"), "{told:?}");
+    let submitted = it.log.shared.stats.submitted.load(std::sync::atomic::Ordering::Relaxed);
+    let (_, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!(records.len() as u64, submitted);
+}
+
+#[test]
+fn the_quota_closes_before_it_is_passed_and_opens_when_segments_are_dropped() {
+    let mut it = fixture(OPTIONS);
+    let mut full_at = None;
+    for written in 0..100 {
+        it.write(1);
+        if it.told().contains(&"full") {
+            full_at = Some(written);
+            break;
+        }
+    }
+    assert!(full_at.is_some_and(|written| written > 10), "{full_at:?}");
+    let used = it.log.shared.usage().bytes + it.ballast() as u64;
+    assert!(used <= OPTIONS.max_bytes, "{used}");
+    for _ in 0..5 {
+        let oldest = it.log.shared.oldest().unwrap().number;
+        it.log.shared.queue.ask(Entry::Drop { segment: oldest });
+        it.look();
+    }
+    assert!(it.told().contains(&"not full"));
+}
+
+#[test]
+fn what_an_earlier_run_set_aside_is_found_again_and_a_start_on_a_full_disk_works() {
+    let mut it = fixture(OPTIONS);
+    it.write(3);
+    it.disk.leave_free(Some(0));
+    let disk = it.disk.crash(Loss::Process);
+    let (log, records) = reopen(&disk, OPTIONS).unwrap();
+    assert_eq!(records.len(), 3);
+    let mut next = Fixture { disk, log, ears: Ears::default() };
+    next.submit(batch(&[&[8; 6_000]]));
+    while !matches!(next.log.writer.step(&next.ears), Turn::Idle) {}
+    let told = next.told();
+    assert!(told.contains(&"synced") && !told.contains(&"failing"), "{told:?}");
+}
+
+#[test]
+fn a_rolled_segment_can_be_dropped_before_anything_is_written_behind_it() {
+    let mut it = fixture(OPTIONS);
+    it.write(1);
+    it.log.shared.queue.ask(Entry::Roll);
+    it.log.shared.queue.ask(Entry::Drop { segment: 1 });
+    it.look();
+    assert_eq!(it.told(), ["synced", "dropped"]);
+    let oldest = it.log.shared.oldest().unwrap();
+    assert_eq!((oldest.number, oldest.is_newest), (2, true));
+    let (log, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!((records.len(), log.found.segments), (0, 1));
+}
