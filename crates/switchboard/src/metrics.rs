@@ -636,6 +636,14 @@ impl Store {
             "1 while nothing becomes durable",
             self.0.is_failing.value(),
         )?;
+        let full = log.stats().is_full.load(Relaxed);
+        out.gauge("switchboard_store_full", "1 while there is no space for new messages", full)?;
+        let help = "Bytes that are free on the file system of the data directory";
+        let free = log.stats().free_bytes.load(Relaxed);
+        out.bytes("switchboard_store_free", help, MetricType::Gauge, free)?;
+        let help = "Bytes that are set aside for acks on a full disk";
+        let ballast = log.stats().ballast_bytes.load(Relaxed);
+        out.bytes("switchboard_store_ballast", help, MetricType::Gauge, ballast)?;
         for (name, help, value) in [
             (
                 "switchboard_store_failures",

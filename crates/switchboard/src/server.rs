@@ -58,7 +58,11 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
     greeting::greet(address, metrics_address, &config);
-    control.block_on(control_until_drained(shared, conns, shards, store, signals, metrics))
+    let serve = control_until_drained(shared, conns, shards, store, signals, metrics);
+    let ended = control.block_on(serve);
+    // A write of the server's state may hang with its disk.
+    control.shutdown_timeout(RETRY);
+    ended
 }
 
 /// What is there before the threads start.
@@ -95,7 +99,11 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         &directory,
         config.shards,
         &config.limits(config.shards),
-        store::Options { queue_max_bytes: config.store_queue_max_bytes, ..Default::default() },
+        store::Options {
+            queue_max_bytes: config.store_queue_max_bytes,
+            max_bytes: config.store_max_bytes as u64,
+            ..store::Options::default()
+        },
         wall.as_millis() as u64,
     )?;
     let keyring = Arc::new(Keyring::open(config)?);
@@ -134,11 +142,13 @@ impl Store {
         recovered: Option<store::Recovered>,
     ) -> anyhow::Result<Option<Store>> {
         let Some(recovered) = recovered else { return Ok(None) };
-        let listener = StoreListener { shared: Arc::clone(shared) };
+        let listener =
+            StoreListener { shared: Arc::clone(shared), undropped: log::LineLimit::new() };
         let log = Arc::new(recovered.start(Box::new(listener)).context("the store's thread")?);
         let is_first = shared.log.set(Arc::clone(&log)).is_ok();
         debug_assert!(is_first, "the store is started once");
         shared.metrics.store.log.get_or_init(|| Arc::clone(&log));
+        log.look();
         let (jobs, taken) = Reader::channel();
         let reader = Reader::start(Arc::clone(shared), log, taken)?;
         Ok(Some(Store { shared: Arc::clone(shared), jobs, reader }))
@@ -148,22 +158,27 @@ impl Store {
     fn end(self) -> anyhow::Result<()> {
         let Store { shared, jobs, reader } = self;
         drop(jobs);
-        reader.join()?;
         if let Some(log) = shared.log.get() {
             log.close()?;
         }
+        reader.join()?;
         let uptime = shared.uptime.after(shared.started.elapsed());
-        shared.ids.end(shared.directory.next_id(), uptime)
+        if let Err(error) = shared.ids.end(shared.directory.next_id(), uptime) {
+            // The next start skips the ids that were reserved, and knows a few seconds less.
+            tracing::warn!(%error, "the end of this run cannot be noted");
+        }
+        Ok(())
     }
 }
 
 /// Tells the shards what the store's writer says.
 struct StoreListener {
     shared: Arc<Shared>,
+    undropped: log::LineLimit,
 }
 
 impl StoreListener {
-    fn tell_all(&self, news: fn() -> StoreNews) {
+    fn tell_all(&self, news: impl Fn() -> StoreNews) {
         for inbox in &self.shared.inboxes {
             inbox.store(news());
         }
@@ -192,10 +207,35 @@ impl store::Listener for StoreListener {
         self.shared.metrics.store.is_failing.set(0);
     }
 
+    fn full(&self, is_full: bool) {
+        let stats = self.shared.metrics.store.log.get().map(|log| (log.usage(), log.stats()));
+        let (log_bytes, free_bytes) = stats.map_or((0, 0), |(usage, stats)| {
+            (usage.bytes, stats.free_bytes.load(std::sync::atomic::Ordering::Relaxed))
+        });
+        match is_full {
+            true => tracing::warn!(
+                log_bytes,
+                free_bytes,
+                "no space for new messages (store_full): make room on the disk, raise \
+                 store_max_bytes, or let devices take what waits"
+            ),
+            false => tracing::info!(log_bytes, free_bytes, "there is space for new messages again"),
+        }
+        self.tell_all(|| StoreNews::Full(is_full));
+    }
+
+    fn no_ballast(&self, error: &StoreError) {
+        tracing::warn!(%error, "no space can be set aside here; a full disk will need room made by hand");
+    }
+
     fn dropped(&self, segment: u32, result: Result<(), DropError>) {
         match result {
             Ok(()) => tracing::debug!(segment, "a segment of the store was reclaimed"),
-            Err(error) => tracing::warn!(segment, %error, "a segment stays for now"),
+            Err(error) => {
+                if let Some(left_out) = self.undropped.pass() {
+                    tracing::warn!(segment, %error, left_out, "a segment stays for now");
+                }
+            }
         }
     }
 }
@@ -298,7 +338,8 @@ async fn control_until_drained(
 }
 
 /// Keeps enough ids reserved on disk, and the uptime noted. Never ends.
-async fn keep_ids(shared: &Shared) {
+async fn keep_ids(shared: &Arc<Shared>) {
+    let limit = log::LineLimit::new();
     loop {
         let wanted = shared.wants_ids.notified();
         tokio::select! {
@@ -307,9 +348,16 @@ async fn keep_ids(shared: &Shared) {
         }
         let uptime = shared.uptime.after(shared.started.elapsed());
         let next = shared.directory.next_id();
-        let reserved = tokio::task::block_in_place(|| shared.ids.reserve(next, uptime));
-        if let Err(error) = reserved {
-            tracing::error!(%error, "no ids can be reserved; when they are used up new devices are refused");
+        // On a thread of its own: signals are obeyed while the disk hangs.
+        let ids = Arc::clone(shared);
+        let reserved = tokio::task::spawn_blocking(move || ids.ids.reserve(next, uptime)).await;
+        if let Err(error) = reserved.map_err(anyhow::Error::from).and_then(|reserved| reserved) {
+            if let Some(left_out) = limit.pass() {
+                tracing::error!(
+                    %error, left_out,
+                    "no ids can be reserved; when they are used up new devices are refused"
+                );
+            }
             // Not again at once: whoever wants one would ask without end.
             tokio::time::sleep(RETRY).await;
         }

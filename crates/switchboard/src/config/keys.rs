@@ -96,6 +96,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(dedup_ids_max, Count(1..=100_000_000)),
     key!(push_stall_timeout, Span(1..=HOUR)),
     key!(store_queue_max_bytes, Bytes(MIB..=GIB)),
+    key!(store_max_bytes, Bytes(8 * MIB..=65_536 * GIB)),
     key!(list_devices, ListMode),
     // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5).
     key!(max_message_bytes, Bytes(125..=256 * MIB)),

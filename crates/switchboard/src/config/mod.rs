@@ -93,6 +93,9 @@ pub struct Config {
     pub push_stall_timeout: Duration,
     /// Bytes handed to the store and not yet durable; at it the senders are not read.
     pub store_queue_max_bytes: usize,
+    /// What the log may take on disk; above it senders are told `store_full`. So they are when
+    /// the file system has only a twentieth left.
+    pub store_max_bytes: usize,
     /// Whether devices may see each other: the list, `devices`, `watch`.
     pub list_devices: ListDevices,
 
@@ -250,6 +253,7 @@ impl Default for Config {
             dedup_ids_max: 500_000,
             push_stall_timeout: Duration::from_secs(30),
             store_queue_max_bytes: 64 << 20,
+            store_max_bytes: 10 << 30,
             list_devices: ListDevices::All,
             max_message_bytes: 1 << 20,
             handshake_timeout: Duration::from_secs(10),

@@ -7,6 +7,7 @@
 mod reader;
 pub(crate) mod record;
 mod state;
+mod worth;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -83,7 +84,10 @@ pub(crate) fn open(
     let reserved_to = AtomicU64::new(state.ids_to);
     let kept = Some(std::sync::Mutex::new((dir.to_owned(), state)));
     let ids = Ids { reserved_to, kept };
-    ids.reserve(directory.next_id(), uptime)?;
+    if let Err(error) = ids.reserve(directory.next_id(), uptime) {
+        // Those who are known can be served. It is tried again all the time.
+        tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
+    }
     Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
 }
 

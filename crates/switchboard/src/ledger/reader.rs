@@ -1,7 +1,9 @@
 //! Reads the log beside the writer: what devices come for, and the oldest segment when most of it
 //! is dead.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -11,18 +13,27 @@ use switchboard_broker::{Content, Place, Record, Want};
 use switchboard_proto::DeviceId;
 
 use super::record;
+use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
 use crate::shard::{Shared, StoreNews};
 use crate::store::{self, Log, ReadError};
 
 /// How often the log is looked at for what could be reclaimed.
 const LOOK: Duration = Duration::from_secs(1);
-/// A log up to this size is left alone.
-const SMALL_BYTES: u64 = 192 << 20;
+/// While a segment is being dropped: then the next one can be looked at.
+const DROP_LOOK: Duration = Duration::from_millis(20);
 /// What a record takes beside its message, about.
 const RECORD_OVERHEAD: u64 = 96;
-/// After a read that failed.
+/// After a read that failed for the first time; the pauses double.
 const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A record that is damaged is read once more before it is given up.
+const DAMAGED_TRIES: u32 = 2;
+/// A disk that does not give a record is asked for three minutes: 0.2 + 0.4 + ... + 25.6 s, then
+/// every 30 s.
+const DISK_TRIES: u32 = 14;
+/// At the end the reader is waited for so long: its disk may hang.
+const JOIN_STALL: Duration = Duration::from_secs(5);
 
 /// What a shard wants of the reader.
 #[derive(Debug)]
@@ -39,7 +50,38 @@ pub(crate) enum Job {
         wants: Vec<Want>,
     },
     /// A shard has appended again what still counts of the chunk that it was given.
-    Reclaimed,
+    Reclaimed {
+        /// How much that was.
+        copied_bytes: u64,
+    },
+}
+
+/// See [`Job::Fetch`].
+#[derive(Debug)]
+struct Fetch {
+    shard: usize,
+    device: DeviceId,
+    session: u32,
+    wants: Vec<Want>,
+}
+
+/// A fetch that failed and is tried again.
+#[derive(Debug)]
+struct Failed {
+    fetch: Fetch,
+    due: Instant,
+    tries: u32,
+}
+
+/// Why a record was not read.
+#[derive(Debug)]
+enum Unread {
+    /// It was copied elsewhere; the broker knows the new place by now.
+    Elsewhere,
+    /// What is there is not what was written.
+    Damaged(String),
+    /// The disk refused.
+    Disk(String),
 }
 
 /// A chunk of the oldest segment.
@@ -47,6 +89,7 @@ pub(crate) enum Job {
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
     records: Vec<(Place, usize)>,
+    damaged: Option<Range<Place>>,
 }
 
 impl Chunk {
@@ -64,19 +107,31 @@ impl Chunk {
             (place, record)
         })
     }
+
+    /// A part behind the records in which none can be read.
+    pub(crate) fn damaged(&self) -> Option<&Range<Place>> {
+        self.damaged.as_ref()
+    }
 }
 
 /// The reading thread; waited for by [`Reader::join`].
 #[derive(Debug)]
-pub(crate) struct Reader(JoinHandle<()>);
+pub(crate) struct Reader {
+    thread: JoinHandle<()>,
+    /// Closed when the thread ends.
+    ended: Receiver<()>,
+}
 
 /// The segment that is being reclaimed.
 #[derive(Debug)]
 struct Reclaim {
     segment: u32,
+    bytes: u64,
     next: Option<store::Place>,
+    is_last: bool,
     /// Shards that have not answered for the chunk.
     awaited: usize,
+    copied_bytes: u64,
 }
 
 struct Work {
@@ -84,14 +139,19 @@ struct Work {
     log: Arc<Log>,
     jobs: Receiver<Job>,
     reclaim: Option<Reclaim>,
-    /// Fetches that failed, to be tried again.
-    failed: VecDeque<(Instant, Job)>,
+    /// One for each device at most: its newest session's.
+    failed: HashMap<DeviceId, Failed>,
     looked_at: Instant,
+    /// A segment is being dropped, and another may follow.
+    awaits_drop: bool,
+    worth: Worth,
     unreadable: LineLimit,
+    unreclaimed: LineLimit,
 }
 
 impl Reader {
-    /// A channel for jobs.
+    /// A channel for jobs. What is in it is bounded by who asks: a session has one fetch under way,
+    /// a shard one chunk.
     pub(crate) fn channel() -> (Sender<Job>, Receiver<Job>) {
         channel()
     }
@@ -102,37 +162,68 @@ impl Reader {
         log: Arc<Log>,
         jobs: Receiver<Job>,
     ) -> std::io::Result<Reader> {
-        let looked_at = Instant::now();
-        let failed = VecDeque::new();
-        let unreadable = LineLimit::new();
-        let work = Work { shared, log, jobs, reclaim: None, failed, looked_at, unreadable };
-        thread::Builder::new().name("store-reader".to_owned()).spawn(|| work.run()).map(Reader)
+        let work = Work {
+            shared,
+            log,
+            jobs,
+            reclaim: None,
+            failed: HashMap::new(),
+            looked_at: Instant::now(),
+            awaits_drop: false,
+            worth: Worth::default(),
+            unreadable: LineLimit::new(),
+            unreclaimed: LineLimit::new(),
+        };
+        let (end, ended) = channel();
+        let thread = thread::Builder::new().name("store-reader".to_owned());
+        let thread = thread.spawn(move || {
+            let _end: Sender<()> = end;
+            work.run();
+        })?;
+        Ok(Reader { thread, ended })
     }
 
-    /// Waits for the thread.
+    /// Waits for the thread, unless the disk keeps it. It has nothing to lose.
     pub(crate) fn join(self) -> anyhow::Result<()> {
-        self.0.join().map_err(|_| anyhow::anyhow!("the store's reader panicked"))
+        if self.ended.recv_timeout(JOIN_STALL) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the disk does not answer a read; it is not waited for");
+            return Ok(());
+        }
+        self.thread.join().map_err(|_| anyhow::anyhow!("the store's reader panicked"))
     }
 }
 
 impl Work {
     fn run(mut self) {
         loop {
-            let wait = self.failed.front().map_or(LOOK, |_| RETRY);
-            match self.jobs.recv_timeout(wait) {
+            match self.jobs.recv_timeout(self.next_wait()) {
                 Ok(job) => self.work(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let now = Instant::now();
-            while self.failed.front().is_some_and(|(at, _)| *at <= now) {
-                if let Some((_, job)) = self.failed.pop_front() {
-                    self.work(job);
-                }
-            }
-            if self.reclaim.is_none() && now.duration_since(self.looked_at) >= LOOK {
+            self.retry_due(now);
+            let since = now.duration_since(self.looked_at);
+            if since >= LOOK || (self.awaits_drop && since >= DROP_LOOK) {
                 self.looked_at = now;
-                self.look();
+                self.look(now);
+            }
+        }
+    }
+
+    fn next_wait(&self) -> Duration {
+        let look = if self.awaits_drop { DROP_LOOK } else { LOOK };
+        let now = Instant::now();
+        let due = self.failed.values().map(|failed| failed.due.saturating_duration_since(now));
+        due.min().map_or(look, |due| due.min(look))
+    }
+
+    fn retry_due(&mut self, now: Instant) {
+        let due = self.failed.iter().filter(|(_, failed)| failed.due <= now);
+        let devices: Vec<DeviceId> = due.map(|(&device, _)| device).collect();
+        for device in devices {
+            if let Some(Failed { fetch, tries, .. }) = self.failed.remove(&device) {
+                self.fetch(fetch, tries);
             }
         }
     }
@@ -140,113 +231,216 @@ impl Work {
     fn work(&mut self, job: Job) {
         match job {
             Job::Fetch { shard, device, session, wants } => {
-                self.fetch(shard, device, session, wants);
+                self.begin_fetch(Fetch { shard, device, session, wants });
             }
-            Job::Reclaimed => {
-                if let Some(reclaim) = &mut self.reclaim {
-                    reclaim.awaited -= 1;
-                    if reclaim.awaited == 0 {
-                        self.next_chunk();
-                    }
+            Job::Reclaimed { copied_bytes } => {
+                let Some(reclaim) = &mut self.reclaim else { return };
+                reclaim.copied_bytes += copied_bytes;
+                reclaim.awaited -= 1;
+                if reclaim.awaited == 0 {
+                    self.next_chunk();
                 }
             }
         }
     }
 
-    fn fetch(&mut self, shard: usize, device: DeviceId, session: u32, wants: Vec<Want>) {
-        let mut contents = Vec::with_capacity(wants.len());
+    /// A device that comes again for a record that could not be read does not bring it nearer.
+    fn begin_fetch(&mut self, fetch: Fetch) {
+        let first = |fetch: &Fetch| fetch.wants.first().map(|want| want.place);
+        match self.failed.get_mut(&fetch.device) {
+            Some(failed) if first(&failed.fetch) == first(&fetch) => failed.fetch = fetch,
+            _ => {
+                self.failed.remove(&fetch.device);
+                self.fetch(fetch, 0);
+            }
+        }
+    }
+
+    fn fetch(&mut self, fetch: Fetch, tries: u32) {
+        let mut contents = Vec::with_capacity(fetch.wants.len());
         let mut payload = Vec::new();
-        for want in &wants {
+        for want in &fetch.wants {
             match self.content(want.place, &mut payload) {
                 Ok(content) => contents.push((want.seq, content)),
-                // The record has moved; the broker knows the new place by now.
-                Err(None) => break,
-                Err(Some(why)) => {
-                    if let Some(left_out) = self.unreadable.pass() {
-                        let seq = want.seq;
-                        tracing::error!(%why, seq, left_out, "a message cannot be read back");
-                    }
+                Err(Unread::Elsewhere) => break,
+                Err(unread) => {
                     self.shared.metrics.store.read_failures.add(1);
                     if contents.is_empty() {
-                        let job = Job::Fetch { shard, device, session, wants };
-                        return self.failed.push_back((Instant::now() + RETRY, job));
+                        return self.failed(fetch, &unread, tries + 1);
                     }
+                    // The device gets what there is, and asks for this one next.
                     break;
                 }
             }
         }
+        let Fetch { shard, device, session, .. } = fetch;
         self.shared.inboxes[shard].store(StoreNews::Fetched { device, session, contents });
     }
 
-    /// What a record says; an error without words is that it is elsewhere by now.
-    fn content(&self, place: Place, payload: &mut Vec<u8>) -> Result<Content, Option<String>> {
+    /// The first content of a fetch was not read: it is tried again, or the broker is told that it
+    /// is lost.
+    fn failed(&mut self, fetch: Fetch, unread: &Unread, tries: u32) {
+        let want = fetch.wants[0];
+        let (why, tries_max) = match unread {
+            Unread::Damaged(why) => (why.as_str(), DAMAGED_TRIES),
+            Unread::Disk(why) => (why.as_str(), DISK_TRIES),
+            Unread::Elsewhere => return,
+        };
+        let is_given_up = tries >= tries_max;
+        if let Some(left_out) = self.unreadable.pass() {
+            let place = store::Place::from_u64(want.place.0);
+            let (segment, offset) = (place.segment(), place.offset());
+            tracing::error!(
+                why,
+                segment,
+                offset,
+                seq = want.seq,
+                tries,
+                is_given_up,
+                left_out,
+                "a message cannot be read back"
+            );
+        }
+        let Fetch { shard, device, session, .. } = fetch;
+        if is_given_up {
+            self.shared.inboxes[shard].store(StoreNews::Unreadable { device, session, want });
+        } else {
+            let pause = RETRY.saturating_mul(1 << (tries - 1).min(16)).min(RETRY_MAX);
+            self.failed.insert(device, Failed { fetch, due: Instant::now() + pause, tries });
+        }
+    }
+
+    fn content(&self, place: Place, payload: &mut Vec<u8>) -> Result<Content, Unread> {
         match self.log.read(store::Place::from_u64(place.0), payload) {
             Ok(()) => {}
-            Err(ReadError::Gone(_)) => return Err(None),
-            Err(error) => return Err(Some(error.to_string())),
+            Err(ReadError::Gone(_)) => return Err(Unread::Elsewhere),
+            Err(error @ ReadError::Damaged { .. }) => {
+                return Err(Unread::Damaged(error.to_string()));
+            }
+            Err(ReadError::Io(error)) if error.io().kind() == ErrorKind::UnexpectedEof => {
+                return Err(Unread::Damaged(error.to_string()));
+            }
+            Err(ReadError::Io(error)) => return Err(Unread::Disk(error.to_string())),
         }
         match record::read(payload) {
             Ok(Record::Message(message)) => Ok(message.content()),
             Ok(Record::Outcome(outcome)) => Ok(outcome.content()),
-            Ok(other) => Err(Some(format!("it is another record: {other:?}"))),
-            Err(error) => Err(Some(error.to_string())),
+            Ok(_) => Err(Unread::Damaged("it is a record of another kind".to_owned())),
+            Err(error) => Err(Unread::Damaged(error.to_string())),
         }
     }
 
-    /// Begins to reclaim the oldest segment if most of the log is dead.
-    fn look(&mut self) {
-        let usage = self.log.usage();
+    /// Begins to reclaim the oldest segment if that is worth it.
+    fn look(&mut self, now: Instant) {
+        if self.reclaim.is_some() || self.log.is_dropping() {
+            // The writer may be failing, and then its queue stands; it looks by itself.
+            return self.log.look();
+        }
+        self.awaits_drop = false;
+        self.log.look();
+        let Some(oldest) = self.log.oldest() else { return };
         let waiting = self.shared.metrics.waiting();
-        let live = waiting.bytes
-            + RECORD_OVERHEAD * (waiting.messages + waiting.mailboxes + waiting.sent_ids);
-        if usage.bytes < SMALL_BYTES.max(2 * live) {
+        let records = waiting.messages + waiting.mailboxes + waiting.sent_ids;
+        let usage = self.log.usage();
+        let sizes = Sizes {
+            bytes: usage.bytes,
+            segments: usage.segments,
+            live_bytes: waiting.bytes + RECORD_OVERHEAD * records,
+            oldest_bytes: oldest.bytes.into(),
+            volume: self.log.volume(),
+            is_tight: self.log.is_tight(),
+        };
+        if !self.worth.is_reclaimed(&sizes, now) {
             return;
         }
-        let Some(oldest) = self.log.oldest().filter(|oldest| !oldest.is_newest) else { return };
-        self.reclaim = Some(Reclaim { segment: oldest.number, next: None, awaited: 0 });
+        if oldest.is_newest {
+            // It can be dropped once there is another.
+            return self.log.roll();
+        }
+        self.reclaim = Some(Reclaim {
+            segment: oldest.number,
+            bytes: oldest.bytes.into(),
+            next: None,
+            is_last: false,
+            awaited: 0,
+            copied_bytes: 0,
+        });
         self.next_chunk();
     }
 
     /// Hands the next chunk to all shards, or the segment to the writer for deletion.
     fn next_chunk(&mut self) {
-        let Some(reclaim) = &mut self.reclaim else { return };
-        let mut chunk = Chunk::default();
-        let read = self.log.read_segment(reclaim.segment, reclaim.next, &mut |place, record| {
-            chunk.push(Place(place.to_u64()), record);
-        });
-        let next = match read {
-            Ok(next) => next,
+        let Some(mut reclaim) = self.reclaim.take() else { return };
+        if reclaim.is_last {
+            return self.reclaimed(&reclaim);
+        }
+        let (chunk, next) = match self.read_chunk(reclaim.segment, reclaim.next) {
+            Ok(read) => read,
             Err(error) => {
-                tracing::error!(%error, "the oldest part of the store cannot be reclaimed");
+                // It is begun again at the next look.
                 self.shared.metrics.store.read_failures.add(1);
-                self.reclaim = None;
+                if let Some(left_out) = self.unreclaimed.pass() {
+                    let what = "the oldest part of the store cannot be reclaimed";
+                    tracing::error!(%error, left_out, "{what}");
+                }
                 return;
             }
         };
         reclaim.awaited = self.shared.inboxes.len();
-        let is_last = next.is_none();
-        let segment = reclaim.segment;
-        reclaim.next = next;
+        (reclaim.next, reclaim.is_last) = (next, next.is_none());
+        self.reclaim = Some(reclaim);
         let chunk = Arc::new(chunk);
         for inbox in &self.shared.inboxes {
             inbox.store(StoreNews::Reclaim(Arc::clone(&chunk)));
         }
-        if is_last {
-            self.reclaim_last(segment);
-        }
     }
 
-    /// Waits for the shards' answers to the last chunk, serving fetches meanwhile.
-    fn reclaim_last(&mut self, segment: u32) {
-        let mut awaited = self.shared.inboxes.len();
-        while awaited > 0 {
-            match self.jobs.recv() {
-                Ok(Job::Reclaimed) => awaited -= 1,
-                Ok(job) => self.work(job),
-                Err(_) => return,
+    /// Reads a chunk, and over a part behind it that is damaged; gives where to go on.
+    fn read_chunk(
+        &self,
+        segment: u32,
+        from: Option<store::Place>,
+    ) -> Result<(Chunk, Option<store::Place>), ReadError> {
+        let mut chunk = Chunk::default();
+        let read = self.log.read_segment(segment, from, &mut |place, record| {
+            chunk.push(Place(place.to_u64()), record);
+        });
+        let damaged = match read {
+            Ok(next) => return Ok((chunk, next)),
+            Err(ReadError::Damaged { offset, .. }) => {
+                store::Place::from_u64(u64::from(segment) << 32 | u64::from(offset))
             }
+            Err(error) => return Err(error),
+        };
+        // Once more: what is read may have been damaged on its way.
+        if self.log.read(damaged, &mut Vec::new()).is_ok() {
+            return Ok((chunk, Some(damaged)));
         }
-        self.reclaim = None;
-        self.log.drop_oldest(segment);
+        self.shared.metrics.store.read_failures.add(1);
+        let next = self.log.next_intact(damaged)?;
+        let end = next.map_or((u64::from(segment) + 1) << 32, store::Place::to_u64);
+        chunk.damaged = Some(Place(damaged.to_u64())..Place(end));
+        if let Some(left_out) = self.unreclaimed.pass() {
+            let (offset, bytes) = (damaged.offset(), end - damaged.to_u64());
+            tracing::error!(
+                segment,
+                offset,
+                bytes,
+                left_out,
+                "a part of the store is damaged; what waits in it is given up"
+            );
+        }
+        Ok((chunk, next))
+    }
+
+    /// All shards have dealt with all of the segment.
+    fn reclaimed(&mut self, reclaim: &Reclaim) {
+        self.worth.reclaimed(reclaim.bytes, reclaim.copied_bytes);
+        self.awaits_drop = true;
+        if reclaim.copied_bytes == 0 {
+            self.log.drop_dead(reclaim.segment);
+        } else {
+            self.log.drop_oldest(reclaim.segment);
+        }
     }
 }

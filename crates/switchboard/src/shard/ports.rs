@@ -67,6 +67,8 @@ pub(super) struct Ports {
     pub(super) held_for_store: Vec<Key>,
     /// Chunks of the log that were dealt with in this turn.
     pub(super) reclaimed: usize,
+    /// Bytes of their records that were appended again.
+    pub(super) copied_bytes: usize,
     pub(super) places: Vec<Place>,
     /// To the thread that reads the store; none where nothing is kept.
     jobs: Option<Sender<Job>>,
@@ -129,6 +131,7 @@ impl Ports {
             store_is_full: false,
             held_for_store: Vec::new(),
             reclaimed: 0,
+            copied_bytes: 0,
             places: Vec::new(),
             jobs,
             wall_less_uptime_ms: 0,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::Interest;
-use switchboard_broker::{Conn as BrokerConn, Content, Hello, Input, Now, Place, SendFilter, home};
+use switchboard_broker::{
+    Conn as BrokerConn, Content, Hello, Input, Now, Place, SendFilter, Want, home,
+};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{ClientFrame, FrameError, ServerFrame, close, parse_client};
 
@@ -24,6 +26,8 @@ pub(crate) enum StoreNews {
     Synced(Vec<Synced>),
     /// Contents that a device waits for.
     Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)> },
+    /// The record that a device waits for cannot be read.
+    Unreadable { device: DeviceId, session: u32, want: Want },
     /// A part of the log that is to be deleted.
     Reclaim(Arc<Chunk>),
     /// A batch that was given back may be submitted again.
@@ -32,6 +36,8 @@ pub(crate) enum StoreNews {
     Failing,
     /// It does again.
     Healthy,
+    /// Whether there is no space for new messages.
+    Full(bool),
 }
 
 /// A connection on its way to its device's home.
@@ -283,7 +289,11 @@ impl Shard {
                 StoreNews::Fetched { device, session, contents } => {
                     self.decide(Input::Fetched { device, session, contents });
                 }
-                StoreNews::Reclaim(chunk) => self.reclaiming = Some(chunk),
+                StoreNews::Unreadable { device, session, want } => {
+                    self.decide(Input::Unreadable { device, session, want });
+                }
+                StoreNews::Reclaim(chunk) => self.begin_reclaiming(chunk),
+                StoreNews::Full(is_full) => self.decide(Input::StoreFull(is_full)),
                 StoreNews::Room => self.ports.store_is_full = false,
                 StoreNews::Failing => self.decide(Input::StoreFailing),
                 StoreNews::Healthy => self.decide(Input::StoreHealthy),
@@ -303,9 +313,22 @@ impl Shard {
         self.ports.places = places;
     }
 
+    fn begin_reclaiming(&mut self, chunk: Arc<Chunk>) {
+        if let Some(part) = chunk.damaged() {
+            self.decide(Input::Damaged { from: part.start, to: part.end });
+            // What is appended for it must be durable before the part is deleted.
+            self.ports.copied_bytes += 1;
+        }
+        self.reclaiming = Some(chunk);
+    }
+
     /// Looks at the part of the log that is to be deleted, as soon as all of it may be looked at.
     pub(super) fn go_on_reclaiming(&mut self) {
         let Some(chunk) = self.reclaiming.take() else { return };
+        if chunk.damaged().is_some_and(|part| !self.broker.may_reclaim_damaged(part)) {
+            self.reclaiming = Some(chunk);
+            return;
+        }
         let must_wait = |&(_, bytes): &(Place, &[u8])| {
             record::read(bytes).is_ok_and(|record| !self.broker.may_reclaim(&record))
         };
@@ -325,12 +348,14 @@ impl Shard {
 
     fn reclaim(&mut self, chunk: &Chunk) {
         let now = self.ports.now();
+        let had = self.ports.appends.bytes();
         for (place, bytes) in chunk.records() {
             // It was read when the log was opened, or written since.
             let Ok(record) = record::read(bytes) else { continue };
             let ports = &mut self.ports;
             self.broker.reclaim(now, &record, place, &mut |effect| ports.perform(effect));
         }
+        self.ports.copied_bytes += self.ports.appends.bytes() - had;
         self.ports.reclaimed += 1;
     }
 
@@ -359,7 +384,8 @@ impl Shard {
         }
         if !self.ports.store_is_full {
             for _ in 0..std::mem::take(&mut self.ports.reclaimed) {
-                self.ports.ask_reader(Job::Reclaimed);
+                let copied_bytes = std::mem::take(&mut self.ports.copied_bytes) as u64;
+                self.ports.ask_reader(Job::Reclaimed { copied_bytes });
             }
             for key in std::mem::take(&mut self.ports.held_for_store) {
                 self.resume(key, Hold::Store);

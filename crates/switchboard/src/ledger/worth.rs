@@ -1,0 +1,119 @@
+//! Whether it is worth reclaiming the oldest segment, as arithmetic.
+
+use std::time::{Duration, Instant};
+
+/// A log up to this size, and up to a quarter of what there is, is left alone while there is space.
+const SMALL_BYTES: u64 = 192 << 20;
+/// One that is a single segment is begun anew from this size on, where space is short.
+const SINGLE_BYTES_MIN: u64 = 64 << 10;
+/// A rest after a round of all segments that gained nothing.
+const REST: Duration = Duration::from_secs(60);
+
+/// The log as it is known from outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Log {
+    pub(super) bytes: u64,
+    pub(super) segments: usize,
+    /// What still counts of it, about.
+    pub(super) live_bytes: u64,
+    pub(super) oldest_bytes: u64,
+    /// What there is for it, and others.
+    pub(super) volume: u64,
+    /// Space is short.
+    pub(super) is_tight: bool,
+}
+
+/// Judges, and learns from what reclaiming came to.
+#[derive(Debug, Default)]
+pub(super) struct Worth {
+    /// Segments in a row of which nearly all had to be copied.
+    futile: usize,
+    rests_until: Option<Instant>,
+}
+
+impl Worth {
+    /// Whether the oldest segment, or the only one, should be reclaimed.
+    pub(super) fn is_reclaimed(&mut self, log: &Log, now: Instant) -> bool {
+        if !log.is_tight {
+            let small = SMALL_BYTES.min(log.volume / 4);
+            return log.segments > 1 && log.bytes >= small.max(2 * log.live_bytes);
+        }
+        let dead = log.bytes.saturating_sub(log.live_bytes);
+        if log.segments == 1 {
+            return log.bytes >= SINGLE_BYTES_MIN && 2 * dead > log.bytes;
+        }
+        if self.rests_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        if self.futile > log.segments {
+            // What counts was estimated too low: all has been copied, and copying on gains nothing.
+            (self.futile, self.rests_until) = (0, Some(now + REST));
+            return false;
+        }
+        // Copying all that is live costs at most eight times what it frees.
+        dead >= (log.bytes / 8).max(log.oldest_bytes / 2)
+    }
+
+    /// So much of a segment had to be copied.
+    pub(super) fn reclaimed(&mut self, bytes: u64, copied_bytes: u64) {
+        let is_futile = copied_bytes > bytes / 4 * 3;
+        self.futile = if is_futile { self.futile + 1 } else { 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn log(segments: u64, live: u64, is_tight: bool) -> Log {
+        Log {
+            bytes: segments * 16 * MIB,
+            segments: segments as usize,
+            live_bytes: live * MIB,
+            oldest_bytes: 16 * MIB,
+            volume: 10 << 30,
+            is_tight,
+        }
+    }
+
+    #[test]
+    fn while_there_is_space_a_small_log_is_left_alone_and_a_large_one_if_half_of_it_counts() {
+        let now = Instant::now();
+        let mut worth = Worth::default();
+        assert!(!worth.is_reclaimed(&log(11, 0, false), now));
+        assert!(worth.is_reclaimed(&log(12, 0, false), now));
+        assert!(!worth.is_reclaimed(&log(20, 161, false), now));
+        let small = Log { volume: 300 * MIB, ..log(5, 0, false) };
+        assert!(worth.is_reclaimed(&small, now));
+    }
+
+    /// A volume of 512 MiB was full before the log was thought large enough to look at.
+    #[test]
+    fn where_space_is_short_whatever_is_dead_is_reclaimed() {
+        let now = Instant::now();
+        let mut worth = Worth::default();
+        assert!(worth.is_reclaimed(&log(2, 0, true), now));
+        assert!(worth.is_reclaimed(&log(10, 130, true), now));
+        assert!(!worth.is_reclaimed(&log(10, 150, true), now), "nearly all of it counts");
+        assert!(worth.is_reclaimed(&log(1, 1, true), now));
+        assert!(!worth.is_reclaimed(&log(1, 9, true), now));
+    }
+
+    #[test]
+    fn a_round_that_gained_nothing_is_followed_by_a_rest() {
+        let now = Instant::now();
+        let mut worth = Worth::default();
+        let sizes = log(4, 0, true);
+        for _ in 0..5 {
+            assert!(worth.is_reclaimed(&sizes, now));
+            worth.reclaimed(16 * MIB, 15 * MIB);
+        }
+        assert!(!worth.is_reclaimed(&sizes, now));
+        assert!(!worth.is_reclaimed(&sizes, now + REST / 2));
+        assert!(worth.is_reclaimed(&sizes, now + REST));
+        worth.reclaimed(16 * MIB, 0);
+        assert!(worth.is_reclaimed(&sizes, now + REST));
+    }
+}
