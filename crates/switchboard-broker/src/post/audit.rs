@@ -31,6 +31,13 @@ impl Broker {
         if stats != self.post.stats {
             return Err(format!("counted {stats:?}, kept {:?}", self.post.stats));
         }
-        Ok(())
+        let (alarms, alarms_max) = self.post.timers.audit();
+        // One for each reason to look at a device.
+        let set_max = 5 * self.post.devices.len();
+        if alarms > alarms_max || self.post.timers.len() > set_max {
+            let set = self.post.timers.len();
+            return Err(format!("{alarms} alarms, of which {set} count; {set_max} may"));
+        }
+        self.post.audit_crowd()
     }
 }

@@ -200,7 +200,7 @@ impl Broker {
         if device.mailbox.iter().any(|entry| entry.state == State::Unsynced) {
             // They are about to be accepted; it ends after that.
             let again = now.at.after(std::time::Duration::from_millis(100));
-            return self.post.timers.add(again, super::timers::Alarm::Away, id);
+            return self.post.timers.set(again, super::timers::Alarm::Away, id);
         }
         device.is_ending = true;
         let waiting: Vec<u64> = device
@@ -238,7 +238,6 @@ impl Broker {
         }
         let Some(mut device) = self.post.remove(id) else { return };
         self.post.stats.mailboxes -= 1;
-        self.post.stats.sent_ids -= device.sent.len() as u64;
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
         if let Some(waiting) = device.waiting.take() {

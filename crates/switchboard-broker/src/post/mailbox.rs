@@ -423,12 +423,12 @@ impl Mailbox {
     pub(crate) fn expired(&self, now: Moment) -> (Vec<u64>, Option<Moment>) {
         let (mut over, mut next) = (Vec::new(), None);
         for entry in &self.entries {
-            // One that is not synced is judged when it is.
-            if entry.state != State::Ready || entry.expires_at == NEVER {
+            if !matches!(entry.state, State::Ready | State::Unsynced) || entry.expires_at == NEVER {
                 continue;
             }
             if entry.expires_at <= now {
-                over.push(entry.seq);
+                // One that is not synced is judged when it is.
+                over.extend((entry.state == State::Ready).then_some(entry.seq));
             } else {
                 next = Some(next.map_or(entry.expires_at, |at: Moment| at.min(entry.expires_at)));
             }

@@ -10,6 +10,7 @@
 
 mod audit;
 mod content;
+mod crowd;
 mod fate;
 mod index;
 mod mailbox;
@@ -40,6 +41,7 @@ pub use recover::Replay;
 
 use crate::broker::{Broker, Effect};
 use crate::{Moment, ShardId};
+use crowd::Crowd;
 use mailbox::Mailbox;
 use sent::Sent;
 pub use session::Hello;
@@ -184,12 +186,10 @@ pub(crate) struct Post {
     /// Devices whose acks are in no record yet.
     acked: Vec<DeviceId>,
     acks_due: Option<Moment>,
-    /// The ids of all devices in the order in which they were sent under: device and number.
-    sent_order: VecDeque<(DeviceId, u64)>,
+    /// Who sent under how many ids.
+    crowd: Crowd,
     /// From this shard to itself.
     local: VecDeque<Parcel>,
-    /// Devices that ever began here: the numbers of `sent_order` are of one life of a device.
-    lives: u64,
     stats: Stats,
     /// Connections that the flap guard makes wait.
     waiting: FxHashMap<crate::Conn, DeviceId>,
@@ -235,7 +235,6 @@ pub(crate) struct Device {
     row: Place,
     /// The `reserved_to` that is being recorded; 0 is none.
     reserving_to: u64,
-    expiry_at: Moment,
     is_ack_dirty: bool,
     /// It is ending: what is owed to senders is being recorded.
     is_ending: bool,
@@ -256,9 +255,8 @@ impl Post {
             timers: Timers::default(),
             acked: Vec::new(),
             acks_due: None,
-            sent_order: VecDeque::new(),
+            crowd: Crowd::default(),
             local: VecDeque::new(),
-            lives: 0,
             stats: Stats::default(),
             waiting: FxHashMap::default(),
             epoch: 0,
@@ -276,6 +274,8 @@ impl Post {
     /// A device is no more. Its numbers are not given again to one of its id.
     pub(crate) fn remove(&mut self, id: DeviceId) -> Option<Box<Device>> {
         let device = self.devices.remove(&id)?;
+        self.ids_end(id, &device.sent);
+        self.timers.clear(id);
         self.use_up(id, device.mailbox.next_seq());
         Some(device)
     }
@@ -297,12 +297,6 @@ impl Post {
         self.devices.contains_key(&id)
     }
 
-    /// Where the ids of a device that begins now are counted from: above all of an earlier life.
-    pub(crate) fn new_life(&mut self) -> u64 {
-        self.lives += 1;
-        self.lives << 32
-    }
-
     /// Takes a parcel from another shard, to be dealt with next.
     pub(crate) fn accept(&mut self, parcel: Parcel) {
         self.local.push_back(parcel);
@@ -322,7 +316,6 @@ impl Device {
             away_since: now.at,
             row: Place::NOWHERE,
             reserving_to: 0,
-            expiry_at: mailbox::NEVER,
             is_ack_dirty: false,
             is_ending: false,
         }

@@ -251,7 +251,6 @@ impl Broker {
     /// Messages of a device may have expired.
     pub(super) fn expire(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        device.expiry_at = super::mailbox::NEVER;
         let (over, next) = device.mailbox.expired(now.at);
         for seq in over {
             self.take_one(now, id, seq, Outcome::Expired, None, out);

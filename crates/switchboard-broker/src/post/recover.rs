@@ -82,12 +82,7 @@ impl Broker {
 
     /// The device, or one whose own record is yet to come.
     fn replayed(&mut self, now: Now, id: DeviceId) -> &mut super::Device {
-        let post = &mut self.post;
-        if !post.devices.contains_key(&id) {
-            let life = post.new_life();
-            post.devices.insert(id, Box::new(session::provisional(now, life)));
-        }
-        post.devices.get_mut(&id).expect("it is there, or was put there")
+        self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(now)))
     }
 
     fn replay_message(
@@ -170,10 +165,9 @@ impl Broker {
             if device.sent.find(new.id).is_some_and(is_copy) {
                 continue;
             }
-            let number = device.sent.add(&new);
-            self.post.sent_order.push_back((from, number));
-            self.post.stats.sent_ids += 1;
-            self.forget_sent(now, self.post.limits.dedup_ids_max);
+            device.sent.add(&new);
+            let len = device.sent.len();
+            self.sent_added(now, from, len);
         }
     }
 

@@ -18,10 +18,6 @@ use crate::{Conn, Digest, ShardId};
 /// Numbers that are reserved at once, so that messages in memory need a record only now and then.
 const SEQS_RESERVED: u64 = 4_096;
 
-/// Ids that are forgotten together when they are too many: each is somewhere else in memory, and
-/// the processor waits for many of them at the same time.
-const FORGOTTEN_AT_ONCE: usize = 256;
-
 impl Broker {
     /// A device sends by v1.
     pub(super) fn send_frame(&mut self, now: Now, id: DeviceId, send: &Send<'_>, out: Out<'_>) {
@@ -83,8 +79,10 @@ impl Broker {
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return Known::No };
         let dropped = device.sent.forget(now.at, window, max);
-        self.post.stats.sent_ids -= dropped as u64;
-        device.sent.judge(digest, content, |sent| now.at.since(sent.at()) >= window)
+        let known = device.sent.judge(digest, content, |sent| now.at.since(sent.at()) >= window);
+        let dropped = device.sent.dropped(dropped);
+        self.post.ids_dropped(id, dropped);
+        known
     }
 
     /// Notes what is being sent, and keeps a place for its outcome.
@@ -115,13 +113,9 @@ impl Broker {
         let session = device.session.as_ref().map_or(0, |session| session.number);
         let (at, receipt, state) = (now.at, send.receipt, SentState::Asked);
         let new = NewId { id: digest, content, to, at, durability, receipt, state, session };
-        let number = device.sent.add(&new);
-        self.post.sent_order.push_back((id, number));
-        self.post.stats.sent_ids += 1;
-        let max = self.post.limits.dedup_ids_max;
-        if self.post.stats.sent_ids as usize > max {
-            self.forget_sent(now, max - (max / 8).min(FORGOTTEN_AT_ONCE));
-        }
+        device.sent.add(&new);
+        let len = device.sent.len();
+        self.sent_added(now, id, len);
         Ok(())
     }
 
@@ -321,10 +315,8 @@ impl Broker {
         if at == NEVER {
             return;
         }
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
-        if at < device.expiry_at {
-            device.expiry_at = at;
-            self.post.timers.add(at, Alarm::Expiry, id);
+        if self.post.devices.contains_key(&id) {
+            self.post.timers.set(at, Alarm::Expiry, id);
         }
     }
 
@@ -411,9 +403,8 @@ impl Broker {
                 if owed.receipt {
                     device.mailbox.give_place();
                 }
-                let next = device.sent.next();
-                self.post.stats.sent_ids -= dropped as u64;
-                self.post.sent_order.pop_back_if(|last| last.0 == to && last.1 >= next);
+                let dropped = device.sent.dropped(dropped);
+                self.post.ids_dropped(to, dropped);
                 for _ in 0..owed.answers() {
                     self.reject(to, id, code, rejection(code), out);
                 }
@@ -437,31 +428,40 @@ impl Broker {
         let limits = &self.post.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        self.post.stats.sent_ids -= device.sent.forget(now.at, window, max) as u64;
+        let dropped = device.sent.forget(now.at, window, max);
+        let dropped = device.sent.dropped(dropped);
+        self.post.ids_dropped(id, dropped);
     }
 
-    /// Forgets the oldest ids of all devices: those whose window is over, and of more than `max`.
-    pub(super) fn forget_sent(&mut self, now: Now, max: usize) {
-        let window = self.post.limits.dedup_window;
-        let post = &mut self.post;
-        while let Some(&(id, number)) = post.sent_order.front() {
-            let Some(device) = post.devices.get_mut(&id) else {
-                post.sent_order.pop_front();
-                continue;
-            };
-            if device.sent.has(number) {
-                let is_full = post.stats.sent_ids as usize > max;
-                let mut one = true;
-                let dropped = device.sent.drop_front(|sent| {
-                    (is_full && std::mem::take(&mut one)) || now.at.since(sent.at()) >= window
-                });
-                post.stats.sent_ids -= dropped as u64;
-                if device.sent.has(number) {
-                    break;
-                }
-            }
-            post.sent_order.pop_front();
+    /// An id was added to a device's, which are `len` now: where they are too many in all, others
+    /// are forgotten.
+    pub(super) fn sent_added(&mut self, now: Now, id: DeviceId, len: usize) {
+        self.post.id_added(id, len);
+        if len == 1 {
+            self.set_window_alarm(now, id);
         }
+        if self.post.stats.sent_ids as usize > self.post.limits.dedup_ids_max {
+            self.post.forget_of_fullest(now);
+        }
+    }
+
+    /// Sees to it that ids are forgotten also if their device never sends again. Not to the moment:
+    /// who sends all the time forgets by himself, and would have an alarm for each.
+    fn set_window_alarm(&mut self, now: Now, id: DeviceId) {
+        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(oldest_at) = device.sent.oldest_at() else { return };
+        let window = self.post.limits.dedup_window;
+        let at = oldest_at.after(window).max(now.at).after(window / 16);
+        self.post.timers.set(at, Alarm::Window, id);
+    }
+
+    pub(super) fn window_alarm(&mut self, now: Now, id: DeviceId) {
+        let window = self.post.limits.dedup_window;
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let dropped = device.sent.drop_front(|sent| now.at.since(sent.at()) >= window);
+        let dropped = device.sent.dropped(dropped);
+        self.post.ids_dropped(id, dropped);
+        self.set_window_alarm(now, id);
     }
 
     /// A device of the text protocol sends to one that has a mailbox.

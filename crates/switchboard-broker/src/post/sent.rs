@@ -9,12 +9,14 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Durability;
 
 use super::FateOf;
+use super::crowd::Standing;
 use super::index::Index;
 use crate::{Digest, Moment};
 
 /// The ids of one device, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
+    pub(super) standing: Standing,
     /// Counts the entries that were ever dropped from the front.
     first: u64,
     entries: VecDeque<SentId>,
@@ -166,11 +168,6 @@ impl SentId {
 }
 
 impl Sent {
-    /// An empty list that counts from here on.
-    pub(crate) fn counting_from(first: u64) -> Sent {
-        Sent { first, ..Sent::default() }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -192,16 +189,15 @@ impl Sent {
         }
     }
 
-    /// Notes a message that is being sent; gives its number in this list.
+    /// Notes a message that is being sent.
     #[inline]
-    pub(crate) fn add(&mut self, new: &NewId) -> u64 {
-        let number = self.next();
+    pub(crate) fn add(&mut self, new: &NewId) {
+        let number = self.first + self.entries.len() as u64;
         let sent = SentId::new(new);
         let id = sent.id;
         self.entries.push_back(sent);
         let (entries, first) = (&self.entries, self.first);
         self.by_id.set(id, number as u32, |low| entries[index_of(low, first)].id == id);
-        number
     }
 
     #[inline]
@@ -355,14 +351,9 @@ impl Sent {
         dropped + self.drop_front(|_| std::mem::take(&mut one))
     }
 
-    /// The number that the next entry gets.
-    pub(crate) fn next(&self) -> u64 {
-        self.first + self.entries.len() as u64
-    }
-
-    /// Whether the entry of this number is still here.
-    pub(crate) fn has(&self, number: u64) -> bool {
-        (self.first..self.next()).contains(&number)
+    /// When the oldest id was accepted, or asked.
+    pub(crate) fn oldest_at(&self) -> Option<Moment> {
+        self.entries.front().map(SentId::at)
     }
 }
 

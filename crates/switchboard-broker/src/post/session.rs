@@ -10,7 +10,6 @@ use switchboard_proto::v1::{
     FrameError, FrameErrorCode, RejectCode, ServerFrame, WATCH_MAX, Welcome, close, parse_client,
 };
 
-use super::sent::Sent;
 use super::timers::Alarm;
 use super::{Device, Event, Now, Out, Parcel, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
@@ -149,7 +148,6 @@ impl Broker {
             // There is nothing that could forget a number.
             device.mailbox.reserve_to(u64::MAX);
         }
-        device.sent = Sent::counting_from(self.post.new_life());
         if !is_new {
             device.mailbox.begin_at(*self.post.used_to(id));
         }
@@ -178,7 +176,7 @@ impl Broker {
             out(taken_over(older.hello.conn));
         }
         self.post.waiting.insert(conn, id);
-        self.post.timers.add(until, Alarm::Waiting, id);
+        self.post.timers.set(until, Alarm::Waiting, id);
     }
 
     fn open(&mut self, now: Now, hello: Hello, out: Out<'_>) {
@@ -327,7 +325,7 @@ impl Broker {
         if let Some(ttl) = self.ttl(id)
             && let Some(device) = self.post.devices.get(&id)
         {
-            self.post.timers.add(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
+            self.post.timers.set(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
         }
     }
 
@@ -472,7 +470,7 @@ impl Broker {
         let is_warned = session.is_warned;
         let before = ends.ms().saturating_sub(EXPIRING_BEFORE.as_millis() as u64);
         let at = if is_warned { ends } else { Moment::from_ms(before) };
-        self.post.timers.add(at, Alarm::Token, id);
+        self.post.timers.set(at, Alarm::Token, id);
     }
 
     fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
@@ -484,8 +482,8 @@ impl Broker {
         if now.at.after(EXPIRING_BEFORE) >= ends && !session.is_warned {
             session.is_warned = true;
             self.tell(id, &ServerFrame::Expiring { at_ms }, out);
-            self.set_token_alarm(id);
         }
+        self.set_token_alarm(id);
     }
 
     /// Whether [`Input::Tick`](crate::Input::Tick) has something to do.
@@ -508,18 +506,20 @@ impl Broker {
                 Alarm::Token => self.token_alarm(now, id, out),
                 Alarm::Waiting => self.waiting_alarm(now, id, out),
                 Alarm::Away => self.away_alarm(now, id, out),
+                Alarm::Window => self.window_alarm(now, id),
             }
         }
         if self.post.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
-        self.forget_sent(now, self.post.limits.dedup_ids_max);
     }
 
     fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        if device.waiting.as_ref().is_some_and(|waiting| waiting.until > now.at) {
-            return;
+        if let Some(waiting) = &device.waiting
+            && waiting.until > now.at
+        {
+            return self.post.timers.set(waiting.until, Alarm::Waiting, id);
         }
         if let Some(waiting) = device.waiting.take() {
             self.post.waiting.remove(&waiting.hello.conn);
@@ -533,9 +533,14 @@ impl Broker {
     fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(ttl) = self.ttl(id) else { return };
         let Some(device) = self.post.devices.get(&id) else { return };
-        let is_over = device.session.is_none() && device.away_since.after(ttl) <= now.at;
-        if is_over && !device.is_ending {
+        if device.session.is_some() || device.is_ending {
+            return;
+        }
+        if device.away_since.after(ttl) <= now.at {
             self.end_device(now, id, out);
+        } else {
+            // It came back meanwhile, and left again.
+            self.set_away_alarm(id, now);
         }
     }
 
@@ -728,8 +733,6 @@ pub(super) fn moment_of(now: Now, wall_ms: u64) -> Moment {
 }
 
 /// A mailbox without a session, as a replay makes it.
-pub(super) fn provisional(now: Now, life: u64) -> Device {
-    let mut device = Device::new(0, now);
-    device.sent = Sent::counting_from(life);
-    device
+pub(super) fn provisional(now: Now) -> Device {
+    Device::new(0, now)
 }

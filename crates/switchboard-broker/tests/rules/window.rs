@@ -1,6 +1,6 @@
 //! The window in which an id is known as a retry: what it may hold.
 
-use switchboard_broker::Limits;
+use switchboard_broker::{Input, Limits};
 
 use crate::rig::Rig;
 
@@ -25,6 +25,41 @@ fn no_more_ids_are_kept_than_may_be_also_when_no_time_passes() {
         assert!(rig.broker.stats().sent_ids <= 10);
     }
     assert!(send(&mut rig, 1, 99), "the newest are kept");
-    assert!(send(&mut rig, 1, 93));
-    assert!(!send(&mut rig, 0, 88), "the oldest are not");
+    assert!(send(&mut rig, 0, 98));
+    assert!(!send(&mut rig, 0, 80), "the oldest are not");
+}
+
+/// Strangers who sent much once pushed out the ids of everybody, the oldest first: a victim's retry
+/// of a message on disk was delivered twice within a second of flood.
+#[test]
+fn strangers_do_not_shorten_the_window_of_one_who_sends_little() {
+    let limits = Limits { dedup_ids_max: 100, mailbox_messages_max: 100_000, ..Limits::default() };
+    let mut rig = Rig::new(limits, false);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    for id in 0..4 {
+        send(&mut rig, 0, id);
+    }
+    for id in 4..10_000 {
+        send(&mut rig, 1, id);
+    }
+    assert!(rig.broker.stats().sent_ids <= 100);
+    for id in 0..4 {
+        assert!(send(&mut rig, 0, id), "{id} is still known");
+    }
+    rig.broker.audit(100_000).unwrap();
+}
+
+/// The ids of a device that never sends again once stayed until something else had a deadline.
+#[test]
+fn ids_are_forgotten_though_their_device_never_sends_again() {
+    let mut rig = Rig::new(Limits::default(), false);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    send(&mut rig, 0, 1);
+    assert_eq!(rig.broker.stats().sent_ids, 1);
+    rig.now.at = rig.broker.next_tick().expect("something is due");
+    rig.handle(Input::Tick);
+    assert_eq!(rig.broker.stats().sent_ids, 0);
+    assert_eq!(rig.broker.next_tick(), None);
 }

@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) has_ends: bool,
     pub(crate) has_failures: bool,
     pub(crate) has_restores: bool,
+    /// One device sends far more than the others.
+    pub(crate) has_floods: bool,
     pub(crate) crash_weight: usize,
     /// How likely parcels are carried, appends submitted, synced and told, time told, and the log
     /// reclaimed: where one is slow others overtake it.
@@ -34,17 +36,19 @@ impl Config {
         let has_ends = random.percent(30);
         let device_ttl = if has_ends { 100 } else { 1_000_000_000 };
         let device_ttl = Duration::from_secs(device_ttl);
+        let has_floods = random.percent(20);
         Config {
             shards_max: 1 + random.below(4),
-            named: 1 + random.below(3),
+            named: 1 + usize::from(has_floods) + random.below(2),
             anonymous: random.below(3),
-            texts: random.below(3),
+            texts: usize::from(has_floods) + random.below(2),
             is_durable: random.percent(92),
             steps: 50 + random.below(350),
             has_jumps: random.percent(20),
             has_ends,
             has_failures: random.percent(40),
             has_restores: random.percent(15),
+            has_floods,
             crash_weight: random.pick(&[0, 1, 4]),
             paces: [25, 14, 12, 12, 10, 12].map(|pace| {
                 let factor = random.pick(&[5, 30, 100, 300]);
@@ -56,7 +60,7 @@ impl Config {
                 mailbox_bytes_max: random.pick(&[200, 100_000]),
                 dedup_window: Duration::from_secs(40),
                 dedup_ids_per_device_max: random.pick(&[5, 1_000]),
-                dedup_ids_max: random.pick(&[12, 5_000]),
+                dedup_ids_max: if has_floods { 40 } else { random.pick(&[12, 5_000]) },
                 device_ttl,
                 named_device_ttl: random.percent(50).then_some(device_ttl),
                 push_bytes_max: random.pick(&[1, 300, 100_000]),
@@ -71,7 +75,16 @@ impl Config {
         Window {
             ms: limits.dedup_window.as_millis() as u64,
             ids_of_one: limits.dedup_ids_per_device_max,
+            few: self.few(),
             ids: limits.dedup_ids_max,
         }
+    }
+
+    /// Ids of a device that others cannot push out, however many they send.
+    ///
+    /// One of those that must give way has at least its part of half of all, and loses ids only while
+    /// it is in the highest class: while it has more than three eighths of what the fullest has.
+    fn few(&self) -> usize {
+        3 * self.limits.dedup_ids_max / (16 * (self.named + self.anonymous))
     }
 }

@@ -82,6 +82,9 @@ pub(crate) enum Answer {
 pub(crate) struct Window {
     pub(crate) ms: u64,
     pub(crate) ids_of_one: usize,
+    /// Who holds fewer loses none because of others.
+    pub(crate) few: usize,
+    /// Nobody loses any while there were never more of all.
     pub(crate) ids: usize,
 }
 
@@ -100,10 +103,10 @@ impl Ledger {
             other.order > order || (Some(other.at) == at && other.order != order)
         };
         let later = |other: &Message| other.arrivals.iter().filter(counts).count();
-        let of_all: usize = self.messages.iter().map(later).sum();
         let own = self.messages.iter().filter(|other| other.from == message.from);
         let own: usize = own.map(later).sum();
-        let is_forgotten = own + 1 >= window.ids_of_one || of_all + 1 >= window.ids;
+        let by_others = own + 1 >= window.few && self.arrived >= window.ids as u64;
+        let is_forgotten = own + 1 >= window.ids_of_one || by_others;
         let message = &mut self.messages[serial];
         if let Some(first) = message.arrivals.first() {
             let is_weak = message.durability == Some(Durability::Memory)

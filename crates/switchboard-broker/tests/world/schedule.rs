@@ -46,6 +46,7 @@ impl World {
             has(self.config.crash_weight > 0),
             has(self.config.has_restores),
             has(self.config.has_jumps),
+            6 * has(self.config.has_floods),
         ];
         match self.random.weighted(&weights) {
             0 => self.step_connect(),
@@ -73,7 +74,8 @@ impl World {
             22 => self.step_crash(),
             23 => self.step_restart(),
             24 => self.step_restore(),
-            _ => self.step_jump(),
+            25 => self.step_jump(),
+            _ => self.step_flood(),
         }
         self.note_durable_acks();
         self.audit();
@@ -156,6 +158,36 @@ impl World {
         let Some(to) = self.random.any(&known) else { return };
         if let Some(serial) = self.new_message(link, to, None) {
             self.send(link, serial);
+        }
+    }
+
+    /// The first device sends many at once, mostly to one that takes them all.
+    fn step_flood(&mut self) {
+        let Some(link) = self.clients[0].link else { return };
+        if !self.links[link].is_live || !self.links[link].is_welcome || self.links[link].is_text {
+            return;
+        }
+        self.step_connect_text();
+        let takers = self.clients_of(|kind| kind == ClientKind::Text);
+        let Some(to) = self.random.any(&takers) else { return };
+        for _ in 0..40 {
+            if let Some(serial) = self.new_message(link, to, None) {
+                self.send(link, serial);
+            }
+        }
+        while !self.links[link].is_over
+            && !self.links[link].is_held
+            && !self.links[link].up.is_empty()
+        {
+            self.arrive(link);
+        }
+        while let Some((from, to)) = self.queues_in_use().first().copied() {
+            self.carry(from, to);
+        }
+        // Others are asked at once whether they are still known.
+        for _ in 0..4 {
+            self.step_retry();
+            self.step_arrive();
         }
     }
 

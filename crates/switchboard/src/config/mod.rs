@@ -86,7 +86,7 @@ pub struct Config {
     pub dedup_window: Duration,
     /// Message ids remembered of one device; the oldest is forgotten first.
     pub dedup_ids_per_device_max: usize,
-    /// Message ids remembered in all; the oldest is forgotten first.
+    /// Message ids remembered in all; those who sent the most lose their oldest.
     pub dedup_ids_max: usize,
     /// Time without progress at a full out queue after which a device with a mailbox is closed
     /// (4508); its mailbox keeps everything.
