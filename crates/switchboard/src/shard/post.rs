@@ -382,11 +382,15 @@ impl Shard {
                 }
             }
         }
-        if !self.ports.store_is_full {
+        // Where nothing was appended again, nothing must be in the store first: a store that is full
+        // can be helped only by deleting.
+        if !self.ports.store_is_full || self.ports.copied_bytes == 0 {
             for _ in 0..std::mem::take(&mut self.ports.reclaimed) {
                 let copied_bytes = std::mem::take(&mut self.ports.copied_bytes) as u64;
                 self.ports.ask_reader(Job::Reclaimed { copied_bytes });
             }
+        }
+        if !self.ports.store_is_full {
             for key in std::mem::take(&mut self.ports.held_for_store) {
                 self.resume(key, Hold::Store);
             }
@@ -419,7 +423,10 @@ impl Shard {
     /// The shard ends.
     pub(super) fn end_broker(&mut self) {
         self.append_rest();
-        self.submit_appends();
+        if let Some(log) = self.shared.log.get() {
+            // Also where the store had no room for them: there is no later turn.
+            log.submit_last(self.ports.shard_index(), std::mem::take(&mut self.ports.appends));
+        }
     }
 
     /// Tells a v1 device that its connection is about to be closed as planned.

@@ -125,6 +125,13 @@ impl Log {
         self.shared.queue.submit(shard, batch, &self.shared.stats)
     }
 
+    /// As [`Log::submit`], whatever the queue holds: the shard ends, and has no more.
+    pub fn submit_last(&self, shard: usize, batch: Batch) {
+        if !batch.is_empty() {
+            self.shared.queue.submit_last(shard, batch, &self.shared.stats);
+        }
+    }
+
     /// Reads a record into `payload`, replacing what is there. Waits for the disk if it must, but
     /// never for a sync.
     pub fn read(&self, place: Place, payload: &mut Vec<u8>) -> Result<(), ReadError> {

@@ -71,6 +71,14 @@ impl Queue {
         Ok(())
     }
 
+    /// Takes the batch of a shard that ends, whatever the bound: it has no later turn.
+    pub(super) fn submit_last(&self, shard: usize, batch: Batch, stats: &Stats) {
+        let mut state = self.lock();
+        state.bytes += batch.bytes();
+        add(&stats.submitted, batch.len());
+        self.push(state, Entry::Batch { shard, batch, submitted: Instant::now() });
+    }
+
     pub(super) fn ask(&self, entry: Entry) {
         self.push(self.lock(), entry);
     }

@@ -264,7 +264,11 @@ impl Writer {
             let free = space.free.saturating_sub(self.written);
             Space { free, ..space }
         });
-        let used = self.shared.usage().bytes + self.ballast.len();
+        let ahead = self
+            .active
+            .as_ref()
+            .map_or(0, |active| active.zeros_end.saturating_sub(active.segment.end()));
+        let used = self.shared.usage().bytes + u64::from(ahead) + self.ballast.len();
         let is_changed = self.gate.judge(&self.plan, self.plan.left(used, space), self.is_short);
         let stats = &self.shared.stats;
         set(&stats.free_bytes, space.map_or(0, |space| space.free));
@@ -295,7 +299,7 @@ impl Writer {
         if let Some(active) = &self.active {
             let end = active.segment.end();
             if end > HEADER_LEN && u64::from(end) + u64::from(first) > u64::from(segment_bytes) {
-                self.active = None;
+                self.finish();
             }
         }
         if self.active.is_none() {
@@ -408,9 +412,18 @@ impl Writer {
             self.abandoned.push(active.segment.name.clone());
             self.delete_abandoned().ok();
         } else if error.is_no_space() {
-            // Zeros and a torn write behind the last record are space that the next one needs. If
-            // this fails they stay, and mean nothing: the next header says where this one ends.
-            active.segment.file.truncate(u64::from(active.segment.end())).ok();
+            self.active = Some(active);
+            self.finish();
+        }
+    }
+
+    /// No record follows in the active segment.
+    ///
+    /// Zeros, or a torn write, behind its last record are space that others need. If cutting them off
+    /// fails they stay, and mean nothing: the next header says where this one ends.
+    fn finish(&mut self) {
+        if let Some(Active { segment, .. }) = self.active.take() {
+            segment.file.truncate(u64::from(segment.end())).ok();
         }
     }
 
@@ -430,9 +443,10 @@ impl Writer {
     /// Begins a segment, unless the active one has no record. It belongs to the log before there is
     /// a record in it, so that the one before can be dropped at once.
     fn roll(&mut self, listener: &dyn Listener) {
-        if self.active.take_if(|active| active.segment.end() > HEADER_LEN).is_none() {
+        if self.active.as_ref().is_none_or(|active| active.segment.end() == HEADER_LEN) {
             return;
         }
+        self.finish();
         let mut made = self.create();
         if made.as_ref().is_err_and(StoreError::is_no_space) && self.make_space(listener) {
             made = self.create();

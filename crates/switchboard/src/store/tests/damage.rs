@@ -79,7 +79,7 @@ fn an_earlier_segment_may_not_be_damaged_anywhere() {
         let error = reopen(&damaged, OPTIONS).unwrap_err();
         assert!(matches!(error, OpenError::Damaged { .. }), "at {at}: {error}");
     }
-    let behind = with(&disk, "00000001.seg", |bytes| bytes[end as usize] ^= 1);
+    let behind = with(&disk, "00000001.seg", |bytes| bytes.extend([1; 40]));
     assert_eq!(reopen(&behind, OPTIONS).unwrap().1, records, "what lies behind its end is nothing");
 }
 

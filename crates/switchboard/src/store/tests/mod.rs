@@ -2,6 +2,7 @@
 
 mod crash_disk;
 mod damage;
+mod hang;
 mod random;
 mod real;
 mod space;
