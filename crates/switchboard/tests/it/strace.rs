@@ -23,6 +23,8 @@ pub(crate) struct Tampering {
 
 /// The thread that writes the log.
 pub(crate) const STORE: &str = "store";
+/// The thread that reads the store.
+pub(crate) const READER: &str = "store-reader";
 /// The thread of the HTTP server.
 pub(crate) const CONTROL: &str = "control";
 

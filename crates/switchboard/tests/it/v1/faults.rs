@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -109,8 +110,25 @@ fn send_itself(device: &mut V1, id: &str) {
     assert_eq!(told, ["\"accepted\"", "\"message\""]);
 }
 
+/// Sends messages until one is refused; gives its number.
+fn fill_store(sender: &mut V1, message: impl Fn(u64) -> Value, from: u64) -> u64 {
+    (from..)
+        .find(|id| {
+            sender.say(&message(*id));
+            let answer = sender.hear();
+            if answer["type"] == "accepted" {
+                return false;
+            }
+            assert_eq!(answer["code"], "store_full");
+            refused_id(&answer) == *id
+        })
+        .expect("the store is full some time")
+}
+
+/// Others take the last byte. What waits could then not be taken, as no ack could be written, and the
+/// disk stayed full; and a server that was restarted did not start.
 #[test]
-fn a_full_disk_is_told_and_nothing_is_lost_when_it_has_room_again() {
+fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again() {
     let disk = SmallDisk::new("8m");
     let settings = ["shards=2", "mailbox_max_messages=10000"];
     let mut server = Server::within(&disk.prefix(), &settings);
@@ -118,47 +136,114 @@ fn a_full_disk_is_told_and_nothing_is_lost_when_it_has_room_again() {
     let body = json!({"body": "x".repeat(20_000)});
     let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
     is_ready(&server);
-    a.send_with(&b.device, "0", &body);
-    // The numbers that messages in memory get are reserved on disk before they are shown.
+    retry(&mut a, &message(0));
     send_itself(&mut a, "m1");
+    server.await_metric("switchboard_store_ballast_bytes", |bytes| bytes == f64::from(1 << 20));
+    assert!(server.metric("switchboard_store_free_bytes") > 0.0);
     disk.fill();
     // The log has some room that it took before.
-    let refused = (1..).find(|id| {
-        a.say(&message(*id));
-        let answer = a.hear();
-        if answer["type"] == "accepted" {
-            return false;
-        }
-        refused_id(&answer) == *id
-    });
-    let refused = refused.expect("the disk is full some time");
-    server.await_metric("switchboard_store_failing", |failing| failing == 1.0);
-    assert!(server.metric("switchboard_store_failures_total") >= 1.0);
-    let rejected = "switchboard_rejected_total{code=\"store_unavailable\"}";
-    assert!(server.metric(rejected) >= 1.0);
-    is_not_ready(&server);
-    // What needs no disk goes on.
+    let refused = fill_store(&mut a, message, 1);
+    server.await_metric("switchboard_store_full", |full| full == 1.0);
+    assert!(server.metric("switchboard_rejected_total{code=\"store_full\"}") >= 1.0);
+    // What needs no disk goes on, and so does what the ballast pays for.
     send_itself(&mut a, "m2");
-    disk.free();
-    server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
+    let mut device = b.back(&server, 0);
+    let seq = device.take("0");
+    device.ack(seq);
+    let b = device.leave();
+    assert_eq!(server.metric("switchboard_store_failing"), 0.0);
     is_ready(&server);
+    server.restart();
+    a = a.away().back(&server, 0);
+    server.await_metric("switchboard_store_full", |full| full == 1.0);
+    disk.free();
+    server.await_metric("switchboard_store_full", |full| full == 0.0);
     (refused..refused + 10).for_each(|id| retry(&mut a, &message(id)));
     server.restart();
-    let mut device = b.back(&server, 0);
-    assert_eq!(device.welcome["pending"], refused + 10);
-    (0..refused + 10).for_each(|id| {
+    let mut device = b.back(&server, seq);
+    assert_eq!(device.welcome["pending"], refused + 9);
+    (1..refused + 10).for_each(|id| {
         device.take(&id.to_string());
     });
     device.hears_nothing();
 }
 
+/// A quota is passed by no byte of the log, and what devices ack comes free, again and again.
+#[test]
+fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
+    let quota = 8 << 20;
+    let settings = ["store_max_bytes=8MiB", "mailbox_max_messages=10000", "dedup_window=1s"];
+    let server = Server::with(&settings);
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let body = json!({"body": "x".repeat(50_000)});
+    let mut next = 0;
+    for _ in 0..3 {
+        let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
+        let refused = fill_store(&mut a, message, next);
+        assert!(refused - next > 5, "{} messages of 50 kB are not much", refused - next);
+        let log = server.directory.path().join("switchboard-data/log");
+        let files = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+        let bytes = files.map(|file| file.len()).sum::<u64>();
+        assert!(bytes <= quota, "{bytes}");
+        let mut device = b.back(&server, 0);
+        for id in next..refused {
+            let seq = device.take(&id.to_string());
+            device.ack(seq);
+        }
+        b = device.leave();
+        server.await_metric("switchboard_store_full", |full| full == 0.0);
+        next = refused;
+    }
+}
+
+/// A byte of a message that waited rotted under a running server. It and everything behind it was
+/// never delivered, and the log got 110 lines a second.
+#[test]
+fn a_message_that_rots_is_given_up_its_sender_is_told_and_the_rest_is_delivered() {
+    let server = Server::with(&["shards=2"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let body = |id: &str| json!({"body": format!("the body of {id}"), "receipt": true});
+    ["1", "2", "3"].iter().for_each(|id| a.send_with(&b.device, id, &body(id)));
+    let log = server.directory.path().join("switchboard-data/log/00000001.seg");
+    let bytes = fs::read(&log).unwrap();
+    let rotten = b"the body of 2";
+    let at = bytes.windows(rotten.len()).position(|found| found == rotten).unwrap();
+    let file = fs::File::options().write(true).open(&log).unwrap();
+    file.write_all_at(b"T", at as u64).unwrap();
+    let mut device = b.back(&server, 0);
+    device.take("1");
+    let seq = device.take("3");
+    device.ack(seq);
+    let told = a.expect(json!({"type": "outcome", "id": "2", "outcome": "evicted"}));
+    assert_eq!(told.get("maybe_seen"), None);
+    for _ in 0..2 {
+        a.expect(json!({"type": "outcome", "outcome": "delivered"}));
+    }
+    assert_eq!(server.metric("switchboard_messages_quarantined_total"), 1.0);
+    is_ready(&server);
+}
+
+/// A read that the disk refuses for a while says nothing about the message.
+#[test]
+fn what_the_disk_does_not_give_for_a_while_is_delivered_when_it_does() {
+    let server = Server::within(&strace::prefix(), &["shards=1"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    a.send(&b.device, "1");
+    let failing = Tampering::fail(&server, strace::READER, "pread64", "EIO");
+    let mut device = b.back(&server, 0);
+    server.await_metric("switchboard_store_read_failures_total", |reads| reads >= 3.0);
+    failing.end();
+    device.take("1");
+    assert_eq!(server.metric("switchboard_messages_quarantined_total"), 0.0);
+}
+
 /// The id of a message that the store did not take.
 #[track_caller]
 fn refused_id(answer: &Value) -> u64 {
-    assert_eq!(
-        (&answer["type"], &answer["code"]),
-        (&json!("rejected"), &json!("store_unavailable"))
-    );
+    assert_eq!(answer["type"], "rejected");
+    // A disk that has no space is full, and what it had taken is unknown.
+    let code = answer["code"].as_str().unwrap();
+    assert!(["store_unavailable", "store_full"].contains(&code), "{answer}");
     assert!(answer["retry_after_ms"].is_u64(), "{answer}");
     answer["id"].as_str().unwrap().parse().unwrap()
 }

@@ -148,7 +148,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// What no case here moves.
-pub(crate) const ELSEWHERE: [&str; 11] = [
+pub(crate) const ELSEWHERE: [&str; 14] = [
     // v1/key_set.rs
     closed!("1013"),
     // v1/faults.rs
@@ -156,6 +156,9 @@ pub(crate) const ELSEWHERE: [&str; 11] = [
     "switchboard_store_queue_full_total",
     "switchboard_reader_pauses_total{reason=\"store\"}",
     "switchboard_store_failing",
+    "switchboard_store_full",
+    "switchboard_store_free_bytes",
+    "switchboard_store_ballast_bytes",
     "switchboard_store_failures_total",
     rejected!("store_unavailable"),
     rejected!("store_full"),
