@@ -15,7 +15,7 @@ use switchboard_proto::DeviceId;
 use super::record;
 use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
-use crate::shard::{Shared, StoreNews};
+use crate::shard::{Inbox, Shared, StoreNews};
 use crate::store::{self, Log, ReadError};
 
 /// How often the log is looked at for what could be reclaimed.
@@ -338,6 +338,10 @@ impl Work {
         }
         self.awaits_drop = false;
         self.log.look();
+        if self.log.is_tight() {
+            // A shard that sleeps since the last ack counts as live what it has not counted since.
+            self.shared.inboxes.iter().for_each(Inbox::nudge);
+        }
         let Some(oldest) = self.log.oldest() else { return };
         let waiting = self.shared.metrics.waiting();
         let records = waiting.messages + waiting.mailboxes + waiting.sent_ids;

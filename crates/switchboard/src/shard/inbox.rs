@@ -204,8 +204,9 @@ impl Inbox {
         mem::take(&mut self.lock().store)
     }
 
-    /// Wakes the shard: another one has taken what this one could not hand over.
-    pub(super) fn nudge(&self) {
+    /// Wakes the shard: another one has taken what this one could not hand over, or how much waits
+    /// is to be counted anew.
+    pub(crate) fn nudge(&self) {
         let state = self.lock();
         self.notify(state);
     }

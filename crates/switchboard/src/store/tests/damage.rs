@@ -1,10 +1,12 @@
 //! Damaged files: a tail that a crash tore is cut, anything else is refused.
 
+use std::io::IoSlice;
+
 use super::crash_disk::CrashDisk;
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header};
-use crate::store::{OpenError, Options, Place};
+use crate::store::{OpenError, Options, Place, ReadError};
 
 const OPTIONS: Options =
     Options { segment_bytes: 1024, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
@@ -176,4 +178,30 @@ fn a_record_that_the_owner_refuses_ends_the_start() {
     };
     let error = crate::store::inspect(&disk, &mut refuse_second).unwrap_err().to_string();
     assert_eq!(error, "00000001.seg has a record at byte 86 that cannot be used: no such kind");
+}
+
+#[test]
+fn a_running_log_reads_on_behind_what_is_damaged() {
+    let (disk, records) = log(&[&[10, 20], &[30, 5], &[8, 0, 40]]);
+    let (open, _) = reopen(&disk, OPTIONS).unwrap();
+    let segment = open.shared.segment(1).unwrap();
+    let offset = |nth: usize| records[nth].0.offset();
+    for hit in 0..records.len() {
+        let at = offset(hit) + 9;
+        let byte = disk.content("00000001.seg")[at as usize];
+        let put = |byte: u8| {
+            segment.file.write_at(&mut [IoSlice::new(&[byte])], u64::from(at)).unwrap();
+        };
+        put(!byte);
+        let mut found = Vec::new();
+        let read = open.shared.read_segment(1, None, &mut |place, _| found.push(place));
+        assert!(
+            matches!(read, Err(ReadError::Damaged { offset: at, .. }) if at == offset(hit)),
+            "{read:?}"
+        );
+        assert_eq!(found.len(), hit);
+        let next = segment.next_intact(offset(hit), segment.end()).unwrap();
+        assert_eq!(next, records.get(hit + 1).map(|(place, _)| place.offset()));
+        put(byte);
+    }
 }

@@ -196,6 +196,15 @@ fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
     }
 }
 
+/// Changes a byte of the first segment, where it holds this.
+fn rot(server: &Server, what: &[u8]) {
+    let log = server.directory.path().join("switchboard-data/log/00000001.seg");
+    let bytes = fs::read(&log).unwrap();
+    let at = bytes.windows(what.len()).position(|found| found == what).expect("it is there");
+    let file = fs::File::options().write(true).open(&log).unwrap();
+    file.write_all_at(b"?", at as u64).unwrap();
+}
+
 /// A byte of a message that waited rotted under a running server. It and everything behind it was
 /// never delivered, and the log got 110 lines a second.
 #[test]
@@ -204,12 +213,7 @@ fn a_message_that_rots_is_given_up_its_sender_is_told_and_the_rest_is_delivered(
     let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
     let body = |id: &str| json!({"body": format!("the body of {id}"), "receipt": true});
     ["1", "2", "3"].iter().for_each(|id| a.send_with(&b.device, id, &body(id)));
-    let log = server.directory.path().join("switchboard-data/log/00000001.seg");
-    let bytes = fs::read(&log).unwrap();
-    let rotten = b"the body of 2";
-    let at = bytes.windows(rotten.len()).position(|found| found == rotten).unwrap();
-    let file = fs::File::options().write(true).open(&log).unwrap();
-    file.write_all_at(b"T", at as u64).unwrap();
+    rot(&server, b"the body of 2");
     let mut device = b.back(&server, 0);
     device.take("1");
     let seq = device.take("3");
@@ -221,6 +225,41 @@ fn a_message_that_rots_is_given_up_its_sender_is_told_and_the_rest_is_delivered(
     }
     assert_eq!(server.metric("switchboard_messages_quarantined_total"), 1.0);
     is_ready(&server);
+}
+
+/// Compaction stopped for ever at a damaged record in the oldest segment.
+#[test]
+fn compaction_gives_up_what_is_damaged_and_deletes_the_rest() {
+    let settings = ["store_max_bytes=8MiB", "mailbox_max_messages=10000", "dedup_window=1s"];
+    let mut server = Server::with(&settings);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    for id in ["1", "rotten", "3"] {
+        let body = json!({"body": format!("the body of {id}"), "receipt": true});
+        a.send_with(&b.device, id, &body);
+    }
+    rot(&server, b"the body of rotten");
+    let c = V1::anonymous(&server).leave();
+    let body = json!({"body": "x".repeat(50_000)});
+    let mut other = V1::anonymous(&server);
+    let refused = fill_store(&mut other, |id| with(send(&c.device, &id.to_string()), &body), 0);
+    let mut device = c.back(&server, 0);
+    for id in 0..refused {
+        let seq = device.take(&id.to_string());
+        device.ack(seq);
+    }
+    a.expect(json!({"type": "outcome", "id": "rotten", "outcome": "evicted"}));
+    server.await_metric("switchboard_store_full", |full| full == 0.0);
+    assert_eq!(server.metric("switchboard_messages_quarantined_total"), 1.0);
+    // A start would refuse the damage, were it still there.
+    let first = server.directory.path().join("switchboard-data/log/00000001.seg");
+    while first.exists() {
+        device.hears_nothing();
+    }
+    server.restart();
+    let mut device = b.back(&server, 0);
+    device.take("1");
+    device.take("3");
+    device.hears_nothing();
 }
 
 /// A read that the disk refuses for a while says nothing about the message.
