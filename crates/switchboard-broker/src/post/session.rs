@@ -188,9 +188,12 @@ impl Broker {
         let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let knows = device.knows(&hello, epoch);
-        let resumed = knows && hello.last_seq < device.mailbox.next_seq();
+        let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
         if knows && !resumed {
-            // It has seen more than there is: the store is older than the device's memory.
+            // The client has seen a seq that was never pushed: the log was rolled back. Numbers up
+            // to the one it names may be given to other messages now, which it would skip. After a
+            // crash everything up to the last reserved seq counts as pushed, so no client that
+            // only tells the truth comes here.
             device.mailbox_name = hello.nonce | 1;
             device.row = Place::NOWHERE;
         }
@@ -218,8 +221,7 @@ impl Broker {
         }
         self.post.sessions[index] = Some(id);
         if resumed {
-            let seen = device.mailbox.pushed_to().min(hello.last_seq);
-            self.ack_to(now, id, seen, out);
+            self.ack_to(now, id, hello.last_seq, out);
         }
         self.record_device(id, Some(number), out);
         let Some(device) = self.post.devices.get(&id) else { return };

@@ -6,6 +6,7 @@ mod quarantine;
 mod reclaim;
 mod records;
 mod rig;
+mod rollback;
 mod space;
 mod watch;
 mod window;
