@@ -15,7 +15,7 @@ pub use directory::{Directory, Presence};
 pub use duplicates::{Digest, DigestKey};
 pub use names::{HashKey, Names, Shown};
 pub use post::{
-    Asker, Cancel, Content, Deliver, DeviceRecord, Event, Fate, FateOf, Hello, Limits,
+    Asker, Cancel, Content, Deliver, DeviceRecord, EndedRecord, Event, Fate, FateOf, Hello, Limits,
     MessageRecord, Now, OutcomeRecord, Parcel, Place, Record, Replay, SendFilter, SentIdRecord,
     Stats, TextAsker, Verdict, Want, home,
 };

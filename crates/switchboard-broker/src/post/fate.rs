@@ -5,7 +5,10 @@ use switchboard_proto::v1::{Outcome, RejectCode};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::store::Pending;
-use super::{Cancel, Content, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel, Place, Record};
+use super::{
+    Cancel, Content, EndedRecord, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel, Place,
+    Record,
+};
 use crate::broker::{Broker, Effect};
 
 /// How a message ends.
@@ -42,6 +45,37 @@ impl Broker {
             reason,
             is_stored: taken.is_stored,
         };
+        self.record_end(&fate, out);
+        self.tell_end(taken, fate, answers_cancel, out);
+    }
+
+    /// Records how a message ended, where nothing else in the store says it: an ack has its own
+    /// record, and of a device that ends the record says so.
+    fn record_end(&mut self, fate: &Fate, out: Out<'_>) {
+        let is_said = matches!(fate.outcome, Outcome::Delivered | Outcome::Evicted);
+        if is_said || !fate.is_stored {
+            return;
+        }
+        let device = self.show(fate.of.device);
+        out(Effect::Append(Record::Ended(EndedRecord {
+            device: device.as_ref(),
+            seq: fate.of.seq,
+            outcome: fate.outcome,
+            at_ms: fate.at_ms,
+            maybe_seen: fate.maybe_seen,
+            reason: fate.reason.as_deref(),
+        })));
+        self.post.pending.push_back(Pending::Nothing);
+    }
+
+    /// Tells the sender of a message how it ended.
+    pub(super) fn tell_end(
+        &mut self,
+        taken: Taken,
+        fate: Fate,
+        answers_cancel: Option<u32>,
+        out: Out<'_>,
+    ) {
         let to = taken.from;
         let id = taken.id.unwrap_or_default();
         self.post_home(to, Parcel::Fate { to, id, fate, answers_cancel }, out);

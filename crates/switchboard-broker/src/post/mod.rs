@@ -36,7 +36,9 @@ use switchboard_proto::v1::Outcome;
 pub use content::Content;
 pub use parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
 pub use push::Want;
-pub use record::{DeviceRecord, MessageRecord, OutcomeRecord, Place, Record, SentIdRecord};
+pub use record::{
+    DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Place, Record, SentIdRecord,
+};
 pub use recover::Replay;
 
 use crate::broker::{Broker, Effect};

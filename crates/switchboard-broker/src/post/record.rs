@@ -40,6 +40,9 @@ pub enum Record<'a> {
         /// Which message.
         seq: u64,
     },
+    /// A message with a receipt ended otherwise than by an ack or with its receiver; its sender is
+    /// not told yet.
+    Ended(EndedRecord<'a>),
     /// How a device stands. Each one replaces the one before.
     Device(DeviceRecord<'a>),
     /// A device ended, with its mailbox and the ids it sent under.
@@ -91,6 +94,27 @@ pub struct OutcomeRecord<'a> {
     pub of: DeviceRef<'a>,
     /// Its number there.
     pub of_seq: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When, wall clock.
+    pub at_ms: u64,
+    /// Whether the receiver may have seen it although it did not ack.
+    pub maybe_seen: bool,
+    /// Why it was refused.
+    pub reason: Option<&'a str>,
+}
+
+/// See [`Record::Ended`].
+///
+/// The receiver's shard writes it, before any ack that covers the message: the outcome's record is
+/// the sender's shard's, and may be on disk later than that ack. Without it a crash in between
+/// would leave a message that seems to have been acked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedRecord<'a> {
+    /// In whose mailbox the message was.
+    pub device: DeviceRef<'a>,
+    /// Its number there.
+    pub seq: u64,
     /// How it ended.
     pub outcome: Outcome,
     /// When, wall clock.

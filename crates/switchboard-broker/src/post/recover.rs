@@ -9,8 +9,8 @@ use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
 use super::{
-    Content, DeviceRecord, FateOf, MessageRecord, Now, Out, OutcomeRecord, Place, Record,
-    SentIdRecord, session,
+    Content, DeviceRecord, EndedRecord, Fate, FateOf, MessageRecord, Now, Out, OutcomeRecord,
+    Place, Record, SentIdRecord, session,
 };
 use crate::broker::{Broker, Effect};
 
@@ -22,6 +22,8 @@ pub struct Replay {
     /// Messages whose outcome is recorded. A copy of one may lie behind that record: a message is
     /// copied by the receiver's shard while the sender's records the outcome.
     ended: FxHashSet<(FateOf, Ended)>,
+    /// How messages in this shard's mailboxes ended, whose outcome is not recorded.
+    ends: FxHashMap<FateOf, Fate>,
     /// Such copies, of this shard's devices.
     outlived: Vec<FateOf>,
     /// Devices whose last record says that they are there.
@@ -62,6 +64,7 @@ impl Broker {
                 }
                 replay.receipts.remove(&FateOf { device: id, seq: *seq });
             }
+            Record::Ended(ended) => self.replay_end(replay, ended),
             Record::Device(row) => self.replay_device(now, replay, row, place),
             Record::Gone { device } => {
                 let id = self.directory.names().intern(*device);
@@ -102,7 +105,12 @@ impl Broker {
         let expires_at =
             message.expires_at_ms.map_or(NEVER, |at_ms| session::moment_of(now, at_ms));
         let entry = message.entry(from, place, expires_at);
-        self.replayed(now, id).mailbox.restore(entry);
+        let mailbox = &mut self.replayed(now, id).mailbox;
+        if message.receipt && mailbox.find(message.seq).is_none() {
+            // An end under this number is another message's, of the device before it ended.
+            replay.ends.remove(&of);
+        }
+        mailbox.restore(entry);
     }
 
     fn replay_sent(&mut self, now: Now, replay: &mut Replay, message: &MessageRecord<'_>) {
@@ -218,6 +226,16 @@ impl Broker {
         device.mailbox.ack(seq);
     }
 
+    /// Changes nothing where the outcome of the message is recorded, too.
+    fn replay_end(&mut self, replay: &mut Replay, ended: &EndedRecord<'_>) {
+        let Some(id) = self.own(ended.device) else { return };
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        if device.mailbox.take(ended.seq).is_some_and(|taken| taken.owes) {
+            let of = FateOf { device: id, seq: ended.seq };
+            replay.ends.insert(of, ended.fate(of));
+        }
+    }
+
     fn replay_removed(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         device.mailbox.take(seq);
@@ -266,7 +284,7 @@ impl Broker {
         self.arm(now, &mut replay);
         let ids: Vec<DeviceId> = self.post.devices.keys().copied().collect();
         for id in ids {
-            self.replayed_one(now, id, replay.online.contains(&id), out);
+            self.replayed_one(now, id, &mut replay, out);
         }
         for of in replay.outlived {
             // Before the record of its outcome leaves the log.
@@ -277,7 +295,8 @@ impl Broker {
         self.settle_local(now, out);
     }
 
-    fn replayed_one(&mut self, now: Now, id: DeviceId, was_online: bool, out: Out<'_>) {
+    fn replayed_one(&mut self, now: Now, id: DeviceId, replay: &mut Replay, out: Out<'_>) {
+        let was_online = replay.online.contains(&id);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         if was_online {
             device.mailbox.all_may_have_been_pushed();
@@ -295,9 +314,13 @@ impl Broker {
         self.post.stats.bytes += bytes;
         self.directory.add_home(id, self.shard);
         self.directory.present(id, false, since_ms);
-        // They were acked, and the crash came before their outcome was recorded.
+        // The crash came before their outcome was recorded. They were acked, where nothing says how
+        // else they ended.
         for taken in owed {
-            self.owe(now, id, taken, Outcome::Delivered, out);
+            match replay.ends.remove(&FateOf { device: id, seq: taken.seq }) {
+                Some(fate) => self.tell_end(taken, fate, None, out),
+                None => self.owe(now, id, taken, Outcome::Delivered, out),
+            }
         }
         if was_online {
             self.record_device(id, None, out);
@@ -316,10 +339,16 @@ impl Broker {
     /// The outcome of an owed message may be recorded already, and that record lie in the part that
     /// goes, too, acked and forgotten. A copy of the message would then come back to life.
     pub fn may_reclaim(&self, record: &Record<'_>) -> bool {
-        let Record::Message(message) = record else { return true };
-        let entry = self.own(message.to).and_then(|id| {
-            self.post.devices.get(&id).and_then(|device| device.mailbox.find(message.seq))
-        });
+        let (to, seq) = match record {
+            Record::Message(message) => (message.to, message.seq),
+            // It counts until the outcome is recorded, and lies behind the message and its copies:
+            // these wait for the same.
+            Record::Ended(ended) => (ended.device, ended.seq),
+            _ => return true,
+        };
+        let entry = self
+            .own(to)
+            .and_then(|id| self.post.devices.get(&id).and_then(|device| device.mailbox.find(seq)));
         entry.is_none_or(|entry| entry.state != State::Owed)
     }
 
@@ -347,7 +376,10 @@ impl Broker {
                 }
             }
             // What they took out lay before them, and is not in the log any more.
-            Record::Acked { .. } | Record::Removed { .. } | Record::Gone { .. } => {}
+            Record::Acked { .. }
+            | Record::Removed { .. }
+            | Record::Ended(_)
+            | Record::Gone { .. } => {}
         }
     }
 
@@ -428,6 +460,19 @@ impl MessageRecord<'_> {
     /// What it says, as it is pushed.
     pub fn content(&self) -> Content {
         Content::message(self.id, self.re, self.sent_at_ms, self.body)
+    }
+}
+
+impl EndedRecord<'_> {
+    fn fate(&self, of: FateOf) -> Fate {
+        Fate {
+            of,
+            outcome: self.outcome,
+            at_ms: self.at_ms,
+            maybe_seen: self.maybe_seen,
+            reason: self.reason.map(Into::into),
+            is_stored: true,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rules that the simulated world reaches too seldom to hold them, each in the fewest steps.
 
 mod cancel;
+mod ended;
 mod ending;
 mod quarantine;
 mod reclaim;

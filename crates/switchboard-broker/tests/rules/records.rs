@@ -1,6 +1,6 @@
 //! Records of two devices, ann and bob, as a store holds them.
 
-use switchboard_broker::{DeviceRecord, MessageRecord, Moment, OutcomeRecord, Record};
+use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, Moment, OutcomeRecord, Record};
 use switchboard_proto::v1::{DeviceRef, Outcome};
 
 use crate::rig::NOW;
@@ -49,5 +49,17 @@ pub(crate) fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static
         at_ms: NOW.wall_ms,
         maybe_seen: false,
         reason: None,
+    })
+}
+
+/// What ann sent to bob and bob refused.
+pub(crate) fn refused(seq: u64) -> Record<'static> {
+    Record::Ended(EndedRecord {
+        device: BOB,
+        seq,
+        outcome: Outcome::Refused,
+        at_ms: NOW.wall_ms,
+        maybe_seen: false,
+        reason: Some("no"),
     })
 }

@@ -67,6 +67,7 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::Outcome(_) => "outcome",
         Record::Acked { .. } => "acked",
         Record::Removed { .. } => "removed",
+        Record::Ended(_) => "ended",
         Record::Device(_) => "device",
         Record::Gone { .. } => "gone",
         Record::SentId(_) => "sent id",

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use switchboard_broker::{
-    DeviceRecord, Digest, MessageRecord, Moment, OutcomeRecord, Place, Record, SentIdRecord, Shown,
+    DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Place, Record,
+    SentIdRecord, Shown,
 };
 use switchboard_proto::v1::Outcome;
 
@@ -107,6 +108,7 @@ pub(crate) enum Stored {
     Outcome(OutcomeOf),
     Acked { device: Shown, seq: u64 },
     Removed { device: Shown, seq: u64 },
+    Ended(Ended),
     Device(Row),
     Gone { device: Shown },
     SentId(SentId),
@@ -142,6 +144,17 @@ pub(crate) struct OutcomeOf {
     reason: Option<String>,
 }
 
+/// See [`EndedRecord`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ended {
+    device: Shown,
+    seq: u64,
+    outcome: Outcome,
+    at_ms: u64,
+    maybe_seen: bool,
+    reason: Option<String>,
+}
+
 /// See [`DeviceRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
@@ -171,6 +184,7 @@ impl From<&Record<'_>> for Stored {
             Record::Outcome(outcome) => Stored::Outcome(outcome.into()),
             Record::Acked { device, seq } => Stored::Acked { device: device.into(), seq },
             Record::Removed { device, seq } => Stored::Removed { device: device.into(), seq },
+            Record::Ended(ended) => Stored::Ended(ended.into()),
             Record::Device(row) => Stored::Device(row.into()),
             Record::Gone { device } => Stored::Gone { device: device.into() },
             Record::SentId(sent) => Stored::SentId(sent.into()),
@@ -188,6 +202,7 @@ impl Stored {
             Stored::Removed { device, seq } => {
                 Record::Removed { device: device.as_ref(), seq: *seq }
             }
+            Stored::Ended(ended) => Record::Ended(ended.record()),
             Stored::Device(row) => Record::Device(row.record()),
             Stored::Gone { device } => Record::Gone { device: device.as_ref() },
             Stored::SentId(sent) => Record::SentId(sent.record()),
@@ -255,6 +270,27 @@ impl OutcomeOf {
             id: &self.id,
             of: self.of.as_ref(),
             of_seq: self.of_seq,
+            outcome: self.outcome,
+            at_ms: self.at_ms,
+            maybe_seen: self.maybe_seen,
+            reason: self.reason.as_deref(),
+        }
+    }
+}
+
+impl From<EndedRecord<'_>> for Ended {
+    fn from(record: EndedRecord<'_>) -> Ended {
+        let EndedRecord { device, seq, outcome, at_ms, maybe_seen, reason } = record;
+        let reason = reason.map(Into::into);
+        Ended { device: device.into(), seq, outcome, at_ms, maybe_seen, reason }
+    }
+}
+
+impl Ended {
+    fn record(&self) -> EndedRecord<'_> {
+        EndedRecord {
+            device: self.device.as_ref(),
+            seq: self.seq,
             outcome: self.outcome,
             at_ms: self.at_ms,
             maybe_seen: self.maybe_seen,

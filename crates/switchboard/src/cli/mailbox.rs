@@ -177,16 +177,19 @@ fn append_outcomes(
         let Some(sender) = mailboxes.find(&entry.from) else { continue };
         let next = next_seqs.entry(&entry.from).or_insert_with(|| sender.next_seq());
         let is_acked = mailbox.is_acked(of_seq);
+        let end = entry.end.as_ref();
+        let unrecorded = if is_acked { Outcome::Delivered } else { Outcome::Evicted };
+        let may_have_seen = !is_acked && mailbox.may_have_seen(of_seq);
         let outcome = OutcomeRecord {
             to: device(&entry.from)?,
             seq: *next,
             id: &entry.id,
             of: device(id)?,
             of_seq,
-            outcome: if is_acked { Outcome::Delivered } else { Outcome::Evicted },
-            at_ms,
-            maybe_seen: !is_acked && mailbox.may_have_seen(of_seq),
-            reason: None,
+            outcome: end.map_or(unrecorded, |end| end.outcome),
+            at_ms: end.map_or(at_ms, |end| end.at_ms),
+            maybe_seen: end.map_or(may_have_seen, |end| end.maybe_seen),
+            reason: end.and_then(|end| end.reason.as_deref()),
         };
         log.push(&Record::Outcome(outcome))?;
         *next += 1;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use switchboard_broker::{DeviceRecord, MessageRecord, OutcomeRecord, Record};
+use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Record};
 use switchboard_proto::v1::Outcome;
 
 /// All of them, by the id of their device.
@@ -46,8 +46,19 @@ pub(super) struct Entry {
     pub(super) expires_at_ms: Option<u64>,
     pub(super) receipt: bool,
     pub(super) outcome: Option<Outcome>,
+    /// How a message ended whose outcome is not recorded yet, where it was not acked.
+    pub(super) end: Option<End>,
     /// The body, of the device that was asked about.
     pub(super) body: Option<String>,
+}
+
+/// See [`EndedRecord`].
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) at_ms: u64,
+    pub(super) maybe_seen: bool,
+    pub(super) reason: Option<String>,
 }
 
 impl Mailboxes {
@@ -69,6 +80,7 @@ impl Mailboxes {
             Record::Removed { device, seq } => {
                 self.of(&device.to_string()).entries.remove(seq);
             }
+            Record::Ended(ended) => self.ended(ended),
             Record::Device(row) => self.row(row),
             Record::Gone { device } => {
                 self.devices.remove(&device.to_string());
@@ -99,6 +111,7 @@ impl Mailboxes {
             expires_at_ms: message.expires_at_ms,
             receipt: message.receipt,
             outcome: None,
+            end: None,
             body: is_whole.then(|| String::from_utf8_lossy(message.body).into_owned()),
         };
         self.of(&to).put(message.seq, entry);
@@ -117,9 +130,19 @@ impl Mailboxes {
             expires_at_ms: None,
             receipt: false,
             outcome: Some(outcome.outcome),
+            end: None,
             body: None,
         };
         self.of(&outcome.to.to_string()).put(outcome.seq, entry);
+    }
+
+    fn ended(&mut self, ended: &EndedRecord<'_>) {
+        let EndedRecord { outcome, at_ms, maybe_seen, .. } = *ended;
+        let entry = self.of(&ended.device.to_string()).entries.get_mut(&ended.seq);
+        if let Some(entry) = entry.filter(|entry| entry.receipt) {
+            let reason = ended.reason.map(str::to_owned);
+            entry.end = Some(End { outcome, at_ms, maybe_seen, reason });
+        }
     }
 
     fn row(&mut self, row: &DeviceRecord<'_>) {
@@ -165,7 +188,7 @@ impl Mailbox {
     /// What waits for the device.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (u64, &Entry)> {
         let entries = self.entries.range(self.acked_to + 1..);
-        entries.map(|(&seq, entry)| (seq, entry))
+        entries.filter(|(_, entry)| entry.end.is_none()).map(|(&seq, entry)| (seq, entry))
     }
 
     /// Whether the device has acked this entry, whose outcome is not recorded yet.
@@ -250,6 +273,14 @@ mod tests {
         let (device, seq) = (ALICE, 2);
         let [one, two, asked] = [message(1, false), message(2, false), message(3, true)];
         let acked = Record::Acked { device, seq: 3 };
+        let refused = Record::Ended(EndedRecord {
+            device,
+            seq: 3,
+            outcome: Outcome::Refused,
+            at_ms: 1,
+            maybe_seen: false,
+            reason: None,
+        });
         for (records, expected) in [
             (vec![one, two], None),
             (vec![known, one, two], Some((vec![1, 2], 2))),
@@ -257,6 +288,10 @@ mod tests {
             // Acked, and its outcome is not recorded yet.
             (vec![known, one, asked, acked], Some((vec![], 1))),
             (vec![known, one, asked, acked, outcome(3)], Some((vec![], 0))),
+            // Refused, and its outcome is not recorded yet.
+            (vec![known, one, asked, refused], Some((vec![1], 2))),
+            (vec![known, one, asked, refused, outcome(3)], Some((vec![1], 1))),
+            (vec![known, one, asked, outcome(3), refused], Some((vec![1], 1))),
             (vec![known, one, two, Record::Gone { device }], None),
             // Copied to a later part of the log, behind what took it out.
             (vec![known, acked, one], Some((vec![], 0))),

@@ -4,7 +4,7 @@
 //! so every version reads what an older one wrote.
 
 use switchboard_broker::{
-    DeviceRecord, Digest, MessageRecord, Moment, OutcomeRecord, Record, SentIdRecord,
+    DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Record, SentIdRecord,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Outcome};
@@ -16,6 +16,7 @@ const REMOVED: u8 = 4;
 const DEVICE: u8 = 5;
 const GONE: u8 = 6;
 const SENT_ID: u8 = 7;
+const ENDED: u8 = 8;
 
 /// Stands for a time, or a length, that is not there.
 const ABSENT: u64 = u64::MAX;
@@ -38,6 +39,7 @@ pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
         Record::Outcome(outcome) => write_outcome(outcome, out),
         Record::Acked { device, seq } => write_seq(ACKED, *device, *seq, out),
         Record::Removed { device, seq } => write_seq(REMOVED, *device, *seq, out),
+        Record::Ended(ended) => write_ended(ended, out),
         Record::Device(row) => {
             out.push(DEVICE);
             write_device(row.device, out);
@@ -92,6 +94,16 @@ fn write_outcome(outcome: &OutcomeRecord<'_>, out: &mut Vec<u8>) {
     write_u64(outcome.at_ms, out);
     write_text(outcome.id, out);
     write_option(outcome.reason, out);
+}
+
+fn write_ended(ended: &EndedRecord<'_>, out: &mut Vec<u8>) {
+    out.push(ENDED);
+    out.push(if ended.maybe_seen { MAYBE_SEEN } else { 0 });
+    out.push(outcome_number(ended.outcome));
+    write_device(ended.device, out);
+    write_u64(ended.seq, out);
+    write_u64(ended.at_ms, out);
+    write_option(ended.reason, out);
 }
 
 fn write_seq(tag: u8, device: DeviceRef<'_>, seq: u64, out: &mut Vec<u8>) {
@@ -151,6 +163,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
         OUTCOME => read_outcome(&mut fields).map(Record::Outcome),
         ACKED => read_seq(&mut fields).map(|(device, seq)| Record::Acked { device, seq }),
         REMOVED => read_seq(&mut fields).map(|(device, seq)| Record::Removed { device, seq }),
+        ENDED => read_ended(&mut fields).map(Record::Ended),
         DEVICE => read_row(&mut fields).map(Record::Device),
         GONE => fields.device().map(|device| Record::Gone { device }),
         SENT_ID => read_sent_id(&mut fields).map(Record::SentId),
@@ -186,6 +199,17 @@ fn read_outcome<'a>(fields: &mut Fields<'a>) -> Option<OutcomeRecord<'a>> {
         of_seq: fields.u64()?,
         at_ms: fields.u64()?,
         id: fields.text()?,
+        reason: fields.option()?,
+    })
+}
+
+fn read_ended<'a>(fields: &mut Fields<'a>) -> Option<EndedRecord<'a>> {
+    Some(EndedRecord {
+        maybe_seen: fields.byte()? & MAYBE_SEEN != 0,
+        outcome: outcome_of(fields.byte()?)?,
+        device: fields.device()?,
+        seq: fields.u64()?,
+        at_ms: fields.u64()?,
         reason: fields.option()?,
     })
 }
@@ -315,6 +339,10 @@ mod tests {
             round_trip(Record::Outcome(OutcomeRecord {
                 to: one, seq: c, id: &id, of: other, of_seq: d, outcome, at_ms: e,
                 maybe_seen: flags[0], reason: text.as_deref(),
+            }));
+            round_trip(Record::Ended(EndedRecord {
+                device: one, seq: c, outcome, at_ms: d, maybe_seen: flags[0],
+                reason: text.as_deref(),
             }));
             round_trip(Record::Acked { device: one, seq: c });
             round_trip(Record::Removed { device: one, seq: c });
