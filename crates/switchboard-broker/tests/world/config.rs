@@ -24,7 +24,11 @@ pub(crate) struct Config {
     pub(crate) has_restores: bool,
     /// One device sends far more than the others.
     pub(crate) has_floods: bool,
+    /// A sync may take long, while everything else goes on.
+    pub(crate) has_hangs: bool,
     pub(crate) crash_weight: usize,
+    pub(crate) stop_weight: usize,
+    pub(crate) refuse_weight: usize,
     /// How likely parcels are carried, appends submitted, synced and told, time told, and the log
     /// reclaimed: where one is slow others overtake it.
     pub(crate) paces: [usize; 6],
@@ -49,7 +53,10 @@ impl Config {
             has_failures: random.percent(40),
             has_restores: random.percent(15),
             has_floods,
+            has_hangs: random.percent(20),
             crash_weight: random.pick(&[0, 1, 4]),
+            stop_weight: random.pick(&[0, 1, 3]),
+            refuse_weight: random.pick(&[1, 2, 10]),
             paces: [25, 14, 12, 12, 10, 12].map(|pace| {
                 let factor = random.pick(&[5, 30, 100, 300]);
                 1 + pace * factor / 100

@@ -46,6 +46,10 @@ pub(crate) struct Message {
     pub(crate) is_seen_by_text: bool,
     pub(crate) is_acked: bool,
     pub(crate) is_refused: bool,
+    /// Refused and not acked before, in this run.
+    pub(crate) is_refused_first: bool,
+    /// And a crash left an ack behind the refusal: it must not be told as acked.
+    pub(crate) is_refused_for_good: bool,
     pub(crate) is_cancelled: bool,
     /// It may be cancelled, and the connection that asked did not hear of it.
     pub(crate) is_cancel_asked: bool,
@@ -213,6 +217,29 @@ impl Ledger {
         }
     }
 
+    /// The receiver acked these, or said that it had seen them.
+    pub(crate) fn acked(&mut self, serials: Vec<usize>) {
+        for serial in serials {
+            let message = &mut self.messages[serial];
+            message.is_acked |= !message.is_refused_first;
+        }
+    }
+
+    /// The receiver refused it.
+    pub(crate) fn refused(&mut self, serial: usize) {
+        let message = &mut self.messages[serial];
+        message.is_refused = true;
+        message.is_refused_first = !message.is_acked;
+    }
+
+    /// The server ended after the receiver had refused it; what the log still has says whether it
+    /// was acked with what came behind it.
+    pub(crate) fn refused_before_end(&mut self, serial: usize, is_acked_in_log: bool) {
+        let message = &mut self.messages[serial];
+        let was_first = std::mem::take(&mut message.is_refused_first);
+        message.is_refused_for_good |= was_first && is_acked_in_log;
+    }
+
     /// The sender was told how it ended.
     pub(crate) fn outcome(&mut self, serial: usize, told: (Outcome, bool), is_over: bool) {
         let message = &mut self.messages[serial];
@@ -228,7 +255,7 @@ impl Ledger {
         let (outcome, maybe_seen) = told;
         let is_true = message.may_repeat
             || match outcome {
-                Outcome::Delivered => message.is_acked,
+                Outcome::Delivered => message.is_acked && !message.is_refused_for_good,
                 Outcome::Refused => message.is_refused,
                 Outcome::Cancelled => !message.is_seen,
                 Outcome::Expired => is_over && (maybe_seen || !message.is_seen),

@@ -13,6 +13,7 @@ mod ledger;
 mod oracle;
 mod random;
 mod schedule;
+mod stop;
 mod store;
 mod world;
 

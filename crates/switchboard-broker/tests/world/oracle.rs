@@ -48,9 +48,7 @@ impl World {
         marks.acks.push((at, seq));
         let serials: Vec<usize> =
             marks.seen.range(..=seq).filter_map(|(_, seen)| seen.message()).collect();
-        for serial in serials {
-            self.ledger.messages[serial].is_acked = true;
-        }
+        self.ledger.acked(serials);
     }
 
     /// What a client says in hello that it has seen counts as acked, once the session opens.
@@ -59,9 +57,7 @@ impl World {
         let Some(marks) = self.clients[client].marks.get(mailbox) else { return };
         let serials: Vec<usize> =
             marks.seen.range(..=last_seq).filter_map(|(_, seen)| seen.message()).collect();
-        for serial in serials {
-            self.ledger.messages[serial].is_acked = true;
-        }
+        self.ledger.acked(serials);
     }
 
     fn refuse_came(&mut self, link: usize, seq: u64) {
@@ -70,7 +66,7 @@ impl World {
         if seq > marks.acked_to && marks.refused.insert(seq) {
             let serial = marks.seen.get(&seq).and_then(|seen| seen.message());
             if let Some(serial) = serial {
-                self.ledger.messages[serial].is_refused = true;
+                self.ledger.refused(serial);
             }
         }
     }

@@ -28,7 +28,7 @@ impl World {
             4,
             1,
             10,
-            1,
+            self.config.refuse_weight,
             4,
             2,
             40,
@@ -43,10 +43,11 @@ impl World {
             reclaim * has(is_durable),
             has(has_failures),
             self.config.crash_weight,
-            has(self.config.crash_weight > 0),
+            self.config.stop_weight,
             has(self.config.has_restores),
             has(self.config.has_jumps),
             6 * has(self.config.has_floods),
+            2 * has(self.config.has_hangs),
         ];
         match self.random.weighted(&weights) {
             0 => self.step_connect(),
@@ -72,10 +73,11 @@ impl World {
             20 => self.step_reclaim(),
             21 => self.step_fail(),
             22 => self.step_crash(),
-            23 => self.step_restart(),
+            23 => self.step_stop(),
             24 => self.step_restore(),
             25 => self.step_jump(),
-            _ => self.step_flood(),
+            26 => self.step_flood(),
+            _ => self.step_hang(),
         }
         self.note_durable_acks();
         self.audit();
@@ -125,7 +127,7 @@ impl World {
         }
     }
 
-    fn links_that(&self, is_meant: impl Fn(&World, usize) -> bool) -> Vec<usize> {
+    pub(crate) fn links_that(&self, is_meant: impl Fn(&World, usize) -> bool) -> Vec<usize> {
         (0..self.links.len()).filter(|&at| is_meant(self, at)).collect()
     }
 
@@ -151,7 +153,7 @@ impl World {
         self.speaker().filter(|&link| !self.links[link].is_text)
     }
 
-    fn step_send(&mut self) {
+    pub(crate) fn step_send(&mut self) {
         let Some(link) = self.speaker() else { return };
         let known: Vec<usize> =
             (0..self.clients.len()).filter(|&at| self.clients[at].device.is_some()).collect();
@@ -265,7 +267,7 @@ impl World {
         }
     }
 
-    fn step_ack(&mut self) {
+    pub(crate) fn step_ack(&mut self) {
         let Some(link) = self.speaker_by_v1() else { return };
         let client = self.links[link].client;
         if self.clients[client].link != Some(link) {
@@ -280,17 +282,29 @@ impl World {
         }
     }
 
-    fn step_refuse(&mut self) {
-        let Some(link) = self.speaker_by_v1() else { return };
+    pub(crate) fn step_refuse(&mut self) {
+        if let Some(link) = self.speaker_by_v1() {
+            self.refuse_on(link);
+        }
+    }
+
+    pub(crate) fn refuse_on(&mut self, link: usize) {
         let client = self.links[link].client;
         if self.clients[client].link != Some(link) {
             return;
         }
+        let may_be_acked = self.random.percent(20);
         let Some(marks) = self.clients[client].marks() else { return };
-        let seqs: Vec<u64> = marks.seen.keys().copied().rev().take(4).collect();
-        if let Some(seq) = self.random.any(&seqs) {
-            let frame = ClientFrame::Refuse { seq, reason: Some("no".into()) };
-            self.say(link, written(&frame), What::Refuse { seq });
+        let from = if may_be_acked { 0 } else { marks.acked_to + 1 };
+        let last_seq = marks.last_seq;
+        let seqs: Vec<u64> = marks.seen.range(from..).map(|(seq, _)| *seq).take(4).collect();
+        let Some(seq) = self.random.any(&seqs) else { return };
+        let frame = ClientFrame::Refuse { seq, reason: Some("no".into()) };
+        self.say(link, written(&frame), What::Refuse { seq });
+        if self.random.percent(50) {
+            // Of this one and what came behind it.
+            let frame = ClientFrame::Ack { seq: last_seq };
+            self.say(link, written(&frame), What::Ack { seq: last_seq });
         }
     }
 
@@ -321,14 +335,14 @@ impl World {
         self.say(link, written(&frame), what);
     }
 
-    fn step_arrive(&mut self) {
+    pub(crate) fn step_arrive(&mut self) {
         let links = self.talking();
         if let Some(link) = self.random.any(&links) {
             self.arrive(link);
         }
     }
 
-    fn talking(&self) -> Vec<usize> {
+    pub(crate) fn talking(&self) -> Vec<usize> {
         self.links_that(|world, at| {
             let link = &world.links[at];
             !link.is_over && !link.is_held && !link.up.is_empty()
@@ -337,20 +351,20 @@ impl World {
 
     // ---- the server's inside ----
 
-    fn step_carry(&mut self) {
+    pub(crate) fn step_carry(&mut self) {
         let queues = self.queues_in_use();
         if let Some((from, to)) = self.random.any(&queues) {
             self.carry(from, to);
         }
     }
 
-    fn step_submit(&mut self) {
+    pub(crate) fn step_submit(&mut self) {
         let shard = self.random.below(self.shards());
         self.store.submit(shard);
     }
 
-    fn step_sync(&mut self) {
-        if self.store.is_failing || self.store.unsynced.is_empty() {
+    pub(crate) fn step_sync(&mut self) {
+        if self.store.is_failing || self.store.is_hung || self.store.unsynced.is_empty() {
             return;
         }
         let most = self.store.unsynced.len();
@@ -359,7 +373,7 @@ impl World {
         self.store.sync(count);
     }
 
-    fn step_tell_synced(&mut self) {
+    pub(crate) fn step_tell_synced(&mut self) {
         let shard = self.random.below(self.shards());
         self.tell_synced(shard);
     }
@@ -371,7 +385,7 @@ impl World {
         }
     }
 
-    fn step_drain(&mut self) {
+    pub(crate) fn step_drain(&mut self) {
         let links =
             self.links_that(|world, at| world.links[at].is_open && world.links[at].awaits_drain);
         if let Some(link) = self.random.any(&links) {
@@ -385,7 +399,7 @@ impl World {
         self.pass(ms);
     }
 
-    fn step_tick(&mut self) {
+    pub(crate) fn step_tick(&mut self) {
         let shard = self.random.below(self.shards());
         self.tick(shard);
     }
@@ -416,7 +430,7 @@ impl World {
         self.after_stop();
     }
 
-    fn after_stop(&mut self) {
+    pub(crate) fn after_stop(&mut self) {
         let down_ms = self.random.pick(&[0, 1, 1_000, 30_000]);
         self.now.wall_ms += down_ms;
         self.real_ms += down_ms;
@@ -439,19 +453,13 @@ impl World {
         }
     }
 
-    /// A planned stop: everybody is sent away, and what can be finished is.
-    fn step_restart(&mut self) {
-        note!(self, "planned stop");
-        if self.store.is_failing {
-            self.fail(false);
+    /// A sync hangs, or returns at last with all that came meanwhile.
+    fn step_hang(&mut self) {
+        self.store.is_hung = !self.store.is_hung && self.config.is_durable;
+        note!(self, "a sync hangs: {}", self.store.is_hung);
+        if !self.store.is_hung && !self.store.is_failing {
+            self.store.sync(self.store.unsynced.len());
         }
-        self.fill(false);
-        for link in self.links_that(|world, at| !world.links[at].is_over) {
-            self.disconnect(link);
-        }
-        self.finish();
-        self.all_links_end();
-        self.after_stop();
     }
 
     fn step_restore(&mut self) {
@@ -495,6 +503,7 @@ impl World {
             for shard in 0..self.shards() {
                 self.store.submit(shard);
             }
+            self.store.is_hung = false;
             self.store.sync(self.store.unsynced.len());
             for shard in 0..self.shards() {
                 is_idle &= self.store.untold[shard].is_empty();
@@ -523,6 +532,7 @@ impl World {
         let now = self.now.at.ms();
         let due = |world: &World, shard: usize| world.brokers[shard].next_tick().map(Moment::ms);
         let soon: Vec<usize> = (0..self.shards())
+            .filter(|&shard| !self.has_ended[shard])
             .filter(|&shard| due(self, shard).is_some_and(|at| at <= now + 3_000))
             .collect();
         let Some(at) = soon.iter().filter_map(|&shard| due(self, shard)).min() else {
@@ -601,7 +611,7 @@ impl World {
         has_acked
     }
 
-    fn check_answers(&self) {
+    pub(crate) fn check_answers(&self) {
         for (at, link) in self.links.iter().enumerate().filter(|(_, link)| link.is_open) {
             assert!(link.is_welcome, "link {at} was never welcomed");
             assert!(link.asked.is_empty(), "link {at} has no answer to {:?}", link.asked);

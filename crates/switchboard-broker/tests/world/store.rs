@@ -1,7 +1,7 @@
 //! The store in miniature: one log of records that are synced from the front, and what a crash
 //! leaves of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use switchboard_broker::{
     DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Place, Record,
@@ -26,6 +26,8 @@ pub(crate) struct Store {
     pub(crate) last_place: u64,
     pub(crate) is_failing: bool,
     pub(crate) is_full: bool,
+    /// The sync that is under way does not return.
+    pub(crate) is_hung: bool,
     /// Everything below was reclaimed.
     reclaimed_to: u64,
 }
@@ -37,8 +39,7 @@ impl Store {
         self.untold = vec![Vec::new(); shards];
         self.appended = vec![0; shards];
         self.synced = vec![0; shards];
-        self.is_failing = false;
-        self.is_full = false;
+        (self.is_failing, self.is_full, self.is_hung) = (false, false, false);
     }
 
     pub(crate) fn append(&mut self, shard: usize, record: Stored) {
@@ -91,6 +92,25 @@ impl Store {
     pub(crate) fn restore(&mut self, backup: VecDeque<(Place, Stored)>) {
         self.durable = backup;
         self.reclaimed_to = 0;
+    }
+
+    /// Up to where the log says that each device acked.
+    pub(crate) fn acked_to(&self) -> BTreeMap<Shown, u64> {
+        let mut acked = BTreeMap::new();
+        for (_, stored) in &self.durable {
+            let (device, seq) = match stored {
+                Stored::Acked { device, seq } => (device, *seq),
+                Stored::Device(row) => (&row.device, row.acked_to),
+                Stored::Gone { device } => {
+                    acked.remove(device);
+                    continue;
+                }
+                _ => continue,
+            };
+            let to = acked.entry(device.clone()).or_default();
+            *to = seq.max(*to);
+        }
+        acked
     }
 
     /// Whether everything that was appended is on disk, and everybody knows.

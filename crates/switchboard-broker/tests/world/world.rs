@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     /// When each shard last did what time asks for.
     pub(crate) ticked: Vec<Moment>,
+    /// Shards that have ended while others go on.
+    pub(crate) has_ended: Vec<bool>,
 }
 
 /// On its way between shards.
@@ -115,6 +117,7 @@ impl World {
             clients,
             ledger: Ledger::default(),
             ticked: Vec::new(),
+            has_ended: Vec::new(),
         };
         note!(world, "{:?}", world.config);
         world.start();
@@ -139,6 +142,7 @@ impl World {
         self.seats = vec![vec![None; 64]; shards];
         self.free = vec![(0..64).rev().collect(); shards];
         self.ticked = vec![Moment::default(); shards];
+        self.has_ended = vec![false; shards];
         self.fetches.clear();
         self.reclaim = None;
         self.brokers.clear();
@@ -196,8 +200,19 @@ impl World {
             (link.is_open, link.is_live, link.is_over) = (false, false, true);
         }
         self.links.clear();
+        let acked = self.store.acked_to();
         for client in &mut self.clients {
             client.link = None;
+            let acked_to = client.device.as_ref().and_then(|device| acked.get(device));
+            let acked_to = acked_to.copied().unwrap_or_default();
+            for marks in client.marks.values() {
+                for seq in &marks.refused {
+                    let serial = marks.seen.get(seq).and_then(|seen| seen.message());
+                    if let Some(serial) = serial {
+                        self.ledger.refused_before_end(serial, *seq <= acked_to);
+                    }
+                }
+            }
             if client.kind == ClientKind::Text {
                 client.device = None;
             }
@@ -461,6 +476,10 @@ impl World {
 
     pub(crate) fn carry(&mut self, from: usize, to: usize) {
         let Some(cargo) = self.queues[from][to].pop_front() else { return };
+        if self.has_ended[to] {
+            note!(self, "{from} -> {to}: {cargo:?} is lost");
+            return;
+        }
         note!(self, "{from} -> {to}: {cargo:?}");
         match cargo {
             Cargo::Parcel(parcel) => self.handle(to, Input::Parcel(parcel)),
@@ -487,7 +506,7 @@ impl World {
     /// A shard hears how far its appends are synced.
     pub(crate) fn tell_synced(&mut self, shard: usize) {
         let places = std::mem::take(&mut self.store.untold[shard]);
-        if !places.is_empty() {
+        if !places.is_empty() && !self.has_ended[shard] {
             note!(self, "shard {shard} hears that {places:?} are synced");
             self.handle(shard, Input::Synced(&places));
         }
@@ -595,6 +614,9 @@ impl World {
     }
 
     pub(crate) fn tick(&mut self, shard: usize) {
+        if self.has_ended[shard] {
+            return;
+        }
         note!(self, "tick on {shard}");
         self.ticked[shard] = self.now.at;
         self.handle(shard, Input::Tick);
