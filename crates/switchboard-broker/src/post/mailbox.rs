@@ -423,14 +423,15 @@ impl Mailbox {
     pub(crate) fn expired(&self, now: Moment) -> (Vec<u64>, Option<Moment>) {
         let (mut over, mut next) = (Vec::new(), None);
         for entry in &self.entries {
-            if !matches!(entry.state, State::Ready | State::Unsynced) || entry.expires_at == NEVER {
+            let waits = matches!(entry.state, State::Ready | State::Unsynced);
+            if !waits || entry.expires_at == NEVER {
                 continue;
             }
-            if entry.expires_at <= now {
-                // One that is not synced is judged when it is.
-                over.extend((entry.state == State::Ready).then_some(entry.seq));
-            } else {
+            if entry.expires_at > now {
                 next = Some(next.map_or(entry.expires_at, |at: Moment| at.min(entry.expires_at)));
+            } else if entry.state == State::Ready {
+                // One that is not synced is judged when it is.
+                over.push(entry.seq);
             }
         }
         (over, next)

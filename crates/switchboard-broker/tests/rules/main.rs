@@ -3,6 +3,7 @@
 mod cancel;
 mod ended;
 mod ending;
+mod expiry;
 mod quarantine;
 mod reclaim;
 mod records;

@@ -1,0 +1,31 @@
+//! When a message is over.
+
+use std::time::Duration;
+
+use switchboard_broker::{Input, Limits, Now};
+
+use crate::rig::Rig;
+
+fn pass(rig: &mut Rig, ms: u64) {
+    let Now { at, wall_ms } = rig.now;
+    rig.now = Now { at: at.after(Duration::from_millis(ms)), wall_ms: wall_ms + ms };
+}
+
+/// There is one alarm for a mailbox. When the earlier message's came, the later one was not synced
+/// and so passed over, and then nothing looked at it again (seed 10193 of the world).
+#[test]
+fn a_message_that_was_not_synced_when_another_expired_expires_too() {
+    let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"a","to":"bob","body":1,"ttl_ms":10}"#);
+    rig.say(0, r#"{"type":"send","id":"b","to":"bob","body":1,"ttl_ms":5000}"#);
+    pass(&mut rig, 20);
+    rig.handle(Input::Tick);
+    rig.sync();
+    assert_eq!(rig.broker.stats().messages, 1);
+    pass(&mut rig, 5_000);
+    rig.handle(Input::Tick);
+    assert_eq!(rig.broker.stats().messages, 0);
+}
