@@ -5,12 +5,14 @@
 //! brokers of one process share a [`Directory`], which says on which shard a device is.
 
 mod broker;
+mod clock;
 mod directory;
 mod duplicates;
 mod names;
 mod post;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
+pub use clock::{Jump, LastRun, StampClock};
 pub use directory::{Directory, Presence};
 pub use duplicates::{Digest, DigestKey};
 pub use names::{HashKey, Names, Shown};

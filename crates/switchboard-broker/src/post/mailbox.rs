@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use switchboard_proto::DeviceId;
 
 use super::{Content, Place};
-use crate::Moment;
+use crate::{Moment, StampClock};
 
 /// What waits for one device.
 ///
@@ -573,6 +573,13 @@ impl Mailbox {
     /// Places kept for outcomes.
     pub(crate) fn places(&self) -> usize {
         self.places
+    }
+
+    /// A replay leaves stamps where moments belong.
+    pub(crate) fn expires_by(&mut self, clock: StampClock) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.expires_at != NEVER) {
+            entry.expires_at = clock.moment(entry.expires_at.ms());
+        }
     }
 
     /// Counts messages and bytes anew; says where a sum that is kept differs.

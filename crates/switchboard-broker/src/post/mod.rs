@@ -42,7 +42,7 @@ pub use record::{
 pub use recover::Replay;
 
 use crate::broker::{Broker, Effect};
-use crate::{Moment, ShardId};
+use crate::{Moment, ShardId, StampClock};
 use crowd::Crowd;
 use mailbox::Mailbox;
 use sent::Sent;
@@ -197,6 +197,8 @@ pub(crate) struct Post {
     waiting: FxHashMap<crate::Conn, DeviceId>,
     /// What all mailboxes are named after, beside their own number.
     epoch: u64,
+    /// What times are stored by.
+    clock: StampClock,
     /// Numbers below these may have been given to messages for a device that ended: anonymous ones,
     /// and those with names. One that comes back begins here, so that what is still known of a
     /// message by its number is not taken for another.
@@ -262,6 +264,7 @@ impl Post {
             stats: Stats::default(),
             waiting: FxHashMap::default(),
             epoch: 0,
+            clock: StampClock::default(),
             used_to: [1; 2],
         }
     }
@@ -378,6 +381,11 @@ impl Broker {
     /// Names all mailboxes after this number too: when it changes, devices forget what they saw.
     pub fn name_mailboxes_after(&mut self, epoch: u64) {
         self.post.epoch = epoch;
+    }
+
+    /// Keeps times in records by this clock. To be told before [`Broker::replayed_all`].
+    pub fn stamp_by(&mut self, clock: StampClock) {
+        self.post.clock = clock;
     }
 
     /// Mailboxes and waiting messages, while the replay is not over.

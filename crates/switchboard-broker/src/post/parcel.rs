@@ -91,7 +91,7 @@ pub struct Deliver<'a> {
     pub sent_at_ms: u64,
     /// The same by the server's uptime.
     pub at: Moment,
-    /// When it expires, wall clock.
+    /// When it expires, by the clock that records are stamped by.
     pub expires_at_ms: Option<u64>,
     /// What was asked for; none: the strongest there is.
     pub durability: Option<Durability>,

@@ -75,7 +75,7 @@ pub struct MessageRecord<'a> {
     pub sent_at_ms: u64,
     /// See `sent_at_ms`.
     pub at: Moment,
-    /// When it expires, wall clock.
+    /// When it expires, by [`crate::StampClock`].
     pub expires_at_ms: Option<u64>,
     /// Whether its sender asked for an outcome.
     pub receipt: bool,
@@ -139,7 +139,7 @@ pub struct DeviceRecord<'a> {
     pub acked_to: u64,
     /// Nothing above was pushed; counts only where `away_since_ms` says that it is away.
     pub pushed_to: u64,
-    /// Since when it is away, wall clock; `None` while it is connected.
+    /// Since when it is away, by [`crate::StampClock`]; `None` while it is connected.
     pub away_since_ms: Option<u64>,
 }
 

@@ -102,8 +102,8 @@ impl Broker {
             replay.outlived.push(of);
             return self.replayed(now, id).mailbox.restore_marks(message.seq + 1, 0, 0);
         }
-        let expires_at =
-            message.expires_at_ms.map_or(NEVER, |at_ms| session::moment_of(now, at_ms));
+        // A stamp until the replay is over, and so the clock is known.
+        let expires_at = message.expires_at_ms.map_or(NEVER, crate::Moment::from_ms);
         let entry = message.entry(from, place, expires_at);
         let mailbox = &mut self.replayed(now, id).mailbox;
         if message.receipt && mailbox.find(message.seq).is_none() {
@@ -258,15 +258,10 @@ impl Broker {
         match row.away_since_ms {
             None => {
                 replay.online.insert(id);
-                device.since_ms = now.wall_ms;
-                device.away_since = now.at;
             }
             Some(since_ms) => {
                 replay.online.remove(&id);
                 device.since_ms = since_ms;
-                // The time that the server did not run counts, too.
-                let away_ms = now.wall_ms.saturating_sub(since_ms);
-                device.away_since = crate::Moment::from_ms(now.at.ms().saturating_sub(away_ms));
             }
         }
     }
@@ -297,9 +292,18 @@ impl Broker {
 
     fn replayed_one(&mut self, now: Now, id: DeviceId, replay: &mut Replay, out: Out<'_>) {
         let was_online = replay.online.contains(&id);
+        let clock = self.post.clock;
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        device.mailbox.expires_by(clock);
         if was_online {
             device.mailbox.all_may_have_been_pushed();
+            (device.since_ms, device.away_since) = (now.wall_ms, now.at);
+        } else {
+            // The time that the server did not run counts, too. What is shown of it is as far from
+            // the wall clock as it is now.
+            let away_ms = clock.stamp(now.at).saturating_sub(device.since_ms);
+            device.away_since = clock.moment(device.since_ms).min(now.at);
+            device.since_ms = now.wall_ms.saturating_sub(away_ms);
         }
         // The record of an ack may have left the log before the message that asked for an outcome.
         device.mailbox.ack(device.mailbox.acked_to());
@@ -308,7 +312,8 @@ impl Broker {
         let waiting = device.mailbox.waiting() as u64;
         let bytes = device.mailbox.bytes() as u64;
         let owed: Vec<Taken> = device.mailbox.owed().collect();
-        let (_, next) = device.mailbox.expired(crate::Moment::default());
+        let (over, next) = device.mailbox.expired(now.at);
+        let next = if over.is_empty() { next } else { Some(now.at) };
         self.post.stats.mailboxes += 1;
         self.post.stats.messages += waiting;
         self.post.stats.bytes += bytes;

@@ -54,7 +54,7 @@ impl Broker {
             re: send.re.as_deref().map(Cow::Borrowed),
             sent_at_ms: now.wall_ms,
             at: now.at,
-            expires_at_ms: send.ttl_ms.map(|ttl_ms| now.wall_ms.saturating_add(ttl_ms)),
+            expires_at_ms: send.ttl_ms.map(|ms| self.post.clock.stamp(now.at).saturating_add(ms)),
             durability: send.durability,
             receipt: send.receipt,
             asker: Asker::Device(self.shard),
@@ -232,8 +232,8 @@ impl Broker {
         let seq = device.mailbox.next_seq();
         let made = deliver.id.is_empty().then(|| format!("text-{seq}"));
         let id = made.as_deref().unwrap_or(&deliver.id);
-        let expires_at =
-            deliver.expires_at_ms.map_or(NEVER, |at_ms| super::session::moment_of(now, at_ms));
+        let clock = self.post.clock;
+        let expires_at = deliver.expires_at_ms.map_or(NEVER, |at_ms| clock.moment(at_ms));
         let len = deliver.len_under(id);
         device.mailbox.push(Entry {
             seq,

@@ -14,7 +14,7 @@ use super::timers::Alarm;
 use super::{Device, Event, Now, Out, Parcel, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::directory::Watcher;
-use crate::{Conn, Moment, Shown};
+use crate::{Conn, Moment, Shown, StampClock};
 
 /// Takeovers of one device within [`FLAP_WINDOW`] from which on `welcome` waits.
 const FLAP_MIN: usize = 5;
@@ -704,7 +704,7 @@ impl Device {
     ///
     /// One that is ending is marked as such: should a crash come before the record of its end, it goes
     /// on ending.
-    pub(super) fn record<'a>(&self, shown: &'a Shown) -> Record<'a> {
+    pub(super) fn record<'a>(&self, shown: &'a Shown, clock: StampClock) -> Record<'a> {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
@@ -712,7 +712,7 @@ impl Device {
             reserved_to: self.reserves_to(),
             acked_to: self.mailbox.acked_to(),
             pushed_to: self.mailbox.pushed_to(),
-            away_since_ms: is_away.then_some(self.since_ms),
+            away_since_ms: is_away.then(|| clock.stamp(self.away_since)),
         })
     }
 }
@@ -730,7 +730,7 @@ fn shown(devices: &[Address<'_>]) -> Option<Vec<Shown>> {
 }
 
 /// The moment of the server's uptime at which the wall clock will show `wall_ms`.
-pub(super) fn moment_of(now: Now, wall_ms: u64) -> Moment {
+fn moment_of(now: Now, wall_ms: u64) -> Moment {
     Moment::from_ms(now.at.ms() + wall_ms.saturating_sub(now.wall_ms))
 }
 

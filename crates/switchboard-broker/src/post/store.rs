@@ -38,9 +38,10 @@ impl Broker {
             return;
         }
         let shown = self.show(id);
+        let clock = self.post.clock;
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let reserved_to = device.reserves_to();
-        out(Effect::Append(device.record(&shown)));
+        out(Effect::Append(device.record(&shown, clock)));
         let mailbox_name = device.mailbox_name;
         self.post.pending.push_back(Pending::Device { id, mailbox_name, reserved_to, session });
     }

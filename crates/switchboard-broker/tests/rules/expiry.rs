@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use switchboard_broker::{Input, Limits, Now};
+use switchboard_broker::{Input, Limits, Now, StampClock};
 
-use crate::rig::Rig;
+use crate::rig::{NOW, Rig};
 
 fn pass(rig: &mut Rig, ms: u64) {
     let Now { at, wall_ms } = rig.now;
@@ -28,4 +28,24 @@ fn a_message_that_was_not_synced_when_another_expired_expires_too() {
     pass(&mut rig, 5_000);
     rig.handle(Input::Tick);
     assert_eq!(rig.broker.stats().messages, 0);
+}
+
+/// Expiry was kept by the wall clock: when that was an hour behind at a start, a message lived an hour
+/// longer, and ten years ahead ended what waited.
+#[test]
+fn the_wall_clock_moves_no_expiry() {
+    let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
+    rig.broker.stamp_by(StampClock::at(NOW.at, 77_000_000));
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.now.wall_ms *= 1_000;
+    rig.say(0, r#"{"type":"send","id":"a","to":"bob","body":1,"ttl_ms":4000}"#);
+    rig.sync();
+    rig.now.wall_ms = 5;
+    for (ms, messages) in [(3_999, 1), (1, 0)] {
+        pass(&mut rig, ms);
+        rig.handle(Input::Tick);
+        assert_eq!(rig.broker.stats().messages, messages, "after {ms} ms more");
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use switchboard_broker::{
     Broker, Conn, DigestKey, Directory, Effect, HashKey, Hello, Input, Limits, Moment, Now, Place,
-    Record, Replay, ShardId, Want,
+    Record, Replay, ShardId, StampClock, Want,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
@@ -78,7 +78,8 @@ impl Rig {
     pub(crate) fn new(limits: Limits, is_durable: bool) -> Rig {
         let directory = Arc::new(Directory::new(1, 100, HashKey::new([7; HashKey::LEN])));
         let key = DigestKey::new([7; DigestKey::LEN]);
-        let broker = Broker::new(ShardId(0), Arc::clone(&directory), key, limits, is_durable);
+        let mut broker = Broker::new(ShardId(0), Arc::clone(&directory), key, limits, is_durable);
+        broker.stamp_by(StampClock::at(NOW.at, NOW.wall_ms));
         Rig { broker, directory, now: NOW, unsynced: 0, last_place: 0 }
     }
 

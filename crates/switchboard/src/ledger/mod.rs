@@ -12,11 +12,12 @@ mod worth;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use switchboard_broker::{
-    Broker, DigestKey, Directory, Limits, Moment, Now, Place, Record, Replay, ShardId,
+    Broker, DigestKey, Directory, Jump, LastRun, Limits, Moment, Now, Place, Record, Replay,
+    ShardId, StampClock,
 };
 
 use crate::store::{self, DataDir, Found, Options, Recovered};
@@ -42,6 +43,8 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct Ids {
     reserved_to: AtomicU64,
+    /// What is noted with them.
+    clock: StampClock,
     kept: Option<std::sync::Mutex<(std::path::PathBuf, State)>>,
 }
 
@@ -81,9 +84,11 @@ pub(crate) fn open(
     })
     .with_context(|| format!("data_dir {}", dir.display()))?;
     report(dir, origin, &recovered.found, &brokers);
+    let clock = resume(&state, uptime, wall_ms);
+    brokers.iter_mut().for_each(|(broker, _)| broker.stamp_by(clock));
     let reserved_to = AtomicU64::new(state.ids_to);
     let kept = Some(std::sync::Mutex::new((dir.to_owned(), state)));
-    let ids = Ids { reserved_to, kept };
+    let ids = Ids { reserved_to, clock, kept };
     if let Err(error) = ids.reserve(directory.next_id(), uptime) {
         // Those who are known can be served. It is tried again all the time.
         tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
@@ -100,8 +105,30 @@ fn in_memory(directory: &Arc<Directory>, shards: usize, limits: &Limits) -> anyh
         let broker = Broker::new(ShardId(shard as u16), directory, key, limits.clone(), false);
         (broker, Replay::default())
     });
-    let ids = Ids { reserved_to: AtomicU64::new(u64::MAX), kept: None };
+    let reserved_to = AtomicU64::new(u64::MAX);
+    let ids = Ids { reserved_to, clock: StampClock::default(), kept: None };
     Ok(Opened { brokers: brokers.collect(), recovered: None, ids, uptime: Moment::default() })
+}
+
+/// The clock that records are stamped by, as the last run left it and the time since moved it.
+fn resume(state: &State, uptime: Moment, wall_ms: u64) -> StampClock {
+    let last = LastRun {
+        uptime: Moment::from_ms(state.uptime_ms),
+        stamp_ms: state.stamp_ms,
+        wall_ms: state.wall_ms,
+    };
+    let (clock, jump) = StampClock::resume(last, uptime, wall_ms);
+    let Some(jump) = jump else { return clock };
+    let (by, way) = match jump {
+        Jump::Behind(by) => (by, "behind"),
+        Jump::Ahead(by) => (by, "ahead of"),
+    };
+    let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
+    tracing::warn!(
+        "the clock is {by} {way} the last run: the time that the server was down counts for nothing, no \
+         message expires and no device ends because of it; check the clock, tokens go by it"
+    );
+    clock
 }
 
 fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)]) {
@@ -151,6 +178,8 @@ impl Ids {
         let (dir, state) = &mut *kept;
         let mut changed = state.clone();
         (changed.ids_to, changed.uptime_ms) = (ids_to, uptime.ms());
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        (changed.wall_ms, changed.stamp_ms) = (wall.as_millis() as u64, self.clock.stamp(uptime));
         changed.write(dir)?;
         *state = changed;
         self.reserved_to.store(ids_to, Ordering::Release);

@@ -31,6 +31,12 @@ pub(crate) struct State {
     pub(crate) ids_to: u64,
     /// How long the server has run, over all its runs.
     pub(crate) uptime_ms: u64,
+    /// The wall clock, and the stamp of records, when that was noted; 0 in the files of servers that
+    /// did not note them.
+    #[serde(default)]
+    pub(crate) wall_ms: u64,
+    #[serde(default)]
+    pub(crate) stamp_ms: u64,
     /// Under which ids and contents are hashed, in base64.
     digest_key: String,
 }
@@ -129,6 +135,8 @@ impl State {
             inode,
             ids_to: DeviceId::FIRST.get(),
             uptime_ms: 0,
+            wall_ms: 0,
+            stamp_ms: 0,
             digest_key: STANDARD.encode(key),
         })
     }

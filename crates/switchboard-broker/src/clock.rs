@@ -1,0 +1,124 @@
+//! Times that outlive the process: the wall clock without its jumps.
+
+use std::time::Duration;
+
+use crate::Moment;
+
+/// The longest time for which a server is taken to have been down. Beyond it the clock is taken to
+/// have jumped: a machine without a battery may come up years ahead or behind.
+const DOWNTIME_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// Steps of a clock that is being put right all the time are no jumps.
+const JUMP_MIN: Duration = Duration::from_secs(1);
+
+/// Turns moments of the server's uptime into stamps, which records can keep, and back.
+///
+/// A stamp is what the wall clock would show if it had never jumped since the store was made. While
+/// the server runs, stamps go by its uptime; over a stop they go on by the time that it was down,
+/// where that is plausible. So no jump of the wall clock lets anything expire, or live longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StampClock {
+    /// By how much stamps are ahead of the uptime.
+    ahead_ms: u64,
+}
+
+/// The clocks as a run left them, all at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastRun {
+    /// The server's uptime.
+    pub uptime: Moment,
+    /// Its stamp.
+    pub stamp_ms: u64,
+    /// Unix time in milliseconds; 0 where nothing was noted.
+    pub wall_ms: u64,
+}
+
+/// How far the wall clock is from where it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jump {
+    /// It shows less than in the last run.
+    Behind(Duration),
+    /// It shows so much more that the server was hardly down for so long.
+    Ahead(Duration),
+}
+
+impl StampClock {
+    /// The clock of a run that begins at this uptime and wall clock, after the one before; and
+    /// whether the wall clock jumped in between. Then the server is taken not to have been down.
+    pub fn resume(last: LastRun, uptime: Moment, wall_ms: u64) -> (StampClock, Option<Jump>) {
+        if last.wall_ms == 0 {
+            return (StampClock::at(uptime, wall_ms), None);
+        }
+        let max_ms = DOWNTIME_MAX.as_millis() as u64;
+        let (down_ms, jump) = match wall_ms.checked_sub(last.wall_ms) {
+            Some(down_ms) if down_ms <= max_ms => (down_ms, None),
+            Some(ahead_ms) => (0, Some(Jump::Ahead(Duration::from_millis(ahead_ms)))),
+            None => {
+                let behind = Duration::from_millis(last.wall_ms - wall_ms);
+                (0, Some(Jump::Behind(behind)).filter(|_| behind >= JUMP_MIN))
+            }
+        };
+        // After a crash the log may know of more uptime than was noted.
+        let ran_ms = uptime.since(last.uptime).as_millis() as u64;
+        (StampClock::at(uptime, last.stamp_ms.saturating_add(down_ms.max(ran_ms))), jump)
+    }
+
+    /// The clock that shows this stamp at this moment.
+    pub fn at(uptime: Moment, stamp_ms: u64) -> StampClock {
+        StampClock { ahead_ms: stamp_ms.saturating_sub(uptime.ms()) }
+    }
+
+    /// The stamp of a moment.
+    pub fn stamp(self, at: Moment) -> u64 {
+        at.ms().saturating_add(self.ahead_ms)
+    }
+
+    /// The moment of a stamp; the server's first for all before it.
+    pub fn moment(self, stamp_ms: u64) -> Moment {
+        Moment::from_ms(stamp_ms.saturating_sub(self.ahead_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+    const LAST: LastRun = LastRun {
+        uptime: Moment::from_ms(50_000),
+        stamp_ms: 9_000_000_000,
+        wall_ms: 8_000_000_000,
+    };
+
+    /// How far stamps went on from the end of the last run, when the wall clock and the uptime went
+    /// on by these.
+    fn resumed(wall_by_ms: i64, uptime_by_ms: u64) -> (u64, Option<Jump>) {
+        let uptime = LAST.uptime.after(Duration::from_millis(uptime_by_ms));
+        let wall_ms = LAST.wall_ms.saturating_add_signed(wall_by_ms);
+        let (clock, jump) = StampClock::resume(LAST, uptime, wall_ms);
+        assert_eq!(clock.moment(clock.stamp(uptime)), uptime);
+        (clock.stamp(uptime) - LAST.stamp_ms, jump)
+    }
+
+    #[test]
+    fn a_plausible_downtime_counts_and_a_jump_does_not() {
+        let (hour, hour_ms) = (Duration::from_secs(3_600), HOUR_MS as i64);
+        assert_eq!(resumed(hour_ms, 0), (HOUR_MS, None));
+        assert_eq!(resumed(7 * 24 * hour_ms, 0), (7 * 24 * HOUR_MS, None));
+        assert_eq!(resumed(200 * hour_ms, 0), (0, Some(Jump::Ahead(200 * hour))));
+        assert_eq!(resumed(-hour_ms, 0), (0, Some(Jump::Behind(hour))));
+        assert_eq!(resumed(-500, 0), (0, None));
+    }
+
+    #[test]
+    fn what_ran_after_the_last_note_is_no_downtime_twice() {
+        assert_eq!(resumed(9_000, 4_000), (9_000, None));
+        assert_eq!(resumed(-3_600_000, 4_000).0, 4_000);
+    }
+
+    #[test]
+    fn a_store_without_a_note_begins_by_the_wall_clock() {
+        let (clock, jump) = StampClock::resume(LastRun::default(), Moment::from_ms(70), 1_000);
+        assert_eq!((clock.stamp(Moment::from_ms(80)), jump), (1_010, None));
+    }
+}
