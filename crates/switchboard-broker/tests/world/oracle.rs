@@ -204,7 +204,6 @@ impl World {
 
     /// A mailbox has another name only when it was lost.
     fn check_name(&mut self, client: usize, name: &str) {
-        let is_strict = !self.config.has_jumps;
         let ttl = match self.clients[client].kind {
             ClientKind::Named => self.config.limits.named_device_ttl,
             _ => Some(self.config.limits.device_ttl),
@@ -224,7 +223,7 @@ impl World {
         let away = std::mem::take(&mut client.away_ms_max);
         let has_ended = ttl.is_some_and(|ttl| u128::from(away) >= ttl.as_millis());
         assert!(
-            was_restored || has_ended || !is_strict,
+            was_restored || has_ended,
             "a new mailbox {name} instead of {before} after {away} ms"
         );
         assert!(!client.marks.contains_key(name), "the name {name} is used again");
@@ -280,15 +279,31 @@ impl World {
         if !self.links[link].is_live {
             return;
         }
+        if let Some(serial) = seen.message() {
+            self.check_time(link, serial);
+        }
         let Some(marks) = self.marks_on(link) else { return };
         assert!(seq > marks.acked_to, "{seq} comes back though {} was acked", marks.acked_to);
         assert!(!marks.refused.contains(&seq), "{seq} comes back though it was refused");
     }
 
+    /// What is pushed had time left when its shard last looked at the clock.
+    fn check_time(&self, link: usize, serial: usize) {
+        let message = &self.ledger.messages[serial];
+        let (Some(ttl_ms), Some(last)) = (message.ttl_ms, message.arrivals.last()) else { return };
+        let ticked = self.ticked[self.links[link].shard].ms();
+        // What is in memory only may expire on its way, and is pushed as it comes.
+        let is_stored = self.config.is_durable && message.durability != Some(Durability::Memory);
+        assert!(
+            !is_stored || last.at.ms().saturating_add(ttl_ms) > ticked,
+            "m{serial} is pushed at {ticked} though its time was over: {message:?}"
+        );
+    }
+
     fn is_expired(&self, serial: usize) -> bool {
         let message = &self.ledger.messages[serial];
         let Some(ttl_ms) = message.ttl_ms else { return false };
-        self.config.has_jumps || self.real_ms - message.arrivals[0].real_ms >= ttl_ms
+        self.real_ms - message.arrivals[0].real_ms >= ttl_ms
     }
 
     /// Which message an outcome is about.

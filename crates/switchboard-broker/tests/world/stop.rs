@@ -17,6 +17,7 @@ impl World {
         } else {
             self.stop_apart();
         }
+        self.note_clocks();
         self.all_links_end();
         self.after_stop();
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, Digest, DigestKey, Directory, HashKey, Hello, Input, Moment, Now,
-    Parcel, Place, Replay, ShardId, Shown, Want, home,
+    Broker, Conn, Content, Digest, DigestKey, Directory, HashKey, Hello, Input, LastRun, Moment,
+    Now, Parcel, Place, Replay, ShardId, Shown, StampClock, Want, home,
 };
 use switchboard_proto::DeviceId;
 
@@ -23,6 +23,10 @@ pub(crate) struct World {
     pub(crate) now: Now,
     /// Time as it is, which no clock jump moves; the server may be down while it passes.
     pub(crate) real_ms: u64,
+    /// The clocks as the server noted them last.
+    pub(crate) noted: LastRun,
+    /// What records are stamped by in this run.
+    clock: StampClock,
     /// Counts the starts of the server.
     pub(crate) run: u32,
     directory: Arc<Directory>,
@@ -101,6 +105,8 @@ impl World {
             config,
             now: Now { at, wall_ms: 1_700_000_000_000 },
             real_ms: 1_000_000,
+            noted: LastRun::default(),
+            clock: StampClock::default(),
             run: 0,
             directory: Arc::new(Directory::new(1, 3, HashKey::new([7; HashKey::LEN]))),
             brokers: Vec::new(),
@@ -146,6 +152,10 @@ impl World {
         self.fetches.clear();
         self.reclaim = None;
         self.brokers.clear();
+        let (clock, jump) = StampClock::resume(self.noted, self.now.at, self.now.wall_ms);
+        note!(self, "the clock jumped: {jump:?}");
+        self.clock = clock;
+        self.note_clocks();
         for shard in 0..shards {
             let (directory, key) = (Arc::clone(&self.directory), self.key.clone());
             let limits = self.config.limits.clone();
@@ -153,6 +163,7 @@ impl World {
             let is_durable = self.config.is_durable;
             let mut broker = Broker::new(shard, directory, key, limits, is_durable);
             broker.name_mailboxes_after(self.epoch);
+            broker.stamp_by(clock);
             self.brokers.push(broker);
         }
         self.replay();
@@ -606,6 +617,12 @@ impl World {
 
     // ---- time ----
 
+    /// The server does so every ten seconds, and when it ends as planned.
+    pub(crate) fn note_clocks(&mut self) {
+        let Now { at, wall_ms } = self.now;
+        self.noted = LastRun { uptime: at, stamp_ms: self.clock.stamp(at), wall_ms };
+    }
+
     pub(crate) fn pass(&mut self, ms: u64) {
         note!(self, "{ms} ms pass");
         self.now.at = Moment::from_ms(self.now.at.ms() + ms);
@@ -618,8 +635,8 @@ impl World {
             return;
         }
         note!(self, "tick on {shard}");
-        self.ticked[shard] = self.now.at;
         self.handle(shard, Input::Tick);
+        self.ticked[shard] = self.now.at;
     }
 
     /// Sums that brokers keep are right.
