@@ -36,6 +36,15 @@ pub(crate) enum ClientKind {
     Anonymous,
     /// An anonymous device of the text protocol.
     Text,
+    /// Anonymous, and comes once.
+    Stranger,
+}
+
+impl ClientKind {
+    /// With its mailbox.
+    pub(crate) fn comes_back(self) -> bool {
+        matches!(self, ClientKind::Named | ClientKind::Anonymous)
+    }
 }
 
 /// What a client knows of one mailbox, and what the world knows of its acks.

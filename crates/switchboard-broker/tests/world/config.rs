@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) has_floods: bool,
     /// A sync may take long, while everything else goes on.
     pub(crate) has_hangs: bool,
+    /// So many devices come that nobody knows, each once.
+    pub(crate) strangers_max: usize,
     pub(crate) crash_weight: usize,
     pub(crate) stop_weight: usize,
     pub(crate) refuse_weight: usize,
@@ -54,6 +56,7 @@ impl Config {
             has_restores: random.percent(15),
             has_floods,
             has_hangs: random.percent(20),
+            strangers_max: random.pick(&[0, 0, 0, 3, 8]),
             crash_weight: random.pick(&[0, 1, 4]),
             stop_weight: random.pick(&[0, 1, 3]),
             refuse_weight: random.pick(&[1, 2, 10]),

@@ -3,7 +3,7 @@
 use switchboard_broker::Moment;
 use switchboard_proto::v1::{Address, ClientFrame, Durability};
 
-use crate::client::{ClientKind, Sending, What, written};
+use crate::client::{Client, ClientKind, Sending, What, written};
 use crate::ledger::Message;
 use crate::world::{Memory, World, note};
 
@@ -48,6 +48,7 @@ impl World {
             has(self.config.has_jumps),
             6 * has(self.config.has_floods),
             2 * has(self.config.has_hangs),
+            3 * has(self.strangers < self.config.strangers_max),
         ];
         match self.random.weighted(&weights) {
             0 => self.step_connect(),
@@ -77,7 +78,8 @@ impl World {
             24 => self.step_restore(),
             25 => self.step_jump(),
             26 => self.step_flood(),
-            _ => self.step_hang(),
+            27 => self.step_hang(),
+            _ => self.step_stranger(),
         }
         self.note_durable_acks();
         self.audit();
@@ -86,7 +88,7 @@ impl World {
     // ---- clients ----
 
     fn step_connect(&mut self) {
-        let clients = self.clients_of(|kind| kind != ClientKind::Text);
+        let clients = self.clients_of(ClientKind::comes_back);
         let Some(client) = self.random.any(&clients) else { return };
         if self.clients[client].link.is_some() && self.random.percent(75) {
             return;
@@ -113,6 +115,26 @@ impl World {
             && self.clients[client].link.is_none()
         {
             self.connect_text(client);
+        }
+    }
+
+    /// A device comes that nobody knows, says much at once to another, and mostly is gone.
+    fn step_stranger(&mut self) {
+        let known = self.clients_to_send_to();
+        let Some(to) = self.random.any(&known) else { return };
+        self.strangers += 1;
+        let stranger = self.clients.len();
+        self.clients.push(Client::new(ClientKind::Stranger, None));
+        note!(self, "client {stranger} is a stranger");
+        self.connect(stranger, false, Memory::None);
+        let Some(link) = self.clients[stranger].link else { return };
+        for _ in 0..1 + self.random.below(12) {
+            if let Some(serial) = self.new_message(link, to, None) {
+                self.send(link, serial);
+            }
+        }
+        if self.random.percent(70) {
+            self.vanish(link);
         }
     }
 
@@ -155,8 +177,7 @@ impl World {
 
     pub(crate) fn step_send(&mut self) {
         let Some(link) = self.speaker() else { return };
-        let known: Vec<usize> =
-            (0..self.clients.len()).filter(|&at| self.clients[at].device.is_some()).collect();
+        let known = self.clients_to_send_to();
         let Some(to) = self.random.any(&known) else { return };
         if let Some(serial) = self.new_message(link, to, None) {
             self.send(link, serial);
@@ -193,10 +214,17 @@ impl World {
         }
     }
 
+    fn clients_to_send_to(&self) -> Vec<usize> {
+        let is_known =
+            |client: &Client| client.device.is_some() && client.kind != ClientKind::Stranger;
+        (0..self.clients.len()).filter(|&at| is_known(&self.clients[at])).collect()
+    }
+
     fn new_message(&mut self, link: usize, to: usize, reuses: Option<usize>) -> Option<usize> {
         let address = self.clients[to].device.clone()?;
         let serial = self.ledger.messages.len();
         let is_text = self.links[link].is_text;
+        let is_stranger = self.clients[self.links[link].client].kind == ClientKind::Stranger;
         let to_text = self.clients[to].kind == ClientKind::Text;
         let is_plain = is_text || (to_text && self.random.percent(80));
         let padding = "x".repeat(self.random.pick(&[0, 0, 0, 10, 60, 250]));
@@ -211,7 +239,8 @@ impl World {
             durability: self.random.pick(&durabilities).filter(|_| !is_plain),
             ttl_ms: (!is_plain && self.random.percent(20))
                 .then(|| self.random.pick(&[1, 500, 5_000, 60_000, 100_000_000])),
-            receipt: !is_plain && reuses.is_none() && self.random.percent(50),
+            // Who comes once is not there to be told.
+            receipt: !is_plain && reuses.is_none() && !is_stranger && self.random.percent(50),
             is_text,
             reuses,
             is_reused: reuses.is_some(),
@@ -569,7 +598,7 @@ impl World {
             self.disconnect(link);
         }
         self.finish();
-        for client in self.clients_of(|kind| kind != ClientKind::Text) {
+        for client in self.clients_of(ClientKind::comes_back) {
             self.come_by_v1(client);
         }
         for round in 0.. {

@@ -46,6 +46,7 @@ pub(crate) struct World {
     seats: Vec<Vec<Option<usize>>>,
     free: Vec<Vec<u32>>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) strangers: usize,
     pub(crate) ledger: Ledger,
     /// When each shard last did what time asks for.
     pub(crate) ticked: Vec<Moment>,
@@ -121,6 +122,7 @@ impl World {
             seats: Vec::new(),
             free: Vec::new(),
             clients,
+            strangers: 0,
             ledger: Ledger::default(),
             ticked: Vec::new(),
             has_ended: Vec::new(),
