@@ -185,6 +185,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_notes_no_clocks_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(dir.path()).unwrap();
+        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let older: String = text
+            .lines()
+            .filter(|line| !line.contains("\"wall_ms\"") && !line.contains("\"stamp_ms\""))
+            .collect();
+        assert!(older.len() < text.len() - 20);
+        fs::write(dir.path().join(FILE), older).unwrap();
+        assert_eq!(State::open(dir.path()).unwrap(), (state, Origin::Same));
+    }
+
+    #[test]
     fn a_copied_directory_is_noticed_once_and_gets_a_new_epoch() {
         let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (state, _) = State::open(old.path()).unwrap();
