@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
 use switchboard_broker::Moment;
 
-use super::admission::Admission;
+use super::admission::{Admission, Permit, SPARE_SOCKETS};
 use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol};
 use super::out::OutQueue;
 use super::ports::Ports;
@@ -138,9 +139,8 @@ impl Shard {
         if self.drain.is_some() {
             return;
         }
-        let Some(mut permit) = Admission::admit(&self.shared.admission, peer.ip()) else {
-            return self.turn_away(socket);
-        };
+        let mut permit = self.admit(peer.ip());
+        let is_over = permit.is_over();
         let awaits_proxy_header = permit.is_trusted_proxy();
         if !awaits_proxy_header && permit.count().is_err() {
             return self.turn_away(socket);
@@ -176,6 +176,53 @@ impl Shard {
             control_frames: ControlFrames::default(),
         });
         self.watch(key, deadline);
+        if is_over {
+            self.note_over(key);
+            // It may have asked already; in a crowd it would give way before its event came.
+            if let Some(conn) = self.ports.conn(key) {
+                conn.readable = true;
+                self.serve(key);
+            }
+        }
+    }
+
+    fn note_over(&mut self, key: Key) {
+        if self.over.len() >= 2 * SPARE_SOCKETS {
+            // Most of them have gone on, or away.
+            let mut over = std::mem::take(&mut self.over);
+            over.retain(|key| self.ports.conn(*key).is_some());
+            self.over = over;
+        }
+        self.over.push_back(key);
+    }
+
+    /// Lets a socket in. When the spare places are taken, the oldest connection that stands on one
+    /// gives way: a probe asks at once, and must not wait for strangers who say nothing.
+    fn admit(&mut self, peer: IpAddr) -> Permit {
+        let admission = Arc::clone(&self.shared.admission);
+        if let Some(permit) = Admission::admit(&admission, peer) {
+            return permit;
+        }
+        self.make_way();
+        Admission::admit_one_more(&admission, peer)
+    }
+
+    /// Turns the oldest connection away that is beyond `max_connections`, and no device and no
+    /// request.
+    fn make_way(&mut self) {
+        while let Some(key) = self.over.pop_front() {
+            match self.ports.conn(key).map(|conn| &conn.phase) {
+                Some(Phase::Handshake { .. }) => {
+                    let mut conn = self.ports.conns.remove(key.index as usize);
+                    // A failure ends the socket, which is what is wanted.
+                    self.poll.registry().deregister(&mut conn.socket).ok();
+                    return self.turn_away(conn.socket);
+                }
+                // It was told so before.
+                Some(Phase::Closing { .. }) => return self.remove(key, "it gave way"),
+                _ => {}
+            }
+        }
     }
 
     /// Closes a socket that may not even ask; without TLS it is told why.

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use crate::config::Config;
 
 /// Sockets accepted beyond `max_connections`, so that one over the bound can be told so and the
-/// health check and metrics answer on a full server. Beyond these a socket is closed unread.
-const SPARE_SOCKETS: usize = 64;
+/// health check and metrics answer on a full server. Beyond these the oldest of them gives way.
+pub(super) const SPARE_SOCKETS: usize = 64;
 
 /// Counts the sockets of all shards.
 #[derive(Debug)]
@@ -58,6 +58,14 @@ impl Admission {
             is_counted: false,
         };
         (had < admission.sockets_max + SPARE_SOCKETS).then_some(permit)
+    }
+
+    /// Lets a socket in although the spare places are taken, after another one of the same shard
+    /// gave way. Where none was there to do so, this is one more for the shard, and the next to.
+    pub(super) fn admit_one_more(admission: &Arc<Admission>, peer: IpAddr) -> Permit {
+        admission.sockets.fetch_add(1, Ordering::Relaxed);
+        let admission = Arc::clone(admission);
+        Permit { admission, address: peer.to_canonical(), is_counted: false }
     }
 
     /// Sockets here now.

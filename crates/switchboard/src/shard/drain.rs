@@ -88,9 +88,9 @@ impl Shard {
         }
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         if self.ports.is_at_rest() {
-            inbox.rest()
+            inbox.rest();
         } else {
-            inbox.stir()
+            inbox.stir();
         }
         self.shared.ending.is_over()
     }

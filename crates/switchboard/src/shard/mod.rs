@@ -102,6 +102,8 @@ pub(crate) struct Shard {
     ports: Ports,
     listener: Option<Listener>,
     turned_away: TurnedAway,
+    /// Connections beyond `max_connections`, oldest first, also some that have gone on or away.
+    over: VecDeque<Key>,
     /// A part of the log that is to be deleted, and its record that must not be looked at yet.
     reclaiming: Option<Arc<Chunk>>,
     reclaim_waits_for: usize,
@@ -141,6 +143,7 @@ impl Shard {
             poll,
             listener,
             turned_away: TurnedAway::default(),
+            over: VecDeque::new(),
             reclaiming: None,
             reclaim_waits_for: 0,
             run_queue: VecDeque::new(),

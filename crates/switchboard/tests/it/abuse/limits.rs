@@ -203,3 +203,20 @@ fn more_http_requests_than_are_served_at_once_get_503() {
     }
     assert!(served > 0 && busy > 0, "{served} served, {busy} busy");
 }
+
+/// Strangers who said nothing once kept the places in which a full server answers its probes.
+#[test]
+fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
+    let server = Server::with(&["shards=2", "max_connections=1"]);
+    let mut inside = Wire::open(&server);
+    let mut silent: Vec<TcpStream> = (0..100).map(|_| server.socket()).collect();
+    for _ in 0..20 {
+        assert_eq!(server.get("/readyz"), "ready\n");
+        assert_eq!(server.get("/healthz"), "ok\n");
+        server.metric("switchboard_connections");
+        silent.extend((0..5).map(|_| server.socket()));
+    }
+    // The oldest gave way, and was told.
+    assert!(read_head(&mut silent[0]).starts_with("HTTP/1.1 503 "));
+    assert!(inside.ask("help").starts_with("Your ID: "));
+}

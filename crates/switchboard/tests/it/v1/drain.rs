@@ -24,7 +24,7 @@ pub(super) fn anonymous_on(server: &Server, shard: u16) -> V1 {
 /// them were never answered, for as long as the drain lasted.
 #[test]
 fn until_the_last_is_closed_every_mailbox_answers() {
-    let server = Server::with(&["shards=2", "drain=2s"]);
+    let server = Server::with(&["shards=2", "drain=2s", "mailbox_max_messages=1000000"]);
     let away = anonymous_on(&server, 0).leave();
     let mut senders: Vec<V1> = (0..4).map(|_| anonymous_on(&server, 1)).collect();
     server.signal(Signal::TERM);
