@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,7 +19,9 @@ use crate::auth::Keyring;
 use crate::config::Config;
 use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
-use crate::shard::{Admission, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER};
+use crate::shard::{
+    Admission, Begun, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER,
+};
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
 use crate::{greeting, http, log};
@@ -116,7 +118,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         ids,
         wants_ids: Notify::new(),
         log: OnceLock::new(),
-        begun: Barrier::new(config.shards),
+        begun: Begun::new(config.shards),
         admission: Arc::new(Admission::new(config)),
         inboxes,
         ending,
@@ -295,6 +297,7 @@ struct SayEnd {
 
 impl Drop for SayEnd {
     fn drop(&mut self) {
+        self.shared.begun.end();
         self.shared.inboxes[self.index].end();
         // Full means that it was said already.
         let _: Result<_, _> = self.say.try_send(());

@@ -5,6 +5,7 @@
 
 mod accept;
 mod admission;
+mod begun;
 mod close;
 mod conn;
 mod drain;
@@ -26,7 +27,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -36,6 +37,7 @@ use switchboard_proto::DeviceId;
 
 pub(crate) use accept::Listener;
 pub(crate) use admission::Admission;
+pub(crate) use begun::Begun;
 pub(crate) use ending::Ending;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
@@ -81,7 +83,7 @@ pub(crate) struct Shared {
     /// Set before the shards start; empty where nothing is kept.
     pub(crate) log: OnceLock<Arc<Log>>,
     /// Passed by every shard once the devices that it was left are in the directory.
-    pub(crate) begun: Barrier,
+    pub(crate) begun: Begun,
     pub(crate) admission: Arc<Admission>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) ending: Arc<Ending>,
@@ -168,7 +170,9 @@ impl Shard {
             self.hand_over();
         }
         // Whoever comes in must find the devices of all shards.
-        self.shared.begun.wait();
+        if !self.shared.begun.pass() {
+            return Ok(());
+        }
         if let Some(listener) = &mut self.listener {
             listener.register(self.poll.registry())?;
         }
