@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use mio::{Poll, Waker};
+use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use switchboard_broker::{Broker, Directory, HashKey, Replay, ShardId};
@@ -40,10 +41,11 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
         config.shards = thread::available_parallelism().map_or(1, usize::from);
     }
     let config = Arc::new(config);
-    let listener = bind(config.listen)
+    let listener = bind(config.listen, config.idle_timeout)
         .with_context(|| format!("cannot listen on {} (listen, port)", config.listen))?;
     let address = listener.local_addr()?;
-    let metrics = config.metrics_listen.map(bind_metrics).transpose()?;
+    let metrics = config.metrics_listen.map(|address| bind_metrics(address, config.idle_timeout));
+    let metrics = metrics.transpose()?;
     let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
     let store = Store::start(&shared, recovered)?;
@@ -438,17 +440,22 @@ fn reload(shared: &Shared) {
     }
 }
 
-fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    bind(address).with_context(|| format!("cannot listen on {address} (metrics_listen)"))
+fn bind_metrics(address: SocketAddr, idle_timeout: Duration) -> anyhow::Result<TcpListener> {
+    bind(address, idle_timeout)
+        .with_context(|| format!("cannot listen on {address} (metrics_listen)"))
 }
 
-/// A listening socket that accepted sockets inherit `TCP_NODELAY` from. No `SO_REUSEPORT`: a second
-/// server on the port must fail, not take half of the connections.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// A listening socket that accepted sockets inherit their options from.
+///
+/// `TCP_USER_TIMEOUT` (RFC 5482) is for connections that are not read for a while: their silence says
+/// nothing, but a peer whose system does not ack the pings for `idle_timeout` is gone. No
+/// `SO_REUSEPORT`: a second server on the port must fail, not take half of the connections.
+fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Only so that a restart need not wait for old connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
+    sockopt::set_tcp_user_timeout(&socket, idle_timeout.as_millis() as u32)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -63,6 +63,8 @@ pub(super) struct Conn {
     /// The rate limit's state: the time, in nanoseconds, up to which the budget is spent.
     pub(super) spent_until_ns: u64,
     pub(super) control_frames: ControlFrames,
+    /// When the peer said that it writes no more, if `half_closed`.
+    pub(super) half_closed_at: Moment,
 }
 
 // mio adds a field of its own to each socket in debug builds, so this holds in release builds.
@@ -127,6 +129,8 @@ pub(super) enum Hold {
     Verdict,
     /// The store has as much as it may hold in memory.
     Store,
+    /// Its device is not on disk yet, or the flap guard makes it wait: no `welcome` was said.
+    Welcome,
 }
 
 impl Holds {

@@ -256,7 +256,8 @@ impl Shard {
         let may_write = event.is_writable() && conn.wants_write();
         let may_read = event.is_readable() || event.is_error();
         conn.readable |= may_read;
-        conn.half_closed |= event.is_read_closed();
+        let is_read_closed = event.is_read_closed();
+        conn.half_closed |= is_read_closed;
         let is_queued = conn.queued;
         if may_write {
             self.ports.mark_dirty(key);
@@ -264,6 +265,25 @@ impl Shard {
         if may_read && !is_queued {
             self.serve(key);
         }
+        if is_read_closed || event.is_error() {
+            self.peer_left(key, event.is_error() || event.is_write_closed());
+        }
+    }
+
+    /// Sees to it that a connection ends whose peer says no more, though it may not be read now.
+    ///
+    /// What came before a peer's FIN is still carried out, but not for ever; somebody who waited for
+    /// its `welcome` has said nothing yet that could be. A peer that `is_gone` hears no answer.
+    #[cold]
+    fn peer_left(&mut self, key: Key, is_gone: bool) {
+        let now = self.ports.now;
+        let idle_timeout = self.shared.config.idle_timeout;
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.holds.any() && (is_gone || conn.holds.has(Hold::Welcome)) {
+            return self.remove(key, "the peer left");
+        }
+        conn.half_closed_at = now;
+        self.ports.schedule(key, now.after(idle_timeout));
     }
 
     fn obey_pipe(&mut self, token: usize, event: &Event) {

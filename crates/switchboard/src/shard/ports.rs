@@ -57,6 +57,8 @@ pub(super) struct Ports {
     scratch: Vec<u8>,
     /// A connection that leaves for its device's home shard, which is this one.
     pub(super) leaving: Option<(Key, usize, Hello)>,
+    /// The connection whose session is being opened.
+    pub(super) entering: Option<Key>,
     /// Records of this turn, for the store.
     pub(super) appends: Appends,
     pub(super) spare_batches: Vec<Appends>,
@@ -125,6 +127,7 @@ impl Ports {
             deflate: None,
             scratch: Vec::new(),
             leaving: None,
+            entering: None,
             appends: Appends::default(),
             spare_batches: Vec::new(),
             unsynced: 0,
@@ -307,7 +310,7 @@ impl Ports {
                 self.ask_reader(Job::Fetch { shard, device, session, wants });
             }
             Effect::Post { shard, parcel } => self.send_parcel(shard, parcel),
-            Effect::AwaitVerdict { conn } => self.hold(self.key(conn.0), Hold::Verdict),
+            Effect::AwaitVerdict { conn } => self.await_verdict(self.key(conn.0)),
             Effect::VerdictCame { conn } => {
                 self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Verdict));
             }
@@ -325,6 +328,13 @@ impl Ports {
             | Effect::HandOver { .. }
             | Effect::Return { .. } => unreachable!("these are done in `perform`"),
         }
+    }
+
+    /// A device waits for its `welcome`, or a text for the word of its receiver's side.
+    fn await_verdict(&mut self, key: Key) {
+        let is_unwelcomed = self.entering == Some(key)
+            || self.conn(key).is_some_and(|conn| conn.holds.has(Hold::Welcome));
+        self.hold(key, if is_unwelcomed { Hold::Welcome } else { Hold::Verdict });
     }
 
     fn key(&self, index: u32) -> Key {

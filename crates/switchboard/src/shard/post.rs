@@ -8,7 +8,9 @@ use switchboard_broker::{
     Conn as BrokerConn, Content, Hello, Input, Now, Place, SendFilter, Want, home,
 };
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{ClientFrame, FrameError, ServerFrame, close, parse_client};
+use switchboard_proto::v1::{
+    ClientFrame, FrameError, HELLO_TIMEOUT, ServerFrame, close, parse_client,
+};
 
 use super::Shard;
 use super::conn::{Conn, Hold, Key, Protocol};
@@ -224,12 +226,23 @@ impl Shard {
 
     /// Opens the session.
     fn enter(&mut self, key: Key, hello: Hello) {
+        let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
+        conn.full_since = now;
         conn.protocol = if hello.is_text { Protocol::Mailbox } else { Protocol::V1 };
         let device = self.shared.directory.names().show(hello.device);
         let peer = self.ports.conns[key.index as usize].permit.address();
         tracing::debug!(device = %device.as_ref(), %peer, "device connected");
+        self.ports.entering = Some(key);
         self.decide(Input::Hello(hello));
+        self.ports.entering = None;
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.holds.has(Hold::Welcome) {
+            if conn.half_closed {
+                return self.remove(key, "the peer left");
+            }
+            self.ports.schedule(key, now.after(HELLO_TIMEOUT));
+        }
     }
 
     /// A frame of a v1 device that is there.
@@ -264,6 +277,10 @@ impl Shard {
         match todo {
             Todo::Overflow(key) => self.overflow(key),
             Todo::Close { key, code, reason } => self.close(key, CloseCode(code), &reason),
+            Todo::Resume(key, Hold::Verdict) => {
+                self.resume(key, Hold::Verdict);
+                self.resume(key, Hold::Welcome);
+            }
             Todo::Resume(key, hold) => self.resume(key, hold),
             Todo::Verify { key, token } => match self.identify(&token) {
                 Ok(identity) => self.decide(Input::Refreshed {

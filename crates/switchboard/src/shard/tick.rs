@@ -86,17 +86,17 @@ impl Shard {
         if conn.is_full && conn.full_since.after(conn.stall_timeout(&config)) <= now {
             return self.overflow(key);
         }
-        if conn.protocol == Protocol::Hello && conn.hello_due() <= now {
-            let reason = "no hello within 10 s";
-            return self.close(key, CloseCode(close::NO_HELLO), reason);
+        if conn.waits_for_hello_or_welcome() && conn.hello_due() <= now {
+            let (code, reason) = conn.why_not_welcomed();
+            return self.close(key, code, reason);
         }
-        if conn.holds.any() {
-            return;
+        if conn.half_closed && conn.half_closed_at.after(config.idle_timeout) <= now {
+            return self.remove(key, "the peer left idle_timeout ago");
         }
-        if conn.heard_at.after(config.idle_timeout) <= now {
+        if !conn.holds.any() && conn.heard_at.after(config.idle_timeout) <= now {
             return self.remove(key, "silent for idle_timeout");
         }
-        if conn.heard_at.max(conn.pinged_at).after(config.ping_interval) <= now {
+        if conn.ping_due(now, &config) <= now {
             conn.pinged_at = now;
             self.ports.answer_frame(key.index, Opcode::Ping, b"");
         }
@@ -112,10 +112,32 @@ impl Conn {
         }
     }
 
-    /// When the first frame must have come. `full_since` is when the connection opened: its queue
-    /// cannot be full before it has said anything.
+    fn waits_for_hello_or_welcome(&self) -> bool {
+        self.protocol == Protocol::Hello || self.holds.has(Hold::Welcome)
+    }
+
+    /// When the first frame must have come, and then its answer gone. `full_since` is when the wait
+    /// began: a queue cannot be full before anything was said.
     fn hello_due(&self) -> Moment {
         self.full_since.after(HELLO_TIMEOUT)
+    }
+
+    /// How a connection is closed that waited too long.
+    fn why_not_welcomed(&self) -> (CloseCode, &'static str) {
+        if self.holds.has(Hold::Welcome) {
+            (CloseCode::TRY_AGAIN_LATER, "the store takes too long to note your device; come back")
+        } else {
+            (CloseCode(close::NO_HELLO), "no hello within 10 s")
+        }
+    }
+
+    /// When the peer is to be pinged, also while it is not read: its system acks, or the connection
+    /// fails. Not if it said that it writes no more, or does not read what waits.
+    fn ping_due(&self, now: Moment, config: &Config) -> Moment {
+        if self.half_closed || self.is_full {
+            return now.after(config.ping_interval);
+        }
+        self.heard_at.max(self.pinged_at).after(config.ping_interval)
     }
 
     /// When this connection must be looked at again.
@@ -125,22 +147,15 @@ impl Conn {
             Phase::Piping(ref pipe) => pipe.deadline,
             Phase::Open => {
                 let stall = self.is_full.then(|| self.full_since.after(self.stall_timeout(config)));
-                let hello = (self.protocol == Protocol::Hello).then(|| self.hello_due());
+                let hello = self.waits_for_hello_or_welcome().then(|| self.hello_due());
+                let left = self.half_closed.then(|| self.half_closed_at.after(config.idle_timeout));
                 let budget = self.holds.has(Hold::RateLimit).then(|| {
                     let at_ns = self.spent_until_ns.saturating_sub(rate_tolerance_ns);
                     Moment::from_ms(at_ns.div_ceil(1_000_000))
                 });
-                let silence = if self.holds.any() {
-                    now.after(config.ping_interval)
-                } else {
-                    let ping = self.heard_at.max(self.pinged_at).after(config.ping_interval);
-                    ping.min(self.heard_at.after(config.idle_timeout))
-                };
-                [Some(silence), stall, budget, hello]
-                    .into_iter()
-                    .flatten()
-                    .min()
-                    .expect("silence is one")
+                let silence = (!self.holds.any()).then(|| self.heard_at.after(config.idle_timeout));
+                let ping = self.ping_due(now, config);
+                [stall, budget, hello, left, silence].into_iter().flatten().fold(ping, Moment::min)
             }
         }
     }

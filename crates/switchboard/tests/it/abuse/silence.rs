@@ -1,6 +1,9 @@
 //! Peers that fall silent: the living answer pings, the half-open leave the list.
 
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use super::wire::{PING, PONG, TEXT, Wire, frame};
 use crate::server::Server;
@@ -47,4 +50,54 @@ fn a_peer_whose_message_trickles_in_stays() {
     }
     assert!(began.elapsed() > Duration::from_millis(600));
     assert!(slow.hear().starts_with("Your ID: "));
+}
+
+/// So slow that what is said at once takes a minute to be carried out.
+const PAUSED: [&str; 4] =
+    ["rate_limit_messages_per_s=1", "rate_limit_burst=1", "ping_interval=100ms", "idle_timeout=1s"];
+
+fn paused(server: &Server) -> Wire {
+    let mut wire = Wire::open(server);
+    wire.bytes(&frame(TEXT, b"help").repeat(60));
+    let pauses = "switchboard_reader_pauses_total{reason=\"rate_limit\"}";
+    server.await_metric(pauses, |times| times >= 1.0);
+    wire
+}
+
+/// It is not read, so nothing but the event itself tells.
+#[test]
+fn a_paused_peer_that_resets_is_gone_at_once() {
+    let server = Server::with(&["rate_limit_messages_per_s=1", "rate_limit_burst=1"]);
+    let wire = paused(&server);
+    SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(wire);
+    server.await_metric("switchboard_connections", |devices| devices == 0.0);
+}
+
+/// What it said before is carried out, but not for ever.
+#[test]
+fn a_paused_peer_that_says_no_more_is_gone_after_the_idle_timeout() {
+    let server = Server::with(&PAUSED);
+    let mut wire = paused(&server);
+    wire.stream.shutdown(Shutdown::Write).unwrap();
+    let began = Instant::now();
+    server.await_metric("switchboard_connections", |devices| devices == 0.0);
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    let mut heard = 0;
+    while let Ok(text) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wire.hear())) {
+        assert!(text.starts_with("Your ID: "));
+        heard += 1;
+    }
+    assert!((1..10).contains(&heard), "{heard}");
+}
+
+/// Its pongs are not read; but whether its system is there shows only when something is sent.
+#[test]
+fn a_paused_peer_is_pinged() {
+    let server = Server::with(&PAUSED);
+    let mut wire = paused(&server);
+    let mut pings = 0;
+    while pings < 3 {
+        pings += usize::from(wire.frame().first == PING);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::client::{V1, send, with};
+use super::client::{V1, send, token, with};
 use crate::server::{Server, binary};
 use crate::strace::{self, STORE, SYNCS, Tampering};
 
@@ -404,6 +405,33 @@ fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
         device.take(&id.to_string());
     }
     device.hears_nothing();
+}
+
+/// Who waits for a `welcome` that the store cannot allow once kept a connection, whether it was there
+/// or not, until all were taken and nobody came in any more.
+#[test]
+fn while_the_store_fails_known_devices_come_in_and_new_ones_are_told_to_come_back() {
+    let server = Server::within(&strace::prefix(), &["shards=2"]);
+    let mut known = V1::named(&server, "known");
+    let failing = Tampering::fail(&server, STORE, SYNCS, "EIO");
+    let mut patient = V1::open(&server);
+    patient.say_hello(json!({}));
+    for leave in [Shutdown::Write, Shutdown::Both] {
+        let mut gone = V1::open(&server);
+        gone.say_hello(json!({}));
+        gone.socket().get_ref().shutdown(leave).unwrap();
+        server.await_metric("switchboard_connections", |count| count == 2.0);
+    }
+    let token = token(&server, "known", None);
+    let mut again = V1::hello(&server, json!({"token": token}));
+    assert_eq!(known.end().0, 4409);
+    again.hears_nothing();
+    let (code, reason) = patient.end();
+    assert_eq!(code, 1013);
+    assert!(reason.contains("store"), "{reason}");
+    failing.end();
+    server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
+    V1::anonymous(&server).hears_nothing();
 }
 
 /// How a server ends that cannot have this data directory: its exit code and its log.

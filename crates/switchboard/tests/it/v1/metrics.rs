@@ -57,7 +57,16 @@ pub(crate) const CASES: &[Case] = &[
         &["mailbox_max_messages=1"],
         |server| text_to_mailbox(server, 2),
     ),
-    ("switchboard_reader_pauses_total{reason=\"verdict\"}", &[], anonymous),
+    ("switchboard_reader_pauses_total{reason=\"welcome\"}", &[], anonymous),
+    ("switchboard_reader_pauses_total{reason=\"verdict\"}", &["shards=2"], |server| {
+        // One of them lives on the other shard.
+        let away = [(); 2].map(|()| V1::anonymous(server).leave());
+        let mut text = [(); 2].map(|()| Device::connect(server));
+        text.iter_mut().for_each(|text| {
+            away.iter().for_each(|away| text.say(&format!("send,{},there?", away.device)));
+        });
+        Box::new(text)
+    }),
     (accepted!("none"), &[], |server| {
         let (mut device, text) = (V1::anonymous(server), Device::connect(server));
         device.say(&send(&text.id.to_string(), "1"));
