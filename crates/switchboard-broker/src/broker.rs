@@ -505,6 +505,19 @@ impl Broker {
         }
     }
 
+    /// Whether a message of the text protocol goes into a mailbox, for which the store must have
+    /// room. Who has a name has a mailbox, if there is such a device.
+    pub fn goes_to_mailbox(&self, message: &[u8]) -> bool {
+        match text::parse(message) {
+            Command::Send { to, .. } => {
+                let receiver = self.receiver_elsewhere(to);
+                !self.conns.contains_key(&to) && matches!(receiver, Ok(Receiver::Mailbox))
+            }
+            Command::Named { is_send, .. } => is_send,
+            _ => false,
+        }
+    }
+
     /// To a device that was addressed by its name.
     #[cold]
     fn send_to_name(

@@ -19,6 +19,7 @@ use switchboard_broker::{Directory, Event, Refusal, Stats};
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome, RejectCode};
 
 use crate::log::LineLimit;
+use crate::shard::Budget;
 use crate::store::Log;
 use crate::ws::CloseCode;
 
@@ -300,6 +301,8 @@ pub struct StoreMetrics {
     pub is_failing: Number,
     /// The log, once it is open; it counts by itself.
     pub log: OnceLock<Arc<Log>>,
+    /// What is not durable, on all shards.
+    pub(crate) budget: OnceLock<Arc<Budget>>,
 }
 
 /// All numbers of the server.
@@ -631,6 +634,10 @@ impl Collector for Store {
 
 impl Store {
     fn encode_health(&self, out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
+        let help =
+            "Bytes of messages and records that are not durable, wherever they are in memory";
+        let budget = self.0.budget.get().map_or(0, |budget| budget.bytes() as u64);
+        out.bytes("switchboard_store_budget_used", help, MetricType::Gauge, budget)?;
         out.gauge(
             "switchboard_store_failing",
             "1 while nothing becomes durable",

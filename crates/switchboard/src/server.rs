@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
 use crate::shard::{
-    Admission, Begun, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER,
+    Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
@@ -112,9 +112,12 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     )?;
     let keyring = Arc::new(Keyring::open(config)?);
     let (http, conns) = mpsc::channel(config.http_connections_max);
+    let budget = Arc::new(Budget::new(config.store_queue_max_bytes, config.shards));
+    let metrics = Arc::new(Metrics::new(config.shards, wall.as_secs_f64()));
+    metrics.store.budget.get_or_init(|| Arc::clone(&budget));
     let shared = Shared {
         config: Arc::clone(config),
-        metrics: Arc::new(Metrics::new(config.shards, wall.as_secs_f64())),
+        metrics,
         directory,
         keyring,
         ids,
@@ -124,6 +127,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         admission: Arc::new(Admission::new(config)),
         inboxes,
         ending,
+        budget,
         tls,
         http,
         started: Instant::now(),

@@ -174,6 +174,7 @@ impl Shard {
             full_since: Moment::default(),
             spent_until_ns: 0,
             control_frames: ControlFrames::default(),
+            stores: false,
             half_closed_at: now,
         });
         self.watch(key, deadline);

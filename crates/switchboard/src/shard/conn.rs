@@ -63,6 +63,8 @@ pub(super) struct Conn {
     /// The rate limit's state: the time, in nanoseconds, up to which the budget is spent.
     pub(super) spent_until_ns: u64,
     pub(super) control_frames: ControlFrames,
+    /// It sent to a mailbox, by the text protocol.
+    pub(super) stores: bool,
     /// When the peer said that it writes no more, if `half_closed`.
     pub(super) half_closed_at: Moment,
 }

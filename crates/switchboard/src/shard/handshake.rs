@@ -10,6 +10,7 @@ use switchboard_broker::{Conn as BrokerConn, Input};
 use switchboard_proto::v1::SUBPROTOCOL;
 
 use super::admission::{Permit, forwarded, x_forwarded_for};
+use super::budget::Pause;
 use super::conn::{Compression, Conn, Hold, Key, Phase, Protocol};
 use super::pipe::Pipe;
 use super::ports::Ports;
@@ -217,8 +218,12 @@ impl Shard {
 
     /// Why a device of the text protocol is not let in.
     fn text_refusal(&self, is_v1: bool, token: Option<&str>) -> Option<Refusal> {
-        if is_v1 || token.is_some() {
+        if is_v1 {
             return None;
+        }
+        if token.is_some() {
+            let is_full = self.ports.pause == Pause::All;
+            return is_full.then(|| Refusal::busy("The store can take no more for now."));
         }
         if self.shared.config.auth == Auth::Token {
             return Some(Refusal::unauthorized());

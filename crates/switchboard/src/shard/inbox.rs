@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
-use switchboard_broker::{Deliver, Digest, Parcel, ShardId};
+use switchboard_broker::{Digest, Parcel, ShardId};
 use switchboard_proto::DeviceId;
 
 use super::accept::Accepted;
@@ -84,9 +84,8 @@ impl Batch {
     }
 
     pub(super) fn push_parcel(&mut self, parcel: Parcel) {
-        if let Parcel::Deliver(deliver) = &parcel {
-            self.parcel_bytes += deliver.body.len() + size_of::<Deliver<'_>>();
-        }
+        // What it takes here: once.
+        self.parcel_bytes += message_bytes(&parcel) / 2;
         self.parcels.push(parcel);
     }
 
@@ -140,6 +139,18 @@ impl Batch {
         self.parcel_bytes = 0;
         self.received.clear();
     }
+}
+
+/// What a message takes of the bounds while it is on its way; 0 for what is no message.
+///
+/// No less than it takes as a record and as the content of a mailbox (see [`super::budget`]), so
+/// that taking it in uses up no more than its sending did.
+pub(super) fn message_bytes(parcel: &Parcel) -> usize {
+    /// More than a record and an entry take beside what the message says.
+    const OVERHEAD: usize = 256;
+    let Parcel::Deliver(deliver) = parcel else { return 0 };
+    let re = deliver.re.as_ref().map_or(0, |re| re.len());
+    2 * (deliver.body.len() + deliver.id.len() + re + OVERHEAD)
 }
 
 /// The receiving shard's queue is at its bound; the sender will be woken when there is room.

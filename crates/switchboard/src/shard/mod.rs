@@ -6,6 +6,7 @@
 mod accept;
 mod admission;
 mod begun;
+mod budget;
 mod close;
 mod conn;
 mod drain;
@@ -38,6 +39,7 @@ use switchboard_proto::DeviceId;
 pub(crate) use accept::Listener;
 pub(crate) use admission::Admission;
 pub(crate) use begun::Begun;
+pub(crate) use budget::Budget;
 pub(crate) use ending::Ending;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
@@ -87,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
     /// When this run started, and the server's uptime then: what moments are counted from.
@@ -329,7 +332,9 @@ impl Shard {
             self.do_todos();
         }
         for parcel in batch.parcels.drain(..) {
+            let bytes = inbox::message_bytes(&parcel);
             self.decide(Input::Parcel(parcel));
+            self.ports.charge(-(bytes as isize));
         }
         for &(from, digest) in &batch.returned {
             self.returned(from, digest);

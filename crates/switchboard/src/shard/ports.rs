@@ -9,19 +9,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 use switchboard_broker::{
-    Conn as BrokerConn, Effect, Hello, Moment, Parcel, Place, Refusal, ShardId,
+    Conn as BrokerConn, Effect, Hello, Moment, Parcel, Place, Record, Refusal, ShardId,
 };
 use switchboard_proto::v1::{DeviceRef, ServerFrame, write_text_of_body};
 use switchboard_proto::{DeviceId, text};
 
 use super::Shared;
-use super::conn::{Compression, Conn, Hold, Key};
-use super::inbox::Batch;
+use super::budget::{Pause, Share};
+use super::conn::{Compression, Conn, Hold, Key, Protocol};
+use super::inbox::{Batch, message_bytes};
 use super::out::Spares;
 use super::timers::Timers;
 use crate::ledger::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
-use crate::store::Batch as Appends;
+use crate::store::{Batch as Appends, Log};
 use crate::ws::{Deflate, Opcode, write_header, write_header_reserved, write_server_frame};
 
 /// An out queue at this multiple of its bound is not given the stall timeout.
@@ -59,11 +60,19 @@ pub(super) struct Ports {
     pub(super) leaving: Option<(Key, usize, Hello)>,
     /// The connection whose session is being opened.
     pub(super) entering: Option<Key>,
-    /// Records of this turn, for the store.
-    pub(super) appends: Appends,
-    pub(super) spare_batches: Vec<Appends>,
-    /// Batches that the store has and that are not durable.
-    pub(super) unsynced: usize,
+    /// Records of this turn, for the store, and what they take of the budget.
+    appends: (Appends, usize),
+    /// Bytes of all records ever appended.
+    pub(super) appended_bytes: usize,
+    /// Batches before it.
+    full_batches: VecDeque<(Appends, usize)>,
+    spare_batches: Vec<Appends>,
+    /// What the batches take of the budget that the store has, oldest first.
+    pub(super) unsynced: VecDeque<usize>,
+    share: Share,
+    /// Who is not read, as of the last look at the budget.
+    pub(super) pause: Pause,
+    pub(super) store_is_failing: bool,
     /// The store gave a batch back; it says when there is room.
     pub(super) store_is_full: bool,
     pub(super) held_for_store: Vec<Key>,
@@ -96,6 +105,8 @@ pub(super) enum Todo {
 const STALE_MS: u64 = 500;
 /// Batches kept for their memory.
 const SPARE_BATCHES: usize = 4;
+/// A batch is ended when it passes this: the memory of a growing one is moved, old and new at once.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// What is to be handed to one other shard.
 #[derive(Default)]
@@ -128,9 +139,14 @@ impl Ports {
             scratch: Vec::new(),
             leaving: None,
             entering: None,
-            appends: Appends::default(),
+            appends: Default::default(),
+            appended_bytes: 0,
+            full_batches: VecDeque::new(),
             spare_batches: Vec::new(),
-            unsynced: 0,
+            unsynced: VecDeque::new(),
+            share: Share::default(),
+            pause: Pause::Nobody,
+            store_is_failing: false,
             store_is_full: false,
             held_for_store: Vec::new(),
             reclaimed: 0,
@@ -156,20 +172,145 @@ impl Ports {
     pub(super) fn has_something_to_hand_over(&self) -> bool {
         let waits = |outbox: &Outbox| !outbox.is_refused && !outbox.batch.is_empty();
         let may_submit = self.shared.log.get().is_some() && !self.store_is_full;
-        self.outboxes.iter().any(waits) || (may_submit && !self.appends.is_empty())
+        self.outboxes.iter().any(waits) || (may_submit && self.has_appends())
     }
 
     /// Whether nothing is on its way to another shard or to the disk.
     pub(super) fn is_at_rest(&self) -> bool {
         self.conns.is_empty()
             && self.outboxes.iter().all(|outbox| outbox.batch.is_empty())
-            && self.unsynced == 0
-            && (self.appends.is_empty() || self.shared.log.get().is_none())
+            && self.unsynced.is_empty()
+            && !self.has_appends()
+    }
+
+    /// Whether there are records that the store has not.
+    #[inline]
+    fn has_appends(&self) -> bool {
+        !self.appends.0.is_empty() || !self.full_batches.is_empty()
+    }
+
+    /// Whether the end of a turn has something to do for the store, or for the budget.
+    #[inline]
+    pub(super) fn has_something_for_store(&self) -> bool {
+        self.has_appends()
+            || self.reclaimed > 0
+            || !self.held_for_store.is_empty()
+            || !self.share.is_published()
+    }
+
+    fn append(&mut self, record: &Record<'_>) {
+        let (batch, charged) = &mut self.appends;
+        let had = batch.bytes();
+        batch.push_with(|out| record::write(record, out));
+        let bytes = batch.bytes() - had;
+        // Until it is synced its mailbox has a message's content, too.
+        let charge = if let Record::Message(_) = record { 2 * bytes } else { bytes };
+        *charged += charge;
+        self.appended_bytes += bytes;
+        if batch.bytes() >= BATCH_BYTES {
+            let fresh = self.spare_batches.pop().unwrap_or_default();
+            self.full_batches.push_back(mem::replace(&mut self.appends, (fresh, 0)));
+        }
+        self.charge(charge as isize);
+        self.note_that_it_stores();
+    }
+
+    /// Hands in the records; what the store does not take waits until it says that there is room.
+    pub(super) fn submit_batches(&mut self, log: &Log) {
+        while !self.store_is_full
+            && let Some((batch, charge)) = self.next_batch()
+        {
+            match log.submit(self.shard_index(), batch) {
+                Ok(()) => self.unsynced.push_back(charge),
+                Err(full) => {
+                    self.full_batches.push_front((full.0, charge));
+                    self.store_is_full = true;
+                }
+            }
+        }
+    }
+
+    /// Hands in what there is, whatever the store holds: there is no later turn.
+    pub(super) fn submit_last(&mut self, log: &Log) {
+        while let Some((batch, _)) = self.next_batch() {
+            log.submit_last(self.shard_index(), batch);
+        }
+    }
+
+    /// The oldest records that the store has not, and what they take of the budget.
+    fn next_batch(&mut self) -> Option<(Appends, usize)> {
+        if let Some(full) = self.full_batches.pop_front() {
+            return Some(full);
+        }
+        if self.appends.0.is_empty() {
+            return None;
+        }
+        let fresh = self.spare_batches.pop().unwrap_or_default();
+        Some(mem::replace(&mut self.appends, (fresh, 0)))
+    }
+
+    /// Notes that more, or less, is not durable.
+    pub(super) fn charge(&mut self, bytes: isize) {
+        if self.share.change(bytes) {
+            self.publish_charges();
+        }
+    }
+
+    /// Tells the other shards by how much the budget is used; wakes those for whom there is room.
+    pub(super) fn publish_charges(&mut self) {
+        if !self.share.is_published() {
+            for shard in self.shared.budget.publish(&mut self.share) {
+                self.shared.inboxes[shard].nudge();
+            }
+        }
+        self.pause = self.shared.budget.pause(self.store_is_failing);
+    }
+
+    /// A device of the text protocol that sent to a mailbox will wait for room before it sends again.
+    fn note_that_it_stores(&mut self) {
+        if let Some(key) = self.speaking
+            && let Some(conn) = self.conn(key)
+            && conn.protocol == Protocol::Text
+        {
+            conn.stores = true;
+        }
+    }
+
+    /// Pauses a connection whose next frame could need room in the store, while there is none.
+    #[cold]
+    pub(super) fn pause_if_it_stores(&mut self, key: Key) {
+        let pause = self.pause;
+        let Some(conn) = self.conn(key) else { return };
+        let must_wait = match conn.protocol {
+            Protocol::V1 | Protocol::Mailbox => pause != Pause::Nobody,
+            Protocol::Text => pause != Pause::Nobody && conn.stores,
+            Protocol::Hello => pause == Pause::All,
+        };
+        if must_wait && conn.is_open() {
+            self.hold_for_store(key);
+        }
+    }
+
+    /// Does not read a connection until there is room in the store.
+    pub(super) fn hold_for_store(&mut self, key: Key) {
+        if self.conn(key).is_none_or(|conn| conn.holds.has(Hold::Store)) {
+            return;
+        }
+        self.hold(key, Hold::Store);
+        if self.held_for_store.len() > 2 * self.conns.len() + 64 {
+            // Most of them are gone: they waited for long.
+            let mut held = mem::take(&mut self.held_for_store);
+            held.retain(|key| self.conn(*key).is_some_and(|conn| conn.holds.has(Hold::Store)));
+            self.held_for_store = held;
+        }
+        self.held_for_store.push(key);
+        self.shared.budget.wait(self.shard_index());
     }
 
     pub(super) fn begin_turn(&mut self, now: Instant) {
         self.turn_started = now;
         self.now = self.shared.uptime.after(now.duration_since(self.shared.started));
+        self.pause = self.shared.budget.pause(self.store_is_failing);
         if self.wall_at == Moment::default() || self.now.ms() > self.wall_at.ms() + STALE_MS {
             self.wall_at = self.now;
             let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -301,10 +442,7 @@ impl Ports {
                 let (key, reason) = (self.key(conn.0), reason.to_owned());
                 self.todos.push_back(Todo::Close { key, code, reason });
             }
-            Effect::Append(record) => {
-                self.appends.push_with(|out| record::write(&record, out));
-                self.hold_for_store();
-            }
+            Effect::Append(record) => self.append(&record),
             Effect::Fetch { device, session, wants } => {
                 let (shard, wants) = (self.shard_index(), wants.to_vec());
                 self.ask_reader(Job::Fetch { shard, device, session, wants });
@@ -387,17 +525,11 @@ impl Ports {
         self.mark_dirty(key);
     }
 
-    /// Who makes records faster than the store takes them is not read for a while.
-    fn hold_for_store(&mut self) {
-        if self.store_is_full
-            && let Some(key) = self.speaking
-        {
-            self.held_for_store.push(key);
-            self.hold(key, Hold::Store);
-        }
-    }
-
     fn send_parcel(&mut self, shard: ShardId, parcel: Parcel) {
+        if let Parcel::Deliver(_) = parcel {
+            self.charge(message_bytes(&parcel) as isize);
+            self.note_that_it_stores();
+        }
         let outbox = &mut self.outboxes[usize::from(shard.0)];
         outbox.batch.push_parcel(parcel);
         if outbox.batch.bytes() >= self.shared.config.shard_queue_max_bytes

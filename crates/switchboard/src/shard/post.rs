@@ -13,6 +13,7 @@ use switchboard_proto::v1::{
 };
 
 use super::Shard;
+use super::budget::Pause;
 use super::conn::{Conn, Hold, Key, Protocol};
 use super::ports::{Ports, Todo};
 use crate::auth::{Claims, TokenError};
@@ -312,10 +313,16 @@ impl Shard {
                 StoreNews::Reclaim(chunk) => self.begin_reclaiming(chunk),
                 StoreNews::Full(is_full) => self.decide(Input::StoreFull(is_full)),
                 StoreNews::Room => self.ports.store_is_full = false,
-                StoreNews::Failing => self.decide(Input::StoreFailing),
-                StoreNews::Healthy => self.decide(Input::StoreHealthy),
+                StoreNews::Failing => self.store_fails(true, Input::StoreFailing),
+                StoreNews::Healthy => self.store_fails(false, Input::StoreHealthy),
             }
         }
+    }
+
+    fn store_fails(&mut self, is_failing: bool, input: Input<'_>) {
+        self.ports.store_is_failing = is_failing;
+        self.ports.publish_charges();
+        self.decide(input);
     }
 
     fn synced(&mut self, batches: Vec<Synced>) {
@@ -324,7 +331,8 @@ impl Shard {
             places.clear();
             places.extend(synced.places().map(|place| Place(place.to_u64())));
             self.decide(Input::Synced(&places));
-            self.ports.unsynced -= 1;
+            let charge = self.ports.unsynced.pop_front().expect("it was submitted");
+            self.ports.charge(-(charge as isize));
             self.ports.give_back(synced.batch);
         }
         self.ports.places = places;
@@ -365,39 +373,28 @@ impl Shard {
 
     fn reclaim(&mut self, chunk: &Chunk) {
         let now = self.ports.now();
-        let had = self.ports.appends.bytes();
+        let had = self.ports.appended_bytes;
         for (place, bytes) in chunk.records() {
             // It was read when the log was opened, or written since.
             let Ok(record) = record::read(bytes) else { continue };
             let ports = &mut self.ports;
             self.broker.reclaim(now, &record, place, &mut |effect| ports.perform(effect));
         }
-        self.ports.copied_bytes += self.ports.appends.bytes() - had;
+        self.ports.copied_bytes += self.ports.appended_bytes - had;
         self.ports.reclaimed += 1;
     }
 
-    /// Submits what this turn appended; what the store does not take waits for room.
+    /// Submits what this turn appended, and lets those go on for whom there is room.
     #[inline]
     pub(super) fn submit_appends(&mut self) {
-        let ports = &self.ports;
-        if !ports.appends.is_empty() || ports.reclaimed > 0 || !ports.held_for_store.is_empty() {
+        if self.ports.has_something_for_store() {
             self.submit();
         }
     }
 
     fn submit(&mut self) {
-        let Some(log) = self.shared.log.get() else { return };
-        if !self.ports.appends.is_empty() && !self.ports.store_is_full {
-            let shard = self.ports.shard_index();
-            let fresh = self.ports.spare_batches.pop().unwrap_or_default();
-            let batch = std::mem::replace(&mut self.ports.appends, fresh);
-            match log.submit(shard, batch) {
-                Ok(()) => self.ports.unsynced += 1,
-                Err(full) => {
-                    self.ports.appends = full.0;
-                    self.ports.store_is_full = true;
-                }
-            }
+        if let Some(log) = self.shared.log.get() {
+            self.ports.submit_batches(log);
         }
         // Where nothing was appended again, nothing must be in the store first: a store that is full
         // can be helped only by deleting.
@@ -407,7 +404,11 @@ impl Shard {
                 self.ports.ask_reader(Job::Reclaimed { copied_bytes });
             }
         }
-        if !self.ports.store_is_full {
+        // Before anything is handed over: whoever takes it frees what was published.
+        self.ports.publish_charges();
+        let budget = &self.shared.budget;
+        let is_answered = self.ports.store_is_failing && budget.pause(true) == Pause::Nobody;
+        if !self.ports.held_for_store.is_empty() && (budget.has_room() || is_answered) {
             for key in std::mem::take(&mut self.ports.held_for_store) {
                 self.resume(key, Hold::Store);
             }
@@ -441,8 +442,7 @@ impl Shard {
     pub(super) fn end_broker(&mut self) {
         self.append_rest();
         if let Some(log) = self.shared.log.get() {
-            // Also where the store had no room for them: there is no later turn.
-            log.submit_last(self.ports.shard_index(), std::mem::take(&mut self.ports.appends));
+            self.ports.submit_last(log);
         }
     }
 

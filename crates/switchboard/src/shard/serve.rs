@@ -4,9 +4,10 @@ use std::mem;
 
 use switchboard_broker::Conn as BrokerConn;
 
-use super::Shard;
+use super::budget::Pause;
 use super::conn::{Key, Phase, Protocol};
-use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation};
+use super::{READ_BYTES, Shard};
+use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
 
 impl Shard {
     /// Reads a connection once and deals with what came.
@@ -116,6 +117,9 @@ impl Shard {
     pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
+            if self.ports.pause != Pause::Nobody {
+                self.ports.pause_if_it_stores(key);
+            }
             let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
             if conn.generation != key.generation || !conn.is_open() {
                 return;
@@ -164,6 +168,9 @@ impl Shard {
 
     #[inline]
     fn message(&mut self, key: Key, protocol: Protocol, message: &[u8]) {
+        if self.ports.pause != Pause::Nobody && self.put_back(key, protocol, message) {
+            return;
+        }
         self.ports.speaking = Some(key);
         match protocol {
             Protocol::Text | Protocol::Mailbox => {
@@ -179,6 +186,27 @@ impl Shard {
         if self.shared.config.rate_limit_messages_per_s > 0 {
             self.spend(key);
         }
+    }
+
+    /// Keeps a text for later that goes to a mailbox while the store has no room; gives whether it
+    /// did. Whoever sent to a mailbox before is paused before the next frame is read instead.
+    #[cold]
+    fn put_back(&mut self, key: Key, protocol: Protocol, message: &[u8]) -> bool {
+        if protocol != Protocol::Text || !self.broker.goes_to_mailbox(message) {
+            return false;
+        }
+        let Some(conn) = self.ports.conn(key) else { return true };
+        conn.stores = true;
+        if message.len() > READ_BYTES {
+            // No more is kept of a connection that is not read than one read brings.
+            let reason = "the store can take no more for now; send it again later";
+            self.close(key, CloseCode::TRY_AGAIN_LATER, reason);
+            return true;
+        }
+        // As it came, but unmasked already.
+        write_client_frame(&mut conn.unread, Opcode::Text, message, [0; 4]);
+        self.ports.hold_for_store(key);
+        true
     }
 
     fn inflate(&mut self, key: Key, protocol: Protocol, payload: &[u8]) -> Result<(), Violation> {

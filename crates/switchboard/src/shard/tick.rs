@@ -124,7 +124,7 @@ impl Conn {
 
     /// How a connection is closed that waited too long.
     fn why_not_welcomed(&self) -> (CloseCode, &'static str) {
-        if self.holds.has(Hold::Welcome) {
+        if self.holds.has(Hold::Welcome) || self.holds.has(Hold::Store) {
             (CloseCode::TRY_AGAIN_LATER, "the store takes too long to note your device; come back")
         } else {
             (CloseCode(close::NO_HELLO), "no hello within 10 s")

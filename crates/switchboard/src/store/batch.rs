@@ -3,8 +3,11 @@
 use super::Place;
 use super::segment::{FRAME_LEN, Frame, Seal};
 
-/// Most bytes of a batch. A shard's queues end it long before.
-const LEN_MAX: usize = 1 << 30;
+/// Most bytes of a batch, so that offsets in a segment fit into 32 bits.
+///
+/// A shard ends a batch when it passes 4 MiB, and a record is at most a text of 256 MiB (the largest
+/// `max_message_bytes`) of which each byte is written as six (`\\u0000`): 1.51 GiB together.
+const LEN_MAX: usize = 2 << 30;
 
 /// Records that one shard submits together.
 ///
@@ -22,13 +25,13 @@ impl Batch {
     /// Adds the record that `write` appends.
     ///
     /// # Panics
-    /// When `write` takes bytes away, or when the batch passes 1 GiB.
+    /// When `write` takes bytes away, or when the batch passes 2 GiB.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let frame = self.bytes.len();
         let start = frame + FRAME_LEN;
         self.bytes.resize(start, 0);
         write(&mut self.bytes);
-        assert!(self.bytes.len() <= LEN_MAX, "queues bound what a shard submits");
+        assert!(self.bytes.len() <= LEN_MAX, "a shard ends its batches long before");
         let len = self.bytes.len().checked_sub(start).expect("a record is appended");
         Frame::write_len(&mut self.bytes[frame..start], len as u32);
         self.len += 1;
@@ -37,7 +40,7 @@ impl Batch {
     /// Adds a record.
     ///
     /// # Panics
-    /// When the batch passes 1 GiB.
+    /// When the batch passes 2 GiB.
     pub fn push(&mut self, record: &[u8]) {
         self.push_with(|out| out.extend_from_slice(record));
     }

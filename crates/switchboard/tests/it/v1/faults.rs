@@ -11,6 +11,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::client::{V1, send, token, with};
+use super::drain::anonymous_on;
+use crate::device::Device;
 use crate::server::{Server, binary};
 use crate::strace::{self, STORE, SYNCS, Tampering};
 
@@ -380,18 +382,20 @@ fn a_crash_while_writes_fail_loses_and_doubles_nothing() {
 
 #[test]
 fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
-    // Two of the messages fit into the queue.
     let settings = ["shards=1", "store_queue_max_bytes=1MiB"];
     let mut server = Server::within(&strace::prefix(), &settings);
     let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
     let hanging = Tampering::hang(&server, STORE, SYNCS);
-    let body = json!({"body": "x".repeat(400_000)});
-    a.say_all((0..5).map(|id| with(send(&b.device, &id.to_string()), &body)));
+    // The first leaves some of the budget, so the second is taken; for both the queue is too small.
+    let message =
+        |id: u64, len| with(send(&b.device, &id.to_string()), &json!({"body": "x".repeat(len)}));
+    a.say(&message(0, 500_000));
+    server.await_metric("switchboard_store_queue_bytes", |bytes| bytes >= 500_000.0);
+    a.say_all((1..5).map(|id| message(id, 800_000)));
     let held = "switchboard_reader_pauses_total{reason=\"store\"}";
     for sample in ["switchboard_store_queue_full_total", held] {
         server.await_metric(sample, |times| times >= 1.0);
     }
-    assert!(server.metric("switchboard_store_queue_bytes") >= 800_000.0);
     // It is slow, which is no failure.
     is_ready(&server);
     hanging.end();
@@ -405,6 +409,37 @@ fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
         device.take(&id.to_string());
     }
     device.hears_nothing();
+}
+
+/// The disk once held up only senders of the receivers' own shard: those of another filled the
+/// memory, and a batch of 1 GiB ended the process.
+#[test]
+fn while_the_disk_hangs_all_shards_together_take_no_more_than_the_budget() {
+    const MESSAGES: u64 = 40;
+    let settings = ["shards=2", "store_queue_max_bytes=1MiB"];
+    let server = Server::within(&strace::prefix(), &settings);
+    let away = anonymous_on(&server, 1).leave();
+    let (mut a, mut text) = (anonymous_on(&server, 0), Device::connect(&server));
+    let hanging = Tampering::hang(&server, STORE, SYNCS);
+    let body = json!({"body": "x".repeat(50_000)});
+    a.say_all((0..MESSAGES).map(|id| with(send(&away.device, &id.to_string()), &body)));
+    let held = "switchboard_reader_pauses_total{reason=\"store\"}";
+    server.await_metric(held, |times| times >= 1.0);
+    // A text to the mailbox waits, too, and those behind it.
+    text.say(&format!("send,{},me, too", away.device));
+    server.await_metric(held, |times| times >= 2.0);
+    text.say("help");
+    let used = server.metric("switchboard_store_budget_used_bytes");
+    assert!((1_048_576.0..2_000_000.0).contains(&used), "{used}");
+    let waits = server.metric("switchboard_mailbox_messages");
+    assert!(waits < MESSAGES as f64 / 2.0, "{waits}");
+    hanging.end();
+    for id in 0..MESSAGES {
+        a.expect(json!({"type": "accepted", "id": id.to_string(), "durability": "disk"}));
+    }
+    assert!(text.hear().starts_with("Your ID: "));
+    server.await_metric("switchboard_store_budget_used_bytes", |bytes| bytes == 0.0);
+    assert_eq!(away.back(&server, 0).welcome["pending"], MESSAGES + 1);
 }
 
 /// Who waits for a `welcome` that the store cannot allow once kept a connection, whether it was there

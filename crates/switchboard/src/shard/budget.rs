@@ -1,0 +1,167 @@
+//! What all shards together may hold of what is not durable.
+//!
+//! Each bound is one number that the shards share. A shard collects its changes in a number of its
+//! own and publishes them once a turn, or when they are many, so an ordinary message costs an
+//! addition. The bound may therefore be passed by [`PUBLISHED_AT`] and one message for each shard.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A shard's own changes are published when they come to so many bytes.
+const PUBLISHED_AT: isize = 256 << 10;
+
+/// Bytes that all shards hold of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct Total(AtomicUsize);
+
+/// One shard's changes of a [`Total`] that are not published.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    unpublished: isize,
+}
+
+impl Total {
+    /// What has been published.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Share {
+    /// Notes a change; gives whether it is time to publish.
+    #[inline]
+    pub(super) fn change(&mut self, bytes: isize) -> bool {
+        self.unpublished += bytes;
+        self.unpublished.unsigned_abs() >= PUBLISHED_AT as usize
+    }
+
+    #[inline]
+    pub(super) fn is_published(&self) -> bool {
+        self.unpublished == 0
+    }
+
+    /// Publishes; gives the new total.
+    ///
+    /// What one shard adds and another takes away again must be published before it is handed over,
+    /// or the total would pass below 0.
+    pub(super) fn publish(&mut self, total: &Total) -> usize {
+        let change = std::mem::take(&mut self.unpublished);
+        total.0.fetch_add(change as usize, Ordering::SeqCst).wrapping_add(change as usize)
+    }
+}
+
+/// Who is not read for now, because too much is not durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Everybody is read.
+    #[default]
+    Nobody,
+    /// Devices that could send to a mailbox.
+    Senders,
+    /// Everybody whose frames could make a record, also by a `hello` or an ack.
+    All,
+}
+
+/// The budget for what is not durable: records that are not synced, the contents of their messages
+/// in mailboxes, and messages on their way between shards.
+///
+/// A sender is not read on when it is spent, *before* its next frame is carried out, so nothing is
+/// refused and nothing grows. Only syncs free it (a message that is taken from another shard keeps
+/// its share), and acks do not: so to pause who acks cannot make it last longer. Records that no
+/// message made (acks, how a device stands) may use an eighth more; then nobody is read who could
+/// make them.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    total: Total,
+    max: usize,
+    /// Shards in which somebody is paused.
+    waiting: Vec<AtomicBool>,
+}
+
+impl Budget {
+    /// One of `max` bytes for so many shards.
+    pub(crate) fn new(max: usize, shards: usize) -> Budget {
+        let waiting = (0..shards).map(|_| AtomicBool::new(false)).collect();
+        Budget { total: Total::default(), max, waiting }
+    }
+
+    /// What is used of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.total.bytes()
+    }
+
+    /// Who is not read for now. A store that fails answers senders at once, and takes nothing.
+    pub(super) fn pause(&self, is_failing: bool) -> Pause {
+        let used = self.bytes();
+        if used >= self.max + self.max / 8 {
+            Pause::All
+        } else if used >= self.max && !is_failing {
+            Pause::Senders
+        } else {
+            Pause::Nobody
+        }
+    }
+
+    /// Whether those who are paused may be read again. A quarter of it must be free, so that not
+    /// each sync wakes all of them for one message.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes() <= self.max - self.max / 4
+    }
+
+    /// Publishes a shard's share; gives the shards that are to be woken.
+    pub(super) fn publish(&self, share: &mut Share) -> impl Iterator<Item = usize> {
+        share.publish(&self.total);
+        let has_room = self.has_room();
+        let waits = move |shard: &usize| {
+            has_room
+                && self.waiting[*shard].load(Ordering::SeqCst)
+                && self.waiting[*shard].swap(false, Ordering::SeqCst)
+        };
+        (0..self.waiting.len()).filter(waits)
+    }
+
+    /// The shard wants to be woken when there is room. It must look once more after this.
+    pub(super) fn wait(&self, shard: usize) {
+        self.waiting[shard].store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_woken_once_when_a_quarter_is_free() {
+        let budget = Budget::new(1_000, 2);
+        let (mut a, mut b) = (Share::default(), Share::default());
+        a.change(999);
+        assert_eq!(budget.publish(&mut a).count(), 0);
+        assert_eq!(budget.pause(false), Pause::Nobody);
+        a.change(1);
+        assert_eq!(budget.publish(&mut a).count(), 0);
+        assert_eq!(budget.pause(false), Pause::Senders);
+        assert_eq!(budget.pause(true), Pause::Nobody);
+        a.change(125);
+        assert_eq!(budget.publish(&mut a).count(), 0);
+        assert_eq!(budget.pause(true), Pause::All);
+        budget.wait(1);
+        // What one shard added another may take away.
+        b.change(-300);
+        assert_eq!(budget.publish(&mut b).count(), 0, "825 of 1,000 are used");
+        b.change(-75);
+        assert_eq!(budget.publish(&mut b).collect::<Vec<_>>(), [1]);
+        assert_eq!(budget.publish(&mut b).count(), 0);
+        a.change(-750);
+        assert_eq!(budget.publish(&mut a).count(), 0);
+        assert_eq!(budget.bytes(), 0);
+    }
+
+    #[test]
+    fn large_changes_are_published_early() {
+        let mut share = Share::default();
+        assert!(!share.change(1));
+        assert!(share.change(PUBLISHED_AT));
+        let total = Total::default();
+        assert_eq!(share.publish(&total), PUBLISHED_AT as usize + 1);
+        assert!(share.is_published() && share.change(-PUBLISHED_AT));
+    }
+}
