@@ -21,7 +21,8 @@ use crate::config::Config;
 use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
 use crate::shard::{
-    Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, WAKER,
+    Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, Total,
+    WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
@@ -128,6 +129,8 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         inboxes,
         ending,
         budget,
+        unfinished: Total::default(),
+        out_queues: Total::default(),
         tls,
         http,
         started: Instant::now(),

@@ -100,6 +100,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(list_devices, ListMode),
     // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5).
     key!(max_message_bytes, Bytes(125..=256 * MIB)),
+    key!(message_timeout, Span(1..=24 * HOUR)),
+    key!(unfinished_messages_max_bytes, Bytes(MIB..=1024 * GIB)),
     key!(handshake_timeout, Span(1..=HOUR)),
     key!(handshake_max_bytes, Bytes(512..=MIB)),
     key!(ping_interval, Span(1..=24 * HOUR)),
@@ -107,6 +109,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(close_timeout, Span(1..=HOUR)),
     key!(out_queue_max_bytes, Bytes(KIB..=GIB)),
     key!(out_queue_stall_timeout, Span(1..=HOUR)),
+    key!(out_queues_max_bytes, Bytes(MIB..=1024 * GIB)),
     key!(shard_queue_max_bytes, Bytes(KIB..=GIB)),
     key!(rate_limit_messages_per_s, Count(0..=10_000_000)),
     key!(rate_limit_burst, Count(0..=10_000_000)),
@@ -160,6 +163,18 @@ pub(super) const RULES: &[Rule] = &[
         keys: &["rate_limit_burst", "rate_limit_messages_per_s"],
         holds: |config| config.rate_limit_messages_per_s == 0 || config.rate_limit_burst > 0,
         fix: "make rate_limit_burst at least 1, or no message is ever let through",
+    },
+    Rule {
+        keys: &["unfinished_messages_max_bytes", "max_message_bytes"],
+        // Its memory grows by doubling.
+        holds: |config| config.unfinished_messages_max_bytes >= 2 * config.max_message_bytes,
+        fix: "make unfinished_messages_max_bytes at least twice max_message_bytes, or the largest \
+              message never arrives",
+    },
+    Rule {
+        keys: &["out_queues_max_bytes", "out_queue_max_bytes"],
+        holds: |config| config.out_queues_max_bytes >= config.out_queue_max_bytes,
+        fix: "make out_queues_max_bytes at least out_queue_max_bytes, or no queue may fill up",
     },
     Rule {
         keys: &["shard_queue_max_bytes", "max_message_bytes"],

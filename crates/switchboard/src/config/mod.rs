@@ -101,6 +101,11 @@ pub struct Config {
 
     /// Largest message in bytes, after decompression; a larger one closes with 1009.
     pub max_message_bytes: usize,
+    /// Time for a message to be complete once it has begun; then 1008.
+    pub message_timeout: Duration,
+    /// Bytes of all messages together that have begun and are not complete; above it the oldest of
+    /// them is given up and its connection closed (1013).
+    pub unfinished_messages_max_bytes: usize,
     /// Time for the whole opening handshake, TLS included; then 408 and close.
     pub handshake_timeout: Duration,
     /// Bytes of request line and headers; above it 431 and close.
@@ -115,6 +120,8 @@ pub struct Config {
     pub out_queue_max_bytes: usize,
     /// Time without progress at a full out queue after which a connection is closed (4508).
     pub out_queue_stall_timeout: Duration,
+    /// Bytes that wait in all out queues together; above it the largest are closed (4508).
+    pub out_queues_max_bytes: usize,
     /// Bound of the queue from one shard to another in bytes; at it the senders are not read.
     pub shard_queue_max_bytes: usize,
     /// Messages per second that one connection may send; 0 turns the limit off.
@@ -256,6 +263,8 @@ impl Default for Config {
             store_max_bytes: 10 << 30,
             list_devices: ListDevices::All,
             max_message_bytes: 1 << 20,
+            message_timeout: Duration::from_secs(60),
+            unfinished_messages_max_bytes: 256 << 20,
             handshake_timeout: Duration::from_secs(10),
             handshake_max_bytes: 16 << 10,
             ping_interval: Duration::from_secs(25),
@@ -263,6 +272,7 @@ impl Default for Config {
             close_timeout: Duration::from_secs(5),
             out_queue_max_bytes: 1 << 20,
             out_queue_stall_timeout: Duration::from_secs(10),
+            out_queues_max_bytes: 1 << 30,
             shard_queue_max_bytes: 4 << 20,
             rate_limit_messages_per_s: 0,
             rate_limit_burst: 100,

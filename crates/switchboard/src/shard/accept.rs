@@ -174,6 +174,8 @@ impl Shard {
             full_since: Moment::default(),
             spent_until_ns: 0,
             control_frames: ControlFrames::default(),
+            unfinished: 0,
+            begun_at: now,
             stores: false,
             half_closed_at: now,
         });

@@ -1,4 +1,5 @@
-//! What all shards together may hold of what is not durable.
+//! What all shards together may hold: of what is not durable, of messages that are not whole, of
+//! what waits to be written.
 //!
 //! Each bound is one number that the shards share. A shard collects its changes in a number of its
 //! own and publishes them once a turn, or when they are many, so an ordinary message costs an

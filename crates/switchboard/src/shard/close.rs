@@ -47,6 +47,8 @@ impl Shard {
         conn.is_full = false;
         conn.holds = Holds::default();
         conn.unread = Vec::new();
+        conn.decoder.abandon();
+        self.ports.count_unfinished(key, 0);
         self.ports.mark_dirty(key);
         self.ports.schedule(key, deadline);
         self.enqueue(key);
@@ -67,6 +69,8 @@ impl Shard {
         if conn.is_open() {
             self.leave(key, None, why);
         }
+        self.ports.count_unfinished(key, 0);
+        self.ports.waiting.note(key.index, 0);
         self.ports.conns.remove(key.index as usize);
     }
 

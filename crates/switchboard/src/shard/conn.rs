@@ -63,6 +63,10 @@ pub(super) struct Conn {
     /// The rate limit's state: the time, in nanoseconds, up to which the budget is spent.
     pub(super) spent_until_ns: u64,
     pub(super) control_frames: ControlFrames,
+    /// Bytes of the message that is not complete, as they are counted.
+    pub(super) unfinished: usize,
+    /// When that message began; if the connection was paused meanwhile, when that ended.
+    pub(super) begun_at: Moment,
     /// It sent to a mailbox, by the text protocol.
     pub(super) stores: bool,
     /// When the peer said that it writes no more, if `half_closed`.

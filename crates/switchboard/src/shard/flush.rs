@@ -54,6 +54,10 @@ impl Shard {
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
+        if flushed == Flushed::Blocked || self.ports.waiting.is_any() {
+            let len = if conn.is_open() { conn.out.len() } else { 0 };
+            self.ports.waiting.note(key.index, len);
+        }
         if !conn.is_open() || conn.is_full || conn.awaits_drain {
             self.after_flush(key, flushed, sent);
         }

@@ -14,6 +14,7 @@ use super::budget::Pause;
 use super::conn::{Compression, Conn, Hold, Key, Phase, Protocol};
 use super::pipe::Pipe;
 use super::ports::Ports;
+use super::post::HELLO_MAX_BYTES;
 use super::{PIPE_BIT, Shard};
 use crate::config::Auth;
 use crate::http::REQUEST_TIMEOUT;
@@ -195,6 +196,8 @@ impl Shard {
         conn.full_since = now;
         if is_v1 {
             conn.protocol = Protocol::Hello;
+            let max = self.shared.config.max_message_bytes.min(HELLO_MAX_BYTES);
+            conn.decoder.set_max_message_bytes(max);
         }
         self.ports.mark_dirty(key);
         self.ports.metrics.connections.add(1);

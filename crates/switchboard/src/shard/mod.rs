@@ -23,6 +23,8 @@ mod serve;
 mod tick;
 mod timers;
 mod turned_away;
+mod unfinished;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
@@ -39,7 +41,7 @@ use switchboard_proto::DeviceId;
 pub(crate) use accept::Listener;
 pub(crate) use admission::Admission;
 pub(crate) use begun::Begun;
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, Total};
 pub(crate) use ending::Ending;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
@@ -90,6 +92,10 @@ pub(crate) struct Shared {
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) ending: Arc<Ending>,
     pub(crate) budget: Arc<Budget>,
+    /// Messages that are not complete.
+    pub(crate) unfinished: Total,
+    /// What waits in out queues.
+    pub(crate) out_queues: Total,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
     /// When this run started, and the server's uptime then: what moments are counted from.
@@ -233,6 +239,8 @@ impl Shard {
     }
 
     fn end_turn(&mut self) {
+        self.bound_unfinished();
+        self.bound_out_queues();
         self.ports.end_turn(Instant::now());
     }
 
@@ -378,6 +386,7 @@ impl Shard {
         conn.holds.remove(hold);
         // It was we who did not read: its silence does not count.
         conn.heard_at = now;
+        self.excuse_unfinished(key);
         self.enqueue(key);
     }
 

@@ -20,6 +20,8 @@ use super::conn::{Compression, Conn, Hold, Key, Protocol};
 use super::inbox::{Batch, message_bytes};
 use super::out::Spares;
 use super::timers::Timers;
+use super::unfinished::Unfinished;
+use super::waiting::Waiting;
 use crate::ledger::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
 use crate::store::{Batch as Appends, Log};
@@ -70,6 +72,8 @@ pub(super) struct Ports {
     /// What the batches take of the budget that the store has, oldest first.
     pub(super) unsynced: VecDeque<usize>,
     share: Share,
+    pub(super) unfinished: Unfinished,
+    pub(super) waiting: Waiting,
     /// Who is not read, as of the last look at the budget.
     pub(super) pause: Pause,
     pub(super) store_is_failing: bool,
@@ -145,6 +149,8 @@ impl Ports {
             spare_batches: Vec::new(),
             unsynced: VecDeque::new(),
             share: Share::default(),
+            unfinished: Unfinished::default(),
+            waiting: Waiting::default(),
             pause: Pause::Nobody,
             store_is_failing: false,
             store_is_full: false,

@@ -43,6 +43,9 @@ pub(crate) enum StoreNews {
     Full(bool),
 }
 
+/// Largest message before a connection has proved who it is: a `hello` with the largest token.
+pub(super) const HELLO_MAX_BYTES: usize = 16 << 10;
+
 /// A connection on its way to its device's home.
 #[derive(Debug)]
 pub(super) struct Moved {
@@ -191,6 +194,8 @@ impl Shard {
         if self.ports.conn(key).is_none() {
             return;
         }
+        self.ports.count_unfinished(key, 0);
+        self.ports.waiting.note(key.index, 0);
         let mut conn = self.ports.conns.remove(key.index as usize);
         // A failure shows again where it is registered next.
         self.poll.registry().deregister(&mut conn.socket).ok();
@@ -230,6 +235,7 @@ impl Shard {
         let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
         conn.full_since = now;
+        conn.decoder.set_max_message_bytes(self.shared.config.max_message_bytes);
         conn.protocol = if hello.is_text { Protocol::Mailbox } else { Protocol::V1 };
         let device = self.shared.directory.names().show(hello.device);
         let peer = self.ports.conns[key.index as usize].permit.address();

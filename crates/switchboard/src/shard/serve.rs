@@ -5,7 +5,8 @@ use std::mem;
 use switchboard_broker::Conn as BrokerConn;
 
 use super::budget::Pause;
-use super::conn::{Key, Phase, Protocol};
+use super::conn::{Conn, Key, Phase, Protocol};
+use super::post::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
 
@@ -115,23 +116,36 @@ impl Shard {
 
     /// Deals with frames; what comes after a command that holds the connection is kept.
     pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
-        let mut at = 0;
+        let is_incomplete =
+            |conn: &mut Conn| conn.generation == key.generation && conn.decoder.is_incomplete();
+        let index = key.index as usize;
+        let was_incomplete = self.ports.conns.get_mut(index).is_some_and(is_incomplete);
+        let has_completed = self.decode(key, bytes);
+        if was_incomplete || self.ports.conns.get_mut(index).is_some_and(is_incomplete) {
+            self.ports.note_unfinished(key, has_completed);
+        }
+    }
+
+    /// Gives whether a message was complete.
+    fn decode(&mut self, key: Key, bytes: &mut [u8]) -> bool {
+        let (mut at, mut has_completed) = (0, false);
         while at < bytes.len() {
             if self.ports.pause != Pause::Nobody {
                 self.ports.pause_if_it_stores(key);
             }
-            let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+            let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { break };
             if conn.generation != key.generation || !conn.is_open() {
-                return;
+                break;
             }
             if conn.holds.any() {
                 conn.unread.extend_from_slice(&bytes[at..]);
-                return;
+                break;
             }
             let protocol = conn.protocol;
             let outcome = match conn.decoder.decode(&mut bytes[at..]) {
                 Ok(Decoded { consumed, event: Some(event) }) => {
                     at += consumed;
+                    has_completed |= event.ends_message();
                     self.event(key, protocol, event)
                 }
                 Ok(Decoded { consumed, event: None }) => {
@@ -141,12 +155,15 @@ impl Shard {
                 Err(violation) => Err(violation),
             };
             if let Err(violation) = outcome {
-                return self.close(key, violation.close_code(), &violation.to_string());
+                self.close(key, violation.close_code(), &violation.to_string());
+                break;
             }
             if self.ports.leaving.is_some() {
-                return self.hand_over_leaving(&bytes[at..]);
+                self.hand_over_leaving(&bytes[at..]);
+                break;
             }
         }
+        has_completed
     }
 
     #[inline]
@@ -211,6 +228,7 @@ impl Shard {
 
     fn inflate(&mut self, key: Key, protocol: Protocol, payload: &[u8]) -> Result<(), Violation> {
         let max = self.shared.config.max_message_bytes;
+        let max = if protocol == Protocol::Hello { max.min(HELLO_MAX_BYTES) } else { max };
         let mut inflated = mem::take(&mut self.inflated);
         inflated.clear();
         let Some(deflate) = self.ports.inflater(key) else { return Ok(()) };

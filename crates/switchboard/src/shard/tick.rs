@@ -34,6 +34,7 @@ impl Shard {
             self.tick(key);
             self.schedule_next(key);
         }
+        self.compact_unfinished();
         let conns = &self.ports.conns;
         self.ports.timers.compact(conns.len(), |at, key| {
             conns
@@ -90,6 +91,10 @@ impl Shard {
             let (code, reason) = conn.why_not_welcomed();
             return self.close(key, code, reason);
         }
+        if conn.is_too_slow(now, &config) {
+            let reason = "a message was not complete within message_timeout";
+            return self.close(key, CloseCode::POLICY_VIOLATION, reason);
+        }
         if conn.half_closed && conn.half_closed_at.after(config.idle_timeout) <= now {
             return self.remove(key, "the peer left idle_timeout ago");
         }
@@ -110,6 +115,20 @@ impl Conn {
             Protocol::Text | Protocol::Hello => config.out_queue_stall_timeout,
             Protocol::Mailbox | Protocol::V1 => config.push_stall_timeout,
         }
+    }
+
+    /// Whether a message that has begun takes too long, and it is not we who did not read it.
+    fn is_too_slow(&self, now: Moment, config: &Config) -> bool {
+        let may_be_judged = self.unfinished > 0 && !self.holds.any() && !self.readable;
+        may_be_judged && self.begun_at.after(config.message_timeout) <= now
+    }
+
+    /// When that is to be judged next.
+    fn message_due(&self, now: Moment, config: &Config) -> Option<Moment> {
+        /// It is due, and what came of it is about to be read.
+        const AGAIN: Duration = Duration::from_millis(100);
+        let due = self.begun_at.after(config.message_timeout).max(now.after(AGAIN));
+        (self.unfinished > 0 && !self.holds.any()).then_some(due)
     }
 
     fn waits_for_hello_or_welcome(&self) -> bool {
@@ -155,7 +174,11 @@ impl Conn {
                 });
                 let silence = (!self.holds.any()).then(|| self.heard_at.after(config.idle_timeout));
                 let ping = self.ping_due(now, config);
-                [stall, budget, hello, left, silence].into_iter().flatten().fold(ping, Moment::min)
+                let message = self.message_due(now, config);
+                [stall, budget, hello, left, silence, message]
+                    .into_iter()
+                    .flatten()
+                    .fold(ping, Moment::min)
             }
         }
     }

@@ -61,6 +61,14 @@ pub enum Event<'a> {
     Close(Option<CloseFrame>),
 }
 
+impl Event<'_> {
+    /// Whether a message is complete by it.
+    #[inline]
+    pub fn ends_message(&self) -> bool {
+        matches!(self, Event::Text(_) | Event::Binary(_) | Event::Compressed { .. })
+    }
+}
+
 /// Code and reason of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
@@ -171,6 +179,29 @@ impl Decoder {
     pub fn new(role: Role, max_message_bytes: usize) -> Decoder {
         let max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
         Decoder { max_message_bytes, role, deflate: false, partial: None }
+    }
+
+    /// From the next frame on a message may have `max_message_bytes` at most.
+    pub fn set_max_message_bytes(&mut self, max_message_bytes: usize) {
+        self.max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
+    }
+
+    /// Whether a message, or a frame, has begun and is not complete.
+    #[inline]
+    pub fn is_incomplete(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    /// Bytes of memory that what is incomplete takes.
+    pub fn incomplete_bytes(&self) -> usize {
+        let Some(partial) = &self.partial else { return 0 };
+        let message = partial.message.as_ref().map_or(0, |message| message.payload.capacity());
+        size_of::<Partial>() + partial.control.capacity() + message
+    }
+
+    /// Drops what is incomplete: the connection is about to end, and nothing more is decoded.
+    pub fn abandon(&mut self) {
+        self.partial = None;
     }
 
     /// Accepts compressed messages from now on (permessage-deflate was negotiated).

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::wire::{CLOSE, REQUEST, TEXT, Wire, frame, read_head};
+use super::wire::{CLOSE, REQUEST, TEXT, Wire, frame, frame_header, read_head, request_with};
 use crate::server::{PATIENCE, Server};
 
 /// A socket whose address at this end is 127.0.0.`last`.
@@ -219,4 +219,81 @@ fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
     // The oldest gave way, and was told.
     assert!(read_head(&mut silent[0]).starts_with("HTTP/1.1 503 "));
     assert!(inside.ask("help").starts_with("Your ID: "));
+}
+
+/// Who has shown no token could make the server keep a whole message.
+#[test]
+fn before_hello_a_message_is_small() {
+    let server = Server::start();
+    let request = request_with("Sec-WebSocket-Protocol: switchboard.v1.json\r\n");
+    let open = || {
+        let mut socket = server.socket();
+        socket.write_all(request.as_bytes()).unwrap();
+        read_head(&mut socket);
+        socket
+    };
+    let mut socket = open();
+    socket.write_all(&frame_header(TEXT, (16 << 10) + 1)).unwrap();
+    let mut close = [0; 4];
+    socket.read_exact(&mut close).unwrap();
+    assert_eq!((close[0], &close[2..]), (CLOSE, &1009u16.to_be_bytes()[..]));
+    // Behind it, it may be large, also in the same read.
+    let mut socket = open();
+    let large = format!("{{\"type\":\"ping\",\"id\":\"1\",\"x\":\"{}\"}}", "x".repeat(100_000));
+    let both = [frame(TEXT, b"{\"type\":\"hello\"}"), frame(TEXT, large.as_bytes())].concat();
+    socket.write_all(&both).unwrap();
+    let mut heard = Vec::new();
+    while !heard.windows(4).any(|bytes| bytes == b"pong") {
+        let mut bytes = [0; 1_000];
+        let len = socket.read(&mut bytes).unwrap();
+        assert!(len > 0, "{}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&bytes[..len]);
+    }
+}
+
+#[test]
+fn unfinished_messages_have_a_bound_in_all_and_the_oldest_gives_way() {
+    let settings = ["shards=1", "max_message_bytes=512KiB", "unfinished_messages_max_bytes=1MiB"];
+    let server = Server::with(&settings);
+    let mut wires: Vec<Wire> = (0..12).map(|_| Wire::open(&server)).collect();
+    for wire in &mut wires {
+        let message = frame(TEXT, &[b'a'; 100_000]);
+        wire.bytes(&message[..message.len() - 1]);
+        // So that each is read before the next begins.
+        server.metric("switchboard_connections");
+    }
+    let (code, reason) = wires[0].end();
+    assert_eq!(code, Some(1013));
+    assert!(reason.contains("unfinished_messages_max_bytes"), "{reason}");
+    // The last one can be finished.
+    wires[11].bytes(&frame(TEXT, b"a")[6..]);
+    assert_eq!(wires[11].hear(), "Error reading the command");
+    assert!(server.metric("switchboard_connections") >= 5.0);
+}
+
+#[test]
+fn out_queues_have_a_bound_in_all_and_the_longest_give_way() {
+    let settings = [
+        "shards=1",
+        "out_queue_max_bytes=64MiB",
+        "out_queues_max_bytes=64MiB",
+        "out_queue_stall_timeout=1h",
+        "push_stall_timeout=1h",
+    ];
+    let server = Server::with(&settings);
+    let deaf: Vec<Wire> = (0..3).map(|_| Wire::open_small(&server)).collect();
+    let mut from = Wire::open(&server);
+    let overflows = "switchboard_out_queue_overflows_total";
+    // Alone none of them comes to its own bound.
+    for n in 0..40 {
+        for to in &deaf {
+            from.say(&format!("send,{},{n} {0} {}", to.id, "x".repeat(1_000_000)));
+        }
+        // Of those that gave way it is told first.
+        from.say("help");
+        while !from.hear().starts_with("Your ID: ") {}
+    }
+    server.await_metric(overflows, |times| times >= 1.0);
+    assert!(server.metric(overflows) < 3.0);
+    assert!(from.ask("help").starts_with("Your ID: "));
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::wire::{PING, PONG, TEXT, Wire, frame};
+use super::wire::{CLOSE, PING, PONG, TEXT, Wire, close_payload, frame, frame_header};
 use crate::server::Server;
 
 #[test]
@@ -99,5 +99,40 @@ fn a_paused_peer_is_pinged() {
     let mut pings = 0;
     while pings < 3 {
         pings += usize::from(wire.frame().first == PING);
+    }
+}
+
+/// Pings inside of it once kept an unfinished message for ever.
+#[test]
+fn a_message_must_be_complete_some_day() {
+    let server = Server::with(&["message_timeout=500ms"]);
+    let mut slow = Wire::open(&server);
+    let began = Instant::now();
+    // The first fragment of a text.
+    slow.bytes(&frame(0x01, b"send,1,"));
+    let close = loop {
+        // An answered ping is what the time passes by.
+        slow.bytes(&frame(PING, b"still here"));
+        match slow.frame() {
+            frame if frame.first == PONG => {}
+            frame => break frame,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((close.first, &close.payload[..2]), (CLOSE, &close_payload(1008, b"")[..]));
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+    // A frame of which the rest does not come is the same.
+    let mut silent = Wire::open(&server);
+    silent.bytes(&frame_header(TEXT, 100));
+    assert_eq!(silent.end().0, Some(1008));
+    // Who says one message after the other is not meant, though each ends in the middle of a read.
+    let mut busy = Wire::open(&server);
+    let half = frame(TEXT, b"help");
+    let began = Instant::now();
+    busy.bytes(&half[..5]);
+    while began.elapsed() < Duration::from_millis(1_200) {
+        busy.bytes(&[&half[5..], &half[..5]].concat());
+        assert!(busy.hear().starts_with("Your ID: "));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,0 +1,109 @@
+//! Messages that have begun and are not complete: what they take in memory is bounded in all.
+
+use std::collections::VecDeque;
+
+use switchboard_broker::Moment;
+
+use super::Shard;
+use super::budget::Share;
+use super::conn::{Conn, Key};
+use super::ports::Ports;
+use crate::ws::CloseCode;
+
+/// Those of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished {
+    /// Their bytes.
+    bytes: usize,
+    share: Share,
+    /// By when they began; an entry counts while the connection has a message that began then.
+    order: VecDeque<(Moment, Key)>,
+}
+
+/// Entries that are not worth compacting.
+const SLACK: usize = 64;
+
+impl Ports {
+    /// A connection was read, and had or has a message that is not complete. It is another than
+    /// before if one `has_completed`.
+    #[cold]
+    pub(super) fn note_unfinished(&mut self, key: Key, has_completed: bool) {
+        let now = self.now;
+        let Some(conn) = self.conn(key) else { return };
+        let begins = conn.unfinished == 0 || has_completed;
+        let bytes = if conn.is_open() { conn.decoder.incomplete_bytes() } else { 0 };
+        if begins && bytes > 0 {
+            conn.begun_at = now;
+            self.unfinished.order.push_back((now, key));
+            self.schedule(key, now.after(self.shared.config.message_timeout));
+        }
+        self.count_unfinished(key, bytes);
+    }
+
+    /// Counts what a connection's unfinished message takes now.
+    pub(super) fn count_unfinished(&mut self, key: Key, bytes: usize) {
+        let Some(conn) = self.conns.get_mut(key.index as usize) else { return };
+        let had = std::mem::replace(&mut conn.unfinished, bytes);
+        self.unfinished.bytes = self.unfinished.bytes - had + bytes;
+        if self.unfinished.share.change(bytes as isize - had as isize) {
+            self.unfinished.share.publish(&self.shared.unfinished);
+        }
+    }
+
+    fn is_unfinished(&self, at: Moment, key: Key) -> bool {
+        let is_it = |conn: &&Conn| conn.generation == key.generation && conn.begun_at == at;
+        self.conns.get(key.index as usize).filter(is_it).is_some_and(|conn| conn.unfinished > 0)
+    }
+}
+
+impl Shard {
+    /// A connection is read again: while it was not, its message could not come on.
+    pub(super) fn excuse_unfinished(&mut self, key: Key) {
+        let now = self.ports.now;
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.unfinished > 0 {
+            conn.begun_at = now;
+            self.ports.unfinished.order.push_back((now, key));
+            self.ports.schedule(key, now.after(self.shared.config.message_timeout));
+        }
+    }
+
+    /// Gives the oldest messages up while all shards together hold too much of them, and this one
+    /// more than its share. At least one shard does, so the bound is kept.
+    #[inline]
+    pub(super) fn bound_unfinished(&mut self) {
+        let ports = &mut self.ports;
+        if !ports.unfinished.share.is_published() {
+            ports.unfinished.share.publish(&self.shared.unfinished);
+        }
+        if self.shared.unfinished.bytes() > self.shared.config.unfinished_messages_max_bytes {
+            self.give_up_unfinished();
+        }
+    }
+
+    #[cold]
+    fn give_up_unfinished(&mut self) {
+        let max = self.shared.config.unfinished_messages_max_bytes;
+        let share = max / self.shared.inboxes.len();
+        while self.ports.unfinished.bytes > share
+            && self.shared.unfinished.bytes() > max
+            && let Some((at, key)) = self.ports.unfinished.order.pop_front()
+        {
+            if self.ports.is_unfinished(at, key) {
+                let reason = "too many messages are incomplete (unfinished_messages_max_bytes), \
+                              and yours was begun first";
+                self.close(key, CloseCode::TRY_AGAIN_LATER, reason);
+                self.ports.unfinished.share.publish(&self.shared.unfinished);
+            }
+        }
+    }
+
+    /// Drops entries that no longer count, once they are the most.
+    pub(super) fn compact_unfinished(&mut self) {
+        if self.ports.unfinished.order.len() > 2 * self.ports.conns.len() + SLACK {
+            let mut order = std::mem::take(&mut self.ports.unfinished.order);
+            order.retain(|&(at, key)| self.ports.is_unfinished(at, key));
+            self.ports.unfinished.order = order;
+        }
+    }
+}
