@@ -489,3 +489,26 @@ fn bound_by_file_limit(config: &mut Config) {
         config.max_connections = room;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// Set once, on the listener: whether the system hands it on is what all else depends on.
+    #[test]
+    fn accepted_sockets_give_up_a_peer_that_does_not_ack() {
+        let idle_timeout = Duration::from_secs(17);
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), idle_timeout).unwrap();
+        let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = loop {
+            match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
+                accepted => break accepted.unwrap(),
+            }
+        };
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 17_000);
+        assert!(sockopt::tcp_nodelay(&socket).unwrap());
+    }
+}
