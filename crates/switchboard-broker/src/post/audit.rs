@@ -5,19 +5,20 @@ use crate::Broker;
 
 impl Broker {
     /// Counts what waits and what is remembered, and says where a sum that is kept differs, or
-    /// where more than `messages_max` messages and places are in a mailbox. For tests: it looks at everything.
+    /// where more than `messages_max` messages are in a mailbox, or `outcomes_max` outcomes and places
+    /// for them. For tests: it looks at everything.
     ///
     /// # Errors
     ///
     /// What is wrong, in words.
-    pub fn audit(&self, messages_max: usize) -> Result<(), String> {
+    pub fn audit(&self, messages_max: usize, outcomes_max: usize) -> Result<(), String> {
         let mut stats = Stats::default();
         for (id, device) in &self.post.devices {
             let (messages, bytes) =
                 device.mailbox.audit().map_err(|fault| format!("{id:?}: {fault}"))?;
-            if messages + device.mailbox.places() > messages_max {
-                let places = device.mailbox.places();
-                return Err(format!("{id:?}: {messages} messages and {places} places"));
+            let outcomes = device.mailbox.outcomes();
+            if messages > messages_max + outcomes || outcomes > outcomes_max {
+                return Err(format!("{id:?}: {messages} wait, {outcomes} outcomes"));
             }
             stats.mailboxes += 1;
             stats.sessions += u64::from(device.session.is_some());

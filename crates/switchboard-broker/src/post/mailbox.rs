@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use switchboard_proto::DeviceId;
 
+use super::shares::{Load, Quota, Shares};
 use super::{Content, Place};
 use crate::{Moment, StampClock};
 
@@ -30,10 +31,15 @@ pub(crate) struct Mailbox {
     in_flight: usize,
     /// Entries that are gone and wait for those before them.
     gone: usize,
-    /// Entries that count toward the quota.
+    /// Entries that wait for the device.
     waiting: usize,
     /// Their bytes.
     bytes: usize,
+    /// Those of them that are outcomes, which count by themselves: what others send leaves the places
+    /// for them alone.
+    outcomes: Load,
+    /// Who sent what waits, while the mailbox is so full that it matters.
+    shares: Option<Box<Shares>>,
     /// Places kept for outcomes that this device asked for.
     places: usize,
     /// Bytes of what is here although the store has it too.
@@ -139,6 +145,8 @@ impl Mailbox {
             gone: 0,
             waiting: 0,
             bytes: 0,
+            outcomes: Load::default(),
+            shares: None,
             places: 0,
             cached: 0,
         }
@@ -181,16 +189,51 @@ impl Mailbox {
         self.waiting += 1;
         self.bytes += entry.len as usize;
         self.cached += entry.cached_bytes();
+        if entry.is_outcome() {
+            self.outcomes.messages += 1;
+            self.outcomes.bytes += entry.len as usize;
+        } else if let Some(shares) = &mut self.shares {
+            shares.add(entry);
+        }
     }
 
-    /// Whether `len` bytes more are within the quota.
-    pub(crate) fn has_room(&self, len: usize, messages_max: usize, bytes_max: usize) -> bool {
-        self.waiting + self.places < messages_max && self.bytes + len <= bytes_max
+    /// The messages that count toward the quota.
+    fn load(&self) -> Load {
+        let messages = self.waiting - self.outcomes.messages;
+        Load { messages, bytes: self.bytes - self.outcomes.bytes }
+    }
+
+    /// Whether a message of `len` bytes is within the quota.
+    pub(crate) fn has_room(&self, len: usize, quota: &Quota) -> bool {
+        quota.has_room(self.load(), len)
+    }
+
+    /// Whether it is also within its sender's share of the quota.
+    #[inline]
+    pub(crate) fn is_within_share(&mut self, from: DeviceId, len: usize, quota: &Quota) -> bool {
+        let load = self.load();
+        if self.shares.is_none() && quota.is_free_for_all(load, len) {
+            return true;
+        }
+        self.judge_share(from, len, load, quota)
+    }
+
+    #[cold]
+    fn judge_share(&mut self, from: DeviceId, len: usize, load: Load, quota: &Quota) -> bool {
+        if quota.is_calm(load) && quota.is_free_for_all(load, len) {
+            self.shares = None;
+            return true;
+        }
+        let entries = &self.entries;
+        let shares = self.shares.get_or_insert_with(|| {
+            Box::new(Shares::counted(entries.iter().filter(|entry| entry.waits())))
+        });
+        shares.may_add(quota, load, from, len)
     }
 
     /// Keeps a place for an outcome; `false` when there is none left.
-    pub(crate) fn keep_place(&mut self, messages_max: usize) -> bool {
-        let has_room = self.waiting + self.places < messages_max;
+    pub(crate) fn keep_place(&mut self, outcomes_max: usize) -> bool {
+        let has_room = self.outcomes.messages + self.places < outcomes_max;
         self.places += usize::from(has_room);
         has_room
     }
@@ -222,11 +265,17 @@ impl Mailbox {
 
     fn take_at(&mut self, index: usize) -> Option<Taken> {
         let entry = &mut self.entries[index];
-        if !matches!(entry.state, State::Ready | State::Unsynced) {
+        if !entry.waits() {
             return None;
         }
         self.waiting -= 1;
         self.bytes -= entry.len as usize;
+        if entry.is_outcome() {
+            self.outcomes.messages -= 1;
+            self.outcomes.bytes -= entry.len as usize;
+        } else if let Some(shares) = &mut self.shares {
+            shares.remove(entry);
+        }
         if entry.is_in_flight {
             entry.is_in_flight = false;
             self.in_flight -= 1;
@@ -329,6 +378,9 @@ impl Mailbox {
             self.bytes -= entry.len as usize;
             self.cached -= entry.cached_bytes();
             self.in_flight -= 1;
+            if let Some(shares) = &mut self.shares {
+                shares.remove(entry);
+            }
             acked.messages += 1;
             acked.any_stored |= entry.is_stored();
             self.entries.pop_front();
@@ -423,8 +475,7 @@ impl Mailbox {
     pub(crate) fn expired(&self, now: Moment) -> (Vec<u64>, Option<Moment>) {
         let (mut over, mut next) = (Vec::new(), None);
         for entry in &self.entries {
-            let waits = matches!(entry.state, State::Ready | State::Unsynced);
-            if !waits || entry.expires_at == NEVER {
+            if !entry.waits() || entry.expires_at == NEVER {
                 continue;
             }
             if entry.expires_at > now {
@@ -570,9 +621,9 @@ impl Mailbox {
         self.entries.iter()
     }
 
-    /// Places kept for outcomes.
-    pub(crate) fn places(&self) -> usize {
-        self.places
+    /// Outcomes that wait, and places kept for others.
+    pub(crate) fn outcomes(&self) -> usize {
+        self.outcomes.messages + self.places
     }
 
     /// A replay leaves stamps where moments belong.
@@ -584,7 +635,8 @@ impl Mailbox {
 
     /// Counts messages and bytes anew; says where a sum that is kept differs.
     pub(crate) fn audit(&self) -> Result<(usize, usize), String> {
-        let waits = |entry: &&Entry| matches!(entry.state, State::Ready | State::Unsynced);
+        let waits = |entry: &&Entry| entry.waits();
+        let outcomes = self.entries.iter().filter(waits).filter(|entry| entry.is_outcome()).count();
         let waiting = self.entries.iter().filter(waits).count();
         let bytes: usize = self.entries.iter().filter(waits).map(|entry| entry.len as usize).sum();
         let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
@@ -593,6 +645,13 @@ impl Mailbox {
         let kept = (self.waiting, self.bytes, self.in_flight, self.cached);
         if counted != kept {
             return Err(format!("waiting, bytes, in flight, cached: {counted:?}, kept {kept:?}"));
+        }
+        if outcomes != self.outcomes.messages {
+            return Err(format!("{outcomes} outcomes, kept {:?}", self.outcomes));
+        }
+        let shares = Shares::counted(self.entries.iter().filter(waits));
+        if self.shares.as_ref().is_some_and(|kept| **kept != shares) {
+            return Err(format!("shares are {shares:?}, kept {:?}", self.shares));
         }
         Ok((waiting, bytes))
     }
@@ -636,6 +695,11 @@ impl Entry {
 
     pub(crate) fn is_outcome(&self) -> bool {
         self.kind == Kind::Outcome
+    }
+
+    /// Whether it is in the mailbox for the device.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.state, State::Ready | State::Unsynced)
     }
 
     /// Whether its record is or will be in the store.

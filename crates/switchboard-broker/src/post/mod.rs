@@ -22,6 +22,7 @@ mod recover;
 mod send;
 mod sent;
 mod session;
+mod shares;
 mod store;
 mod timers;
 
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::Outcome;
+use switchboard_proto::v1::{Outcome, RejectCode};
 
 pub use content::Content;
 pub use parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
@@ -48,6 +49,7 @@ use mailbox::Mailbox;
 use sent::Sent;
 pub use session::Hello;
 use session::Session;
+use shares::Quota;
 use store::Pending;
 use timers::Timers;
 
@@ -56,10 +58,14 @@ use timers::Timers;
 pub struct Limits {
     /// Messages pushed ahead of their acks.
     pub in_flight_max: usize,
-    /// Messages that a mailbox holds, with the places kept for outcomes.
+    /// Messages that a mailbox holds.
     pub mailbox_messages_max: usize,
     /// Bytes that a mailbox holds.
     pub mailbox_bytes_max: usize,
+    /// What one sender may have of a mailbox, of what is free without his own, in percent.
+    pub mailbox_sender_share: usize,
+    /// Outcomes that a device may have asked for and not acked.
+    pub outcomes_max: usize,
     /// How long an id counts as a retry, by the server's uptime.
     pub dedup_window: Duration,
     /// Ids remembered of one device.
@@ -87,6 +93,8 @@ impl Default for Limits {
             in_flight_max: 256,
             mailbox_messages_max: 1_000,
             mailbox_bytes_max: 16 << 20,
+            mailbox_sender_share: 50,
+            outcomes_max: 1_000,
             dedup_window: Duration::from_secs(600),
             dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,
@@ -96,6 +104,18 @@ impl Default for Limits {
             list_devices: true,
             ping_interval: Duration::from_secs(25),
             message_bytes_max: 1 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// What the mailbox of this device may hold.
+    fn quota_of(&self, id: DeviceId) -> Quota {
+        Quota {
+            messages_max: self.mailbox_messages_max,
+            bytes_max: self.mailbox_bytes_max,
+            share: self.mailbox_sender_share,
+            limits_anonymous: !id.is_number(),
         }
     }
 }
@@ -271,6 +291,16 @@ impl Post {
 }
 
 impl Post {
+    /// Why the store takes no new message for now. A full disk is both full and failing, and then
+    /// `store_full` says more: the message is certainly not kept.
+    fn store_refuses(&self) -> Option<RejectCode> {
+        match (self.is_full, self.is_failing) {
+            (true, _) => Some(RejectCode::StoreFull),
+            (false, true) => Some(RejectCode::StoreUnavailable),
+            (false, false) => None,
+        }
+    }
+
     /// See the field.
     fn used_to(&mut self, id: DeviceId) -> &mut u64 {
         &mut self.used_to[usize::from(!id.is_number())]

@@ -154,6 +154,8 @@ pub enum Verdict {
     },
     /// It is nowhere.
     Rejected(RejectCode),
+    /// The same, because its sender has as much in the mailbox as one sender may.
+    OverShare,
     /// The store is in trouble; the message waits, and may be accepted later.
     Unknown,
 }

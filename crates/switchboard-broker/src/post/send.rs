@@ -94,20 +94,22 @@ impl Broker {
         (to, digest, content): (DeviceId, Digest, Digest),
     ) -> Result<(), (RejectCode, String)> {
         let durability = send.durability.unwrap_or(self.strongest());
-        if self.post.is_failing && durability == Durability::Disk {
-            return Err(self.store_refuses());
+        if self.post.is_failing
+            && durability == Durability::Disk
+            && let Some(code) = self.post.store_refuses()
+        {
+            return Err((code, rejection(code).to_owned()));
         }
         let limits = &self.post.limits;
-        let (ids_max, messages_max) =
-            (limits.dedup_ids_per_device_max, limits.mailbox_messages_max);
+        let (ids_max, outcomes_max) = (limits.dedup_ids_per_device_max, limits.outcomes_max);
         let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
         if device.sent.len() >= ids_max {
             // The oldest is not answered yet, and must not be forgotten before.
             let message = "too many messages of yours wait for their answers";
             return Err((RejectCode::RateLimited, message.to_owned()));
         }
-        if send.receipt && !device.mailbox.keep_place(messages_max) {
-            let message = "your own mailbox has no place for the outcome: ack what waits there";
+        if send.receipt && !device.mailbox.keep_place(outcomes_max) {
+            let message = "too many outcomes of yours are asked for and not acked: ack what waits";
             return Err((RejectCode::OutcomesFull, message.to_owned()));
         }
         let session = device.session.as_ref().map_or(0, |session| session.number);
@@ -188,10 +190,14 @@ impl Broker {
 
     /// A message is here at its receiver's.
     pub(super) fn deliver(&mut self, now: Now, deliver: &Deliver<'_>, out: Out<'_>) {
-        let verdict = match (self.judge_room(deliver), self.conns.get(&deliver.to)) {
-            (Ok(durability), _) => return self.put(now, deliver, durability, out),
-            (Err(RejectCode::NoSuchDevice), Some(&conn)) => self.deliver_text(conn, deliver, out),
-            (Err(code), _) => Verdict::Rejected(code),
+        let verdict = match self.judge_room(deliver) {
+            Ok(durability) => return self.put(now, deliver, durability, out),
+            Err(verdict) => match self.conns.get(&deliver.to) {
+                Some(&conn) if verdict == Verdict::Rejected(RejectCode::NoSuchDevice) => {
+                    self.deliver_text(conn, deliver, out)
+                }
+                _ => verdict,
+            },
         };
         self.answer(now, deliver.asker, deliver.from, (deliver.digest, &deliver.id), verdict, out);
     }
@@ -206,20 +212,27 @@ impl Broker {
         Verdict::Accepted { seq: 0, durability: Durability::None }
     }
 
-    fn judge_room(&self, deliver: &Deliver<'_>) -> Result<Durability, RejectCode> {
-        let device = self.post.devices.get(&deliver.to).filter(|device| !device.is_ending);
-        let device = device.ok_or(RejectCode::NoSuchDevice)?;
-        let durability = deliver.durability.unwrap_or_else(|| self.strongest());
-        if durability == Durability::Disk && (self.post.is_full || self.post.is_failing) {
-            return Err(self.store_refuses().0);
+    fn judge_room(&mut self, deliver: &Deliver<'_>) -> Result<Durability, Verdict> {
+        let (strongest, store_refuses) = (self.strongest(), self.post.store_refuses());
+        let device = self.post.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
+        let device = device.ok_or(Verdict::Rejected(RejectCode::NoSuchDevice))?;
+        let durability = deliver.durability.unwrap_or(strongest);
+        if durability == Durability::Disk
+            && let Some(code) = store_refuses
+        {
+            return Err(Verdict::Rejected(code));
         }
         let limits = &self.post.limits;
         let len = deliver.len_under(&deliver.id);
         if len > limits.mailbox_bytes_max {
-            return Err(RejectCode::TooLarge);
+            return Err(Verdict::Rejected(RejectCode::TooLarge));
         }
-        if !device.mailbox.has_room(len, limits.mailbox_messages_max, limits.mailbox_bytes_max) {
-            return Err(RejectCode::MailboxFull);
+        let quota = limits.quota_of(deliver.to);
+        if !device.mailbox.has_room(len, &quota) {
+            return Err(Verdict::Rejected(RejectCode::MailboxFull));
+        }
+        if !device.mailbox.is_within_share(deliver.from, len, &quota) {
+            return Err(Verdict::OverShare);
         }
         Ok(durability)
     }
@@ -359,6 +372,9 @@ impl Broker {
             (Asker::Text(asker), Verdict::Rejected(code)) => {
                 self.answer_text(asker, Err(code), out);
             }
+            (Asker::Text(asker), Verdict::OverShare) => {
+                self.answer_text(asker, Err(RejectCode::MailboxFull), out);
+            }
             (Asker::Text(asker), Verdict::Accepted { durability: Durability::Memory, .. }) => {
                 self.answer_text(asker, Ok(()), out);
             }
@@ -398,7 +414,11 @@ impl Broker {
                     self.cancel(to, id, owed.cancel_session, out);
                 }
             }
-            Verdict::Rejected(code) => {
+            Verdict::Rejected(_) | Verdict::OverShare => {
+                let (code, message) = match verdict {
+                    Verdict::Rejected(code) => (code, rejection(code)),
+                    _ => (RejectCode::MailboxFull, OVER_SHARE),
+                };
                 let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
                 if owed.receipt {
                     device.mailbox.give_place();
@@ -406,7 +426,7 @@ impl Broker {
                 let dropped = device.sent.dropped(dropped);
                 self.post.ids_dropped(to, dropped);
                 for _ in 0..owed.answers() {
-                    self.reject(to, id, code, rejection(code), out);
+                    self.reject(to, id, code, message, out);
                 }
                 for _ in 0..owed.cancels {
                     let too_late = Err(RejectCode::TooLate);
@@ -578,6 +598,10 @@ impl Broker {
     }
 }
 
+/// Why a mailbox that has room takes no more from one sender.
+const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait until it has dealt \
+                          with what you sent";
+
 fn nobody(send: &Send<'_>) -> (RejectCode, String) {
     (RejectCode::NoSuchDevice, format!("no device has the id {}", send.to))
 }
@@ -587,17 +611,7 @@ fn reused() -> (RejectCode, String) {
     (RejectCode::IdReused, message.to_owned())
 }
 
-impl Broker {
-    /// A new message for the store while that is full or failing. A full disk is both, and then
-    /// `store_full` says more: the message is certainly not kept.
-    fn store_refuses(&self) -> (RejectCode, String) {
-        let code = match self.post.is_full {
-            true => RejectCode::StoreFull,
-            false => RejectCode::StoreUnavailable,
-        };
-        (code, rejection(code).to_owned())
-    }
-}
+impl Broker {}
 
 fn store_unavailable() -> (RejectCode, String) {
     (RejectCode::StoreUnavailable, rejection(RejectCode::StoreUnavailable).to_owned())

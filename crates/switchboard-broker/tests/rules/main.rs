@@ -9,6 +9,7 @@ mod reclaim;
 mod records;
 mod rig;
 mod rollback;
+mod shares;
 mod space;
 mod watch;
 mod window;

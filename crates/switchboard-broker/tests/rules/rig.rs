@@ -106,7 +106,17 @@ impl Rig {
 
     /// A device opens its session; `seen` is which mailbox it knows, and up to where.
     pub(crate) fn hello(&mut self, conn: u32, name: &str, seen: Option<(u64, u64)>) -> Done {
-        let device = self.directory.names().intern(DeviceRef::Name(name));
+        self.hello_as(conn, DeviceRef::Name(name), seen)
+    }
+
+    /// The same, also for a device without a name.
+    pub(crate) fn hello_as(
+        &mut self,
+        conn: u32,
+        device: DeviceRef<'_>,
+        seen: Option<(u64, u64)>,
+    ) -> Done {
+        let device = self.directory.names().intern(device);
         self.handle(Input::Hello(Hello {
             conn: Conn(conn),
             device,

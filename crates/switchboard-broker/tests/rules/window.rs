@@ -47,7 +47,7 @@ fn strangers_do_not_shorten_the_window_of_one_who_sends_little() {
     for id in 0..4 {
         assert!(send(&mut rig, 0, id), "{id} is still known");
     }
-    rig.broker.audit(100_000).unwrap();
+    rig.broker.audit(100_000, 0).unwrap();
 }
 
 /// The ids of a device that never sends again once stayed until something else had a deadline.

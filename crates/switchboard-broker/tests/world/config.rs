@@ -66,8 +66,10 @@ impl Config {
             }),
             limits: Limits {
                 in_flight_max: random.pick(&[1, 3, 100]),
-                mailbox_messages_max: random.pick(&[2, 6, 50]),
+                mailbox_messages_max: random.pick(&[2, 6, 24, 50]),
                 mailbox_bytes_max: random.pick(&[200, 100_000]),
+                mailbox_sender_share: random.pick(&[50, 50, 10, 100]),
+                outcomes_max: random.pick(&[2, 6, 50]),
                 dedup_window: Duration::from_secs(40),
                 dedup_ids_per_device_max: random.pick(&[5, 1_000]),
                 dedup_ids_max: if has_floods { 40 } else { random.pick(&[12, 5_000]) },

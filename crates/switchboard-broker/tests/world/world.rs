@@ -648,8 +648,9 @@ impl World {
         // without a place kept for them.
         let runs = if self.run == 1 && !self.config.has_ends { 1 } else { 4 };
         let messages_max = runs * self.config.limits.mailbox_messages_max;
+        let outcomes_max = runs * self.config.limits.outcomes_max;
         for broker in &self.brokers {
-            if let Err(fault) = broker.audit(messages_max) {
+            if let Err(fault) = broker.audit(messages_max, outcomes_max) {
                 panic!("{fault}");
             }
         }

@@ -91,6 +91,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(in_flight_max, Count(1..=100_000)),
     key!(mailbox_max_messages, Count(1..=10_000_000)),
     key!(mailbox_max_bytes, Bytes(KIB..=64 * GIB)),
+    // In percent.
+    key!(mailbox_sender_share, Count(1..=100)),
+    key!(outcomes_max, Count(1..=10_000_000)),
     key!(dedup_window, Span(SECOND..=24 * HOUR)),
     key!(dedup_ids_per_device_max, Count(1..=100_000_000)),
     key!(dedup_ids_max, Count(1..=100_000_000)),

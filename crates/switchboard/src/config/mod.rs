@@ -82,6 +82,10 @@ pub struct Config {
     pub mailbox_max_messages: usize,
     /// Bytes that one mailbox holds; above it senders are told `mailbox_full`.
     pub mailbox_max_bytes: usize,
+    /// What one sender may have of a mailbox, of what is free without his own messages, in percent.
+    pub mailbox_sender_share: usize,
+    /// Outcomes that a device may have asked for and not acked; above it `outcomes_full`.
+    pub outcomes_max: usize,
     /// How long the same id from the same device is a retry, by the server's uptime.
     pub dedup_window: Duration,
     /// Message ids remembered of one device; the oldest is forgotten first.
@@ -190,6 +194,8 @@ impl Config {
             in_flight_max: self.in_flight_max,
             mailbox_messages_max: self.mailbox_max_messages,
             mailbox_bytes_max: self.mailbox_max_bytes,
+            mailbox_sender_share: self.mailbox_sender_share,
+            outcomes_max: self.outcomes_max,
             dedup_window: self.dedup_window,
             dedup_ids_per_device_max: self.dedup_ids_per_device_max,
             dedup_ids_max: self.dedup_ids_max.div_ceil(shards),
@@ -255,6 +261,8 @@ impl Default for Config {
             in_flight_max: 256,
             mailbox_max_messages: 1_000,
             mailbox_max_bytes: 16 << 20,
+            mailbox_sender_share: 50,
+            outcomes_max: 1_000,
             dedup_window: Duration::from_secs(600),
             dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,

@@ -64,8 +64,8 @@ fn bytes_fill_a_mailbox_too_and_what_never_fits_is_too_large() {
 }
 
 #[test]
-fn a_receipt_needs_a_place_in_the_senders_own_mailbox() {
-    let server = Server::with(&["shards=3", "mailbox_max_messages=2"]);
+fn a_receipt_needs_a_place_for_its_outcome() {
+    let server = Server::with(&["shards=3", "outcomes_max=2"]);
     let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
     let receipt = json!({"receipt": true});
     let to = b.device();
@@ -78,6 +78,17 @@ fn a_receipt_needs_a_place_in_the_senders_own_mailbox() {
     a.send(&to, "3");
     a.ack(outcomes[0]["seq"].as_u64().unwrap());
     a.send_with(&to, "4", &receipt);
+}
+
+#[test]
+fn one_sender_has_a_share_of_a_mailbox_and_is_told_so() {
+    let server = Server::with(&["shards=3", "mailbox_max_messages=40"]);
+    let mut a = V1::anonymous(&server);
+    let b = V1::anonymous(&server).leave();
+    (0..20).for_each(|n| a.send(&b.device, &n.to_string()));
+    let full = a.ask(send(&b.device, "20"), rejected("20", "mailbox_full"));
+    assert!(full["message"].as_str().unwrap().contains("your share"), "{full}");
+    V1::anonymous(&server).send(&b.device, "21");
 }
 
 #[test]

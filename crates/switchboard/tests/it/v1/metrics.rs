@@ -76,7 +76,7 @@ pub(crate) const CASES: &[Case] = &[
     (accepted!("disk"), &[], |server| to_itself(server, json!({}))),
     (rejected!("no_such_device"), &[], |server| to_itself(server, json!({"to": "nobody"}))),
     (rejected!("mailbox_full"), &["mailbox_max_messages=1"], |server| twice(server, json!({}))),
-    (rejected!("outcomes_full"), &["mailbox_max_messages=1"], |server| {
+    (rejected!("outcomes_full"), &["outcomes_max=1"], |server| {
         twice(server, json!({"receipt": true}))
     }),
     (rejected!("too_large"), &["mailbox_max_bytes=1KiB"], |server| {

@@ -1,0 +1,110 @@
+//! What one sender, and all strangers together, may take of somebody's mailbox.
+
+use switchboard_broker::Limits;
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::DeviceRef;
+
+use crate::rig::Rig;
+
+/// Sends from a connection to `bob` until it is refused; gives how many were accepted, and the refusal.
+fn fill(rig: &mut Rig, conn: u32, body: &str) -> (usize, String) {
+    for id in 0.. {
+        let frame = format!(r#"{{"type":"send","id":"m-{id}","to":"bob","body":"{body}"}}"#);
+        let done = rig.say(conn, &frame);
+        let (_, answer) = done.frames.iter().find(|(to, _)| *to == conn).expect("an answer");
+        if !answer.contains("\"accepted\"") {
+            return (id, answer.clone());
+        }
+    }
+    unreachable!("mailboxes have bounds")
+}
+
+/// `bob` is away, with a mailbox.
+fn rig(limits: Limits) -> Rig {
+    let mut rig = Rig::new(limits, false);
+    rig.hello(99, "bob", None);
+    rig.leave(99);
+    rig
+}
+
+fn anonymous(rig: &mut Rig, conn: u32) {
+    let device = DeviceRef::Number(DeviceId::new(DeviceId::FIRST.get() + u64::from(conn)));
+    rig.hello_as(conn, device, None);
+}
+
+/// One stranger once filled 50 mailboxes in 0.3 s, so that nobody else could write to their owners.
+#[test]
+fn one_sender_fills_half_of_a_mailbox_and_then_half_of_what_others_leave() {
+    let mut rig = rig(Limits { mailbox_messages_max: 100, ..Limits::default() });
+    for (conn, name) in [(0, "ann"), (1, "cleo"), (2, "dora"), (3, "emma"), (4, "finn")] {
+        rig.hello(conn, name, None);
+    }
+    let (sent, refusal) = fill(&mut rig, 0, "x");
+    assert_eq!(sent, 50);
+    assert!(refusal.contains("\"mailbox_full\"") && refusal.contains("your share"), "{refusal}");
+    assert_eq!(fill(&mut rig, 1, "x").0, 25);
+    assert_eq!(fill(&mut rig, 2, "x").0, 12);
+    assert_eq!(fill(&mut rig, 3, "x").0, 10, "as many as anybody may have");
+    let (sent, refusal) = fill(&mut rig, 4, "x");
+    assert_eq!(sent, 3);
+    assert!(refusal.contains("nothing in it is dropped"), "{refusal}");
+    rig.broker.audit(100, 0).unwrap();
+}
+
+#[test]
+fn bytes_are_shared_too_and_one_message_always_fits() {
+    let mut rig = rig(Limits { mailbox_bytes_max: 10_000, ..Limits::default() });
+    rig.hello(0, "ann", None);
+    rig.hello(1, "cleo", None);
+    assert_eq!(fill(&mut rig, 0, &"x".repeat(1_000)).0, 4);
+    assert_eq!(fill(&mut rig, 1, &"x".repeat(5_000)).0, 1);
+    rig.broker.audit(100, 0).unwrap();
+}
+
+#[test]
+fn strangers_together_leave_a_quarter_to_those_with_names() {
+    let mut rig = rig(Limits { mailbox_messages_max: 100, ..Limits::default() });
+    for conn in 0..50 {
+        anonymous(&mut rig, conn);
+    }
+    let sent: usize = (0..50).map(|conn| fill(&mut rig, conn, "x").0).sum();
+    assert_eq!(sent, 75);
+    rig.hello(60, "ann", None);
+    assert_eq!(fill(&mut rig, 60, "x").0, 12);
+}
+
+/// What it took is free again, also in the count of who has how much.
+#[test]
+fn a_share_is_free_again_when_the_receiver_has_dealt_with_it() {
+    let mut rig = rig(Limits { mailbox_messages_max: 100, ..Limits::default() });
+    rig.hello(0, "ann", None);
+    assert_eq!(fill(&mut rig, 0, "x").0, 50);
+    rig.hello(99, "bob", None);
+    rig.say(99, r#"{"type":"ack","seq":30}"#);
+    rig.broker.audit(100, 0).unwrap();
+    rig.say(99, r#"{"type":"ack","seq":50}"#);
+    rig.leave(99);
+    assert_eq!(fill(&mut rig, 0, "y").0, 0, "the ids are known");
+    rig.hello(1, "cleo", None);
+    assert_eq!(fill(&mut rig, 1, "y").0, 50);
+    rig.broker.audit(100, 0).unwrap();
+}
+
+/// Strangers who filled somebody's mailbox once also took the places for the outcomes that he asks
+/// for.
+#[test]
+fn a_full_mailbox_still_has_places_for_outcomes() {
+    let limits = Limits { mailbox_messages_max: 20, outcomes_max: 2, ..Limits::default() };
+    let mut rig = rig(limits);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "cleo", None);
+    fill(&mut rig, 0, "x");
+    fill(&mut rig, 1, "x");
+    rig.hello(99, "bob", None);
+    for (id, answer) in [("a", "accepted"), ("b", "accepted"), ("c", "outcomes_full")] {
+        let send = r#"{"type":"send","to":"ann","body":1,"receipt":true,"id":""#;
+        let done = rig.say(99, &format!("{send}{id}\"}}"));
+        assert!(done.told(99).contains(answer), "{done:?}");
+    }
+    rig.broker.audit(20, 2).unwrap();
+}
