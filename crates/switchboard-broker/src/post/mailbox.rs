@@ -44,6 +44,9 @@ pub(crate) struct Mailbox {
     places: usize,
     /// Bytes of what is here although the store has it too.
     cached: usize,
+    /// The longest frame that was restored and is above `max_message_bytes`, which was greater when
+    /// it was accepted; 0 is none.
+    longest: usize,
 }
 
 /// One message, or one outcome of a message that this device sent. A million of these may wait: 56
@@ -149,7 +152,18 @@ impl Mailbox {
             shares: None,
             places: 0,
             cached: 0,
+            longest: 0,
         }
+    }
+
+    /// See the field.
+    pub(crate) fn longest(&self) -> usize {
+        if self.entries.is_empty() { 0 } else { self.longest }
+    }
+
+    /// Notes that a restored frame is longer than any may be now.
+    pub(crate) fn holds_longer(&mut self, len: usize) {
+        self.longest = self.longest.max(len);
     }
 
     /// Begins to number here.

@@ -3,7 +3,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{DeviceRef, Durability, Outcome};
+use switchboard_proto::v1::{DeviceRef, Durability, Outcome, message_len};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::sent::{NewId, SentId, SentState};
@@ -105,12 +105,17 @@ impl Broker {
         // A stamp until the replay is over, and so the clock is known.
         let expires_at = message.expires_at_ms.map_or(NEVER, crate::Moment::from_ms);
         let entry = message.entry(from, place, expires_at);
+        let len = message_len(message.from, message.id, message.body.len(), message.re);
+        let is_longer = len > self.post.limits.message_bytes_max;
         let mailbox = &mut self.replayed(now, id).mailbox;
         if message.receipt && mailbox.find(message.seq).is_none() {
             // An end under this number is another message's, of the device before it ended.
             replay.ends.remove(&of);
         }
         mailbox.restore(entry);
+        if is_longer {
+            mailbox.holds_longer(len);
+        }
     }
 
     fn replay_sent(&mut self, now: Now, replay: &mut Replay, message: &MessageRecord<'_>) {

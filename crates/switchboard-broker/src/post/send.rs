@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Durability, RejectCode, Send, ServerFrame};
+use switchboard_proto::v1::{
+    Durability, RejectCode, Send, ServerFrame, body_len_of_text, is_short_message, message_len,
+};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
@@ -14,6 +16,12 @@ use super::{Content, Event, FateOf, MessageRecord, Now, Out, Place, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
 use crate::{Conn, Digest, ShardId};
+
+/// As long as an id that the server makes for a text can be.
+const MADE_ID_LONGEST: &str = "text-9007199254740991";
+
+/// Of an address that is nobody's, so much is said back.
+const ECHO_CHARS_MAX: usize = 128;
 
 /// Numbers that are reserved at once, so that messages in memory need a record only now and then.
 const SEQS_RESERVED: u64 = 4_096;
@@ -43,7 +51,7 @@ impl Broker {
             Known::No => {}
         }
         let shard = self.receiver(id, to, send)?;
-        self.check_send(send)?;
+        self.check_send(id, send)?;
         self.note_sent(now, id, send, (to, digest, content))?;
         let deliver = Deliver {
             from: id,
@@ -149,7 +157,15 @@ impl Broker {
         self.directory.home_of(to).map(|home| home.shard)
     }
 
-    fn check_send(&self, send: &Send<'_>) -> Result<(), (RejectCode, String)> {
+    fn check_send(&self, from: DeviceId, send: &Send<'_>) -> Result<(), (RejectCode, String)> {
+        if !self.fits_a_frame(from, &send.id, send.re.as_deref(), send.body.len()) {
+            let max = self.post.limits.message_bytes_max;
+            let message = format!(
+                "as it is pushed to its receiver the message would be longer than {max} bytes \
+                 (max_message_bytes): send less"
+            );
+            return Err((RejectCode::TooLarge, message));
+        }
         let strongest = self.strongest();
         if send.durability.is_some_and(|durability| durability > strongest) {
             let message = format!("the strongest durability of this server is {strongest}");
@@ -160,6 +176,17 @@ impl Broker {
             return Err((RejectCode::BadRequest, message.to_owned()));
         }
         Ok(())
+    }
+
+    /// Whether a message is within `max_message_bytes` as it will be pushed, whatever number it
+    /// gets: a receiver that bounds what it reads by what `welcome` named would close on it, and
+    /// again on every visit.
+    #[inline]
+    fn fits_a_frame(&self, from: DeviceId, id: &str, re: Option<&str>, body: usize) -> bool {
+        let max = self.post.limits.message_bytes_max;
+        let strings = id.len() + re.map_or(0, str::len);
+        is_short_message(body, strings, max)
+            || message_len(self.show(from).as_ref(), id, body, re) <= max
     }
 
     /// A retry: it is answered as the first one was, or will be.
@@ -494,6 +521,10 @@ impl Broker {
         out: Out<'_>,
     ) -> Result<(), Refusal> {
         let shard = self.shard_with(to).ok_or(Refusal::NoSuchDevice)?;
+        // Counted before it is written: escaped it may be six times as long.
+        if !self.fits_a_frame(asker.device, MADE_ID_LONGEST, None, body_len_of_text(text)) {
+            return Err(Refusal::MailboxFull);
+        }
         let mut body = Vec::with_capacity(text.len() + 2);
         switchboard_proto::v1::write_body_of_text(&mut body, text);
         let deliver = Deliver {
@@ -603,7 +634,8 @@ const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait 
                           with what you sent";
 
 fn nobody(send: &Send<'_>) -> (RejectCode, String) {
-    (RejectCode::NoSuchDevice, format!("no device has the id {}", send.to))
+    let shown: String = send.to.to_string().chars().take(ECHO_CHARS_MAX).collect();
+    (RejectCode::NoSuchDevice, format!("no device has the id {shown}"))
 }
 
 fn reused() -> (RejectCode, String) {

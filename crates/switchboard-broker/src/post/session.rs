@@ -271,11 +271,18 @@ impl Broker {
             pending: device.mailbox.waiting() as u64,
             last_seq: device.mailbox.acked_to(),
             ping_every_ms: limits.ping_interval.as_millis() as u64,
-            max_message_bytes: limits.message_bytes_max as u64,
+            max_message_bytes: self.frame_len_max(device) as u64,
             durability: self.strongest(),
             server: SERVER,
         });
         out(Effect::Tell { conn, frame: &frame });
+    }
+
+    /// The longest frame that may come to a device: as long as what it may say, but for the frames
+    /// that are not about its messages and for what an earlier run with a greater limit accepted.
+    fn frame_len_max(&self, device: &Device) -> usize {
+        let limit = self.post.limits.message_bytes_max;
+        limit.max(FRAME_LEN_MIN).max(device.mailbox.longest())
     }
 
     /// The connection of a session, or of one that waits to be, is gone.
@@ -568,6 +575,7 @@ impl Broker {
         };
         let limit = limit.unwrap_or(DEVICES_LIMIT_MAX).min(DEVICES_LIMIT_MAX) as usize;
         let (page, has_more) = self.directory.page(after, limit);
+        let mut bytes = self.post.limits.message_bytes_max.max(FRAME_LEN_MIN) - PAGE_LEN_MAX;
         let devices: Vec<DeviceStatus<'_>> = page
             .iter()
             .map(|(shown, presence)| DeviceStatus {
@@ -575,7 +583,13 @@ impl Broker {
                 online: presence.online,
                 since_ms: presence.since_ms,
             })
+            .take_while(|status| {
+                let is_room = status.len_max() <= bytes;
+                bytes = bytes.saturating_sub(status.len_max());
+                is_room
+            })
             .collect();
+        let has_more = has_more || devices.len() < page.len();
         let next = devices.last().filter(|_| has_more).map(|last| last.device);
         self.tell(id, &ServerFrame::Devices { id: frame_id, devices: &devices, next }, out);
     }
@@ -716,6 +730,13 @@ impl Device {
         })
     }
 }
+
+/// No frame but `message` and `devices` is longer: an `outcome` is about 2.2 KiB at most, with every
+/// byte of its id and its reason escaped, and a `welcome` with a token no more than 1 KiB.
+const FRAME_LEN_MIN: usize = 4_096;
+
+/// A page of devices without the devices.
+const PAGE_LEN_MAX: usize = 1_024;
 
 const SERVER: &str = concat!("switchboard/", env!("CARGO_PKG_VERSION"));
 const HIDDEN: &str = "this server does not show devices to each other (list_devices)";

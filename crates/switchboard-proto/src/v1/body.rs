@@ -1,11 +1,16 @@
 //! How a body crosses between the two protocols.
 
 use super::scan::text_of;
-use super::write::write_text;
+use super::write::{escaped_len, write_text};
 
 /// Appends the body that a text becomes: a JSON string.
 pub fn write_body_of_text(out: &mut Vec<u8>, text: &[u8]) {
     write_text(out, text);
+}
+
+/// The bytes of the body that a text becomes.
+pub fn body_len_of_text(text: &[u8]) -> usize {
+    escaped_len(text) + 2
 }
 
 /// Appends the text that a body becomes: a string bare, anything else as compact JSON.
@@ -45,6 +50,13 @@ mod tests {
         let mut text = Vec::new();
         write_text_of_body(&mut text, body);
         String::from_utf8(text).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_length_of_a_body_is_known_before_it_is_written(text in any::<String>()) {
+            prop_assert_eq!(body_len_of_text(text.as_bytes()), body_of(&text).len());
+        }
     }
 
     #[test]

@@ -19,13 +19,14 @@ mod write;
 
 use std::time::Duration;
 
-pub use body::{write_body_of_text, write_text_of_body};
+pub use body::{body_len_of_text, write_body_of_text, write_text_of_body};
 pub use client_frame::{ClientFrame, FrameError, Send};
 pub use device_ref::{Address, DeviceRef};
 pub use parse_client::parse_client;
 pub use server_event::{DeviceEvent, NoServerFrame, ServerEvent, WelcomeEvent, Word, parse_server};
 pub use server_frame::{DeviceStatus, ServerFrame, Welcome};
 pub use words::{Durability, FrameErrorCode, Outcome, RejectCode};
+pub use write::{is_short_message, message_len};
 
 /// The WebSocket subprotocol by which a client asks for v1.
 pub const SUBPROTOCOL: &str = "switchboard.v1.json";

@@ -13,6 +13,43 @@ const FIXED_LEN_MAX: usize = 154 + 5 + 10 + 4 * 20;
 /// The same for an element of `devices`.
 const STATUS_LEN_MAX: usize = 36 + 5 + 20;
 
+/// The bytes of the greatest number in a frame.
+const NUMBER_LEN_MAX: usize = 16;
+
+const _: () = assert!(super::INTEGER_MAX.ilog10() as usize + 1 == NUMBER_LEN_MAX);
+
+/// The bytes of a `message` without its strings and its body, the numbers at their longest.
+const MESSAGE_FIXED_LEN: usize =
+    r#"{"type":"message","seq":,"from":"","id":"","body":,"sent_at_ms":}"#.len()
+        + 2 * NUMBER_LEN_MAX;
+
+/// What `re` adds, without its own bytes.
+const RE_FIXED_LEN: usize = r#","re":"""#.len();
+
+/// Whether a `message` is surely no longer than `max` bytes, whatever its strings hold, its number
+/// and its sender: `strings` are the bytes of its `id` and its `re`.
+#[inline]
+pub fn is_short_message(body: usize, strings: usize, max: usize) -> bool {
+    const REST: usize = MESSAGE_FIXED_LEN + RE_FIXED_LEN + super::NAME_LEN_MAX;
+    body + ESCAPED_LEN_MAX * strings + REST <= max
+}
+
+/// The bytes of a `message` with a body of so many, its numbers at their longest.
+pub fn message_len(from: DeviceRef<'_>, id: &str, body: usize, re: Option<&str>) -> usize {
+    let re = re.map_or(0, |re| RE_FIXED_LEN + escaped_len(re.as_bytes()));
+    MESSAGE_FIXED_LEN + from.len() + escaped_len(id.as_bytes()) + body + re
+}
+
+/// The bytes between the quotes of a JSON string that says this.
+pub(super) fn escaped_len(text: &[u8]) -> usize {
+    let len = |&byte: &u8| match byte {
+        b'"' | b'\\' | 0x08 | 0x0C | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => ESCAPED_LEN_MAX,
+        _ => 1,
+    };
+    text.iter().map(len).sum()
+}
+
 /// What stands before a field's value.
 macro_rules! key {
     ($name:literal) => {
@@ -32,6 +69,13 @@ macro_rules! begin {
     ($out:expr, $kind:literal) => {
         Object { out: $out }.raw(concat!("{\"type\":\"", $kind, "\""), b"")
     };
+}
+
+impl DeviceStatus<'_> {
+    /// At least as many bytes as it takes in a page.
+    pub fn len_max(&self) -> usize {
+        STATUS_LEN_MAX + self.device.len()
+    }
 }
 
 impl ServerFrame<'_> {

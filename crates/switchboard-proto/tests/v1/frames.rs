@@ -256,3 +256,28 @@ fn the_bound_on_a_frames_length_holds_for_the_longest() {
         assert!(written.len() <= frame.len_max(), "{} > {}", written.len(), frame.len_max());
     }
 }
+
+/// A message is judged by how long it will be as it is pushed; the judgement is exact where the
+/// numbers are at their longest.
+#[test]
+fn the_length_of_a_message_is_known_before_it_is_written() {
+    use switchboard_proto::v1::{DeviceRef, INTEGER_MAX, ServerFrame};
+
+    let names = ["a".repeat(128), "b".to_owned()];
+    let strings = ["i", "\u{1}\"\\\n\u{7f}é", &"\u{1}".repeat(64)];
+    for name in &names {
+        for id in strings {
+            for re in strings.map(Some).into_iter().chain([None]) {
+                let (from, body) = (DeviceRef::Name(name), b"\"body\"");
+                let (seq, sent_at_ms) = (INTEGER_MAX, INTEGER_MAX);
+                let mut written = Vec::new();
+                ServerFrame::Message { seq, from, id, body, sent_at_ms, re }.write(&mut written);
+                let len = v1::message_len(from, id, body.len(), re);
+                assert_eq!(len, written.len());
+                let strings = id.len() + re.map_or(0, str::len);
+                assert!(!v1::is_short_message(body.len(), strings, len - 1));
+            }
+        }
+    }
+    assert!(v1::is_short_message(1_000, 10, 2_000));
+}

@@ -101,7 +101,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(store_queue_max_bytes, Bytes(MIB..=GIB)),
     key!(store_max_bytes, Bytes(8 * MIB..=65_536 * GIB)),
     key!(list_devices, ListMode),
-    // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5).
+    // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5). Above, a record,
+    // which is a message as it is pushed and little more, stays far from the 4 GiB and 1 GiB that the
+    // log's lengths and batches can take.
     key!(max_message_bytes, Bytes(125..=256 * MIB)),
     key!(message_timeout, Span(1..=24 * HOUR)),
     key!(unfinished_messages_max_bytes, Bytes(MIB..=1024 * GIB)),

@@ -103,7 +103,8 @@ pub struct Config {
     /// Whether devices may see each other: the list, `devices`, `watch`.
     pub list_devices: ListDevices,
 
-    /// Largest message in bytes, after decompression; a larger one closes with 1009.
+    /// Largest message in bytes, after decompression; a larger one closes with 1009, and one that
+    /// would be larger as it is pushed to its receiver is rejected.
     pub max_message_bytes: usize,
     /// Time for a message to be complete once it has begun; then 1008.
     pub message_timeout: Duration,

@@ -91,6 +91,63 @@ fn one_sender_has_a_share_of_a_mailbox_and_is_told_so() {
     V1::anonymous(&server).send(&b.device, "21");
 }
 
+/// A message within the limit once became a frame above it: a client that bounds what it reads by what
+/// `welcome` names closed with 1009 on every visit, and everything behind the message waited for ever.
+#[test]
+fn a_message_is_judged_by_how_long_it_is_when_it_is_pushed() {
+    let server = Server::with(&["max_message_bytes=4KiB"]);
+    let mut a = V1::anonymous(&server);
+    let mut b = V1::named(&server, "bob");
+    let long = |len| json!({"body": "x".repeat(len)});
+    a.ask(with(send("bob", "1"), &long(4_020)), rejected("1", "too_large"));
+    a.send_with("bob", "1", &long(3_900));
+    b.take("1");
+    let mut text = Device::connect(&server);
+    let escaped = "\u{1}".repeat(1_000);
+    assert_eq!(text.ask(&format!("send,bob,{escaped}")), "Mailbox full");
+    text.say(&format!("send,bob,{}", "\u{1}".repeat(600)));
+    assert_eq!(b.expect(json!({"type": "message"}))["body"], "\u{1}".repeat(600));
+}
+
+/// What was accepted under a greater limit is pushed, and `welcome` says how long it is.
+#[test]
+fn a_lowered_limit_does_not_lock_a_device_out_of_its_mailbox() {
+    let mut server = Server::with(&["max_message_bytes=64KiB"]);
+    let b = V1::named(&server, "bob").leave();
+    let body = json!({"body": "x".repeat(20_000)});
+    V1::named(&server, "ann").send_with("bob", "1", &body);
+    server.kill();
+    server.restart_with(&["max_message_bytes=8KiB"]);
+    let mut b = b.back(&server, 0);
+    let announced = b.welcome["max_message_bytes"].as_u64().unwrap();
+    assert!((20_000..21_000).contains(&announced), "{announced}");
+    let seq = b.take("1");
+    b.ack(seq);
+    let a = V1::named(&server, "ann");
+    assert_eq!(a.welcome["max_message_bytes"], 8 << 10);
+}
+
+#[test]
+fn a_page_of_devices_keeps_to_the_longest_frame() {
+    let server = Server::with(&["max_message_bytes=4KiB"]);
+    let devices: Vec<V1> = (0..80).map(|_| V1::anonymous(&server)).collect();
+    let mut a = V1::anonymous(&server);
+    let mut seen = 0;
+    let mut after = Value::Null;
+    loop {
+        a.say(&json!({"type": "devices", "id": "d", "after": after}));
+        let page = a.hear_text();
+        assert!(page.len() <= 4 << 10, "{}", page.len());
+        let page: Value = serde_json::from_str(&page).unwrap();
+        seen += page["devices"].as_array().unwrap().len();
+        after = page["next"].clone();
+        if after.is_null() {
+            break;
+        }
+    }
+    assert_eq!(seen, devices.len() + 1);
+}
+
 #[test]
 fn what_cannot_be_done_is_rejected_with_the_reason() {
     let server = Server::start();
