@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::v1::DeviceRef;
 use switchboard_proto::{DeviceId, text};
 
+use crate::places::Places;
 use crate::{HashKey, Names, ShardId, Shown};
 
 /// Stripes of the id -> shard map; devices of neighbouring ids never meet on one lock.
@@ -29,6 +30,7 @@ pub struct Directory {
     listed: Mutex<Listed>,
     list_max: usize,
     names: Names,
+    places: Places,
 }
 
 /// Whether a device is there, and since when.
@@ -91,6 +93,7 @@ impl Directory {
             listed: Mutex::default(),
             list_max,
             names: Names::new(hash_key),
+            places: Places::default(),
         }
     }
 
@@ -190,6 +193,16 @@ impl Directory {
         let has_more = page.len() > limit;
         page.truncate(limit);
         (page, has_more)
+    }
+
+    /// How many devices have a mailbox, on all shards.
+    pub fn devices(&self) -> usize {
+        self.places.taken()
+    }
+
+    /// Counts them.
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// The names of devices.

@@ -9,6 +9,7 @@ mod clock;
 mod directory;
 mod duplicates;
 mod names;
+mod places;
 mod post;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};

@@ -14,8 +14,9 @@ const NAME_BIT: u64 = 1 << 63;
 
 /// Which names stand behind which ids. A name keeps its id while the process runs.
 ///
-/// Grows with the names that the operator's tokens carry; a name that is only asked for is not
-/// added.
+/// A name that is only asked for is not added, and one that a token carries only while there are not
+/// too many. None is ever taken out: what is under way may speak of a device that has ended, and its
+/// number must not stand for another by then.
 #[derive(Debug)]
 pub struct Names {
     table: RwLock<Table>,
@@ -116,6 +117,16 @@ impl Names {
         DeviceId::new(NAME_BIT | index)
     }
 
+    /// As [`Names::intern`], unless the device has a name that is new and there are `max` already.
+    pub fn intern_within(&self, device: DeviceRef<'_>, max: usize) -> Option<DeviceId> {
+        let known = self.find(device);
+        known.or_else(|| (self.len() < max).then(|| self.intern(device)))
+    }
+
+    fn len(&self) -> usize {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).names.len()
+    }
+
     /// How a device is shown.
     pub fn show(&self, id: DeviceId) -> Shown {
         if id.is_number() {
@@ -141,6 +152,18 @@ mod tests {
         assert_eq!(names.intern(DeviceRef::Name("alice")), alice);
         assert_eq!(names.find(DeviceRef::Name("bob")), Some(bob));
         assert_eq!(names.show(bob).as_ref(), DeviceRef::Name("bob"));
+    }
+
+    #[test]
+    fn no_more_names_are_kept_than_may_be() {
+        let names = Names::new(HashKey::new([7; HashKey::LEN]));
+        let within = |name| names.intern_within(DeviceRef::Name(name), 2);
+        let alice = within("alice");
+        assert!(alice.is_some() && within("bob").is_some());
+        assert_eq!(within("cleo"), None);
+        assert_eq!(within("alice"), alice);
+        let number = DeviceId::FIRST;
+        assert_eq!(names.intern_within(DeviceRef::Number(number), 2), Some(number));
     }
 
     #[test]

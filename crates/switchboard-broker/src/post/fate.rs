@@ -162,6 +162,7 @@ impl Broker {
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
         }
         self.push_ready(of.device, out);
+        self.note_idle(of.device);
         self.end_if_settled(now, of.device, out);
     }
 
@@ -173,6 +174,7 @@ impl Broker {
         }
         device.mailbox.settle(of.seq);
         self.push_ready(of.device, out);
+        self.note_idle(of.device);
     }
 
     /// Nobody is to be told of a message that is here: it just goes.
@@ -186,6 +188,7 @@ impl Broker {
             device.mailbox.settle(of.seq);
             self.push_ready(of.device, out);
         }
+        self.note_idle(of.device);
         self.end_if_settled(now, of.device, out);
     }
 
@@ -272,6 +275,7 @@ impl Broker {
         }
         let Some(mut device) = self.post.remove(id) else { return };
         self.post.stats.mailboxes -= 1;
+        self.directory.places().give();
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
         if let Some(waiting) = device.waiting.take() {

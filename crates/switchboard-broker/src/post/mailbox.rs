@@ -156,6 +156,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether nothing waits, no outcome is asked for and none is to be recorded.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.entries.is_empty() && self.places == 0
+    }
+
     /// See the field.
     pub(crate) fn longest(&self) -> usize {
         if self.entries.is_empty() { 0 } else { self.longest }

@@ -26,7 +26,7 @@ mod shares;
 mod store;
 mod timers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Limits {
     pub dedup_ids_per_device_max: usize,
     /// Ids remembered by one shard.
     pub dedup_ids_max: usize,
+    /// Devices with a mailbox, on all shards.
+    pub devices_max: usize,
     /// How long an anonymous device may be away; then it ends.
     pub device_ttl: Duration,
     /// The same for a named one; `None` is for ever.
@@ -98,6 +100,7 @@ impl Default for Limits {
             dedup_window: Duration::from_secs(600),
             dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,
+            devices_max: 1_000_000,
             device_ttl: Duration::from_secs(24 * 3_600),
             named_device_ttl: None,
             push_bytes_max: 1 << 20,
@@ -205,6 +208,9 @@ pub(crate) struct Post {
     /// What each append that is not synced was for, in order.
     pending: VecDeque<Pending>,
     timers: Timers,
+    /// Anonymous devices that are away, the oldest first, with since when: all that have an empty
+    /// mailbox, and others. Those end first where a new device finds no place.
+    idle: BTreeSet<(Moment, DeviceId)>,
     /// Devices whose acks are in no record yet.
     acked: Vec<DeviceId>,
     acks_due: Option<Moment>,
@@ -277,6 +283,7 @@ impl Post {
             next_session: 1,
             pending: VecDeque::new(),
             timers: Timers::default(),
+            idle: BTreeSet::new(),
             acked: Vec::new(),
             acks_due: None,
             crowd: Crowd::default(),
@@ -311,6 +318,7 @@ impl Post {
         let device = self.devices.remove(&id)?;
         self.ids_end(id, &device.sent);
         self.timers.clear(id);
+        self.idle.remove(&(device.away_since, id));
         self.use_up(id, device.mailbox.next_seq());
         Some(device)
     }

@@ -233,6 +233,7 @@ impl Broker {
         if !taken.is_outcome {
             out(Effect::Count(Event::Ended(outcome)));
         }
+        self.note_idle(id);
         Some(taken)
     }
 

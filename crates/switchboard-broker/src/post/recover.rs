@@ -339,6 +339,8 @@ impl Broker {
             self.set_expiry_alarm(id, next);
         }
         self.set_away_alarm(id, now);
+        self.note_idle(id);
+        self.directory.places().take();
         if self.post.devices.get(&id).is_some_and(|device| device.is_ending) {
             self.end_device(now, id, out);
         }

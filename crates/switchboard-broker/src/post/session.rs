@@ -115,6 +115,9 @@ impl Broker {
         // A crash may have come between its end and the record of it.
         self.away_alarm(now, id, out);
         if !self.post.devices.contains_key(&id) {
+            if !self.has_place(now, out) {
+                return out(full(hello.conn));
+            }
             // A token of its own is given to one that was never here.
             let is_new = hello.token.is_some();
             self.add_device(now, id, hello.nonce, is_new);
@@ -141,6 +144,41 @@ impl Broker {
         self.open(now, hello, out);
     }
 
+    /// Takes a place for a new device; where there is none, that of an anonymous one which is away and
+    /// for which nothing waits.
+    fn has_place(&mut self, now: Now, out: Out<'_>) -> bool {
+        let max = self.post.limits.devices_max;
+        let directory = Arc::clone(&self.directory);
+        directory.places().try_take(max)
+            || (self.end_idle(now, out) && directory.places().try_take(max))
+    }
+
+    /// Ends the anonymous device of this shard that is away the longest and for which nothing waits;
+    /// gives whether there was one.
+    ///
+    /// Looks at each device once: one that turns out to have something waiting comes back only when it
+    /// has not any more.
+    fn end_idle(&mut self, now: Now, out: Out<'_>) -> bool {
+        while let Some((_, id)) = self.post.idle.pop_first() {
+            let device = self.post.devices.get(&id);
+            if device.is_some_and(|device| device.is_idle() && device.mailbox.is_unused()) {
+                self.end_device(now, id, out);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A device may be one for which nothing waits.
+    pub(super) fn note_idle(&mut self, id: DeviceId) {
+        if id.is_number()
+            && let Some(device) = self.post.devices.get(&id)
+            && device.is_idle()
+        {
+            self.post.idle.insert((device.away_since, id));
+        }
+    }
+
     fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64, is_new: bool) {
         self.post.stats.mailboxes += 1;
         let mut device = Device::new(nonce | 1, now);
@@ -159,6 +197,7 @@ impl Broker {
     /// store before anybody can send to it.
     pub(super) fn begin_anew(&mut self, now: Now, id: DeviceId, waiting: Waiting, out: Out<'_>) {
         self.post.waiting.remove(&waiting.hello.conn);
+        self.directory.places().take();
         self.add_device(now, id, waiting.hello.nonce, false);
         self.open(now, waiting.hello, out);
     }
@@ -187,6 +226,7 @@ impl Broker {
         self.post.next_session = number.wrapping_add(1).max(1);
         let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        self.post.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
         if knows && !resumed {
@@ -295,6 +335,7 @@ impl Broker {
             && let Some(device) = self.post.devices.get_mut(&id)
         {
             device.waiting = None;
+            self.note_idle(id);
         }
     }
 
@@ -327,6 +368,7 @@ impl Broker {
             self.record_device(id, None, out);
             self.announce(id, false, now.wall_ms, out);
             self.set_away_alarm(id, now);
+            self.note_idle(id);
         }
     }
 
@@ -703,6 +745,11 @@ impl Device {
         session.map(|session| session.conn)
     }
 
+    /// Whether it is away, and nobody of it waits to be let in.
+    fn is_idle(&self) -> bool {
+        self.session.is_none() && self.waiting.is_none() && !self.is_ending
+    }
+
     /// Whether a newcomer names this mailbox.
     fn knows(&self, hello: &Hello, epoch: u64) -> bool {
         hello.mailbox.as_deref() == Some(&format!("{:016x}", self.mailbox_name ^ epoch))
@@ -740,6 +787,11 @@ const PAGE_LEN_MAX: usize = 1_024;
 
 const SERVER: &str = concat!("switchboard/", env!("CARGO_PKG_VERSION"));
 const HIDDEN: &str = "this server does not show devices to each other (list_devices)";
+
+fn full(conn: Conn) -> Effect<'static> {
+    let reason = "full: no more devices are taken now (devices_max); those that exist may come";
+    Effect::Close { conn, code: close::TRY_AGAIN_LATER, reason }
+}
 
 fn taken_over(conn: Conn) -> Effect<'static> {
     let reason = "taken over by a newer connection of this device";

@@ -4,6 +4,7 @@ mod cancel;
 mod ended;
 mod ending;
 mod expiry;
+mod places;
 mod quarantine;
 mod reclaim;
 mod records;

@@ -26,6 +26,8 @@ pub(crate) struct Rig {
 pub(crate) struct Done {
     /// Frames to whom, as they go out.
     pub(crate) frames: Vec<(u32, String)>,
+    /// Connections that were closed.
+    pub(crate) closed: Vec<(u32, u16)>,
     /// Records, by their kinds.
     pub(crate) appended: Vec<&'static str>,
     /// What is to be read from the store, for whom.
@@ -38,6 +40,7 @@ impl Done {
             Effect::Tell { conn, frame } | Effect::Push { conn, frame } => {
                 self.frames.push((conn.0, written(frame)));
             }
+            Effect::Close { conn, code, .. } => self.closed.push((conn.0, code)),
             Effect::Append(record) => self.appended.push(kind(&record)),
             Effect::Fetch { device, session, wants } => {
                 self.fetches.push((device, session, wants.to_vec()));

@@ -73,6 +73,7 @@ impl Config {
                 dedup_window: Duration::from_secs(40),
                 dedup_ids_per_device_max: random.pick(&[5, 1_000]),
                 dedup_ids_max: if has_floods { 40 } else { random.pick(&[12, 5_000]) },
+                devices_max: random.pick(&[2, 3, 1_000, 1_000]),
                 device_ttl,
                 named_device_ttl: random.percent(50).then_some(device_ttl),
                 push_bytes_max: random.pick(&[1, 300, 100_000]),

@@ -649,6 +649,8 @@ impl World {
         let runs = if self.run == 1 && !self.config.has_ends { 1 } else { 4 };
         let messages_max = runs * self.config.limits.mailbox_messages_max;
         let outcomes_max = runs * self.config.limits.outcomes_max;
+        let mailboxes: u64 = self.brokers.iter().map(|broker| broker.stats().mailboxes).sum();
+        assert_eq!(mailboxes, self.directory.devices() as u64, "devices with a mailbox");
         for broker in &self.brokers {
             if let Err(fault) = broker.audit(messages_max, outcomes_max) {
                 panic!("{fault}");

@@ -1,6 +1,8 @@
 //! The WebSocket close codes of v1 beyond those of RFC 6455; 4000 to 4999 are left to applications
 //! (section 7.4.2).
 
+/// The server cannot take this connection now (RFC 6455's registry of close codes).
+pub const TRY_AGAIN_LATER: u16 = 1013;
 /// A first frame that is no `hello`, or the tenth bad frame within a minute.
 pub const PROTOCOL_ERROR: u16 = 4400;
 /// The token is wrong, has ended, or is missing where one is needed.

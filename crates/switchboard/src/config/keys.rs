@@ -86,6 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(auth_jwks, KeySetPlace),
     key!(auth_jwks_refresh, Span(10 * SECOND..=24 * HOUR)),
     key!(auth_leeway, Span(0..=10 * MINUTE)),
+    key!(devices_max, Count(1..=100_000_000)),
     key!(device_ttl, Span(SECOND..=YEAR)),
     key!(named_device_ttl, Span(0..=10 * YEAR)),
     key!(in_flight_max, Count(1..=100_000)),

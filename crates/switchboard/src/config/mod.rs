@@ -71,6 +71,8 @@ pub struct Config {
     pub auth_jwks_refresh: Duration,
     /// By how much the clocks of others may differ when the time of their tokens is judged.
     pub auth_leeway: Duration,
+    /// Devices with a mailbox, in all; a new one above it is turned away with 1013.
+    pub devices_max: usize,
     /// How long a device without a name may be away until its mailbox ends.
     pub device_ttl: Duration,
     /// The same for a device with a name; zero is for ever.
@@ -200,6 +202,7 @@ impl Config {
             dedup_window: self.dedup_window,
             dedup_ids_per_device_max: self.dedup_ids_per_device_max,
             dedup_ids_max: self.dedup_ids_max.div_ceil(shards),
+            devices_max: self.devices_max,
             device_ttl: self.device_ttl,
             named_device_ttl: Some(self.named_device_ttl).filter(|ttl| !ttl.is_zero()),
             push_bytes_max: self.out_queue_max_bytes,
@@ -207,6 +210,11 @@ impl Config {
             ping_interval: self.ping_interval,
             message_bytes_max: self.max_message_bytes,
         }
+    }
+
+    /// Names of devices that are kept, those of devices that ended among them.
+    pub(crate) fn names_max(&self) -> usize {
+        2 * self.devices_max
     }
 
     /// Device ids that a welcome lists.
@@ -257,6 +265,7 @@ impl Default for Config {
             auth_jwks: None,
             auth_jwks_refresh: Duration::from_secs(5 * 60),
             auth_leeway: Duration::from_secs(30),
+            devices_max: 1_000_000,
             device_ttl: Duration::from_secs(24 * 3600),
             named_device_ttl: Duration::ZERO,
             in_flight_max: 256,

@@ -114,7 +114,10 @@ impl Shard {
     /// Who shows this token.
     fn identify(&self, token: &str) -> Result<Identity, Unidentified> {
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
-        let device = self.shared.directory.names().intern(device.as_ref());
+        let (names, max) = (self.shared.directory.names(), self.shared.config.names_max());
+        let device = names.intern_within(device.as_ref(), max).ok_or_else(|| {
+            Unidentified::for_now("full: no more names of devices are taken now (devices_max)")
+        })?;
         let filter = allow_send.map(|patterns| Arc::new(patterns) as Arc<dyn SendFilter>);
         Ok(Identity { device, token: None, token_ends_ms: expires_at_ms, filter })
     }

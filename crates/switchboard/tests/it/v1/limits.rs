@@ -149,6 +149,21 @@ fn a_page_of_devices_keeps_to_the_longest_frame() {
 }
 
 #[test]
+fn above_devices_max_new_devices_are_turned_away_and_those_that_exist_come() {
+    let server = Server::with(&["shards=2", "devices_max=2"]);
+    let ann = V1::named(&server, "ann").leave();
+    let _b = V1::anonymous(&server);
+    for hello in [json!({}), json!({"token": super::client::token(&server, "cleo", None)})] {
+        let mut c = V1::open(&server);
+        c.say_hello(hello);
+        let (code, reason) = c.end();
+        assert_eq!(code, 1013);
+        assert!(reason.starts_with("full"), "{reason}");
+    }
+    ann.back(&server, 0);
+}
+
+#[test]
 fn what_cannot_be_done_is_rejected_with_the_reason() {
     let server = Server::start();
     let mut a = V1::anonymous(&server);
