@@ -51,6 +51,11 @@ impl Digest {
         self.low
     }
 
+    /// Stands for the same in one life of a device only.
+    pub(crate) fn of_life(self, life: u64) -> Digest {
+        Digest { low: self.low ^ life, ..self }
+    }
+
     /// The digest as it is stored.
     pub fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()

@@ -123,6 +123,23 @@ async fn the_welcome_tells_who_the_device_is_and_what_to_keep() {
 }
 
 #[tokio::test]
+async fn an_ephemeral_device_says_so_in_each_hello() {
+    let scripts = vec![
+        vec![Hear(r#"{"type":"hello","ephemeral":true}"#), Say(WELCOME), Drop],
+        vec![
+            Hear(r#"{"type":"hello","token":"t","mailbox":"a","last_seq":0,"ephemeral":true}"#),
+            Say(WELCOME),
+            Hear(SEND),
+            Say(r#"{"type":"accepted","id":"m","durability":"disk"}"#),
+        ],
+    ];
+    let (session, playing) = open(scripts, Options { ephemeral: true, ..quick() }).await;
+    session.device().send(outgoing()).await.unwrap();
+    session.close().await;
+    playing.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_send_without_answer_is_sent_again_under_its_id() {
     let (session, playing) = open(
         vec![

@@ -20,7 +20,7 @@ impl Broker {
             if messages > messages_max + outcomes || outcomes > outcomes_max {
                 return Err(format!("{id:?}: {messages} wait, {outcomes} outcomes"));
             }
-            stats.mailboxes += 1;
+            stats.mailboxes += u64::from(!device.is_ephemeral);
             stats.sessions += u64::from(device.session.is_some());
             stats.messages += messages as u64;
             stats.bytes += bytes as u64;

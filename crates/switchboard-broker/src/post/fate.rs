@@ -6,8 +6,8 @@ use switchboard_proto::v1::{Outcome, RejectCode};
 use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::store::Pending;
 use super::{
-    Cancel, Content, EndedRecord, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel, Place,
-    Record,
+    Cancel, Content, Device, EndedRecord, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel,
+    Place, Record,
 };
 use crate::broker::{Broker, Effect};
 
@@ -93,13 +93,19 @@ impl Broker {
         let of = fate.of;
         let is_stored = fate.is_stored && self.post.is_durable;
         let shown = self.show(to);
-        let Some(device) = self.post.devices.get_mut(&to).filter(|device| !device.is_ending) else {
+        let mut device = self.post.devices.get_mut(&to);
+        let Some(device) = device.take_if(|device| device.may_be_told(of)) else {
             return self.post_home(of.device, Parcel::Unwanted(of), out);
         };
         device.mailbox.give_place();
         let seq = device.mailbox.next_seq();
-        if is_stored {
-            let of_shown = self.directory.names().show(of.device);
+        let of_shown = self.directory.names().show(of.device);
+        let is_ephemeral = device.is_ephemeral;
+        if is_stored && is_ephemeral {
+            // The store knows nothing of it. That the message is gone must be there nevertheless
+            // before its outcome is told.
+            out(Effect::Append(Record::Removed { device: of_shown.as_ref(), seq: of.seq }));
+        } else if is_stored {
             out(Effect::Append(Record::Outcome(OutcomeRecord {
                 to: shown.as_ref(),
                 seq,
@@ -124,7 +130,7 @@ impl Broker {
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },
             kind: Kind::Outcome,
-            kept: Kept::stored(is_stored),
+            kept: Kept::stored(is_stored && !is_ephemeral),
             is_in_flight: false,
             content: Some(content),
         });
@@ -268,18 +274,37 @@ impl Broker {
         if device.mailbox.iter().any(|entry| entry.state == State::Owed) {
             return;
         }
-        if self.post.is_durable {
+        if self.post.is_durable && !device.is_ephemeral {
             let shown = self.show(id);
             out(Effect::Append(Record::Gone { device: shown.as_ref() }));
             self.post.pending.push_back(Pending::Nothing);
         }
         let Some(mut device) = self.post.remove(id) else { return };
-        self.post.stats.mailboxes -= 1;
-        self.directory.places().give();
+        if !device.is_ephemeral {
+            self.post.stats.mailboxes -= 1;
+            self.directory.places().give();
+        }
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
         if let Some(waiting) = device.waiting.take() {
-            self.begin_anew(now, id, *waiting, out);
+            self.begin_anew(now, *waiting, out);
+        }
+    }
+}
+
+impl Device {
+    /// Whether the outcome of a message is for this device. An ephemeral one may be another by now
+    /// than the one of the same id that asked.
+    fn may_be_told(&mut self, of: FateOf) -> bool {
+        !self.is_ending && self.receipts.as_mut().is_none_or(|receipts| receipts.remove(&of))
+    }
+
+    /// An outcome will come of the message that it sent under this id and that was accepted.
+    pub(super) fn expects(&mut self, id: crate::Digest, seq: u64) {
+        if let Some(sent) = self.sent.find(id)
+            && let Some(receipts) = &mut self.receipts
+        {
+            receipts.insert(FateOf { device: sent.to, seq });
         }
     }
 }

@@ -553,7 +553,9 @@ impl Mailbox {
         let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         let entry = &mut self.entries[index];
         self.cached -= entry.cached_bytes();
-        entry.place = place;
+        if entry.is_stored() {
+            entry.place = place;
+        }
         if entry.state == State::Unsynced {
             entry.state = State::Ready;
         }

@@ -30,7 +30,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, RejectCode};
 
@@ -266,6 +266,10 @@ pub(crate) struct Device {
     /// The `reserved_to` that is being recorded; 0 is none.
     reserving_to: u64,
     is_ack_dirty: bool,
+    /// It ends with its connection, and the store knows nothing of it.
+    is_ephemeral: bool,
+    /// The messages of an ephemeral device whose outcomes will come; at most `outcomes_max`.
+    receipts: Option<Box<FxHashSet<FateOf>>>,
     /// It is ending: what is owed to senders is being recorded.
     is_ending: bool,
 }
@@ -360,6 +364,8 @@ impl Device {
             row: Place::NOWHERE,
             reserving_to: 0,
             is_ack_dirty: false,
+            is_ephemeral: false,
+            receipts: None,
             is_ending: false,
         }
     }

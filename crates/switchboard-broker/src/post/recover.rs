@@ -425,7 +425,8 @@ impl Broker {
     }
 
     fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {
-        let sent = self.post.devices.get(&from).and_then(|device| device.sent.find(id));
+        let device = self.post.devices.get(&from).filter(|device| !device.is_ephemeral);
+        let sent = device.and_then(|device| device.sent.find(id));
         sent.is_some_and(|sent| now.at.since(sent.at()) < self.post.limits.dedup_window)
     }
 

@@ -45,7 +45,8 @@ impl Broker {
         let digest = self.key.digest(send.id.as_bytes());
         let content = self.content(to, send.body);
         // Before all else: whatever has changed since, a retry is told what became of the first.
-        match self.judge_sent(now, id, digest, content) {
+        let (known, digest) = self.judge_sent(now, id, digest, content);
+        match known {
             Known::Other => return Err(reused()),
             Known::Same => return self.send_again(id, send, digest, out),
             Known::No => {}
@@ -81,16 +82,23 @@ impl Broker {
         }
     }
 
-    /// What an id is to the device that sends under it now.
-    fn judge_sent(&mut self, now: Now, id: DeviceId, digest: Digest, content: Digest) -> Known {
+    /// What an id is to the device that sends under it now, and by what it is known from here on.
+    fn judge_sent(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        digest: Digest,
+        content: Digest,
+    ) -> (Known, Digest) {
         let limits = &self.post.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return Known::No };
+        let Some(device) = self.post.devices.get_mut(&id) else { return (Known::No, digest) };
+        let digest = device.own_digest(digest);
         let dropped = device.sent.forget(now.at, window, max);
         let known = device.sent.judge(digest, content, |sent| now.at.since(sent.at()) >= window);
         let dropped = device.sent.dropped(dropped);
         self.post.ids_dropped(id, dropped);
-        known
+        (known, digest)
     }
 
     /// Notes what is being sent, and keeps a place for its outcome.
@@ -243,7 +251,11 @@ impl Broker {
         let (strongest, store_refuses) = (self.strongest(), self.post.store_refuses());
         let device = self.post.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
         let device = device.ok_or(Verdict::Rejected(RejectCode::NoSuchDevice))?;
+        let strongest = if device.is_ephemeral { Durability::Memory } else { strongest };
         let durability = deliver.durability.unwrap_or(strongest);
+        if durability > strongest {
+            return Err(Verdict::Rejected(RejectCode::DurabilityUnavailable));
+        }
         if durability == Durability::Disk
             && let Some(code) = store_refuses
         {
@@ -431,6 +443,9 @@ impl Broker {
             Verdict::Accepted { seq, durability } => {
                 let how = (now.at, seq, durability);
                 let Some(owed) = device.sent.accepted(digest, session, how) else { return };
+                if owed.receipt && device.is_ephemeral {
+                    device.expects(digest, seq);
+                }
                 out(Effect::Count(Event::Accepted(durability)));
                 for answer in 0..owed.answers() {
                     let duplicate = answer > 0 || !owed.first;
@@ -588,6 +603,7 @@ impl Broker {
     fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let digest = device.own_digest(digest);
         let Some(sent) = device.sent.find(digest) else {
             return self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out);
         };
@@ -617,7 +633,8 @@ impl Broker {
         if let Some(device) = self.post.devices.get_mut(&to)
             && let Ok(of) = result
         {
-            device.sent.cancelled(self.key.digest(id.as_bytes()), of);
+            let digest = device.own_digest(self.key.digest(id.as_bytes()));
+            device.sent.cancelled(digest, of);
         }
         if self.session(to).is_none_or(|current| current.number != session) {
             return;
@@ -660,7 +677,8 @@ fn rejection(code: RejectCode) -> &'static str {
         RejectCode::MailboxFull => "the receiver's mailbox is full; nothing in it is dropped",
         RejectCode::TooLarge => "the message is larger than the receiver's mailbox",
         RejectCode::DurabilityUnavailable => {
-            "a device of the text protocol keeps nothing: no durability, receipt or ttl_ms"
+            "the receiver keeps less: an ephemeral device has memory only, one of the text protocol \
+             nothing (no durability, receipt or ttl_ms)"
         }
         RejectCode::StoreUnavailable => {
             "the store cannot write now; whether the message is kept is not known: send it again \

@@ -85,6 +85,8 @@ pub struct Hello {
     pub filter: Option<Arc<dyn SendFilter>>,
     /// A random number: what a new mailbox is called.
     pub nonce: u64,
+    /// If the device is a new one, it ends with its connection and leaves nothing behind.
+    pub is_ephemeral: bool,
 }
 
 /// A newcomer that the flap guard makes wait.
@@ -114,14 +116,34 @@ impl Broker {
         let id = hello.device;
         // A crash may have come between its end and the record of it.
         self.away_alarm(now, id, out);
-        if !self.post.devices.contains_key(&id) {
-            if !self.has_place(now, out) {
-                return out(full(hello.conn));
-            }
-            // A token of its own is given to one that was never here.
-            let is_new = hello.token.is_some();
-            self.add_device(now, id, hello.nonce, is_new);
+        let device = self.post.devices.get(&id);
+        if device.is_some_and(|device| device.is_ephemeral && device.session.is_some()) {
+            // An ephemeral device ends with its connection: this one opens a new device.
+            out(Effect::Count(Event::Takeover));
+            self.end_session(now, id, Some(close::TAKEN_OVER), out);
         }
+        let Some(device) = self.post.devices.get(&id) else { return self.begin(now, hello, out) };
+        if device.is_leaving() {
+            // What it owes is being recorded; it begins anew when that is done.
+            return self.wait(now, hello, Duration::from_millis(50), out);
+        }
+        self.come_back(now, hello, out);
+    }
+
+    /// Opens the session of a device that is new.
+    fn begin(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        if !hello.is_ephemeral && !self.has_place(now, out) {
+            return out(full(hello.conn));
+        }
+        // A token of its own is given to one that was never here.
+        let is_new = hello.token.is_some();
+        self.add_device(now, &hello, is_new);
+        self.open(now, hello, out);
+    }
+
+    /// Opens the session of a device that has a mailbox.
+    fn come_back(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        let id = hello.device;
         let ttl = self.ttl(id);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
@@ -129,10 +151,6 @@ impl Broker {
             // A message that is being accepted keeps it. A crash now would end it nevertheless, so
             // nobody is welcomed before the store has it that it is there.
             device.row = Place::NOWHERE;
-        }
-        if device.is_ending {
-            // What it owes is being recorded; it begins anew when that is done.
-            return self.wait(now, hello, Duration::from_millis(50), out);
         }
         if device.session.is_some() {
             out(Effect::Count(Event::Takeover));
@@ -179,11 +197,14 @@ impl Broker {
         }
     }
 
-    fn add_device(&mut self, now: Now, id: DeviceId, nonce: u64, is_new: bool) {
-        self.post.stats.mailboxes += 1;
-        let mut device = Device::new(nonce | 1, now);
-        if !self.post.is_durable {
-            // There is nothing that could forget a number.
+    fn add_device(&mut self, now: Now, hello: &Hello, is_new: bool) {
+        let id = hello.device;
+        let mut device = Device::new(hello.nonce | 1, now);
+        device.is_ephemeral = hello.is_ephemeral;
+        device.receipts = hello.is_ephemeral.then(Box::default);
+        self.post.stats.mailboxes += u64::from(!hello.is_ephemeral);
+        if !self.post.is_durable || hello.is_ephemeral {
+            // There is nothing that could forget a number, but the device with its mailbox.
             device.mailbox.reserve_to(u64::MAX);
         }
         if !is_new {
@@ -195,10 +216,12 @@ impl Broker {
 
     /// A device ended while a new connection of it waited: it is a new one. It is on its way into the
     /// store before anybody can send to it.
-    pub(super) fn begin_anew(&mut self, now: Now, id: DeviceId, waiting: Waiting, out: Out<'_>) {
+    pub(super) fn begin_anew(&mut self, now: Now, waiting: Waiting, out: Out<'_>) {
         self.post.waiting.remove(&waiting.hello.conn);
-        self.directory.places().take();
-        self.add_device(now, id, waiting.hello.nonce, false);
+        if !waiting.hello.is_ephemeral {
+            self.directory.places().take();
+        }
+        self.add_device(now, &waiting.hello, false);
         self.open(now, waiting.hello, out);
     }
 
@@ -226,6 +249,7 @@ impl Broker {
         self.post.next_session = number.wrapping_add(1).max(1);
         let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let is_recorded = is_durable && !device.is_ephemeral;
         self.post.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
@@ -244,7 +268,7 @@ impl Broker {
             conn: hello.conn,
             number,
             is_text: hello.is_text,
-            is_open: !is_durable,
+            is_open: !is_recorded,
             unwelcomed: Some(Box::new(Unwelcomed { token: hello.token.clone(), resumed })),
             pushed_bytes: 0,
             is_fetching: false,
@@ -265,7 +289,7 @@ impl Broker {
         }
         self.record_device(id, Some(number), out);
         let Some(device) = self.post.devices.get(&id) else { return };
-        if is_durable && device.row.is_nowhere() {
+        if is_recorded && device.row.is_nowhere() {
             // A crash now would leave nothing of the device, but what it sent meanwhile.
             out(Effect::AwaitVerdict { conn: hello.conn });
         } else {
@@ -343,6 +367,7 @@ impl Broker {
     fn end_session(&mut self, now: Now, id: DeviceId, code: Option<u16>, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let Some(session) = device.session.take() else { return };
+        let is_ephemeral = device.is_ephemeral;
         device.since_ms = now.wall_ms;
         device.away_since = now.at;
         device.mailbox.rewind();
@@ -364,7 +389,10 @@ impl Broker {
             }
             None => {}
         }
-        if code != Some(close::TAKEN_OVER) {
+        if is_ephemeral {
+            self.announce(id, false, now.wall_ms, out);
+            self.end_device(now, id, out);
+        } else if code != Some(close::TAKEN_OVER) {
             self.record_device(id, None, out);
             self.announce(id, false, now.wall_ms, out);
             self.set_away_alarm(id, now);
@@ -574,7 +602,7 @@ impl Broker {
         }
         if let Some(waiting) = device.waiting.take() {
             self.post.waiting.remove(&waiting.hello.conn);
-            if device.is_ending {
+            if device.is_leaving() {
                 return self.wait(now, waiting.hello, Duration::from_millis(50), out);
             }
             self.open(now, waiting.hello, out);
@@ -582,11 +610,14 @@ impl Broker {
     }
 
     fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(ttl) = self.ttl(id) else { return };
         let Some(device) = self.post.devices.get(&id) else { return };
         if device.session.is_some() || device.is_ending {
             return;
         }
+        if device.is_ephemeral {
+            return self.end_device(now, id, out);
+        }
+        let Some(ttl) = self.ttl(id) else { return };
         if device.away_since.after(ttl) <= now.at {
             self.end_device(now, id, out);
         } else {
@@ -747,7 +778,22 @@ impl Device {
 
     /// Whether it is away, and nobody of it waits to be let in.
     fn is_idle(&self) -> bool {
-        self.session.is_none() && self.waiting.is_none() && !self.is_ending
+        self.session.is_none() && self.waiting.is_none() && !self.is_leaving()
+    }
+
+    /// Whether it ends as soon as everything is recorded that it owes.
+    fn is_leaving(&self) -> bool {
+        self.is_ending || (self.is_ephemeral && self.session.is_none())
+    }
+
+    /// By what it knows an id under which it sent.
+    ///
+    /// An ephemeral device may be gone and another of its id be there before a message of its is
+    /// answered. The answer must not be taken for one to a message that the other sends under the
+    /// same id.
+    #[inline]
+    pub(super) fn own_digest(&self, id: crate::Digest) -> crate::Digest {
+        if self.is_ephemeral { id.of_life(self.mailbox_name) } else { id }
     }
 
     /// Whether a newcomer names this mailbox.

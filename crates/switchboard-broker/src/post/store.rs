@@ -39,7 +39,8 @@ impl Broker {
         }
         let shown = self.show(id);
         let clock = self.post.clock;
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let device = self.post.devices.get_mut(&id).filter(|device| !device.is_ephemeral);
+        let Some(device) = device else { return };
         let reserved_to = device.reserves_to();
         out(Effect::Append(device.record(&shown, clock)));
         let mailbox_name = device.mailbox_name;

@@ -3,6 +3,7 @@
 mod cancel;
 mod ended;
 mod ending;
+mod ephemeral;
 mod expiry;
 mod places;
 mod quarantine;

@@ -16,6 +16,9 @@ pub(crate) struct Rig {
     pub(crate) broker: Broker,
     directory: Arc<Directory>,
     pub(crate) now: Now,
+    /// What devices say in `hello`.
+    pub(crate) is_ephemeral: bool,
+    pub(crate) nonce: u64,
     /// Appends that are not synced.
     unsynced: usize,
     last_place: u64,
@@ -83,7 +86,15 @@ impl Rig {
         let key = DigestKey::new([7; DigestKey::LEN]);
         let mut broker = Broker::new(ShardId(0), Arc::clone(&directory), key, limits, is_durable);
         broker.stamp_by(StampClock::at(NOW.at, NOW.wall_ms));
-        Rig { broker, directory, now: NOW, unsynced: 0, last_place: 0 }
+        Rig {
+            broker,
+            directory,
+            now: NOW,
+            nonce: 1,
+            is_ephemeral: false,
+            unsynced: 0,
+            last_place: 0,
+        }
     }
 
     /// A broker that begins with what a store holds; the first record lies at place 1.
@@ -129,7 +140,8 @@ impl Rig {
             token: None,
             token_ends_ms: None,
             filter: None,
-            nonce: 1,
+            nonce: self.nonce,
+            is_ephemeral: self.is_ephemeral,
         }))
     }
 
@@ -144,7 +156,13 @@ impl Rig {
 
     /// All that was appended is synced.
     pub(crate) fn sync(&mut self) -> Done {
-        let places: Vec<Place> = (0..std::mem::take(&mut self.unsynced))
+        self.sync_first(self.unsynced)
+    }
+
+    /// The first appends are synced.
+    pub(crate) fn sync_first(&mut self, count: usize) -> Done {
+        self.unsynced -= count;
+        let places: Vec<Place> = (0..count)
             .map(|_| {
                 self.last_place += 1;
                 Place(self.last_place)

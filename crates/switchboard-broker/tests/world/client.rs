@@ -9,6 +9,8 @@ use switchboard_proto::v1::{Address, ClientFrame, Durability, Outcome, Send};
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) kind: ClientKind,
+    /// It says in hello that it leaves nothing behind.
+    pub(crate) is_ephemeral: bool,
     /// Who it is, once it was told so.
     pub(crate) device: Option<Shown>,
     pub(crate) link: Option<usize>,
@@ -152,6 +154,7 @@ impl Client {
     pub(crate) fn new(kind: ClientKind, name: Option<Shown>) -> Client {
         Client {
             kind,
+            is_ephemeral: false,
             device: name,
             link: None,
             mailbox: None,

@@ -12,6 +12,8 @@ pub(crate) struct Config {
     pub(crate) shards_max: usize,
     pub(crate) named: usize,
     pub(crate) anonymous: usize,
+    /// With names, too.
+    pub(crate) ephemeral: usize,
     pub(crate) texts: usize,
     pub(crate) is_durable: bool,
     /// Steps of the schedule.
@@ -47,6 +49,7 @@ impl Config {
             shards_max: 1 + random.below(4),
             named: 1 + usize::from(has_floods) + random.below(2),
             anonymous: random.below(3),
+            ephemeral: random.pick(&[0, 0, 1, 2]),
             texts: usize::from(has_floods) + random.below(2),
             is_durable: random.percent(92),
             steps: 50 + random.below(350),
@@ -98,6 +101,6 @@ impl Config {
     /// One of those that must give way has at least its part of half of all, and loses ids only while
     /// it is in the highest class: while it has more than three eighths of what the fullest has.
     fn few(&self) -> usize {
-        3 * self.limits.dedup_ids_max / (16 * (self.named + self.anonymous))
+        3 * self.limits.dedup_ids_max / (16 * (self.named + self.anonymous + self.ephemeral))
     }
 }

@@ -204,9 +204,10 @@ impl World {
 
     /// A mailbox has another name only when it was lost.
     fn check_name(&mut self, client: usize, name: &str) {
-        // An anonymous device may have given way to a new one.
+        // An anonymous device may have given way to a new one, and an ephemeral one ends.
         let gives_way = self.clients[client].kind == ClientKind::Anonymous
-            && self.config.limits.devices_max < 1_000;
+            && self.config.limits.devices_max < 1_000
+            || self.clients[client].is_ephemeral;
         let ttl = match self.clients[client].kind {
             ClientKind::Named => self.config.limits.named_device_ttl,
             _ => Some(self.config.limits.device_ttl),

@@ -98,7 +98,11 @@ impl World {
         });
         let anonymous = (0..config.anonymous).map(|_| Client::new(ClientKind::Anonymous, None));
         let text = (0..config.texts).map(|_| Client::new(ClientKind::Text, None));
-        let clients = named.chain(anonymous).chain(text).collect();
+        let ephemeral = ["eve", "fay"].into_iter().take(config.ephemeral).map(|name| Client {
+            is_ephemeral: true,
+            ..Client::new(ClientKind::Named, Some(Shown::Name(name.into())))
+        });
+        let clients = named.chain(ephemeral).chain(anonymous).chain(text).collect();
         let at = Moment::from_ms(1_000);
         let mut world = World {
             is_traced,
@@ -339,6 +343,7 @@ impl World {
                 token_ends_ms: None,
                 filter: None,
                 nonce,
+                is_ephemeral: self.clients[client].is_ephemeral && !is_text,
             }),
         );
     }

@@ -85,7 +85,8 @@ impl Driver {
             self.tell(Event::Offline { why, retry_in }).await;
             let opened = async {
                 sleep(retry_in).await;
-                Link::open(&self.url, &self.options.connect, self.kept.hello()).await
+                let hello = self.kept.hello(self.options.ephemeral);
+                Link::open(&self.url, &self.options.connect, hello).await
             };
             let opened = tokio::select! {
                 opened = opened => opened,

@@ -97,7 +97,7 @@ impl Kept {
     }
 
     /// The first frame of a connection.
-    pub(super) fn hello(&self) -> String {
+    pub(super) fn hello(&self, ephemeral: bool) -> String {
         let inner = self.lock();
         let State { token, mailbox, last_seq } = &inner.state;
         let before_refusals = inner.refused.first().map_or(u64::MAX, |seq| seq - 1);
@@ -105,6 +105,7 @@ impl Kept {
             token: token.as_deref().map(Into::into),
             mailbox: mailbox.as_deref().map(Into::into),
             last_seq: mailbox.as_ref().map(|_| *last_seq.min(&before_refusals)),
+            ephemeral,
         })
     }
 
@@ -226,9 +227,9 @@ mod tests {
         let (refused, last) = (kept.see(6).unwrap(), kept.see(8).unwrap());
         assert!(kept.refuse(refused));
         kept.ack(last);
-        assert!(kept.hello().contains("\"last_seq\":5"), "{}", kept.hello());
+        assert!(kept.hello(false).contains("\"last_seq\":5"), "{}", kept.hello(false));
         kept.refused(6);
-        assert!(kept.hello().contains("\"last_seq\":8"), "{}", kept.hello());
+        assert!(kept.hello(false).contains("\"last_seq\":8"), "{}", kept.hello(false));
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub const REQUESTS_MAX: usize = 256;
 pub struct Options {
     /// How to connect.
     pub connect: crate::Options,
+    /// A device that does not exist yet ends with each connection and leaves no mailbox: for programs
+    /// that only send. What is on its way to it then is evicted, and after a lost connection a retry
+    /// may be delivered twice.
+    pub ephemeral: bool,
     /// Who says what is acked.
     pub ack: Ack,
     /// What to do when a newer connection takes the device over (4409).
@@ -75,6 +79,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             connect: crate::Options::default(),
+            ephemeral: false,
             ack: Ack::OnNext,
             taken_over: TakenOver::End,
             pause_min: Duration::from_millis(500),

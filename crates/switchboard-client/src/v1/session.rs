@@ -33,7 +33,8 @@ impl Session {
     /// welcome. Only this first connection is not tried again by itself.
     pub async fn open(url: &str, options: Options, state: State) -> Result<Session, OpenError> {
         let kept = Arc::new(Kept::new(state));
-        let (link, welcome) = Link::open(url, &options.connect, kept.hello()).await?;
+        let (link, welcome) =
+            Link::open(url, &options.connect, kept.hello(options.ephemeral)).await?;
         let (requests, asked) = mpsc::channel(1);
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         let watched = Arc::new(Mutex::new(BTreeSet::new()));

@@ -18,6 +18,8 @@ pub enum ClientFrame<'a> {
         mailbox: Option<Cow<'a, str>>,
         /// Acks all up to here, if `mailbox` is still the device's.
         last_seq: Option<u64>,
+        /// A new device ends with its connection, and leaves no mailbox.
+        ephemeral: bool,
     },
     /// A message to another device.
     Send(Send<'a>),

@@ -92,6 +92,7 @@ fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>
             token: fields.text_max(Field::Token, TOKEN_LEN_MAX)?,
             mailbox: fields.text_max(Field::Mailbox, MAILBOX_LEN_MAX)?,
             last_seq: fields.integer(Field::LastSeq)?,
+            ephemeral: fields.flag(Field::Ephemeral)?,
         },
         ClientKind::Devices => ClientFrame::Devices {
             id: id(fields)?,

@@ -191,6 +191,7 @@ words! {
         Server = "server",
         ExpiresAtMs = "expires_at_ms",
         ReconnectInMs = "reconnect_in_ms",
+        Ephemeral = "ephemeral",
     }
 }
 

@@ -234,10 +234,11 @@ impl ClientFrame<'_> {
     /// Appends the frame.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            ClientFrame::Hello { token, mailbox, last_seq } => begin!(out, "hello")
+            ClientFrame::Hello { token, mailbox, last_seq, ephemeral } => begin!(out, "hello")
                 .text_if_set(quoted!("token"), token.as_deref())
                 .text_if_set(quoted!("mailbox"), mailbox.as_deref())
                 .number_if_set(key!("last_seq"), *last_seq)
+                .flag_if_set(key!("ephemeral"), *ephemeral)
                 .end(),
             ClientFrame::Send(send) => write_send(out, send),
             ClientFrame::Ack { seq } => begin!(out, "ack").number(key!("seq"), *seq).end(),

@@ -59,10 +59,11 @@ fn send() -> impl Strategy<Value = Send<'static>> {
 }
 
 fn client_frame() -> impl Strategy<Value = ClientFrame<'static>> {
-    let hello = (option::of(cow()), option::of(cow()), option::of(number()));
+    let hello = (option::of(cow()), option::of(cow()), option::of(number()), any::<bool>());
     let devices = (cow(), option::of(address()), option::of(1..=1000u32));
     prop_oneof![
-        hello.prop_map(|(token, mailbox, last_seq)| ClientFrame::Hello {
+        hello.prop_map(|(token, mailbox, last_seq, ephemeral)| ClientFrame::Hello {
+            ephemeral,
             token,
             mailbox,
             last_seq

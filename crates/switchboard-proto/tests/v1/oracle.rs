@@ -27,7 +27,15 @@ const SEQ: Shape = Shape::Integer(0, INTEGER_MAX);
 
 /// The types of frames, and their fields; a name that ends with `?` may be left out.
 const FRAMES: &[(&str, &[(&str, Shape)])] = &[
-    ("hello", &[("token?", TOKEN), ("mailbox?", Shape::Text(0, 64)), ("last_seq?", SEQ)]),
+    (
+        "hello",
+        &[
+            ("token?", TOKEN),
+            ("mailbox?", Shape::Text(0, 64)),
+            ("last_seq?", SEQ),
+            ("ephemeral?", Shape::Flag),
+        ],
+    ),
     (
         "send",
         &[

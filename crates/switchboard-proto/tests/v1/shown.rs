@@ -35,9 +35,10 @@ fn raw(body: &[u8]) -> &str {
 
 pub(crate) fn client(frame: &ClientFrame<'_>) -> Value {
     object(match frame {
-        ClientFrame::Hello { token, mailbox, last_seq } => {
-            json!({"type": "hello", "token": token, "mailbox": mailbox, "last_seq": last_seq})
-        }
+        ClientFrame::Hello { token, mailbox, last_seq, ephemeral } => json!({
+            "type": "hello", "token": token, "mailbox": mailbox, "last_seq": last_seq,
+            "ephemeral": if_true(*ephemeral),
+        }),
         ClientFrame::Send(Send { id, to, body, ttl_ms, re, durability, receipt }) => json!({
             "type": "send", "id": id, "to": address(to), "body": raw(body), "ttl_ms": ttl_ms,
             "re": re, "durability": durability.map(Durability::as_str),

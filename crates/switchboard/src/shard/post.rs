@@ -61,6 +61,14 @@ struct Identity {
     filter: Option<Arc<dyn SendFilter>>,
 }
 
+/// What a connection says beside who it is.
+struct Said {
+    mailbox: Option<Box<str>>,
+    last_seq: u64,
+    is_text: bool,
+    is_ephemeral: bool,
+}
+
 /// Why a connection is no device, and how it is closed.
 #[derive(Debug)]
 pub(super) struct Unidentified {
@@ -83,8 +91,12 @@ impl Unidentified {
 impl Shard {
     /// The first frame of a v1 connection: `hello`, or nothing.
     pub(super) fn first_frame(&mut self, key: Key, text: &[u8]) {
-        let (token, mailbox, last_seq) = match parse_client(text) {
-            Ok(ClientFrame::Hello { token, mailbox, last_seq }) => (token, mailbox, last_seq),
+        let (token, said) = match parse_client(text) {
+            Ok(ClientFrame::Hello { token, mailbox, last_seq, ephemeral }) => {
+                let mailbox = mailbox.map(|mailbox| (*mailbox).into());
+                let last_seq = last_seq.unwrap_or(0);
+                (token, Said { mailbox, last_seq, is_text: false, is_ephemeral: ephemeral })
+            }
             Ok(_) => {
                 let reason = "the first frame must be hello";
                 return self.close(key, CloseCode(close::PROTOCOL_ERROR), reason);
@@ -97,8 +109,7 @@ impl Shard {
         };
         match identity {
             Ok(identity) => {
-                let mailbox = mailbox.map(|mailbox| (*mailbox).into());
-                self.send_home(key, identity, mailbox, last_seq.unwrap_or(0), false);
+                self.send_home(key, identity, said);
             }
             Err(Unidentified { code, reason }) => self.close(key, code, &reason),
         }
@@ -158,19 +169,14 @@ impl Shard {
     /// A device of the text protocol that showed a token in its handshake.
     pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), Unidentified> {
         let identity = self.identify(token)?;
-        self.send_home(key, identity, None, 0, true);
+        let said = Said { mailbox: None, last_seq: 0, is_text: true, is_ephemeral: false };
+        self.send_home(key, identity, said);
         Ok(())
     }
 
     /// Brings a connection to its device's home shard, where the device is decided about.
-    fn send_home(
-        &mut self,
-        key: Key,
-        identity: Identity,
-        mailbox: Option<Box<str>>,
-        last_seq: u64,
-        is_text: bool,
-    ) {
+    fn send_home(&mut self, key: Key, identity: Identity, said: Said) {
+        let Said { mailbox, last_seq, is_text, is_ephemeral } = said;
         let hello = Hello {
             conn: BrokerConn(key.index),
             device: identity.device,
@@ -181,6 +187,7 @@ impl Shard {
             token_ends_ms: identity.token_ends_ms,
             filter: identity.filter,
             nonce: getrandom::u64().unwrap_or(1),
+            is_ephemeral,
         };
         let home = home(hello.device, self.shared.inboxes.len() as u16);
         if home == self.ports.shard() {

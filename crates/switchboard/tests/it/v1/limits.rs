@@ -161,6 +161,26 @@ fn above_devices_max_new_devices_are_turned_away_and_those_that_exist_come() {
         assert!(reason.starts_with("full"), "{reason}");
     }
     ann.back(&server, 0);
+    // One that leaves nothing does not count.
+    V1::hello(&server, json!({"ephemeral": true})).send("ann", "1");
+}
+
+#[test]
+fn an_ephemeral_device_leaves_nothing_but_what_it_sent() {
+    let server = Server::with(&["shards=2"]);
+    let mut b = V1::named(&server, "bob");
+    let mut a = V1::hello(&server, json!({"ephemeral": true}));
+    a.send("bob", "1");
+    let seq = b.take("1");
+    b.ack(seq);
+    let answer = b.ask(send(&a.device(), "2"), json!({"type": "accepted", "id": "2"}));
+    assert_eq!(answer["durability"], "memory");
+    a.take("2");
+    let a = a.leave();
+    b.ask(send(&a.device, "3"), rejected("3", "no_such_device"));
+    let again = a.back(&server, 0);
+    assert_eq!(again.welcome["resumed"], false);
+    assert_ne!(again.welcome["mailbox"], json!(a.mailbox));
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! Devices that end with their connection: a cron job that sends once a minute once left 1,440
+//! mailboxes a day.
+
+use switchboard_broker::{Limits, MessageRecord, Place, Record, Replay};
+use switchboard_proto::v1::{DeviceRef, close};
+
+use crate::rig::{Done, NOW, Rig};
+
+/// `ann` is ephemeral, `bob` is not and is welcome.
+fn rig() -> (Rig, Done) {
+    let mut rig = Rig::new(Limits::default(), true);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.is_ephemeral = true;
+    let done = rig.hello(0, "ann", None);
+    rig.is_ephemeral = false;
+    (rig, done)
+}
+
+fn send(to: &str, id: &str, more: &str) -> String {
+    format!(r#"{{"type":"send","id":"{id}","to":"{to}","body":1{more}}}"#)
+}
+
+#[test]
+fn it_is_welcome_at_once_and_leaves_no_record() {
+    let (mut rig, done) = rig();
+    assert!(done.told(0).contains("\"welcome\""), "{done:?}");
+    assert!(done.appended.is_empty(), "{done:?}");
+    assert_eq!(rig.broker.stats().mailboxes, 1, "its own does not count");
+    let done = rig.leave(0);
+    assert!(done.appended.is_empty(), "{done:?}");
+    let done = rig.say(1, &send("ann", "m", ""));
+    assert!(done.told(1).contains("no_such_device"), "{done:?}");
+    rig.broker.audit(100, 100).unwrap();
+}
+
+#[test]
+fn what_it_sends_is_kept_like_anything_else() {
+    let (mut rig, _) = rig();
+    let done = rig.say(0, &send("bob", "m", ""));
+    assert_eq!(done.appended, ["message"]);
+    rig.leave(0);
+    let done = rig.sync();
+    assert!(done.told(1).contains("\"from\":\"ann\""), "{done:?}");
+    rig.broker.audit(100, 100).unwrap();
+}
+
+#[test]
+fn what_comes_to_it_is_in_memory_at_most_and_evicted_with_it() {
+    let (mut rig, _) = rig();
+    let done = rig.say(1, &send("ann", "a", r#","durability":"disk""#));
+    assert!(done.told(1).contains("durability_unavailable"), "{done:?}");
+    let done = rig.say(1, &send("ann", "b", r#","receipt":true"#));
+    assert!(done.appended.is_empty(), "{done:?}");
+    let told = |done: &Done, conn, what: &str| {
+        done.frames.iter().any(|(to, frame)| *to == conn && frame.contains(what))
+    };
+    assert!(told(&done, 1, r#""durability":"memory""#) && told(&done, 0, "\"message\""));
+    rig.leave(0);
+    let done = rig.sync();
+    assert!(told(&done, 1, "\"evicted\"") && told(&done, 1, "\"maybe_seen\":true"), "{done:?}");
+    rig.broker.audit(100, 100).unwrap();
+}
+
+/// Its mailbox is in no record, but the message must be out of the store before its outcome is told.
+#[test]
+fn an_outcome_comes_to_it_when_the_removal_is_on_disk() {
+    let (mut rig, _) = rig();
+    rig.say(0, &send("bob", "m", r#","receipt":true"#));
+    rig.sync();
+    let done = rig.say(1, r#"{"type":"ack","seq":1}"#);
+    assert_eq!(done.appended, ["removed"]);
+    assert!(done.frames.is_empty(), "{done:?}");
+    let done = rig.sync();
+    assert!(done.told(0).contains("\"delivered\""), "{done:?}");
+    let done = rig.say(0, r#"{"type":"ack","seq":1}"#);
+    assert!(done.appended.is_empty(), "{done:?}");
+    rig.broker.audit(100, 100).unwrap();
+}
+
+/// The outcome is on its way into its mailbox when it leaves: nothing may wait for it for ever.
+#[test]
+fn a_message_whose_sender_left_is_settled() {
+    let (mut rig, _) = rig();
+    rig.say(0, &send("bob", "m", r#","receipt":true"#));
+    rig.sync();
+    rig.say(1, r#"{"type":"ack","seq":1}"#);
+    rig.leave(0);
+    rig.is_ephemeral = true;
+    let done = rig.hello(0, "ann", None);
+    assert!(done.frames.is_empty(), "it waits for the end of the one before: {done:?}");
+    rig.sync();
+    rig.now.at = rig.now.at.after(std::time::Duration::from_millis(200));
+    let done = rig.handle(switchboard_broker::Input::Tick);
+    assert!(done.told(0).contains("\"resumed\":false"), "{done:?}");
+    rig.broker.audit(100, 100).unwrap();
+}
+
+#[test]
+fn a_newer_connection_is_a_new_device() {
+    let (mut rig, first) = rig();
+    rig.say(1, &send("ann", "m", ""));
+    let name = |done: &Done, conn| {
+        let welcome =
+            done.frames.iter().find(|(to, frame)| *to == conn && frame.contains("welcome"));
+        let (_, frame) = welcome.expect("it is welcome");
+        assert!(frame.contains("\"pending\":0"), "{frame}");
+    };
+    name(&first, 0);
+    rig.is_ephemeral = true;
+    let done = rig.hello(5, "ann", None);
+    assert_eq!(done.closed, [(0, close::TAKEN_OVER)]);
+    name(&done, 5);
+}
+
+#[test]
+fn a_device_that_has_a_mailbox_keeps_it() {
+    let (mut rig, _) = rig();
+    rig.leave(1);
+    rig.say(0, &send("bob", "m", ""));
+    rig.sync();
+    rig.is_ephemeral = true;
+    let done = rig.hello(1, "bob", None);
+    assert!(done.told(1).contains("\"pending\":1"), "{done:?}");
+    rig.leave(1);
+    assert_eq!(rig.broker.stats().mailboxes, 1);
+}
+
+/// A crash leaves of it what it sent, and what it asked for is owed to nobody.
+#[test]
+fn after_a_crash_only_what_it_sent_is_there() {
+    let (ann, bob) = (DeviceRef::Name("ann"), DeviceRef::Name("bob"));
+    let device = Record::Device(switchboard_broker::DeviceRecord {
+        device: bob,
+        mailbox: 1,
+        reserved_to: 100,
+        acked_to: 0,
+        pushed_to: 0,
+        away_since_ms: Some(NOW.wall_ms),
+    });
+    let message = Record::Message(MessageRecord {
+        to: bob,
+        seq: 1,
+        from: ann,
+        id: "m",
+        is_id_taken: true,
+        body: b"1",
+        re: None,
+        sent_at_ms: NOW.wall_ms,
+        at: NOW.at,
+        expires_at_ms: None,
+        receipt: true,
+    });
+    let mut rig = Rig::new(Limits::default(), true);
+    let mut replay = Replay::default();
+    for (record, place) in [device, message].iter().zip(1..) {
+        rig.broker.replay(NOW, &mut replay, record, Place(place));
+    }
+    rig.broker.replayed_all(NOW, replay, &mut |_| ());
+    let stats = rig.broker.stats();
+    assert_eq!((stats.mailboxes, stats.messages, stats.sent_ids), (1, 1, 0));
+    rig.broker.audit(100, 100).unwrap();
+}
+
+/// Its answer once went to the next device of the same id, which had sent something else under the
+/// same id and was told `accepted` before anybody had judged it.
+#[test]
+fn an_answer_to_one_that_left_is_not_taken_for_one_to_the_next() {
+    let (mut rig, _) = rig();
+    rig.say(0, &send("bob", "m", ""));
+    rig.leave(0);
+    rig.is_ephemeral = true;
+    rig.nonce = 3;
+    rig.hello(5, "ann", None);
+    let done = rig.say(5, &send("bob", "m", r#","ttl_ms":1000"#).replace("1,", "2,"));
+    assert_eq!(done.appended, ["message"]);
+    let done = rig.sync_first(1);
+    assert!(done.frames.iter().all(|(conn, _)| *conn != 5), "{done:?}");
+    let done = rig.sync();
+    assert!(done.frames.iter().any(|(conn, _)| *conn == 5), "{done:?}");
+    rig.broker.audit(100, 100).unwrap();
+}
+
+#[test]
+fn an_outcome_for_one_that_left_is_not_told_to_the_next() {
+    let (mut rig, _) = rig();
+    rig.say(0, &send("bob", "m", r#","receipt":true"#));
+    rig.sync();
+    rig.leave(0);
+    rig.is_ephemeral = true;
+    rig.nonce = 3;
+    rig.hello(5, "ann", None);
+    let done = rig.say(1, r#"{"type":"ack","seq":1}"#);
+    assert_eq!(done.appended, ["removed"], "nobody waits for it");
+    assert!(rig.sync().frames.is_empty());
+    rig.broker.audit(100, 100).unwrap();
+}
