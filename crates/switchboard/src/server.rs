@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -153,8 +154,12 @@ impl Store {
         recovered: Option<store::Recovered>,
     ) -> anyhow::Result<Option<Store>> {
         let Some(recovered) = recovered else { return Ok(None) };
-        let listener =
-            StoreListener { shared: Arc::clone(shared), undropped: log::LineLimit::new() };
+        let listener = StoreListener {
+            shared: Arc::clone(shared),
+            undropped: log::LineLimit::new(),
+            failing: log::LineLimit::new(),
+            is_failure_logged: AtomicBool::new(false),
+        };
         let log = Arc::new(recovered.start(Box::new(listener)).context("the store's thread")?);
         let is_first = shared.log.set(Arc::clone(&log)).is_ok();
         debug_assert!(is_first, "the store is started once");
@@ -186,6 +191,8 @@ impl Store {
 struct StoreListener {
     shared: Arc<Shared>,
     undropped: log::LineLimit,
+    failing: log::LineLimit,
+    is_failure_logged: AtomicBool,
 }
 
 impl StoreListener {
@@ -206,13 +213,20 @@ impl store::Listener for StoreListener {
     }
 
     fn failing(&self, error: &StoreError) {
-        tracing::error!(%error, "the store cannot write; nothing is accepted on disk until it can");
+        let pass = self.failing.pass();
+        self.is_failure_logged.store(pass.is_some(), Relaxed);
+        if let Some(left_out) = pass {
+            let what = "the store cannot write; nothing is accepted on disk until it can";
+            tracing::error!(%error, left_out, "{what}");
+        }
         self.shared.metrics.store.is_failing.set(1);
         self.tell_all(|| StoreNews::Failing);
     }
 
     fn healthy(&self) {
-        tracing::info!("the store writes again; nothing was lost");
+        if self.is_failure_logged.load(Relaxed) {
+            tracing::info!("the store writes again; nothing was lost");
+        }
         // The shards first: whoever reads that it is well may send at once.
         self.tell_all(|| StoreNews::Healthy);
         self.shared.metrics.store.is_failing.set(0);
@@ -220,9 +234,8 @@ impl store::Listener for StoreListener {
 
     fn full(&self, is_full: bool) {
         let stats = self.shared.metrics.store.log.get().map(|log| (log.usage(), log.stats()));
-        let (log_bytes, free_bytes) = stats.map_or((0, 0), |(usage, stats)| {
-            (usage.bytes, stats.free_bytes.load(std::sync::atomic::Ordering::Relaxed))
-        });
+        let (log_bytes, free_bytes) =
+            stats.map_or((0, 0), |(usage, stats)| (usage.bytes, stats.free_bytes.load(Relaxed)));
         match is_full {
             true => tracing::warn!(
                 log_bytes,

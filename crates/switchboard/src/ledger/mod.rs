@@ -70,7 +70,7 @@ pub(crate) fn open(
     let mut brokers: Vec<_> =
         (0..shards).map(|shard| (new_broker(shard), Replay::default())).collect();
     let mut uptime = Moment::from_ms(state.uptime_ms);
-    let recovered = store::open(Arc::new(disk), options, &mut |place, bytes| {
+    let mut recovered = store::open(Arc::new(disk), options, &mut |place, bytes| {
         let record = record::read(bytes)
             .map_err(|error| format!("the record at {place:?} cannot be read: {error}"))?;
         if let Record::Message(message) = &record {
@@ -89,11 +89,20 @@ pub(crate) fn open(
     let reserved_to = AtomicU64::new(state.ids_to);
     let kept = Some(std::sync::Mutex::new((dir.to_owned(), state)));
     let ids = Ids { reserved_to, clock, kept };
-    if let Err(error) = ids.reserve(directory.next_id(), uptime) {
+    let mut reserved = ids.reserve(directory.next_id(), uptime);
+    if reserved.as_ref().is_err_and(is_no_space) && recovered.give_up_ballast() {
+        reserved = ids.reserve(directory.next_id(), uptime);
+    }
+    if let Err(error) = reserved {
         // Those who are known can be served. It is tried again all the time.
         tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
     }
     Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
+}
+
+fn is_no_space(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|error| error.kind() == std::io::ErrorKind::StorageFull)
 }
 
 fn in_memory(directory: &Arc<Directory>, shards: usize, limits: &Limits) -> anyhow::Result<Opened> {

@@ -101,6 +101,12 @@ pub fn inspect(disk: &dyn Disk, replay: Replay<'_>) -> Result<Found, OpenError> 
 }
 
 impl Recovered {
+    /// Gives up a piece of the ballast for something else that must be written at the start; `false`
+    /// when there is none.
+    pub fn give_up_ballast(&mut self) -> bool {
+        self.writer.give_up_ballast()
+    }
+
     /// Starts the writer's thread.
     pub fn start(self, listener: Box<dyn Listener>) -> io::Result<Log> {
         let Recovered { shared, writer, .. } = self;

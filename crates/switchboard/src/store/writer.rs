@@ -220,6 +220,12 @@ impl Writer {
         is_given_up
     }
 
+    /// Gives up a piece of the ballast, whatever for; `false` when there is none.
+    pub(super) fn give_up_ballast(&mut self) -> bool {
+        self.is_short = true;
+        self.ballast.give_up(0)
+    }
+
     /// Looks at the file system, and makes the ballast whole if it can.
     fn look(&mut self, listener: &dyn Listener) {
         self.shared.is_look_due.store(false, Relaxed);
