@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use switchboard::store::{
     Batch, Disk, DiskFile, DropError, Found, Listener, OpenError, Options, Place, StoreError,
-    Synced, inspect, open,
+    Synced, adopt, inspect, open,
 };
 
 const HEADER_LEN: usize = 64;
@@ -24,7 +24,7 @@ pub fn store_reader(data: &[u8]) {
     let disk = MemoryDisk::default();
     disk.put("00000001.seg", data);
     let mut seen = Records::new();
-    let looked = inspect(&disk, &mut |place, record| {
+    let looked = inspect(&disk, false, &mut |place, record| {
         seen.push((place, record.to_vec()));
         Ok(())
     });
@@ -32,6 +32,7 @@ pub fn store_reader(data: &[u8]) {
     assert!(disk.bytes("00000001.seg") == data, "a look changed the file");
     let Ok(found) = looked else { return };
     assert_eq!(found.records as usize, seen.len());
+    adopt(&disk).expect("what could be read can be given a manifest");
     let (mended, records) = opened(&disk).expect("what could be read can be mended");
     assert_eq!((&mended, &records), (&found, &seen));
     if found.cut.is_some() {

@@ -83,8 +83,8 @@ pub enum KeyError {
     /// Any user of the machine could read the own key, or put another in its place.
     #[error(
         "{path}: other users of this machine have access to the key that proves who a device is \
-         (mode {mode:04o}); run `chmod 600 {path}`, or remove it: then a new one is made, and no \
-         token of the old one is valid"
+         (mode {mode:04o}); run `chmod 600 {path}`, or remove it and run `switchboard store \
+         repair`: then a new one is made, and no token of the old one is valid"
     )]
     OwnExposed {
         /// The key's file.
@@ -94,10 +94,28 @@ pub enum KeyError {
     },
     /// The own key's file is not a key.
     #[error(
-        "{path}: must hold 32 bytes, but does not; restore it from a backup, or remove it: then a \
-         new one is made, and no token of the old one is valid"
+        "{path}: must hold 32 bytes, but does not; restore it from a backup, or run `switchboard \
+         store repair`: it makes a new one, and no token of the old one is valid"
     )]
     OwnDamaged {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// There is a store, and the own key that belongs to it is gone.
+    #[error(
+        "{path} is missing: every token that this server gave would be worthless; restore it from \
+         a backup, or run `switchboard store repair`: it makes a new one"
+    )]
+    OwnMissing {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// The own key is another than the store knows.
+    #[error(
+        "{path} is not the key of this store, or is damaged: no token that this server gave would \
+         be valid; restore it from a backup, or run `switchboard store repair`: it makes a new one"
+    )]
+    OwnForeign {
         /// The key's file.
         path: PathBuf,
     },

@@ -49,20 +49,43 @@ struct Minted<'a> {
 }
 
 impl OwnKey {
-    /// The key in the data directory `dir`. Where there is none it is made first, directory and all,
-    /// and is on disk when this returns. Two processes that make one at once get the same.
+    /// The key in the data directory `dir`. Where there is neither a key nor a store it is made first,
+    /// directory and all, and is on disk when this returns. Two processes that make one at once get
+    /// the same. A key that a store lacks is never replaced in silence: that would end every token.
     ///
     /// A key to which every user of the machine has access is refused. One to which a group has access
     /// is not: container platforms hand the files of a volume to a group.
     pub fn open(dir: &Path) -> Result<OwnKey, KeyError> {
         let path = dir.join(KEY_FILE);
         match read(&path) {
-            Err(KeyError::Own { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                make(dir, &path)
+            Err(error) if is_missing(&error) && has_store(dir) => {
+                Err(KeyError::OwnMissing { path })
             }
+            Err(error) if is_missing(&error) => make(dir, &path),
             read => read,
         }
         .map(OwnKey::from_bytes)
+    }
+
+    /// Holds the key of a store to what the store knows of it; gives its fingerprint.
+    ///
+    /// `known` is what was given before. With `may_make` a key that is missing is made.
+    pub(crate) fn check(
+        dir: &Path,
+        known: Option<&str>,
+        may_make: bool,
+    ) -> Result<String, KeyError> {
+        let path = dir.join(KEY_FILE);
+        let bytes = match read(&path) {
+            Err(error) if is_missing(&error) && may_make => make(dir, &path)?,
+            Err(error) if is_missing(&error) => return Err(KeyError::OwnMissing { path }),
+            read => read?,
+        };
+        let found = fingerprint(&bytes);
+        if known.is_some_and(|known| known != found) {
+            return Err(KeyError::OwnForeign { path });
+        }
+        Ok(found)
     }
 
     /// A key that ends with the process.
@@ -101,6 +124,22 @@ impl OwnKey {
         jsonwebtoken::encode(&self.header, &claims, &self.signing)
             .expect("HS256 signs anything, and these claims are JSON")
     }
+}
+
+fn is_missing(error: &KeyError) -> bool {
+    matches!(error, KeyError::Own { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+fn has_store(dir: &Path) -> bool {
+    ["MANIFEST", "state.json"].iter().any(|file| dir.join(file).exists())
+}
+
+/// Tells keys apart, and tells nothing of the key: 64 of the 256 bits of a digest of it.
+fn fingerprint(key: &[u8; KEY_LEN]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(b"switchboard token.key fingerprint");
+    context.update(key);
+    context.finish().as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn random_bytes() -> Result<[u8; KEY_LEN], KeyError> {
@@ -176,6 +215,29 @@ mod tests {
         assert_eq!((mode(&dir), mode(&dir.join(KEY_FILE))), (0o700, 0o600));
         assert_eq!(token(&OwnKey::open(&dir).unwrap()), token(&made));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else is left there");
+    }
+
+    /// A lost key was once replaced in silence, and every token with it.
+    #[test]
+    fn the_key_of_a_store_is_not_made_anew_nor_exchanged() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(KEY_FILE);
+        let known = OwnKey::check(home.path(), None, true).unwrap();
+        assert_eq!(OwnKey::check(home.path(), Some(&known), false).unwrap(), known);
+        fs::write(home.path().join("MANIFEST"), "").unwrap();
+        let key = fs::read(&path).unwrap();
+        // Written in place, the file keeps its mode.
+        fs::write(&path, [7; KEY_LEN]).unwrap();
+        let error = OwnKey::check(home.path(), Some(&known), false).unwrap_err();
+        assert!(matches!(error, KeyError::OwnForeign { .. }), "{error}");
+        fs::write(&path, key).unwrap();
+        OwnKey::check(home.path(), Some(&known), false).unwrap();
+        fs::remove_file(&path).unwrap();
+        let error = OwnKey::check(home.path(), Some(&known), false).unwrap_err();
+        assert!(matches!(error, KeyError::OwnMissing { .. }), "{error}");
+        let error = OwnKey::open(home.path()).unwrap_err();
+        assert!(matches!(error, KeyError::OwnMissing { .. }), "{error}");
+        assert!(!path.exists());
     }
 
     #[test]

@@ -46,6 +46,12 @@ impl Appender {
         if self.batch.bytes() < BATCH_BYTES { Ok(()) } else { self.submit() }
     }
 
+    /// Appends a record that was read from another log.
+    pub(super) fn push_bytes(&mut self, record: &[u8]) -> Result<(), Problem> {
+        self.batch.push(record);
+        if self.batch.bytes() < BATCH_BYTES { Ok(()) } else { self.submit() }
+    }
+
     fn submit(&mut self) -> Result<(), Problem> {
         let mut batch = std::mem::take(&mut self.batch);
         while let Err(Full(back)) = self.log.submit(0, batch) {
@@ -122,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         append(DataDir::open(dir.path()).unwrap()).unwrap();
         let mut next = 0;
-        let found = inspect(&DataDir::open(dir.path()).unwrap(), &mut |_, bytes| {
+        let found = inspect(&DataDir::open(dir.path()).unwrap(), true, &mut |_, bytes| {
             let read = record::read(bytes).map_err(|error| error.to_string())?;
             assert!(matches!(read, Record::Removed { seq, .. } if seq == next), "{read:?}");
             next += 1;

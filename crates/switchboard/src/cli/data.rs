@@ -8,7 +8,8 @@ use switchboard_broker::Record;
 
 use super::Exit;
 use crate::config::{self, Flag};
-use crate::ledger::record;
+use crate::ledger::state::{self, Origin, State};
+use crate::ledger::{self, record};
 use crate::store::{self, DataDir, Found, OpenError, Place};
 
 /// Which data directory.
@@ -61,20 +62,34 @@ impl Args {
         loaded.config.data_dir.ok_or_else(none)
     }
 
-    /// Takes the directory for this process; a server that runs has it already.
-    pub(super) fn open(&self) -> Result<DataDir, Problem> {
+    /// Takes the directory for this process, as it is; a server that runs has it already.
+    pub(super) fn take(&self) -> Result<DataDir, Problem> {
         let dir = self.resolve()?;
-        // To open would make what is missing.
-        if !dir.join("log").is_dir() {
+        if !["log", "MANIFEST", state::FILE].iter().any(|name| dir.join(name).exists())
+            && !matches!(ledger::interrupted_repair(&dir), Ok(Some(_)))
+        {
             return Err(Problem::failed(format!("{} holds no store", dir.display())));
         }
-        DataDir::open(&dir).map_err(|error| match error {
+        DataDir::open_as_it_is(&dir).map_err(|error| match error {
             OpenError::InUse(dir) => Problem::failed(format!(
                 "{} is in use: stop the server that runs on it first",
                 dir.display()
             )),
             error => Problem::failed(error),
         })
+    }
+
+    /// Takes the directory with a log and a state that belong together.
+    pub(super) fn open(&self) -> Result<DataDir, Problem> {
+        let disk = self.take()?;
+        let known = store::identify(&disk).map_err(Problem::failed)?;
+        let (_, origin) = State::open(disk.path(), known).map_err(Problem::failed)?;
+        if origin == Origin::Older {
+            return Err(Problem::failed(
+                "an older version wrote it: start the server once, which brings it up to date",
+            ));
+        }
+        Ok(disk)
     }
 }
 
@@ -84,21 +99,52 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Reads every record, in order, and changes nothing; a person who watches sees how far it is.
 pub(super) fn read_all(
     disk: &DataDir,
+    visit: impl FnMut(Place, &Record<'_>),
+) -> Result<Found, OpenError> {
+    read_all_of(disk, true, visit)
+}
+
+/// The same, also for a log of a version that had no manifest.
+pub(super) fn read_all_of(
+    disk: &DataDir,
+    has_manifest: bool,
     mut visit: impl FnMut(Place, &Record<'_>),
 ) -> Result<Found, OpenError> {
-    let is_watched = io::stderr().is_terminal();
-    let (mut records, mut shown_at) = (0_u64, Instant::now());
-    let found = store::inspect(disk, &mut |place, bytes| {
+    let mut progress = Progress::new();
+    store::inspect(disk, has_manifest, &mut |place, bytes| {
         visit(place, &record::read(bytes).map_err(|error| error.to_string())?);
-        records += 1;
-        if is_watched && records.is_multiple_of(4_096) && shown_at.elapsed() >= PROGRESS_INTERVAL {
-            shown_at = Instant::now();
-            eprint!("\r{records} records read ");
-        }
+        progress.step();
         Ok(())
-    });
-    if is_watched {
-        eprint!("\r\x1b[K");
+    })
+}
+
+/// Shows a person who watches how many records were read; takes the line away when it ends.
+#[derive(Debug)]
+pub(super) struct Progress {
+    is_watched: bool,
+    records: u64,
+    shown_at: Instant,
+}
+
+impl Progress {
+    pub(super) fn new() -> Progress {
+        Progress { is_watched: io::stderr().is_terminal(), records: 0, shown_at: Instant::now() }
     }
-    found
+
+    pub(super) fn step(&mut self) {
+        self.records += 1;
+        let is_round = self.records.is_multiple_of(4_096);
+        if self.is_watched && is_round && self.shown_at.elapsed() >= PROGRESS_INTERVAL {
+            self.shown_at = Instant::now();
+            eprint!("\r{} records read ", self.records);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_watched {
+            eprint!("\r\x1b[K");
+        }
+    }
 }

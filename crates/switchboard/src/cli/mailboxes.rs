@@ -164,6 +164,18 @@ impl Mailboxes {
         sorted
     }
 
+    /// Devices of which there are messages and no record of their own, each with a number that
+    /// none of them passes.
+    pub(super) fn unknown(&self) -> Vec<(&str, u64)> {
+        let unknown = self.devices.iter().filter(|(_, it)| !it.is_known && !it.entries.is_empty());
+        unknown.map(|(id, mailbox)| (id.as_str(), mailbox.next_seq())).collect()
+    }
+
+    /// Messages and outcomes that wait, of all devices.
+    pub(super) fn waiting(&self) -> usize {
+        self.devices.values().map(|mailbox| mailbox.waiting().count()).sum()
+    }
+
     pub(super) fn find(&self, device: &str) -> Option<&Mailbox> {
         self.devices.get(device).filter(|mailbox| mailbox.is_known)
     }

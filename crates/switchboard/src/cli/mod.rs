@@ -9,6 +9,7 @@ mod listen_v1;
 mod mailbox;
 mod mailboxes;
 mod output;
+mod repair;
 mod send;
 mod send_v1;
 mod serve;

@@ -14,9 +14,10 @@ Examples:
   switchboard token --device alice --ttl 24h --data-dir /var/lib/switchboard
   switchboard token --device meter --allow-send 'hub-*' --allow-send billing
 
-The key is in the data directory of the server; it is made if there is none.
-Run this as the user that the server runs as. A token cannot be taken back;
-to end all of them, stop the server, remove token.key and start it again.
+The key is in the data directory of the server; it is made if there is none
+and no server has run there. Run this as the user that the server runs as. A
+token cannot be taken back; to end all of them, stop the server, remove
+token.key, run `switchboard store repair` and start it again.
 
 Exit codes: 0 printed, 1 failed, 2 wrong usage";
 

@@ -6,10 +6,10 @@
 
 mod reader;
 pub(crate) mod record;
-mod state;
+pub(crate) mod state;
 mod worth;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,8 @@ use switchboard_broker::{
     ShardId, StampClock,
 };
 
-use crate::store::{self, DataDir, Found, Options, Recovered};
+use crate::auth::OwnKey;
+use crate::store::{self, DataDir, Found, OpenError, Options, Recovered, StateNote};
 pub(crate) use reader::{Chunk, Job, Reader};
 use state::{Origin, State};
 
@@ -28,6 +29,8 @@ use state::{Origin, State};
 const IDS_RESERVED: u64 = 10_000;
 /// Two for each shard that may ask at the same time.
 const IDS_MARGIN: u64 = 2_048;
+/// As many as may have been given of which the store knows nothing.
+pub(crate) const IDS_AHEAD: u64 = IDS_RESERVED + IDS_MARGIN;
 
 /// The brokers as the last run left them, and where their records go.
 #[derive(Debug)]
@@ -45,7 +48,15 @@ pub(crate) struct Ids {
     reserved_to: AtomicU64,
     /// What is noted with them.
     clock: StampClock,
-    kept: Option<std::sync::Mutex<(std::path::PathBuf, State)>>,
+    kept: Option<std::sync::Mutex<Kept>>,
+}
+
+/// The server's own state, and where the log notes it.
+#[derive(Debug)]
+struct Kept {
+    dir: PathBuf,
+    state: State,
+    note: StateNote,
 }
 
 /// Opens the data directory, or begins with nothing in memory.
@@ -59,7 +70,7 @@ pub(crate) fn open(
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
     let disk = DataDir::open(dir).with_context(|| format!("data_dir {}", dir.display()))?;
-    let (state, origin) = State::open(dir)?;
+    let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
     let new_broker = |shard| {
         let (directory, key) = (Arc::clone(directory), state.digest_key());
@@ -82,12 +93,14 @@ pub(crate) fn open(
         }
         Ok(())
     })
-    .with_context(|| format!("data_dir {}", dir.display()))?;
+    .map_err(|error| refused(dir, error))?;
     report(dir, origin, &recovered.found, &brokers);
     let clock = resume(&state, uptime, wall_ms);
     brokers.iter_mut().for_each(|(broker, _)| broker.stamp_by(clock));
+    let note = recovered.state_note();
+    state.store = note.store();
     let reserved_to = AtomicU64::new(state.ids_to);
-    let kept = Some(std::sync::Mutex::new((dir.to_owned(), state)));
+    let kept = Some(std::sync::Mutex::new(Kept { dir: dir.to_owned(), state, note }));
     let ids = Ids { reserved_to, clock, kept };
     let mut reserved = ids.reserve(directory.next_id(), uptime);
     if reserved.as_ref().is_err_and(is_no_space) && recovered.give_up_ballast() {
@@ -103,6 +116,39 @@ pub(crate) fn open(
 fn is_no_space(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     causes.any(|error| error.kind() == std::io::ErrorKind::StorageFull)
+}
+
+/// Why the log is not opened, and how to go on.
+fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
+    let dir = dir.display();
+    match error {
+        OpenError::Damaged { .. } | OpenError::Wrong { .. } => anyhow::anyhow!(
+            "data_dir {dir}: {error}; messages that were accepted may be lost: restore the whole \
+             data directory from a backup, or run `switchboard store repair`, which keeps what is \
+             intact"
+        ),
+        error => anyhow::Error::new(error).context(format!("data_dir {dir}")),
+    }
+}
+
+/// The state, held to the log, with the fingerprint of the key that belongs to both. A log of an
+/// older version gets its manifest here.
+fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
+    let known = store::identify(disk).map_err(|error| refused(dir, error))?;
+    if let Some(path) = interrupted_repair(dir)? {
+        anyhow::bail!(
+            "{} is left of a repair that was interrupted: run `switchboard store repair` again",
+            path.display()
+        );
+    }
+    let (mut state, origin) = State::open(dir, known)?;
+    let is_empty = known == store::Known::Nothing || origin == Origin::New;
+    let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;
+    state.token_key = Some(key);
+    if origin == Origin::Older {
+        store::adopt(disk).map_err(|error| refused(dir, error))?;
+    }
+    Ok((state, origin))
 }
 
 fn in_memory(directory: &Arc<Directory>, shards: usize, limits: &Limits) -> anyhow::Result<Opened> {
@@ -156,6 +202,11 @@ fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)
             "the end of a write that a crash interrupted was cut off; nothing in it was accepted"
         );
     }
+    if origin == Origin::Older {
+        tracing::info!(
+            "the data directory is of a version that kept no MANIFEST; from now on it has one"
+        );
+    }
     if origin == Origin::Copied {
         tracing::warn!(
             "the data directory was copied or restored from a backup: all mailboxes get new names, so \
@@ -173,7 +224,7 @@ impl Ids {
 
     /// Reserves ids behind `next`, and notes the uptime. Waits for the disk.
     pub(crate) fn reserve(&self, next: u64, uptime: Moment) -> anyhow::Result<()> {
-        self.keep(next + IDS_RESERVED + IDS_MARGIN, uptime)
+        self.keep(next + IDS_AHEAD, uptime)
     }
 
     /// Gives back what was reserved and not given: the server ends, and nobody asks any more.
@@ -184,16 +235,31 @@ impl Ids {
     fn keep(&self, ids_to: u64, uptime: Moment) -> anyhow::Result<()> {
         let Some(kept) = &self.kept else { return Ok(()) };
         let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (dir, state) = &mut *kept;
-        let mut changed = state.clone();
+        let mut changed = kept.state.clone();
         (changed.ids_to, changed.uptime_ms) = (ids_to, uptime.ms());
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         (changed.wall_ms, changed.stamp_ms) = (wall.as_millis() as u64, self.clock.stamp(uptime));
-        changed.write(dir)?;
-        *state = changed;
+        let generation = changed.write(&kept.dir)?;
+        // Should this fail, the same generation is written again: never two ahead.
+        kept.note.set(generation)?;
+        kept.state = changed;
         self.reserved_to.store(ids_to, Ordering::Release);
         Ok(())
     }
+}
+
+/// What begins the name of a directory in which a repair is ready, and not yet in its place.
+pub(crate) const REPAIRED: &str = "repaired-";
+
+/// The directory of a repair that was not finished, if there is one.
+pub(crate) fn interrupted_repair(dir: &Path) -> std::io::Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(REPAIRED) {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
 }
 
 /// How often the uptime is noted, and the log looked at.

@@ -1,32 +1,49 @@
 //! What the server knows of itself from one run to the next: `state.json` in the data directory.
 //!
 //! Small and rarely changed, so it is a file of its own, replaced as a whole: written beside,
-//! synced, renamed.
+//! synced, renamed. Then the log's manifest notes its generation. So the file may be one generation
+//! ahead of the manifest after a crash, and is never behind.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use switchboard_broker::DigestKey;
 use switchboard_proto::DeviceId;
 
-const FILE: &str = "state.json";
-/// Goes up when a file of this version would be misread by an older one.
-const VERSION: u32 = 1;
+use crate::store::{Identity, Known};
+
+/// The file's name.
+pub(crate) const FILE: &str = "state.json";
+/// Goes up when a file of this version would be misread by an older one. Version 1 is of a server
+/// whose log had no manifest.
+const VERSION: u32 = 2;
 
 /// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
     version: u32,
+    /// The id of the log that it belongs to.
+    #[serde(default)]
+    pub(crate) store: u64,
+    /// Rises each time that the file is replaced.
+    #[serde(default)]
+    generation: u64,
     /// Drawn when the store was made, and again when it is found to be a copy: mailboxes are named
     /// after it.
     pub(crate) epoch: u64,
     /// What the file system calls the data directory; a copy is called otherwise.
     inode: u64,
+    /// What it calls the manifest, which is written in place and never replaced, and when that was
+    /// born: files that a backup put into the same directory differ in it.
+    #[serde(default)]
+    manifest: Option<String>,
     /// Ids of devices below this one may have been given.
     pub(crate) ids_to: u64,
     /// How long the server has run, over all its runs.
@@ -39,6 +56,12 @@ pub(crate) struct State {
     pub(crate) stamp_ms: u64,
     /// Under which ids and contents are hashed, in base64.
     digest_key: String,
+    /// Fingerprint of `token.key`.
+    #[serde(default)]
+    pub(crate) token_key: Option<String>,
+    /// CRC-32C of all fields but itself and `uptime_ms`, which people set by hand.
+    #[serde(default)]
+    checksum: u32,
 }
 
 /// Why the file cannot be used.
@@ -52,12 +75,15 @@ pub(crate) enum StateError {
         /// What the system says.
         source: io::Error,
     },
-    /// It is not as this server writes it.
-    #[error("{path}: {why}; restore it with the rest of the data directory from a backup")]
-    Damaged {
+    /// It is not there, or not as this server wrote it last.
+    #[error(
+        "{path} {why}; restore the whole data directory from a backup, or run `switchboard store \
+         repair`, which keeps what is intact"
+    )]
+    Wrong {
         /// Which file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
     /// A newer server wrote it.
@@ -80,69 +106,121 @@ pub(crate) enum Origin {
     New,
     /// It is the one that the last run wrote.
     Same,
+    /// A version wrote it whose log had no manifest.
+    Older,
     /// It was copied, or restored from a backup: what was acked since is not known.
     Copied,
 }
 
 impl State {
-    /// Reads the state of a data directory, or makes it.
-    pub(crate) fn open(dir: &Path) -> Result<(State, Origin), StateError> {
+    /// The state of a data directory, held to what its log knows of it; a new one where there is
+    /// neither. Changes nothing.
+    pub(crate) fn open(dir: &Path, log: Known) -> Result<(State, Origin), StateError> {
+        let read = State::read(dir)?;
+        let wrong = |file: &str, why: &str| {
+            Err(StateError::Wrong { path: dir.join(file), why: why.to_owned() })
+        };
+        let (mut state, log) = match (read, log) {
+            (None, Known::Nothing) => return Ok((State::new()?, Origin::New)),
+            // A crash came before it was written for the first time.
+            (None, Known::Listed(Identity { state_generation: 0, has_segments: false, .. })) => {
+                return Ok((State::new()?, Origin::New));
+            }
+            (None, _) => return wrong(FILE, "is missing, and there is a log that it belongs to"),
+            (Some(mut state), Known::Nothing | Known::Unlisted) if state.version == 1 => {
+                if state.inode != inode(dir)? {
+                    state.epoch = random()?;
+                }
+                return Ok((state, Origin::Older));
+            }
+            (Some(_), Known::Nothing | Known::Unlisted) => {
+                return wrong("MANIFEST", "is missing or damaged");
+            }
+            (Some(state), Known::Listed(log)) => (state, log),
+        };
+        if state.version > 1 && state.store != log.store {
+            return wrong(FILE, "belongs to another store than MANIFEST");
+        }
+        if state.generation < log.state_generation {
+            return wrong(FILE, "is older than the log: it was copied from a backup by itself");
+        }
+        if state.generation > log.state_generation + 1 {
+            return wrong("MANIFEST", "is older than state.json: it was copied from a backup");
+        }
+        if state.has_moved(dir)? {
+            state.epoch = random()?;
+            return Ok((state, Origin::Copied));
+        }
+        Ok((state, Origin::Same))
+    }
+
+    /// What the file says, if there is one.
+    pub(crate) fn read(dir: &Path) -> Result<Option<State>, StateError> {
         let path = dir.join(FILE);
-        let failed = |source| StateError::Io { path: path.clone(), source };
-        let inode = fs::metadata(dir).map_err(failed)?.ino();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let state = State::new(inode)?;
-                state.write(dir)?;
-                return Ok((state, Origin::New));
-            }
-            Err(error) => return Err(failed(error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Io { path, source }),
         };
-        let mut state = State::read(&path, &bytes)?;
-        if state.inode == inode {
-            return Ok((state, Origin::Same));
-        }
-        state.inode = inode;
-        state.epoch = random()?;
-        state.write(dir)?;
-        Ok((state, Origin::Copied))
-    }
-
-    fn read(path: &Path, bytes: &[u8]) -> Result<State, StateError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let damaged = |why: String| StateError::Damaged { path: path.to_owned(), why };
-        let Version { version } =
-            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        let damaged = |why: String| StateError::Wrong {
+            path: path.clone(),
+            why: format!("is damaged ({why})"),
+        };
+        let json = |error: serde_json::Error| damaged(error.to_string());
+        let value: Value = serde_json::from_slice(&bytes).map_err(json)?;
+        let version = value["version"].as_u64().unwrap_or_default() as u32;
         if version > VERSION {
-            return Err(StateError::Newer { path: path.to_owned(), found: version });
+            return Err(StateError::Newer { path, found: version });
         }
-        let state: State =
-            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        let checksum = checksum(&value);
+        let state: State = serde_json::from_value(value).map_err(json)?;
         state.key_bytes().ok_or_else(|| damaged("digest_key is no key".to_owned()))?;
-        Ok(state)
+        if version > 1 && state.checksum != checksum {
+            return Err(damaged("its checksum does not fit".to_owned()));
+        }
+        Ok(Some(state))
     }
 
-    fn new(inode: u64) -> Result<State, StateError> {
+    /// A state that no file has yet.
+    pub(crate) fn new() -> Result<State, StateError> {
         let mut key = [0; DigestKey::LEN];
         getrandom::fill(&mut key).map_err(StateError::NoRandomness)?;
         Ok(State {
             version: VERSION,
+            store: 0,
+            generation: 0,
             epoch: random()?,
-            inode,
+            inode: 0,
+            manifest: None,
             ids_to: DeviceId::FIRST.get(),
             uptime_ms: 0,
             wall_ms: 0,
             stamp_ms: 0,
             digest_key: STANDARD.encode(key),
+            token_key: None,
+            checksum: 0,
         })
     }
 
-    /// Replaces the file; when this returns it is on disk.
-    pub(crate) fn write(&self, dir: &Path) -> Result<(), StateError> {
+    /// The same for another store: all mailboxes get new names.
+    pub(crate) fn for_store(self, store: u64) -> Result<State, StateError> {
+        Ok(State { store, generation: 0, epoch: random()?, ..self })
+    }
+
+    /// Whether the directory, or the manifest in it, is another than when this was written.
+    fn has_moved(&self, dir: &Path) -> Result<bool, StateError> {
+        let (inode, manifest) = place(dir)?;
+        Ok(self.inode != inode || self.manifest.as_ref().is_some_and(|was| *was != manifest))
+    }
+
+    /// Replaces the file by its next generation; when this returns it is on disk.
+    pub(crate) fn write(&mut self, dir: &Path) -> Result<u64, StateError> {
+        let (inode, manifest) = place(dir)?;
+        (self.inode, self.manifest) = (inode, Some(manifest));
+        self.version = VERSION;
+        self.generation += 1;
+        let value = serde_json::to_value(&*self).expect("numbers and text are JSON");
+        self.checksum = checksum(&value);
         let path = dir.join(FILE);
         let failed = |source| StateError::Io { path: path.clone(), source };
         let beside = dir.join(format!("{FILE}.new"));
@@ -152,7 +230,8 @@ impl State {
         let mut file = options.open(&beside).map_err(failed)?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
         fs::rename(&beside, &path).map_err(failed)?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        Ok(self.generation)
     }
 
     fn key_bytes(&self) -> Option<[u8; DigestKey::LEN]> {
@@ -165,6 +244,33 @@ impl State {
     }
 }
 
+/// Over the fields as a reader of JSON sees them: white space and order do not count.
+fn checksum(state: &Value) -> u32 {
+    let mut fields: Vec<_> = state.as_object().into_iter().flatten().collect();
+    fields.retain(|(name, _)| !["checksum", "uptime_ms"].contains(&name.as_str()));
+    fields.sort_by_key(|(name, _)| *name);
+    fields.iter().fold(0, |sum, (name, value)| {
+        crc32c::crc32c_append(sum, format!("{name}={value}\n").as_bytes())
+    })
+}
+
+/// The names that the file system gave to the directory and to the manifest in it.
+fn place(dir: &Path) -> Result<(u64, String), StateError> {
+    let manifest = metadata(dir.join("MANIFEST"))?;
+    // Not every file system knows when.
+    let born = manifest.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let born = born.map_or(0, |at| at.as_nanos());
+    Ok((inode(dir)?, format!("{}:{born}", manifest.ino())))
+}
+
+fn inode(dir: &Path) -> Result<u64, StateError> {
+    metadata(dir.to_owned()).map(|metadata| metadata.ino())
+}
+
+fn metadata(path: PathBuf) -> Result<fs::Metadata, StateError> {
+    fs::metadata(&path).map_err(|source| StateError::Io { path, source })
+}
+
 /// A random number that is not 0.
 pub(crate) fn random() -> Result<u64, StateError> {
     getrandom::u64().map(|number| number | 1).map_err(StateError::NoRandomness)
@@ -174,50 +280,99 @@ pub(crate) fn random() -> Result<u64, StateError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_state_comes_back_as_it_was_written() {
+    fn listed(store: u64, state_generation: u64) -> Known {
+        Known::Listed(Identity { store, state_generation, has_segments: true, is_half: false })
+    }
+
+    /// A directory with a state of store 5, in its first generation.
+    fn directory() -> (tempfile::TempDir, State) {
         let dir = tempfile::tempdir().unwrap();
-        let (mut state, origin) = State::open(dir.path()).unwrap();
-        assert_eq!(origin, Origin::New);
+        fs::write(dir.path().join("MANIFEST"), "").unwrap();
+        let mut state = State { store: 5, ..State::new().unwrap() };
         state.ids_to = 100_010_000;
-        state.write(dir.path()).unwrap();
-        assert_eq!(State::open(dir.path()).unwrap(), (state, Origin::Same));
+        assert_eq!(state.write(dir.path()).unwrap(), 1);
+        (dir, state)
     }
 
     #[test]
-    fn a_file_that_notes_no_clocks_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let (state, _) = State::open(dir.path()).unwrap();
-        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        let older: String = text
-            .lines()
-            .filter(|line| !line.contains("\"wall_ms\"") && !line.contains("\"stamp_ms\""))
-            .collect();
-        assert!(older.len() < text.len() - 20);
-        fs::write(dir.path().join(FILE), older).unwrap();
-        assert_eq!(State::open(dir.path()).unwrap(), (state, Origin::Same));
+    fn a_state_comes_back_as_it_was_written() {
+        let (dir, state) = directory();
+        for generation in [0, 1] {
+            let opened = State::open(dir.path(), listed(5, generation)).unwrap();
+            assert_eq!(opened, (state.clone(), Origin::Same));
+        }
     }
 
     #[test]
     fn a_copied_directory_is_noticed_once_and_gets_a_new_epoch() {
-        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (state, _) = State::open(old.path()).unwrap();
-        fs::copy(old.path().join(FILE), new.path().join(FILE)).unwrap();
-        let (copied, origin) = State::open(new.path()).unwrap();
+        let (old, state) = directory();
+        let new = tempfile::tempdir().unwrap();
+        for file in [FILE, "MANIFEST"] {
+            fs::copy(old.path().join(file), new.path().join(file)).unwrap();
+        }
+        let (mut copied, origin) = State::open(new.path(), listed(5, 1)).unwrap();
         assert_eq!(origin, Origin::Copied);
         assert_ne!(copied.epoch, state.epoch);
         assert_eq!(copied.digest_key, state.digest_key);
-        assert_eq!(State::open(new.path()).unwrap(), (copied, Origin::Same));
+        copied.write(new.path()).unwrap();
+        assert_eq!(State::open(new.path(), listed(5, 1)).unwrap(), (copied, Origin::Same));
+    }
+
+    /// The inode of the directory stays when a backup is put into it, and was all that was asked.
+    #[test]
+    fn files_put_back_into_the_same_directory_are_a_copy() {
+        let (dir, _) = directory();
+        fs::copy(dir.path().join("MANIFEST"), dir.path().join("new")).unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("MANIFEST")).unwrap();
+        assert_eq!(State::open(dir.path(), listed(5, 1)).unwrap().1, Origin::Copied);
+    }
+
+    #[test]
+    fn a_state_and_a_log_that_do_not_belong_together_are_refused() {
+        let (dir, mut state) = directory();
+        let said = |log| State::open(dir.path(), log).map(|_| ()).unwrap_err().to_string();
+        assert!(said(listed(6, 1)).contains("another store"));
+        assert!(said(listed(5, 2)).contains("state.json is older"));
+        for log in [Known::Nothing, Known::Unlisted] {
+            assert!(said(log).contains("MANIFEST is missing"));
+        }
+        state.write(dir.path()).unwrap();
+        state.write(dir.path()).unwrap();
+        assert!(said(listed(5, 1)).contains("MANIFEST is older"));
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        for log in [listed(5, 3), listed(5, 0), Known::Unlisted] {
+            assert!(said(log).contains("state.json is missing"), "{log:?}");
+        }
+        let unborn =
+            Identity { store: 5, state_generation: 0, has_segments: false, is_half: false };
+        for log in [Known::Nothing, Known::Listed(unborn)] {
+            assert_eq!(State::open(dir.path(), log).unwrap().1, Origin::New);
+        }
+    }
+
+    #[test]
+    fn only_the_uptime_may_be_set_by_hand() {
+        let (dir, state) = directory();
+        let path = dir.path().join(FILE);
+        let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        value["uptime_ms"] = 7_000.into();
+        fs::write(&path, value.to_string()).unwrap();
+        let (changed, _) = State::open(dir.path(), listed(5, 1)).unwrap();
+        assert_eq!(changed, State { uptime_ms: 7_000, ..state });
+        value["ids_to"] = 7.into();
+        fs::write(&path, value.to_string()).unwrap();
+        let error = State::open(dir.path(), listed(5, 1)).unwrap_err().to_string();
+        assert!(error.contains("checksum"), "{error}");
     }
 
     #[test]
     fn a_newer_or_damaged_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (content, words) in
-            [("{\"version\": 2}", "version 2"), ("{\"version\": 1}", "missing field"), ("{", "EOF")]
+            [("{\"version\": 3}", "version 3"), ("{\"version\": 1}", "missing field"), ("{", "EOF")]
         {
             fs::write(dir.path().join(FILE), content).unwrap();
-            let error = State::open(dir.path()).unwrap_err().to_string();
+            let error = State::open(dir.path(), Known::Nothing).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

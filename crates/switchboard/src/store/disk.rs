@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{OpenError, Space, StoreError};
+use super::{OpenError, Space, StoreError, manifest};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -57,39 +57,74 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 /// The data directory, which one process holds at a time.
 #[derive(Debug)]
 pub struct DataDir {
+    dir: PathBuf,
     log: PathBuf,
-    log_dir: File,
-    /// Held, not read: the lock ends with the file, and so with the process.
+    /// Held, not read: the lock ends with the file, and so with the process. It is on the directory
+    /// itself, because a file could be deleted and made again while it is locked.
     _lock: File,
+    /// The file that versions before lock, so that none of them runs beside this one.
+    _old_lock: Option<File>,
 }
 
 impl DataDir {
     /// Opens the directory, making what is missing, for this process alone.
     pub fn open(dir: &Path) -> Result<DataDir, OpenError> {
         let log = dir.join("log");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&log);
-        made.map_err(StoreError::of("create", &log.to_string_lossy()))?;
-        let lock = lock(dir)?;
+        make_dir(dir)?;
+        let (lock, old_lock) = locks(dir, true)?;
+        make_dir(&log)?;
         // The way to the log must be as durable as the log. The parent may be somebody else's.
-        let log_dir = sync_dir(&log)?;
+        sync_dir(&log)?;
         sync_dir(dir)?;
         let parent = fs::canonicalize(dir).ok().and_then(|dir| dir.parent().map(Path::to_owned));
         if let Some(parent) = parent {
             drop(File::open(parent).and_then(|parent| parent.sync_all()));
         }
-        Ok(DataDir { log, log_dir, _lock: lock })
+        Ok(DataDir { dir: dir.to_owned(), log, _lock: lock, _old_lock: old_lock })
+    }
+
+    /// Opens the directory for this process alone, and makes nothing.
+    pub fn open_as_it_is(dir: &Path) -> Result<DataDir, OpenError> {
+        let (lock, old_lock) = locks(dir, false)?;
+        let log = dir.join("log");
+        Ok(DataDir { dir: dir.to_owned(), log, _lock: lock, _old_lock: old_lock })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The manifest lies beside the log: it must tell that the log is gone.
+    fn path_of(&self, name: &str) -> PathBuf {
+        if name == manifest::NAME { self.dir.join(name) } else { self.log.join(name) }
     }
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+fn make_dir(dir: &Path) -> Result<(), StoreError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(StoreError::of("create", &dir.to_string_lossy()))
+}
+
+/// Takes the lock on the directory, and that on `LOCK` in it, if it is there or to be made.
+fn locks(dir: &Path, is_made: bool) -> Result<(File, Option<File>), OpenError> {
+    let lock = File::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
+    take_lock(dir, &lock)?;
     let path = dir.join("LOCK");
-    let of = |doing| StoreError::of(doing, path.to_str().unwrap_or("LOCK"));
-    let file = options().create(true).open(&path).map_err(of("open"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(of("lock")(error).into()),
-    }
+    let old = match options().create(is_made).open(&path) {
+        Ok(file) => file,
+        Err(_) if !is_made => return Ok((lock, None)),
+        Err(error) => return Err(StoreError::new("open", &path.to_string_lossy(), error).into()),
+    };
+    take_lock(dir, &old)?;
+    Ok((lock, Some(old)))
+}
+
+fn take_lock(dir: &Path, file: &File) -> Result<(), OpenError> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse(dir.to_owned()),
+        TryLockError::Error(error) => StoreError::new("lock", &dir.to_string_lossy(), error).into(),
+    })
 }
 
 fn sync_dir(dir: &Path) -> Result<File, StoreError> {
@@ -105,29 +140,34 @@ fn options() -> OpenOptions {
 
 impl Disk for DataDir {
     fn list(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.log)?.map(|entry| Ok(entry?.file_name()));
+        let entries = match fs::read_dir(&self.log) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name()));
         let names = names.collect::<io::Result<Vec<_>>>()?;
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(options().create_new(true).open(self.log.join(name))?))
+        Ok(Box::new(options().create_new(true).open(self.path_of(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(options().open(self.log.join(name))?))
+        Ok(Box::new(options().open(self.path_of(name))?))
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.log.join(name))
+        fs::remove_file(self.path_of(name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.log_dir.sync_all()
+        File::open(&self.log)?.sync_all()?;
+        File::open(&self.dir)?.sync_all()
     }
 
     fn space(&self) -> io::Result<Space> {
-        let found = rustix::fs::fstatvfs(&self.log_dir)?;
+        let found = rustix::fs::statvfs(&self.dir)?;
         Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
     }
 

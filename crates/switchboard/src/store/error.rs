@@ -32,6 +32,14 @@ pub enum OpenError {
         /// What was found there.
         what: &'static str,
     },
+    /// A part of the log is gone, or belongs to another log.
+    #[error("{file} {what}")]
+    Wrong {
+        /// Name of the file.
+        file: String,
+        /// What is wrong with it; completes a sentence that begins with the name.
+        what: &'static str,
+    },
     /// Whoever replays the log did not understand a record.
     #[error("{file} has a record at byte {offset} that cannot be used: {reason}")]
     Record {

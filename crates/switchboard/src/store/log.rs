@@ -44,6 +44,24 @@ pub struct Recovered {
     pub(super) writer: Writer,
 }
 
+/// Notes in the manifest which state belongs to the log.
+#[derive(Clone, Debug)]
+pub struct StateNote(Arc<Shared>);
+
+impl StateNote {
+    /// The log's random id.
+    pub fn store(&self) -> u64 {
+        self.0.manifest().content.store
+    }
+
+    /// Notes a state that is on disk; durable when it returns.
+    pub fn set(&self, generation: u64) -> Result<(), StoreError> {
+        let mut manifest = self.0.manifest();
+        manifest.content.state_generation = generation;
+        manifest.sync()
+    }
+}
+
 /// A segment as its owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -65,17 +83,23 @@ pub struct Usage {
 }
 
 /// Opens the log, mends what a crash left, and hands every durable record to `replay`, in order.
+/// Where there is none it is made; one that is not as its manifest has it is refused.
 pub fn open(
     disk: Arc<dyn Disk>,
     options: Options,
     replay: Replay<'_>,
 ) -> Result<Recovered, OpenError> {
-    let chain = recover::read(&*disk, replay)?;
+    let mut manifest = recover::manifest(&*disk)?;
+    let chain = recover::read(&*disk, Some(&manifest.content), replay)?;
+    // Before files are deleted that it does not name.
+    manifest.secure()?;
     match chain.mend(&*disk) {
         // On some file systems even writing in place needs space.
         Err(error) if error.is_no_space() && ballast::give_up_all(&*disk) => chain.mend(&*disk)?,
         mended => mended?,
     }
+    chain.list_in(&mut manifest.content);
+    manifest.sync()?;
     let plan = Plan::new(&options, disk.space().ok().map(|space| space.total));
     let Chain { segments, found, newest_number, file_len, .. } = chain;
     let segments: Vec<Arc<Segment>> = segments.into_iter().map(Arc::new).collect();
@@ -85,6 +109,7 @@ pub fn open(
     let shared = Arc::new(Shared {
         queue: Queue::new(plan.queue_max_bytes),
         segments: RwLock::new(by_number),
+        manifest: Mutex::new(manifest),
         stats: Stats::default(),
         volume: plan.volume,
         dead: AtomicU32::new(0),
@@ -95,9 +120,53 @@ pub fn open(
     Ok(Recovered { found, shared, writer })
 }
 
-/// Reads the log as [`open`] does and changes nothing.
-pub fn inspect(disk: &dyn Disk, replay: Replay<'_>) -> Result<Found, OpenError> {
-    Ok(recover::read(disk, replay)?.found)
+/// Reads the log as [`open`] does and changes nothing. `has_manifest` is false for a log of a
+/// version that had none.
+pub fn inspect(
+    disk: &dyn Disk,
+    has_manifest: bool,
+    replay: Replay<'_>,
+) -> Result<Found, OpenError> {
+    if !has_manifest {
+        return Ok(recover::read(disk, None, replay)?.found);
+    }
+    let content = recover::content(disk)?;
+    Ok(recover::read(disk, Some(&content), replay)?.found)
+}
+
+/// Gives a log of a version that had no manifest one, and changes nothing else. Only what the
+/// segments themselves show can be held against it.
+pub fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
+    recover::adopt(disk)
+}
+
+/// Who the log is, as its manifest has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Random, drawn when the log was made.
+    pub store: u64,
+    /// Generation of the state that belongs to it; 0 while there is none.
+    pub state_generation: u64,
+    /// Whether there is a segment.
+    pub has_segments: bool,
+    /// One of the manifest's two copies cannot be read; the next start writes both.
+    pub is_half: bool,
+}
+
+/// What the directory says of the log, before it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Neither manifest nor segments.
+    Nothing,
+    /// Segments, and no manifest that can be read.
+    Unlisted,
+    /// It has a manifest.
+    Listed(Identity),
+}
+
+/// Looks which log there is; changes nothing.
+pub fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
+    recover::identify(disk)
 }
 
 impl Recovered {
@@ -105,6 +174,11 @@ impl Recovered {
     /// when there is none.
     pub fn give_up_ballast(&mut self) -> bool {
         self.writer.give_up_ballast()
+    }
+
+    /// Where the server's state is noted.
+    pub fn state_note(&self) -> StateNote {
+        StateNote(self.shared.clone())
     }
 
     /// Starts the writer's thread.

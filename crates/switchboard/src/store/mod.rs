@@ -15,9 +15,11 @@ mod batch;
 mod disk;
 mod error;
 mod log;
+mod manifest;
 mod place;
 mod queue;
 mod recover;
+mod salvage;
 mod segment;
 mod space;
 mod stats;
@@ -29,10 +31,13 @@ mod tests;
 pub use batch::{Batch, Synced};
 pub use disk::{DataDir, Disk, DiskFile};
 pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
-pub use log::{Log, Recovered, SegmentInfo, Usage, inspect, open};
+pub use log::{
+    Identity, Known, Log, Recovered, SegmentInfo, StateNote, Usage, adopt, identify, inspect, open,
+};
 pub use place::Place;
 pub use queue::Full;
 pub use recover::{Cut, Found, Replay};
+pub use salvage::{Salvaged, salvage};
 pub use space::Space;
 pub use stats::Stats;
 pub use writer::{Listener, Options};

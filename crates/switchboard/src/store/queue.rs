@@ -115,6 +115,13 @@ impl Queue {
         !state.unwrap_or_else(PoisonError::into_inner).entries.is_empty()
     }
 
+    /// Waits for an entry or for closing, but not longer; `false` when neither came.
+    pub(super) fn wait_at_most(&self, at_most: Duration) -> bool {
+        let idle = |state: &mut State| state.entries.is_empty() && !state.closing;
+        let waited = self.changed.wait_timeout_while(self.lock(), at_most, idle);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
     /// Waits so long, or until closing; says whether it is closing.
     pub(super) fn wait_for_close(&self, at_most: Duration) -> bool {
         let open = |state: &mut State| !state.closing;

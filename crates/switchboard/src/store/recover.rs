@@ -1,11 +1,13 @@
-//! The start: finds the chain of segments, replays it, and mends its end.
+//! The start: finds the segments that the manifest names, replays them, and mends their end.
 
 use std::collections::BTreeMap;
 
+use super::manifest::{self, Content, Manifest};
 use super::segment::{
     HEADER_LEN, Header, Previous, Segment, VERSION, Walk, name_of, number_of, read_exact_at,
+    used_end,
 };
-use super::{Disk, DiskFile, OpenError, Place, StoreError};
+use super::{Disk, DiskFile, Identity, Known, OpenError, Place, StoreError};
 
 /// What a start found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,17 +62,72 @@ enum Surveyed {
     Damaged,
 }
 
-/// Reads the whole log.
-pub(super) fn read(disk: &dyn Disk, replay: Replay<'_>) -> Result<Chain, OpenError> {
+/// Reads the whole log, as the manifest has it. Without one, of an older version, nobody knows
+/// whether something is missing at its beginning or its end.
+pub(super) fn read(
+    disk: &dyn Disk,
+    listed: Option<&Content>,
+    replay: Replay<'_>,
+) -> Result<Chain, OpenError> {
     let mut files = survey(disk)?;
-    let mut chain = link(&mut files)?;
+    let newest_number = files.last_key_value().map_or(0, |(&number, _)| number);
+    let mut chain = match listed {
+        Some(listed) => link_listed(&mut files, listed)?,
+        None => link(&mut files)?,
+    };
+    chain.newest_number = newest_number.max(listed.map_or(0, |listed| listed.tried));
     chain.found.abandoned.extend(files.into_keys().map(name_of));
     let mut buffer = Vec::new();
     let count = chain.segments.len();
     for at in 0..count {
         chain.replay(at, at + 1 == count, &mut buffer, replay)?;
     }
+    listed.map_or(Ok(()), |listed| chain.hold_to(listed))?;
     Ok(chain)
+}
+
+/// The manifest of the log, made now for a log that is new.
+pub(super) fn manifest(disk: &dyn Disk) -> Result<Manifest, OpenError> {
+    if let manifest::Found::Intact { manifest, .. } = Manifest::find(disk)? {
+        return Ok(manifest);
+    }
+    content(disk)?;
+    let store = disk.fresh_id().map_err(StoreError::of("name", "the store"))?;
+    Ok(Manifest::create(disk, Content { store, ..Content::default() })?)
+}
+
+/// What the manifest says; nothing, where a log would be made.
+pub(super) fn content(disk: &dyn Disk) -> Result<Content, OpenError> {
+    match (Manifest::find(disk)?, identify(disk)?) {
+        (manifest::Found::Intact { manifest, .. }, _) => Ok(manifest.content),
+        (_, Known::Nothing) => Ok(Content::default()),
+        (manifest::Found::Damaged, _) => Err(wrong(manifest::NAME, "is damaged")),
+        _ => Err(wrong(manifest::NAME, "is missing, and the log has segments")),
+    }
+}
+
+/// Looks which log there is.
+pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
+    if let manifest::Found::Intact { manifest, is_half } = Manifest::find(disk)? {
+        let Content { store, state_generation, newest, .. } = manifest.content;
+        let has_segments = newest.number > 0;
+        return Ok(Known::Listed(Identity { store, state_generation, has_segments, is_half }));
+    }
+    let is_empty = survey(disk)?.values().all(|file| matches!(file, Surveyed::Blank));
+    Ok(if is_empty { Known::Nothing } else { Known::Unlisted })
+}
+
+/// Gives a log of a version that had no manifest one.
+pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
+    if survey(disk)?.values().any(Surveyed::had_manifest) {
+        return Err(wrong(manifest::NAME, "is missing, and the log has segments"));
+    }
+    let chain = read(disk, None, &mut |_, _| Ok(()))?;
+    let store = disk.fresh_id().map_err(StoreError::of("name", "the store"))?;
+    let mut content = Content { store, ..Content::default() };
+    chain.list_in(&mut content);
+    Manifest::create(disk, content)?;
+    Ok(())
 }
 
 fn survey(disk: &dyn Disk) -> Result<BTreeMap<u32, Surveyed>, OpenError> {
@@ -98,8 +155,7 @@ fn survey_file(disk: &dyn Disk, number: u32) -> Result<Surveyed, OpenError> {
         None if len <= HEADER_LEN => Ok(Surveyed::Blank),
         None => {
             // Records are written only once the header is synced.
-            let header = Header { version: VERSION, number, id: 0, previous: Previous::default() };
-            let used = Segment::new(&header, file, len).used_end(HEADER_LEN, len)?;
+            let used = used_end(&*file, &name, HEADER_LEN, len)?;
             Ok(if used == HEADER_LEN { Surveyed::Blank } else { Surveyed::Damaged })
         }
     }
@@ -107,9 +163,9 @@ fn survey_file(disk: &dyn Disk, number: u32) -> Result<Surveyed, OpenError> {
 
 /// Takes the segments of the log out of `files`, following the headers from the newest one back.
 fn link(files: &mut BTreeMap<u32, Surveyed>) -> Result<Chain, OpenError> {
-    let mut chain = Chain { newest_number: newest_number(files), ..Chain::default() };
+    let mut chain = Chain::default();
     let newest = files.iter().rev().find(|(_, file)| !matches!(file, Surveyed::Blank));
-    let mut next = Previous { number: newest.map_or(0, |(&number, _)| number), end: 0 };
+    let mut next = Previous { number: newest.map_or(0, |(&number, _)| number), end: 0, id: 0 };
     while next.number > 0 {
         match files.remove(&next.number) {
             Some(Surveyed::Segment(header, file)) => {
@@ -130,8 +186,67 @@ fn link(files: &mut BTreeMap<u32, Surveyed>) -> Result<Chain, OpenError> {
     Ok(chain)
 }
 
-fn newest_number(files: &BTreeMap<u32, Surveyed>) -> u32 {
-    files.last_key_value().map_or(0, |(&number, _)| number)
+/// Takes the segments out of `files` that are listed, no more and no fewer.
+fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<Chain, OpenError> {
+    let Content { oldest, newest, tried, .. } = *listed;
+    for (&number, file) in files.range(newest.number + 1..) {
+        // Up to `tried` they are attempts that were given up, with whatever is in them.
+        if number > tried && file.holds_anything()? {
+            return Err(wrong(&name_of(number), "is newer than any segment that MANIFEST knows"));
+        }
+    }
+    let mut chain = Chain::default();
+    let mut next = Previous { number: newest.number, end: 0, id: newest.id };
+    while next.number > 0 {
+        let segment = match files.remove(&next.number) {
+            Some(Surveyed::Segment(header, file)) => {
+                if next.id != 0 && header.id != next.id {
+                    return Err(wrong(&name_of(next.number), "belongs to another log"));
+                }
+                let segment = bounded(&header, file, next.end, chain.segments.is_empty())?;
+                next = header.previous;
+                segment
+            }
+            None => return Err(wrong(&name_of(next.number), "is missing")),
+            Some(_) => return Err(damaged(next.number, 0, "the header cannot be read")),
+        };
+        let here = segment.listed();
+        chain.segments.push(segment);
+        if here.number == oldest.number {
+            // Older ones were dropped, and a crash may have left their files.
+            break;
+        }
+        if next.number < oldest.number || next.number >= here.number {
+            return Err(damaged(here.number, 0, "its header does not lead to the oldest segment"));
+        }
+    }
+    let first = chain.segments.last().map(Segment::listed).unwrap_or_default();
+    if first != oldest {
+        return Err(wrong(&name_of(oldest.number), "belongs to another log"));
+    }
+    chain.segments.reverse();
+    Ok(chain)
+}
+
+impl Surveyed {
+    /// Whether it is of a version that has a manifest.
+    fn had_manifest(&self) -> bool {
+        matches!(self, Surveyed::Segment(header, _) if header.version > 1)
+    }
+
+    /// Whether there is anything behind a header.
+    fn holds_anything(&self) -> Result<bool, StoreError> {
+        match self {
+            Surveyed::Blank => Ok(false),
+            Surveyed::Damaged => Ok(true),
+            Surveyed::Segment(header, file) => {
+                let name = name_of(header.number);
+                let len = file.size().map_err(StoreError::of("read", &name))?;
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                Ok(used_end(&**file, &name, HEADER_LEN, len)? > HEADER_LEN)
+            }
+        }
+    }
 }
 
 /// The segment with its end: what the next one says, or of the newest all of its file.
@@ -152,6 +267,10 @@ fn bounded(
         return Err(damaged(header.number, len.min(end), "the file ends too early"));
     }
     Ok(Segment::new(header, file, end))
+}
+
+fn wrong(file: &str, what: &'static str) -> OpenError {
+    OpenError::Wrong { file: file.to_owned(), what }
 }
 
 fn damaged(number: u32, offset: u32, what: &'static str) -> OpenError {
@@ -211,6 +330,41 @@ impl Chain {
         }
         segment.set_end(offset);
         Ok(())
+    }
+
+    /// All up to the manifest's tip had been synced, and perhaps been told; after a clean stop that
+    /// is all.
+    fn hold_to(&self, listed: &Content) -> Result<(), OpenError> {
+        let tip = listed.tip;
+        if tip.number == 0 {
+            return Ok(());
+        }
+        let Some(at) = self.segments.iter().position(|segment| segment.number == tip.number) else {
+            return Err(wrong(manifest::NAME, "ends the log in a segment that it does not have"));
+        };
+        let segment = &self.segments[at];
+        if segment.id != tip.id {
+            return Err(wrong(&segment.name, "belongs to another log"));
+        }
+        let end = segment.end();
+        if end < tip.end {
+            return Err(damaged(segment.number, end, "accepted records stood here"));
+        }
+        let is_more = end > tip.end || at + 1 < self.segments.len() || self.found.cut.is_some();
+        if listed.is_clean && is_more {
+            return Err(damaged(segment.number, tip.end, "the log had been closed here"));
+        }
+        Ok(())
+    }
+
+    /// Says in the manifest what there is.
+    pub(super) fn list_in(&self, content: &mut Content) {
+        let listed = |segment: Option<&Segment>| segment.map(Segment::listed).unwrap_or_default();
+        content.oldest = listed(self.segments.first());
+        content.newest = listed(self.segments.last());
+        content.tip = self.segments.last().map(Segment::tip).unwrap_or_default();
+        content.tried = content.tried.max(self.newest_number);
+        content.is_clean = false;
     }
 
     /// Makes what was replayed durable, and takes away what was not.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header   magic 8, version u32, number u32, id u64, previous number u32, previous end u32,
-//!          checksum u32, zeros up to 64 bytes
+//!          checksum u32, previous id u64, checksum of that u32, zeros up to 64 bytes
 //! record   length u32, flush u32, checksum u32, payload
 //! ```
 //! Numbers are little-endian. A record's checksum covers the segment's random id and number, the
@@ -16,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::disk::DiskFile;
+use super::manifest::Listed;
 use super::{Place, ReadError, StoreError};
 
 /// Bytes of a header.
@@ -23,7 +24,9 @@ pub(super) const HEADER_LEN: u32 = 64;
 /// Bytes before each record's payload.
 pub(super) const FRAME_LEN: usize = 12;
 /// The format that is written, and the newest that is read.
-pub(super) const VERSION: u32 = 1;
+///
+/// Version 1 lacks the previous segment's id, and the log that it belongs to has no manifest.
+pub(super) const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"swblog\r\n";
 /// What the header's checksum covers; every version keeps these fields and the checksum in place.
@@ -48,6 +51,8 @@ pub(super) struct Header {
 pub(super) struct Previous {
     pub(super) number: u32,
     pub(super) end: u32,
+    /// That segment's id; 0 where a header of version 1 does not say it.
+    pub(super) id: u64,
 }
 
 impl Header {
@@ -61,20 +66,35 @@ impl Header {
         bytes[28..32].copy_from_slice(&self.previous.end.to_le_bytes());
         let checksum = crc32c::crc32c(&bytes[..CHECKED_LEN]);
         bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
+        if self.version > 1 {
+            bytes[36..44].copy_from_slice(&self.previous.id.to_le_bytes());
+            let checksum = crc32c::crc32c(&bytes[36..44]);
+            bytes[44..48].copy_from_slice(&checksum.to_le_bytes());
+        }
         bytes
     }
 
     /// `None` when these are not the whole, intact bytes of a header.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..HEADER_LEN as usize)?;
-        let intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(bytes, CHECKED_LEN);
+        let version = u32_at(bytes, 8);
+        let intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(bytes, CHECKED_LEN)
+            && (version != 2 || crc32c::crc32c(&bytes[36..44]) == u32_at(bytes, 44));
         (bytes.starts_with(&MAGIC) && intact).then(|| Header {
-            version: u32_at(bytes, 8),
+            version,
             number: u32_at(bytes, 12),
-            id: u64::from(u32_at(bytes, 20)) << 32 | u64::from(u32_at(bytes, 16)),
-            previous: Previous { number: u32_at(bytes, 24), end: u32_at(bytes, 28) },
+            id: u64_at(bytes, 16),
+            previous: Previous {
+                number: u32_at(bytes, 24),
+                end: u32_at(bytes, 28),
+                id: if version > 1 { u64_at(bytes, 36) } else { 0 },
+            },
         })
     }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at + 4)) << 32 | u64::from(u32_at(bytes, at))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -167,6 +187,7 @@ impl Seal {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u32,
+    pub(super) id: u64,
     pub(super) name: String,
     pub(super) file: Box<dyn DiskFile>,
     pub(super) seal: Seal,
@@ -189,7 +210,8 @@ impl Segment {
     pub(super) fn new(header: &Header, file: Box<dyn DiskFile>, end: u32) -> Segment {
         let seal = Seal::new(header);
         let name = name_of(header.number);
-        Segment { number: header.number, name, file, seal, end: AtomicU32::new(end) }
+        let &Header { number, id, .. } = header;
+        Segment { number, id, name, file, seal, end: AtomicU32::new(end) }
     }
 
     /// Up to where its records are durable.
@@ -199,6 +221,16 @@ impl Segment {
 
     pub(super) fn set_end(&self, end: u32) {
         self.end.store(end, Ordering::Release);
+    }
+
+    /// The segment, as far as it is durable.
+    pub(super) fn tip(&self) -> Previous {
+        Previous { number: self.number, end: self.end(), id: self.id }
+    }
+
+    /// As the manifest names it.
+    pub(super) fn listed(&self) -> Listed {
+        Listed { number: self.number, id: self.id }
     }
 
     /// Where the record at `offset` lies in the log.
@@ -261,12 +293,21 @@ impl Segment {
     /// The first intact record in `damage..end` that proves that the byte at `damage` had been
     /// synced, if there is one.
     pub(super) fn proof_behind(&self, damage: u32, end: u32) -> Result<Option<u32>, StoreError> {
+        self.first_record(damage, damage, end)
+    }
+
+    /// The first intact record in `from..end` whose flush lies behind `flush`.
+    pub(super) fn first_record(
+        &self,
+        mut from: u32,
+        flush: u32,
+        end: u32,
+    ) -> Result<Option<u32>, StoreError> {
         let mut buffer = Vec::new();
-        let mut from = damage;
         while from < end {
             let len = CHUNK_LEN.min(end - from);
             self.fill(&mut buffer, from, len)?;
-            for at in candidates(&buffer, from, damage) {
+            for at in candidates(&buffer, from, flush) {
                 if self.is_record(at, end)? {
                     return Ok(Some(at));
                 }
@@ -311,17 +352,7 @@ impl Segment {
 
     /// The offset behind the last byte in `from..end` that is not zero; `from` if all are.
     pub(super) fn used_end(&self, from: u32, end: u32) -> Result<u32, StoreError> {
-        let mut buffer = Vec::new();
-        let (mut at, mut used) = (from, from);
-        while at < end {
-            let len = CHUNK_LEN.min(end - at);
-            self.fill(&mut buffer, at, len)?;
-            if let Some(last) = buffer.iter().rposition(|&byte| byte != 0) {
-                used = at + last as u32 + 1;
-            }
-            at += len;
-        }
-        Ok(used)
+        used_end(&*self.file, &self.name, from, end)
     }
 
     /// Writes what the file holds in `from..end` once more.
@@ -346,12 +377,33 @@ impl Segment {
     }
 }
 
+/// The offset behind the last byte in `from..end` of a file that is not zero; `from` if all are.
+pub(super) fn used_end(
+    file: &dyn DiskFile,
+    name: &str,
+    from: u32,
+    end: u32,
+) -> Result<u32, StoreError> {
+    let mut buffer = Vec::new();
+    let (mut at, mut used) = (from, from);
+    while at < end {
+        let len = CHUNK_LEN.min(end - at);
+        buffer.resize(len as usize, 0);
+        read_exact_at(file, &mut buffer, u64::from(at)).map_err(StoreError::of("read", name))?;
+        if let Some(last) = buffer.iter().rposition(|&byte| byte != 0) {
+            used = at + last as u32 + 1;
+        }
+        at += len;
+    }
+    Ok(used)
+}
+
 /// Offsets in `buffer`, which lies at `from`, where a frame may begin whose flush lies behind
-/// `damage`.
-fn candidates(buffer: &[u8], from: u32, damage: u32) -> impl Iterator<Item = u32> {
+/// `behind`.
+fn candidates(buffer: &[u8], from: u32, behind: u32) -> impl Iterator<Item = u32> {
     buffer.windows(FRAME_LEN).zip(from..).filter_map(move |(frame, at)| {
         let flush = u32_at(frame, 4);
-        (flush > damage && flush <= at).then_some(at)
+        (flush > behind && flush <= at).then_some(at)
     })
 }
 

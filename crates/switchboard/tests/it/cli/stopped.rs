@@ -3,20 +3,20 @@
 use super::{Ran, Server, Shell, Value, json};
 
 /// A server with its data in the shell's directory.
-fn server(shell: &Shell) -> Server {
+pub(super) fn server(shell: &Shell) -> Server {
     let data_dir = shell.directory.path().join("switchboard-data");
     Server::with(&["drain=0s", &format!("data_dir={}", data_dir.display())])
 }
 
 /// Makes a device of this name, known to the server, that is away again.
-fn device(shell: &Shell, server: &Server, name: &str) {
+pub(super) fn device(shell: &Shell, server: &Server, name: &str) {
     let token = shell.run(&format!("token --device {name}")).out;
     std::fs::write(shell.directory.path().join(name), token).unwrap();
     let line = format!("send --url {} --durable --token-file {name} nobody x", server.url());
     assert_eq!(shell.run(&line).code, Some(4));
 }
 
-fn send(shell: &Shell, server: &Server, line: &str) {
+pub(super) fn send(shell: &Shell, server: &Server, line: &str) {
     let ran = shell.run(&format!("send --url {} --durable {line}", server.url()));
     assert_eq!(ran.code, Some(0), "{}", ran.err);
 }
@@ -82,7 +82,7 @@ fn a_sound_store_is_told_from_a_damaged_one() {
     assert!(ran.out.starts_with("sound: 1 segments, "), "{}", ran.out);
 
     let log = shell.directory.path().join("switchboard-data/log");
-    let segment = std::fs::read_dir(log).unwrap().next().unwrap().unwrap().path();
+    let segment = log.join("00000001.seg");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[90] ^= 1;
     std::fs::write(&segment, bytes).unwrap();

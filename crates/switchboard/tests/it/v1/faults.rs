@@ -496,11 +496,11 @@ fn data_of_a_newer_version_is_refused_and_left_as_it_is() {
     server.kill();
     let path = server.directory.path().join("switchboard-data/state.json");
     let state = fs::read_to_string(&path).unwrap();
-    let newer = state.replace("\"version\": 1", "\"version\": 2");
+    let newer = state.replace("\"version\": 2", "\"version\": 3");
     assert_ne!(newer, state);
     fs::write(&path, &newer).unwrap();
     let (code, said) = refused_start(server.directory.path());
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("version 2") && said.contains("newer"), "{said}");
+    assert!(said.contains("version 3") && said.contains("newer"), "{said}");
     assert_eq!(fs::read_to_string(&path).unwrap(), newer);
 }

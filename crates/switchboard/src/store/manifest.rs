@@ -1,0 +1,266 @@
+//! `MANIFEST`: the log's own word for which segments it has and how far it is durable.
+//!
+//! Without it a log that lost its end, its beginning or everything looks like a shorter log, and an
+//! accepted message that is missing looks like one that never came. The file has a fixed size and
+//! is written in place, so a full disk does not stop it:
+//!
+//! ```text
+//! slot     at 0 and at 4096; the intact one with the higher generation counts
+//!          magic 8, version u32, flags u32, generation u64, store u64, state generation u64,
+//!          0 u32, tried u32, oldest (number u32, 0 u32, id u64), newest (the same),
+//!          tip (number u32, end u32, id u64), zeros up to 124, checksum u32
+//! ```
+//! Numbers are little-endian. A write goes to the slot that was not synced last. So whatever a
+//! crash does to it, the last synced content stays.
+//!
+//! The tip is noted after each sync of the log, before anybody is told, and is not synced itself:
+//! that survives the death of the process, and after a power failure an older tip is still a lower
+//! bound. [`Manifest::sync`] follows when the writer comes to rest.
+
+use std::io::{ErrorKind, IoSlice};
+
+use super::segment::{Previous, read_exact_at};
+use super::{Disk, DiskFile, StoreError};
+
+/// The file's name.
+pub(super) const NAME: &str = "MANIFEST";
+/// The format that is written, and the newest that is read.
+const VERSION: u32 = 1;
+const MAGIC: [u8; 8] = *b"swblist\n";
+const SLOT_LEN: usize = 128;
+const CHECKED_LEN: usize = SLOT_LEN - 4;
+/// A page apart: no device tears both with one write.
+const SLOT_AT: [usize; 2] = [0, 4096];
+const FILE_LEN: usize = 8192;
+const IS_CLEAN: u32 = 1;
+
+/// A segment as the manifest names it; number 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) number: u32,
+    /// The random id in its header.
+    pub(super) id: u64,
+}
+
+/// What the manifest says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Rises with each write.
+    pub(super) generation: u64,
+    /// Random, drawn when the store was made.
+    pub(super) store: u64,
+    /// Of the `state.json` that belongs to the log; 0 while there is none.
+    pub(super) state_generation: u64,
+    /// Segments above the newest and up to this number are attempts that were given up.
+    pub(super) tried: u32,
+    pub(super) oldest: Listed,
+    pub(super) newest: Listed,
+    /// All up to here is durable; there may be more, unless the stop was clean.
+    pub(super) tip: Previous,
+    /// The log was closed in order, so nothing lies behind the tip.
+    pub(super) is_clean: bool,
+}
+
+/// The manifest, open for writing.
+#[derive(Debug)]
+pub(super) struct Manifest {
+    file: Box<dyn DiskFile>,
+    pub(super) content: Content,
+    /// Holds what was synced last, and is not touched before the other one is synced.
+    synced_slot: usize,
+    /// There is something that no sync covers.
+    is_dirty: bool,
+}
+
+/// What the disk has of a manifest.
+#[derive(Debug)]
+pub(super) enum Found {
+    Missing,
+    /// No slot is intact. A crash leaves this only while the file is made.
+    Damaged,
+    Intact {
+        manifest: Manifest,
+        /// The other slot cannot be read. A crash may leave it so, too.
+        is_half: bool,
+    },
+}
+
+impl Content {
+    fn to_bytes(self) -> [u8; SLOT_LEN] {
+        let mut out = Vec::with_capacity(SLOT_LEN);
+        out.extend_from_slice(&MAGIC);
+        for number in [VERSION, if self.is_clean { IS_CLEAN } else { 0 }] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for number in [self.generation, self.store, self.state_generation] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.tried.to_le_bytes());
+        let Previous { number, end, id } = self.tip;
+        let Content { oldest, newest, .. } = self;
+        for (number, end, id) in
+            [(oldest.number, 0, oldest.id), (newest.number, 0, newest.id), (number, end, id)]
+        {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&end.to_le_bytes());
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        out.resize(CHECKED_LEN, 0);
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        out.try_into().expect("a slot is as long as its fields")
+    }
+
+    /// `None` when these are not the intact bytes of a slot.
+    fn from_bytes(bytes: &[u8]) -> Option<Content> {
+        let u32_at =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from(u32_at(at + 4)) << 32 | u64::from(u32_at(at));
+        let is_intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(CHECKED_LEN);
+        if !bytes.starts_with(&MAGIC) || !is_intact || u32_at(8) > VERSION {
+            return None;
+        }
+        let listed = |at| Listed { number: u32_at(at), id: u64_at(at + 8) };
+        Some(Content {
+            generation: u64_at(16),
+            store: u64_at(24),
+            state_generation: u64_at(32),
+            tried: u32_at(44),
+            oldest: listed(48),
+            newest: listed(64),
+            tip: Previous { number: u32_at(80), end: u32_at(84), id: u64_at(88) },
+            is_clean: u32_at(12) & IS_CLEAN != 0,
+        })
+    }
+}
+
+impl Manifest {
+    pub(super) fn find(disk: &dyn Disk) -> Result<Found, StoreError> {
+        let file = match disk.open(NAME) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Missing),
+            Err(error) => return Err(StoreError::new("open", NAME, error)),
+        };
+        let read = StoreError::of("read", NAME);
+        // It has this length from the moment that it was finished.
+        let mut bytes = vec![0; FILE_LEN];
+        match file.size().and_then(|len| {
+            if len != FILE_LEN as u64 {
+                return Ok(false);
+            }
+            read_exact_at(&*file, &mut bytes, 0).map(|()| true)
+        }) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Found::Damaged),
+            Err(error) => return Err(read(error)),
+        }
+        let slots = SLOT_AT.map(|at| Content::from_bytes(&bytes[at..at + SLOT_LEN]));
+        let newest = (0..2).max_by_key(|&slot| slots[slot].map(|content| content.generation));
+        let newest = newest.expect("there are two");
+        let Some(content) = slots[newest] else { return Ok(Found::Damaged) };
+        let is_half = slots.iter().any(Option::is_none);
+        let manifest = Manifest { file, content, synced_slot: newest, is_dirty: true };
+        Ok(Found::Intact { manifest, is_half })
+    }
+
+    /// Makes the file, durable, or finishes one that a crash left unfinished.
+    pub(super) fn create(disk: &dyn Disk, content: Content) -> Result<Manifest, StoreError> {
+        let file = match disk.open(NAME) {
+            Err(error) if error.kind() == ErrorKind::NotFound => disk.create(NAME),
+            opened => opened,
+        };
+        let file = file.map_err(StoreError::of("create", NAME))?;
+        let mut bytes = vec![0; FILE_LEN];
+        for at in SLOT_AT {
+            bytes[at..at + SLOT_LEN].copy_from_slice(&content.to_bytes());
+        }
+        let written = file
+            .truncate(FILE_LEN as u64)
+            .and_then(|()| file.write_at(&mut [IoSlice::new(&bytes)], 0));
+        written.map_err(StoreError::of("write", NAME))?;
+        file.sync_all().map_err(StoreError::of("sync", NAME))?;
+        disk.sync_dir().map_err(StoreError::of("sync the directory of", NAME))?;
+        Ok(Manifest { file, content, synced_slot: 0, is_dirty: false })
+    }
+
+    /// Makes durable what was found. The newer slot may be in the page cache only, and then the
+    /// other one is the last that was synced. To write the same bytes again harms neither: where
+    /// they are durable nothing changes, and where they are not the other slot counts.
+    pub(super) fn secure(&mut self) -> Result<(), StoreError> {
+        let bytes = self.content.to_bytes();
+        let at = SLOT_AT[self.synced_slot] as u64;
+        let written = self.file.write_at(&mut [IoSlice::new(&bytes)], at);
+        written.map_err(StoreError::of("write", NAME))?;
+        self.file.sync_data().map_err(StoreError::of("sync", NAME))
+    }
+
+    /// Writes the content to the slot that may be lost.
+    fn write(&mut self) -> Result<usize, StoreError> {
+        let slot = 1 - self.synced_slot;
+        self.is_dirty = true;
+        self.content.generation += 1;
+        let bytes = self.content.to_bytes();
+        let written = self.file.write_at(&mut [IoSlice::new(&bytes)], SLOT_AT[slot] as u64);
+        written.map(|()| slot).map_err(StoreError::of("write", NAME))
+    }
+
+    /// Makes the content durable.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        let slot = self.write()?;
+        self.file.sync_data().map_err(StoreError::of("sync", NAME))?;
+        (self.synced_slot, self.is_dirty) = (slot, false);
+        Ok(())
+    }
+
+    /// Makes durable what is not.
+    pub(super) fn settle(&mut self) -> Result<(), StoreError> {
+        if self.is_dirty { self.sync() } else { Ok(()) }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.is_dirty
+    }
+
+    /// Notes up to where the log is durable. A note that fails leaves an older one, which is true.
+    pub(super) fn note_tip(&mut self, tip: Previous) {
+        self.content.tip = tip;
+        self.write().ok();
+    }
+
+    /// A segment begins; nothing may be written to it before this has succeeded.
+    pub(super) fn list(&mut self, segment: Listed) -> Result<(), StoreError> {
+        if self.content.tip.number == 0 {
+            self.content.oldest = segment;
+        }
+        self.content.newest = segment;
+        self.content.tried = self.content.tried.max(segment.number);
+        self.sync()
+    }
+
+    /// The newest segment has no durable record and is given up; when this has succeeded its file
+    /// may go, and may also stay, whatever is in it.
+    pub(super) fn unlist(&mut self) -> Result<(), StoreError> {
+        let Previous { number, id, .. } = self.content.tip;
+        if self.content.newest.number != number {
+            self.content.newest = Listed { number, id };
+            self.is_dirty = true;
+        }
+        if number == 0 {
+            self.content.oldest = Listed::default();
+        }
+        self.settle()
+    }
+
+    /// The log begins with this segment; when this has succeeded those before it may go.
+    pub(super) fn begin_with(&mut self, oldest: Listed) -> Result<(), StoreError> {
+        self.content.oldest = oldest;
+        self.sync()
+    }
+
+    /// The log is closed; twice, so that both slots say it.
+    pub(super) fn close(&mut self) -> Result<(), StoreError> {
+        self.content.is_clean = true;
+        self.sync()?;
+        self.sync()
+    }
+}
