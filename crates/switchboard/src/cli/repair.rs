@@ -77,7 +77,7 @@ fn copy(disk: &DataDir, built: &Path) -> Result<Copied, Problem> {
     let mut copied = Copied { now_ms: now_ms()?, ..Copied::default() };
     let mut progress = Progress::new();
     let mut failed = None;
-    let salvaged = store::salvage(disk, &mut |bytes| {
+    let salvaged = store::salvage(disk, State::store_of(disk.path()), &mut |bytes| {
         progress.step();
         let Ok(record) = record::read(bytes) else {
             copied.unreadable += 1;

@@ -127,7 +127,7 @@ impl Checked {
             Err(error) => error.to_string(),
         };
         let mut progress = data::Progress::new();
-        let salvaged = store::salvage(disk, &mut |bytes| {
+        let salvaged = store::salvage(disk, State::store_of(disk.path()), &mut |bytes| {
             progress.step();
             record::read(bytes).ok();
         });

@@ -181,6 +181,12 @@ impl State {
         Ok(Some(state))
     }
 
+    /// The id of the log to which the file in a directory says that it belongs, if it can be read.
+    pub(crate) fn store_of(dir: &Path) -> Option<u64> {
+        let state = State::read(dir).ok().flatten()?;
+        (state.version > 1).then_some(state.store)
+    }
+
     /// A state that no file has yet.
     pub(crate) fn new() -> Result<State, StateError> {
         let mut key = [0; DigestKey::LEN];

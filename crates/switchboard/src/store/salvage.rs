@@ -43,14 +43,22 @@ struct Hearsay {
 /// Hands every intact record to `visit`, in order, also those behind damaged places. Changes
 /// nothing.
 ///
+/// `store` is the id of the log as others know it. A manifest of another one is not believed: by it
+/// every segment would be foreign.
+///
 /// # Errors
 /// When the disk cannot be read, or a newer version wrote the log.
-pub fn salvage(disk: &dyn Disk, visit: &mut dyn FnMut(&[u8])) -> Result<Salvaged, OpenError> {
+pub fn salvage(
+    disk: &dyn Disk,
+    store: Option<u64>,
+    visit: &mut dyn FnMut(&[u8]),
+) -> Result<Salvaged, OpenError> {
     let mut it = Salvaged::default();
     let listed = match Manifest::find(disk)? {
         manifest::Found::Intact { manifest, .. } => Some(manifest.content),
         _ => None,
     };
+    let listed = listed.filter(|listed| store.is_none_or(|store| listed.store == store));
     let mut files = collect(disk, listed.as_ref(), &mut it)?;
     leave_attempts(&mut files);
     for number in missing(&files, listed.as_ref()) {

@@ -13,22 +13,26 @@ const OPTIONS: Options =
 
 /// Record sizes of one write, of the next, and so on.
 type Writes<'a> = &'a [&'a [usize]];
+/// Records with their places.
+type Records = Vec<(Place, Vec<u8>)>;
+/// Changes a disk.
+type Change<'a> = Box<dyn Fn(&CrashDisk) + 'a>;
 
 /// A log with these writes, each in one batch; an empty one begins a new segment.
-fn log(writes: Writes<'_>) -> (CrashDisk, Vec<(Place, Vec<u8>)>) {
+fn log(writes: Writes<'_>) -> (CrashDisk, Records) {
     let (disk, _, records) = log_and_tips(writes);
     (disk, records)
 }
 
 /// The same, and what the manifest was before the last write: so it is after a crash in which the
 /// write reached the disk, and the word that it did not.
-fn interrupted(writes: Writes<'_>) -> (CrashDisk, Vec<(Place, Vec<u8>)>) {
+fn interrupted(writes: Writes<'_>) -> (CrashDisk, Records) {
     let (disk, manifest, records) = log_and_tips(writes);
     disk.put("MANIFEST", &manifest);
     (disk, records)
 }
 
-fn log_and_tips(writes: Writes<'_>) -> (CrashDisk, Vec<u8>, Vec<(Place, Vec<u8>)>) {
+fn log_and_tips(writes: Writes<'_>) -> (CrashDisk, Vec<u8>, Records) {
     let disk = CrashDisk::new(3);
     let (mut log, _) = reopen(&disk, OPTIONS).unwrap();
     let mut manifest = Vec::new();
@@ -169,7 +173,7 @@ fn files_that_do_not_belong_together_are_refused() {
     let writes: Writes<'_> = &[&[10], &[], &[20], &[], &[30]];
     let (other, _) = log(&[&[10], &[], &[20], &[], &[30]]);
     let (early, _) = log(&[&[10], &[], &[20]]);
-    let cases: Vec<(&str, Box<dyn Fn(&CrashDisk) + '_>, &str)> = vec![
+    let cases: Vec<(&str, Change<'_>, &str)> = vec![
         (
             "oldest missing",
             Box::new(|disk| delete(disk, "00000001.seg")),
@@ -248,7 +252,7 @@ fn one_damaged_copy_of_the_manifest_is_replaced_by_the_other() {
 
 fn salvaged(disk: &CrashDisk) -> (crate::store::Salvaged, Vec<Vec<u8>>) {
     let mut found = Vec::new();
-    let salvaged = crate::store::salvage(disk, &mut |record| found.push(record.to_vec()));
+    let salvaged = crate::store::salvage(disk, None, &mut |record| found.push(record.to_vec()));
     (salvaged.unwrap(), found)
 }
 

@@ -103,7 +103,7 @@ impl World {
         }
         loop {
             let options = self.options();
-            let salvaged = crate::store::salvage(&self.disk, &mut |_| {}).unwrap();
+            let salvaged = crate::store::salvage(&self.disk, None, &mut |_| {}).unwrap();
             assert_eq!(salvaged.faults, [""; 0], "nothing is wrong with it");
             match reopen(&self.disk, options) {
                 Ok((recovered, records)) => {

@@ -32,9 +32,13 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &to);
         } else {
-            fs::copy(entry.path(), to).unwrap();
+            copy_file(&entry.path(), &to);
         }
     }
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap();
 }
 
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -65,7 +69,7 @@ const DAMAGES: [(&str, Damage); 7] = [
     ("first byte", |path, _| flip(path, |_| 0)),
     ("middle byte", |path, _| flip(path, |used| used / 2)),
     ("last byte", |path, _| flip(path, |used| used - 1)),
-    ("exchanged", |path, other| drop(fs::copy(other, path).unwrap())),
+    ("exchanged", |path, other| copy_file(other, path)),
 ];
 
 /// Messages that wait for alice, or `None` when she is not known.
@@ -176,7 +180,7 @@ fn a_repair_that_was_interrupted_is_finished() {
                 fs::remove_dir_all(to).unwrap();
             }
             let from = dir(&repaired).join(name);
-            if from.is_dir() { copy(&from, to) } else { drop(fs::copy(&from, to).unwrap()) }
+            if from.is_dir() { copy(&from, to) } else { copy_file(&from, to) }
         }
         assert_eq!(shell.run("store check").code, Some(1), "after {moved}");
         refused(&shell, &format!("after {moved}"));

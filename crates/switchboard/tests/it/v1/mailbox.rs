@@ -1,5 +1,7 @@
 //! What waits, how it comes back, and how every message ends.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -330,4 +332,58 @@ fn a_named_device_exists_from_its_first_hello_on() {
     let mut b = b.back(&server, 0);
     b.take("1");
     b.take("2");
+}
+
+/// The inode of the directory was all that told a copy. A backup that was put back in place gave the
+/// receiver numbers that it had seen: it skipped fifty new messages, and their senders were told
+/// `delivered`.
+#[test]
+fn a_backup_put_back_in_place_costs_no_new_message() {
+    let mut server = Server::start();
+    let data = server.directory.path().join("switchboard-data");
+    let backup = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
+        assert!(copied.unwrap().success());
+    };
+    let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+    a.send(&b.device(), "before");
+    let seq = b.take("before");
+    b.ack(seq);
+    let (a_away, b_away) = (a.away(), b.leave());
+    server.kill();
+    copy(&data, backup.path());
+
+    server.restart();
+    let (mut a, mut b) = (a_away.back(&server, 0), b_away.back(&server, seq));
+    // More than a block of numbers, and less than fills a mailbox.
+    let mut last = 0;
+    for round in 0..6 {
+        let ids: Vec<_> = (0..500).map(|n| format!("lost{round}.{n}")).collect();
+        a.say_all(ids.iter().map(|id| send(&b.device(), id)));
+        for id in &ids {
+            last = b.take(id);
+            // Or no more than are in flight would come.
+            b.ack(last);
+        }
+        ids.iter().for_each(|id| drop(a.expect(json!({"type": "accepted", "id": id}))));
+    }
+    let b_away = b.leave();
+    server.kill();
+    copy(backup.path(), &data);
+
+    server.restart();
+    let mut a = a_away.back(&server, 0);
+    (0..50).for_each(|n| a.send(&b_away.device, &format!("new{n}")));
+    let mut b = b_away.back(&server, last);
+    assert_ne!(b.welcome["mailbox"], json!(b_away.mailbox));
+    assert_eq!(b.welcome["resumed"], false);
+    let ids: Vec<Value> = (0..50).map(|n| json!(format!("new{n}"))).collect();
+    let mut next = b.hear()["id"].clone();
+    if next == "before" {
+        // Its ack was not on disk yet.
+        next = b.hear()["id"].clone();
+    }
+    assert_eq!(next, ids[0]);
+    ids[1..].iter().for_each(|id| assert_eq!(b.hear()["id"], *id));
 }
