@@ -8,10 +8,13 @@ use super::random::Random;
 use super::{Ears, Told, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, OpenError, Options, Place, Recovered};
+use crate::store::{Batch, Disk, OpenError, Options, Place, Recovered};
 
 /// Schedules that run each time; `STORE_SEEDS=from..to` runs others.
 const SEEDS: std::ops::Range<u64> = 0..1500;
+
+/// For a look that changes nothing that counts.
+const OPTIONS: Options = Options { segment_bytes: 3000, queue_max_bytes: 20_000 };
 
 /// What ought to be in the log, over all of its lives.
 struct World {
@@ -108,6 +111,7 @@ impl World {
             match reopen(&self.disk, options) {
                 Ok((recovered, records)) => {
                     self.compare(&records);
+                    self.miss_one(&recovered);
                     self.disk.freeze_after(None);
                     (self.is_failing, self.is_full) = (false, false);
                     return Life { recovered, ears: Ears::default(), drop_pending: false };
@@ -116,6 +120,19 @@ impl World {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Without any one of its segments the log is refused.
+    fn miss_one(&mut self, recovered: &Recovered) {
+        let segments = recovered.shared.segments.read().unwrap();
+        let count = segments.len() as u64;
+        if count == 0 || self.random.below(4) > 0 {
+            return;
+        }
+        let nth = self.random.below(count) as usize;
+        let disk = self.disk.crash(Loss::Process);
+        disk.delete(&segments.values().nth(nth).unwrap().name).unwrap();
+        assert!(matches!(reopen(&disk, OPTIONS), Err(OpenError::Wrong { .. })), "one is missing");
     }
 
     /// The log holds a run of what was submitted: from a drop that was wanted, beyond all that was
@@ -291,6 +308,9 @@ impl World {
             while !matches!(life.recovered.writer.step(&life.ears), Turn::Idle) {}
             self.hear(&mut life);
             assert_eq!(self.synced, self.submitted.len(), "all is synced at a clean end");
+            if self.random.below(2) == 0 {
+                life.recovered.shared.manifest().close().unwrap();
+            }
         }
         self.crash();
     }
