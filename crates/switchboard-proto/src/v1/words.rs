@@ -213,7 +213,7 @@ mod tests {
         for &word in FrameErrorCode::ALL {
             assert_eq!(FrameErrorCode::parse(word.as_str()), Some(word));
         }
-        assert_eq!(RejectCode::ALL.len(), 11);
+        assert_eq!(RejectCode::ALL.len(), 12);
         assert_eq!(Durability::parse("Disk"), None);
     }
 
