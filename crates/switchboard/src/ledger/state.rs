@@ -68,12 +68,12 @@ pub(crate) struct State {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// It cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// Which file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is not there, or not as this server wrote it last.
     #[error(
@@ -160,7 +160,7 @@ impl State {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StateError::Io { path, source }),
+            Err(cause) => return Err(StateError::Io { path, cause }),
         };
         let damaged = |why: String| StateError::Wrong {
             path: path.clone(),
@@ -228,7 +228,7 @@ impl State {
         let value = serde_json::to_value(&*self).expect("numbers and text are JSON");
         self.checksum = checksum(&value);
         let path = dir.join(FILE);
-        let failed = |source| StateError::Io { path: path.clone(), source };
+        let failed = |cause| StateError::Io { path: path.clone(), cause };
         let beside = dir.join(format!("{FILE}.new"));
         let bytes = serde_json::to_vec_pretty(self).expect("numbers and text are JSON");
         let mut options = File::options();
@@ -274,7 +274,7 @@ fn inode(dir: &Path) -> Result<u64, StateError> {
 }
 
 fn metadata(path: PathBuf) -> Result<fs::Metadata, StateError> {
-    fs::metadata(&path).map_err(|source| StateError::Io { path, source })
+    fs::metadata(&path).map_err(|cause| StateError::Io { path, cause })
 }
 
 /// A random number that is not 0.

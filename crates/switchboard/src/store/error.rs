@@ -57,16 +57,17 @@ pub enum OpenError {
 
 /// What the disk refused.
 #[derive(Debug, Error)]
-#[error("cannot {doing} {file}: {source}")]
+#[error("cannot {doing} {file}: {cause}")]
 pub struct StoreError {
     pub(super) doing: &'static str,
     pub(super) file: String,
-    pub(super) source: io::Error,
+    /// Not called `source`: then whoever prints the chain of causes would say it twice.
+    pub(super) cause: io::Error,
 }
 
 impl StoreError {
-    pub(super) fn new(doing: &'static str, file: &str, source: io::Error) -> StoreError {
-        StoreError { doing, file: file.to_owned(), source }
+    pub(super) fn new(doing: &'static str, file: &str, cause: io::Error) -> StoreError {
+        StoreError { doing, file: file.to_owned(), cause }
     }
 
     /// For `map_err`: names what was attempted.
@@ -74,7 +75,7 @@ impl StoreError {
         doing: &'static str,
         file: &'a str,
     ) -> impl FnOnce(io::Error) -> StoreError + use<'a> {
-        move |source| StoreError::new(doing, file, source)
+        move |cause| StoreError::new(doing, file, cause)
     }
 
     /// Whether the disk is full, or a quota on it.
@@ -85,7 +86,7 @@ impl StoreError {
 
     /// What the operating system said.
     pub fn io(&self) -> &io::Error {
-        &self.source
+        &self.cause
     }
 }
 
