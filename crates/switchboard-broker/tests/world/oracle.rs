@@ -297,7 +297,9 @@ impl World {
         let (Some(ttl_ms), Some(last)) = (message.ttl_ms, message.arrivals.last()) else { return };
         let ticked = self.ticked[self.links[link].shard].ms();
         // What is in memory only may expire on its way, and is pushed as it comes.
-        let is_stored = self.config.is_durable && message.durability != Some(Durability::Memory);
+        let is_stored = self.config.is_durable
+            && message.durability != Some(Durability::Memory)
+            && !self.clients[message.to].is_ephemeral;
         assert!(
             !is_stored || last.at.ms().saturating_add(ttl_ms) > ticked,
             "m{serial} is pushed at {ticked} though its time was over: {message:?}"

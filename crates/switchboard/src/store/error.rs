@@ -80,7 +80,7 @@ impl StoreError {
 
     /// Whether the disk is full, or a quota on it.
     pub(super) fn is_no_space(&self) -> bool {
-        let kind = self.source.kind();
+        let kind = self.cause.kind();
         matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 

@@ -26,6 +26,15 @@ impl HangingDisk {
         Box::new(HangingFile { file, door: self.door.clone() })
     }
 
+    /// A disk that does not hang yet.
+    fn new() -> HangingDisk {
+        HangingDisk { disk: CrashDisk::new(1), door: Arc::new((Mutex::new(true), Condvar::new())) }
+    }
+
+    fn shut_door(&self) {
+        *self.door.0.lock().unwrap() = false;
+    }
+
     fn open_door(&self) {
         *self.door.0.lock().unwrap() = true;
         self.door.1.notify_all();
@@ -82,9 +91,10 @@ impl DiskFile for HangingFile {
 /// A stop waited for the disk without an end, and said nothing.
 #[test]
 fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
-    let disk = HangingDisk { disk: CrashDisk::new(1), door: Arc::default() };
+    let disk = HangingDisk::new();
     let recovered = open(Arc::new(disk.clone()), Options::default(), &mut |_, _| Ok(())).unwrap();
     let log = recovered.start(Box::new(Ears::default())).unwrap();
+    disk.shut_door();
     log.submit(0, batch(&[b"one", b"two"])).unwrap();
     let error = log.close_within(Duration::from_millis(10)).unwrap_err();
     assert_eq!(error.records, 2);

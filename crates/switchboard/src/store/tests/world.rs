@@ -14,7 +14,8 @@ use crate::store::{Batch, Disk, OpenError, Options, Place, Recovered};
 const SEEDS: std::ops::Range<u64> = 0..1500;
 
 /// For a look that changes nothing that counts.
-const OPTIONS: Options = Options { segment_bytes: 3000, queue_max_bytes: 20_000 };
+const OPTIONS: Options =
+    Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX };
 
 /// What ought to be in the log, over all of its lives.
 struct World {
