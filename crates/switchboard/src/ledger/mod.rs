@@ -21,9 +21,9 @@ use switchboard_broker::{
 };
 
 use crate::auth::OwnKey;
-use crate::store::{self, DataDir, Found, OpenError, Options, Recovered, StateNote};
+use crate::store::{self, DataDir, Found, OpenError, Options, Recovered, StateNote, StoreError};
 pub(crate) use reader::{Chunk, Job, Reader};
-use state::{Origin, State};
+use state::{Origin, State, StateError};
 
 /// Ids reserved at once: a start after a crash skips at most as many.
 const IDS_RESERVED: u64 = 10_000;
@@ -114,8 +114,8 @@ pub(crate) fn open(
 }
 
 fn is_no_space(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    causes.any(|error| error.kind() == std::io::ErrorKind::StorageFull)
+    error.downcast_ref::<StateError>().is_some_and(StateError::is_no_space)
+        || error.downcast_ref::<StoreError>().is_some_and(StoreError::is_no_space)
 }
 
 /// Why the log is not opened, and how to go on.

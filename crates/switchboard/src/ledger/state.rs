@@ -17,7 +17,7 @@ use serde_json::Value;
 use switchboard_broker::DigestKey;
 use switchboard_proto::DeviceId;
 
-use crate::store::{Identity, Known};
+use crate::store::{Identity, Known, is_no_space};
 
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
@@ -97,6 +97,13 @@ pub(crate) enum StateError {
     /// The system has no randomness.
     #[error("no randomness from the system: {0}")]
     NoRandomness(getrandom::Error),
+}
+
+impl StateError {
+    /// Whether the disk is full, or a quota on it.
+    pub(crate) fn is_no_space(&self) -> bool {
+        matches!(self, StateError::Io { cause, .. } if is_no_space(cause))
+    }
 }
 
 /// Whether the data directory is where it was.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Disk, DiskFile, StoreError};
 
-/// Its name in the log's directory.
+/// Its name in the data directory.
 const NAME: &str = "ballast";
 /// A piece is at least one part in so many.
 const PIECES: u64 = 8;

@@ -6,7 +6,8 @@ use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{OpenError, Space, StoreError, manifest};
+use super::segment::number_of;
+use super::{OpenError, Space, StoreError};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -95,9 +96,11 @@ impl DataDir {
         &self.dir
     }
 
-    /// The manifest lies beside the log: it must tell that the log is gone.
+    /// Segments lie in the log's folder, manifest and ballast beside it: the manifest must tell that
+    /// the folder is gone, and a copy of the folder needs no ballast.
     fn path_of(&self, name: &str) -> PathBuf {
-        if name == manifest::NAME { self.dir.join(name) } else { self.log.join(name) }
+        let folder = if number_of(name).is_some() { &self.log } else { &self.dir };
+        folder.join(name)
     }
 }
 

@@ -79,15 +79,19 @@ impl StoreError {
     }
 
     /// Whether the disk is full, or a quota on it.
-    pub(super) fn is_no_space(&self) -> bool {
-        let kind = self.cause.kind();
-        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    pub fn is_no_space(&self) -> bool {
+        is_no_space(&self.cause)
     }
 
     /// What the operating system said.
     pub fn io(&self) -> &io::Error {
         &self.cause
     }
+}
+
+/// Whether the system says that the disk is full, or a quota on it.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Why a record cannot be read.
