@@ -1,0 +1,119 @@
+//! All bounds at once: hostile clients drive every bound of a server to its limit for a while. Each of
+//! them is told, memory and disk stay flat, and a bystander's messages come through.
+//!
+//! A target of its own, so that nothing else runs beside it.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
+mod attacks;
+mod bystander;
+mod client;
+mod gauge;
+#[allow(dead_code, reason = "the end-to-end tests use all of it")]
+#[path = "../it/server.rs"]
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use attacks::ATTACKS;
+use bystander::Bystander;
+use gauge::Gauge;
+use server::Server;
+
+/// How long the attack goes on; the variable makes it longer, by hand.
+const DURATION: Duration = Duration::from_secs(60);
+const DURATION_VARIABLE: &str = "BOUNDS_TEST_SECONDS";
+
+/// Small, so that each bound is reached within seconds.
+const SETTINGS: &[&str] = &[
+    "shards=2",
+    "max_connections=160",
+    "max_connections_per_ip=24",
+    "devices_max=120",
+    "mailbox_max_messages=40",
+    "mailbox_max_bytes=2MiB",
+    "dedup_ids_max=20000",
+    "dedup_ids_per_device_max=4000",
+    "store_queue_max_bytes=2MiB",
+    "store_max_bytes=16MiB",
+    "max_message_bytes=64KiB",
+    "out_queue_max_bytes=64KiB",
+    "out_queue_stall_timeout=1s",
+    "push_stall_timeout=1s",
+    "out_queues_max_bytes=8MiB",
+    "unfinished_messages_max_bytes=1MiB",
+    "message_timeout=2s",
+    "handshake_timeout=1s",
+    "shard_queue_max_bytes=128KiB",
+    "control_frames_per_s_max=50",
+    "http_connections_max=8",
+    "close_timeout=1s",
+];
+
+/// Beside the bounds: the binary, its threads' stacks and buffers, and what the allocator keeps.
+const RSS_REST_BYTES: u64 = 64 << 20;
+/// Out queues, the store's queue, unfinished messages; dedup ids and devices are small here.
+const BUDGETS_BYTES: u64 = (8 + 2 + 1) << 20;
+/// `store_max_bytes`, in which the ballast counts, and the other files of the data directory.
+const DISK_MAX_BYTES: u64 = (16 << 20) + (64 << 10);
+
+/// What the attackers share.
+struct Attack<'a> {
+    server: &'a Server,
+    ends_at: Instant,
+    /// What they were told, and how often.
+    told: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Attack<'_> {
+    fn goes_on(&self) -> bool {
+        Instant::now() < self.ends_at
+    }
+
+    fn is_told(&self, words: impl Into<String>) {
+        *self.told.lock().unwrap().entry(words.into()).or_default() += 1;
+    }
+}
+
+#[test]
+fn at_all_bounds_at_once_everybody_is_told_and_nothing_grows() {
+    let server = Server::with(SETTINGS);
+    let duration = std::env::var(DURATION_VARIABLE).map_or(DURATION, |seconds| {
+        Duration::from_secs(seconds.parse().expect("a number of seconds"))
+    });
+    let mut bystander = Bystander::new(&server);
+    let alone = bystander.measure(Instant::now() + duration / 10);
+    let attackers: Vec<_> =
+        ATTACKS.iter().map(|attack| (attack, (attack.prepare)(&server))).collect();
+    let attack =
+        Attack { server: &server, ends_at: Instant::now() + duration, told: Mutex::default() };
+    let (gauge, attacked) = thread::scope(|scope| {
+        let gauge = scope.spawn(|| Gauge::watch(&server, attack.ends_at));
+        for (named, actors) in &attackers {
+            let attack = &attack;
+            scope.spawn(move || {
+                while attack.goes_on() {
+                    (named.run)(attack, actors);
+                }
+            });
+        }
+        let attacked = bystander.measure(attack.ends_at);
+        (gauge.join().expect("the gauge reads"), attacked)
+    });
+    let told = attack.told.into_inner().unwrap();
+    println!("told: {told:#?}");
+    println!("{gauge:?}");
+    println!("bystander: alone {alone:?}, attacked {attacked:?}; {}", attacked.ratio_to(&alone));
+    let expected: BTreeSet<&str> =
+        ATTACKS.iter().flat_map(|attack| attack.is_told).copied().collect();
+    let missing: Vec<_> = expected.iter().filter(|words| !told.contains_key(**words)).collect();
+    assert!(missing.is_empty(), "nobody was told {missing:?}");
+    gauge.is_flat();
+    assert!(gauge.rss_max() <= BUDGETS_BYTES + RSS_REST_BYTES, "{gauge:?}");
+    assert!(gauge.disk_max() <= DISK_MAX_BYTES, "{gauge:?}");
+    let ended = server.terminate();
+    assert!(ended.status.success(), "{}", ended.log);
+    assert!(!ended.log.contains("panicked"), "{}", ended.log);
+}
