@@ -11,7 +11,7 @@ use mio::{Interest, Registry};
 use switchboard_broker::Moment;
 
 use super::admission::{Admission, Permit, SPARE_SOCKETS};
-use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol};
+use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol, Unwritten};
 use super::out::OutQueue;
 use super::ports::Ports;
 use super::turned_away::say_busy_and_close;
@@ -164,7 +164,7 @@ impl Shard {
             dirty: false,
             is_full: false,
             protocol: Protocol::Text,
-            awaits_drain: false,
+            unwritten: Unwritten::default(),
             out: OutQueue::default(),
             unread: Vec::new(),
             heard_at: now,

@@ -44,8 +44,8 @@ pub(super) struct Conn {
     /// The out queue is over its bound, without progress since `full_since`.
     pub(super) is_full: bool,
     pub(super) protocol: Protocol,
-    /// The broker waits until what was pushed has been taken.
-    pub(super) awaits_drain: bool,
+    /// What a write may bring to an end.
+    pub(super) unwritten: Unwritten,
 
     pub(super) out: OutQueue,
     /// Bytes that were read and not yet dealt with: an incomplete handshake, or what came in
@@ -119,6 +119,30 @@ pub(super) enum Compression {
 /// Why a connection is not read for now; several may apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holds(u8);
+
+/// Who waits until more is written; both in one byte, as each write looks at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unwritten(u8);
+
+impl Unwritten {
+    /// The broker, until what was pushed has been taken.
+    pub(super) const PUSHED: u8 = 1;
+    /// The socket did not take all of `out`, which therefore counts among what waits.
+    pub(super) const BLOCKED: u8 = 2;
+
+    #[inline]
+    pub(super) fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    pub(super) fn has(self, what: u8) -> bool {
+        self.0 & what != 0
+    }
+
+    pub(super) fn set(&mut self, what: u8, is_set: bool) {
+        self.0 = if is_set { self.0 | what } else { self.0 & !what };
+    }
+}
 
 /// One reason not to read a connection; an index into the metric's labels.
 #[derive(Clone, Copy, Debug)]
@@ -236,10 +260,12 @@ impl Conn {
                     self.out.wrote(len, spares);
                     if is_short {
                         // The socket's buffer is full; epoll tells when there is room.
+                        self.unwritten.set(Unwritten::BLOCKED, true);
                         return Ok((Flushed::Blocked, sent));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.unwritten.set(Unwritten::BLOCKED, true);
                     return Ok((Flushed::Blocked, sent));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -257,6 +283,7 @@ impl Conn {
                 match tls.write_to(&mut self.socket) {
                     Ok(len) => sent += len,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.unwritten.set(Unwritten::BLOCKED, true);
                         return Ok((Flushed::Blocked, sent));
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}

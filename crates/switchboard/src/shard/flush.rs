@@ -5,7 +5,7 @@ use std::mem;
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Conn, Flushed, Hold, Key, Phase, Protocol};
+use super::conn::{Conn, Flushed, Hold, Key, Phase, Protocol, Unwritten};
 
 impl Shard {
     /// Offers each other shard what is for it; what a full one does not take waits for its nudge.
@@ -26,6 +26,13 @@ impl Shard {
         }
     }
 
+    /// Something was decided at the end of a turn: nothing may come that would begin another.
+    pub(super) fn hand_over_late(&mut self) {
+        self.do_todos();
+        self.submit_appends();
+        self.hand_over();
+    }
+
     /// Writes to every connection that has something to be written.
     pub(super) fn flush_dirty(&mut self) {
         let mut dirty = mem::take(&mut self.ports.dirty);
@@ -33,9 +40,7 @@ impl Shard {
             self.flush(key);
         }
         if mem::take(&mut self.decided_late) {
-            // Nothing may come that would begin another turn.
-            self.submit_appends();
-            self.hand_over();
+            self.hand_over_late();
         }
         // Flushing marks nobody, but a connection that is resumed may have.
         dirty.append(&mut self.ports.dirty);
@@ -54,11 +59,8 @@ impl Shard {
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
-        if flushed == Flushed::Blocked || self.ports.waiting.is_any() {
-            let len = if conn.is_open() { conn.out.len() } else { 0 };
-            self.ports.waiting.note(key.index, len);
-        }
-        if !conn.is_open() || conn.is_full || conn.awaits_drain {
+        // One branch for what is mostly false.
+        if !conn.is_open() | conn.is_full | conn.unwritten.any() {
             self.after_flush(key, flushed, sent);
         }
     }
@@ -68,14 +70,20 @@ impl Shard {
         let now = self.ports.now;
         let max = self.shared.config.out_queue_max_bytes;
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.awaits_drain && conn.has_taken_enough(max) {
-            conn.awaits_drain = false;
+        if conn.unwritten.has(Unwritten::BLOCKED) {
+            let waits = if conn.is_open() { conn.out.len() } else { 0 };
+            conn.unwritten.set(Unwritten::BLOCKED, waits > 0);
+            self.ports.waiting.note(key.index, waits);
+        }
+        let Some(conn) = self.ports.conn(key) else { return };
+        if conn.unwritten.has(Unwritten::PUSHED) && conn.has_taken_enough(max) {
+            conn.unwritten.set(Unwritten::PUSHED, false);
             self.decide(Input::Drained(BrokerConn(key.index)));
             self.decided_late = true;
         }
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.is_full {
-            if conn.out.len() <= max && !conn.awaits_drain {
+            if conn.out.len() <= max && !conn.unwritten.has(Unwritten::PUSHED) {
                 conn.is_full = false;
                 self.resume(key, Hold::OutQueue);
             } else if sent > 0 {

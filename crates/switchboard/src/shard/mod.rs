@@ -212,6 +212,7 @@ impl Shard {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        debug_assert!(!self.ports.has_something_to_hand_over(), "nothing else may wake this shard");
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         let timeout = if self.has_work() || !inbox.may_sleep() {
             Some(Duration::ZERO)
@@ -230,7 +231,6 @@ impl Shard {
         !self.run_queue.is_empty()
             || !self.ports.dirty.is_empty()
             || self.listener.as_ref().is_some_and(Listener::is_ready)
-            || self.ports.has_something_to_hand_over()
     }
 
     fn begin_turn(&mut self) {
@@ -265,9 +265,9 @@ impl Shard {
     fn obey_socket(&mut self, token: usize, event: &Event) {
         let Some((key, conn)) = self.ports.by_token(token) else { return };
         let may_write = event.is_writable() && conn.wants_write();
-        let may_read = event.is_readable() || event.is_error();
+        let (is_error, is_read_closed) = (event.is_error(), event.is_read_closed());
+        let may_read = event.is_readable() || is_error;
         conn.readable |= may_read;
-        let is_read_closed = event.is_read_closed();
         conn.half_closed |= is_read_closed;
         let is_queued = conn.queued;
         if may_write {
@@ -276,8 +276,8 @@ impl Shard {
         if may_read && !is_queued {
             self.serve(key);
         }
-        if is_read_closed || event.is_error() {
-            self.peer_left(key, event.is_error() || event.is_write_closed());
+        if is_error | is_read_closed {
+            self.peer_left(key, is_error || event.is_write_closed());
         }
     }
 

@@ -16,7 +16,7 @@ use switchboard_proto::{DeviceId, text};
 
 use super::Shared;
 use super::budget::{Pause, Share};
-use super::conn::{Compression, Conn, Hold, Key, Protocol};
+use super::conn::{Compression, Conn, Hold, Key, Protocol, Unwritten};
 use super::inbox::{Batch, message_bytes};
 use super::out::Spares;
 use super::timers::Timers;
@@ -522,7 +522,7 @@ impl Ports {
         let key = self.key(index);
         let at = self.now.after(self.shared.config.push_stall_timeout);
         let conn = &mut self.conns[index as usize];
-        conn.awaits_drain = true;
+        conn.unwritten.set(Unwritten::PUSHED, true);
         if !conn.is_full {
             conn.is_full = true;
             conn.full_since = self.now;

@@ -5,7 +5,7 @@ use std::mem;
 use switchboard_broker::Conn as BrokerConn;
 
 use super::budget::Pause;
-use super::conn::{Conn, Key, Phase, Protocol};
+use super::conn::{Key, Phase, Protocol};
 use super::post::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
@@ -98,7 +98,10 @@ impl Shard {
     fn deal_with_input(&mut self, key: Key, bytes: &mut [u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
-            Phase::Open => self.frames(key, bytes),
+            Phase::Open => {
+                let was_incomplete = conn.decoder.is_incomplete();
+                self.frames(key, bytes, was_incomplete);
+            }
             Phase::Handshake { .. } => self.handshake(key, bytes),
             Phase::Piping(_) => self.pump_request(key, bytes),
             // It was told why; what it still says no longer counts.
@@ -115,24 +118,23 @@ impl Shard {
     }
 
     /// Deals with frames; what comes after a command that holds the connection is kept.
-    pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
-        let is_incomplete =
-            |conn: &mut Conn| conn.generation == key.generation && conn.decoder.is_incomplete();
-        let index = key.index as usize;
-        let was_incomplete = self.ports.conns.get_mut(index).is_some_and(is_incomplete);
-        let has_completed = self.decode(key, bytes);
-        if was_incomplete || self.ports.conns.get_mut(index).is_some_and(is_incomplete) {
-            self.ports.note_unfinished(key, has_completed);
+    ///
+    /// Whoever could send to a mailbox is paused before what was read, not before each frame: the
+    /// budget is looked at as often as shards publish what they take of it.
+    pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8], was_incomplete: bool) {
+        if self.ports.pause != Pause::Nobody {
+            self.ports.pause_if_it_stores(key);
+        }
+        let is_incomplete = self.decode(key, bytes);
+        if was_incomplete || is_incomplete {
+            self.ports.note_unfinished(key);
         }
     }
 
-    /// Gives whether a message was complete.
+    /// Gives whether the last frame, or its message, is not all here.
     fn decode(&mut self, key: Key, bytes: &mut [u8]) -> bool {
-        let (mut at, mut has_completed) = (0, false);
+        let (mut at, mut is_incomplete) = (0, false);
         while at < bytes.len() {
-            if self.ports.pause != Pause::Nobody {
-                self.ports.pause_if_it_stores(key);
-            }
             let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { break };
             if conn.generation != key.generation || !conn.is_open() {
                 break;
@@ -145,11 +147,11 @@ impl Shard {
             let outcome = match conn.decoder.decode(&mut bytes[at..]) {
                 Ok(Decoded { consumed, event: Some(event) }) => {
                     at += consumed;
-                    has_completed |= event.ends_message();
                     self.event(key, protocol, event)
                 }
                 Ok(Decoded { consumed, event: None }) => {
                     at += consumed;
+                    is_incomplete = true;
                     Ok(())
                 }
                 Err(violation) => Err(violation),
@@ -163,7 +165,7 @@ impl Shard {
                 break;
             }
         }
-        has_completed
+        is_incomplete
     }
 
     #[inline]

@@ -34,7 +34,6 @@ impl Shard {
             self.tick(key);
             self.schedule_next(key);
         }
-        self.compact_unfinished();
         let conns = &self.ports.conns;
         self.ports.timers.compact(conns.len(), |at, key| {
             conns

@@ -24,13 +24,12 @@ pub(super) struct Unfinished {
 const SLACK: usize = 64;
 
 impl Ports {
-    /// A connection was read, and had or has a message that is not complete. It is another than
-    /// before if one `has_completed`.
+    /// A connection was read, and had or has a message that is not complete.
     #[cold]
-    pub(super) fn note_unfinished(&mut self, key: Key, has_completed: bool) {
+    pub(super) fn note_unfinished(&mut self, key: Key) {
         let now = self.now;
         let Some(conn) = self.conn(key) else { return };
-        let begins = conn.unfinished == 0 || has_completed;
+        let begins = conn.decoder.take_begun();
         let bytes = if conn.is_open() { conn.decoder.incomplete_bytes() } else { 0 };
         if begins && bytes > 0 {
             conn.begun_at = now;
@@ -72,10 +71,12 @@ impl Shard {
     /// more than its share. At least one shard does, so the bound is kept.
     #[inline]
     pub(super) fn bound_unfinished(&mut self) {
-        let ports = &mut self.ports;
-        if !ports.unfinished.share.is_published() {
-            ports.unfinished.share.publish(&self.shared.unfinished);
+        let unfinished = &mut self.ports.unfinished;
+        if unfinished.bytes == 0 && unfinished.share.is_published() {
+            return;
         }
+        unfinished.share.publish(&self.shared.unfinished);
+        self.compact_unfinished();
         if self.shared.unfinished.bytes() > self.shared.config.unfinished_messages_max_bytes {
             self.give_up_unfinished();
         }
@@ -96,10 +97,11 @@ impl Shard {
                 self.ports.unfinished.share.publish(&self.shared.unfinished);
             }
         }
+        self.hand_over_late();
     }
 
     /// Drops entries that no longer count, once they are the most.
-    pub(super) fn compact_unfinished(&mut self) {
+    fn compact_unfinished(&mut self) {
         if self.ports.unfinished.order.len() > 2 * self.ports.conns.len() + SLACK {
             let mut order = std::mem::take(&mut self.ports.unfinished.order);
             order.retain(|&(at, key)| self.ports.is_unfinished(at, key));

@@ -43,9 +43,10 @@ impl Shard {
     #[inline]
     pub(super) fn bound_out_queues(&mut self) {
         let waiting = &mut self.ports.waiting;
-        if !waiting.share.is_published() {
-            waiting.share.publish(&self.shared.out_queues);
+        if !waiting.is_any() && waiting.share.is_published() {
+            return;
         }
+        waiting.share.publish(&self.shared.out_queues);
         if self.shared.out_queues.bytes() > self.shared.config.out_queues_max_bytes {
             self.close_longest_queues();
         }
@@ -71,6 +72,7 @@ impl Shard {
             self.ports.waiting.note(key.index, 0);
             self.ports.waiting.share.publish(&self.shared.out_queues);
         }
+        self.hand_over_late();
     }
 }
 

@@ -61,14 +61,6 @@ pub enum Event<'a> {
     Close(Option<CloseFrame>),
 }
 
-impl Event<'_> {
-    /// Whether a message is complete by it.
-    #[inline]
-    pub fn ends_message(&self) -> bool {
-        matches!(self, Event::Text(_) | Event::Binary(_) | Event::Compressed { .. })
-    }
-}
-
 /// Code and reason of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
@@ -146,6 +138,8 @@ impl Violation {
 /// What has arrived of something incomplete.
 #[derive(Debug, Default)]
 struct Partial {
+    /// Somebody has asked since it began; see [`Decoder::take_begun`].
+    is_asked: bool,
     /// The bytes of a header that has not all arrived.
     header: [u8; HEADER_LEN_MAX],
     header_len: u8,
@@ -190,6 +184,12 @@ impl Decoder {
     #[inline]
     pub fn is_incomplete(&self) -> bool {
         self.partial.is_some()
+    }
+
+    /// Whether what is incomplete has begun since this was last asked.
+    pub fn take_begun(&mut self) -> bool {
+        let asked = |partial: &mut Box<Partial>| std::mem::replace(&mut partial.is_asked, true);
+        self.partial.as_mut().is_some_and(|partial| !asked(partial))
     }
 
     /// Bytes of memory that what is incomplete takes.

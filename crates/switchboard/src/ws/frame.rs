@@ -168,7 +168,8 @@ pub fn write_client_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key
     mask(&mut out[start..], key, 0);
 }
 
-#[inline]
+// Always: for most callers the mask bit is a constant 0, and one who masks must not take that away.
+#[inline(always)]
 fn write_header_bits(out: &mut Vec<u8>, first: u8, masked: u8, payload_len: usize) {
     match payload_len {
         0..=125 => out.extend_from_slice(&[first, masked | payload_len as u8]),
