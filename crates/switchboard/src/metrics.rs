@@ -247,6 +247,8 @@ pub struct ShardMetrics {
     pub waiting_messages: Number,
     /// Their bytes.
     pub waiting_bytes: Number,
+    /// What those take that are in memory only.
+    pub waiting_memory: Number,
     /// Ids remembered to recognise retries.
     pub sent_ids: Number,
 }
@@ -288,6 +290,7 @@ impl ShardMetrics {
         self.sessions.set(stats.sessions);
         self.waiting_messages.set(stats.messages);
         self.waiting_bytes.set(stats.bytes);
+        self.waiting_memory.set(stats.memory);
         self.sent_ids.set(stats.sent_ids);
     }
 }
@@ -342,6 +345,7 @@ impl Metrics {
             sessions: sum(|shard| &shard.sessions),
             messages: sum(|shard| &shard.waiting_messages),
             bytes: sum(|shard| &shard.waiting_bytes),
+            memory: sum(|shard| &shard.waiting_memory),
             sent_ids: sum(|shard| &shard.sent_ids),
         }
     }
@@ -497,7 +501,10 @@ impl Shards {
         }
         let help = "Bytes of the messages that wait in mailboxes";
         let bytes = self.sum(|shard| &shard.waiting_bytes);
-        out.bytes("switchboard_mailbox", help, MetricType::Gauge, bytes)
+        out.bytes("switchboard_mailbox", help, MetricType::Gauge, bytes)?;
+        let help = "What the messages take that wait in memory only";
+        let bytes = self.sum(|shard| &shard.waiting_memory);
+        out.bytes("switchboard_mailbox_memory", help, MetricType::Gauge, bytes)
     }
 
     fn encode_v1(&self, out: &mut Encoder<'_>) -> fmt::Result {

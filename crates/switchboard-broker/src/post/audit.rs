@@ -24,6 +24,7 @@ impl Broker {
             stats.sessions += u64::from(device.session.is_some());
             stats.messages += messages as u64;
             stats.bytes += bytes as u64;
+            stats.memory += device.mailbox.memory() as u64;
             stats.sent_ids += device.sent.len() as u64;
             if device.sent.len() > self.post.limits.dedup_ids_per_device_max {
                 return Err(format!("{id:?} has {} ids", device.sent.len()));

@@ -122,6 +122,7 @@ impl Broker {
         let reason = fate.reason.as_deref();
         let content = Content::outcome(&id, fate.outcome, fate.at_ms, fate.maybe_seen, reason);
         let cancelled = answers_cancel.map(|session| (id, session));
+        let memory = device.mailbox.memory();
         device.mailbox.push(Entry {
             seq,
             from: of.device,
@@ -136,6 +137,7 @@ impl Broker {
         });
         self.post.stats.messages += 1;
         self.post.stats.bytes += len as u64;
+        self.post.stats.memory += (device.mailbox.memory() - memory) as u64;
         if is_stored {
             let pending = Pending::Outcome { to, seq, of, cancelled };
             self.post.pending.push_back(pending);

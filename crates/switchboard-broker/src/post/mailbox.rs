@@ -38,6 +38,8 @@ pub(crate) struct Mailbox {
     /// Those of them that are outcomes, which count by themselves: what others send leaves the places
     /// for them alone.
     outcomes: Load,
+    /// What the entries that wait and are in memory only take there.
+    memory: usize,
     /// Who sent what waits, while the mailbox is so full that it matters.
     shares: Option<Box<Shares>>,
     /// Places kept for outcomes that this device asked for.
@@ -121,6 +123,13 @@ pub(crate) enum State {
     Gone,
 }
 
+/// What an entry of `len` bytes takes that is in memory only.
+pub(crate) fn memory_of(len: usize) -> usize {
+    /// Itself, the head of its content, and what the allocator adds.
+    const OVERHEAD: usize = 128;
+    OVERHEAD + len
+}
+
 /// The moment that never comes.
 pub(crate) const NEVER: Moment = Moment::from_ms(u64::MAX);
 
@@ -149,6 +158,7 @@ impl Mailbox {
             waiting: 0,
             bytes: 0,
             outcomes: Load::default(),
+            memory: 0,
             shares: None,
             places: 0,
             cached: 0,
@@ -207,6 +217,7 @@ impl Mailbox {
     fn count(&mut self, entry: &Entry) {
         self.waiting += 1;
         self.bytes += entry.len as usize;
+        self.memory += entry.memory();
         self.cached += entry.cached_bytes();
         if entry.is_outcome() {
             self.outcomes.messages += 1;
@@ -289,6 +300,7 @@ impl Mailbox {
         }
         self.waiting -= 1;
         self.bytes -= entry.len as usize;
+        self.memory -= entry.memory();
         if entry.is_outcome() {
             self.outcomes.messages -= 1;
             self.outcomes.bytes -= entry.len as usize;
@@ -395,6 +407,7 @@ impl Mailbox {
             }
             self.waiting -= 1;
             self.bytes -= entry.len as usize;
+            self.memory -= entry.memory();
             self.cached -= entry.cached_bytes();
             self.in_flight -= 1;
             if let Some(shares) = &mut self.shares {
@@ -600,6 +613,11 @@ impl Mailbox {
         self.cached
     }
 
+    /// What the entries that wait and are in memory only take there.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// Bytes of the entries that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -662,10 +680,12 @@ impl Mailbox {
         let bytes: usize = self.entries.iter().filter(waits).map(|entry| entry.len as usize).sum();
         let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
         let cached: usize = self.entries.iter().map(Entry::cached_bytes).sum();
-        let counted = (waiting, bytes, in_flight, cached);
-        let kept = (self.waiting, self.bytes, self.in_flight, self.cached);
+        let memory: usize = self.entries.iter().filter(waits).map(Entry::memory).sum();
+        let counted = (waiting, bytes, in_flight, cached, memory);
+        let kept = (self.waiting, self.bytes, self.in_flight, self.cached, self.memory);
         if counted != kept {
-            return Err(format!("waiting, bytes, in flight, cached: {counted:?}, kept {kept:?}"));
+            let what = "waiting, bytes, in flight, cached, memory";
+            return Err(format!("{what}: {counted:?}, kept {kept:?}"));
         }
         if outcomes != self.outcomes.messages {
             return Err(format!("{outcomes} outcomes, kept {:?}", self.outcomes));
@@ -726,6 +746,12 @@ impl Entry {
     /// Whether its record is or will be in the store.
     pub(crate) fn is_stored(&self) -> bool {
         self.kept != Kept::Here
+    }
+
+    /// What it adds to [`Mailbox::memory`].
+    #[inline]
+    fn memory(&self) -> usize {
+        if self.is_stored() { 0 } else { memory_of(self.len as usize) }
     }
 
     /// Whether what it says is here, and not only in the store.

@@ -66,6 +66,8 @@ pub struct Limits {
     pub mailbox_sender_share: usize,
     /// Outcomes that a device may have asked for and not acked.
     pub outcomes_max: usize,
+    /// Bytes that the messages of one shard may take that are in memory only.
+    pub memory_messages_max_bytes: usize,
     /// How long an id counts as a retry, by the server's uptime.
     pub dedup_window: Duration,
     /// Ids remembered of one device.
@@ -97,6 +99,7 @@ impl Default for Limits {
             mailbox_bytes_max: 16 << 20,
             mailbox_sender_share: 50,
             outcomes_max: 1_000,
+            memory_messages_max_bytes: 1 << 30,
             dedup_window: Duration::from_secs(600),
             dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,
@@ -242,6 +245,8 @@ pub struct Stats {
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What those take that are in memory only.
+    pub memory: u64,
     /// Ids remembered.
     pub sent_ids: u64,
 }

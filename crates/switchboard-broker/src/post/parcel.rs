@@ -156,6 +156,8 @@ pub enum Verdict {
     Rejected(RejectCode),
     /// The same, because its sender has as much in the mailbox as one sender may.
     OverShare,
+    /// The same, because the shard has as many messages in memory only as it may.
+    MemoryFull,
     /// The store is in trouble; the message waits, and may be accepted later.
     Unknown,
 }

@@ -140,8 +140,9 @@ impl Broker {
 
     pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let bytes = device.mailbox.bytes();
+        let (bytes, memory) = (device.mailbox.bytes(), device.mailbox.memory());
         let acked = device.mailbox.ack(seq);
+        self.post.stats.memory -= (memory - device.mailbox.memory()) as u64;
         self.post.stats.messages -= acked.messages as u64;
         self.post.stats.bytes -= (bytes - device.mailbox.bytes()) as u64;
         for _ in 0..acked.messages - acked.outcomes {
@@ -226,8 +227,9 @@ impl Broker {
         out: Out<'_>,
     ) -> Option<Taken> {
         let device = self.post.devices.get_mut(&id)?;
-        let bytes = device.mailbox.bytes();
+        let (bytes, memory) = (device.mailbox.bytes(), device.mailbox.memory());
         let taken = device.mailbox.take(seq)?;
+        self.post.stats.memory -= (memory - device.mailbox.memory()) as u64;
         self.post.stats.messages -= 1;
         self.post.stats.bytes -= (bytes - device.mailbox.bytes()) as u64;
         if !taken.is_outcome {

@@ -7,7 +7,7 @@ use switchboard_proto::v1::{
     Durability, RejectCode, Send, ServerFrame, body_len_of_text, is_short_message, message_len,
 };
 
-use super::mailbox::{Entry, Kept, Kind, NEVER, State};
+use super::mailbox::{Entry, Kept, Kind, NEVER, State, memory_of};
 use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
@@ -266,6 +266,10 @@ impl Broker {
         if len > limits.mailbox_bytes_max {
             return Err(Verdict::Rejected(RejectCode::TooLarge));
         }
+        let memory = self.post.stats.memory as usize + memory_of(len);
+        if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
+            return Err(Verdict::MemoryFull);
+        }
         let quota = limits.quota_of(deliver.to);
         if !device.mailbox.has_room(len, &quota) {
             return Err(Verdict::Rejected(RejectCode::MailboxFull));
@@ -306,6 +310,7 @@ impl Broker {
         });
         self.post.stats.messages += 1;
         self.post.stats.bytes += len as u64;
+        self.post.stats.memory += if is_stored { 0 } else { memory_of(len) as u64 };
         self.set_expiry_alarm(to, expires_at);
         if is_stored {
             return self.store(deliver, seq, id, out);
@@ -411,7 +416,7 @@ impl Broker {
             (Asker::Text(asker), Verdict::Rejected(code)) => {
                 self.answer_text(asker, Err(code), out);
             }
-            (Asker::Text(asker), Verdict::OverShare) => {
+            (Asker::Text(asker), Verdict::OverShare | Verdict::MemoryFull) => {
                 self.answer_text(asker, Err(RejectCode::MailboxFull), out);
             }
             (Asker::Text(asker), Verdict::Accepted { durability: Durability::Memory, .. }) => {
@@ -456,9 +461,10 @@ impl Broker {
                     self.cancel(to, id, owed.cancel_session, out);
                 }
             }
-            Verdict::Rejected(_) | Verdict::OverShare => {
+            Verdict::Rejected(_) | Verdict::OverShare | Verdict::MemoryFull => {
                 let (code, message) = match verdict {
                     Verdict::Rejected(code) => (code, rejection(code)),
+                    Verdict::MemoryFull => (RejectCode::StoreFull, MEMORY_FULL),
                     _ => (RejectCode::MailboxFull, OVER_SHARE),
                 };
                 let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
@@ -647,6 +653,8 @@ impl Broker {
 }
 
 /// Why a mailbox that has room takes no more from one sender.
+const MEMORY_FULL: &str = "the server's memory for messages that it does not store is used up; it is free again \
+                           when some of them are acked or expire";
 const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait until it has dealt \
                           with what you sent";
 

@@ -107,3 +107,21 @@ fn a_full_mailbox_still_has_places_for_outcomes() {
     }
     rig.broker.audit(20, 2).unwrap();
 }
+
+/// Nothing bounded what messages in memory took over all mailboxes: a million devices, each with sixteen
+/// MiB that no disk holds.
+#[test]
+fn messages_in_memory_have_one_bound_over_all_mailboxes() {
+    let limits = Limits { memory_messages_max_bytes: 10 * (128 + 5), ..Limits::default() };
+    let mut rig = rig(limits);
+    rig.hello(0, "ann", None);
+    // Each takes 128 bytes beside its id and its body.
+    let (sent, refusal) = fill(&mut rig, 0, "");
+    assert_eq!(sent, 10);
+    assert!(refusal.contains("\"store_full\"") && refusal.contains("memory"), "{refusal}");
+    rig.hello(99, "bob", None);
+    rig.say(99, r#"{"type":"ack","seq":1}"#);
+    rig.broker.audit(100, 0).unwrap();
+    let done = rig.say(0, r#"{"type":"send","id":"m-a","to":"bob","body":""}"#);
+    assert!(done.frames.iter().any(|(to, frame)| *to == 0 && frame.contains("accepted")));
+}

@@ -95,6 +95,7 @@ pub(super) const KEYS: &[Key] = &[
     // In percent.
     key!(mailbox_sender_share, Count(1..=100)),
     key!(outcomes_max, Count(1..=10_000_000)),
+    key!(memory_messages_max_bytes, Bytes(MIB..=1024 * GIB)),
     key!(dedup_window, Span(SECOND..=24 * HOUR)),
     key!(dedup_ids_per_device_max, Count(1..=100_000_000)),
     key!(dedup_ids_max, Count(1..=100_000_000)),

@@ -88,6 +88,8 @@ pub struct Config {
     pub mailbox_sender_share: usize,
     /// Outcomes that a device may have asked for and not acked; above it `outcomes_full`.
     pub outcomes_max: usize,
+    /// What messages may take in all that are in memory only; above it senders are told `store_full`.
+    pub memory_messages_max_bytes: usize,
     /// How long the same id from the same device is a retry, by the server's uptime.
     pub dedup_window: Duration,
     /// Message ids remembered of one device; the oldest is forgotten first.
@@ -199,6 +201,7 @@ impl Config {
             mailbox_bytes_max: self.mailbox_max_bytes,
             mailbox_sender_share: self.mailbox_sender_share,
             outcomes_max: self.outcomes_max,
+            memory_messages_max_bytes: self.memory_messages_max_bytes.div_ceil(shards),
             dedup_window: self.dedup_window,
             dedup_ids_per_device_max: self.dedup_ids_per_device_max,
             dedup_ids_max: self.dedup_ids_max.div_ceil(shards),
@@ -273,6 +276,7 @@ impl Default for Config {
             mailbox_max_bytes: 16 << 20,
             mailbox_sender_share: 50,
             outcomes_max: 1_000,
+            memory_messages_max_bytes: 1 << 30,
             dedup_window: Duration::from_secs(600),
             dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,

@@ -142,6 +142,9 @@ pub(crate) const CASES: &[Case] = &[
     ("switchboard_sessions", &[], anonymous),
     ("switchboard_mailbox_messages", &[], |server| Box::new(self_sent(server))),
     ("switchboard_mailbox_bytes", &[], |server| Box::new(self_sent(server))),
+    ("switchboard_mailbox_memory_bytes", &[], |server| {
+        to_itself(server, json!({"durability": "memory"}))
+    }),
     ("switchboard_dedup_ids", &[], |server| Box::new(self_sent(server))),
     ("switchboard_store_read_failures_total", &[], damage_a_record),
     ("switchboard_messages_quarantined_total", &[], damage_a_record),
