@@ -97,6 +97,9 @@ pub struct Deliver<'a> {
     pub durability: Option<Durability>,
     /// Whether the sender asked for an outcome.
     pub receipt: bool,
+    /// Whether its id counts for duplicates also after a restart: not one that the server makes, nor
+    /// one of an ephemeral sender, with which it ends.
+    pub keeps_id: bool,
     /// Who waits for the verdict.
     pub asker: Asker,
 }

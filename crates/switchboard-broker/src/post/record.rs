@@ -65,7 +65,8 @@ pub struct MessageRecord<'a> {
     pub from: DeviceRef<'a>,
     /// The sender's id for it.
     pub id: &'a str,
-    /// Whether the id counts for duplicates; a text device's was made by the server.
+    /// Whether the id counts for duplicates: not a text device's, which was made by the server, nor an
+    /// ephemeral device's, which ended with it.
     pub is_id_taken: bool,
     /// Raw JSON.
     pub body: &'a [u8],

@@ -121,7 +121,8 @@ impl Broker {
     fn replay_sent(&mut self, now: Now, replay: &mut Replay, message: &MessageRecord<'_>) {
         let Some(from) = self.own(message.from) else { return };
         let to = self.directory.names().intern(message.to);
-        if message.receipt {
+        // An ephemeral device ended before this start, and nobody waits for its outcomes.
+        if message.receipt && message.is_id_taken {
             let (of, ended) =
                 (FateOf { device: to, seq: message.seq }, self.ended(from, message.id));
             if !replay.ended.contains(&(of, ended)) {

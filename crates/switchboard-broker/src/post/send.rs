@@ -53,7 +53,7 @@ impl Broker {
         }
         let shard = self.receiver(id, to, send)?;
         self.check_send(id, send)?;
-        self.note_sent(now, id, send, (to, digest, content))?;
+        let keeps_id = !self.note_sent(now, id, send, (to, digest, content))?;
         let deliver = Deliver {
             from: id,
             to,
@@ -66,6 +66,7 @@ impl Broker {
             expires_at_ms: send.ttl_ms.map(|ms| self.post.clock.stamp(now.at).saturating_add(ms)),
             durability: send.durability,
             receipt: send.receipt,
+            keeps_id,
             asker: Asker::Device(self.shard),
         };
         self.hand_in(now, shard, deliver, out);
@@ -101,14 +102,15 @@ impl Broker {
         (known, digest)
     }
 
-    /// Notes what is being sent, and keeps a place for its outcome.
+    /// Notes what is being sent, and keeps a place for its outcome; gives whether the
+    /// sender is ephemeral.
     fn note_sent(
         &mut self,
         now: Now,
         id: DeviceId,
         send: &Send<'_>,
         (to, digest, content): (DeviceId, Digest, Digest),
-    ) -> Result<(), (RejectCode, String)> {
+    ) -> Result<bool, (RejectCode, String)> {
         let durability = send.durability.unwrap_or(self.strongest());
         if self.post.is_failing
             && durability == Durability::Disk
@@ -118,7 +120,8 @@ impl Broker {
         }
         let limits = &self.post.limits;
         let (ids_max, outcomes_max) = (limits.dedup_ids_per_device_max, limits.outcomes_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
+        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(false) };
+        let is_ephemeral = device.is_ephemeral;
         if device.sent.len() >= ids_max {
             // The oldest is not answered yet, and must not be forgotten before.
             let message = "too many messages of yours wait for their answers";
@@ -134,7 +137,7 @@ impl Broker {
         device.sent.add(&new);
         let len = device.sent.len();
         self.sent_added(now, id, len);
-        Ok(())
+        Ok(is_ephemeral)
     }
 
     /// The receiver, if there ever was one of that id.
@@ -339,7 +342,7 @@ impl Broker {
             seq,
             from: from.as_ref(),
             id,
-            is_id_taken: !deliver.id.is_empty(),
+            is_id_taken: deliver.keeps_id,
             body: &deliver.body,
             re: deliver.re.as_deref(),
             sent_at_ms: deliver.sent_at_ms,
@@ -560,6 +563,7 @@ impl Broker {
             expires_at_ms: None,
             durability: None,
             receipt: false,
+            keeps_id: false,
             asker: Asker::Text(asker),
         };
         if shard != self.shard {

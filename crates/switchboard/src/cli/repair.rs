@@ -25,6 +25,8 @@ use crate::store::{self, DataDir, Known, Options, Salvaged};
 
 /// The store that is being built; one that a crash left there is begun again.
 const BEING_BUILT: &str = "repair.tmp";
+/// What was there before is kept under this, and the time.
+const DAMAGED: &str = "log.damaged-";
 /// What belongs to a store, apart from the log.
 const FILES: [&str; 3] = ["MANIFEST", state::FILE, "token.key"];
 
@@ -47,9 +49,7 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     }
     let copied = copy(&disk, &built)?;
     let has_new_key = write_state(&disk, &built, &checked, &copied)?;
-    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(copied.now_ms);
-    let time = humantime::format_rfc3339_seconds(now).to_string().replace(':', "");
-    let ready = dir.join(format!("{REPAIRED}{time}"));
+    let ready = free_name(dir, copied.now_ms);
     let named = fs::rename(&built, &ready).and_then(|()| File::open(dir)?.sync_all());
     named.map_err(Problem::failed)?;
     let damaged = put_in_place(dir, &ready).map_err(Problem::failed)?;
@@ -175,13 +175,29 @@ fn identify(dir: &Path) -> Result<Known, Problem> {
     store::identify(&disk).map_err(Problem::failed)
 }
 
+/// Where the new store waits to be put in place; no earlier repair has used this time for a name.
+fn free_name(dir: &Path, now_ms: u64) -> PathBuf {
+    let times = (0..).map(|second| {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms + 1_000 * second);
+        humantime::format_rfc3339_seconds(at).to_string().replace(':', "")
+    });
+    let is_free = |time: &String| {
+        ![REPAIRED, DAMAGED].iter().any(|prefix| dir.join(format!("{prefix}{time}")).exists())
+    };
+    let mut free = times.filter(is_free);
+    dir.join(format!("{REPAIRED}{}", free.next().expect("not every second is taken")))
+}
+
 /// Moves the old store away and the new one here; goes on where an earlier attempt ended.
 fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     let name = ready.file_name().unwrap_or_default().to_string_lossy();
-    let damaged = dir.join(format!("log.damaged-{}", name.trim_start_matches(REPAIRED)));
+    let damaged = dir.join(format!("{DAMAGED}{}", name.trim_start_matches(REPAIRED)));
     let (log, new_log) = (dir.join("log"), ready.join("log"));
     if new_log.exists() {
-        if log.exists() {
+        if log.exists() && damaged.exists() {
+            // The old log was moved already; somebody has made an empty folder since.
+            fs::remove_dir(&log)?;
+        } else if log.exists() {
             fs::rename(&log, &damaged)?;
         }
         fs::rename(&new_log, &log)?;

@@ -69,6 +69,15 @@ pub(crate) fn open(
     wall_ms: u64,
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
+    // Before anything is made in the directory: what is missing of it lies in the repaired store.
+    if dir.exists()
+        && let Some(path) = interrupted_repair(dir)?
+    {
+        anyhow::bail!(
+            "{} is left of a repair that was interrupted: run `switchboard store repair` again",
+            path.display()
+        );
+    }
     let disk = DataDir::open(dir).with_context(|| format!("data_dir {}", dir.display()))?;
     let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
@@ -99,6 +108,9 @@ pub(crate) fn open(
     brokers.iter_mut().for_each(|(broker, _)| broker.stamp_by(clock));
     let note = recovered.state_note();
     state.store = note.store();
+    // A crash may have come between the last write of the state and this note of it. Were it not made
+    // up for before the next write, another crash would leave the state two ahead, as no run does.
+    note.set(state.generation)?;
     let reserved_to = AtomicU64::new(state.ids_to);
     let kept = Some(std::sync::Mutex::new(Kept { dir: dir.to_owned(), state, note }));
     let ids = Ids { reserved_to, clock, kept };
@@ -107,6 +119,10 @@ pub(crate) fn open(
         reserved = ids.reserve(directory.next_id(), uptime);
     }
     if let Err(error) = reserved {
+        if origin == Origin::New {
+            // A log without a state that belongs to it would be refused at the next start.
+            return Err(error);
+        }
         // Those who are known can be served. It is tried again all the time.
         tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
     }
@@ -135,12 +151,6 @@ fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
 /// older version gets its manifest here.
 fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
     let known = store::identify(disk).map_err(|error| refused(dir, error))?;
-    if let Some(path) = interrupted_repair(dir)? {
-        anyhow::bail!(
-            "{} is left of a repair that was interrupted: run `switchboard store repair` again",
-            path.display()
-        );
-    }
     let (mut state, origin) = State::open(dir, known)?;
     let is_empty = known == store::Known::Nothing || origin == Origin::New;
     let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;

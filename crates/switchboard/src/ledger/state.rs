@@ -34,7 +34,7 @@ pub(crate) struct State {
     pub(crate) store: u64,
     /// Rises each time that the file is replaced.
     #[serde(default)]
-    generation: u64,
+    pub(super) generation: u64,
     /// Drawn when the store was made, and again when it is found to be a copy: mailboxes are named
     /// after it.
     pub(crate) epoch: u64,

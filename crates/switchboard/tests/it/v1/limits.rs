@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::client::{V1, send, with};
 use crate::device::Device;
-use crate::server::{PATIENCE, Server};
+use crate::server::{PATIENCE, Server, token};
 
 fn rejected(id: &str, code: &str) -> Value {
     json!({"type": "rejected", "id": id, "code": code})
@@ -261,4 +261,24 @@ fn a_slow_reader_is_cut_and_loses_nothing() {
     let seqs: Vec<u64> = (0..100).map(|n| device.take(&n.to_string())).collect();
     assert!(seqs.is_sorted_by(|a, b| a < b));
     device.hears_nothing();
+}
+
+/// After a restart the ids of an ephemeral device were taken for those of the next device of its name: a
+/// first message was answered `duplicate`, and never delivered.
+#[test]
+fn the_ids_of_an_ephemeral_device_end_with_it_also_in_the_store() {
+    let mut server = Server::start();
+    let bob = V1::named(&server, "bob");
+    let mut ephemeral =
+        V1::hello(&server, json!({"token": token(&server, "alice", None), "ephemeral": true}));
+    ephemeral.send("bob", "1");
+    ephemeral.leave();
+    let alice = V1::named(&server, "alice").leave();
+    let bob = bob.away();
+    server.restart();
+    let mut alice = alice.back(&server, 0);
+    // Neither a retry of the first, nor another message under its id.
+    alice.send("bob", "1");
+    let mut bob = bob.back(&server, 0);
+    assert!(bob.take("1") < bob.take("1"));
 }
