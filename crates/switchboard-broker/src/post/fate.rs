@@ -76,9 +76,10 @@ impl Broker {
         answers_cancel: Option<u32>,
         out: Out<'_>,
     ) {
-        let to = taken.from;
+        let (to, is_of_ephemeral) = (taken.from, taken.is_of_ephemeral);
         let id = taken.id.unwrap_or_default();
-        self.post_home(to, Parcel::Fate { to, id, fate, answers_cancel }, out);
+        let parcel = Parcel::Fate { to, id, fate, answers_cancel, is_of_ephemeral };
+        self.post_home(to, parcel, out);
     }
 
     /// A message that this shard's device sent has met its fate.
@@ -87,14 +88,14 @@ impl Broker {
         to: DeviceId,
         id: Box<str>,
         fate: Fate,
-        answers_cancel: Option<u32>,
+        (answers_cancel, is_of_ephemeral): (Option<u32>, bool),
         out: Out<'_>,
     ) {
         let of = fate.of;
         let is_stored = fate.is_stored && self.post.is_durable;
         let shown = self.show(to);
         let mut device = self.post.devices.get_mut(&to);
-        let Some(device) = device.take_if(|device| device.may_be_told(of)) else {
+        let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
             return self.post_home(of.device, Parcel::Unwanted(of), out);
         };
         device.mailbox.give_place();
@@ -295,10 +296,14 @@ impl Broker {
 }
 
 impl Device {
-    /// Whether the outcome of a message is for this device. An ephemeral one may be another by now
-    /// than the one of the same id that asked.
-    fn may_be_told(&mut self, of: FateOf) -> bool {
-        !self.is_ending && self.receipts.as_mut().is_none_or(|receipts| receipts.remove(&of))
+    /// Whether the outcome of a message is for this device. Where one of them was ephemeral it may be
+    /// another by now than the one of the same id that asked.
+    fn may_be_told(&mut self, of: FateOf, is_of_ephemeral: bool) -> bool {
+        let is_mine = match &mut self.receipts {
+            Some(receipts) => is_of_ephemeral && receipts.remove(&of),
+            None => !is_of_ephemeral,
+        };
+        is_mine && !self.is_ending
     }
 
     /// An outcome will come of the message that it sent under this id and that was accepted.

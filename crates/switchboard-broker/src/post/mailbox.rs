@@ -80,13 +80,21 @@ pub(crate) enum Kind {
     Message,
     /// A message whose sender asked for its outcome.
     WithReceipt,
+    /// The same, of an ephemeral sender: its outcome is not for the next device of that id.
+    ReceiptOfEphemeral,
     /// An outcome.
     Outcome,
 }
 
 impl Kind {
-    pub(crate) fn message(receipt: bool) -> Kind {
-        if receipt { Kind::WithReceipt } else { Kind::Message }
+    /// Of a message; of its sender's ids only those of an ephemeral one are not kept, where a
+    /// `receipt` can be asked for.
+    pub(crate) fn message(receipt: bool, keeps_id: bool) -> Kind {
+        match (receipt, keeps_id) {
+            (false, _) => Kind::Message,
+            (true, true) => Kind::WithReceipt,
+            (true, false) => Kind::ReceiptOfEphemeral,
+        }
     }
 }
 
@@ -329,7 +337,8 @@ impl Mailbox {
         }
         let owes = entry.receipt();
         let is_outcome = entry.is_outcome();
-        Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome })
+        let is_of_ephemeral = entry.is_of_ephemeral();
+        Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome, is_of_ephemeral })
     }
 
     /// It is recorded that an entry is out, and how it ended: it is gone. Gives whether a copy of
@@ -558,6 +567,7 @@ impl Mailbox {
             maybe_seen: true,
             is_stored: entry.is_stored(),
             is_outcome: false,
+            is_of_ephemeral: entry.is_of_ephemeral(),
         })
     }
 
@@ -716,6 +726,8 @@ pub(crate) struct Taken {
     pub(crate) maybe_seen: bool,
     pub(crate) is_stored: bool,
     pub(crate) is_outcome: bool,
+    /// Its sender was ephemeral, where an outcome is owed.
+    pub(crate) is_of_ephemeral: bool,
 }
 
 /// What an ack took out.
@@ -731,7 +743,11 @@ pub(crate) struct Acked {
 impl Entry {
     /// Whether its sender asked for an outcome.
     pub(crate) fn receipt(&self) -> bool {
-        self.kind == Kind::WithReceipt
+        matches!(self.kind, Kind::WithReceipt | Kind::ReceiptOfEphemeral)
+    }
+
+    fn is_of_ephemeral(&self) -> bool {
+        self.kind == Kind::ReceiptOfEphemeral
     }
 
     pub(crate) fn is_outcome(&self) -> bool {

@@ -416,8 +416,8 @@ impl Broker {
             Parcel::CancelVerdict { to, id, session, result } => {
                 self.cancel_verdict(to, &id, session, result, out);
             }
-            Parcel::Fate { to, id, fate, answers_cancel } => {
-                self.fate(to, id, fate, answers_cancel, out);
+            Parcel::Fate { to, id, fate, answers_cancel, is_of_ephemeral } => {
+                self.fate(to, id, fate, (answers_cancel, is_of_ephemeral), out);
             }
             Parcel::Settled(of) => self.settled(now, of, out),
             Parcel::Unwanted(of) => self.unwanted(now, of, out),

@@ -54,6 +54,8 @@ pub enum Parcel {
         fate: Fate,
         /// The session whose `cancel` this also answers.
         answers_cancel: Option<u32>,
+        /// The sender was ephemeral: another device of its id is not told.
+        is_of_ephemeral: bool,
     },
     /// The outcome of a message is recorded, to the shard of its receiver.
     Settled(FateOf),

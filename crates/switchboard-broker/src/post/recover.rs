@@ -464,7 +464,7 @@ impl MessageRecord<'_> {
             expires_at,
             len: len as u32,
             state: State::Ready,
-            kind: Kind::message(self.receipt),
+            kind: Kind::message(self.receipt, self.is_id_taken),
             kept: Kept::Stored,
             is_in_flight: false,
             content,

@@ -301,7 +301,7 @@ impl Broker {
             expires_at,
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },
-            kind: Kind::message(deliver.receipt),
+            kind: Kind::message(deliver.receipt, deliver.keeps_id),
             kept: Kept::stored(is_stored),
             is_in_flight: false,
             content: Some(Content::message(

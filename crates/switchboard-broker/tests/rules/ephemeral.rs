@@ -195,3 +195,22 @@ fn an_outcome_for_one_that_left_is_not_told_to_the_next() {
     assert!(rig.sync().frames.is_empty());
     rig.broker.audit(100, 100).unwrap();
 }
+
+/// A device with a mailbox was told how the messages of its ephemeral namesake ended, also where both had
+/// used the same id: `refused` for one that was then `delivered`.
+#[test]
+fn nor_to_one_of_the_same_name_that_has_a_mailbox() {
+    let (mut rig, _) = rig();
+    rig.say(0, &send("bob", "m", r#","receipt":true"#));
+    rig.sync();
+    rig.leave(0);
+    rig.hello(5, "ann", None);
+    rig.sync();
+    rig.say(5, &send("bob", "m", r#","receipt":true"#));
+    rig.sync();
+    rig.say(1, r#"{"type":"refuse","seq":1}"#);
+    assert!(rig.sync().frames.is_empty(), "its sender is gone");
+    rig.say(1, r#"{"type":"ack","seq":2}"#);
+    assert!(rig.sync().told(5).contains("\"delivered\""));
+    rig.broker.audit(100, 100).unwrap();
+}

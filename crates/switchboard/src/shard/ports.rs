@@ -112,6 +112,10 @@ const SPARE_BATCHES: usize = 4;
 /// A batch is ended when it passes this: the memory of a growing one is moved, old and new at once.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// What a message takes that is being accepted, beside what it says: its entry, its id, whom to answer,
+/// and what the allocator adds.
+const NOTES_BYTES: usize = 256;
+
 /// What is to be handed to one other shard.
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -209,8 +213,9 @@ impl Ports {
         let had = batch.bytes();
         batch.push_with(|out| record::write(record, out));
         let bytes = batch.bytes() - had;
-        // Until it is synced its mailbox has a message's content, too.
-        let charge = if let Record::Message(_) = record { 2 * bytes } else { bytes };
+        // Until it is synced its mailbox has a message's content, too, and notes of it.
+        let is_message = matches!(record, Record::Message(_));
+        let charge = if is_message { 2 * bytes + NOTES_BYTES } else { bytes };
         *charged += charge;
         self.appended_bytes += bytes;
         if batch.bytes() >= BATCH_BYTES {
