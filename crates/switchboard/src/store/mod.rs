@@ -21,6 +21,7 @@ mod queue;
 mod recover;
 mod salvage;
 mod segment;
+mod skipping;
 mod space;
 mod stats;
 mod writer;

@@ -7,6 +7,7 @@ use super::segment::{
     HEADER_LEN, Header, Previous, Segment, VERSION, Walk, name_of, number_of, read_exact_at,
     used_end,
 };
+use super::skipping::SkippingDisk;
 use super::{Disk, DiskFile, OpenError, StoreError};
 
 /// What a damaged log still holds.
@@ -47,12 +48,14 @@ struct Hearsay {
 /// every segment would be foreign.
 ///
 /// # Errors
-/// When the disk cannot be read, or a newer version wrote the log.
+/// When the disk cannot be read at all, or a newer version wrote the log. Sectors that it has lost are
+/// skipped.
 pub fn salvage(
     disk: &dyn Disk,
     store: Option<u64>,
     visit: &mut dyn FnMut(&[u8]),
 ) -> Result<Salvaged, OpenError> {
+    let disk = &SkippingDisk(disk);
     let mut it = Salvaged::default();
     let listed = match Manifest::find(disk)? {
         manifest::Found::Intact { manifest, .. } => Some(manifest.content),
