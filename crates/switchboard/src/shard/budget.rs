@@ -65,8 +65,8 @@ pub(super) enum Pause {
 /// The budget for what is not durable: records that are not synced, the contents of their messages
 /// in mailboxes, and messages on their way between shards.
 ///
-/// A sender is not read on when it is spent, *before* its next frame is carried out, so nothing is
-/// refused and nothing grows. Only syncs free it (a message that is taken from another shard keeps
+/// A sender is not read on when it is spent: its next read is not carried out, so nothing is refused,
+/// and what grows is one read for each sender that was being served. Only syncs free it (a message that is taken from another shard keeps
 /// its share), and acks do not: so to pause who acks cannot make it last longer. Records that no
 /// message made (acks, how a device stands) may use an eighth more; then nobody is read who could
 /// make them.
