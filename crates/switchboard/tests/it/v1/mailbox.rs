@@ -356,10 +356,11 @@ fn a_backup_put_back_in_place_costs_no_new_message() {
 
     server.restart();
     let (mut a, mut b) = (a_away.back(&server, 0), b_away.back(&server, seq));
-    // More than a block of numbers, and each time less than the sender's share of a mailbox.
+    // More than a block of numbers. What is in flight from the round before, whose acks may still be on
+    // their way, and a round are less than the sender's share of a mailbox: 256 + 200 < 500.
     let mut last = 0;
-    for round in 0..8 {
-        let ids: Vec<_> = (0..400).map(|n| format!("lost{round}.{n}")).collect();
+    for round in 0..16 {
+        let ids: Vec<_> = (0..200).map(|n| format!("lost{round}.{n}")).collect();
         a.say_all(ids.iter().map(|id| send(&b.device(), id)));
         for id in &ids {
             last = b.take(id);
