@@ -73,12 +73,23 @@ fn utc(unix_s: u64) -> humantime::Rfc3339Timestamp {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The server's own key cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Own {
         /// The key's file.
         path: PathBuf,
+        /// What the system said. Not called `source`: a chain of causes would say it twice.
+        cause: io::Error,
+    },
+    /// The disk has lost the own key, or something else than a file is in its place.
+    #[error(
+        "{path} cannot be read ({cause}); restore it from a backup, or run `switchboard store \
+         repair`: it makes a new one, and no token of the old one is valid"
+    )]
+    OwnLost {
+        /// The key's file.
+        path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Any user of the machine could read the own key, or put another in its place.
     #[error(
@@ -123,14 +134,14 @@ pub enum KeyError {
     #[error("no randomness from the system: {0}")]
     NoRandomness(getrandom::Error),
     /// A file of the operator's keys cannot be read.
-    #[error("{key} = \"{path}\": {source}")]
+    #[error("{key} = \"{path}\": {cause}")]
     File {
         /// The configuration's key.
         key: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file of the operator's keys holds no key that can be used.
     #[error("{key} = \"{path}\": {problem}")]

@@ -90,7 +90,7 @@ fn with_problem<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Result<T, KeyError> {
-    let failed = |source| KeyError::File { key, path: path.to_owned(), source };
+    let failed = |cause| KeyError::File { key, path: path.to_owned(), cause };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
     file.take(KEYS_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -13,6 +13,7 @@ use switchboard_proto::v1::DeviceRef;
 use super::error::KeyError;
 use super::keys::Key;
 use super::{Patterns, crypto};
+use crate::store::is_damage;
 
 /// The `kid` of every token of the own key. No key of the operator's may have it.
 pub(super) const OWN_KID: &str = "switchboard";
@@ -127,7 +128,7 @@ impl OwnKey {
 }
 
 fn is_missing(error: &KeyError) -> bool {
-    matches!(error, KeyError::Own { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    matches!(error, KeyError::Own { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
 }
 
 fn has_store(dir: &Path) -> bool {
@@ -149,9 +150,16 @@ fn random_bytes() -> Result<[u8; KEY_LEN], KeyError> {
 }
 
 fn read(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
-    let failed = |source| KeyError::Own { path: path.to_owned(), source };
+    let failed = |cause| match is_damage(&cause) {
+        true => KeyError::OwnLost { path: path.to_owned(), cause },
+        false => KeyError::Own { path: path.to_owned(), cause },
+    };
     let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o007 != 0 {
         return Err(KeyError::OwnExposed { path: path.to_owned(), mode });
     }
@@ -164,7 +172,7 @@ fn read(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
 /// Makes the key under another name, syncs it, and names it `path` unless that is taken by then. The
 /// file is readable and writable by the server's user alone from the moment it exists.
 fn make(dir: &Path, path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
-    let failed = |source| KeyError::Own { path: path.to_owned(), source };
+    let failed = |cause| KeyError::Own { path: path.to_owned(), cause };
     let bytes = random_bytes()?;
     make_dir(dir).map_err(failed)?;
     let written =
@@ -238,6 +246,24 @@ mod tests {
         let error = OwnKey::open(home.path()).unwrap_err();
         assert!(matches!(error, KeyError::OwnMissing { .. }), "{error}");
         assert!(!path.exists());
+    }
+
+    /// A chain of causes said what the system had said twice.
+    #[test]
+    fn an_error_says_its_cause_once() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(KEY_FILE);
+        for error in [
+            read(&path).unwrap_err(),
+            KeyError::File { key: "auth_jwks_file", path, cause: io::ErrorKind::NotFound.into() },
+        ] {
+            let said = format!("{:#}", anyhow::Error::new(error));
+            assert_eq!(
+                said.matches("not found").count() + said.matches("No such").count(),
+                1,
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -18,13 +18,11 @@ use super::append::Appender;
 use super::data::{self, Problem, Progress};
 use super::mailboxes::Mailboxes;
 use super::store::Checked;
-use crate::auth::OwnKey;
+use crate::auth::{KeyError, OwnKey};
 use crate::ledger::state::{self, State};
-use crate::ledger::{self, REPAIRED, record};
+use crate::ledger::{self, BEING_BUILT, REPAIRED, record};
 use crate::store::{self, DataDir, Known, Options, Salvaged};
 
-/// The store that is being built; one that a crash left there is begun again.
-const BEING_BUILT: &str = "repair.tmp";
 /// What was there before is kept under this, and the time.
 const DAMAGED: &str = "log.damaged-";
 /// What belongs to a store, apart from the log.
@@ -47,13 +45,26 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     if checked.faults.is_empty() {
         return Ok("nothing to repair: the store is sound\n".to_owned());
     }
-    let copied = copy(&disk, &built)?;
-    let has_new_key = write_state(&disk, &built, &checked, &copied)?;
+    if let Err(error @ KeyError::OwnExposed { .. }) = OwnKey::check(dir, None, false) {
+        // To make another one is for the operator to decide.
+        return Err(Problem::failed(error));
+    }
+    let (copied, has_new_key) = build(&disk, &built, &checked).inspect_err(|_| {
+        // It may be what filled the disk.
+        remove(&built).ok();
+    })?;
     let ready = free_name(dir, copied.now_ms);
     let named = fs::rename(&built, &ready).and_then(|()| File::open(dir)?.sync_all());
     named.map_err(Problem::failed)?;
     let damaged = put_in_place(dir, &ready).map_err(Problem::failed)?;
     Ok(report(&checked, &copied, has_new_key, &damaged))
+}
+
+/// Makes the new store; returns what is in it, and whether its key is new.
+fn build(disk: &DataDir, built: &Path, checked: &Checked) -> Result<(Copied, bool), Problem> {
+    let copied = copy(disk, built)?;
+    let has_new_key = write_state(disk, built, checked, &copied)?;
+    Ok((copied, has_new_key))
 }
 
 /// What was copied into the new log.
@@ -159,14 +170,16 @@ fn write_state(
     file.map_err(Problem::failed)?;
     // What cannot be used as a whole may still say which ids were given.
     let old = checked.state.clone().or_else(|| State::read(disk.path()).ok().flatten());
-    let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + ledger::IDS_AHEAD;
-    let ids_to = old.as_ref().map_or(ids_to, |old| old.ids_to.max(copied.highest_id + 1));
+    // Ids of which nothing is in the log may have been given since that was written.
+    let unknown = if checked.state.is_some() { 0 } else { ledger::IDS_AHEAD };
+    let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
+    let ids_to = old.as_ref().map_or(ids_to, |old| old.ids_to.max(ids_to));
     let state = old.map_or_else(State::new, Ok).and_then(|state| state.for_store(log.store));
     let mut state = state.map_err(Problem::failed)?;
     state.ids_to = ids_to;
     state.uptime_ms = state.uptime_ms.max(copied.uptime_ms);
     state.token_key = Some(key);
-    state.write(built).map_err(Problem::failed)?;
+    state.write_for(disk.path(), built).map_err(Problem::failed)?;
     Ok(is_new_key)
 }
 
@@ -194,11 +207,14 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     let damaged = dir.join(format!("{DAMAGED}{}", name.trim_start_matches(REPAIRED)));
     let (log, new_log) = (dir.join("log"), ready.join("log"));
     if new_log.exists() {
-        if log.exists() && damaged.exists() {
+        if log.is_dir() && damaged.exists() {
             // The old log was moved already; somebody has made an empty folder since.
             fs::remove_dir(&log)?;
-        } else if log.exists() {
+        } else if log.is_dir() {
             fs::rename(&log, &damaged)?;
+        } else if log.symlink_metadata().is_ok() {
+            fs::create_dir_all(&damaged)?;
+            fs::rename(&log, damaged.join("log"))?;
         }
         fs::rename(&new_log, &log)?;
     }
@@ -255,4 +271,20 @@ fn report(checked: &Checked, copied: &Copied, has_new_key: bool, damaged: &Path)
 fn now_ms() -> Result<u64, Problem> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map(|since| since.as_millis() as u64).map_err(Problem::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_repairs_in_one_second_have_names_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = free_name(dir.path(), 1_000);
+        assert_eq!(first, dir.path().join("repaired-1970-01-01T000001Z"));
+        // The first was put in place: its name lives on in what it replaced.
+        fs::create_dir(dir.path().join("log.damaged-1970-01-01T000001Z")).unwrap();
+        let second = free_name(dir.path(), 1_999);
+        assert_eq!(second, dir.path().join("repaired-1970-01-01T000002Z"));
+    }
 }

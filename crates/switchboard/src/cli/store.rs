@@ -1,10 +1,13 @@
 //! `switchboard store`: looks after the store of a stopped server.
 
+use std::fs::{self, File};
+use std::io::ErrorKind;
+
 use super::data::{self, Problem, read_all_of};
 use super::{Exit, output, repair};
 use crate::auth::OwnKey;
-use crate::ledger::state::{Origin, State, StateError};
-use crate::ledger::{self, record};
+use crate::ledger::state::{self, Origin, State, StateError};
+use crate::ledger::{self, BEING_BUILT, record};
 use crate::store::{self, DataDir, Found, Known};
 
 /// What to do with the store.
@@ -47,6 +50,24 @@ fn check(args: &data::Args) -> Result<String, Problem> {
     Ok(checked.report())
 }
 
+/// Fails if permissions hide a file: it is not damaged, and must not be given up as if it were.
+fn may_read(disk: &DataDir) -> Result<(), Problem> {
+    let dir = disk.path();
+    let segments = fs::read_dir(dir.join("log")).into_iter().flatten().flatten();
+    let files = ["MANIFEST", state::FILE, "token.key", "log"].map(|file| dir.join(file));
+    let paths = files.into_iter().chain(segments.map(|entry| entry.path()));
+    // To open a pipe would wait for whoever writes to it.
+    for path in paths.filter(|path| path.is_file() || path.is_dir()) {
+        if let Err(error) = File::open(&path)
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            let path = path.display();
+            return Err(Problem::failed(format!("{path}: {error}; run it as the server's user")));
+        }
+    }
+    Ok(())
+}
+
 /// What there is to say of a store.
 #[derive(Debug, Default)]
 pub(super) struct Checked {
@@ -68,6 +89,12 @@ impl Checked {
     pub(super) fn new(disk: &DataDir) -> Result<Checked, Problem> {
         let mut it = Checked::default();
         let dir = disk.path();
+        may_read(disk)?;
+        if dir.join(BEING_BUILT).exists() {
+            it.notes.push(format!(
+                "{BEING_BUILT}: an unfinished repair; the next start or repair removes it"
+            ));
+        }
         if let Some(path) = ledger::interrupted_repair(dir).map_err(Problem::failed)? {
             it.faults.push(format!("{} is left of an interrupted repair", path.display()));
         }

@@ -78,7 +78,8 @@ pub(crate) fn open(
             path.display()
         );
     }
-    let disk = DataDir::open(dir).with_context(|| format!("data_dir {}", dir.display()))?;
+    let disk = DataDir::open(dir).map_err(|error| refused(dir, error))?;
+    remove_unfinished_repair(dir);
     let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
     let new_broker = |shard| {
@@ -143,7 +144,25 @@ fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
              data directory from a backup, or run `switchboard store repair`, which keeps what is \
              intact"
         ),
+        OpenError::Io(error) if error.is_damage() => anyhow::anyhow!(
+            "data_dir {dir}: {error}; the disk does not return what was written there, and messages \
+             that were accepted may be lost: restore the whole data directory from a backup, or run \
+             `switchboard store repair`, which keeps what can be read; and replace the disk"
+        ),
         error => anyhow::Error::new(error).context(format!("data_dir {dir}")),
+    }
+}
+
+/// Why a directory of a version without `MANIFEST` did not get one, and how to go on.
+fn not_adopted(dir: &Path, error: OpenError) -> anyhow::Error {
+    match error {
+        OpenError::Io(error) if error.is_no_space() => anyhow::anyhow!(
+            "data_dir {}: {error}; a version without MANIFEST wrote the directory, and there is no room \
+             for one: free 64 KiB on the volume, or copy the whole directory to a larger one and start \
+             the server on the copy",
+            dir.display()
+        ),
+        error => refused(dir, error),
     }
 }
 
@@ -156,7 +175,9 @@ fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
     let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;
     state.token_key = Some(key);
     if origin == Origin::Older {
-        store::adopt(disk).map_err(|error| refused(dir, error))?;
+        // Those versions had their ballast among the segments, where nobody would give it up again.
+        std::fs::remove_file(dir.join("log/ballast")).ok();
+        store::adopt(disk).map_err(|error| not_adopted(dir, error))?;
     }
     Ok((state, origin))
 }
@@ -270,6 +291,21 @@ pub(crate) fn interrupted_repair(dir: &Path) -> std::io::Result<Option<PathBuf>>
         }
     }
     Ok(None)
+}
+
+/// The store that a repair builds; it counts for nothing before it is [`REPAIRED`].
+pub(crate) const BEING_BUILT: &str = "repair.tmp";
+
+/// Removes what a repair left that was killed while it copied: it may be as large as the log.
+fn remove_unfinished_repair(dir: &Path) {
+    let path = dir.join(BEING_BUILT);
+    match std::fs::remove_dir_all(&path) {
+        Ok(()) => tracing::info!(path = %path.display(), "an unfinished repair was removed"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "an unfinished repair cannot be removed");
+        }
+    }
 }
 
 /// How often the uptime is noted, and the log looked at.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use switchboard_broker::DigestKey;
 use switchboard_proto::DeviceId;
 
-use crate::store::{Identity, Known, is_no_space};
+use crate::store::{Identity, Known, is_damage, is_no_space};
 
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
@@ -167,6 +167,9 @@ impl State {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_damage(&error) => {
+                return Err(StateError::Wrong { path, why: format!("cannot be read ({error})") });
+            }
             Err(cause) => return Err(StateError::Io { path, cause }),
         };
         let damaged = |why: String| StateError::Wrong {
@@ -222,14 +225,18 @@ impl State {
 
     /// Whether the directory, or the manifest in it, is another than when this was written.
     fn has_moved(&self, dir: &Path) -> Result<bool, StateError> {
-        let (inode, manifest) = place(dir)?;
+        let (inode, manifest) = (inode(dir)?, manifest(dir)?);
         Ok(self.inode != inode || self.manifest.as_ref().is_some_and(|was| *was != manifest))
     }
 
     /// Replaces the file by its next generation; when this returns it is on disk.
     pub(crate) fn write(&mut self, dir: &Path) -> Result<u64, StateError> {
-        let (inode, manifest) = place(dir)?;
-        (self.inode, self.manifest) = (inode, Some(manifest));
+        self.write_for(dir, dir)
+    }
+
+    /// As [`State::write`], with the manifest beside it, both of which are then moved to `home`.
+    pub(crate) fn write_for(&mut self, home: &Path, dir: &Path) -> Result<u64, StateError> {
+        (self.inode, self.manifest) = (inode(home)?, Some(manifest(dir)?));
         self.version = VERSION;
         self.generation += 1;
         let value = serde_json::to_value(&*self).expect("numbers and text are JSON");
@@ -267,13 +274,13 @@ fn checksum(state: &Value) -> u32 {
     })
 }
 
-/// The names that the file system gave to the directory and to the manifest in it.
-fn place(dir: &Path) -> Result<(u64, String), StateError> {
+/// The name that the file system gave to the manifest.
+fn manifest(dir: &Path) -> Result<String, StateError> {
     let manifest = metadata(dir.join("MANIFEST"))?;
     // Not every file system knows when.
     let born = manifest.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let born = born.map_or(0, |at| at.as_nanos());
-    Ok((inode(dir)?, format!("{}:{born}", manifest.ino())))
+    Ok(format!("{}:{born}", manifest.ino()))
 }
 
 fn inode(dir: &Path) -> Result<u64, StateError> {

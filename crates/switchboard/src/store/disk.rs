@@ -73,7 +73,10 @@ impl DataDir {
         let log = dir.join("log");
         make_dir(dir)?;
         let (lock, old_lock) = locks(dir, true)?;
-        make_dir(&log)?;
+        // What is there and no folder is refused when it is read.
+        if !log.exists() {
+            make_dir(&log)?;
+        }
         // The way to the log must be as durable as the log. The parent may be somebody else's.
         sync_dir(&log)?;
         sync_dir(dir)?;

@@ -57,17 +57,28 @@ pub enum OpenError {
 
 /// What the disk refused.
 #[derive(Debug, Error)]
-#[error("cannot {doing} {file}: {cause}")]
+#[error("cannot {doing} {file}{}: {cause}", at(*offset))]
 pub struct StoreError {
     pub(super) doing: &'static str,
     pub(super) file: String,
+    /// Where in the file, if it was read.
+    pub(super) offset: Option<u64>,
     /// Not called `source`: then whoever prints the chain of causes would say it twice.
     pub(super) cause: io::Error,
 }
 
+fn at(offset: Option<u64>) -> String {
+    offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
+}
+
 impl StoreError {
     pub(super) fn new(doing: &'static str, file: &str, cause: io::Error) -> StoreError {
-        StoreError { doing, file: file.to_owned(), cause }
+        StoreError { doing, file: file.to_owned(), offset: None, cause }
+    }
+
+    /// The file could not be read at `offset`.
+    pub(super) fn reading(file: &str, offset: u64, cause: io::Error) -> StoreError {
+        StoreError { offset: Some(offset), ..StoreError::new("read", file, cause) }
     }
 
     /// For `map_err`: names what was attempted.
@@ -83,6 +94,11 @@ impl StoreError {
         is_no_space(&self.cause)
     }
 
+    /// Returns true if the disk does not return what it was given: to try again is of no use.
+    pub fn is_damage(&self) -> bool {
+        ["open", "read", "list"].contains(&self.doing) && is_damage(&self.cause)
+    }
+
     /// What the operating system said.
     pub fn io(&self) -> &io::Error {
         &self.cause
@@ -92,6 +108,26 @@ impl StoreError {
 /// Whether the system says that the disk is full, or a quota on it.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Returns true for an error that says that what was to be read is damaged: a sector or a block of the
+/// file system is lost (read(2), and what ext4, XFS and dm-integrity return for a wrong checksum), or
+/// something other than a file is in its place.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const DAMAGE: [Errno; 9] = [
+        Errno::IO,
+        Errno::NODATA,
+        Errno::UCLEAN,
+        Errno::BADMSG,
+        Errno::ILSEQ,
+        Errno::ISDIR,
+        Errno::NOTDIR,
+        Errno::LOOP,
+        Errno::NXIO,
+    ];
+    error.kind() == io::ErrorKind::IsADirectory
+        || Errno::from_io_error(error).is_some_and(|errno| DAMAGE.contains(&errno))
 }
 
 /// Why a record cannot be read.

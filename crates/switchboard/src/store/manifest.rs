@@ -31,6 +31,9 @@ const SLOT_LEN: usize = 128;
 const CHECKED_LEN: usize = SLOT_LEN - 4;
 /// A page apart: no device tears both with one write.
 const SLOT_AT: [usize; 2] = [0, 4096];
+/// A slot is written as a whole page: a part of a page that the disk has lost cannot be written, as
+/// the rest would have to be read first.
+const PAGE_LEN: usize = 4096;
 const FILE_LEN: usize = 8192;
 const IS_CLEAN: u32 = 1;
 
@@ -141,23 +144,26 @@ impl Manifest {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Missing),
             Err(error) => return Err(StoreError::new("open", NAME, error)),
         };
-        let read = StoreError::of("read", NAME);
         // It has this length from the moment that it was finished.
-        let mut bytes = vec![0; FILE_LEN];
-        match file.size().and_then(|len| {
-            if len != FILE_LEN as u64 {
-                return Ok(false);
-            }
-            read_exact_at(&*file, &mut bytes, 0).map(|()| true)
-        }) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Found::Damaged),
-            Err(error) => return Err(read(error)),
+        if file.size().map_err(StoreError::of("read", NAME))? != FILE_LEN as u64 {
+            return Ok(Found::Damaged);
         }
-        let slots = SLOT_AT.map(|at| Content::from_bytes(&bytes[at..at + SLOT_LEN]));
+        let mut unreadable = None;
+        let mut slots = [None; 2];
+        for (slot, at) in slots.iter_mut().zip(SLOT_AT) {
+            let mut bytes = [0; SLOT_LEN];
+            match read_exact_at(&*file, NAME, &mut bytes, at as u64) {
+                Ok(()) => *slot = Content::from_bytes(&bytes),
+                // The other one may serve.
+                Err(error) if error.is_damage() => unreadable = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
         let newest = (0..2).max_by_key(|&slot| slots[slot].map(|content| content.generation));
         let newest = newest.expect("there are two");
-        let Some(content) = slots[newest] else { return Ok(Found::Damaged) };
+        let Some(content) = slots[newest] else {
+            return unreadable.map_or(Ok(Found::Damaged), Err);
+        };
         let is_half = slots.iter().any(Option::is_none);
         let manifest = Manifest { file, content, synced_slot: newest, is_dirty: true };
         Ok(Found::Intact { manifest, is_half })
@@ -176,9 +182,13 @@ impl Manifest {
         }
         let written = file
             .truncate(FILE_LEN as u64)
-            .and_then(|()| file.write_at(&mut [IoSlice::new(&bytes)], 0));
-        written.map_err(StoreError::of("write", NAME))?;
-        file.sync_all().map_err(StoreError::of("sync", NAME))?;
+            .and_then(|()| file.write_at(&mut [IoSlice::new(&bytes)], 0))
+            .and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            // One slot of two on a full disk would pass for a manifest.
+            file.truncate(0).ok();
+            return Err(StoreError::new("write", NAME, error));
+        }
         disk.sync_dir().map_err(StoreError::of("sync the directory of", NAME))?;
         Ok(Manifest { file, content, synced_slot: 0, is_dirty: false })
     }
@@ -187,10 +197,7 @@ impl Manifest {
     /// other one is the last that was synced. To write the same bytes again harms neither: where
     /// they are durable nothing changes, and where they are not the other slot counts.
     pub(super) fn secure(&mut self) -> Result<(), StoreError> {
-        let bytes = self.content.to_bytes();
-        let at = SLOT_AT[self.synced_slot] as u64;
-        let written = self.file.write_at(&mut [IoSlice::new(&bytes)], at);
-        written.map_err(StoreError::of("write", NAME))?;
+        self.write_slot(self.synced_slot)?;
         self.file.sync_data().map_err(StoreError::of("sync", NAME))
     }
 
@@ -199,9 +206,14 @@ impl Manifest {
         let slot = 1 - self.synced_slot;
         self.is_dirty = true;
         self.content.generation += 1;
-        let bytes = self.content.to_bytes();
-        let written = self.file.write_at(&mut [IoSlice::new(&bytes)], SLOT_AT[slot] as u64);
-        written.map(|()| slot).map_err(StoreError::of("write", NAME))
+        self.write_slot(slot).map(|()| slot)
+    }
+
+    fn write_slot(&self, slot: usize) -> Result<(), StoreError> {
+        let mut page = [0; PAGE_LEN];
+        page[..SLOT_LEN].copy_from_slice(&self.content.to_bytes());
+        let written = self.file.write_at(&mut [IoSlice::new(&page)], SLOT_AT[slot] as u64);
+        written.map_err(StoreError::of("write", NAME))
     }
 
     /// Makes the content durable.

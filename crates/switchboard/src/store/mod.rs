@@ -31,8 +31,8 @@ mod tests;
 
 pub use batch::{Batch, Synced};
 pub use disk::{DataDir, Disk, DiskFile};
-pub(crate) use error::is_no_space;
 pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
+pub(crate) use error::{is_damage, is_no_space};
 pub use log::{
     Identity, Known, Log, Recovered, SegmentInfo, StateNote, Usage, adopt, identify, inspect, open,
 };

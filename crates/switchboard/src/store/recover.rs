@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ballast;
 use super::manifest::{self, Content, Manifest};
 use super::segment::{
     HEADER_LEN, Header, Previous, Segment, VERSION, Walk, name_of, number_of, read_exact_at,
@@ -117,7 +118,8 @@ pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
     Ok(if is_empty { Known::Nothing } else { Known::Unlisted })
 }
 
-/// Gives a log of a version that had no manifest one.
+/// Gives a log of a version that had no manifest one. On a full disk it takes the place of what the
+/// log can do without.
 pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
     if survey(disk)?.values().any(Surveyed::had_manifest) {
         return Err(wrong(manifest::NAME, "is missing, and the log has segments"));
@@ -126,7 +128,12 @@ pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
     let store = disk.fresh_id().map_err(StoreError::of("name", "the store"))?;
     let mut content = Content { store, ..Content::default() };
     chain.list_in(&mut content);
-    Manifest::create(disk, content)?;
+    match Manifest::create(disk, content) {
+        Err(error) if error.is_no_space() && chain.make_room(disk) => {
+            Manifest::create(disk, content)?;
+        }
+        created => drop(created?),
+    }
     Ok(())
 }
 
@@ -145,7 +152,7 @@ fn survey_file(disk: &dyn Disk, number: u32) -> Result<Surveyed, OpenError> {
     };
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
-    read_exact_at(&*file, head, 0).map_err(StoreError::of("read", &name))?;
+    read_exact_at(&*file, &name, head, 0)?;
     match Header::from_bytes(head) {
         Some(header) if header.version > VERSION => {
             Err(OpenError::Newer { file: name, found: header.version, known: VERSION })
@@ -355,6 +362,14 @@ impl Chain {
             return Err(damaged(segment.number, tip.end, "the log had been closed here"));
         }
         Ok(())
+    }
+
+    /// Gives up the ballast and the zeros ahead of the records; `false` when there was neither.
+    fn make_room(&self, disk: &dyn Disk) -> bool {
+        let is_given_up = ballast::give_up_all(disk);
+        let newest =
+            self.segments.last().filter(|it| self.found.cut.is_none() && it.end() < self.file_len);
+        is_given_up || newest.is_some_and(|it| it.file.truncate(u64::from(it.end())).is_ok())
     }
 
     /// Says in the manifest what there is.

@@ -1,6 +1,7 @@
 //! Reads what is intact of a damaged log, and names everything that is not.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use super::manifest::{self, Content, Listed, Manifest};
 use super::segment::{
@@ -57,9 +58,11 @@ pub fn salvage(
 ) -> Result<Salvaged, OpenError> {
     let disk = &SkippingDisk(disk);
     let mut it = Salvaged::default();
-    let listed = match Manifest::find(disk)? {
-        manifest::Found::Intact { manifest, .. } => Some(manifest.content),
-        _ => None,
+    let listed = match Manifest::find(disk) {
+        Ok(manifest::Found::Intact { manifest, .. }) => Some(manifest.content),
+        Ok(_) => None,
+        Err(error) if error.is_damage() => None,
+        Err(error) => return Err(error.into()),
     };
     let listed = listed.filter(|listed| store.is_none_or(|store| listed.store == store));
     let mut files = collect(disk, listed.as_ref(), &mut it)?;
@@ -82,7 +85,10 @@ fn collect(
     listed: Option<&Content>,
     it: &mut Salvaged,
 ) -> Result<BTreeMap<u32, Remains>, OpenError> {
-    let names = disk.list().map_err(StoreError::of("list", "the log"))?;
+    let names = match disk.list() {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Vec::new(),
+        names => names.map_err(StoreError::of("list", "the log"))?,
+    };
     let mut files = BTreeMap::new();
     for number in names.iter().filter_map(|name| number_of(name)) {
         let is_out = |listed: &Content| {
@@ -120,14 +126,11 @@ fn look(
     it: &mut Salvaged,
 ) -> Result<Option<Remains>, OpenError> {
     let name = name_of(number);
-    let read = StoreError::of("read", &name);
-    let len = match file.size() {
-        Ok(len) => u32::try_from(len).unwrap_or(u32::MAX),
-        Err(error) => return Err(read(error).into()),
-    };
+    let len = file.size().map_err(StoreError::of("read", &name))?;
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
-    read_exact_at(&*file, head, 0).map_err(read)?;
+    read_exact_at(&*file, &name, head, 0)?;
     let header = match Header::from_bytes(head) {
         Some(header) if header.version > VERSION => {
             let (found, known) = (header.version, VERSION);

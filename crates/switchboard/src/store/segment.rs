@@ -372,8 +372,7 @@ impl Segment {
     /// Replaces `buffer` by `len` bytes of the file.
     fn fill(&self, buffer: &mut Vec<u8>, from: u32, len: u32) -> Result<(), StoreError> {
         buffer.resize(len as usize, 0);
-        read_exact_at(&*self.file, buffer, u64::from(from))
-            .map_err(StoreError::of("read", &self.name))
+        read_exact_at(&*self.file, &self.name, buffer, u64::from(from))
     }
 }
 
@@ -389,7 +388,7 @@ pub(super) fn used_end(
     while at < end {
         let len = CHUNK_LEN.min(end - at);
         buffer.resize(len as usize, 0);
-        read_exact_at(file, &mut buffer, u64::from(at)).map_err(StoreError::of("read", name))?;
+        read_exact_at(file, name, &mut buffer, u64::from(at))?;
         if let Some(last) = buffer.iter().rposition(|&byte| byte != 0) {
             used = at + last as u32 + 1;
         }
@@ -410,18 +409,21 @@ fn candidates(buffer: &[u8], from: u32, behind: u32) -> impl Iterator<Item = u32
 /// Reads all of `buffer`; a file that ends before is an error.
 pub(super) fn read_exact_at(
     file: &dyn DiskFile,
+    name: &str,
     mut buffer: &mut [u8],
     mut offset: u64,
-) -> io::Result<()> {
+) -> Result<(), StoreError> {
     while !buffer.is_empty() {
         match file.read_at(buffer, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => {
+                return Err(StoreError::reading(name, offset, io::ErrorKind::UnexpectedEof.into()));
+            }
             Ok(len) => {
                 buffer = &mut buffer[len..];
                 offset += len as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(StoreError::reading(name, offset, error)),
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, is_damage};
 
 /// The unit in which a disk loses what it held, on all that are in use.
 const SECTOR: u64 = 4096;
@@ -44,13 +44,13 @@ impl DiskFile for SkippingFile {
     /// As far as the end of a sector, so that only what cannot be read is skipped.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let first = match self.0.read_at(buffer, offset) {
-            Err(error) if is_unreadable(&error) => error,
+            Err(error) if is_damage(&error) => error,
             read => return read,
         };
         let to_end = (SECTOR - offset % SECTOR).min(self.0.size()?.saturating_sub(offset));
         let len = buffer.len().min(to_end as usize);
         match self.0.read_at(&mut buffer[..len], offset) {
-            Err(error) if is_unreadable(&error) && len > 0 => {
+            Err(error) if is_damage(&error) && len > 0 => {
                 buffer[..len].fill(0);
                 Ok(len)
             }
@@ -74,11 +74,6 @@ impl DiskFile for SkippingFile {
     fn sync_all(&self) -> io::Result<()> {
         self.0.sync_all()
     }
-}
-
-/// The disk does not give back what it was given (read(2), EIO).
-fn is_unreadable(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 #[cfg(test)]
@@ -123,7 +118,7 @@ mod tests {
     fn what_cannot_be_read_is_zeros_and_the_rest_is_what_it_was() {
         let file = SkippingFile(Box::new(BadSector));
         let mut all = vec![1; 3 * SECTOR as usize];
-        super::super::segment::read_exact_at(&file, &mut all, 0).unwrap();
+        super::super::segment::read_exact_at(&file, "a file", &mut all, 0).unwrap();
         let expected = [7, 0, 7].map(|byte| vec![byte; SECTOR as usize]).concat();
         assert_eq!(all, expected);
     }

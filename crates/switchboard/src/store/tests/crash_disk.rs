@@ -27,7 +27,12 @@ struct State {
     /// What all files may have together; the rest others have taken.
     capacity: u64,
     ids: u64,
+    /// Pages of files that cannot be read.
+    lost: Vec<(usize, u64)>,
 }
+
+/// In such units a disk loses what it held.
+const PAGE_LEN: u64 = 4096;
 
 /// Bytes of the disk, when nobody else uses it.
 const DISK_BYTES: u64 = 1 << 30;
@@ -176,6 +181,21 @@ impl State {
         self.files[index].cache.len() + free as usize
     }
 
+    /// A lost page can be written as a whole; to write a part of it the rest would have to be read.
+    fn write_over_lost(&mut self, index: usize, offset: u64, len: u64) -> io::Result<()> {
+        let is_hit = |&(of, page): &(usize, u64)| {
+            of == index && (page + 1) * PAGE_LEN > offset && page * PAGE_LEN < offset + len
+        };
+        let is_whole = |&(_, page): &(usize, u64)| {
+            offset <= page * PAGE_LEN && (page + 1) * PAGE_LEN <= offset + len
+        };
+        if self.lost.iter().any(|lost| is_hit(lost) && !is_whole(lost)) {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        self.lost.retain(|lost| !is_hit(lost));
+        Ok(())
+    }
+
     fn is_frozen(&self) -> bool {
         self.changes_left == Some(0)
     }
@@ -204,6 +224,7 @@ impl CrashDisk {
             changes_left: None,
             capacity: DISK_BYTES,
             ids: 0,
+            lost: Vec::new(),
         })))
     }
 
@@ -247,6 +268,7 @@ impl CrashDisk {
                 changes_left: None,
                 capacity: state.capacity,
                 ids: state.ids,
+                lost: state.lost.clone(),
             };
             if let Loss::Power = loss {
                 next.lose_names();
@@ -262,6 +284,11 @@ impl CrashDisk {
     /// What a file holds.
     pub(super) fn content(&self, name: &str) -> Vec<u8> {
         self.with(|state| state.files[state.names[name]].cache.clone())
+    }
+
+    /// The page of a file in which this byte lies cannot be read any more.
+    pub(super) fn lose(&self, name: &str, at: u64) {
+        self.with(|state| state.lost.push((state.names[name], at / PAGE_LEN)));
     }
 
     /// Puts a file there, durable.
@@ -349,7 +376,18 @@ impl DiskFile for CrashFile {
         self.with(|state, index| {
             let cache = &state.files[index].cache;
             let found = &cache[cache.len().min(offset as usize)..];
-            let len = found.len().min(buffer.len());
+            let mut len = found.len().min(buffer.len());
+            // As far as a lost page it is read, and from there not.
+            let lost = state
+                .lost
+                .iter()
+                .filter(|(of, page)| *of == index && (page + 1) * PAGE_LEN > offset);
+            if let Some(from) = lost.map(|(_, page)| page * PAGE_LEN).min() {
+                len = len.min(from.saturating_sub(offset) as usize);
+                if len == 0 && from < offset + buffer.len() as u64 {
+                    return Err(rustix::io::Errno::IO.into());
+                }
+            }
             buffer[..len].copy_from_slice(&found[..len]);
             Ok(len)
         })
@@ -368,6 +406,9 @@ impl DiskFile for CrashFile {
             } else if permitted.is_err() {
                 let len = state.random.below(bytes.len() as u64 + 1) as usize;
                 bytes.truncate(if was_frozen { 0 } else { len });
+            }
+            if permitted.is_ok() {
+                state.write_over_lost(index, offset, bytes.len() as u64)?;
             }
             state.files[index].change(Change::Write(offset as usize, bytes));
             permitted

@@ -6,7 +6,7 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header};
-use crate::store::{OpenError, Options, Place, ReadError};
+use crate::store::{Known, OpenError, Options, Place, ReadError};
 
 const OPTIONS: Options =
     Options { segment_bytes: 1024, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
@@ -248,6 +248,45 @@ fn one_damaged_copy_of_the_manifest_is_replaced_by_the_other() {
         let damaged = with(&disk, "MANIFEST", |bytes| bytes[at] ^= 1);
         assert_eq!(reopen(&damaged, OPTIONS).unwrap().1, records, "at {at}");
     }
+}
+
+/// Both copies were read at once, so that one lost sector lost both, and the slot of the lost one
+/// could not be written again.
+#[test]
+fn one_copy_of_the_manifest_that_cannot_be_read_is_replaced_by_the_other() {
+    let (disk, records) = log(&[&[10], &[], &[20], &[30]]);
+    for at in [0, 4096] {
+        let damaged = disk.crash(Loss::Process);
+        damaged.lose("MANIFEST", at);
+        let Known::Listed(log) = crate::store::identify(&damaged).unwrap() else {
+            panic!("listed")
+        };
+        assert!(log.is_half);
+        assert_eq!(reopen(&damaged, OPTIONS).unwrap().1, records, "at {at}");
+        let Known::Listed(log) = crate::store::identify(&damaged).unwrap() else {
+            panic!("listed")
+        };
+        assert!(!log.is_half);
+    }
+    for at in [0, 4096] {
+        disk.lose("MANIFEST", at);
+    }
+    let error = reopen(&disk, OPTIONS).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read MANIFEST at byte "), "{error}");
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_named_with_the_byte() {
+    let (disk, _) = log(&[&[5_000, 5_000]]);
+    let all = salvaged(&disk).1;
+    disk.lose("00000001.seg", 6_000);
+    let error = reopen(&disk, OPTIONS).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read 00000001.seg at byte 4096: "), "{error}");
+    assert!(matches!(error, OpenError::Io(error) if error.is_damage()));
+    assert_eq!(salvaged(&disk).1.len(), all.len() - 2, "both records have a part in the page");
+    disk.lose("MANIFEST", 0);
+    disk.lose("MANIFEST", 4096);
+    salvaged(&disk);
 }
 
 fn salvaged(disk: &CrashDisk) -> (crate::store::Salvaged, Vec<Vec<u8>>) {

@@ -1,16 +1,18 @@
 //! Every file of a data directory taken away, cut, zeroed, flipped and exchanged: `store check` names
 //! it, no server starts on it, and after `store repair` one does, with what is intact.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use super::stopped::{device, send, server};
-use super::{Shell, Value, binary};
+use super::{Ran, Shell, Value, binary};
 
-const SEGMENT: &str = "log/00000001.seg";
+pub(super) const SEGMENT: &str = "log/00000001.seg";
 
 /// A data directory in which three messages wait for alice.
-fn data() -> Shell {
+pub(super) fn data() -> Shell {
     let shell = Shell::new();
     let running = server(&shell);
     device(&shell, &running, "alice");
@@ -18,14 +20,16 @@ fn data() -> Shell {
         send(&shell, &running, &format!("alice {text}"));
     }
     running.terminate();
+    // Nothing is lost with it, and it is large.
+    fs::remove_file(dir(&shell).join("ballast")).ok();
     shell
 }
 
-fn dir(shell: &Shell) -> PathBuf {
+pub(super) fn dir(shell: &Shell) -> PathBuf {
     shell.directory.path().join("switchboard-data")
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
@@ -62,8 +66,12 @@ fn flip(path: &Path, at: impl FnOnce(usize) -> usize) {
 type Damage = fn(&Path, &Path);
 
 /// What is done to a file; the second path is the same file of another store.
-const DAMAGES: [(&str, Damage); 7] = [
+const DAMAGES: [(&str, Damage); 8] = [
     ("missing", |path, _| fs::remove_file(path).unwrap()),
+    ("a folder", |path, _| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }),
     ("cut", |path, _| change(path, |bytes| bytes.truncate(used(bytes) / 2))),
     ("zeroed", |path, _| change(path, |bytes| bytes.fill(0))),
     ("first byte", |path, _| flip(path, |_| 0)),
@@ -73,7 +81,7 @@ const DAMAGES: [(&str, Damage); 7] = [
 ];
 
 /// Messages that wait for alice, or `None` when she is not known.
-fn waiting(shell: &Shell) -> Option<usize> {
+pub(super) fn waiting(shell: &Shell) -> Option<usize> {
     let ran = shell.run("mailbox show alice --json");
     (ran.code == Some(0)).then(|| ran.out.lines().count())
 }
@@ -129,7 +137,8 @@ fn every_damaged_file_is_found_refused_and_repaired() {
             let running = server(&shell);
             let ran = shell.run(&format!("send --url {} --durable alice x", running.url()));
             assert_eq!(ran.code == Some(0), found.is_some(), "{case}: {}", ran.err);
-            running.terminate();
+            let log = running.terminate().log;
+            assert!(!log.contains("restored from a backup"), "{case}: {log}");
         }
     }
 }
@@ -191,25 +200,37 @@ fn a_repair_that_was_interrupted_is_finished() {
     }
 }
 
-/// Written by a server whose log had no manifest: it is taken as it is, once.
-#[test]
-fn a_directory_of_an_older_version_is_brought_up_to_date_once() {
-    let shell = data();
-    let state = dir(&shell).join("state.json");
+/// As a version would have written it whose log had no manifest.
+pub(crate) fn make_older(dir: &Path) {
+    let state = dir.join("state.json");
     let mut fields: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
     fields["version"] = 1.into();
     for newer in ["store", "generation", "manifest", "token_key", "checksum"] {
         fields.as_object_mut().unwrap().remove(newer).unwrap();
     }
     fs::write(&state, fields.to_string()).unwrap();
-    fs::remove_file(dir(&shell).join("MANIFEST")).unwrap();
-    // Its segment, too, says that there was a manifest.
-    refused(&shell, "a newer segment");
-    change(&dir(&shell).join(SEGMENT), |bytes| {
-        bytes[8] = 1;
+    fs::remove_file(dir.join("MANIFEST")).unwrap();
+    change_header(dir, 1);
+}
+
+/// Gives the segment's header another version.
+fn change_header(dir: &Path, version: u8) {
+    change(&dir.join(SEGMENT), |bytes| {
+        bytes[8] = version;
         let checksum = crc32c::crc32c(&bytes[..32]);
         bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
     });
+}
+
+/// Written by a server whose log had no manifest: it is taken as it is, once.
+#[test]
+fn a_directory_of_an_older_version_is_brought_up_to_date_once() {
+    let shell = data();
+    make_older(&dir(&shell));
+    change_header(&dir(&shell), 2);
+    // Its segment, too, says that there was a manifest.
+    refused(&shell, "a newer segment");
+    change_header(&dir(&shell), 1);
     let ran = shell.run("store check");
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.out.contains("an older version wrote it"), "{}", ran.out);
@@ -218,4 +239,70 @@ fn a_directory_of_an_older_version_is_brought_up_to_date_once() {
     assert_eq!(waiting(&shell), Some(3));
     let log = server(&shell).terminate().log;
     assert!(!log.contains("from now on it has one"), "{log}");
+}
+
+/// Where the log's folder was, something else lies.
+#[test]
+fn a_log_that_is_no_folder_is_refused_and_repaired() {
+    let shell = data();
+    let log = dir(&shell).join("log");
+    fs::remove_dir_all(&log).unwrap();
+    fs::write(&log, "x").unwrap();
+    assert_eq!(shell.run("store check").code, Some(1));
+    refused(&shell, "a file");
+    let ran = shell.run("store repair");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(shell.run("store check").code, Some(0));
+    server(&shell).terminate();
+}
+
+/// It was taken for damage: a repair by another user than the server's gave up what he may not read.
+#[test]
+fn what_permissions_hide_is_not_given_up_as_damaged() {
+    let shell = data();
+    fs::remove_file(dir(&shell).join("state.json")).unwrap();
+    for file in ["token.key", SEGMENT] {
+        let path = dir(&shell).join(file);
+        let mode = fs::metadata(&path).unwrap().permissions();
+        fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
+        for line in ["store check", "store repair"] {
+            let ran = run_unprivileged(&shell, line);
+            assert_eq!(ran.code, Some(1), "{file}: {line}: {}", ran.out);
+            assert!(ran.err.contains("run it as the server's user"), "{}", ran.err);
+        }
+        fs::set_permissions(&path, mode).unwrap();
+    }
+    assert_eq!(shell.run("store repair").code, Some(0));
+    assert_eq!(waiting(&shell), Some(3));
+}
+
+/// As somebody whom permissions stop.
+fn run_unprivileged(shell: &Shell, line: &str) -> Ran {
+    const NOBODY: u32 = 65_534;
+    let mut command = shell.command(line);
+    if rustix::process::geteuid().is_root() {
+        let data = dir(shell);
+        let inside = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+        for path in inside.chain([data.clone(), data.join(SEGMENT), shell.directory.path().into()])
+        {
+            chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    Ran::from(command.output().unwrap())
+}
+
+/// An exposed key was replaced by the way, and every token ended with it.
+#[test]
+fn a_repair_leaves_it_to_the_operator_what_to_do_with_an_exposed_key() {
+    let shell = data();
+    fs::remove_file(dir(&shell).join("state.json")).unwrap();
+    let key = dir(&shell).join("token.key");
+    let mode = |mode| fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    let ran = shell.run("store repair");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.err.contains("chmod 600"), "{}", ran.err);
+    mode(0o600);
+    assert!(!shell.run("store repair").out.contains("token.key is new"));
 }
