@@ -1,5 +1,6 @@
 //! Reads what is intact of a damaged log, and names everything that is not.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
@@ -24,7 +25,7 @@ pub struct Salvaged {
 
 /// A segment's file as it lies there.
 struct Remains {
-    /// `None` when it cannot be read, or is that of another segment.
+    /// `None` when it cannot be read.
     header: Option<Header>,
     file: Box<dyn DiskFile>,
     len: u32,
@@ -89,13 +90,12 @@ fn collect(
         Err(error) if error.kind() == ErrorKind::NotADirectory => Vec::new(),
         names => names.map_err(StoreError::of("list", "the log"))?,
     };
-    let mut files = BTreeMap::new();
+    let is_out = |number: u32, listed: &Content| {
+        number < listed.oldest.number || (number > listed.newest.number && number <= listed.tried)
+    };
+    let (mut files, mut renamed) = (BTreeMap::new(), Vec::new());
     for number in names.iter().filter_map(|name| number_of(name)) {
-        let is_out = |listed: &Content| {
-            number < listed.oldest.number
-                || (number > listed.newest.number && number <= listed.tried)
-        };
-        if listed.is_some_and(is_out) {
+        if listed.is_some_and(|listed| is_out(number, listed)) {
             continue;
         }
         let name = name_of(number);
@@ -106,7 +106,12 @@ fn collect(
                 continue;
             }
         };
-        let Some(remains) = look(number, file, it)? else { continue };
+        let remains = look(&name, file)?;
+        if let Some(header) = remains.header.filter(|header| header.number != number) {
+            it.faults.push(format!("{name} is {}, renamed", name_of(header.number)));
+            renamed.push((header, remains));
+            continue;
+        }
         if listed.is_some_and(|listed| number > listed.newest.number) {
             let len = remains.len;
             if used_end(&*remains.file, &name, HEADER_LEN.min(len), len)? <= HEADER_LEN {
@@ -117,32 +122,43 @@ fn collect(
         }
         files.insert(number, remains);
     }
+    renamed.retain(|(header, _)| !listed.is_some_and(|listed| is_out(header.number, listed)));
+    put_back(renamed, &mut files, listed);
     Ok(files)
 }
 
-fn look(
-    number: u32,
-    file: Box<dyn DiskFile>,
-    it: &mut Salvaged,
-) -> Result<Option<Remains>, OpenError> {
-    let name = name_of(number);
-    let len = file.size().map_err(StoreError::of("read", &name))?;
+/// Takes renamed segments for what their headers say, where others name just this one and nothing
+/// better has its name.
+fn put_back(
+    mut renamed: Vec<(Header, Remains)>,
+    files: &mut BTreeMap<u32, Remains>,
+    listed: Option<&Content>,
+) {
+    // Each says the id of the one before it.
+    renamed.sort_by_key(|(header, _)| Reverse(header.number));
+    for (header, remains) in renamed {
+        let is_named = hearsay(header.number, files, listed).id == Some(header.id);
+        let is_free = files.get(&header.number).is_none_or(|file| file.header.is_none());
+        if is_named && is_free {
+            files.insert(header.number, remains);
+        }
+    }
+}
+
+fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
+    let len = file.size().map_err(StoreError::of("read", name))?;
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
-    read_exact_at(&*file, &name, head, 0)?;
+    read_exact_at(&*file, name, head, 0)?;
     let header = match Header::from_bytes(head) {
         Some(header) if header.version > VERSION => {
             let (found, known) = (header.version, VERSION);
-            return Err(OpenError::Newer { file: name, found, known });
-        }
-        Some(header) if header.number != number => {
-            it.faults.push(format!("{name} is another segment, renamed"));
-            return Ok(None);
+            return Err(OpenError::Newer { file: name.to_owned(), found, known });
         }
         header => header,
     };
-    Ok(Some(Remains { header, file, len }))
+    Ok(Remains { header, file, len })
 }
 
 /// Takes out attempts that were given up: the header of a later segment passes over them.

@@ -318,6 +318,25 @@ fn all_but_the_damaged_records_are_salvaged() {
     }
 }
 
+/// A repair gave up both.
+#[test]
+fn segments_whose_names_were_exchanged_are_salvaged() {
+    let (disk, records) = log(&[&[10, 20], &[], &[20, 7], &[], &[30, 9]]);
+    let (first, second) = (disk.content("00000001.seg"), disk.content("00000002.seg"));
+    disk.put("00000001.seg", &second);
+    disk.put("00000002.seg", &first);
+    let (found_faults, found) = salvaged(&disk);
+    let renamed =
+        ["00000001.seg is 00000002.seg, renamed", "00000002.seg is 00000001.seg, renamed"];
+    assert_eq!(found_faults.faults, renamed);
+    assert_eq!(found, records.into_iter().map(|(_, record)| record).collect::<Vec<_>>());
+    // One that nobody names is another log's.
+    let header = Header { number: 7, ..Header::from_bytes(&first).unwrap() };
+    disk.put("00000001.seg", &[&header.to_bytes()[..], &first[64..]].concat());
+    disk.put("00000002.seg", &second);
+    assert_eq!(salvaged(&disk).1.len(), 4);
+}
+
 fn foreign(segment: &[u8]) -> Vec<u8> {
     let header = Header::from_bytes(segment).unwrap();
     let header = Header { id: header.id + 1000, ..header }.to_bytes();
