@@ -45,7 +45,7 @@ pub enum ConnectError {
     Roots(String),
     /// Nobody answered, or not as a WebSocket server does.
     #[error("{}", words(.0))]
-    Transport(#[source] tungstenite::Error),
+    Transport(tungstenite::Error),
     /// The server answered the handshake with an HTTP error.
     #[error("the server answered {status}{}", if body.is_empty() { String::new() } else { format!(": {body}") })]
     Http {

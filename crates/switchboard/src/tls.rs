@@ -12,21 +12,21 @@ use rustls::{ServerConfig, ServerConnection};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     /// A file cannot be read, or holds no PEM of the kind.
-    #[error("{key} = \"{path}\": {source}")]
+    #[error("{key} = \"{path}\": {cause}")]
     File {
         /// The configuration's key.
         key: &'static str,
         /// Its value.
         path: String,
-        /// What was wrong.
-        source: PemError,
+        /// What was wrong. Not called `source`: a chain of causes would say it twice.
+        cause: PemError,
     },
     /// The certificate file is empty of certificates.
     #[error("tls_cert = \"{0}\": no certificate in this file")]
     NoCertificate(String),
     /// Certificate and key do not go together, or rustls cannot use them.
     #[error("tls_cert and tls_key: {0}")]
-    Unusable(#[from] rustls::Error),
+    Unusable(rustls::Error),
 }
 
 /// The certificate that new connections get; replaced by SIGHUP.
@@ -58,7 +58,7 @@ impl Acceptor {
 fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, LoadError> {
     let file = |name, path: &Path| {
         let path = path.display().to_string();
-        move |source| LoadError::File { key: name, path, source }
+        move |cause| LoadError::File { key: name, path, cause }
     };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect)
@@ -69,9 +69,11 @@ fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, LoadError> {
     let key = PrivateKeyDer::from_pem_file(key).map_err(file("tls_key", key))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_safe_default_protocol_versions()
+        .map_err(LoadError::Unusable)?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_single_cert(chain, key)
+        .map_err(LoadError::Unusable)?;
     // WebSocket over HTTP/2 (RFC 8441) is another handshake, so only HTTP/1.1 is offered.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

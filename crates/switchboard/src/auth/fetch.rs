@@ -27,7 +27,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum FetchError {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Http(#[from] hyper::Error),
     #[error("the answer was {0}, not 200 (a redirect is not followed)")]
     Status(StatusCode),

@@ -4,6 +4,7 @@
 //! stay full. The ballast pays for them. It is given up in pieces, as whoever filled the disk may
 //! also take what becomes free.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::{Disk, DiskFile, StoreError};
@@ -51,8 +52,13 @@ impl Ballast {
         let file = match &self.file {
             Some(file) => file,
             None => {
-                let made = self.disk.create(NAME).map_err(StoreError::of("create", NAME))?;
-                self.file.insert(made)
+                let made = match self.disk.open(NAME) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        self.disk.create(NAME).map_err(StoreError::of("create", NAME))
+                    }
+                    opened => opened.map_err(StoreError::of("open", NAME)),
+                };
+                self.file.insert(made?)
             }
         };
         let filled = file.allocate(self.target).and_then(|()| file.truncate(self.target));
@@ -85,4 +91,20 @@ impl Ballast {
 /// Gives up all of it, so that a start on a full disk can repair what it must.
 pub(super) fn give_up_all(disk: &dyn Disk) -> bool {
     disk.open(NAME).is_ok_and(|file| file.truncate(0).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DataDir;
+    use super::*;
+
+    /// "File exists" was what the log said.
+    #[test]
+    fn a_ballast_that_cannot_be_opened_is_said_to_be_that() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(NAME)).unwrap();
+        let disk = Arc::new(DataDir::open(dir.path()).unwrap());
+        let error = Ballast::find(disk, 100).fill().unwrap_err().to_string();
+        assert!(error.starts_with("cannot open ballast: Is a directory"), "{error}");
+    }
 }
