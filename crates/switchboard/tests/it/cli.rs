@@ -13,8 +13,9 @@ use tempfile::TempDir;
 
 use crate::server::{Server, binary};
 
-mod damaged;
+pub(crate) mod damaged;
 mod durable;
+mod killed;
 mod stopped;
 
 /// The binary in an empty directory, with no variable of the machine's that it would read.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{V1, send, token, with};
 use super::drain::anonymous_on;
+use crate::cli::damaged::make_older;
 use crate::device::Device;
 use crate::server::{Server, binary};
 use crate::strace::{self, STORE, SYNCS, Tampering};
@@ -199,6 +200,26 @@ fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
         server.await_metric("switchboard_store_full", |full| full == 0.0);
         next = refused;
     }
+}
+
+/// For want of 8 KiB for its manifest no command got on with it.
+#[test]
+fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
+    let disk = SmallDisk::new("8m");
+    let data = disk.path().join("switchboard-data");
+    let start = || Server::within(&disk.prefix(), &[]);
+    let server = start();
+    let away = V1::anonymous(&server).leave();
+    V1::anonymous(&server).send_with(&away.device, "1", &json!({}));
+    server.terminate();
+    // It had the ballast among its segments.
+    let ballast = data.join("log/ballast");
+    fs::rename(data.join("ballast"), &ballast).unwrap();
+    make_older(&data);
+    disk.fill();
+    let log = start().terminate().log;
+    assert!(log.contains("from now on it has one"), "{log}");
+    assert!(!ballast.exists());
 }
 
 /// Changes a byte of the first segment, where it holds this.
