@@ -16,7 +16,7 @@ impl Places {
         taken < max
     }
 
-    /// Takes a place for a device that must be let in, however many there are.
+    /// Takes a place for a device that the store knows, however many there are.
     pub(crate) fn take(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

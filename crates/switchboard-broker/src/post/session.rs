@@ -132,8 +132,11 @@ impl Broker {
 
     /// Opens the session of a device that is new.
     fn begin(&mut self, now: Now, hello: Hello, out: Out<'_>) {
-        if !hello.is_ephemeral && !self.has_place(now, out) {
-            return out(full(hello.conn));
+        if !hello.is_ephemeral
+            && let Err(reason) = self.take_place(now, out)
+        {
+            let (conn, code) = (hello.conn, close::TRY_AGAIN_LATER);
+            return out(Effect::Close { conn, code, reason });
         }
         // A token of its own is given to one that was never here.
         let is_new = hello.token.is_some();
@@ -163,12 +166,18 @@ impl Broker {
     }
 
     /// Takes a place for a new device; where there is none, that of an anonymous one which is away and
-    /// for which nothing waits.
-    fn has_place(&mut self, now: Now, out: Out<'_>) -> bool {
+    /// for which nothing waits. Returns what the device is told where it finds no place.
+    fn take_place(&mut self, now: Now, out: Out<'_>) -> Result<(), &'static str> {
+        if self.post.is_full {
+            // Each one is a record that stays for as long as the device. A stranger who opens one
+            // after the other would keep the store full, and bring the log above its bound.
+            return Err(STORE_FULL);
+        }
         let max = self.post.limits.devices_max;
         let directory = Arc::clone(&self.directory);
-        directory.places().try_take(max)
-            || (self.end_idle(now, out) && directory.places().try_take(max))
+        let has_place = directory.places().try_take(max)
+            || (self.end_idle(now, out) && directory.places().try_take(max));
+        has_place.then_some(()).ok_or(DEVICES_FULL)
     }
 
     /// Ends the anonymous device of this shard that is away the longest and for which nothing waits;
@@ -214,15 +223,11 @@ impl Broker {
         self.directory.add_home(id, self.shard);
     }
 
-    /// A device ended while a new connection of it waited: it is a new one. It is on its way into the
-    /// store before anybody can send to it.
+    /// A device ended while a new connection of it waited: it is a new one, and finds a place or not like
+    /// any other. It is on its way into the store before anybody can send to it.
     pub(super) fn begin_anew(&mut self, now: Now, waiting: Waiting, out: Out<'_>) {
         self.post.waiting.remove(&waiting.hello.conn);
-        if !waiting.hello.is_ephemeral {
-            self.directory.places().take();
-        }
-        self.add_device(now, &waiting.hello, false);
-        self.open(now, waiting.hello, out);
+        self.begin(now, waiting.hello, out);
     }
 
     /// Makes a newcomer wait; one that waited already gives way.
@@ -834,10 +839,12 @@ const PAGE_LEN_MAX: usize = 1_024;
 const SERVER: &str = concat!("switchboard/", env!("CARGO_PKG_VERSION"));
 const HIDDEN: &str = "this server does not show devices to each other (list_devices)";
 
-fn full(conn: Conn) -> Effect<'static> {
-    let reason = "full: no more devices are taken now (devices_max); those that exist may come";
-    Effect::Close { conn, code: close::TRY_AGAIN_LATER, reason }
-}
+/// Why a new device is refused. A close frame has room for 123 bytes.
+const DEVICES_FULL: &str =
+    "full: no more devices are taken now (devices_max); those that exist may come";
+const STORE_FULL: &str = "full: the store has no space for a new device now (store_full); come back later, or say \
+                          \"ephemeral\": true";
+const _: () = assert!(DEVICES_FULL.len() <= 123 && STORE_FULL.len() <= 123);
 
 fn taken_over(conn: Conn) -> Effect<'static> {
     let reason = "taken over by a newer connection of this device";

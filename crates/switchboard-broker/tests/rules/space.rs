@@ -1,6 +1,8 @@
 //! A store that is full: who is told so, and what goes on.
 
 use switchboard_broker::{Input, Limits};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{DeviceRef, close};
 
 use crate::rig::Rig;
 
@@ -67,4 +69,29 @@ fn acks_wait_without_records_while_the_store_fails() {
     rig.handle(Input::StoreHealthy);
     assert!(rig.broker.is_due(rig.now.at));
     assert_eq!(rig.handle(Input::Tick).appended, ["acked"]);
+}
+
+/// Each new device wrote a record of about 110 bytes, also while the store was full: a stranger who
+/// opened one after the other kept it full, and brought it above its bound.
+#[test]
+fn a_full_store_takes_no_new_devices_but_those_that_leave_nothing() {
+    let mut rig = rig();
+    rig.leave(1);
+    rig.sync();
+    rig.handle(Input::StoreFull(true));
+    let stranger = DeviceRef::Number(DeviceId::FIRST);
+    for refused in [rig.hello(2, "cleo", None), rig.hello_as(3, stranger, None)] {
+        assert_eq!(refused.closed[0].1, close::TRY_AGAIN_LATER, "{refused:?}");
+        assert!(refused.appended.is_empty(), "{refused:?}");
+    }
+    assert!(rig.hello(1, "bob", None).closed.is_empty(), "it exists");
+    rig.sync();
+    rig.is_ephemeral = true;
+    let welcome = rig.hello_as(4, stranger, None);
+    assert!(welcome.told(4).contains("\"welcome\""), "{welcome:?}");
+    assert!(welcome.appended.is_empty(), "{welcome:?}");
+    rig.is_ephemeral = false;
+    rig.handle(Input::StoreFull(false));
+    assert!(rig.hello(2, "cleo", None).closed.is_empty());
+    assert_eq!(rig.broker.stats().mailboxes, 3);
 }

@@ -113,6 +113,19 @@ impl Store {
         acked
     }
 
+    /// Whether the log, or what is on its way into it, says that a device exists.
+    pub(crate) fn knows(&self, device: &Shown) -> bool {
+        let durable = self.durable.iter().map(|(_, stored)| stored);
+        let unsynced = self.unsynced.iter().map(|(_, stored)| stored);
+        let says = |stored: &Stored| match stored {
+            Stored::Device(row) => (row.device == *device).then_some(true),
+            Stored::Gone { device: gone } => (gone == device).then_some(false),
+            _ => None,
+        };
+        let all = durable.chain(unsynced).chain(self.batches.iter().flatten());
+        all.rev().find_map(says) == Some(true)
+    }
+
     /// Whether everything that was appended is on disk, and everybody knows.
     pub(crate) fn is_idle(&self) -> bool {
         self.unsynced.is_empty()
@@ -178,7 +191,7 @@ pub(crate) struct Ended {
 /// See [`DeviceRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
-    device: Shown,
+    pub(crate) device: Shown,
     mailbox: u64,
     reserved_to: u64,
     acked_to: u64,

@@ -292,6 +292,10 @@ impl World {
             Done::Close { conn, code } => self.closed(self.link_on(shard, conn), code),
             Done::Append(stored) => {
                 assert!(self.config.is_durable, "there is no store for {stored:?}");
+                if let Stored::Device(row) = &stored {
+                    let may_be_new = !self.store.is_full || self.store.knows(&row.device);
+                    assert!(may_be_new, "a new device while the store is full: {row:?}");
+                }
                 self.store.append(shard, stored);
             }
             Done::Fetch { device, session, wants } => {

@@ -283,10 +283,11 @@ impl Writer {
         set(&stats.free_bytes, space.map_or(0, |space| space.free));
         set(&stats.ballast_bytes, self.ballast.len());
         set(&stats.is_tight, self.gate.is_tight.into());
-        set(&stats.is_full, self.gate.is_full.into());
         if is_changed {
             listener.full(self.gate.is_full);
         }
+        // The shards first: whoever reads that there is space may send at once.
+        set(&stats.is_full, self.gate.is_full.into());
     }
 
     /// A segment ends before it passes this.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{V1, send, token, with};
 use super::drain::anonymous_on;
+use super::text::bearer;
 use crate::cli::damaged::make_older;
 use crate::device::Device;
 use crate::server::{Server, binary};
@@ -159,8 +160,8 @@ fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again()
     is_ready(&server);
     server.restart();
     a = a.away().back(&server, 0);
-    // A start reserves ids on disk before it gives new ones.
-    V1::anonymous(&server).leave();
+    // A start reserves ids on disk before it gives new ones. A device with a mailbox would take space.
+    V1::hello(&server, json!({"ephemeral": true})).leave();
     server.await_metric("switchboard_store_full", |full| full == 1.0);
     disk.free();
     server.await_metric("switchboard_store_full", |full| full == 0.0);
@@ -186,7 +187,9 @@ fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
     for _ in 0..3 {
         let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
         let refused = fill_store(&mut a, message, next);
-        assert!(refused - next > 5, "{} messages of 50 kB are not much", refused - next);
+        // Space comes back bit by bit, and is taken at once.
+        let least = if next == 0 { 20 } else { 1 };
+        assert!(refused - next >= least, "{} messages of 50 kB are not much", refused - next);
         let log = server.directory.path().join("switchboard-data/log");
         let files = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
         let bytes = files.map(|file| file.len()).sum::<u64>();
@@ -220,6 +223,36 @@ fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
     let log = start().terminate().log;
     assert!(log.contains("from now on it has one"), "{log}");
     assert!(!ballast.exists());
+}
+
+/// A stranger kept the store full, and brought it above its quota, with nothing but new devices: each wrote
+/// a record.
+#[test]
+fn a_full_store_takes_no_new_devices_until_there_is_space_again() {
+    // The one shard is told that the store is full, or is not any more, before the sender is.
+    let server = Server::with(&["shards=1", "store_max_bytes=8MiB", "mailbox_max_messages=10000"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let body = json!({"body": "x".repeat(50_000)});
+    let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
+    let refused = fill_store(&mut a, message, 0);
+    for hello in [json!({}), json!({"token": token(&server, "cleo", None)})] {
+        let mut c = V1::open(&server);
+        c.say_hello(hello);
+        let (code, reason) = c.end();
+        assert_eq!(code, 1013);
+        assert!(reason.starts_with("full") && reason.contains("ephemeral"), "{reason}");
+    }
+    assert_eq!(bearer(&server, &token(&server, "dora", None)).close_code(), 1013);
+    // One that leaves nothing comes, and so does one that is known already.
+    Device::connect(&server);
+    V1::hello(&server, json!({"ephemeral": true})).hears_nothing();
+    let mut device = b.back(&server, 0);
+    for id in 0..refused {
+        let seq = device.take(&id.to_string());
+        device.ack(seq);
+    }
+    retry(&mut a, &message(refused));
+    V1::anonymous(&server).hears_nothing();
 }
 
 /// Changes a byte of the first segment, where it holds this.

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::server::Server;
 
 /// A device of the text protocol that shows a token; its welcome is not read.
-fn bearer(server: &Server, token: &str) -> Device {
+pub(super) fn bearer(server: &Server, token: &str) -> Device {
     let mut request = server.url().into_client_request().unwrap();
     let value = format!("Bearer {token}").parse().unwrap();
     request.headers_mut().insert("Authorization", value);
