@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use switchboard_proto::DeviceId;
 
+use super::expiries::Expiries;
 use super::shares::{Load, Quota, Shares};
 use super::{Content, Place};
 use crate::{Moment, StampClock};
@@ -42,6 +43,8 @@ pub(crate) struct Mailbox {
     memory: usize,
     /// Who sent what waits, while the mailbox is so full that it matters.
     shares: Option<Box<Shares>>,
+    /// Which messages expire when.
+    expiries: Expiries,
     /// Places kept for outcomes that this device asked for.
     places: usize,
     /// Bytes of what is here although the store has it too.
@@ -168,6 +171,7 @@ impl Mailbox {
             outcomes: Load::default(),
             memory: 0,
             shares: None,
+            expiries: Expiries::default(),
             places: 0,
             cached: 0,
             longest: 0,
@@ -201,11 +205,15 @@ impl Mailbox {
         self.next_seq += 1;
         self.count(&entry);
         let seq = entry.seq;
+        if entry.expires_at != NEVER {
+            self.expiries.add(entry.expires_at, seq);
+        }
         self.entries.push_back(entry);
         seq
     }
 
-    /// Puts an entry back where its number says; one with this number takes the new place.
+    /// Puts an entry back where its number says; one with this number takes the new place. None of them
+    /// expires before [`Mailbox::expires_by`].
     pub(crate) fn restore(&mut self, entry: Entry) {
         self.next_seq = self.next_seq.max(entry.seq + 1);
         match self.entries.binary_search_by_key(&entry.seq, |entry| entry.seq) {
@@ -282,8 +290,7 @@ impl Mailbox {
     }
 
     pub(crate) fn find(&self, seq: u64) -> Option<&Entry> {
-        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
-        self.entries.get(index)
+        find(&self.entries, seq)
     }
 
     pub(crate) fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
@@ -381,6 +388,7 @@ impl Mailbox {
         if self.entries.is_empty() && self.entries.capacity() > 64 {
             self.entries = VecDeque::new();
         }
+        self.expiries.prune(self.waiting, |seq| waits(&self.entries, seq));
     }
 
     /// Takes out everything up to `seq`; gives what was taken and owes an outcome.
@@ -512,21 +520,21 @@ impl Mailbox {
             .collect()
     }
 
-    /// The waiting entries whose time is over, and when the next one's is.
-    pub(crate) fn expired(&self, now: Moment) -> (Vec<u64>, Option<Moment>) {
-        let (mut over, mut next) = (Vec::new(), None);
-        for entry in &self.entries {
-            if !entry.waits() || entry.expires_at == NEVER {
-                continue;
-            }
-            if entry.expires_at > now {
-                next = Some(next.map_or(entry.expires_at, |at: Moment| at.min(entry.expires_at)));
-            } else if entry.state == State::Ready {
-                // One that is not synced is judged when it is.
-                over.push(entry.seq);
+    /// Returns the waiting entries whose time is over, and when the next one's is. They are named once.
+    pub(crate) fn expired(&mut self, now: Moment) -> (Vec<u64>, Option<Moment>) {
+        let mut over = Vec::new();
+        while let Some(seq) = self.expiries.take_over(now) {
+            // One that is not synced is judged when it is.
+            if self.find(seq).is_some_and(|entry| entry.state == State::Ready) {
+                over.push(seq);
             }
         }
-        (over, next)
+        (over, self.next_expiry())
+    }
+
+    /// Returns when the next of the waiting entries expires.
+    pub(crate) fn next_expiry(&mut self) -> Option<Moment> {
+        self.expiries.next(|seq| waits(&self.entries, seq))
     }
 
     /// A session begins: everything that waits is pushed again.
@@ -677,9 +685,12 @@ impl Mailbox {
 
     /// A replay leaves stamps where moments belong.
     pub(crate) fn expires_by(&mut self, clock: StampClock) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.expires_at != NEVER) {
+        let expire = |entry: &&mut Entry| entry.expires_at != NEVER && entry.waits();
+        let expiring = self.entries.iter_mut().filter(expire);
+        self.expiries = Expiries::of(expiring.map(|entry| {
             entry.expires_at = clock.moment(entry.expires_at.ms());
-        }
+            (entry.expires_at, entry.seq)
+        }));
     }
 
     /// Counts messages and bytes anew; says where a sum that is kept differs.
@@ -700,6 +711,10 @@ impl Mailbox {
         if outcomes != self.outcomes.messages {
             return Err(format!("{outcomes} outcomes, kept {:?}", self.outcomes));
         }
+        let (expiries, max) = self.expiries.audit(self.waiting);
+        if expiries > max {
+            return Err(format!("{expiries} expiries of at most {max}"));
+        }
         let shares = Shares::counted(self.entries.iter().filter(waits));
         if self.shares.as_ref().is_some_and(|kept| **kept != shares) {
             return Err(format!("shares are {shares:?}, kept {:?}", self.shares));
@@ -713,6 +728,15 @@ impl Mailbox {
         self.gone = 0;
         self.entries.shrink_to_fit();
     }
+}
+
+fn find(entries: &VecDeque<Entry>, seq: u64) -> Option<&Entry> {
+    let index = entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+    entries.get(index)
+}
+
+fn waits(entries: &VecDeque<Entry>, seq: u64) -> bool {
+    find(entries, seq).is_some_and(Entry::waits)
 }
 
 /// An entry that left the mailbox.

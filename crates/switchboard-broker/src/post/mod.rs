@@ -11,6 +11,7 @@
 mod audit;
 mod content;
 mod crowd;
+mod expiries;
 mod fate;
 mod index;
 mod mailbox;

@@ -318,8 +318,7 @@ impl Broker {
         let waiting = device.mailbox.waiting() as u64;
         let bytes = device.mailbox.bytes() as u64;
         let owed: Vec<Taken> = device.mailbox.owed().collect();
-        let (over, next) = device.mailbox.expired(now.at);
-        let next = if over.is_empty() { next } else { Some(now.at) };
+        let next = device.mailbox.next_expiry();
         self.post.stats.mailboxes += 1;
         self.post.stats.messages += waiting;
         self.post.stats.bytes += bytes;
@@ -337,7 +336,7 @@ impl Broker {
             self.record_device(id, None, out);
         }
         if let Some(next) = next {
-            self.set_expiry_alarm(id, next);
+            self.set_expiry_alarm(id, next.max(now.at));
         }
         self.set_away_alarm(id, now);
         self.note_idle(id);

@@ -1,7 +1,7 @@
 //! What the store says: synced, failing, healthy.
 
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::Durability;
+use switchboard_proto::v1::{Durability, Outcome};
 
 use super::parcel::{Asker, Parcel, Verdict};
 use super::{FateOf, Now, Out, Place};
@@ -103,7 +103,9 @@ impl Broker {
         let Some(device) = self.post.devices.get_mut(&to) else { return };
         let Some(entry) = device.mailbox.synced(seq, place) else { return };
         if entry.expires_at <= now.at {
-            return self.expire(now, to, out);
+            // Its alarm came before it was synced.
+            self.take_one(now, to, seq, Outcome::Expired, None, out);
+            return self.push_ready(to, out);
         }
         self.push_ready(to, out);
         self.keep_cache_small(to, seq);

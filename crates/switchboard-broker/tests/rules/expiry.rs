@@ -49,3 +49,28 @@ fn the_wall_clock_moves_no_expiry() {
         assert_eq!(rig.broker.stats().messages, messages, "after {ms} ms more");
     }
 }
+
+/// Each message that was synced after its end once had all others of the mailbox looked at, beside the
+/// alarm of those that end later.
+#[test]
+fn a_message_that_is_synced_after_its_end_expires_and_the_others_keep_theirs() {
+    let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"a","to":"bob","body":1,"ttl_ms":50}"#);
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"b","to":"bob","body":1,"ttl_ms":10,"receipt":true}"#);
+    pass(&mut rig, 20);
+    rig.handle(Input::Tick);
+    rig.sync();
+    rig.sync();
+    assert_eq!(rig.broker.stats().messages, 2, "one that waits, and the outcome of the other");
+    pass(&mut rig, 29);
+    rig.handle(Input::Tick);
+    assert_eq!(rig.broker.stats().messages, 2);
+    pass(&mut rig, 1);
+    rig.handle(Input::Tick);
+    assert_eq!(rig.broker.stats().messages, 1);
+    rig.broker.audit(100, 100).unwrap();
+}
