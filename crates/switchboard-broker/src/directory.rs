@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::iter;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
@@ -31,6 +31,8 @@ pub struct Directory {
     list_max: usize,
     names: Names,
     places: Places,
+    /// See [`Directory::anonymous_stored`].
+    anonymous_stored: AtomicUsize,
 }
 
 /// Whether a device is there, and since when.
@@ -94,6 +96,7 @@ impl Directory {
             list_max,
             names: Names::new(hash_key),
             places: Places::default(),
+            anonymous_stored: AtomicUsize::new(0),
         }
     }
 
@@ -198,6 +201,16 @@ impl Directory {
     /// How many devices have a mailbox, on all shards.
     pub fn devices(&self) -> usize {
         self.places.taken()
+    }
+
+    /// Bytes in the store of what devices without a name sent and what is told to them, on all shards.
+    pub(crate) fn anonymous_stored(&self) -> usize {
+        self.anonymous_stored.load(Ordering::Relaxed)
+    }
+
+    /// A part of them was `before` and is `after`.
+    pub(crate) fn recount_anonymous(&self, before: usize, after: usize) {
+        self.anonymous_stored.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
     /// Counts them.

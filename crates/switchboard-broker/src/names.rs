@@ -123,6 +123,11 @@ impl Names {
         known.or_else(|| (self.len() < max).then(|| self.intern(device)))
     }
 
+    /// Whether any device has a name.
+    pub(crate) fn has_any(&self) -> bool {
+        self.len() > 0
+    }
+
     fn len(&self) -> usize {
         self.table.read().unwrap_or_else(PoisonError::into_inner).names.len()
     }

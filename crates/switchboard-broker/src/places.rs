@@ -2,31 +2,54 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use switchboard_proto::DeviceId;
+
 /// Counts the devices with a mailbox.
 #[derive(Debug, Default)]
-pub(crate) struct Places(AtomicUsize);
+pub(crate) struct Places {
+    named: AtomicUsize,
+    anonymous: AtomicUsize,
+}
+
+/// How many devices there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlacesMax {
+    pub(crate) all: usize,
+    /// Those without a name.
+    pub(crate) anonymous: usize,
+}
 
 impl Places {
-    /// Takes a place, if fewer than `max` are taken; gives whether it did.
-    pub(crate) fn try_take(&self, max: usize) -> bool {
-        let taken = self.0.fetch_add(1, Ordering::Relaxed);
-        if taken >= max {
-            self.give();
+    /// Takes a place, if there is one; gives whether it did.
+    pub(crate) fn try_take(&self, id: DeviceId, max: PlacesMax) -> bool {
+        self.take(id);
+        let is_within_own = !id.is_number() || self.anonymous() <= max.anonymous;
+        let is_within = is_within_own && self.taken() <= max.all;
+        if !is_within {
+            self.give(id);
         }
-        taken < max
+        is_within
     }
 
     /// Takes a place for a device that the store knows, however many there are.
-    pub(crate) fn take(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn take(&self, id: DeviceId) {
+        self.of(id).fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn give(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn give(&self, id: DeviceId) {
+        self.of(id).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.named.load(Ordering::Relaxed) + self.anonymous()
+    }
+
+    fn anonymous(&self) -> usize {
+        self.anonymous.load(Ordering::Relaxed)
+    }
+
+    fn of(&self, id: DeviceId) -> &AtomicUsize {
+        if id.is_number() { &self.anonymous } else { &self.named }
     }
 }

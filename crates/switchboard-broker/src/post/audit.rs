@@ -1,6 +1,7 @@
 //! Counts anew what is kept as sums: for tests.
 
 use super::Stats;
+use super::totals::Totals;
 use crate::Broker;
 
 impl Broker {
@@ -12,26 +13,30 @@ impl Broker {
     ///
     /// What is wrong, in words.
     pub fn audit(&self, messages_max: usize, outcomes_max: usize) -> Result<(), String> {
-        let mut stats = Stats::default();
+        let (mut stats, mut all) = (Stats::default(), Totals::default());
         for (id, device) in &self.post.devices {
-            let (messages, bytes) =
-                device.mailbox.audit().map_err(|fault| format!("{id:?}: {fault}"))?;
+            let totals = device.mailbox.audit().map_err(|fault| format!("{id:?}: {fault}"))?;
+            let messages = totals.messages;
             let outcomes = device.mailbox.outcomes();
             if messages > messages_max + outcomes || outcomes > outcomes_max {
                 return Err(format!("{id:?}: {messages} wait, {outcomes} outcomes"));
             }
             stats.mailboxes += u64::from(!device.is_ephemeral);
             stats.sessions += u64::from(device.session.is_some());
-            stats.messages += messages as u64;
-            stats.bytes += bytes as u64;
-            stats.memory += device.mailbox.memory() as u64;
+            stats.recount(Totals::default(), totals);
+            all += totals;
             stats.sent_ids += device.sent.len() as u64;
             if device.sent.len() > self.post.limits.dedup_ids_per_device_max {
                 return Err(format!("{id:?} has {} ids", device.sent.len()));
             }
         }
-        if stats != self.post.stats {
-            return Err(format!("counted {stats:?}, kept {:?}", self.post.stats));
+        let (counted, kept) = ((stats, all.anonymous), (self.post.stats, self.post.anonymous));
+        if counted != kept {
+            return Err(format!("counted {counted:?}, kept {kept:?}"));
+        }
+        let (stored, in_all) = (all.anonymous.stored, self.directory.anonymous_stored());
+        if stored > in_all || self.post.shards == 1 && stored != in_all {
+            return Err(format!("{stored} bytes of anonymous devices, in all {in_all}"));
         }
         let (alarms, alarms_max) = self.post.timers.audit();
         // One for each reason to look at a device.

@@ -123,7 +123,7 @@ impl Broker {
         let reason = fate.reason.as_deref();
         let content = Content::outcome(&id, fate.outcome, fate.at_ms, fate.maybe_seen, reason);
         let cancelled = answers_cancel.map(|session| (id, session));
-        let memory = device.mailbox.memory();
+        let before = device.mailbox.totals();
         device.mailbox.push(Entry {
             seq,
             from: of.device,
@@ -136,9 +136,8 @@ impl Broker {
             is_in_flight: false,
             content: Some(content),
         });
-        self.post.stats.messages += 1;
-        self.post.stats.bytes += len as u64;
-        self.post.stats.memory += (device.mailbox.memory() - memory) as u64;
+        let after = device.mailbox.totals();
+        self.recount(before, after);
         if is_stored {
             let pending = Pending::Outcome { to, seq, of, cancelled };
             self.post.pending.push_back(pending);
@@ -285,7 +284,7 @@ impl Broker {
         let Some(mut device) = self.post.remove(id) else { return };
         if !device.is_ephemeral {
             self.post.stats.mailboxes -= 1;
-            self.directory.places().give();
+            self.directory.places().give(id);
         }
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));

@@ -7,6 +7,7 @@ use switchboard_proto::DeviceId;
 
 use super::expiries::Expiries;
 use super::shares::{Load, Quota, Shares};
+use super::totals::{OfAnonymous, Totals, memory_of};
 use super::{Content, Place};
 use crate::{Moment, StampClock};
 
@@ -32,15 +33,13 @@ pub(crate) struct Mailbox {
     in_flight: usize,
     /// Entries that are gone and wait for those before them.
     gone: usize,
+    /// Its device has no name.
+    is_anonymous: bool,
     /// Entries that wait for the device.
-    waiting: usize,
-    /// Their bytes.
-    bytes: usize,
+    totals: Totals,
     /// Those of them that are outcomes, which count by themselves: what others send leaves the places
     /// for them alone.
     outcomes: Load,
-    /// What the entries that wait and are in memory only take there.
-    memory: usize,
     /// Who sent what waits, while the mailbox is so full that it matters.
     shares: Option<Box<Shares>>,
     /// Which messages expire when.
@@ -134,13 +133,6 @@ pub(crate) enum State {
     Gone,
 }
 
-/// What an entry of `len` bytes takes that is in memory only.
-pub(crate) fn memory_of(len: usize) -> usize {
-    /// Itself, the head of its content, and what the allocator adds.
-    const OVERHEAD: usize = 128;
-    OVERHEAD + len
-}
-
 /// The moment that never comes.
 pub(crate) const NEVER: Moment = Moment::from_ms(u64::MAX);
 
@@ -156,7 +148,7 @@ pub(crate) enum Next {
 }
 
 impl Mailbox {
-    pub(crate) fn new() -> Mailbox {
+    pub(crate) fn new(is_anonymous: bool) -> Mailbox {
         Mailbox {
             entries: VecDeque::new(),
             next_seq: 1,
@@ -166,10 +158,9 @@ impl Mailbox {
             cursor: 0,
             in_flight: 0,
             gone: 0,
-            waiting: 0,
-            bytes: 0,
+            is_anonymous,
+            totals: Totals::default(),
             outcomes: Load::default(),
-            memory: 0,
             shares: None,
             expiries: Expiries::default(),
             places: 0,
@@ -231,9 +222,7 @@ impl Mailbox {
     }
 
     fn count(&mut self, entry: &Entry) {
-        self.waiting += 1;
-        self.bytes += entry.len as usize;
-        self.memory += entry.memory();
+        self.totals += entry.totals(self.is_anonymous);
         self.cached += entry.cached_bytes();
         if entry.is_outcome() {
             self.outcomes.messages += 1;
@@ -245,8 +234,8 @@ impl Mailbox {
 
     /// The messages that count toward the quota.
     fn load(&self) -> Load {
-        let messages = self.waiting - self.outcomes.messages;
-        Load { messages, bytes: self.bytes - self.outcomes.bytes }
+        let Totals { messages, bytes, .. } = self.totals;
+        Load { messages, bytes }.without(self.outcomes)
     }
 
     /// Whether a message of `len` bytes is within the quota.
@@ -313,9 +302,7 @@ impl Mailbox {
         if !entry.waits() {
             return None;
         }
-        self.waiting -= 1;
-        self.bytes -= entry.len as usize;
-        self.memory -= entry.memory();
+        self.totals -= entry.totals(self.is_anonymous);
         if entry.is_outcome() {
             self.outcomes.messages -= 1;
             self.outcomes.bytes -= entry.len as usize;
@@ -388,7 +375,7 @@ impl Mailbox {
         if self.entries.is_empty() && self.entries.capacity() > 64 {
             self.entries = VecDeque::new();
         }
-        self.expiries.prune(self.waiting, |seq| waits(&self.entries, seq));
+        self.expiries.prune(self.totals.messages, |seq| waits(&self.entries, seq));
     }
 
     /// Takes out everything up to `seq`; gives what was taken and owes an outcome.
@@ -422,9 +409,7 @@ impl Mailbox {
             if entry.seq > seq || !is_plain || entry.state != State::Ready {
                 break;
             }
-            self.waiting -= 1;
-            self.bytes -= entry.len as usize;
-            self.memory -= entry.memory();
+            self.totals -= entry.totals(self.is_anonymous);
             self.cached -= entry.cached_bytes();
             self.in_flight -= 1;
             if let Some(shares) = &mut self.shares {
@@ -548,7 +533,12 @@ impl Mailbox {
 
     /// Entries that wait for the device.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting
+        self.totals.messages
+    }
+
+    /// Sums over them.
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// An entry's record is being copied.
@@ -631,16 +621,6 @@ impl Mailbox {
         self.cached
     }
 
-    /// What the entries that wait and are in memory only take there.
-    pub(crate) fn memory(&self) -> usize {
-        self.memory
-    }
-
-    /// Bytes of the entries that wait.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub(crate) fn acked_to(&self) -> u64 {
         self.acked_to
     }
@@ -693,25 +673,25 @@ impl Mailbox {
         }));
     }
 
-    /// Counts messages and bytes anew; says where a sum that is kept differs.
-    pub(crate) fn audit(&self) -> Result<(usize, usize), String> {
+    /// Counts what waits anew; says where a sum that is kept differs.
+    pub(crate) fn audit(&self) -> Result<Totals, String> {
         let waits = |entry: &&Entry| entry.waits();
         let outcomes = self.entries.iter().filter(waits).filter(|entry| entry.is_outcome()).count();
-        let waiting = self.entries.iter().filter(waits).count();
-        let bytes: usize = self.entries.iter().filter(waits).map(|entry| entry.len as usize).sum();
+        let mut totals = Totals::default();
+        for entry in self.entries.iter().filter(waits) {
+            totals += entry.totals(self.is_anonymous);
+        }
         let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
         let cached: usize = self.entries.iter().map(Entry::cached_bytes).sum();
-        let memory: usize = self.entries.iter().filter(waits).map(Entry::memory).sum();
-        let counted = (waiting, bytes, in_flight, cached, memory);
-        let kept = (self.waiting, self.bytes, self.in_flight, self.cached, self.memory);
+        let counted = (totals, in_flight, cached);
+        let kept = (self.totals, self.in_flight, self.cached);
         if counted != kept {
-            let what = "waiting, bytes, in flight, cached, memory";
-            return Err(format!("{what}: {counted:?}, kept {kept:?}"));
+            return Err(format!("totals, in flight, cached: {counted:?}, kept {kept:?}"));
         }
         if outcomes != self.outcomes.messages {
             return Err(format!("{outcomes} outcomes, kept {:?}", self.outcomes));
         }
-        let (expiries, max) = self.expiries.audit(self.waiting);
+        let (expiries, max) = self.expiries.audit(self.totals.messages);
         if expiries > max {
             return Err(format!("{expiries} expiries of at most {max}"));
         }
@@ -719,7 +699,7 @@ impl Mailbox {
         if self.shares.as_ref().is_some_and(|kept| **kept != shares) {
             return Err(format!("shares are {shares:?}, kept {:?}", self.shares));
         }
-        Ok((waiting, bytes))
+        Ok(totals)
     }
 
     /// Gives back memory that a replay left over.
@@ -788,10 +768,17 @@ impl Entry {
         self.kept != Kept::Here
     }
 
-    /// What it adds to [`Mailbox::memory`].
+    /// What it adds to [`Mailbox::totals`] while it waits; an outcome is for account of the mailbox's
+    /// device.
     #[inline]
-    fn memory(&self) -> usize {
-        if self.is_stored() { 0 } else { memory_of(self.len as usize) }
+    fn totals(&self, is_devices_anonymous: bool) -> Totals {
+        let takes = memory_of(self.len as usize);
+        let (stored, memory) = if self.is_stored() { (takes, 0) } else { (0, takes) };
+        let is_anonymous =
+            if self.is_outcome() { is_devices_anonymous } else { self.from.is_number() };
+        let anonymous =
+            if is_anonymous { OfAnonymous { stored, memory } } else { OfAnonymous::default() };
+        Totals { messages: 1, bytes: self.len as usize, memory, anonymous }
     }
 
     /// Whether what it says is here, and not only in the store.

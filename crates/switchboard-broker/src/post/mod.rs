@@ -26,6 +26,7 @@ mod session;
 mod shares;
 mod store;
 mod timers;
+mod totals;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -53,6 +54,7 @@ use session::Session;
 use shares::Quota;
 use store::Pending;
 use timers::Timers;
+use totals::OfAnonymous;
 
 /// What devices with mailboxes may have.
 #[derive(Clone, Debug)]
@@ -69,6 +71,8 @@ pub struct Limits {
     pub outcomes_max: usize,
     /// Bytes that the messages of one shard may take that are in memory only.
     pub memory_messages_max_bytes: usize,
+    /// Bytes that the store may take, for all shards.
+    pub store_bytes_max: usize,
     /// How long an id counts as a retry, by the server's uptime.
     pub dedup_window: Duration,
     /// Ids remembered of one device.
@@ -101,6 +105,7 @@ impl Default for Limits {
             mailbox_sender_share: 50,
             outcomes_max: 1_000,
             memory_messages_max_bytes: 1 << 30,
+            store_bytes_max: 10 << 30,
             dedup_window: Duration::from_secs(600),
             dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,
@@ -223,6 +228,8 @@ pub(crate) struct Post {
     /// From this shard to itself.
     local: VecDeque<Parcel>,
     stats: Stats,
+    /// What is here of devices without a name.
+    anonymous: OfAnonymous,
     /// Connections that the flap guard makes wait.
     waiting: FxHashMap<crate::Conn, DeviceId>,
     /// What all mailboxes are named after, beside their own number.
@@ -299,6 +306,7 @@ impl Post {
             crowd: Crowd::default(),
             local: VecDeque::new(),
             stats: Stats::default(),
+            anonymous: OfAnonymous::default(),
             waiting: FxHashMap::default(),
             epoch: 0,
             clock: StampClock::default(),
@@ -357,10 +365,10 @@ impl Post {
 }
 
 impl Device {
-    fn new(mailbox_name: u64, now: Now) -> Device {
+    fn new(id: DeviceId, mailbox_name: u64, now: Now) -> Device {
         Device {
             mailbox_name,
-            mailbox: Mailbox::new(),
+            mailbox: Mailbox::new(id.is_number()),
             sent: Sent::default(),
             session: None,
             waiting: None,

@@ -163,6 +163,8 @@ pub enum Verdict {
     OverShare,
     /// The same, because the shard has as many messages in memory only as it may.
     MemoryFull,
+    /// The same, because devices without a name have as much as they may in all.
+    AnonymousFull,
     /// The store is in trouble; the message waits, and may be accepted later.
     Unknown,
 }

@@ -140,11 +140,10 @@ impl Broker {
 
     pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let (bytes, memory) = (device.mailbox.bytes(), device.mailbox.memory());
+        let before = device.mailbox.totals();
         let acked = device.mailbox.ack(seq);
-        self.post.stats.memory -= (memory - device.mailbox.memory()) as u64;
-        self.post.stats.messages -= acked.messages as u64;
-        self.post.stats.bytes -= (bytes - device.mailbox.bytes()) as u64;
+        let after = device.mailbox.totals();
+        self.recount(before, after);
         for _ in 0..acked.messages - acked.outcomes {
             out(Effect::Count(Event::Ended(Outcome::Delivered)));
         }
@@ -227,11 +226,10 @@ impl Broker {
         out: Out<'_>,
     ) -> Option<Taken> {
         let device = self.post.devices.get_mut(&id)?;
-        let (bytes, memory) = (device.mailbox.bytes(), device.mailbox.memory());
+        let before = device.mailbox.totals();
         let taken = device.mailbox.take(seq)?;
-        self.post.stats.memory -= (memory - device.mailbox.memory()) as u64;
-        self.post.stats.messages -= 1;
-        self.post.stats.bytes -= (bytes - device.mailbox.bytes()) as u64;
+        let after = device.mailbox.totals();
+        self.recount(before, after);
         if !taken.is_outcome {
             out(Effect::Count(Event::Ended(outcome)));
         }

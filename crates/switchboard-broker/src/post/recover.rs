@@ -8,6 +8,7 @@ use switchboard_proto::v1::{DeviceRef, Durability, Outcome, message_len};
 use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
+use super::totals::Totals;
 use super::{
     Content, DeviceRecord, EndedRecord, Fate, FateOf, MessageRecord, Now, Out, OutcomeRecord,
     Place, Record, SentIdRecord, session,
@@ -85,7 +86,7 @@ impl Broker {
 
     /// The device, or one whose own record is yet to come.
     fn replayed(&mut self, now: Now, id: DeviceId) -> &mut super::Device {
-        self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(now)))
+        self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(id, now)))
     }
 
     fn replay_message(
@@ -315,13 +316,11 @@ impl Broker {
         device.mailbox.ack(device.mailbox.acked_to());
         device.mailbox.shrink();
         let since_ms = device.since_ms;
-        let waiting = device.mailbox.waiting() as u64;
-        let bytes = device.mailbox.bytes() as u64;
+        let totals = device.mailbox.totals();
         let owed: Vec<Taken> = device.mailbox.owed().collect();
         let next = device.mailbox.next_expiry();
         self.post.stats.mailboxes += 1;
-        self.post.stats.messages += waiting;
-        self.post.stats.bytes += bytes;
+        self.recount(Totals::default(), totals);
         self.directory.add_home(id, self.shard);
         self.directory.present(id, false, since_ms);
         // The crash came before their outcome was recorded. They were acked, where nothing says how
@@ -340,7 +339,7 @@ impl Broker {
         }
         self.set_away_alarm(id, now);
         self.note_idle(id);
-        self.directory.places().take();
+        self.directory.places().take(id);
         if self.post.devices.get(&id).is_some_and(|device| device.is_ending) {
             self.end_device(now, id, out);
         }

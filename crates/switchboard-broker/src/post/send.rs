@@ -7,11 +7,12 @@ use switchboard_proto::v1::{
     Durability, RejectCode, Send, ServerFrame, body_len_of_text, is_short_message, message_len,
 };
 
-use super::mailbox::{Entry, Kept, Kind, NEVER, State, memory_of};
+use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
+use super::totals::memory_of;
 use super::{Content, Event, FateOf, MessageRecord, Now, Out, Place, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
@@ -273,6 +274,11 @@ impl Broker {
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
             return Err(Verdict::MemoryFull);
         }
+        if deliver.from.is_number()
+            && self.post.anonymous.is_above(durability, len, limits, &self.directory)
+        {
+            return Err(Verdict::AnonymousFull);
+        }
         let quota = limits.quota_of(deliver.to);
         if !device.mailbox.has_room(len, &quota) {
             return Err(Verdict::Rejected(RejectCode::MailboxFull));
@@ -294,6 +300,7 @@ impl Broker {
         let clock = self.post.clock;
         let expires_at = deliver.expires_at_ms.map_or(NEVER, |at_ms| clock.moment(at_ms));
         let len = deliver.len_under(id);
+        let before = device.mailbox.totals();
         device.mailbox.push(Entry {
             seq,
             from: deliver.from,
@@ -311,9 +318,8 @@ impl Broker {
                 &deliver.body,
             )),
         });
-        self.post.stats.messages += 1;
-        self.post.stats.bytes += len as u64;
-        self.post.stats.memory += if is_stored { 0 } else { memory_of(len) as u64 };
+        let after = device.mailbox.totals();
+        self.recount(before, after);
         self.set_expiry_alarm(to, expires_at);
         if is_stored {
             return self.store(deliver, seq, id, out);
@@ -419,7 +425,10 @@ impl Broker {
             (Asker::Text(asker), Verdict::Rejected(code)) => {
                 self.answer_text(asker, Err(code), out);
             }
-            (Asker::Text(asker), Verdict::OverShare | Verdict::MemoryFull) => {
+            (
+                Asker::Text(asker),
+                Verdict::OverShare | Verdict::MemoryFull | Verdict::AnonymousFull,
+            ) => {
                 self.answer_text(asker, Err(RejectCode::MailboxFull), out);
             }
             (Asker::Text(asker), Verdict::Accepted { durability: Durability::Memory, .. }) => {
@@ -464,10 +473,14 @@ impl Broker {
                     self.cancel(to, id, owed.cancel_session, out);
                 }
             }
-            Verdict::Rejected(_) | Verdict::OverShare | Verdict::MemoryFull => {
+            Verdict::Rejected(_)
+            | Verdict::OverShare
+            | Verdict::MemoryFull
+            | Verdict::AnonymousFull => {
                 let (code, message) = match verdict {
                     Verdict::Rejected(code) => (code, rejection(code)),
                     Verdict::MemoryFull => (RejectCode::StoreFull, MEMORY_FULL),
+                    Verdict::AnonymousFull => (RejectCode::StoreFull, ANONYMOUS_FULL),
                     _ => (RejectCode::MailboxFull, OVER_SHARE),
                 };
                 let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
@@ -659,6 +672,8 @@ impl Broker {
 /// Why a mailbox that has room takes no more from one sender.
 const MEMORY_FULL: &str = "the server's memory for messages that it does not store is used up; it is free again \
                            when some of them are acked or expire";
+const ANONYMOUS_FULL: &str = "devices without a name have their part of the server's space for messages in use; it \
+                              is free again when some of them are acked or expire";
 const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait until it has dealt \
                           with what you sent";
 

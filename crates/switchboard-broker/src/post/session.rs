@@ -14,6 +14,7 @@ use super::timers::Alarm;
 use super::{Device, Event, Now, Out, Parcel, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::directory::Watcher;
+use crate::places::PlacesMax;
 use crate::{Conn, Moment, Shown, StampClock};
 
 /// Takeovers of one device within [`FLAP_WINDOW`] from which on `welcome` waits.
@@ -133,7 +134,7 @@ impl Broker {
     /// Opens the session of a device that is new.
     fn begin(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         if !hello.is_ephemeral
-            && let Err(reason) = self.take_place(now, out)
+            && let Err(reason) = self.take_place(now, hello.device, out)
         {
             let (conn, code) = (hello.conn, close::TRY_AGAIN_LATER);
             return out(Effect::Close { conn, code, reason });
@@ -167,16 +168,18 @@ impl Broker {
 
     /// Takes a place for a new device; where there is none, that of an anonymous one which is away and
     /// for which nothing waits. Returns what the device is told where it finds no place.
-    fn take_place(&mut self, now: Now, out: Out<'_>) -> Result<(), &'static str> {
+    fn take_place(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> Result<(), &'static str> {
         if self.post.is_full {
             // Each one is a record that stays for as long as the device. A stranger who opens one
             // after the other would keep the store full, and bring the log above its bound.
             return Err(STORE_FULL);
         }
-        let max = self.post.limits.devices_max;
         let directory = Arc::clone(&self.directory);
-        let has_place = directory.places().try_take(max)
-            || (self.end_idle(now, out) && directory.places().try_take(max));
+        let max = self.post.limits.devices_max;
+        let anonymous = if directory.names().has_any() { max - max / 4 } else { max };
+        let max = PlacesMax { all: max, anonymous };
+        let has_place = directory.places().try_take(id, max)
+            || (self.end_idle(now, out) && directory.places().try_take(id, max));
         has_place.then_some(()).ok_or(DEVICES_FULL)
     }
 
@@ -208,7 +211,7 @@ impl Broker {
 
     fn add_device(&mut self, now: Now, hello: &Hello, is_new: bool) {
         let id = hello.device;
-        let mut device = Device::new(hello.nonce | 1, now);
+        let mut device = Device::new(id, hello.nonce | 1, now);
         device.is_ephemeral = hello.is_ephemeral;
         device.receipts = hello.is_ephemeral.then(Box::default);
         self.post.stats.mailboxes += u64::from(!hello.is_ephemeral);
@@ -861,6 +864,6 @@ fn moment_of(now: Now, wall_ms: u64) -> Moment {
 }
 
 /// A mailbox without a session, as a replay makes it.
-pub(super) fn provisional(now: Now) -> Device {
-    Device::new(0, now)
+pub(super) fn provisional(id: DeviceId, now: Now) -> Device {
+    Device::new(id, 0, now)
 }

@@ -48,7 +48,7 @@ impl Load {
     }
 
     /// What is left of this without that.
-    fn without(self, other: Load) -> Load {
+    pub(crate) fn without(self, other: Load) -> Load {
         let messages = self.messages.saturating_sub(other.messages);
         Load { messages, bytes: self.bytes.saturating_sub(other.bytes) }
     }

@@ -108,6 +108,68 @@ fn a_full_mailbox_still_has_places_for_outcomes() {
     rig.broker.audit(20, 2).unwrap();
 }
 
+/// One stranger with devices of his own once used up all that the server has for messages, and nobody
+/// else could send.
+#[test]
+fn strangers_together_leave_a_quarter_of_the_server_to_those_with_names() {
+    for is_durable in [false, true] {
+        let max = 8 * (128 + 5);
+        let limits = Limits {
+            memory_messages_max_bytes: max,
+            store_bytes_max: max,
+            mailbox_sender_share: 100,
+            ..Limits::default()
+        };
+        let mut rig = Rig::new(limits, is_durable);
+        (0..3).for_each(|conn| anonymous(&mut rig, conn));
+        rig.sync();
+        let mut next = 10;
+        let mut accepted = |rig: &mut Rig, conn: u32, to: &str| {
+            next += 1;
+            let frame = r#"{"type":"send","id":"m-"#;
+            let mut done = rig.say(conn, &format!("{frame}{next}\",\"to\":\"{to}\",\"body\":1}}"));
+            done.frames.extend(rig.sync().frames);
+            let (_, answer) = done.frames.iter().find(|(to, _)| *to == conn).expect("an answer");
+            let is_accepted = answer.contains("\"accepted\"");
+            assert!(is_accepted || answer.contains("store_full") && answer.contains("a name"));
+            is_accepted
+        };
+        let stranger = "100000002";
+        assert!((0..7).all(|_| accepted(&mut rig, 0, stranger)), "while nobody has a name");
+        rig.hello(9, "ann", None);
+        rig.sync();
+        assert!(!accepted(&mut rig, 0, stranger));
+        assert!(!accepted(&mut rig, 1, "ann"));
+        assert!(accepted(&mut rig, 9, stranger), "the rest is for those with names");
+        rig.broker.audit(100, 0).unwrap();
+        rig.say(2, r#"{"type":"ack","seq":3}"#);
+        rig.sync();
+        assert!(accepted(&mut rig, 0, stranger), "what was taken is free again");
+        assert!(accepted(&mut rig, 0, stranger));
+        assert!(!accepted(&mut rig, 0, stranger));
+        rig.broker.audit(100, 0).unwrap();
+    }
+}
+
+/// Outcomes that a stranger asks for and does not take are his messages, too.
+#[test]
+fn outcomes_that_wait_for_strangers_count_as_what_they_sent() {
+    let limits = Limits { memory_messages_max_bytes: 8 * 130, ..Limits::default() };
+    let mut rig = rig(limits);
+    anonymous(&mut rig, 0);
+    rig.hello(99, "bob", None);
+    let send =
+        |id: u32| format!(r#"{{"type":"send","id":"{id}","to":"bob","body":1,"receipt":true}}"#);
+    for id in 1..=6 {
+        assert!(rig.say(0, &send(id)).frames.iter().any(|(_, frame)| frame.contains("accepted")));
+        rig.say(99, &format!(r#"{{"type":"ack","seq":{id}}}"#));
+    }
+    assert!(rig.say(0, &send(7)).told(0).contains("store_full"));
+    rig.broker.audit(100, 10).unwrap();
+    rig.say(0, r#"{"type":"ack","seq":6}"#);
+    assert!(rig.say(0, &send(7)).frames.iter().any(|(_, frame)| frame.contains("accepted")));
+}
+
 /// Nothing bounded what messages in memory took over all mailboxes: a million devices, each with sixteen
 /// MiB that no disk holds.
 #[test]

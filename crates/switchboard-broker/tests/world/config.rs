@@ -80,6 +80,8 @@ impl Config {
                 device_ttl,
                 named_device_ttl: random.percent(50).then_some(device_ttl),
                 push_bytes_max: random.pick(&[1, 300, 100_000]),
+                memory_messages_max_bytes: random.pick(&[1 << 30, 1 << 30, 2_000]),
+                store_bytes_max: random.pick(&[10 << 30, 10 << 30, 2_000]),
                 ..Limits::default()
             },
         }

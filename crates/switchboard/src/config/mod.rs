@@ -202,6 +202,7 @@ impl Config {
             mailbox_sender_share: self.mailbox_sender_share,
             outcomes_max: self.outcomes_max,
             memory_messages_max_bytes: self.memory_messages_max_bytes.div_ceil(shards),
+            store_bytes_max: self.store_max_bytes,
             dedup_window: self.dedup_window,
             dedup_ids_per_device_max: self.dedup_ids_per_device_max,
             dedup_ids_max: self.dedup_ids_max.div_ceil(shards),

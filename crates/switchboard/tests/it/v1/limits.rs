@@ -166,6 +166,29 @@ fn above_devices_max_new_devices_are_turned_away_and_those_that_exist_come() {
 }
 
 #[test]
+fn devices_without_a_name_leave_a_quarter_to_those_with_one() {
+    let server = Server::with(&["shards=2", "devices_max=8", "memory_messages_max_bytes=1MiB"]);
+    let mut ann = V1::named(&server, "ann");
+    let mut strangers: Vec<V1> = (0..6).map(|_| V1::anonymous(&server)).collect();
+    let mut refused = V1::open(&server);
+    refused.say_hello(json!({}));
+    assert_eq!(refused.end().0, 1013);
+    V1::named(&server, "bob");
+    // To itself, more than three quarters of a shard's half.
+    let stranger = &mut strangers[0];
+    let to = stranger.device();
+    let more = json!({"body": "x".repeat(150_000), "durability": "memory"});
+    for (id, kind) in [("1", "accepted"), ("2", "accepted"), ("3", "rejected")] {
+        stranger.say(&with(send(&to, id), &more));
+        let mut frames = std::iter::repeat_with(|| stranger.hear());
+        let answer = frames.find(|frame| frame["type"] != "message").expect("an answer");
+        assert_eq!(answer["type"], kind, "{answer}");
+    }
+    assert_eq!(server.metric("switchboard_rejected_total{code=\"store_full\"}"), 1.0);
+    ann.ask(with(send(&to, "4"), &more), json!({"type": "accepted", "id": "4"}));
+}
+
+#[test]
 fn an_ephemeral_device_leaves_nothing_but_what_it_sent() {
     let server = Server::with(&["shards=2"]);
     let mut b = V1::named(&server, "bob");
