@@ -289,7 +289,7 @@ impl Broker {
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
         if let Some(waiting) = device.waiting.take() {
-            self.begin_anew(now, *waiting, out);
+            self.begin_anew(now, *waiting, device.takeovers, out);
         }
     }
 }

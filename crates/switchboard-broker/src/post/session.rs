@@ -22,6 +22,8 @@ const FLAP_MIN: usize = 5;
 const FLAP_WINDOW: Duration = Duration::from_secs(10);
 /// How long it waits.
 const FLAP_WAIT: Duration = Duration::from_secs(2);
+/// When a newcomer looks again whether the device before it has ended.
+const LEAVING_WAIT: Duration = Duration::from_millis(50);
 /// How long before its end a token is said to be expiring.
 const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 
@@ -119,16 +121,57 @@ impl Broker {
         self.away_alarm(now, id, out);
         let device = self.post.devices.get(&id);
         if device.is_some_and(|device| device.is_ephemeral && device.session.is_some()) {
-            // An ephemeral device ends with its connection: this one opens a new device.
-            out(Effect::Count(Event::Takeover));
-            self.end_session(now, id, Some(close::TAKEN_OVER), out);
+            return self.take_over_ephemeral(now, hello, out);
         }
-        let Some(device) = self.post.devices.get(&id) else { return self.begin(now, hello, out) };
-        if device.is_leaving() {
+        match self.post.devices.get(&id) {
+            None => self.begin(now, hello, out),
             // What it owes is being recorded; it begins anew when that is done.
-            return self.wait(now, hello, Duration::from_millis(50), out);
+            Some(device) if device.is_leaving() => self.wait(now, hello, LEAVING_WAIT, out),
+            Some(_) => self.come_back(now, hello, out),
         }
-        self.come_back(now, hello, out);
+    }
+
+    /// An ephemeral device ends with its connection: this one opens a new device.
+    ///
+    /// Takeovers are counted over all devices of the id that follow each other: each tells everybody
+    /// who watches the id twice.
+    fn take_over_ephemeral(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        if self.is_flapping(now, hello.device, out) {
+            return self.wait(now, hello, FLAP_WAIT, out);
+        }
+        self.replace_ephemeral(now, hello, out);
+    }
+
+    fn replace_ephemeral(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        let id = hello.device;
+        self.end_waiting(id, out);
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let takeovers = std::mem::take(&mut device.takeovers);
+        self.end_session(now, id, Some(close::TAKEN_OVER), out);
+        if self.post.devices.contains_key(&id) {
+            self.wait(now, hello, LEAVING_WAIT, out);
+        } else {
+            self.begin(now, hello, out);
+        }
+        self.go_on_counting(id, takeovers);
+    }
+
+    /// A device follows another of the same id.
+    fn go_on_counting(&mut self, id: DeviceId, takeovers: Takeovers) {
+        if let Some(device) = self.post.devices.get_mut(&id) {
+            device.takeovers = takeovers;
+        }
+    }
+
+    /// Counts a takeover; returns whether there are too many of this device.
+    fn is_flapping(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> bool {
+        out(Effect::Count(Event::Takeover));
+        let device = self.post.devices.get_mut(&id);
+        let is_flapping = device.is_some_and(|device| device.takeovers.count(now.at));
+        if is_flapping {
+            out(Effect::Count(Event::Flapping(id)));
+        }
+        is_flapping
     }
 
     /// Opens the session of a device that is new.
@@ -156,12 +199,8 @@ impl Broker {
             // nobody is welcomed before the store has it that it is there.
             device.row = Place::NOWHERE;
         }
-        if device.session.is_some() {
-            out(Effect::Count(Event::Takeover));
-            if device.takeovers.count(now.at) {
-                out(Effect::Count(Event::Flapping(id)));
-                return self.wait(now, hello, FLAP_WAIT, out);
-            }
+        if device.session.is_some() && self.is_flapping(now, id, out) {
+            return self.wait(now, hello, FLAP_WAIT, out);
         }
         self.open(now, hello, out);
     }
@@ -228,9 +267,17 @@ impl Broker {
 
     /// A device ended while a new connection of it waited: it is a new one, and finds a place or not like
     /// any other. It is on its way into the store before anybody can send to it.
-    pub(super) fn begin_anew(&mut self, now: Now, waiting: Waiting, out: Out<'_>) {
+    pub(super) fn begin_anew(
+        &mut self,
+        now: Now,
+        waiting: Waiting,
+        takeovers: Takeovers,
+        out: Out<'_>,
+    ) {
+        let id = waiting.hello.device;
         self.post.waiting.remove(&waiting.hello.conn);
         self.begin(now, waiting.hello, out);
+        self.go_on_counting(id, takeovers);
     }
 
     /// Makes a newcomer wait; one that waited already gives way.
@@ -611,7 +658,10 @@ impl Broker {
         if let Some(waiting) = device.waiting.take() {
             self.post.waiting.remove(&waiting.hello.conn);
             if device.is_leaving() {
-                return self.wait(now, waiting.hello, Duration::from_millis(50), out);
+                return self.wait(now, waiting.hello, LEAVING_WAIT, out);
+            }
+            if device.is_ephemeral {
+                return self.replace_ephemeral(now, waiting.hello, out);
             }
             self.open(now, waiting.hello, out);
         }

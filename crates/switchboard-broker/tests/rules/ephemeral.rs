@@ -113,6 +113,36 @@ fn a_newer_connection_is_a_new_device() {
     name(&done, 5);
 }
 
+/// Each of them tells everybody who watches the device twice: 1,500 idle watchers of one that was taken
+/// over again and again took 2.4 GiB.
+#[test]
+fn one_that_is_taken_over_again_and_again_waits_like_any_other() {
+    let (mut rig, _) = rig();
+    rig.is_ephemeral = true;
+    for conn in 2..6 {
+        assert_eq!(rig.hello(conn, "ann", None).closed.len(), 1, "not yet");
+    }
+    for conn in 6..9 {
+        let done = rig.hello(conn, "ann", None);
+        assert!(done.frames.is_empty(), "{done:?}");
+        assert!(done.closed.iter().all(|(closed, _)| *closed == conn - 1 && conn > 6), "{done:?}");
+    }
+    assert!(rig.say(5, r#"{"type":"ping"}"#).told(5).contains("pong"), "it is still there");
+    rig.now.at = rig.now.at.after(std::time::Duration::from_secs(2));
+    let done = rig.handle(switchboard_broker::Input::Tick);
+    assert_eq!(done.closed, [(5, close::TAKEN_OVER)]);
+    assert!(done.told(8).contains("\"welcome\""), "{done:?}");
+    // They go on being counted, also where the one before left while the next one waited.
+    assert!(rig.hello(9, "ann", None).frames.is_empty());
+    assert!(rig.leave(8).told(9).contains("\"welcome\""));
+    assert!(rig.hello(10, "ann", None).frames.is_empty());
+    rig.now.at = rig.now.at.after(std::time::Duration::from_secs(11));
+    let done = rig.handle(switchboard_broker::Input::Tick);
+    assert!(done.told(10).contains("\"welcome\""), "{done:?}");
+    assert_eq!(rig.hello(11, "ann", None).closed, [(10, close::TAKEN_OVER)]);
+    rig.broker.audit(100, 100).unwrap();
+}
+
 #[test]
 fn a_device_that_has_a_mailbox_keeps_it() {
     let (mut rig, _) = rig();
