@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
 use crate::shard::{
-    Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, Shard, Shared, StoreNews, Total,
-    WAKER,
+    Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, OutQueues, Shard, Shared,
+    StoreNews, Total, WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::tls::Acceptor;
@@ -132,7 +132,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         ending,
         budget,
         unfinished: Total::default(),
-        out_queues: Total::default(),
+        out_queues: OutQueues::default(),
         tls,
         http,
         started: Instant::now(),

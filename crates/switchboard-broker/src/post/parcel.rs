@@ -74,6 +74,25 @@ pub enum Parcel {
     },
 }
 
+impl Parcel {
+    /// Returns the memory that it takes while it waits.
+    pub fn held_bytes(&self) -> usize {
+        let beside = match self {
+            Parcel::Deliver(deliver) => size_of::<Deliver<'_>>() + deliver.len_under(&deliver.id),
+            Parcel::Verdict { id, .. } | Parcel::CancelVerdict { id, .. } => id.len(),
+            Parcel::Cancel(cancel) => cancel.id.len(),
+            Parcel::Fate { id, fate, .. } => {
+                id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len())
+            }
+            Parcel::TextVerdict { .. }
+            | Parcel::Settled(_)
+            | Parcel::Unwanted(_)
+            | Parcel::Presence { .. } => 0,
+        };
+        size_of::<Parcel>() + beside
+    }
+}
+
 /// A message on its way to its receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deliver<'a> {

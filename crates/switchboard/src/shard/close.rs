@@ -49,6 +49,7 @@ impl Shard {
         conn.unread = Vec::new();
         conn.decoder.abandon();
         self.ports.count_unfinished(key, 0);
+        self.ports.count_waiting(key);
         self.ports.mark_dirty(key);
         self.ports.schedule(key, deadline);
         self.enqueue(key);
@@ -70,7 +71,7 @@ impl Shard {
             self.leave(key, None, why);
         }
         self.ports.count_unfinished(key, 0);
-        self.ports.waiting.note(key.index, 0);
+        self.ports.waiting.forget(key.index);
         self.ports.conns.remove(key.index as usize);
     }
 

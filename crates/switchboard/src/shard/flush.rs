@@ -11,19 +11,23 @@ impl Shard {
     /// Offers each other shard what is for it; what a full one does not take waits for its nudge.
     pub(super) fn hand_over(&mut self) {
         for shard in 0..self.ports.outboxes.len() {
-            let id = self.ports.shard();
-            let outbox = &mut self.ports.outboxes[shard];
-            if outbox.batch.is_empty() {
-                continue;
-            }
-            outbox.is_refused = self.shared.inboxes[shard].offer(id, &mut outbox.batch).is_err();
-            if outbox.is_refused {
-                continue;
-            }
-            for key in mem::take(&mut self.ports.outboxes[shard].held) {
-                self.resume(key, Hold::ShardQueue);
-            }
+            while !self.ports.outboxes[shard].batch.is_empty() && self.offer(shard) {}
         }
+    }
+
+    /// Offers a shard a batch; returns whether it took it.
+    fn offer(&mut self, shard: usize) -> bool {
+        let (id, max) = (self.ports.shard(), self.shared.config.shard_queue_max_bytes);
+        let outbox = &mut self.ports.outboxes[shard];
+        outbox.is_refused = self.shared.inboxes[shard].offer(id, &mut outbox.batch).is_err();
+        if outbox.is_refused {
+            return false;
+        }
+        outbox.refill(max);
+        for key in mem::take(&mut outbox.held) {
+            self.resume(key, Hold::ShardQueue);
+        }
+        true
     }
 
     /// Something was decided at the end of a turn: nothing may come that would begin another.
@@ -71,9 +75,7 @@ impl Shard {
         let max = self.shared.config.out_queue_max_bytes;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unwritten.has(Unwritten::BLOCKED) {
-            let waits = if conn.is_open() { conn.out.len() } else { 0 };
-            conn.unwritten.set(Unwritten::BLOCKED, waits > 0);
-            self.ports.waiting.note(key.index, waits);
+            self.ports.count_waiting(key);
         }
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unwritten.has(Unwritten::PUSHED) && conn.has_taken_enough(max) {

@@ -49,17 +49,23 @@ pub(super) struct Batch {
     texts: Vec<TextEntry>,
     /// All texts, one after the other.
     text: Vec<u8>,
-    pub(super) returned: Vec<(DeviceId, Digest)>,
+    pub(super) returned: Vec<Returned>,
     pub(super) sockets: Vec<Accepted>,
     /// Connections whose devices live there.
     pub(super) moved: Vec<Moved>,
     /// What its broker is told by ours.
     pub(super) parcels: Vec<Parcel>,
-    /// Bytes of the messages among them.
-    parcel_bytes: usize,
+    /// What the parcels and the late refusals hold.
+    other_bytes: usize,
     /// For the latency histogram: when how many of `texts` were received.
     pub(super) received: Vec<(Instant, u64)>,
 }
+
+/// A text that found nobody: who sent it, and what it counts as among duplicates.
+pub(super) type Returned = (DeviceId, Digest);
+
+/// A batch keeps no more memory than this when it is emptied.
+const KEPT_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
 struct TextEntry {
@@ -84,9 +90,13 @@ impl Batch {
     }
 
     pub(super) fn push_parcel(&mut self, parcel: Parcel) {
-        // What it takes here: once.
-        self.parcel_bytes += message_bytes(&parcel) / 2;
+        self.other_bytes += parcel.held_bytes();
         self.parcels.push(parcel);
+    }
+
+    pub(super) fn push_returned(&mut self, returned: Returned) {
+        self.other_bytes += size_of::<Returned>();
+        self.returned.push(returned);
     }
 
     pub(super) fn texts(&self) -> impl Iterator<Item = HandedOver<'_>> {
@@ -108,7 +118,7 @@ impl Batch {
 
     /// What counts toward `shard_queue_max_bytes`.
     pub(super) fn bytes(&self) -> usize {
-        self.text.len() + self.texts.len() * size_of::<TextEntry>() + self.parcel_bytes
+        self.text.len() + self.texts.len() * size_of::<TextEntry>() + self.other_bytes
     }
 
     fn append(&mut self, other: &mut Batch) {
@@ -121,13 +131,13 @@ impl Batch {
         self.sockets.append(&mut other.sockets);
         self.moved.append(&mut other.moved);
         self.parcels.append(&mut other.parcels);
-        self.parcel_bytes += std::mem::take(&mut other.parcel_bytes);
+        self.other_bytes += mem::take(&mut other.other_bytes);
         self.received.append(&mut other.received);
     }
 
     /// Empties the batch and keeps its memory, unless a burst made it large.
     pub(super) fn clear(&mut self) {
-        if self.bytes() > 1 << 20 {
+        if self.kept_bytes() > KEPT_BYTES {
             *self = Batch::default();
         }
         self.texts.clear();
@@ -136,12 +146,23 @@ impl Batch {
         self.sockets.clear();
         self.moved.clear();
         self.parcels.clear();
-        self.parcel_bytes = 0;
+        self.other_bytes = 0;
         self.received.clear();
+    }
+
+    /// The memory of a batch, full or empty.
+    fn kept_bytes(&self) -> usize {
+        self.text.capacity()
+            + self.texts.capacity() * size_of::<TextEntry>()
+            + self.returned.capacity() * size_of::<Returned>()
+            + self.sockets.capacity() * size_of::<Accepted>()
+            + self.moved.capacity() * size_of::<Moved>()
+            + self.parcels.capacity() * size_of::<Parcel>()
+            + self.received.capacity() * size_of::<(Instant, u64)>()
     }
 }
 
-/// What a message takes of the bounds while it is on its way; 0 for what is no message.
+/// What a message takes of the store's budget while it is on its way; 0 for what is no message.
 ///
 /// No less than it takes as a record and as the content of a mailbox (see [`super::budget`]), so
 /// that taking it in uses up no more than its sending did.
@@ -313,8 +334,40 @@ mod tests {
 
     fn something() -> Batch {
         let mut batch = Batch::default();
-        batch.returned.push((DeviceId::FIRST, Digest::default()));
+        batch.push_returned((DeviceId::FIRST, Digest::default()));
         batch
+    }
+
+    fn presence() -> Parcel {
+        let (to, device) = (DeviceId::FIRST, DeviceId::FIRST);
+        Parcel::Presence { to, device, online: true, at_ms: 0 }
+    }
+
+    /// They counted nothing: those to idle watchers filled the memory.
+    #[test]
+    fn parcels_that_are_no_messages_count_too() {
+        let (_, inboxes, _polls) = inboxes(1);
+        let mut batch = Batch::default();
+        (0..10).for_each(|_| batch.push_parcel(presence()));
+        assert!(batch.bytes() >= 10 * size_of::<Parcel>());
+        inboxes[0].offer(ShardId(0), &mut batch).unwrap();
+        (0..10).for_each(|_| batch.push_parcel(presence()));
+        assert!(inboxes[0].offer(ShardId(0), &mut batch).is_err());
+        assert_eq!(batch.parcels.len(), 10, "it stays with the sender");
+    }
+
+    #[test]
+    fn a_batch_that_a_burst_made_large_gives_its_memory_back() {
+        let mut batch = Batch::default();
+        batch.push_parcel(presence());
+        batch.parcels.drain(..);
+        batch.clear();
+        assert!(batch.is_empty() && batch.bytes() == 0 && batch.parcels.capacity() > 0);
+        (0..20_000).for_each(|_| batch.push_parcel(presence()));
+        // As who takes it does.
+        batch.parcels.drain(..);
+        batch.clear();
+        assert_eq!((batch.bytes(), batch.kept_bytes()), (0, 0));
     }
 
     #[test]

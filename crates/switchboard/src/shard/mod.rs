@@ -15,6 +15,7 @@ mod flush;
 mod handshake;
 mod inbox;
 mod out;
+mod outbox;
 mod pipe;
 mod ports;
 mod post;
@@ -46,6 +47,7 @@ pub(crate) use ending::Ending;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
 pub(crate) use post::StoreNews;
+pub(crate) use waiting::OutQueues;
 
 use crate::auth::Keyring;
 use crate::config::Config;
@@ -95,7 +97,7 @@ pub(crate) struct Shared {
     /// Messages that are not complete.
     pub(crate) unfinished: Total,
     /// What waits in out queues.
-    pub(crate) out_queues: Total,
+    pub(crate) out_queues: OutQueues,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
     /// When this run started, and the server's uptime then: what moments are counted from.

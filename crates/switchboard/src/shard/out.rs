@@ -47,11 +47,25 @@ impl OutQueue {
         if self.bytes.capacity() == 0 {
             self.bytes = spares.take();
         } else if self.written > self.bytes.len() / 2 {
-            // More is written than waits: moving the rest costs less than what it frees.
-            self.bytes.drain(..self.written);
-            self.written = 0;
+            self.compact();
         }
         &mut self.bytes
+    }
+
+    /// More is written than waits: moving the rest costs less than what it frees.
+    #[cold]
+    fn compact(&mut self) {
+        self.bytes.drain(..self.written);
+        self.written = 0;
+        // A peer that always leaves a byte unread must not keep what it once let wait.
+        if self.bytes.capacity() > SPARE_MAX_BYTES {
+            self.bytes.shrink_to(2 * self.bytes.len());
+        }
+    }
+
+    /// The memory that it takes, also for what is written already.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Notes that `len` bytes were written; gives the memory back when none wait.
@@ -107,5 +121,16 @@ mod tests {
         assert!(came.iter().enumerate().all(|(i, &byte)| byte == i as u8));
         assert!(out.is_empty() && out.bytes.capacity() == 0);
         assert_eq!(spares.buffers.len(), 1);
+    }
+
+    #[test]
+    fn a_queue_that_never_empties_gives_back_what_a_burst_took() {
+        let (mut out, mut spares) = (OutQueue::default(), Spares::default());
+        out.buffer(&mut spares).resize(4 << 20, 0);
+        out.wrote((4 << 20) - 1, &mut spares);
+        assert!(out.held_bytes() >= 4 << 20);
+        out.buffer(&mut spares).push(1);
+        assert_eq!(out.waiting(), [0, 1]);
+        assert!(out.held_bytes() <= SPARE_MAX_BYTES);
     }
 }

@@ -17,8 +17,9 @@ use switchboard_proto::{DeviceId, text};
 use super::Shared;
 use super::budget::{Pause, Share};
 use super::conn::{Compression, Conn, Hold, Key, Protocol, Unwritten};
-use super::inbox::{Batch, message_bytes};
+use super::inbox::message_bytes;
 use super::out::Spares;
+use super::outbox::Outbox;
 use super::timers::Timers;
 use super::unfinished::Unfinished;
 use super::waiting::Waiting;
@@ -115,16 +116,6 @@ const BATCH_BYTES: usize = 4 << 20;
 /// What a message takes that is being accepted, beside what it says: its entry, its id, whom to answer,
 /// and what the allocator adds.
 const NOTES_BYTES: usize = 256;
-
-/// What is to be handed to one other shard.
-#[derive(Default)]
-pub(super) struct Outbox {
-    pub(super) batch: Batch,
-    /// Connections that are held until the shard has taken the batch.
-    pub(super) held: Vec<Key>,
-    /// The shard was full, and wakes this one when it is not.
-    pub(super) is_refused: bool,
-}
 
 impl Ports {
     pub(super) fn new(shard: ShardId, shared: Arc<Shared>, jobs: Option<Sender<Job>>) -> Ports {
@@ -434,7 +425,7 @@ impl Ports {
             Effect::HandOver { shard, from, to, text } => self.hand_over(shard, from, to, text),
             Effect::Return { shard, from, digest } => {
                 self.metrics.returned.add(1);
-                self.outboxes[usize::from(shard.0)].batch.returned.push((from, digest));
+                self.outboxes[usize::from(shard.0)].batch.push_returned((from, digest));
             }
             effect => self.perform_more(effect),
         }
@@ -486,7 +477,7 @@ impl Ports {
         self.hold(key, if is_unwelcomed { Hold::Welcome } else { Hold::Verdict });
     }
 
-    fn key(&self, index: u32) -> Key {
+    pub(super) fn key(&self, index: u32) -> Key {
         Key { index, generation: self.conns[index as usize].generation }
     }
 
@@ -541,9 +532,10 @@ impl Ports {
             self.charge(message_bytes(&parcel) as isize);
             self.note_that_it_stores();
         }
+        let max = self.shared.config.shard_queue_max_bytes;
         let outbox = &mut self.outboxes[usize::from(shard.0)];
-        outbox.batch.push_parcel(parcel);
-        if outbox.batch.bytes() >= self.shared.config.shard_queue_max_bytes
+        outbox.push_parcel(parcel, max);
+        if outbox.batch.bytes() >= max
             && let Some(key) = self.speaking
         {
             outbox.held.push(key);

@@ -205,10 +205,9 @@ impl Shard {
             return;
         }
         self.ports.count_unfinished(key, 0);
-        self.ports.waiting.note(key.index, 0);
         let mut conn = self.ports.conns.remove(key.index as usize);
         // What waits of it counts on its new shard from the first write on.
-        self.ports.waiting.note(key.index, 0);
+        self.ports.waiting.forget(key.index);
         // A failure shows again where it is registered next.
         self.poll.registry().deregister(&mut conn.socket).ok();
         conn.unread.extend_from_slice(rest);

@@ -1,29 +1,66 @@
 //! What waits in all out queues together is bounded, too: each alone may be long.
 
 use super::Shard;
-use super::budget::Share;
-use super::conn::{Conn, Key};
+use super::budget::{Share, Total};
+use super::conn::{Key, Phase};
+use super::ports::Ports;
 
-/// What the sockets of one shard did not take, by the connection's place in the slab.
+/// Those who are being closed may hold this part of `out_queues_max_bytes`, beside it: time to read
+/// what waits and the close frame behind it.
+const CLOSING_PART: usize = 4;
+
+/// What the out queues of one shard take that their sockets did not empty.
 ///
 /// Looked at only when a socket took less than all, so that it costs nothing where all are read.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
+    open: Queues,
+    closing: Queues,
+    /// Something waits, or is not published.
+    is_any: bool,
+}
+
+/// Those of one kind, by the connection's place in the slab.
+#[derive(Debug, Default)]
+struct Queues {
     of: Vec<usize>,
     bytes: usize,
     share: Share,
 }
 
+/// The same of all shards.
+#[derive(Debug, Default)]
+pub(crate) struct OutQueues {
+    open: Total,
+    closing: Total,
+}
+
 impl Waiting {
-    /// Whether anything waits.
-    #[inline]
-    pub(super) fn is_any(&self) -> bool {
-        self.bytes > 0
+    /// The out queue of a connection takes so many bytes.
+    pub(super) fn note(&mut self, index: u32, is_closing: bool, bytes: usize) {
+        let (is, other) = match is_closing {
+            true => (&mut self.closing, &mut self.open),
+            false => (&mut self.open, &mut self.closing),
+        };
+        is.note(index, bytes);
+        other.note(index, 0);
+        self.is_any = true;
     }
 
-    /// So many bytes wait for a connection after it was written to. Those count that belong to
-    /// devices; what a connection that is closed still has goes within `close_timeout`.
-    pub(super) fn note(&mut self, index: u32, bytes: usize) {
+    /// A connection is gone.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.note(index, false, 0);
+    }
+
+    fn publish(&mut self, totals: &OutQueues) {
+        self.open.share.publish(&totals.open);
+        self.closing.share.publish(&totals.closing);
+        self.is_any = self.open.bytes + self.closing.bytes > 0;
+    }
+}
+
+impl Queues {
+    fn note(&mut self, index: u32, bytes: usize) {
         let index = index as usize;
         if self.of.len() <= index {
             if bytes == 0 {
@@ -35,42 +72,79 @@ impl Waiting {
         self.bytes = self.bytes - had + bytes;
         self.share.change(bytes as isize - had as isize);
     }
+
+    /// The places of those that wait, the longest last.
+    fn by_length(&self) -> Vec<usize> {
+        let mut waiting: Vec<usize> = (0..self.of.len()).filter(|at| self.of[*at] > 0).collect();
+        waiting.sort_unstable_by_key(|at| self.of[*at]);
+        waiting
+    }
+}
+
+impl Ports {
+    /// Counts what the out queue of a connection takes that its socket did not empty.
+    pub(super) fn count_waiting(&mut self, key: Key) {
+        let Some(conn) = self.conn(key) else { return };
+        let (bytes, is_closing) = match conn.phase {
+            Phase::Open => (conn.out.held_bytes(), false),
+            Phase::Closing { .. } => (conn.out.held_bytes(), true),
+            // The answer to a request: of one head, or what the HTTP server was let write.
+            Phase::Handshake { .. } | Phase::Piping(_) => (0, false),
+        };
+        conn.unwritten.set(super::conn::Unwritten::BLOCKED, bytes > 0);
+        self.waiting.note(key.index, is_closing, bytes);
+    }
 }
 
 impl Shard {
     /// Closes the devices with the longest queues while all shards together hold too much, and this
     /// one more than its share. At least one shard does, so the bound is kept.
+    ///
+    /// What they hold is held until they have read it or `close_timeout` is over. While that is too
+    /// much, the longest of them are cut off.
     #[inline]
     pub(super) fn bound_out_queues(&mut self) {
-        let waiting = &mut self.ports.waiting;
-        if !waiting.is_any() && waiting.share.is_published() {
-            return;
-        }
-        waiting.share.publish(&self.shared.out_queues);
-        if self.shared.out_queues.bytes() > self.shared.config.out_queues_max_bytes {
-            self.close_longest_queues();
+        if self.ports.waiting.is_any {
+            self.bound_waiting();
         }
     }
 
     #[cold]
-    fn close_longest_queues(&mut self) {
+    fn bound_waiting(&mut self) {
         let max = self.shared.config.out_queues_max_bytes;
+        let shared = std::sync::Arc::clone(&self.shared);
+        let totals = &shared.out_queues;
+        self.ports.waiting.publish(totals);
+        // Before others are closed, who therefore have the time of a turn at least.
+        if totals.closing.bytes() > max / CLOSING_PART {
+            self.cut_off_longest(totals, max / CLOSING_PART);
+        }
+        if totals.open.bytes() > max {
+            self.close_longest(totals, max);
+        }
+    }
+
+    fn cut_off_longest(&mut self, totals: &OutQueues, max: usize) {
         let share = max / self.shared.inboxes.len();
-        let is_open = |(_, conn): &(usize, &Conn)| conn.is_open();
-        let len = |(index, conn): (usize, &Conn)| {
-            let key = Key { index: index as u32, generation: conn.generation };
-            (self.ports.waiting.of.get(index).copied().unwrap_or_default(), key)
-        };
-        let mut longest: Vec<(usize, Key)> =
-            self.ports.conns.iter().filter(is_open).map(len).filter(|(len, _)| *len > 0).collect();
-        longest.sort_unstable();
-        while self.ports.waiting.bytes > share
-            && self.shared.out_queues.bytes() > max
-            && let Some((_, key)) = longest.pop()
+        let mut longest = self.ports.waiting.closing.by_length();
+        while self.ports.waiting.closing.bytes > share
+            && totals.closing.bytes() > max
+            && let Some(index) = longest.pop()
         {
-            self.overflow(key);
-            self.ports.waiting.note(key.index, 0);
-            self.ports.waiting.share.publish(&self.shared.out_queues);
+            self.remove(self.ports.key(index as u32), "too much waits for those that are closed");
+            self.ports.waiting.publish(totals);
+        }
+    }
+
+    fn close_longest(&mut self, totals: &OutQueues, max: usize) {
+        let share = max / self.shared.inboxes.len();
+        let mut longest = self.ports.waiting.open.by_length();
+        while self.ports.waiting.open.bytes > share
+            && totals.open.bytes() > max
+            && let Some(index) = longest.pop()
+        {
+            self.overflow(self.ports.key(index as u32));
+            self.ports.waiting.publish(totals);
         }
         self.hand_over_late();
     }
@@ -82,15 +156,32 @@ mod tests {
 
     #[test]
     fn what_waits_is_the_sum_over_connections() {
-        let mut waiting = Waiting::default();
-        waiting.note(3, 0);
-        assert!(!waiting.is_any() && waiting.share.is_published());
-        waiting.note(3, 100);
-        waiting.note(1, 50);
-        waiting.note(3, 20);
-        assert_eq!(waiting.bytes, 70);
-        waiting.note(3, 0);
-        waiting.note(1, 0);
-        assert!(!waiting.is_any() && waiting.share.is_published());
+        let (mut waiting, totals) = (Waiting::default(), OutQueues::default());
+        waiting.forget(3);
+        waiting.publish(&totals);
+        assert!(!waiting.is_any);
+        waiting.note(3, false, 100);
+        waiting.note(1, false, 50);
+        waiting.note(3, false, 20);
+        assert_eq!((waiting.open.bytes, waiting.open.by_length()), (70, vec![3, 1]));
+        waiting.forget(3);
+        waiting.publish(&totals);
+        assert!(waiting.is_any);
+        waiting.forget(1);
+        waiting.publish(&totals);
+        assert!(!waiting.is_any && totals.open.bytes() == 0);
+    }
+
+    /// It counted nowhere until it was gone.
+    #[test]
+    fn what_waits_for_one_that_is_being_closed_counts_on() {
+        let (mut waiting, totals) = (Waiting::default(), OutQueues::default());
+        waiting.note(3, false, 100);
+        waiting.note(3, true, 120);
+        waiting.publish(&totals);
+        assert_eq!((totals.open.bytes(), totals.closing.bytes()), (0, 120));
+        waiting.forget(3);
+        waiting.publish(&totals);
+        assert_eq!(totals.closing.bytes(), 0);
     }
 }

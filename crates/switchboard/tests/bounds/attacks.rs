@@ -38,6 +38,7 @@ pub(crate) const ATTACKS: &[Attacker] = &[
     Attacker { prepare: nobody, run: ping_without_end, is_told: &["pings: 1008"] },
     Attacker { prepare: two, run: say_nonsense, is_told: &["nonsense: 4400"] },
     Attacker { prepare: two, run: watch_too_many, is_told: &["watch: bad_request"] },
+    Attacker { prepare: no_mailbox, run: flap_before_watchers, is_told: &["flapping: 4409"] },
     Attacker {
         prepare: nobody,
         run: ask_slowly,
@@ -58,6 +59,12 @@ fn two(server: &Server) -> Actors {
 
 fn many(server: &Server) -> Actors {
     some(server, 30)
+}
+
+/// A device that was never there.
+fn no_mailbox(server: &Server) -> Actors {
+    let name = "flapper";
+    Actors(vec![(name.to_owned(), token(server, name, None))])
 }
 
 /// Devices that were there once, so that they are not new when there is no room for new ones.
@@ -333,6 +340,29 @@ fn watch_too_many(attack: &Attack<'_>, actors: &Actors) {
             });
         if told.is_err() {
             return note(attack, "watch", told);
+        }
+    }
+    thread::sleep(PAUSE);
+}
+
+/// A device without a mailbox that is taken over again and again, and watchers that read nothing.
+fn flap_before_watchers(attack: &Attack<'_>, actors: &Actors) {
+    let watch = json!({"type": "watch", "id": "w", "devices": [actors.name(0)]});
+    let mut watchers = Vec::new();
+    for _ in 0..8 {
+        let watcher = Client::v1(attack.server, address(14), json!({"ephemeral": true}));
+        let Ok((mut watcher, _)) = watcher else { break };
+        if watcher.say(&watch).is_ok() {
+            watchers.push(watcher);
+        }
+    }
+    let hello = json!({"token": actors.0[0].1, "ephemeral": true});
+    let mut holder = None;
+    for _ in 0..6 {
+        let newer = Client::v1(attack.server, address(15), hello.clone());
+        let Ok((newer, _)) = newer else { break };
+        if let Some(mut older) = holder.replace(newer) {
+            note(attack, "flapping", Err(Client::end(&mut older)));
         }
     }
     thread::sleep(PAUSE);

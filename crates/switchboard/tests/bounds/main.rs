@@ -54,8 +54,9 @@ const SETTINGS: &[&str] = &[
 
 /// Beside the bounds: the binary, its threads' stacks and buffers, and what the allocator keeps.
 const RSS_REST_BYTES: u64 = 64 << 20;
-/// Out queues, the store's queue, unfinished messages; dedup ids and devices are small here.
-const BUDGETS_BYTES: u64 = (8 + 2 + 1) << 20;
+/// Out queues, those of connections that are being closed, the store's queue, unfinished messages; dedup ids
+/// and devices are small here.
+const BUDGETS_BYTES: u64 = (8 + 2 + 2 + 1) << 20;
 /// `store_max_bytes`, in which the ballast counts, and the other files of the data directory.
 const DISK_MAX_BYTES: u64 = (16 << 20) + (64 << 10);
 

@@ -24,7 +24,7 @@ fn send_until_gone(from: &mut Wire, to: u64, text: &str, max: usize) -> usize {
 }
 
 /// Most memory that the server ever had, in bytes.
-fn peak_memory(server: &Server) -> u64 {
+pub(super) fn peak_memory(server: &Server) -> u64 {
     let pid = server.pid().as_raw_nonzero();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -169,4 +169,30 @@ fn who_asks_without_reading_is_held_and_loses_nothing() {
     let grew = peak_memory(&server) - before;
     assert!(grew < 4 << 20, "{grew} bytes more for a queue of 16 KiB");
     assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 0.0);
+}
+
+/// What waits for one that is being closed counted nowhere: coming back again and again took memory for
+/// `close_timeout` each time.
+#[test]
+fn those_who_are_being_closed_cannot_hold_more_than_a_part_of_what_may_wait() {
+    let settings = [
+        "shards=1",
+        "out_queue_max_bytes=1MiB",
+        "out_queues_max_bytes=8MiB",
+        "out_queue_stall_timeout=1h",
+        "close_timeout=1h",
+    ];
+    let server = Server::with(&settings);
+    let mut flood = Wire::open(&server);
+    let before = peak_memory(&server);
+    let slow: Vec<Wire> = (0..24)
+        .map(|_| {
+            let slow = Wire::open_small(&server);
+            send_until_gone(&mut flood, slow.id, &"x".repeat(1_000_000), 100);
+            slow
+        })
+        .collect();
+    let grew = peak_memory(&server) - before;
+    assert!(grew < 32 << 20, "{grew} bytes more for 8 MiB of queues and a quarter of that");
+    drop(slow);
 }

@@ -1,0 +1,107 @@
+//! What is to be handed to one other shard.
+
+use std::collections::BTreeMap;
+
+use switchboard_broker::Parcel;
+use switchboard_proto::DeviceId;
+
+use super::conn::Key;
+use super::inbox::Batch;
+
+/// Collects in a turn, and is offered at its end.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub(super) batch: Batch,
+    /// Who is to be told how a watched device stands, once the batch is taken that is at its bound.
+    ///
+    /// Nobody can be held for it: devices come and go as their connections do. But it is a state, so
+    /// only the latest counts, and there is never more of it than is watched.
+    presence: BTreeMap<Watch, Presence>,
+    /// Connections that are held until the shard has taken the batch.
+    pub(super) held: Vec<Key>,
+    /// The shard was full, and wakes this one when it is not.
+    pub(super) is_refused: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Watch {
+    to: DeviceId,
+    device: DeviceId,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Presence {
+    online: bool,
+    at_ms: u64,
+}
+
+impl Outbox {
+    /// Adds a parcel. Presence waits beside a batch of `max_bytes` or more.
+    pub(super) fn push_parcel(&mut self, parcel: Parcel, max_bytes: usize) {
+        if let Parcel::Presence { to, device, online, at_ms } = parcel
+            && (self.batch.bytes() >= max_bytes || !self.presence.is_empty())
+        {
+            self.presence.insert(Watch { to, device }, Presence { online, at_ms });
+        } else {
+            self.batch.push_parcel(parcel);
+        }
+    }
+
+    /// The batch was taken: what waited beside it makes the next one.
+    pub(super) fn refill(&mut self, max_bytes: usize) {
+        while self.batch.bytes() < max_bytes
+            && let Some((Watch { to, device }, presence)) = self.presence.pop_first()
+        {
+            let Presence { online, at_ms } = presence;
+            self.batch.push_parcel(Parcel::Presence { to, device, online, at_ms });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presence(to: u64, at_ms: u64) -> Parcel {
+        Parcel::Presence {
+            to: DeviceId::new(to),
+            device: DeviceId::FIRST,
+            online: at_ms.is_multiple_of(2),
+            at_ms,
+        }
+    }
+
+    /// A device that came and went again and again, faster than the other shard told its watchers,
+    /// filled the memory.
+    #[test]
+    fn beside_a_full_batch_only_the_latest_presence_waits() {
+        const MAX: usize = 1_000;
+        let mut outbox = Outbox::default();
+        for at_ms in 0..1_000 {
+            (2..7).for_each(|to| outbox.push_parcel(presence(to, at_ms), MAX));
+        }
+        assert!(outbox.batch.bytes() < MAX + size_of::<Parcel>());
+        assert_eq!(outbox.presence.len(), 5);
+        let mut told = std::mem::take(&mut outbox.batch).parcels;
+        outbox.refill(MAX);
+        assert!(outbox.presence.is_empty());
+        told.append(&mut outbox.batch.parcels);
+        assert_eq!(told[..5], (2..7).map(|to| presence(to, 0)).collect::<Vec<_>>());
+        assert!(told.ends_with(&(2..7).map(|to| presence(to, 999)).collect::<Vec<_>>()));
+    }
+
+    #[test]
+    fn what_waits_beside_a_batch_comes_in_batches() {
+        const MAX: usize = 1_000;
+        let mut outbox = Outbox::default();
+        (2..200).for_each(|to| outbox.push_parcel(presence(to, 0), MAX));
+        let mut batches = 0;
+        while !outbox.batch.is_empty() {
+            assert!(outbox.batch.bytes() < MAX + size_of::<Parcel>());
+            outbox.batch = Batch::default();
+            outbox.refill(MAX);
+            batches += 1;
+        }
+        assert!(batches > 10 && outbox.presence.is_empty());
+    }
+}
