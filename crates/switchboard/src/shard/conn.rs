@@ -144,7 +144,7 @@ impl Unwritten {
     }
 }
 
-/// One reason not to read a connection; an index into the metric's labels.
+/// One reason not to read a connection; an index into the metric's labels, but for the last.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hold {
     /// It spent its rate limit.
@@ -161,6 +161,8 @@ pub(super) enum Hold {
     Store,
     /// Its device is not on disk yet, or the flap guard makes it wait: no `welcome` was said.
     Welcome,
+    /// The shard has inflated as much as it does in one turn; the hold ends with the read.
+    Turn,
 }
 
 impl Holds {

@@ -130,6 +130,8 @@ pub(crate) struct Shard {
     batch: Batch,
     /// Where messages are inflated; kept for its memory.
     inflated: Vec<u8>,
+    /// Bytes that were inflated in this turn.
+    inflated_bytes: usize,
     tls_handshakes_left: usize,
     /// Something was decided while the turn's output was written.
     decided_late: bool,
@@ -164,6 +166,7 @@ impl Shard {
             cipher: vec![0; cipher_len].into(),
             batch: Batch::default(),
             inflated: Vec::new(),
+            inflated_bytes: 0,
             tls_handshakes_left: 0,
             decided_late: false,
             next_generation: 0,
@@ -238,6 +241,7 @@ impl Shard {
     fn begin_turn(&mut self) {
         self.ports.begin_turn(Instant::now());
         self.tls_handshakes_left = self.shared.config.tls_handshakes_per_turn;
+        self.inflated_bytes = 0;
     }
 
     fn end_turn(&mut self) {
@@ -276,7 +280,11 @@ impl Shard {
             self.ports.mark_dirty(key);
         }
         if may_read && !is_queued {
-            self.serve(key);
+            if self.has_inflated_enough() {
+                self.enqueue(key);
+            } else {
+                self.serve(key);
+            }
         }
         if is_error | is_read_closed {
             self.peer_left(key, is_error || event.is_write_closed());
@@ -364,6 +372,10 @@ impl Shard {
     fn serve_run_queue(&mut self) {
         // Who is queued again during the turn waits for the next.
         for _ in 0..self.run_queue.len() {
+            if self.has_inflated_enough() {
+                // The rest comes first in the next turn, before those who used this one up.
+                break;
+            }
             let Some(key) = self.run_queue.pop_front() else { break };
             self.serve(key);
         }

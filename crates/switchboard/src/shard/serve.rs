@@ -5,10 +5,14 @@ use std::mem;
 use switchboard_broker::Conn as BrokerConn;
 
 use super::budget::Pause;
-use super::conn::{Key, Phase, Protocol};
+use super::conn::{Hold, Key, Phase, Protocol};
 use super::post::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
+
+/// When a shard has inflated so much in a turn, it reads nobody any more before the next: a read of
+/// 64 KiB can hold a thousand times as much, and the budgets are looked at between reads and turns.
+const INFLATED_BYTES_PER_TURN: usize = 1 << 20;
 
 impl Shard {
     /// Reads a connection once and deals with what came.
@@ -112,6 +116,7 @@ impl Shard {
     /// Whoever may have more to read comes again, behind everybody else.
     fn go_on(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
+        conn.holds.remove(Hold::Turn);
         if (conn.readable || !conn.unread.is_empty() && conn.is_open()) && !conn.holds.any() {
             self.enqueue(key);
         }
@@ -237,10 +242,22 @@ impl Shard {
         deflate.inflate(payload, max, &mut inflated).map_err(|error| error.violation(max))?;
         simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
         self.message(key, protocol, &inflated);
+        self.inflated_bytes += inflated.len();
+        if self.has_inflated_enough()
+            && let Some(conn) = self.ports.conn(key)
+            && conn.is_open()
+        {
+            conn.holds.add(Hold::Turn);
+        }
         // One large message must not be remembered by its size for ever.
         inflated.shrink_to(super::READ_BYTES);
         self.inflated = inflated;
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn has_inflated_enough(&self) -> bool {
+        self.inflated_bytes >= INFLATED_BYTES_PER_TURN
     }
 
     fn pong(&mut self, key: Key, payload: &[u8]) {

@@ -4,6 +4,7 @@ use std::net::TcpStream;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
+use super::slow::peak_memory;
 use super::wire::{Frame, REQUEST, TEXT, Wire, frame, request_with};
 use crate::server::Server;
 
@@ -151,6 +152,34 @@ fn a_bomb_is_too_big_and_costs_nobody_else() {
     // The contexts are the whole shard's.
     other.say("help");
     assert!(other.hear().0.starts_with("Your ID: "));
+}
+
+/// One read of 64 KiB was inflated to 60 MiB, all of it put into the shard's queues before a budget was
+/// looked at.
+#[test]
+fn one_read_is_not_inflated_to_more_than_a_turn_may_bring() {
+    let server = Server::with(&["compression=true", "shards=1"]);
+    let mut bomber = Deflated::open(&server);
+    let mut receivers: Vec<Wire> = (0..50).map(|_| Wire::open(&server)).collect();
+    let text = "x".repeat(1_000_000);
+    let bombs: Vec<u8> = receivers
+        .iter()
+        .flat_map(|Wire { id, .. }| {
+            frame(DEFLATED, &bomber.deflate(format!("send,{id},{id}{text}").as_bytes()))
+        })
+        .collect();
+    assert!(bombs.len() < 60_000, "one read: {}", bombs.len());
+    let before = peak_memory(&server);
+    std::thread::scope(|scope| {
+        for to in &mut receivers {
+            scope.spawn(|| assert!(to.hear().ends_with(&text)));
+        }
+        bomber.wire.bytes(&bombs);
+    });
+    bomber.say("help");
+    assert!(bomber.hear().0.starts_with("Your ID: "), "all of it was carried out");
+    let grew = peak_memory(&server) - before;
+    assert!(grew < 24 << 20, "{grew} bytes more");
 }
 
 #[test]
