@@ -359,6 +359,11 @@ impl Broker {
         Broker { shard, directory, key, devices, conns, info: String::new(), post }
     }
 
+    /// Goes by these limits from now on. What is above them already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.post.set_limits(limits);
+    }
+
     /// Takes one input and says, by calling `effect`, what is to be done, in order.
     ///
     /// `now` never goes backward from call to call. Borrowed parts of an effect are lent for the

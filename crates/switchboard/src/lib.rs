@@ -12,6 +12,7 @@ mod http;
 mod ledger;
 mod log;
 pub mod metrics;
+mod reload;
 pub mod server;
 mod shard;
 pub mod store;

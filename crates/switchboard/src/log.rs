@@ -1,20 +1,24 @@
 //! Log lines: readable on a terminal, JSON elsewhere, always on standard error.
 
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, Mistake};
+
+/// The filter of the logger that was started.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging as configured; a second call in one process changes nothing.
 pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(&config.log_level)?;
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.log_level)?);
     let is_terminal = io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(is_terminal)
         .with_target(false);
@@ -23,11 +27,28 @@ pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let started =
-        if is_text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+    let lines = if is_text { lines.boxed() } else { lines.json().flatten_event(true).boxed() };
     // Only a logger that is there already can fail it, and then it stays.
-    drop(started);
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        FILTER.get_or_init(|| handle);
+    }
     Ok(())
+}
+
+/// Goes by the configured filter from now on.
+pub(crate) fn set_filter(config: &Config) -> Result<(), ParseError> {
+    let filter = EnvFilter::try_new(&config.log_level)?;
+    if let Some(handle) = FILTER.get() {
+        handle.reload(filter).expect("the logger lives as long as the process");
+    }
+    Ok(())
+}
+
+/// Says what of the configuration is not read.
+pub(crate) fn ignored(warnings: &[Mistake]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// Lets through at most one log line a second of one kind, and counts those that it left out.

@@ -76,6 +76,9 @@ const RESULTS: [&str; 9] = [
     "info",
 ];
 
+/// Label values of `switchboard_config_reloads_total`.
+const RELOADS: [&str; 2] = ["applied", "refused"];
+
 /// What became of a message; an index into the label values.
 #[derive(Clone, Copy, Debug)]
 pub enum MessageResult {
@@ -315,6 +318,8 @@ pub struct Metrics {
     pub shards: Vec<Arc<ShardMetrics>>,
     /// Of the store.
     pub store: Arc<StoreMetrics>,
+    /// By [`RELOADS`]; only SIGHUP's thread writes them.
+    pub reloads: Arc<ByLabel<2>>,
     registry: Registry,
 }
 
@@ -326,8 +331,9 @@ impl Metrics {
         registry.register_collector(Box::new(Shards(shards.clone())));
         let store = Arc::new(StoreMetrics::default());
         registry.register_collector(Box::new(Store(Arc::clone(&store))));
-        registry.register_collector(Box::new(Process { started }));
-        Metrics { shards, store, registry }
+        let reloads = Arc::default();
+        registry.register_collector(Box::new(Process { started, reloads: Arc::clone(&reloads) }));
+        Metrics { shards, store, reloads, registry }
     }
 
     /// Whether nothing becomes durable for now.
@@ -370,6 +376,7 @@ struct Store(Arc<StoreMetrics>);
 #[derive(Debug)]
 struct Process {
     started: f64,
+    reloads: Arc<ByLabel<2>>,
 }
 
 /// One descriptor and its values, in the words of the text format.
@@ -726,6 +733,12 @@ impl Collector for Process {
         )?;
         ConstGauge::new(self.started).encode(metric)?;
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        out.counters(
+            "switchboard_config_reloads",
+            "Times that SIGHUP had the configuration read again",
+            "result",
+            RELOADS.into_iter().zip(&self.reloads.0).map(|(label, count)| (label, count.value())),
+        )?;
         out.gauge("process_open_fds", "Open file descriptors", open as u64)?;
         let max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         out.gauge("process_max_fds", "Most that may be open", max.unwrap_or(u64::MAX))

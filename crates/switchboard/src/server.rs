@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,16 +19,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use crate::auth::Keyring;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
+use crate::reload::Source;
 use crate::shard::{
     Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, OutQueues, Shard, Shared,
     StoreNews, Total, WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
-use crate::tls::Acceptor;
-use crate::{greeting, http, log};
+use crate::{greeting, http, log, reload};
 
 /// Connections that the kernel completes before we accept them; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -36,19 +36,19 @@ const BACKLOG: i32 = 4_096;
 /// File descriptors kept for other things than connections: epolls, wakers, HTTP pipes, logs.
 const RESERVED_FILES: u64 = 64;
 
-/// Runs until SIGTERM or SIGINT has drained it.
-pub fn run(mut config: Config) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT has drained it. SIGHUP has the configuration read from `source` again.
+pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
+    let Loaded { mut config, warnings, .. } = loaded;
     log::start(&config).context("log_level")?;
-    bound_by_file_limit(&mut config);
-    if config.shards == 0 {
-        config.shards = thread::available_parallelism().map_or(1, usize::from);
-    }
+    log::ignored(&warnings);
+    fit_to_machine(&mut config);
     let config = Arc::new(config);
-    let listener = bind(config.listen, config.idle_timeout)
-        .with_context(|| format!("cannot listen on {} (listen, port)", config.listen))?;
+    let listener = listen(config.listen, "listen, port", config.idle_timeout)?;
     let address = listener.local_addr()?;
-    let metrics = config.metrics_listen.map(|address| bind_metrics(address, config.idle_timeout));
-    let metrics = metrics.transpose()?;
+    let metrics = config
+        .metrics_listen
+        .map(|address| listen(address, "metrics_listen", config.idle_timeout))
+        .transpose()?;
     let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
     let store = Store::start(&shared, recovered)?;
@@ -65,7 +65,7 @@ pub fn run(mut config: Config) -> anyhow::Result<()> {
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
     greeting::greet(address, metrics_address, &config);
-    let serve = control_until_drained(shared, conns, shards, store, signals, metrics);
+    let serve = control_until_drained(shared, conns, shards, store, signals, source, metrics);
     let ended = control.block_on(serve);
     // A write of the server's state may hang with its disk.
     control.shutdown_timeout(RETRY);
@@ -83,10 +83,7 @@ struct Built {
 
 /// Everything that the shards share, the poll of each, and what the last run left.
 fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
-    let tls = match (&config.tls_cert, &config.tls_key) {
-        (Some(cert), Some(key)) => Some(Acceptor::load(cert, key)?),
-        _ => None,
-    };
+    let tls = reload::certificate(config)?;
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
     let ending = Arc::new(Ending::new(config.shards));
@@ -119,7 +116,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     let metrics = Arc::new(Metrics::new(config.shards, wall.as_secs_f64()));
     metrics.store.budget.get_or_init(|| Arc::clone(&budget));
     let shared = Shared {
-        config: Arc::clone(config),
+        config: RwLock::new(Arc::clone(config)),
         metrics,
         directory,
         keyring,
@@ -334,10 +331,12 @@ async fn control_until_drained(
     mut shards: Shards,
     store: Option<Store>,
     signals: Signals,
+    source: &Source<'_>,
     metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
-    let state = Arc::new(http::State::new(&shared.config, &shared.metrics, &shared.keyring));
-    let at_once = shared.config.http_connections_max;
+    let config = shared.config();
+    let state = Arc::new(http::State::new(&config, &shared.metrics, &shared.keyring));
+    let at_once = config.http_connections_max;
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
     let metrics = metrics.map(tokio::net::TcpListener::from_std).transpose()?;
     let metrics = async {
@@ -348,7 +347,7 @@ async fn control_until_drained(
     };
     tokio::select! {
         () = metrics => {}
-        () = signals.obey(&shared, &state, &mut shards.ended) => {}
+        () = signals.obey(&shared, source, &state, &mut shards.ended) => {}
         () = keep_ids(&shared) => {}
         () = shared.keyring.keep_fresh(std::future::pending()) => {}
     }
@@ -409,8 +408,14 @@ impl Signals {
     }
 
     /// Until all shards have ended: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP
-    /// rereads the certificate. A shard that fails takes the others down in good order.
-    async fn obey(mut self, shared: &Shared, state: &http::State, ended: &mut mpsc::Receiver<()>) {
+    /// rereads the configuration. A shard that fails takes the others down in good order.
+    async fn obey(
+        mut self,
+        shared: &Shared,
+        source: &Source<'_>,
+        state: &http::State,
+        ended: &mut mpsc::Receiver<()>,
+    ) {
         let mut is_draining = false;
         loop {
             let signal = tokio::select! {
@@ -420,7 +425,7 @@ impl Signals {
                     None => return,
                 },
                 _ = self.hangup.recv() => {
-                    reload(shared);
+                    reload::reload(shared, source);
                     continue;
                 }
                 _ = self.terminate.recv() => "SIGTERM",
@@ -437,7 +442,7 @@ impl Signals {
 }
 
 fn drain(signal: &str, shared: &Shared, state: &http::State) {
-    let over = shared.config.drain;
+    let over = shared.config().drain;
     tracing::info!(signal, drain = %humantime::format_duration(over), "draining");
     state.not_ready();
     for inbox in &shared.inboxes {
@@ -445,25 +450,19 @@ fn drain(signal: &str, shared: &Shared, state: &http::State) {
     }
 }
 
-fn reload(shared: &Shared) {
-    match shared.keyring.reload() {
-        Ok(()) => tracing::info!("SIGHUP: keys of tokens reread"),
-        Err(error) => tracing::error!(%error, "SIGHUP: the old keys of tokens stay"),
-    }
-    let config = &shared.config;
-    let (Some(tls), Some(cert), Some(key)) = (&shared.tls, &config.tls_cert, &config.tls_key)
-    else {
-        return tracing::info!("SIGHUP: no certificate to reread");
-    };
-    match tls.reload(cert, key) {
-        Ok(()) => tracing::info!(cert = %cert.display(), "SIGHUP: certificate reread"),
-        Err(error) => tracing::error!(%error, "SIGHUP: the old certificate stays"),
-    }
-}
-
-fn bind_metrics(address: SocketAddr, idle_timeout: Duration) -> anyhow::Result<TcpListener> {
-    bind(address, idle_timeout)
-        .with_context(|| format!("cannot listen on {address} (metrics_listen)"))
+/// As [`bind`]; an error names the keys that chose the address, and says what to do.
+fn listen(address: SocketAddr, keys: &str, idle_timeout: Duration) -> anyhow::Result<TcpListener> {
+    bind(address, idle_timeout).map_err(|error| {
+        let what_to_do = match error.kind() {
+            io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another",
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address: see `ip address`",
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 are for root: choose another, or give the binary CAP_NET_BIND_SERVICE"
+            }
+            _ => "",
+        };
+        anyhow::anyhow!("cannot listen on {address} ({keys}): {error}{what_to_do}")
+    })
 }
 
 /// A listening socket that accepted sockets inherit their options from.
@@ -481,6 +480,14 @@ fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> 
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Puts the machine's figures in where the configuration leaves them open or asks for too much.
+pub(crate) fn fit_to_machine(config: &mut Config) {
+    bound_by_file_limit(config);
+    if config.shards == 0 {
+        config.shards = thread::available_parallelism().map_or(1, usize::from);
+    }
 }
 
 /// Raises the soft limit on open files to the hard one, and keeps `max_connections` below it, so

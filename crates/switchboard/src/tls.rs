@@ -41,11 +41,10 @@ impl Acceptor {
         Ok(Acceptor { config: RwLock::new(load(cert, key)?) })
     }
 
-    /// Reads both files again. On an error the old certificate stays.
-    pub(crate) fn reload(&self, cert: &Path, key: &Path) -> Result<(), LoadError> {
-        let config = load(cert, key)?;
+    /// New connections get the other's certificate.
+    pub(crate) fn replace(&self, other: Acceptor) {
+        let config = other.config.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         *self.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
-        Ok(())
     }
 
     /// A session for one new connection.

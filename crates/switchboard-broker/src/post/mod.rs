@@ -288,6 +288,10 @@ pub(crate) struct Device {
 }
 
 impl Post {
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     pub(crate) fn new(limits: Limits, shards: u16, is_durable: bool) -> Post {
         Post {
             limits,

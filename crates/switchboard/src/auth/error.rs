@@ -69,6 +69,16 @@ fn utc(unix_s: u64) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(time)
 }
 
+impl KeyError {
+    /// Whether it is about keys that the configuration names, not the server's own.
+    pub(crate) fn is_of_operator(&self) -> bool {
+        matches!(
+            self,
+            KeyError::File { .. } | KeyError::Unusable { .. } | KeyError::NoAuthorities(_)
+        )
+    }
+}
+
 /// Why keys cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {

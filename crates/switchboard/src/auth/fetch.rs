@@ -67,6 +67,10 @@ impl Fetcher {
         Fetcher { url, tls: roots.map(connector), timeout }
     }
 
+    pub(super) fn url(&self) -> &Uri {
+        &self.url
+    }
+
     /// The answer's body.
     pub(super) async fn fetch(&self) -> Result<Bytes, FetchError> {
         let fetched = tokio::time::timeout(self.timeout, self.connect_and_ask()).await;

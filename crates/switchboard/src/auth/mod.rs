@@ -41,21 +41,22 @@ use operator::Files;
 use refresh::Remote;
 
 /// All keys that the server accepts, and its own to sign with. Shared by all threads; to verify takes
-/// a read lock for as long as a pointer takes to copy, and only for the operator's keys.
+/// a read lock for as long as a few pointers take to copy, and only for the operator's keys.
 #[derive(Debug)]
 pub struct Keyring {
     own: OwnKey,
-    rules: Rules,
-    files: Files,
-    remote: Option<Remote>,
     operator: RwLock<OperatorKeys>,
     /// Somebody came with a `kid` that no key has, or the operator asks for a fresh key set.
     wants_refresh: Notify,
+    /// There may be another URL to fetch from.
+    changed: Notify,
 }
 
-/// The operator's keys; a change replaces a list.
-#[derive(Clone, Debug, Default)]
+/// What the configuration says of the operator's keys, and the keys; a change replaces a part.
+#[derive(Clone, Debug)]
 struct OperatorKeys {
+    rules: Arc<Rules>,
+    remote: Option<Arc<Remote>>,
     of_files: Arc<[Key]>,
     /// From the URL of `auth_jwks`; empty until the first fetch has worked.
     of_url: Arc<[Key]>,
@@ -83,33 +84,32 @@ impl Keyring {
             Some(dir) => OwnKey::open(dir)?,
             None => OwnKey::random()?,
         };
-        let files = Files::of(config);
-        let of_files = files.read()?.into();
         Ok(Keyring {
             own,
-            rules: Rules {
-                audience: config.auth_audience.clone(),
-                issuer: config.auth_issuer.clone(),
-                leeway_s: config.auth_leeway.as_secs(),
-            },
-            files,
-            remote: Remote::of(config)?,
-            operator: RwLock::new(OperatorKeys { of_files, ..OperatorKeys::default() }),
+            operator: RwLock::new(OperatorKeys::read(config)?),
             wants_refresh: Notify::new(),
+            changed: Notify::new(),
         })
     }
 
     /// Whether the operator's keys can be used, for `config check`; makes and fetches nothing.
     pub fn check(config: &Config) -> Result<(), KeyError> {
-        Files::of(config).read()?;
-        Remote::of(config).map(drop)
+        OperatorKeys::read(config).map(drop)
     }
 
-    /// Reads the files of the operator's keys again, and has the key set of a URL fetched soon; the own
-    /// key stays. On an error all old keys stay. Connections that are there are not asked again.
-    pub fn reload(&self) -> Result<(), KeyError> {
-        let of_files = self.files.read()?.into();
-        self.operator.write().unwrap_or_else(PoisonError::into_inner).of_files = of_files;
+    /// Takes the operator's keys from this configuration and their files, and has the key set of a
+    /// URL fetched soon; the own key stays. On an error all old keys stay. Connections that are there
+    /// are not asked again.
+    pub fn reload(&self, config: &Config) -> Result<(), KeyError> {
+        let read = OperatorKeys::read(config)?;
+        let mut operator = self.operator.write().unwrap_or_else(PoisonError::into_inner);
+        if operator.remote == read.remote {
+            operator.rules = read.rules;
+            operator.of_files = read.of_files;
+        } else {
+            *operator = read;
+            self.changed.notify_one();
+        }
         self.wants_refresh.notify_one();
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Keyring {
         let kid = header.kid.as_deref();
         let signed_by = self.verify_signature(&Signed { message, signature, algorithm, kid })?;
         let claims = decode(payload).ok_or(TokenError::NotJwt)?;
-        Claims::judge(&claims, signed_by, &self.rules, now_unix_s)
+        Claims::judge(&claims, signed_by, &self.operator_keys().rules, now_unix_s)
     }
 
     fn verify_signature(&self, signed: &Signed<'_>) -> Result<SignedBy, TokenError> {
@@ -147,11 +147,10 @@ impl Keyring {
     }
 
     /// Why a token is refused that none of these keys has signed: for `error`, or only for now. Then
-    /// the key set is fetched soon.
+    /// the key set is fetched soon: it may have a new key, or another one under a `kid` that is known.
     fn refusal(&self, keys: &OperatorKeys, signed: &Signed<'_>, error: TokenError) -> TokenError {
-        let Some(remote) = &self.remote else { return error };
-        let is_known = keys.of_url.iter().any(|key| key.is_named(signed.kid));
-        if is_known || error == TokenError::NotJwt {
+        let Some(remote) = &keys.remote else { return error };
+        if error == TokenError::NotJwt {
             return error;
         }
         self.wants_refresh.notify_one();
@@ -165,6 +164,24 @@ impl Keyring {
 
     fn operator_keys(&self) -> OperatorKeys {
         self.operator.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl OperatorKeys {
+    /// Reads the files that the configuration names.
+    fn read(config: &Config) -> Result<OperatorKeys, KeyError> {
+        let rules = Rules {
+            audience: config.auth_audience.clone(),
+            issuer: config.auth_issuer.clone(),
+            leeway_s: config.auth_leeway.as_secs(),
+        };
+        Ok(OperatorKeys {
+            rules: Arc::new(rules),
+            remote: Remote::of(config)?.map(Arc::new),
+            of_files: Files::of(config).read()?.into(),
+            of_url: Arc::default(),
+            set: 0,
+        })
     }
 }
 

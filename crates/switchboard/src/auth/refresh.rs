@@ -23,6 +23,13 @@ pub(super) struct Remote {
     missing: Mutex<Missing>,
 }
 
+/// The same URL, fetched as often.
+impl PartialEq for Remote {
+    fn eq(&self, other: &Remote) -> bool {
+        (self.fetcher.url(), self.every) == (other.fetcher.url(), other.every)
+    }
+}
+
 impl Remote {
     /// `None` when the configuration names no URL.
     pub(super) fn of(config: &Config) -> Result<Option<Remote>, KeyError> {
@@ -44,14 +51,23 @@ impl Remote {
 
 impl Keyring {
     /// Fetches the key set of a URL now and whenever it is time, until `stop` completes; without a
-    /// URL it only waits for that. While a fetch fails the keys that are there stay.
+    /// URL it only waits for that, or for a URL. While a fetch fails the keys that are there stay.
     ///
     /// To be run by one task, which the server waits for. Nothing goes on when it has returned.
     pub async fn keep_fresh(&self, stop: impl Future<Output = ()>) {
         let refresh = async {
-            match &self.remote {
-                Some(remote) => self.refresh_again_and_again(remote).await,
-                None => std::future::pending().await,
+            loop {
+                let remote = self.operator_keys().remote;
+                let refresh = async {
+                    match &remote {
+                        Some(remote) => self.refresh_again_and_again(remote).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = refresh => {}
+                    () = self.changed.notified() => {}
+                }
             }
         };
         tokio::select! {
@@ -125,6 +141,7 @@ mod tests {
         text: Arc<Mutex<String>>,
         asked: mpsc::UnboundedReceiver<Instant>,
         keyring: Keyring,
+        config: Config,
         _serving: JoinSet<()>,
     }
 
@@ -145,8 +162,9 @@ mod tests {
             let auth_jwks = Some(KeySet::Url(url));
             let config = Config { data_dir: None, auth_jwks, ..Config::default() };
             let mut keyring = Keyring::open(&config).unwrap();
-            keyring.remote.as_mut().unwrap().gap = gap;
-            Host { text, asked, keyring, _serving: serving }
+            let operator = keyring.operator.get_mut().unwrap();
+            Arc::get_mut(operator.remote.as_mut().unwrap()).unwrap().gap = gap;
+            Host { text, asked, keyring, config, _serving: serving }
         }
 
         fn answer(&self, text: String) {
@@ -154,7 +172,7 @@ mod tests {
         }
 
         async fn refresh(&self) -> Result<usize, String> {
-            self.keyring.refresh(self.keyring.remote.as_ref().unwrap()).await
+            self.keyring.refresh(&self.keyring.operator_keys().remote.unwrap()).await
         }
     }
 
@@ -189,8 +207,8 @@ mod tests {
         let host = Host::new(&[ours.jwk(Some("ours"))], GAP).await;
         let verify = |issuer, kid| verify(&host.keyring, issuer, kid);
         assert_eq!(host.refresh().await, Ok(1));
-        // The key of this name is here.
-        assert_eq!(verify(&other, "ours"), Err(TokenError::WrongAlgorithm));
+        // The key of this name is here, and may be another in the next set.
+        assert_eq!(verify(&other, "ours"), Err(TokenError::KeyAwaited));
         for _ in 0..2 {
             assert_eq!(verify(&other, "other"), Err(TokenError::KeyAwaited));
         }
@@ -201,11 +219,44 @@ mod tests {
         assert_eq!(host.refresh().await, Ok(1));
         for _ in 0..2 {
             assert_eq!(verify(&other, "other"), Err(TokenError::UnknownKey));
+            assert_eq!(verify(&other, "ours"), Err(TokenError::WrongAlgorithm));
         }
         assert_eq!(verify(&other, "another"), Err(TokenError::KeyAwaited));
         host.answer(set(&[ours.jwk(Some("ours")), other.jwk(Some("another"))]));
         assert_eq!(host.refresh().await, Ok(2));
         assert_eq!(verify(&other, "another"), Ok(()));
+    }
+
+    /// Tokens of the new key were refused for good until the next refresh, five minutes later.
+    #[tokio::test]
+    async fn a_key_set_may_give_a_known_name_another_key() {
+        let (old, new) = (Issuer::p256(), Issuer::p256());
+        let host = Host::new(&[old.jwk(Some("k"))], GAP).await;
+        assert_eq!(host.refresh().await, Ok(1));
+        assert_eq!(verify(&host.keyring, &old, "k"), Ok(()));
+        host.answer(set(&[new.jwk(Some("k"))]));
+        assert_eq!(verify(&host.keyring, &new, "k"), Err(TokenError::KeyAwaited));
+        assert_eq!(host.refresh().await, Ok(1));
+        assert_eq!(verify(&host.keyring, &new, "k"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_url_that_is_configured_since_is_fetched_and_the_old_set_is_gone() {
+        let (old, new) = (Issuer::p256(), Issuer::p256());
+        let mut first = Host::new(&[old.jwk(Some("old"))], GAP).await;
+        let mut second = Host::new(&[new.jwk(Some("new"))], GAP).await;
+        let (asked, then_asked) = (&mut first.asked, &mut second.asked);
+        let keyring = &first.keyring;
+        beside_keep_fresh(keyring, async {
+            asked.recv().await.unwrap();
+            keyring.reload(&second.config).unwrap();
+            then_asked.recv().await.unwrap();
+            while verify(keyring, &new, "new").is_err() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(verify(keyring, &old, "old"), Err(TokenError::KeyAwaited));
+        })
+        .await;
     }
 
     /// Runs `script` beside [`Keyring::keep_fresh`], which must end with it.
@@ -238,7 +289,7 @@ mod tests {
         let (asked, keyring) = (&mut host.asked, &host.keyring);
         beside_keep_fresh(keyring, async {
             asked.recv().await.unwrap();
-            keyring.reload().unwrap();
+            keyring.reload(&host.config).unwrap();
             asked.recv().await.unwrap();
         })
         .await;

@@ -466,11 +466,11 @@ fn reload_takes_the_new_keys_or_keeps_the_old() {
     let [of_old, of_new] = [&old, &new].map(|issuer| issuer.token(None, &claims));
     let own = keyring.own().mint(DeviceRef::Name("own"), None, None, NOW);
     operator.file("key.pem", "no key");
-    let error = keyring.reload().unwrap_err().to_string();
+    let error = keyring.reload(&operator.config).unwrap_err().to_string();
     assert!(error.starts_with("auth_public_keys = \"") && error.contains("key.pem"), "{error}");
     assert_eq!(device(&keyring, &of_old), Ok(name("alice")));
     operator.file("key.pem", &new.public.unwrap().0);
-    keyring.reload().unwrap();
+    keyring.reload(&operator.config).unwrap();
     assert_eq!(device(&keyring, &of_new), Ok(name("alice")));
     assert_eq!(device(&keyring, &of_old), Err(TokenError::WrongAlgorithm));
     assert_eq!(device(&keyring, &own), Ok(name("own")));

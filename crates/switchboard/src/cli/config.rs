@@ -4,8 +4,9 @@ use std::fmt::Display;
 
 use super::settings::Settings;
 use super::{Exit, output};
-use crate::config::{Config, DEFAULT_TOML};
-use crate::tls;
+use crate::auth::Keyring;
+use crate::config::DEFAULT_TOML;
+use crate::reload;
 
 /// What to do with the configuration.
 #[derive(clap::Subcommand, Debug)]
@@ -18,7 +19,8 @@ pub(super) enum Command {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Say "ok", or every mistake with its place and what would be right; the certificate is read
+    /// Say "ok", or every mistake with its place and what would be right; the files that it names
+    /// are read
     Check(Settings),
 }
 
@@ -30,20 +32,25 @@ pub(super) fn run(command: &Command) -> Exit {
             Ok(loaded) => output::print(&loaded.to_toml()),
             Err(mistakes) => fail("cannot print the configuration", &mistakes),
         },
-        Command::Check(settings) => match settings.load().map(|loaded| certificate(&loaded.config))
-        {
-            Ok(Ok(())) => output::print("ok\n"),
-            Ok(Err(e)) => fail("cannot use the certificate", &e),
-            Err(mistakes) => fail("cannot use the configuration", &mistakes),
-        },
+        Command::Check(settings) => check(settings),
     }
 }
 
-/// Whether the certificate and its key can be served, where they are set.
-fn certificate(config: &Config) -> Result<(), tls::LoadError> {
-    match (&config.tls_cert, &config.tls_key) {
-        (Some(cert), Some(key)) => tls::Acceptor::load(cert, key).map(drop),
-        _ => Ok(()),
+/// Whether a server would start with it, as far as that shows without a data directory and a port.
+fn check(settings: &Settings) -> Exit {
+    let loaded = match settings.load() {
+        Ok(loaded) => loaded,
+        Err(mistakes) => return fail("cannot use the configuration", &mistakes),
+    };
+    for warning in &loaded.warnings {
+        eprintln!("switchboard: {warning}");
+    }
+    if let Err(error) = reload::certificate(&loaded.config) {
+        return fail("cannot use the certificate", &error);
+    }
+    match Keyring::check(&loaded.config) {
+        Ok(()) => output::print("ok\n"),
+        Err(error) => fail("cannot use the keys of tokens", &error),
     }
 }
 

@@ -1,5 +1,8 @@
 //! `switchboard serve`: loads the configuration and runs the server.
 
+use crate::auth::KeyError;
+use crate::tls;
+
 use super::Exit;
 use super::settings::Settings;
 
@@ -12,11 +15,17 @@ pub(super) fn run(settings: &Settings) -> Exit {
             return Exit::Usage;
         }
     };
-    match crate::server::run(loaded.config) {
+    match crate::server::run(loaded, &|| settings.load()) {
         Ok(()) => Exit::Done,
-        Err(e) => {
-            eprintln!("switchboard: {e:#}");
-            Exit::Failed
+        Err(error) => {
+            eprintln!("switchboard: {error:#}");
+            if is_usage(&error) { Exit::Usage } else { Exit::Failed }
         }
     }
+}
+
+/// The files that the configuration names are a part of it.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<tls::LoadError>()
+        || error.downcast_ref().is_some_and(|error: &KeyError| error.is_of_operator())
 }

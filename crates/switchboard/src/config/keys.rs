@@ -6,6 +6,7 @@ use super::kind::{
 };
 use super::layer::Raw;
 use super::{Auth, Config};
+use Reload::{Live, LiveWhile, Restart};
 
 /// One key that an operator can set.
 pub(super) struct Key {
@@ -17,6 +18,19 @@ pub(super) struct Key {
     pub(super) set: fn(&mut Config, &Raw) -> Result<(), String>,
     /// The value as TOML.
     pub(super) show: fn(&Config) -> String,
+    /// Takes the value over from another configuration.
+    pub(super) copy: fn(&mut Config, &Config),
+    pub(super) reload: Reload,
+}
+
+/// When a changed value takes effect in a running server that rereads its configuration.
+#[derive(Clone, Copy)]
+pub(super) enum Reload {
+    Live,
+    /// Live if this holds of the configuration before and after.
+    LiveWhile(fn(&Config) -> bool),
+    /// Sockets, threads or files were made for the old value.
+    Restart,
 }
 
 /// What must hold between several keys.
@@ -37,9 +51,12 @@ const HOUR: u64 = 60 * MINUTE;
 /// 365.25 days, as times are written.
 const YEAR: u64 = 8766 * HOUR;
 
-/// A row for the field of the same name.
+/// A row for the field of the same name; live, where it does not say otherwise.
 macro_rules! key {
     ($name:ident, $kind:expr) => {
+        key!($name, $kind, Live)
+    };
+    ($name:ident, $kind:expr, $reload:expr) => {
         Key {
             name: stringify!($name),
             field: stringify!($name),
@@ -48,6 +65,8 @@ macro_rules! key {
                 Ok(())
             },
             show: |config| $kind.show(&config.$name),
+            copy: |config, from| config.$name.clone_from(&from.$name),
+            reload: $reload,
         }
     };
 }
@@ -63,22 +82,27 @@ const PORT: Key = Key {
         Ok(())
     },
     show: |config| config.listen.port().to_string(),
+    copy: |config, from| config.listen.set_port(from.listen.port()),
+    reload: Restart,
 };
+
+/// The acceptor is there from the start, or never.
+const WITH_TLS: Reload = LiveWhile(|config| config.tls_cert.is_some());
 
 /// Every key, in the order of [`Config`] and `switchboard.toml`.
 pub(super) const KEYS: &[Key] = &[
-    key!(listen, Address),
+    key!(listen, Address, Restart),
     PORT,
-    key!(shards, Count(0..=1024)),
-    key!(tls_cert, File),
-    key!(tls_key, File),
+    key!(shards, Count(0..=1024), Restart),
+    key!(tls_cert, File, WITH_TLS),
+    key!(tls_key, File, WITH_TLS),
     key!(tls_handshakes_per_turn, Count(1..=10_000)),
     key!(max_connections, Count(1..=10_000_000)),
     key!(max_connections_per_ip, Count(0..=10_000_000)),
     key!(trusted_proxies, Networks),
     key!(allowed_origins, Origins),
-    key!(data_dir, Directory),
-    key!(auth, AuthMode),
+    key!(data_dir, Directory, Restart),
+    key!(auth, AuthMode, Restart),
     key!(auth_audience, Text),
     key!(auth_issuer, Text),
     key!(auth_hs256_secret_file, File),
@@ -100,9 +124,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(dedup_ids_per_device_max, Count(1..=100_000_000)),
     key!(dedup_ids_max, Count(1..=100_000_000)),
     key!(push_stall_timeout, Span(1..=HOUR)),
-    key!(store_queue_max_bytes, Bytes(MIB..=GIB)),
-    key!(store_max_bytes, Bytes(8 * MIB..=65_536 * GIB)),
-    key!(list_devices, ListMode),
+    key!(store_queue_max_bytes, Bytes(MIB..=GIB), Restart),
+    key!(store_max_bytes, Bytes(8 * MIB..=65_536 * GIB), Restart),
+    key!(list_devices, ListMode, Restart),
     // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5). Above, a record,
     // which is a message as it is pushed and little more, stays far from the 4 GiB and 1 GiB that the
     // log's lengths and batches can take.
@@ -117,19 +141,19 @@ pub(super) const KEYS: &[Key] = &[
     key!(out_queue_max_bytes, Bytes(KIB..=GIB)),
     key!(out_queue_stall_timeout, Span(1..=HOUR)),
     key!(out_queues_max_bytes, Bytes(MIB..=1024 * GIB)),
-    key!(shard_queue_max_bytes, Bytes(KIB..=GIB)),
+    key!(shard_queue_max_bytes, Bytes(KIB..=GIB), Restart),
     key!(rate_limit_messages_per_s, Count(0..=10_000_000)),
     key!(rate_limit_burst, Count(0..=10_000_000)),
     key!(control_frames_per_s_max, Count(1..=1_000_000)),
     key!(compression, Switch),
     key!(compression_context_takeover, Switch),
     key!(compression_min_bytes, Bytes(0..=256 * MIB)),
-    key!(device_list_max, Count(0..=100_000)),
-    key!(http_connections_max, Count(1..=100_000)),
-    key!(metrics_listen, OptionalAddress),
+    key!(device_list_max, Count(0..=100_000), Restart),
+    key!(http_connections_max, Count(1..=100_000), Restart),
+    key!(metrics_listen, OptionalAddress, Restart),
     key!(drain, Span(0..=HOUR)),
     key!(log_level, LogFilter),
-    key!(log_format, Format),
+    key!(log_format, Format, Restart),
 ];
 
 /// What no key can judge alone.

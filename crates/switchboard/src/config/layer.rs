@@ -13,6 +13,8 @@ use super::mistake::Mistake;
 pub struct Layer {
     pub(super) settings: Vec<Setting>,
     pub(super) mistakes: Vec<Mistake>,
+    /// What is not read, although somebody wrote it, and keeps nothing from starting.
+    pub(super) warnings: Vec<Mistake>,
 }
 
 /// One setting as its source wrote it; neither key nor value is checked yet.
@@ -90,14 +92,14 @@ impl Layer {
                     layer.set(CFG_KEY, Raw::Text(value.to_owned()), origin);
                 } else {
                     let fix = "only `port` in `[Settings]` is read; use switchboard.toml for more";
-                    layer.mistakes.push(Mistake::new(origin, key, "unknown key", fix));
+                    layer.warnings.push(Mistake::new(origin, key, "is ignored", fix));
                 }
             }
         }
-        if layer.settings.is_empty() && layer.mistakes.is_empty() {
+        if layer.settings.is_empty() {
             let origin = Origin::file(path, None);
             let fix = "write `[Settings]` and below it `port = 8080`, or remove the file";
-            layer.mistakes.push(Mistake::new(origin, CFG_KEY, "missing", fix));
+            layer.warnings.push(Mistake::new(origin, CFG_KEY, "missing", fix));
         }
         layer
     }
@@ -167,7 +169,7 @@ impl Layer {
 
     /// A layer of nothing but one mistake that its source as a whole has.
     pub(super) fn failed(mistake: Mistake) -> Layer {
-        Layer { settings: Vec::new(), mistakes: vec![mistake] }
+        Layer { mistakes: vec![mistake], ..Layer::default() }
     }
 
     fn unreadable(path: &Path, line: Option<usize>, expected: &str, why: &str) -> Layer {

@@ -23,6 +23,8 @@ pub struct Loaded {
     pub config: Config,
     /// By field; a field that nobody set is absent.
     origins: BTreeMap<&'static str, Origin>,
+    /// What was written and is ignored.
+    pub warnings: Vec<Mistake>,
 }
 
 /// Loads the configuration of a process: files, then `variables`, then `flags`, later ones winning.
@@ -85,11 +87,13 @@ fn file_layer(path: &Path, text: &str) -> Layer {
 
 /// Lays `layers` over the defaults, the last on top, and checks the whole.
 pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, Mistakes> {
-    let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new() };
+    let mut loaded =
+        Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
     let mut mistakes = Vec::new();
     let mut misread = BTreeSet::new();
     for mut layer in layers {
         mistakes.append(&mut layer.mistakes);
+        loaded.warnings.append(&mut layer.warnings);
         // In the table's order, so that what wins within a layer does not hang on its spelling.
         layer.settings.sort_by_key(|setting| keys::find(&setting.key).map(|(index, _)| index));
         for setting in layer.settings {

@@ -11,6 +11,7 @@ mod kind;
 mod layer;
 mod load;
 mod mistake;
+mod reload;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 pub use layer::{Flag, Layer, Origin};
 pub use load::{Loaded, load, resolve};
 pub use mistake::{Mistake, Mistakes};
+pub(crate) use reload::Reread;
 
 /// The default configuration file, with every key described and commented out.
 pub const DEFAULT_TOML: &str =

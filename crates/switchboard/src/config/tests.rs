@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::keys::{KEYS, RULES};
+use super::keys::{KEYS, RULES, Reload};
 use super::*;
 
 fn toml(text: &str) -> Layer {
@@ -175,23 +175,29 @@ fn server_cfg_is_read_as_the_original_read_it() {
 }
 
 #[test]
-fn server_cfg_mistakes_are_named_with_their_line() {
+fn a_port_in_server_cfg_that_is_none_is_a_mistake() {
     assert_eq!(
         bad([cfg("[Settings]\nport = http\nhost = ::\n")]),
-        [
-            "server.cfg:3: host: unknown key; only `port` in `[Settings]` is read; \
-             use switchboard.toml for more",
-            "server.cfg:2: port: got \"http\"; give a whole number from 0 to 65535",
-        ]
+        ["server.cfg:2: port: got \"http\"; give a whole number from 0 to 65535"]
     );
 }
 
+/// The original ignored what it did not know, and so people have it in their files.
 #[test]
-fn server_cfg_without_a_port_is_a_mistake() {
+fn what_the_original_ignored_in_server_cfg_is_ignored_with_a_warning() {
+    let loaded =
+        resolve([cfg("[Settings]\nlocalhost = 1\nport = 9000\n[Other]\nport = 1\n")]).unwrap();
+    assert_eq!(loaded.config.listen.port(), 9000);
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let only = "is ignored; only `port` in `[Settings]` is read; use switchboard.toml for more";
     assert_eq!(
-        bad([cfg("")]),
-        ["server.cfg: port: missing; write `[Settings]` and below it `port = 8080`, \
-          or remove the file"]
+        warnings,
+        [format!("server.cfg:2: localhost: {only}"), format!("server.cfg:3: port: {only}")]
+    );
+    let warnings = resolve([cfg("")]).unwrap().warnings;
+    assert!(
+        warnings[0].to_string().starts_with("server.cfg: port: missing; write"),
+        "{warnings:?}"
     );
 }
 
@@ -585,4 +591,50 @@ fn a_file_that_cannot_be_read_does_not_hide_other_mistakes() {
     let variables = os_pairs(&[("SWITCHBOARD_PORT", "x")]);
     let Mistakes(mistakes) = load(dir.path(), None, variables, []).unwrap_err();
     assert_eq!(mistakes.len(), 2);
+}
+
+#[test]
+fn a_reread_configuration_changes_what_may_change_live() {
+    let running =
+        good([toml("shards = 2\nmax_connections = 10\ntls_cert = \"c\"\ntls_key = \"k\"")]);
+    let read = good([toml(
+        "shards = 3\nmax_connections = 20\nport = 9\ntls_cert = \"new\"\ntls_key = \"k\"",
+    )]);
+    let Reread { config, live, restart } = running.reread(&read);
+    assert_eq!((live, restart), (vec!["tls_cert", "max_connections"], vec!["listen", "shards"]));
+    let expected = Config { max_connections: 20, tls_cert: Some("new".into()), ..running.clone() };
+    assert_eq!(config, expected);
+    // A server that began without TLS has nobody who would speak it.
+    let plain = good([toml("")]);
+    let Reread { config, live, restart } =
+        plain.reread(&good([toml("tls_cert = \"c\"\ntls_key = \"k\"")]));
+    assert_eq!((config, live, restart), (plain, vec![], vec!["tls_cert", "tls_key"]));
+}
+
+/// `max_message_bytes` may change live, but not beyond what a shard's queue was made for.
+#[test]
+fn a_live_key_waits_for_one_that_it_must_go_together_with() {
+    let running = good([toml("")]);
+    let read = good([toml(
+        "max_message_bytes = \"8 MiB\"\nshard_queue_max_bytes = \"8 MiB\"\ndrain = \"1s\"",
+    )]);
+    let Reread { config, live, restart } = running.reread(&read);
+    assert_eq!(live, ["drain"]);
+    assert_eq!(restart, ["max_message_bytes", "shard_queue_max_bytes"]);
+    assert_eq!(config.max_message_bytes, running.max_message_bytes);
+}
+
+#[test]
+fn the_guide_says_of_every_key_when_it_takes_effect() {
+    let guide = include_str!("../../../../docs/operations.md");
+    for key in KEYS {
+        let row = guide.lines().find(|row| row.starts_with(&format!("| `{}` |", key.name)));
+        let row = row.unwrap_or_else(|| panic!("{} has no row", key.name));
+        let word = match key.reload {
+            Reload::Live => "live",
+            Reload::LiveWhile(_) => "live with TLS",
+            Reload::Restart => "restart",
+        };
+        assert_eq!(row.split(" | ").nth(3), Some(word), "{row}");
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
+use rustix::net::sockopt;
 use switchboard_broker::Moment;
 
 use super::admission::{Admission, Permit, SPARE_SOCKETS};
@@ -54,6 +55,14 @@ impl Listener {
             next_shard: 0,
             spare: open_spare(),
             complained_at: None,
+        }
+    }
+
+    /// Sockets accepted from now on inherit it; see [`server`](crate::server).
+    pub(super) fn set_idle_timeout(&self, idle_timeout: Duration) {
+        let set = sockopt::set_tcp_user_timeout(&self.socket, idle_timeout.as_millis() as u32);
+        if let Err(error) = set {
+            tracing::warn!(%error, "new connections keep the old idle_timeout in the kernel");
         }
     }
 
@@ -147,8 +156,8 @@ impl Shard {
         }
         // A PROXY header comes in the clear, before the TLS.
         let tls = if awaits_proxy_header { None } else { self.new_session() };
-        let deadline = self.ports.now.after(self.shared.config.handshake_timeout);
-        let max_message_bytes = self.shared.config.max_message_bytes;
+        let deadline = self.ports.now.after(self.config.handshake_timeout);
+        let max_message_bytes = self.config.max_message_bytes;
         let now = self.ports.now;
         let key = self.insert(|key| Conn {
             socket,
@@ -233,7 +242,7 @@ impl Shard {
     fn turn_away(&mut self, socket: TcpStream) {
         self.ports.metrics.refused.at(refused_index("503")).add(1);
         if self.shared.tls.is_none() {
-            let deadline = self.ports.now.after(self.shared.config.close_timeout);
+            let deadline = self.ports.now.after(self.config.close_timeout);
             self.turned_away.add(socket, deadline);
         }
     }

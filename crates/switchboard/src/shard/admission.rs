@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ipnet::IpNet;
 
@@ -17,11 +17,11 @@ pub(super) const SPARE_SOCKETS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Admission {
     sockets: AtomicUsize,
-    sockets_max: usize,
-    /// Empty while `max_connections_per_ip` is 0.
+    sockets_max: AtomicUsize,
+    /// Sockets that came while `max_connections_per_ip` was not 0.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
-    per_ip_max: usize,
-    trusted_proxies: Vec<IpNet>,
+    per_ip_max: AtomicUsize,
+    trusted_proxies: RwLock<Vec<IpNet>>,
 }
 
 /// A socket's right to be here. Dropping it makes room.
@@ -42,11 +42,19 @@ impl Admission {
     pub(crate) fn new(config: &Config) -> Admission {
         Admission {
             sockets: AtomicUsize::new(0),
-            sockets_max: config.max_connections,
+            sockets_max: config.max_connections.into(),
             per_ip: Mutex::default(),
-            per_ip_max: config.max_connections_per_ip,
-            trusted_proxies: config.trusted_proxies.clone(),
+            per_ip_max: config.max_connections_per_ip.into(),
+            trusted_proxies: config.trusted_proxies.clone().into(),
         }
+    }
+
+    /// Goes by these bounds from now on; who is in stays.
+    pub(super) fn configure(&self, config: &Config) {
+        self.sockets_max.store(config.max_connections, Ordering::Relaxed);
+        self.per_ip_max.store(config.max_connections_per_ip, Ordering::Relaxed);
+        let mut proxies = self.trusted_proxies.write().unwrap_or_else(PoisonError::into_inner);
+        proxies.clone_from(&config.trusted_proxies);
     }
 
     /// Lets a socket in; `None` when even the spare places are taken.
@@ -57,7 +65,8 @@ impl Admission {
             address: peer.to_canonical(),
             is_counted: false,
         };
-        (had < admission.sockets_max + SPARE_SOCKETS).then_some(permit)
+        let max = admission.sockets_max.load(Ordering::Relaxed);
+        (had < max + SPARE_SOCKETS).then_some(permit)
     }
 
     /// Lets a socket in although the spare places are taken, after another one of the same shard
@@ -74,14 +83,15 @@ impl Admission {
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|net| net.contains(&address))
+        let proxies = self.trusted_proxies.read().unwrap_or_else(PoisonError::into_inner);
+        proxies.iter().any(|net| net.contains(&address))
     }
 }
 
 impl Permit {
     /// Whether the server is full, so that this socket may only be told so.
     pub(super) fn is_over(&self) -> bool {
-        self.admission.sockets() > self.admission.sockets_max
+        self.admission.sockets() > self.admission.sockets_max.load(Ordering::Relaxed)
     }
 
     /// Whether the address is a proxy that may speak for others.
@@ -115,12 +125,13 @@ impl Permit {
 
     /// Counts the socket toward its address's bound.
     pub(super) fn count(&mut self) -> Result<(), TooMany> {
-        if self.admission.per_ip_max == 0 || self.is_counted {
+        let max = self.admission.per_ip_max.load(Ordering::Relaxed);
+        if max == 0 || self.is_counted {
             return Ok(());
         }
         let mut per_ip = self.admission.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         let count = per_ip.entry(bucket(self.address)).or_default();
-        if *count >= self.admission.per_ip_max {
+        if *count >= max {
             return Err(TooMany);
         }
         *count += 1;

@@ -41,7 +41,7 @@ impl Shard {
 
     /// Writes what waits, then awaits the peer's end, both within `close_timeout`.
     pub(super) fn begin_closing(&mut self, key: Key) {
-        let deadline = self.ports.now.after(self.shared.config.close_timeout);
+        let deadline = self.ports.now.after(self.config.close_timeout);
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
         conn.is_full = false;

@@ -35,7 +35,7 @@ impl Shard {
         let now = self.ports.now;
         let open = self.ports.conns.iter().filter(|(_, conn)| conn.is_open());
         let left: Vec<Key> = open.map(key_of).collect();
-        let close_timeout = self.shared.config.close_timeout;
+        let close_timeout = self.config.close_timeout;
         let ends_at = now.after(over).after(close_timeout);
         let gives_up_at = ends_at.after(close_timeout);
         let total = left.len();

@@ -17,7 +17,7 @@ impl Shard {
 
     /// Offers a shard a batch; returns whether it took it.
     fn offer(&mut self, shard: usize) -> bool {
-        let (id, max) = (self.ports.shard(), self.shared.config.shard_queue_max_bytes);
+        let (id, max) = (self.ports.shard(), self.config.shard_queue_max_bytes);
         let outbox = &mut self.ports.outboxes[shard];
         outbox.is_refused = self.shared.inboxes[shard].offer(id, &mut outbox.batch).is_err();
         if outbox.is_refused {
@@ -72,7 +72,7 @@ impl Shard {
     /// The cases in which a write lets something else go on.
     fn after_flush(&mut self, key: Key, flushed: Flushed, sent: usize) {
         let now = self.ports.now;
-        let max = self.shared.config.out_queue_max_bytes;
+        let max = self.config.out_queue_max_bytes;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unwritten.has(Unwritten::BLOCKED) {
             self.ports.count_waiting(key);

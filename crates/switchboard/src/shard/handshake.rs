@@ -78,7 +78,7 @@ impl Shard {
             }
             return;
         }
-        match parse_request(bytes, self.shared.config.handshake_max_bytes) {
+        match parse_request(bytes, self.config.handshake_max_bytes) {
             Parsed::Incomplete => self.keep(key, bytes),
             Parsed::Refused(refusal) => self.refuse(key, &refusal),
             Parsed::Http => self.pass_to_http(key, bytes),
@@ -146,7 +146,7 @@ impl Shard {
         if self.drain.is_some() {
             return Err(Refusal::busy("This server is going down."));
         }
-        let config = std::sync::Arc::clone(&self.shared.config);
+        let config = std::sync::Arc::clone(&self.config);
         let origin = upgrade.request.origin.as_deref();
         let allowed = &config.allowed_origins;
         if !allowed.is_empty()
@@ -196,7 +196,7 @@ impl Shard {
         conn.full_since = now;
         if is_v1 {
             conn.protocol = Protocol::Hello;
-            let max = self.shared.config.max_message_bytes.min(HELLO_MAX_BYTES);
+            let max = self.config.max_message_bytes.min(HELLO_MAX_BYTES);
             conn.decoder.set_max_message_bytes(max);
         }
         self.ports.mark_dirty(key);
@@ -228,7 +228,7 @@ impl Shard {
             let is_full = self.ports.pause == Pause::All;
             return is_full.then(|| Refusal::busy("The store can take no more for now."));
         }
-        if self.shared.config.auth == Auth::Token {
+        if self.config.auth == Auth::Token {
             return Some(Refusal::unauthorized());
         }
         (!self.may_give_id()).then(|| Refusal::busy("No new ids can be reserved on disk for now."))

@@ -13,6 +13,7 @@ use switchboard_proto::DeviceId;
 use super::accept::Accepted;
 use super::ending::Ending;
 use super::post::{Moved, StoreNews};
+use crate::config::Config;
 
 /// What others have for one shard.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     batch: Batch,
-    drain: Option<Duration>,
+    orders: Orders,
     /// From the store and its reader: at most one answer for each batch and fetch.
     store: Vec<StoreNews>,
     /// Shards that found the batch full and are to be woken when it is taken.
@@ -41,6 +42,14 @@ struct State {
     is_at_rest: bool,
     /// The shard is gone: nothing stirs it any more.
     has_ended: bool,
+}
+
+/// What the operator wants of a shard, by a signal.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// To close its connections over this time, and to end.
+    pub(super) drain: Option<Duration>,
+    pub(super) config: Option<Arc<Config>>,
 }
 
 /// What one shard has for another, in order.
@@ -212,7 +221,14 @@ impl Inbox {
     /// Asks the shard to close its connections over this time and to end.
     pub(crate) fn drain(&self, over: Duration) {
         let mut state = self.lock();
-        state.drain = Some(over);
+        state.orders.drain = Some(over);
+        self.notify(state);
+    }
+
+    /// Has the shard go on under this configuration.
+    pub(crate) fn configure(&self, config: Arc<Config>) {
+        let mut state = self.lock();
+        state.orders.config = Some(config);
         self.notify(state);
     }
 
@@ -256,7 +272,8 @@ impl Inbox {
     /// The shard drains and has nothing to do: it is at rest until something is put in here.
     pub(super) fn rest(&self) {
         let mut state = self.lock();
-        let is_empty = state.batch.is_empty() && state.store.is_empty() && state.drain.is_none();
+        let is_empty =
+            state.batch.is_empty() && state.store.is_empty() && state.orders.drain.is_none();
         if is_empty && !state.is_at_rest {
             state.is_at_rest = true;
             self.ending.rests();
@@ -300,15 +317,15 @@ impl Inbox {
     }
 
     /// Takes everything, leaving `batch` (empty) in its place; gives who waits for room, and
-    /// whether to drain.
-    pub(super) fn take(&self, batch: &mut Batch) -> Option<(Vec<ShardId>, Option<Duration>)> {
+    /// the operator's orders.
+    pub(super) fn take(&self, batch: &mut Batch) -> Option<(Vec<ShardId>, Orders)> {
         if !self.filled.load(Ordering::SeqCst) {
             return None;
         }
         let mut state = self.lock();
         self.filled.store(false, Ordering::SeqCst);
         mem::swap(&mut state.batch, batch);
-        Some((mem::take(&mut state.waiting), state.drain.take()))
+        Some((mem::take(&mut state.waiting), mem::take(&mut state.orders)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

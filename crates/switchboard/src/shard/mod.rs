@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -57,7 +57,7 @@ use crate::store::Log;
 use crate::tls::Acceptor;
 use conn::{Conn, Hold, Key, Phase};
 use drain::Drain;
-use inbox::Batch;
+use inbox::{Batch, Orders};
 use ports::Ports;
 use turned_away::TurnedAway;
 
@@ -79,7 +79,8 @@ const EVENTS_MAX: usize = 1_024;
 /// What all shards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) config: Arc<Config>,
+    /// What the shards began with, or were last told.
+    pub(crate) config: RwLock<Arc<Config>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) keyring: Arc<Keyring>,
@@ -105,9 +106,25 @@ pub(crate) struct Shared {
     pub(crate) uptime: Moment,
 }
 
+impl Shared {
+    /// The configuration as of the last SIGHUP.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has everybody go on under this configuration.
+    pub(crate) fn configure(&self, config: &Arc<Config>) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
+        self.admission.configure(config);
+        self.inboxes.iter().for_each(|inbox| inbox.configure(Arc::clone(config)));
+    }
+}
+
 /// One thread's sockets and their broker.
 pub(crate) struct Shard {
     shared: Arc<Shared>,
+    /// As of the last SIGHUP.
+    config: Arc<Config>,
     poll: Poll,
     broker: Broker,
     /// What the last run left, until the first turn.
@@ -154,6 +171,7 @@ impl Shard {
             broker,
             replay: Some(replay),
             ports: Ports::new(id, Arc::clone(&shared), jobs),
+            config: shared.config(),
             shared,
             poll,
             listener,
@@ -240,7 +258,7 @@ impl Shard {
 
     fn begin_turn(&mut self) {
         self.ports.begin_turn(Instant::now());
-        self.tls_handshakes_left = self.shared.config.tls_handshakes_per_turn;
+        self.tls_handshakes_left = self.config.tls_handshakes_per_turn;
         self.inflated_bytes = 0;
     }
 
@@ -298,7 +316,7 @@ impl Shard {
     #[cold]
     fn peer_left(&mut self, key: Key, is_gone: bool) {
         let now = self.ports.now;
-        let idle_timeout = self.shared.config.idle_timeout;
+        let idle_timeout = self.config.idle_timeout;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.holds.any() && (is_gone || conn.holds.has(Hold::Welcome)) {
             return self.remove(key, "the peer left");
@@ -320,20 +338,32 @@ impl Shard {
         }
     }
 
+    fn carry_out(&mut self, orders: Orders) {
+        if let Some(config) = orders.config {
+            self.broker.set_limits(config.limits(config.shards));
+            if let Some(listener) = &self.listener {
+                listener.set_idle_timeout(config.idle_timeout);
+            }
+            self.ports.config = Arc::clone(&config);
+            self.config = config;
+        }
+        if let Some(over) = orders.drain {
+            self.begin_drain(over);
+        }
+    }
+
     /// Deals with what other shards handed over.
     fn take_inbox(&mut self) {
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         let mut batch = mem::take(&mut self.batch);
-        if let Some((waiting, drain)) = inbox.take(&mut batch) {
+        if let Some((waiting, orders)) = inbox.take(&mut batch) {
             for ShardId(shard) in waiting {
                 self.shared.inboxes[usize::from(shard)].nudge();
             }
             for outbox in &mut self.ports.outboxes {
                 outbox.is_refused = false;
             }
-            if let Some(over) = drain {
-                self.begin_drain(over);
-            }
+            self.carry_out(orders);
             self.deal_with(&mut batch);
             batch.clear();
         }

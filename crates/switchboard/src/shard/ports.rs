@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 use super::timers::Timers;
 use super::unfinished::Unfinished;
 use super::waiting::Waiting;
+use crate::config::Config;
 use crate::ledger::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
 use crate::store::{Batch as Appends, Log};
@@ -35,6 +36,8 @@ const OVERFLOW_FACTOR: usize = 4;
 pub(super) struct Ports {
     shard: ShardId,
     pub(super) shared: Arc<Shared>,
+    /// As of the last SIGHUP.
+    pub(super) config: Arc<Config>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) conns: Slab<Conn>,
     pub(super) spares: Spares,
@@ -121,6 +124,7 @@ impl Ports {
     pub(super) fn new(shard: ShardId, shared: Arc<Shared>, jobs: Option<Sender<Job>>) -> Ports {
         Ports {
             shard,
+            config: shared.config(),
             metrics: Arc::clone(&shared.metrics.shards[usize::from(shard.0)]),
             conns: Slab::new(),
             spares: Spares::default(),
@@ -504,7 +508,7 @@ impl Ports {
         write(&mut scratch);
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
-        if conn.compresses(scratch.len(), &self.shared) {
+        if conn.compresses(scratch.len(), &self.config) {
             self.write_deflated(index, &scratch);
         } else {
             write_server_frame(conn.out.buffer(&mut self.spares), Opcode::Text, &scratch);
@@ -516,7 +520,7 @@ impl Ports {
     /// The broker pushes no more until the connection has taken what is there.
     fn await_drain(&mut self, index: u32) {
         let key = self.key(index);
-        let at = self.now.after(self.shared.config.push_stall_timeout);
+        let at = self.now.after(self.config.push_stall_timeout);
         let conn = &mut self.conns[index as usize];
         conn.unwritten.set(Unwritten::PUSHED, true);
         if !conn.is_full {
@@ -532,7 +536,7 @@ impl Ports {
             self.charge(message_bytes(&parcel) as isize);
             self.note_that_it_stores();
         }
-        let max = self.shared.config.shard_queue_max_bytes;
+        let max = self.config.shard_queue_max_bytes;
         let outbox = &mut self.outboxes[usize::from(shard.0)];
         outbox.push_parcel(parcel, max);
         if outbox.batch.bytes() >= max
@@ -573,7 +577,7 @@ impl Ports {
             self.sender = text::Sender::new(from);
         }
         let len = text::delivery_len(&self.sender, text);
-        if !conn.compresses(len, &self.shared) {
+        if !conn.compresses(len, &self.config) {
             let out = conn.out.buffer(&mut self.spares);
             write_header(out, Opcode::Text, len);
             text::write_delivery(out, &self.sender, text);
@@ -613,13 +617,13 @@ impl Ports {
     pub(super) fn answer_frame(&mut self, index: u32, opcode: Opcode, payload: &[u8]) {
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
-        if opcode.is_control() || !conn.compresses(payload.len(), &self.shared) {
+        if opcode.is_control() || !conn.compresses(payload.len(), &self.config) {
             write_server_frame(conn.out.buffer(&mut self.spares), opcode, payload);
         } else {
             self.write_deflated(index, payload);
         }
         let key = self.grew(index, had);
-        if self.conns[index as usize].out.len() > self.shared.config.out_queue_max_bytes {
+        if self.conns[index as usize].out.len() > self.config.out_queue_max_bytes {
             self.hold(key, Hold::OutQueue);
         }
     }
@@ -657,7 +661,7 @@ impl Ports {
             conn.dirty = true;
             self.dirty.push(key);
         }
-        let config = &self.shared.config;
+        let config = &self.config;
         let max = config.out_queue_max_bytes;
         if conn.out.len() > max {
             // One message always fits, however large it is.
@@ -682,7 +686,7 @@ impl Ports {
             Some((at, texts)) if *at == self.turn_started => *texts += 1,
             _ => outbox.batch.received.push((self.turn_started, 1)),
         }
-        if outbox.batch.bytes() >= self.shared.config.shard_queue_max_bytes
+        if outbox.batch.bytes() >= self.config.shard_queue_max_bytes
             && let Some(key) = self.speaking
         {
             outbox.held.push(key);
@@ -710,7 +714,7 @@ fn write_text_delivery(out: &mut Vec<u8>, from: DeviceRef<'_>, body: &[u8]) {
 impl Conn {
     /// Whether a message of `len` bytes is sent compressed.
     #[inline]
-    fn compresses(&self, len: usize, shared: &Shared) -> bool {
-        self.deflate.is_some() && len >= shared.config.compression_min_bytes
+    fn compresses(&self, len: usize, config: &Config) -> bool {
+        self.deflate.is_some() && len >= config.compression_min_bytes
     }
 }

@@ -125,7 +125,7 @@ impl Shard {
     /// Who shows this token.
     fn identify(&self, token: &str) -> Result<Identity, Unidentified> {
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
-        let (names, max) = (self.shared.directory.names(), self.shared.config.names_max());
+        let (names, max) = (self.shared.directory.names(), self.config.names_max());
         let device = names.intern_within(device.as_ref(), max).ok_or_else(|| {
             Unidentified::for_now("full: no more names of devices are taken now (devices_max)")
         })?;
@@ -144,7 +144,7 @@ impl Shard {
 
     /// A new device without a name, and the token that will prove it.
     fn anonymous(&mut self) -> Result<Identity, Unidentified> {
-        if self.shared.config.auth == Auth::Token {
+        if self.config.auth == Auth::Token {
             return Err(Unidentified::for_good("this server wants a token (auth = \"token\")"));
         }
         if !self.may_give_id() {
@@ -246,7 +246,7 @@ impl Shard {
         let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
         conn.full_since = now;
-        conn.decoder.set_max_message_bytes(self.shared.config.max_message_bytes);
+        conn.decoder.set_max_message_bytes(self.config.max_message_bytes);
         conn.protocol = if hello.is_text { Protocol::Mailbox } else { Protocol::V1 };
         let device = self.shared.directory.names().show(hello.device);
         let peer = self.ports.conns[key.index as usize].permit.address();

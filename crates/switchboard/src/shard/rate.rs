@@ -6,7 +6,7 @@ use super::conn::{Hold, Key};
 impl Shard {
     /// Nanoseconds of budget that one message costs.
     fn rate_interval_ns(&self) -> u64 {
-        1_000_000_000 / u64::from(self.shared.config.rate_limit_messages_per_s.max(1))
+        1_000_000_000 / u64::from(self.config.rate_limit_messages_per_s.max(1))
     }
 
     /// Takes one message from the connection's budget (the generic cell rate algorithm, ITU-T
@@ -31,7 +31,7 @@ impl Shard {
 
     /// How far ahead of time a connection may have spent and still say one more message.
     pub(super) fn rate_tolerance_ns(&self) -> u64 {
-        let burst = self.shared.config.rate_limit_burst.max(1);
+        let burst = self.config.rate_limit_burst.max(1);
         self.rate_interval_ns() * u64::from(burst - 1)
     }
 }

@@ -207,7 +207,7 @@ impl Shard {
         }
         self.ports.speaking = None;
         self.do_todos();
-        if self.shared.config.rate_limit_messages_per_s > 0 {
+        if self.config.rate_limit_messages_per_s > 0 {
             self.spend(key);
         }
     }
@@ -234,7 +234,7 @@ impl Shard {
     }
 
     fn inflate(&mut self, key: Key, protocol: Protocol, payload: &[u8]) -> Result<(), Violation> {
-        let max = self.shared.config.max_message_bytes;
+        let max = self.config.max_message_bytes;
         let max = if protocol == Protocol::Hello { max.min(HELLO_MAX_BYTES) } else { max };
         let mut inflated = mem::take(&mut self.inflated);
         inflated.clear();
@@ -267,7 +267,7 @@ impl Shard {
 
     fn count_control_frame(&mut self, key: Key) {
         let now = self.ports.now;
-        let max = self.shared.config.control_frames_per_s_max;
+        let max = self.config.control_frames_per_s_max;
         if self.ports.conn(key).is_some_and(|conn| !conn.control_frames.count(now, max)) {
             let reason = format!("more than {max} control frames or empty fragments per second");
             self.close(key, CloseCode::POLICY_VIOLATION, &reason);

@@ -46,7 +46,7 @@ impl Shard {
     pub(super) fn schedule_next(&mut self, key: Key) {
         let (now, tolerance_ns) = (self.ports.now, self.rate_tolerance_ns());
         if let Some(conn) = self.ports.conn(key) {
-            let at = conn.next_deadline(now, &self.shared.config, tolerance_ns);
+            let at = conn.next_deadline(now, &self.config, tolerance_ns);
             self.ports.schedule(key, at);
         }
     }
@@ -78,7 +78,7 @@ impl Shard {
 
     fn tick_open(&mut self, key: Key) {
         let now = self.ports.now;
-        let config = std::sync::Arc::clone(&self.shared.config);
+        let config = std::sync::Arc::clone(&self.config);
         if self.rate_limit_allows(key) {
             self.resume(key, Hold::RateLimit);
         }

@@ -34,7 +34,7 @@ impl Ports {
         if begins && bytes > 0 {
             conn.begun_at = now;
             self.unfinished.order.push_back((now, key));
-            self.schedule(key, now.after(self.shared.config.message_timeout));
+            self.schedule(key, now.after(self.config.message_timeout));
         }
         self.count_unfinished(key, bytes);
     }
@@ -63,7 +63,7 @@ impl Shard {
         if conn.unfinished > 0 {
             conn.begun_at = now;
             self.ports.unfinished.order.push_back((now, key));
-            self.ports.schedule(key, now.after(self.shared.config.message_timeout));
+            self.ports.schedule(key, now.after(self.config.message_timeout));
         }
     }
 
@@ -77,14 +77,14 @@ impl Shard {
         }
         unfinished.share.publish(&self.shared.unfinished);
         self.compact_unfinished();
-        if self.shared.unfinished.bytes() > self.shared.config.unfinished_messages_max_bytes {
+        if self.shared.unfinished.bytes() > self.config.unfinished_messages_max_bytes {
             self.give_up_unfinished();
         }
     }
 
     #[cold]
     fn give_up_unfinished(&mut self) {
-        let max = self.shared.config.unfinished_messages_max_bytes;
+        let max = self.config.unfinished_messages_max_bytes;
         let share = max / self.shared.inboxes.len();
         while self.ports.unfinished.bytes > share
             && self.shared.unfinished.bytes() > max

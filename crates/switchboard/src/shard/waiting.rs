@@ -111,7 +111,7 @@ impl Shard {
 
     #[cold]
     fn bound_waiting(&mut self) {
-        let max = self.shared.config.out_queues_max_bytes;
+        let max = self.config.out_queues_max_bytes;
         let shared = std::sync::Arc::clone(&self.shared);
         let totals = &shared.out_queues;
         self.ports.waiting.publish(totals);

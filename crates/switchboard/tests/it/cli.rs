@@ -172,6 +172,53 @@ fn config_check_reads_the_certificate() {
     let ran = shell.run("config check --tls-cert c.pem --tls-key k.pem");
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.starts_with("switchboard: cannot use the certificate: "), "{}", ran.err);
+    let ran = shell.run("config check --set auth_public_keys=none.pem");
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.starts_with("switchboard: cannot use the keys of tokens: "), "{}", ran.err);
+}
+
+/// It said so by 1, which is for what fails while running.
+#[test]
+fn a_server_does_not_start_with_files_that_cannot_be_used() {
+    let shell = Shell::new().with_file("c.pem", "none");
+    for options in ["--tls-cert c.pem --tls-key k.pem", "--set auth_public_keys=none.pem"] {
+        let ran = shell.run(&format!("--memory --listen 127.0.0.1:0 {options}"));
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
+        assert_eq!(
+            ran.err.matches("os error").count(),
+            usize::from(ran.err.contains("none.pem")),
+            "{}",
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_had_says_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for (address, advice) in [
+        (address.to_string(), "another program listens there"),
+        ("192.0.2.1:8080".to_owned(), "no such address"),
+    ] {
+        let ran = Shell::new().run(&format!("--memory --listen {address}"));
+        assert_eq!(ran.code, Some(1));
+        assert!(
+            ran.err.contains(&format!("cannot listen on {address} (listen, port): ")),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains(advice), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_server_cfg_with_keys_that_the_original_ignored_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "[Settings]\nlocalhost = 1\nport = 9000\n";
+    std::fs::write(directory.path().join("server.cfg"), text).unwrap();
+    let log = Server::spawn(directory, &[], |_| {}).terminate().log;
+    assert!(log.contains("server.cfg:2: localhost: is ignored"), "{log}");
 }
 
 #[test]

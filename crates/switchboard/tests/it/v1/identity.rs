@@ -51,7 +51,7 @@ fn jwt(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> Strin
     format!("{signed}.{signature}")
 }
 
-fn hs256(claims: &Value, secret: &[u8]) -> String {
+pub(super) fn hs256(claims: &Value, secret: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let sign = |bytes: &[u8]| hmac::sign(&key, bytes).as_ref().to_vec();
     jwt(&json!({"alg": "HS256", "typ": "JWT"}), claims, sign)

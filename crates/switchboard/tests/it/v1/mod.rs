@@ -11,5 +11,6 @@ mod limits;
 mod mailbox;
 pub(crate) mod metrics;
 mod presence;
+mod reload;
 mod sdk;
 mod text;

@@ -1,0 +1,48 @@
+//! A configuration that is read again while the server runs: what of it takes effect at once.
+
+use super::Config;
+use super::keys::{KEYS, Key, RULES, Reload, Rule};
+
+/// What a reread configuration changes in a running server.
+#[derive(Debug)]
+pub(crate) struct Reread {
+    /// What the server runs with from now on.
+    pub(crate) config: Config,
+    /// Keys whose new values are in `config`.
+    pub(crate) live: Vec<&'static str>,
+    /// Keys that keep their old values until the server starts again.
+    pub(crate) restart: Vec<&'static str>,
+}
+
+impl Config {
+    /// Lays what may change live in `read` over the running configuration.
+    pub(crate) fn reread(&self, read: &Config) -> Reread {
+        let mut live: Vec<_> = changed(self, read).filter(|key| key.is_live(self, read)).collect();
+        let config = loop {
+            let mut config = self.clone();
+            live.iter().for_each(|key| (key.copy)(&mut config, read));
+            // Both configurations are sound, but a key that waits for a restart may not go together
+            // with one that does not; then both wait.
+            let names_live = |rule: &&Rule| live.iter().any(|key| rule.keys.contains(&key.name));
+            let broken = RULES.iter().filter(names_live).find(|rule| !(rule.holds)(&config));
+            let Some(broken) = broken else { break config };
+            live.retain(|key| !broken.keys.contains(&key.name));
+        };
+        let restart = changed(&config, read).map(|key| key.name).collect();
+        Reread { config, live: live.into_iter().map(|key| key.name).collect(), restart }
+    }
+}
+
+fn changed(from: &Config, to: &Config) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(|key| key.name == key.field && (key.show)(from) != (key.show)(to))
+}
+
+impl Key {
+    fn is_live(&self, from: &Config, to: &Config) -> bool {
+        match self.reload {
+            Reload::Live => true,
+            Reload::LiveWhile(holds) => holds(from) && holds(to),
+            Reload::Restart => false,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! SIGHUP: reads the configuration and all its files again, and applies what may change in a running
+//! server. A configuration with a mistake, or with a file that cannot be used, changes nothing.
+
+use std::sync::Arc;
+
+use crate::config::{Config, Loaded, Mistakes, Reread};
+use crate::log;
+use crate::server::fit_to_machine;
+use crate::shard::Shared;
+use crate::tls::Acceptor;
+
+/// Reads the sources that the server was started with.
+pub(crate) type Source<'a> = dyn Fn() -> Result<Loaded, Mistakes> + 'a;
+
+/// Rereads everything, and logs what came of it.
+pub(crate) fn reload(shared: &Shared, source: &Source<'_>) {
+    let applied = apply(shared, source);
+    shared.metrics.reloads.at(usize::from(applied.is_err())).add(1);
+    match applied {
+        Ok(Reread { live, restart, .. }) => {
+            let changed = live.join(", ");
+            tracing::info!(changed, "SIGHUP: configuration, keys and certificate reread");
+            if !restart.is_empty() {
+                let keys = restart.join(", ");
+                tracing::warn!(keys, "SIGHUP: keys that have changed and need a restart");
+            }
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::error!(error, "SIGHUP: refused; everything stays as it was");
+        }
+    }
+}
+
+fn apply(shared: &Shared, source: &Source<'_>) -> anyhow::Result<Reread> {
+    let mut loaded = source()?;
+    log::ignored(&loaded.warnings);
+    fit_to_machine(&mut loaded.config);
+    let reread = shared.config().reread(&loaded.config);
+    let config = Arc::new(reread.config.clone());
+    // All that may fail comes before anything is changed.
+    let acceptor = certificate(&config)?;
+    shared.keyring.reload(&config)?;
+    log::set_filter(&config)?;
+    if let (Some(tls), Some(acceptor)) = (&shared.tls, acceptor) {
+        tls.replace(acceptor);
+    }
+    shared.configure(&config);
+    Ok(reread)
+}
+
+/// The certificate that the configuration names, if any.
+pub(crate) fn certificate(config: &Config) -> Result<Option<Acceptor>, crate::tls::LoadError> {
+    match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => Acceptor::load(cert, key).map(Some),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,129 @@
+//! SIGHUP: a running server goes on under the configuration as it stands now.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use tungstenite::client::IntoClientRequest;
+
+use super::client::{V1, send};
+use super::identity::hs256;
+use crate::server::Server;
+
+/// A server whose settings are in its file.
+fn start(toml: &str) -> Server {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("switchboard.toml"), toml).unwrap();
+    Server::spawn(directory, &[], |_| {})
+}
+
+/// Has it read this file; gives whether it was applied.
+fn reload(server: &Server, toml: &str) -> bool {
+    fs::write(server.directory.path().join("switchboard.toml"), toml).unwrap();
+    hang_up(server)
+}
+
+fn hang_up(server: &Server) -> bool {
+    let [applied, refused] = ["applied", "refused"]
+        .map(|result| format!("switchboard_config_reloads_total{{result=\"{result}\"}}"));
+    let before = server.metric(&applied) + server.metric(&refused);
+    let was_applied = server.metric(&applied);
+    server.signal(Signal::HUP);
+    server.await_metric(&refused, |now| now + server.metric(&applied) > before);
+    server.metric(&applied) > was_applied
+}
+
+/// Whether a page of this origin may connect.
+fn admits(server: &Server, origin: &str) -> bool {
+    let mut request = server.url().into_client_request().unwrap();
+    request.headers_mut().insert("Origin", origin.parse().unwrap());
+    tungstenite::client(request, server.socket()).is_ok()
+}
+
+/// The files of keys were reread, and a second one that was named since was not.
+#[test]
+fn a_key_file_that_is_named_since_is_trusted() {
+    let server = start("shards = 2\n");
+    let secret = [7; 32];
+    fs::write(server.directory.path().join("secret"), secret).unwrap();
+    let token = hs256(&json!({ "sub": "alice" }), &secret);
+    let hello = json!({ "token": token });
+    let mut refused = V1::open(&server);
+    refused.say_hello(hello.clone());
+    assert_eq!(refused.end().0, 4401);
+    assert!(reload(&server, "shards = 2\nauth_hs256_secret_file = \"secret\"\n"));
+    assert_eq!(V1::hello(&server, hello).device(), "alice");
+}
+
+#[test]
+fn what_may_change_live_holds_on_every_shard_at_once() {
+    let server = start("shards = 3\n");
+    let mut inside = V1::anonymous(&server);
+    assert!(admits(&server, "https://other.example"));
+    let changed = "shards = 3\nallowed_origins = [\"https://a.example\"]\nmailbox_max_messages = 2\n\
+                   mailbox_sender_share = 100\nmax_message_bytes = 1000\n";
+    assert!(reload(&server, changed));
+    // Those who are here stay.
+    inside.hears_nothing();
+    for _ in 0..6 {
+        assert!(!admits(&server, "https://other.example"));
+        assert!(admits(&server, "https://a.example"));
+    }
+    assert!(reload(&server, &changed.replace("https://a.example", "https://b.example")));
+    assert!(!admits(&server, "https://a.example"));
+    assert!(reload(&server, &changed.replace("allowed_origins", "#allowed_origins")));
+    // One on each shard.
+    for away in (0..3).map(|_| V1::anonymous(&server).leave()) {
+        let ids = [1, 2, 3].map(|n| format!("{n}-{}", away.device));
+        ids[..2].iter().for_each(|id| inside.send(&away.device, id));
+        let full = json!({ "type": "rejected", "code": "mailbox_full" });
+        inside.ask(send(&away.device, &ids[2]), full);
+    }
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_stays() {
+    let server = start("");
+    assert!(reload(&server, "shards = 7\nlist_devices = \"none\"\nping_interval = \"1s\"\n"));
+    let mut watcher = V1::anonymous(&server);
+    let other = V1::anonymous(&server);
+    watcher.say(&json!({ "type": "watch", "id": "w", "devices": [other.device()] }));
+    watcher.expect(json!({ "type": "watching" }));
+    watcher.expect(json!({ "type": "presence", "device": other.device(), "online": true }));
+    drop((watcher, other));
+    let log = server.terminate().log;
+    assert!(log.contains("\"keys\":\"shards, list_devices\""), "{log}");
+    assert!(log.contains("\"changed\":\"ping_interval\""), "{log}");
+}
+
+/// A mistake, or a file that cannot be used, must not leave one half of the old and one of the new.
+#[test]
+fn a_bad_configuration_is_refused_as_a_whole() {
+    let server = start("");
+    for bad in [
+        "allowed_origins = [\"https://a.example\"]\nshard = 1\n",
+        "allowed_origins = [\"https://a.example\"]\nauth_public_keys = [\"none.pem\"]\n",
+        "allowed_origins = [\"https://a.example\"]\nlog_level = \"loud!\"\n",
+        "allowed_origins = [\n",
+    ] {
+        assert!(!reload(&server, bad), "{bad}");
+        assert!(admits(&server, "https://other.example"), "{bad}");
+    }
+    assert!(reload(&server, "allowed_origins = [\"https://a.example\"]\n"));
+    assert!(!admits(&server, "https://other.example"));
+    let log = server.terminate().log;
+    assert!(log.contains("did you mean shards?") && log.contains("none.pem"), "{log}");
+}
+
+#[test]
+fn the_log_level_changes_while_it_runs() {
+    let server = start("");
+    drop(V1::anonymous(&server));
+    assert!(reload(&server, "log_level = \"debug\"\n"));
+    drop(V1::anonymous(&server));
+    assert!(reload(&server, "log_level = \"info\"\n"));
+    drop(V1::anonymous(&server));
+    let log = server.terminate().log;
+    assert_eq!(log.matches("device connected").count(), 1, "{log}");
+}
