@@ -87,14 +87,17 @@ impl Names {
     }
 
     /// The id of a device as clients name it; `None` for a name that no device ever had.
+    #[inline]
     pub fn find(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         match device {
             DeviceRef::Number(id) => id.is_number().then_some(id),
-            DeviceRef::Name(name) => {
-                let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-                table.ids.get(name).map(|&index| DeviceId::new(NAME_BIT | index))
-            }
+            DeviceRef::Name(name) => self.find_name(name),
         }
+    }
+
+    fn find_name(&self, name: &str) -> Option<DeviceId> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.ids.get(name).map(|&index| DeviceId::new(NAME_BIT | index))
     }
 
     /// The id of a device, which a name is given if it has none.

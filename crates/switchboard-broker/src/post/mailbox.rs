@@ -278,12 +278,17 @@ impl Mailbox {
         self.places = self.places.saturating_sub(1);
     }
 
+    #[inline]
+    fn index_of(&self, seq: u64) -> Option<usize> {
+        index_of(&self.entries, seq)
+    }
+
     pub(crate) fn find(&self, seq: u64) -> Option<&Entry> {
         find(&self.entries, seq)
     }
 
     pub(crate) fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
-        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let index = self.index_of(seq)?;
         self.entries.get_mut(index)
     }
 
@@ -291,7 +296,7 @@ impl Mailbox {
     ///
     /// Nothing happens to an entry that is already out.
     pub(crate) fn take(&mut self, seq: u64) -> Option<Taken> {
-        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let index = self.index_of(seq)?;
         let taken = self.take_at(index)?;
         self.tidy();
         Some(taken)
@@ -363,7 +368,18 @@ impl Mailbox {
     }
 
     /// Drops what is gone at the front, and in the middle when it is most.
+    #[inline]
     fn tidy(&mut self) {
+        if self.gone > 0 {
+            self.drop_gone();
+        }
+        if self.entries.is_empty() && self.entries.capacity() > 64 {
+            self.entries = VecDeque::new();
+        }
+        self.expiries.prune(self.totals.messages, |seq| waits(&self.entries, seq));
+    }
+
+    fn drop_gone(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.state == State::Gone) {
             self.entries.pop_front();
             self.gone -= 1;
@@ -372,10 +388,6 @@ impl Mailbox {
             self.entries.retain(|entry| entry.state != State::Gone);
             self.gone = 0;
         }
-        if self.entries.is_empty() && self.entries.capacity() > 64 {
-            self.entries = VecDeque::new();
-        }
-        self.expiries.prune(self.totals.messages, |seq| waits(&self.entries, seq));
     }
 
     /// Takes out everything up to `seq`; gives what was taken and owes an outcome.
@@ -459,6 +471,12 @@ impl Mailbox {
             return last;
         }
         self.entries.partition_point(is_pushed)
+    }
+
+    /// Whether everything was pushed in this session.
+    #[inline]
+    pub(crate) fn is_all_pushed(&self) -> bool {
+        self.entries.back().is_none_or(|entry| entry.seq <= self.cursor)
     }
 
     /// The entries from `index` on whose content is to be fetched: at most `entries_max`, and
@@ -571,7 +589,7 @@ impl Mailbox {
 
     /// The record of an entry is synced: it may be seen, and lies at `place`.
     pub(crate) fn synced(&mut self, seq: u64, place: Place) -> Option<&Entry> {
-        let index = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let index = self.index_of(seq)?;
         let entry = &mut self.entries[index];
         self.cached -= entry.cached_bytes();
         if entry.is_stored() {
@@ -586,7 +604,7 @@ impl Mailbox {
 
     /// What was fetched of an entry that still waits.
     pub(crate) fn fetched(&mut self, seq: u64, content: Content) {
-        let Ok(index) = self.entries.binary_search_by_key(&seq, |entry| entry.seq) else { return };
+        let Some(index) = self.index_of(seq) else { return };
         let entry = &mut self.entries[index];
         if entry.state == State::Ready && !entry.has_content() {
             entry.content = Some(content);
@@ -596,17 +614,20 @@ impl Mailbox {
 
     /// Forgets what the store has too of an entry.
     pub(crate) fn drop_content(&mut self, seq: u64) {
-        if let Ok(index) = self.entries.binary_search_by_key(&seq, |entry| entry.seq) {
+        if let Some(index) = self.index_of(seq) {
             self.drop_content_at(index);
         }
     }
 
     /// See [`Mailbox::drop_content`].
+    #[inline]
     pub(crate) fn drop_content_at(&mut self, index: usize) {
         let entry = &mut self.entries[index];
-        self.cached -= entry.cached_bytes();
-        entry.drop_content();
-        self.cached += entry.cached_bytes();
+        if entry.is_stored() {
+            self.cached -= entry.cached_bytes();
+            entry.drop_content();
+            self.cached += entry.cached_bytes();
+        }
     }
 
     /// Forgets all that the store has too.
@@ -710,9 +731,18 @@ impl Mailbox {
     }
 }
 
+/// Returns the index of an entry: mostly there are no gaps, and it follows from its number.
+#[inline]
+fn index_of(entries: &VecDeque<Entry>, seq: u64) -> Option<usize> {
+    let index = seq.checked_sub(entries.front()?.seq)? as usize;
+    if entries.get(index).is_some_and(|entry| entry.seq == seq) {
+        return Some(index);
+    }
+    entries.binary_search_by_key(&seq, |entry| entry.seq).ok()
+}
+
 fn find(entries: &VecDeque<Entry>, seq: u64) -> Option<&Entry> {
-    let index = entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
-    entries.get(index)
+    entries.get(index_of(entries, seq)?)
 }
 
 fn waits(entries: &VecDeque<Entry>, seq: u64) -> bool {

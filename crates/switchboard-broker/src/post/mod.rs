@@ -227,6 +227,8 @@ pub(crate) struct Post {
     crowd: Crowd,
     /// From this shard to itself.
     local: VecDeque<Parcel>,
+    /// The id of a message whose sender is told about it; kept for its memory.
+    answered_id: String,
     stats: Stats,
     /// What is here of devices without a name.
     anonymous: OfAnonymous,
@@ -309,6 +311,7 @@ impl Post {
             acks_due: None,
             crowd: Crowd::default(),
             local: VecDeque::new(),
+            answered_id: String::new(),
             stats: Stats::default(),
             anonymous: OfAnonymous::default(),
             waiting: FxHashMap::default(),
@@ -411,7 +414,14 @@ impl Broker {
     }
 
     /// Deals with what this shard had for itself.
+    #[inline]
     pub(crate) fn settle_local(&mut self, now: Now, out: Out<'_>) {
+        if !self.post.local.is_empty() {
+            self.settle_parcels(now, out);
+        }
+    }
+
+    fn settle_parcels(&mut self, now: Now, out: Out<'_>) {
         while let Some(parcel) = self.post.local.pop_front() {
             self.parcel(now, parcel, out);
         }

@@ -134,8 +134,11 @@ impl Broker {
             let message = format!("nothing above seq {pushed_to} was pushed to this device");
             return self.complain(now, id, &message, out);
         }
+        let is_all_pushed = device.mailbox.is_all_pushed();
         self.ack_to(now, id, seq, out);
-        self.push_ready(id, out);
+        if !is_all_pushed {
+            self.push_ready(id, out);
+        }
     }
 
     pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {

@@ -75,6 +75,7 @@ impl Broker {
     }
 
     /// Gives a message to the shard of its receiver.
+    #[inline]
     fn hand_in(&mut self, now: Now, shard: ShardId, deliver: Deliver<'_>, out: Out<'_>) {
         if shard == self.shard {
             self.deliver(now, &deliver, out);
@@ -162,6 +163,7 @@ impl Broker {
     }
 
     /// The shard on which a device is, by either protocol.
+    #[inline]
     pub(crate) fn shard_with(&self, to: DeviceId) -> Option<ShardId> {
         if self.post.devices.contains_key(&to) || self.conns.contains_key(&to) {
             return Some(self.shard);
@@ -193,7 +195,7 @@ impl Broker {
     /// Whether a message is within `max_message_bytes` as it will be pushed, whatever number it
     /// gets: a receiver that bounds what it reads by what `welcome` named would close on it, and
     /// again on every visit.
-    #[inline]
+    #[inline(always)]
     fn fits_a_frame(&self, from: DeviceId, id: &str, re: Option<&str>, body: usize) -> bool {
         let max = self.post.limits.message_bytes_max;
         let strings = id.len() + re.map_or(0, str::len);
@@ -401,8 +403,11 @@ impl Broker {
             return;
         };
         let from = entry.from;
-        let id: Box<str> = entry.content.as_ref().map_or("", Content::id).into();
+        let mut id = std::mem::take(&mut self.post.answered_id);
+        id.clear();
+        id.push_str(entry.content.as_ref().map_or("", Content::id));
         self.answer(now, asker, from, (digest, &id), verdict, out);
+        self.post.answered_id = id;
     }
 
     fn answer(
@@ -519,6 +524,7 @@ impl Broker {
 
     /// An id was added to a device's, which are `len` now: where they are too many in all, others
     /// are forgotten.
+    #[inline]
     pub(super) fn sent_added(&mut self, now: Now, id: DeviceId, len: usize) {
         self.post.id_added(id, len);
         if len == 1 {

@@ -261,9 +261,10 @@ impl Sent {
         session: u32,
         (at, seq, durability): (Moment, u64, Durability),
     ) -> Option<Owed> {
-        let mut owed = self.answered(id, session)?;
+        let index = self.index(id)?;
+        let mut owed = self.answered_at(index, session);
         (owed.cancels, owed.cancel_session) = self.take_cancels(id);
-        let sent = self.find_mut(id)?;
+        let sent = &mut self.entries[index];
         sent.at_and_flags &= !flag::ASKED;
         sent.seq_or_session = seq;
         sent.stand(at, durability);
@@ -279,9 +280,14 @@ impl Sent {
 
     /// Something is known of a message, perhaps not all: answers are not owed any more. Gives those
     /// that were, to `session`.
-    #[inline]
     pub(crate) fn answered(&mut self, id: Digest, session: u32) -> Option<Owed> {
-        let sent = self.find_mut(id)?;
+        let index = self.index(id)?;
+        Some(self.answered_at(index, session))
+    }
+
+    #[inline]
+    fn answered_at(&mut self, index: usize, session: u32) -> Owed {
+        let sent = &mut self.entries[index];
         let asks = sent.is_asked() && sent.seq_or_session == u64::from(session);
         let mut owed = Owed {
             first: asks && sent.has(flag::OWES_FIRST),
@@ -292,20 +298,20 @@ impl Sent {
         };
         sent.at_and_flags &= !flag::OWES_FIRST;
         if !self.late.is_empty()
-            && let Some(late) = self.late.get_mut(&id.half())
+            && let Some(late) = self.late.get_mut(&sent.id)
         {
             owed.duplicates = if asks { late.duplicates } else { 0 };
             late.duplicates = 0;
         }
-        Some(owed)
+        owed
     }
 
     /// A message was not accepted, and its id is forgotten. Gives who waits for that in `session`,
     /// and how many ids are remembered less.
     pub(crate) fn rejected(&mut self, id: Digest, session: u32) -> Option<(Owed, usize)> {
-        let mut owed = self.answered(id, session)?;
-        (owed.cancels, owed.cancel_session) = self.take_cancels(id);
         let index = self.index(id)?;
+        let mut owed = self.answered_at(index, session);
+        (owed.cancels, owed.cancel_session) = self.take_cancels(id);
         self.entries[index].at_and_flags |= flag::DROPPED;
         self.entries[index].at_and_flags &= !flag::ASKED;
         self.by_id.remove(id.half(), (self.first + index as u64) as u32);

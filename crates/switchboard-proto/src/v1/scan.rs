@@ -206,7 +206,9 @@ pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
     let mut at = from;
     // Most strings are short: words come first, and larger steps where there is more.
     for _ in 0..4 {
-        let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) else { break };
+        let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) else {
+            return plain_end_in_rest(text, at);
+        };
         let found = unplain(u64::from_le_bytes(*word));
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
@@ -216,7 +218,16 @@ pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
     long_plain_end(text, at)
 }
 
-/// The same for what is long, or near the end of the text.
+/// The same where less than a word is left of the text.
+#[inline]
+fn plain_end_in_rest(text: &[u8], mut at: usize) -> usize {
+    while at < text.len() && is_plain(text[at]) {
+        at += 1;
+    }
+    at
+}
+
+/// The same for what is long.
 fn long_plain_end(text: &[u8], from: usize) -> usize {
     let mut at = plain_blocks_end(text, from);
     while let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) {
@@ -226,10 +237,7 @@ fn long_plain_end(text: &[u8], from: usize) -> usize {
         }
         at += 8;
     }
-    while at < text.len() && is_plain(text[at]) {
-        at += 1;
-    }
-    at
+    plain_end_in_rest(text, at)
 }
 
 /// The high bit of each byte that is not plain, right up to the lowest one that is set.

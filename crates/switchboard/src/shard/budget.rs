@@ -93,12 +93,14 @@ impl Budget {
     /// Who is not read for now. A store that fails answers senders at once, and takes nothing.
     pub(super) fn pause(&self, is_failing: bool) -> Pause {
         let used = self.bytes();
-        if used >= self.max + self.max / 8 {
-            Pause::All
-        } else if used >= self.max && !is_failing {
-            Pause::Senders
-        } else {
+        if used < self.max {
             Pause::Nobody
+        } else if used >= self.max + self.max / 8 {
+            Pause::All
+        } else if is_failing {
+            Pause::Nobody
+        } else {
+            Pause::Senders
         }
     }
 

@@ -216,7 +216,7 @@ impl Shard {
         }
         // Mostly no new entry: the handshake's fires before the first ping is due.
         self.schedule_next(key);
-        self.frames(key, &mut bytes[upgrade.head_len..], false);
+        self.frames(key, &mut bytes[upgrade.head_len..]);
     }
 
     /// Why a device of the text protocol is not let in.

@@ -27,7 +27,10 @@ use crate::config::Config;
 use crate::ledger::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
 use crate::store::{Batch as Appends, Log};
-use crate::ws::{Deflate, Opcode, write_header, write_header_reserved, write_server_frame};
+use crate::ws::{
+    Deflate, Opcode, write_header, write_header_reserved, write_server_frame,
+    write_server_frame_with,
+};
 
 /// An out queue at this multiple of its bound is not given the stall timeout.
 const OVERFLOW_FACTOR: usize = 4;
@@ -119,6 +122,11 @@ const BATCH_BYTES: usize = 4 << 20;
 /// What a message takes that is being accepted, beside what it says: its entry, its id, whom to answer,
 /// and what the allocator adds.
 const NOTES_BYTES: usize = 256;
+
+/// Bytes of an ordinary answer of v1, with an id like a UUID.
+const ANSWER_LEN: usize = 90;
+/// Bytes of an ordinary pushed message beside its id and its body, and of an ordinary outcome.
+const PUSH_LEN: usize = 95;
 
 impl Ports {
     pub(super) fn new(shard: ShardId, shared: Arc<Shared>, jobs: Option<Sender<Job>>) -> Ports {
@@ -439,9 +447,12 @@ impl Ports {
     fn perform_more(&mut self, effect: Effect<'_>) {
         match effect {
             Effect::Tell { conn, frame } => self.tell(conn.0, frame),
-            Effect::Push { conn, frame } => self.push(conn.0, |out| frame.write(out)),
+            Effect::Push { conn, frame } => {
+                self.push(conn.0, pushed_len(frame), |out| frame.write(out));
+            }
             Effect::PushBody { conn, from, body } | Effect::DeliverBody { conn, from, body } => {
-                self.push(conn.0, |out| write_text_delivery(out, from, body));
+                let len = from.len() + body.len();
+                self.push(conn.0, len, |out| write_text_delivery(out, from, body));
             }
             Effect::AwaitDrain { conn } => self.await_drain(conn.0),
             Effect::Close { conn, code, reason } => {
@@ -487,34 +498,50 @@ impl Ports {
 
     /// Answers a v1 device, or tells it something that is not its mailbox's.
     pub(super) fn tell(&mut self, index: u32, frame: &ServerFrame<'_>) {
-        let mut scratch = mem::take(&mut self.scratch);
-        scratch.clear();
-        frame.write(&mut scratch);
-        self.answer_frame(index, Opcode::Text, &scratch);
-        self.scratch = scratch;
+        let had = self.write_text(index, ANSWER_LEN, |out| frame.write(out));
+        self.answered(index, had);
     }
 
     /// Pushes a message out of a mailbox.
-    fn push(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    fn push(&mut self, index: u32, len_guess: usize, write: impl FnOnce(&mut Vec<u8>)) {
         self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
         self.delivered += 1;
-        self.append_message(index, write);
+        let had = self.write_text(index, len_guess, write);
+        self.grew(index, had);
     }
 
-    /// Appends a message of others to an out queue.
-    fn append_message(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends a text frame to an out queue; returns how long the queue was. `len_guess` is how
+    /// long the text is, about: where nothing is compressed, it is written behind its header at once.
+    #[inline]
+    fn write_text(
+        &mut self,
+        index: u32,
+        len_guess: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> usize {
+        let conn = &mut self.conns[index as usize];
+        let had = conn.out.len();
+        if conn.deflate.is_none() {
+            let out = conn.out.buffer(&mut self.spares);
+            write_server_frame_with(out, Opcode::Text, len_guess, write);
+            return had;
+        }
         let mut scratch = mem::take(&mut self.scratch);
         scratch.clear();
         write(&mut scratch);
-        let conn = &mut self.conns[index as usize];
-        let had = conn.out.len();
-        if conn.compresses(scratch.len(), &self.config) {
-            self.write_deflated(index, &scratch);
-        } else {
-            write_server_frame(conn.out.buffer(&mut self.spares), Opcode::Text, &scratch);
-        }
+        self.write_payload(index, Opcode::Text, &scratch);
         self.scratch = scratch;
-        self.grew(index, had);
+        had
+    }
+
+    /// Appends a frame to an out queue, compressed where that was agreed on.
+    fn write_payload(&mut self, index: u32, opcode: Opcode, payload: &[u8]) {
+        let conn = &mut self.conns[index as usize];
+        if opcode.is_control() || !conn.compresses(payload.len(), &self.config) {
+            write_server_frame(conn.out.buffer(&mut self.spares), opcode, payload);
+        } else {
+            self.write_deflated(index, payload);
+        }
     }
 
     /// The broker pushes no more until the connection has taken what is there.
@@ -595,11 +622,13 @@ impl Ports {
     #[cold]
     fn deliver_named(&mut self, index: u32, from: DeviceId, text: &[u8]) {
         let shown = self.shared.directory.names().show(from);
-        self.append_message(index, |out| {
-            shown.as_ref().write(out);
+        let from = shown.as_ref();
+        let had = self.write_text(index, from.len() + 1 + text.len(), |out| {
+            from.write(out);
             out.push(b':');
             out.extend_from_slice(text);
         });
+        self.grew(index, had);
     }
 
     fn refuse(&mut self, conn: BrokerConn, refusal: Refusal) {
@@ -615,13 +644,14 @@ impl Ports {
 
     /// As [`Ports::answer`], with any kind of frame.
     pub(super) fn answer_frame(&mut self, index: u32, opcode: Opcode, payload: &[u8]) {
-        let conn = &mut self.conns[index as usize];
-        let had = conn.out.len();
-        if opcode.is_control() || !conn.compresses(payload.len(), &self.config) {
-            write_server_frame(conn.out.buffer(&mut self.spares), opcode, payload);
-        } else {
-            self.write_deflated(index, payload);
-        }
+        let had = self.conns[index as usize].out.len();
+        self.write_payload(index, opcode, payload);
+        self.answered(index, had);
+    }
+
+    /// Looks after an out queue that had `had` bytes and was given an answer.
+    #[inline]
+    fn answered(&mut self, index: u32, had: usize) {
         let key = self.grew(index, had);
         if self.conns[index as usize].out.len() > self.config.out_queue_max_bytes {
             self.hold(key, Hold::OutQueue);
@@ -701,6 +731,15 @@ impl Ports {
         {
             self.metrics.pauses.at(hold as usize).add(1);
         }
+    }
+}
+
+/// How long a pushed frame is, about.
+#[inline]
+fn pushed_len(frame: &ServerFrame<'_>) -> usize {
+    match frame {
+        ServerFrame::Message { id, body, .. } => PUSH_LEN + id.len() + body.len(),
+        _ => PUSH_LEN,
     }
 }
 

@@ -267,7 +267,6 @@ impl Shard {
     pub(super) fn v1_frame(&mut self, key: Key, text: &[u8]) {
         let (now, conn) = (self.ports.now(), BrokerConn(key.index));
         self.broker.framed(now, conn, text, &mut |effect| self.ports.perform(effect));
-        self.do_todos();
     }
 
     /// Gives the broker an input and does what it decides.

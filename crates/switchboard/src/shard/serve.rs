@@ -25,9 +25,10 @@ impl Shard {
             }
             self.tls_handshakes_left -= 1;
         }
-        self.deal_with_backlog(key);
-        let Some(conn) = self.ports.conn(key) else { return };
-        if conn.readable && !conn.holds.any() {
+        if !conn.unread.is_empty() {
+            self.deal_with_backlog(key);
+        }
+        if self.ports.conn(key).is_some_and(|conn| conn.readable && !conn.holds.any()) {
             let mut buffer = mem::take(&mut self.buffer);
             self.read(key, &mut buffer);
             self.buffer = buffer;
@@ -52,6 +53,9 @@ impl Shard {
         let now = self.ports.now;
         let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
         let filled = conn.fill(buffer, &mut self.cipher);
+        if filled.as_ref().is_ok_and(|filled| filled.len > 0) {
+            conn.heard_at = now;
+        }
         if conn.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
             self.ports.mark_dirty(key);
         }
@@ -61,9 +65,6 @@ impl Shard {
         };
         if filled.len > 0 {
             self.ports.metrics.received_bytes.add(filled.len as u64);
-            if let Some(conn) = self.ports.conn(key) {
-                conn.heard_at = now;
-            }
             self.deal_with_input(key, &mut buffer[..filled.len]);
         }
         if filled.is_end {
@@ -102,10 +103,7 @@ impl Shard {
     fn deal_with_input(&mut self, key: Key, bytes: &mut [u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
-            Phase::Open => {
-                let was_incomplete = conn.decoder.is_incomplete();
-                self.frames(key, bytes, was_incomplete);
-            }
+            Phase::Open => self.frames(key, bytes),
             Phase::Handshake { .. } => self.handshake(key, bytes),
             Phase::Piping(_) => self.pump_request(key, bytes),
             // It was told why; what it still says no longer counts.
@@ -126,19 +124,18 @@ impl Shard {
     ///
     /// Whoever could send to a mailbox is paused before what was read, not before each frame: the
     /// budget is looked at as often as shards publish what they take of it.
-    pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8], was_incomplete: bool) {
+    pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
         if self.ports.pause != Pause::Nobody {
             self.ports.pause_if_it_stores(key);
         }
-        let is_incomplete = self.decode(key, bytes);
-        if was_incomplete || is_incomplete {
+        if self.decode(key, bytes) {
             self.ports.note_unfinished(key);
         }
     }
 
-    /// Gives whether the last frame, or its message, is not all here.
+    /// Gives whether something came in pieces.
     fn decode(&mut self, key: Key, bytes: &mut [u8]) -> bool {
-        let (mut at, mut is_incomplete) = (0, false);
+        let (mut at, mut any_pieces) = (0, false);
         while at < bytes.len() {
             let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { break };
             if conn.generation != key.generation || !conn.is_open() {
@@ -150,14 +147,10 @@ impl Shard {
             }
             let protocol = conn.protocol;
             let outcome = match conn.decoder.decode(&mut bytes[at..]) {
-                Ok(Decoded { consumed, event: Some(event) }) => {
+                Ok(Decoded { consumed, event, in_pieces }) => {
                     at += consumed;
-                    self.event(key, protocol, event)
-                }
-                Ok(Decoded { consumed, event: None }) => {
-                    at += consumed;
-                    is_incomplete = true;
-                    Ok(())
+                    any_pieces |= in_pieces;
+                    event.map_or(Ok(()), |event| self.event(key, protocol, event))
                 }
                 Err(violation) => Err(violation),
             };
@@ -170,7 +163,7 @@ impl Shard {
                 break;
             }
         }
-        is_incomplete
+        any_pieces
     }
 
     #[inline]

@@ -34,6 +34,9 @@ pub struct Decoded<'a> {
     pub consumed: usize,
     /// What they amounted to, if anything is complete.
     pub event: Option<Event<'a>>,
+    /// They are a part of a message, or complete one of which a part came before: what the decoder
+    /// keeps has changed.
+    pub in_pieces: bool,
 }
 
 /// Something a peer said.
@@ -249,7 +252,7 @@ impl Decoder {
             Opcode::Binary => Event::Binary(Cow::Borrowed(payload)),
             control => control_event(control, Cow::Borrowed(payload))?,
         };
-        Ok(Decoded { consumed, event: Some(event) })
+        Ok(Decoded { consumed, event: Some(event), in_pieces: false })
     }
 
     /// Everything else: a fragment, a compressed message, or a frame of which a part is here.
@@ -271,7 +274,7 @@ impl Decoder {
         if !partial.is_empty() {
             self.partial = Some(partial);
         }
-        Ok(Decoded { consumed, event })
+        Ok(Decoded { consumed, event, in_pieces: true })
     }
 
     /// Moves header bytes from the input until the header is whole; gives how many it took.

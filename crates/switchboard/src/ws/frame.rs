@@ -1,5 +1,7 @@
 //! Frame headers (RFC 6455 section 5.2): reading one, writing one.
 
+use std::ops::Range;
+
 use super::decoder::{Role, Violation};
 use super::mask::mask;
 
@@ -151,9 +153,43 @@ pub fn write_header_reserved(out: &mut Vec<u8>, opcode: Opcode, payload_len: usi
 }
 
 /// Writes a whole unfragmented frame from a server.
+#[inline]
 pub fn write_server_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     write_header(out, opcode, payload.len());
     out.extend_from_slice(payload);
+}
+
+/// As [`write_server_frame`], with a payload that `write` appends where it belongs.
+///
+/// Its length is known only then: room is left for the header of one of `len_guess` bytes, and what
+/// lies behind it is moved where that is wrong.
+#[inline]
+pub fn write_server_frame_with(
+    out: &mut Vec<u8>,
+    opcode: Opcode,
+    len_guess: usize,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    write_header(out, opcode, len_guess);
+    let body = out.len();
+    write(out);
+    let len = out.len() - body;
+    match &mut out[start..body] {
+        [_, short] if len <= 125 => *short = len as u8,
+        [_, 126, high, low] if (126..=0xFFFF).contains(&len) => {
+            [*high, *low] = (len as u16).to_be_bytes();
+        }
+        _ => write_header_anew(out, opcode, start..body, len),
+    }
+}
+
+/// Writes a header in the place of one that has another length.
+#[cold]
+fn write_header_anew(out: &mut Vec<u8>, opcode: Opcode, old: Range<usize>, len: usize) {
+    let mut header = Vec::with_capacity(HEADER_LEN_MAX);
+    write_header(&mut header, opcode, len);
+    out.splice(old, header);
 }
 
 /// Writes a whole unfragmented frame from a client, masked with `key`.
@@ -197,6 +233,20 @@ mod tests {
             assert_eq!(server_header_len(len), header_len, "{len}");
             let header = Header::read(&out, Role::Client).unwrap().unwrap();
             assert_eq!((header.payload_len, header.len), (len as u64, header_len));
+        }
+    }
+
+    #[test]
+    fn a_payload_is_written_in_its_place_whatever_its_length_was_thought_to_be() {
+        let lens = [0, 125, 126, 65_535, 65_536];
+        for (len, guess) in lens.iter().flat_map(|len| lens.map(|guess| (*len, guess))) {
+            let payload = vec![b'x'; len];
+            let (mut expected, mut out) = (b"before".to_vec(), b"before".to_vec());
+            write_server_frame(&mut expected, Opcode::Text, &payload);
+            write_server_frame_with(&mut out, Opcode::Text, guess, |out| {
+                out.extend_from_slice(&payload);
+            });
+            assert_eq!(out, expected, "{len} bytes, thought to be {guess}");
         }
     }
 
