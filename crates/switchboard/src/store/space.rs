@@ -79,8 +79,14 @@ impl Plan {
         self.max_bytes == u64::MAX
     }
 
-    /// What may come although the gate is closed: all that is queued, and zeros ahead of it.
+    /// What may come although the gate is closed: all that is queued, zeros ahead of it, and the copy
+    /// of a segment that compaction will drop.
     pub(super) fn headroom(&self) -> u64 {
+        self.queued() + u64::from(self.segment_bytes)
+    }
+
+    /// All that is queued, and zeros ahead of it.
+    fn queued(&self) -> u64 {
         self.queue_max_bytes as u64 + u64::from(self.zeros_ahead)
     }
 
@@ -94,7 +100,7 @@ impl Plan {
 
     /// Whether the ballast may take what it lacks: not what the writer needs at the moment.
     pub(super) fn may_refill(&self, lacking: u64, space: Option<Space>) -> bool {
-        space.is_none_or(|space| space.free >= lacking + self.headroom())
+        space.is_none_or(|space| space.free >= lacking + self.queued())
     }
 }
 
@@ -136,7 +142,9 @@ mod tests {
         // A small quota on a large disk is a small disk.
         let quota = Options { max_bytes: 8 * MIB, ..OPTIONS };
         assert_eq!(Plan::new(&quota, Some(100 << 30)).headroom(), plan.headroom());
-        assert!(plan.headroom() <= plan.ballast_bytes, "the ballast takes all that is queued");
+        assert!(plan.queued() <= plan.ballast_bytes, "the ballast takes all that is queued");
+        let copied = plan.headroom() - plan.queued();
+        assert_eq!(copied, u64::from(plan.segment_bytes), "the quota has room to copy a segment");
     }
 
     #[test]

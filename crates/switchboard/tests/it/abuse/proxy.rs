@@ -135,7 +135,8 @@ fn a_proxy_that_only_knocks_leaves_nothing() {
     let server = Server::with(&["trusted_proxies=127.0.0.1", "shards=1"]);
     let before = server.metric("process_open_fds");
     let knocks: Vec<TcpStream> = (0..10).map(|_| server.socket()).collect();
-    server.await_metric("process_open_fds", |now| now == before + 10.0);
+    // A file of the start may have been open at the first look.
+    server.await_metric("process_open_fds", |now| now >= before + 9.0);
     drop(knocks);
-    server.await_metric("process_open_fds", |now| now == before);
+    server.await_metric("process_open_fds", |now| now <= before);
 }
