@@ -68,10 +68,15 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens the directory, making what is missing, for this process alone.
+    /// Opens the directory, making what is missing, for this process alone. One that it makes is for
+    /// its user alone, and not for git; what is there keeps its mode, as every file has its own.
     pub fn open(dir: &Path) -> Result<DataDir, OpenError> {
         let log = dir.join("log");
+        let is_new = !dir.exists();
         make_dir(dir)?;
+        if is_new {
+            hide_from_git(dir)?;
+        }
         let (lock, old_lock) = locks(dir, true)?;
         // What is there and no folder is refused when it is read.
         if !log.exists() {
@@ -110,6 +115,14 @@ impl DataDir {
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(StoreError::of("create", &dir.to_string_lossy()))
+}
+
+/// Keeps the key and everybody's messages out of a repository in which a server is tried.
+fn hide_from_git(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join(".gitignore");
+    let made = options().create(true).truncate(true).open(&path);
+    let written = made.and_then(|mut file| file.write_all(b"*\n"));
+    written.map_err(StoreError::of("create", &path.to_string_lossy()))
 }
 
 /// Takes the lock on the directory, and that on `LOCK` in it, if it is there or to be made.

@@ -220,6 +220,21 @@ fn the_data_directory_is_for_its_owner() {
     let server = Server::start();
     let data = server.directory.path().join("switchboard-data");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
     assert_eq!(mode(&data.join("token.key")), 0o600);
     assert_eq!(mode(&data.join("state.json")), 0o600);
+    // Who tries it in a repository and adds all commits no key.
+    assert_eq!(fs::read_to_string(data.join(".gitignore")).unwrap(), "*\n");
+}
+
+#[test]
+fn a_directory_that_was_there_stays_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("switchboard-data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let _server = Server::spawn(home, &[], |_| {});
+    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o755);
+    assert!(!data.join(".gitignore").exists());
 }
