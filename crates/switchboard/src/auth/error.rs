@@ -27,6 +27,11 @@ pub enum TokenError {
     /// is fetched next: the same token may be good in a moment.
     #[error("the token's key is not known here yet; the key set is being fetched, come back soon")]
     KeyAwaited,
+    /// Its `kid` is that of a server's own key, and not of this one's.
+    #[error(
+        "the token is signed with the key of another server or data directory, or an earlier one"
+    )]
+    OtherServer,
     /// None of the keys that could have signed it has.
     #[error("the token's signature is wrong")]
     BadSignature,
@@ -56,6 +61,9 @@ pub enum TokenError {
     /// `sub` is a number, and the key is not this server's own.
     #[error("only this server itself gives numeric ids; this key may sign for names")]
     ForeignNumber,
+    /// `sub` is a number, and `auth` is `token`.
+    #[error("this server wants a token of a device with a name (auth = \"token\")")]
+    NoName,
     /// A claim that is read here has the wrong type or is out of bounds.
     #[error("the token's claim {0} cannot be read")]
     BadClaim(&'static str),
@@ -121,6 +129,12 @@ pub enum KeyError {
     OwnDamaged {
         /// The key's file.
         path: PathBuf,
+    },
+    /// There is neither a store nor a key.
+    #[error("no server's data in {dir}: start the server once, or give --data-dir")]
+    NoData {
+        /// The directory that was looked in.
+        dir: PathBuf,
     },
     /// There is a store, and the own key that belongs to it is gone.
     #[error(

@@ -2,7 +2,7 @@
 //!
 //! A token is a JWT (RFC 7519). The server's own key signs those of devices that come without a name
 //! and those of `switchboard token`; the operator's keys are somebody else's to sign with. The two can
-//! never be confused: a token whose `kid` is `switchboard` is judged by the own key alone, any other by
+//! never be confused: a token whose `kid` begins as the own key's is judged by that alone, any other by
 //! the operator's alone, and only the own key may name a numeric device.
 
 mod claims;
@@ -34,7 +34,7 @@ pub use own::OwnKey;
 pub use patterns::{PATTERN_LEN_MAX, PATTERNS_MAX, Patterns, PatternsError};
 pub use switchboard_proto::v1::TOKEN_LEN_MAX;
 
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use claims::{Rules, SignedBy, read_object};
 use keys::{Key, Signed, verify_with};
 use operator::Files;
@@ -45,6 +45,9 @@ use refresh::Remote;
 #[derive(Debug)]
 pub struct Keyring {
     own: OwnKey,
+    /// Whether devices without a name are let in: not where everybody must show a token that somebody
+    /// gave him on purpose, or all would stay that came while the server was open.
+    takes_numbers: bool,
     operator: RwLock<OperatorKeys>,
     /// Somebody came with a `kid` that no key has, or the operator asks for a fresh key set.
     wants_refresh: Notify,
@@ -76,8 +79,8 @@ struct Header<'a> {
 }
 
 impl Keyring {
-    /// The own key of `data_dir`, made now if there is none, or a random one without `data_dir`; and
-    /// the operator's keys from their files. The keys of a URL come with
+    /// The own key of `data_dir`, or a random one without `data_dir`; and the operator's keys from
+    /// their files. The keys of a URL come with
     /// [`keep_fresh`](Keyring::keep_fresh).
     pub fn open(config: &Config) -> Result<Keyring, KeyError> {
         let own = match &config.data_dir {
@@ -86,6 +89,7 @@ impl Keyring {
         };
         Ok(Keyring {
             own,
+            takes_numbers: config.auth == Auth::Open,
             operator: RwLock::new(OperatorKeys::read(config)?),
             wants_refresh: Notify::new(),
             changed: Notify::new(),
@@ -133,12 +137,17 @@ impl Keyring {
         let kid = header.kid.as_deref();
         let signed_by = self.verify_signature(&Signed { message, signature, algorithm, kid })?;
         let claims = decode(payload).ok_or(TokenError::NotJwt)?;
-        Claims::judge(&claims, signed_by, &self.operator_keys().rules, now_unix_s)
+        let rules = &self.operator_keys().rules;
+        let claims = Claims::judge(&claims, signed_by, rules, now_unix_s)?;
+        if matches!(claims.device, DeviceIdent::Number(_)) && !self.takes_numbers {
+            return Err(TokenError::NoName);
+        }
+        Ok(claims)
     }
 
     fn verify_signature(&self, signed: &Signed<'_>) -> Result<SignedBy, TokenError> {
-        if self.own.verifying.is_named(signed.kid) {
-            return self.own.verifying.verify(signed).map(|()| SignedBy::Server);
+        if signed.kid.is_some_and(own::is_own_kid) {
+            return self.own.verify(signed).map(|()| SignedBy::Server);
         }
         let keys = self.operator_keys();
         let verified = verify_with(keys.of_files.iter().chain(&*keys.of_url), signed);

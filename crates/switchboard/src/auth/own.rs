@@ -1,8 +1,8 @@
 //! The server's own key: made on the first start, kept in the data directory, signs and verifies.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,13 +10,17 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use serde::Serialize;
 use switchboard_proto::v1::DeviceRef;
 
-use super::error::KeyError;
-use super::keys::Key;
+use super::error::{KeyError, TokenError};
+use super::keys::{Key, Signed};
 use super::{Patterns, crypto};
 use crate::store::is_damage;
 
-/// The `kid` of every token of the own key. No key of the operator's may have it.
-pub(super) const OWN_KID: &str = "switchboard";
+/// The `kid` of tokens of earlier versions, which did not tell own keys apart. Since then a hyphen and
+/// the key's fingerprint follow.
+const OWN_KID: &str = "switchboard";
+
+/// Digits of a fingerprint.
+const FINGERPRINT_LEN: usize = 16;
 
 /// The key's file in the data directory.
 pub(super) const KEY_FILE: &str = "token.key";
@@ -28,7 +32,7 @@ const KEY_LEN: usize = 32;
 pub struct OwnKey {
     header: Header,
     signing: EncodingKey,
-    pub(super) verifying: Key,
+    verifying: Key,
 }
 
 /// Without the key.
@@ -50,9 +54,8 @@ struct Minted<'a> {
 }
 
 impl OwnKey {
-    /// The key in the data directory `dir`. Where there is neither a key nor a store it is made first,
-    /// directory and all, and is on disk when this returns. Two processes that make one at once get
-    /// the same. A key that a store lacks is never replaced in silence: that would end every token.
+    /// The key in the data directory `dir`. Nothing is made here: a key that no server has would sign
+    /// tokens that are worth nothing, and one made for a store that lost its own would end every token.
     ///
     /// A key to which every user of the machine has access is refused. One to which a group has access
     /// is not: container platforms hand the files of a volume to a group.
@@ -62,7 +65,7 @@ impl OwnKey {
             Err(error) if is_missing(&error) && has_store(dir) => {
                 Err(KeyError::OwnMissing { path })
             }
-            Err(error) if is_missing(&error) => make(dir, &path),
+            Err(error) if is_missing(&error) => Err(KeyError::NoData { dir: dir.to_owned() }),
             read => read,
         }
         .map(OwnKey::from_bytes)
@@ -70,7 +73,8 @@ impl OwnKey {
 
     /// Holds the key of a store to what the store knows of it; gives its fingerprint.
     ///
-    /// `known` is what was given before. With `may_make` a key that is missing is made.
+    /// `known` is what was given before. With `may_make` a key that is missing is made, and is on disk
+    /// when this returns. Two processes that make one at once get the same.
     pub(crate) fn check(
         dir: &Path,
         known: Option<&str>,
@@ -96,12 +100,21 @@ impl OwnKey {
 
     fn from_bytes(bytes: [u8; KEY_LEN]) -> OwnKey {
         crypto::install();
-        let kid = Some(OWN_KID.to_owned());
+        let kid = format!("{OWN_KID}-{}", fingerprint(&bytes));
+        let key = DecodingKey::from_secret(&bytes);
         OwnKey {
-            header: Header { kid, ..Header::new(Algorithm::HS256) },
+            verifying: Key::new(Some(&kid), Algorithm::HS256, key),
+            header: Header { kid: Some(kid), ..Header::new(Algorithm::HS256) },
             signing: EncodingKey::from_secret(&bytes),
-            verifying: Key::new(Some(OWN_KID), Algorithm::HS256, DecodingKey::from_secret(&bytes)),
         }
+    }
+
+    /// Verifies a token whose `kid` [is an own key's](is_own_kid).
+    pub(super) fn verify(&self, signed: &Signed<'_>) -> Result<(), TokenError> {
+        if signed.kid == Some(OWN_KID) || self.verifying.is_named(signed.kid) {
+            return self.verifying.verify(signed);
+        }
+        Err(TokenError::OtherServer)
     }
 
     /// A token that proves to be `device`, from `now_unix_s` until `ttl` is over, or for as long as
@@ -127,6 +140,15 @@ impl OwnKey {
     }
 }
 
+/// Whether a `kid` is that of this server's own key or of another server's. No key of the operator's
+/// may have one.
+pub(super) fn is_own_kid(kid: &str) -> bool {
+    let Some(rest) = kid.strip_prefix(OWN_KID) else { return false };
+    let Some(fingerprint) = rest.strip_prefix('-') else { return rest.is_empty() };
+    fingerprint.len() == FINGERPRINT_LEN
+        && fingerprint.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn is_missing(error: &KeyError) -> bool {
     matches!(error, KeyError::Own { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
 }
@@ -140,7 +162,8 @@ fn fingerprint(key: &[u8; KEY_LEN]) -> String {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     context.update(b"switchboard token.key fingerprint");
     context.update(key);
-    context.finish().as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest = context.finish();
+    digest.as_ref()[..FINGERPRINT_LEN / 2].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn random_bytes() -> Result<[u8; KEY_LEN], KeyError> {
@@ -174,7 +197,6 @@ fn read(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
 fn make(dir: &Path, path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
     let failed = |cause| KeyError::Own { path: path.to_owned(), cause };
     let bytes = random_bytes()?;
-    make_dir(dir).map_err(failed)?;
     let written =
         tempfile::Builder::new().prefix(".token.key.").tempfile_in(dir).and_then(|mut file| {
             file.write_all(&bytes)?;
@@ -186,29 +208,22 @@ fn make(dir: &Path, path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
         Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return read(path),
         Err(e) => return Err(failed(e.error)),
     }
-    sync_dir(dir).map_err(failed)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     Ok(bytes)
-}
-
-/// Makes `dir` with all above it, for the server's user alone, and syncs the entry that names it.
-fn make_dir(dir: &Path) -> io::Result<()> {
-    if fs::exists(dir)? {
-        return Ok(());
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    sync_dir(dir.parent().unwrap_or(dir))
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    /// The key of a server that has been started there.
+    fn made(dir: &Path) -> OwnKey {
+        OwnKey::check(dir, None, true).unwrap();
+        OwnKey::open(dir).unwrap()
+    }
 
     fn token(key: &OwnKey) -> String {
         key.mint(DeviceRef::Name("a"), None, None, 0)
@@ -217,12 +232,12 @@ mod tests {
     #[test]
     fn the_key_is_made_once_and_for_its_user_alone() {
         let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("a/b");
-        let made = OwnKey::open(&dir).unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode(&dir), mode(&dir.join(KEY_FILE))), (0o700, 0o600));
-        assert_eq!(token(&OwnKey::open(&dir).unwrap()), token(&made));
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else is left there");
+        let dir = home.path();
+        let made = made(dir);
+        let mode = fs::metadata(dir.join(KEY_FILE)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o600);
+        assert_eq!(token(&OwnKey::open(dir).unwrap()), token(&made));
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "nothing else is left there");
     }
 
     /// A lost key was once replaced in silence, and every token with it.
@@ -276,10 +291,10 @@ mod tests {
     fn two_that_make_the_key_at_once_get_the_same() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path();
-        let other = OwnKey::open(dir).unwrap();
+        let other = made(dir);
         // As if the other process had come first after this one had looked.
-        let made = make(dir, &dir.join(KEY_FILE)).map(OwnKey::from_bytes).unwrap();
-        assert_eq!(token(&made), token(&other));
+        let late = make(dir, &dir.join(KEY_FILE)).map(OwnKey::from_bytes).unwrap();
+        assert_eq!(token(&late), token(&other));
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
     }
 
@@ -287,7 +302,7 @@ mod tests {
     fn a_key_that_everybody_may_read_or_write_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(KEY_FILE);
-        OwnKey::open(home.path()).unwrap();
+        made(home.path());
         for (mode, is_refused) in [
             (0o600, false),
             (0o400, false),
@@ -307,7 +322,7 @@ mod tests {
     fn a_damaged_key_is_refused_and_kept() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(KEY_FILE);
-        OwnKey::open(home.path()).unwrap();
+        made(home.path());
         for len in [0, 31, 33, 5000] {
             fs::write(&path, vec![7; len]).unwrap();
             let error = OwnKey::open(home.path()).unwrap_err();
@@ -317,11 +332,20 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
-        let home = tempfile::tempdir().unwrap();
-        let file = home.path().join("file");
-        fs::write(&file, "").unwrap();
-        let error = OwnKey::open(&file.join("data")).unwrap_err();
-        assert!(error.to_string().starts_with(file.to_str().unwrap()), "{error}");
+    fn only_a_servers_key_has_its_kid() {
+        let key = OwnKey::random().unwrap();
+        for (kid, is_own) in [
+            (key.header.kid.as_deref().unwrap(), true),
+            ("switchboard", true),
+            ("switchboard-0123456789abcdef", true),
+            ("switchboard-0123456789ABCDEF", false),
+            ("switchboard-0123456789abcde", false),
+            ("switchboard-prod", false),
+            ("switchboard-", false),
+            ("switchboards", false),
+            ("", false),
+        ] {
+            assert_eq!(is_own_kid(kid), is_own, "{kid}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::keys::{KEYS_MAX, Key};
-use super::own::OWN_KID;
+use super::own::is_own_kid;
 
 /// Bits of an RSA modulus that ring verifies with.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -146,7 +146,7 @@ fn from_jwk(value: Value) -> Option<Key> {
     let verifies =
         common.key_operations.as_ref().is_none_or(|them| them.contains(&KeyOperations::Verify));
     // A token with this `kid` is judged by the own key alone.
-    if !is_for_signatures || !verifies || kid == Some(OWN_KID) {
+    if !is_for_signatures || !verifies || kid.is_some_and(is_own_kid) {
         return None;
     }
     let is = |algorithm| common.key_algorithm.is_none_or(|given| given == algorithm);

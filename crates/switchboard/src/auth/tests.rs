@@ -384,14 +384,18 @@ fn own_and_operators_keys_are_never_confused() {
     let mut operator = Operator::new();
     let data = tempfile::tempdir().unwrap();
     operator.config.data_dir = Some(data.path().to_owned());
-    drop(operator.keyring());
+    OwnKey::check(data.path(), None, true).unwrap();
     let own = data.path().join(own::KEY_FILE);
     operator.config.auth_hs256_secret_file = Some(operator.file("other", SECRET));
     let keyring = operator.keyring();
     let same = Issuer::hs256(&std::fs::read(own).unwrap());
     let other = Issuer::hs256(SECRET);
     let number = json!({ "sub": "100000000" });
+    let elsewhere = Some("switchboard-0123456789abcdef");
     for (token, error) in [
+        (other.token(elsewhere, &number), TokenError::OtherServer),
+        (same.token(elsewhere, &number), TokenError::OtherServer),
+        (Issuer::p256().token(elsewhere, &number), TokenError::OtherServer),
         (other.token(Some("switchboard"), &number), TokenError::BadSignature),
         (other.token(None, &number), TokenError::ForeignNumber),
         (same.token(None, &number), TokenError::BadSignature),
@@ -413,10 +417,27 @@ fn the_own_key_outlives_the_process_and_a_random_one_does_not() {
     let token = |keyring: &Keyring| keyring.own().mint(DeviceRef::Name("a"), None, None, NOW);
     assert_eq!(
         device(&operator.keyring(), &token(&operator.keyring())),
-        Err(TokenError::BadSignature)
+        Err(TokenError::OtherServer)
     );
     operator.config.data_dir = Some(operator.dir.path().to_owned());
+    OwnKey::check(operator.dir.path(), None, true).unwrap();
     assert_eq!(device(&operator.keyring(), &token(&operator.keyring())), Ok(name("a")));
+}
+
+#[test]
+fn where_a_token_is_wanted_numbers_do_not_count() {
+    let mut operator = Operator::new();
+    operator.config.data_dir = Some(operator.dir.path().to_owned());
+    OwnKey::check(operator.dir.path(), None, true).unwrap();
+    let open = operator.keyring();
+    operator.config.auth = Auth::Token;
+    let closed = operator.keyring();
+    let number = DeviceRef::Number(DeviceId::new(100_000_000));
+    let [number, alice] =
+        [number, DeviceRef::Name("alice")].map(|device| open.own().mint(device, None, None, NOW));
+    assert!(device(&open, &number).is_ok());
+    assert_eq!(device(&closed, &number), Err(TokenError::NoName));
+    assert_eq!(device(&closed, &alice), Ok(name("alice")));
 }
 
 #[test]
@@ -515,6 +536,7 @@ fn every_refusal_fits_a_close_frame() {
         Critical,
         UnknownKey,
         KeyAwaited,
+        OtherServer,
         BadSignature,
         Expired { since_unix_s },
         NotYetValid { before_unix_s },
@@ -522,6 +544,7 @@ fn every_refusal_fits_a_close_frame() {
         WrongIssuer,
         BadSubject,
         ForeignNumber,
+        NoName,
         BadClaim("allow_send"),
     ] {
         let reason = error.to_string();

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use switchboard_proto::v1::DeviceRef;
 
 use super::{Exit, data, output};
-use crate::auth::{DeviceIdent, OwnKey, Patterns, TOKEN_LEN_MAX};
+use crate::auth::{DeviceIdent, KeyError, OwnKey, Patterns, TOKEN_LEN_MAX};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -14,12 +14,12 @@ Examples:
   switchboard token --device alice --ttl 24h --data-dir /var/lib/switchboard
   switchboard token --device meter --allow-send 'hub-*' --allow-send billing
 
-The key is in the data directory of the server; it is made if there is none
-and no server has run there. Run this as the user that the server runs as. A
-token cannot be taken back; to end all of them, stop the server, remove
-token.key, run `switchboard store repair` and start it again.
+The key is in the data directory of the server, which makes it when it starts
+the first time. Run this as the user that the server runs as. A token cannot
+be taken back; to end all of them, stop the server, remove token.key, run
+`switchboard store repair` and start it again.
 
-Exit codes: 0 printed, 1 failed, 2 wrong usage";
+Exit codes: 0 printed, 1 failed, 2 wrong usage or no server's data there";
 
 /// Whose token, and for how long.
 #[derive(clap::Args, Debug)]
@@ -66,7 +66,10 @@ fn mint(args: &Args) -> Result<String, (Exit, String)> {
     let dir = args.data.resolve().map_err(|problem| (problem.exit, problem.words))?;
     let failed = |problem: &dyn ToString| (Exit::Failed, problem.to_string());
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|e| failed(&e))?;
-    let key = OwnKey::open(&dir).map_err(|error| failed(&error))?;
+    let key = OwnKey::open(&dir).map_err(|error| match error {
+        KeyError::NoData { .. } => usage(&error),
+        error => failed(&error),
+    })?;
     let token = key.mint(args.device.as_ref(), args.ttl, patterns.as_ref(), now.as_secs());
     if token.len() > TOKEN_LEN_MAX {
         return Err(usage(&"--allow-send: these patterns are too long for one token"));

@@ -8,10 +8,20 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::SystemTime;
 
+use tempfile::TempDir;
+
 use switchboard::auth::{Claims, DeviceIdent, Keyring, Patterns};
 use switchboard::config::Config;
 
-use crate::server::binary;
+use crate::server::{Server, binary};
+
+/// Where a server with this data directory was started once.
+fn started_with(data_dir: &str) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::spawn(home, &[&format!("data_dir={data_dir}")], |_| {});
+    server.kill();
+    std::mem::replace(&mut server.directory, tempfile::tempdir().unwrap())
+}
 
 /// Runs `switchboard token <line>` in `home`.
 fn token(home: &Path, line: &str) -> Output {
@@ -43,24 +53,41 @@ fn refused(output: &Output, code: i32, words: &str) {
 
 #[test]
 fn a_token_is_for_the_server_with_the_same_data_directory() {
-    let home = tempfile::tempdir().unwrap();
+    let home = started_with("switchboard-data");
     let alice = DeviceIdent::Name("alice".into());
     let expected = Claims { device: alice, expires_at_ms: None, allow_send: None };
     let default = home.path().join("switchboard-data");
     assert_eq!(claims(&token(home.path(), "--device alice"), default), expected);
-    fs::write(home.path().join("switchboard.toml"), "data_dir = \"other\"").unwrap();
-    let other = home.path().join("other");
-    assert_eq!(claims(&token(home.path(), "--device alice"), other), expected);
+    let home = started_with("given/deep");
     let given = home.path().join("given/deep");
     let ran = token(home.path(), "--device alice --data-dir given/deep");
     assert_eq!(claims(&ran, given.clone()), expected);
+    fs::write(home.path().join("switchboard.toml"), "data_dir = \"given/deep\"").unwrap();
+    assert_eq!(claims(&token(home.path(), "--device alice"), given.clone()), expected);
     let key = fs::metadata(given.join("token.key")).unwrap();
     assert_eq!((key.len(), key.permissions().mode() & 0o777), (32, 0o600));
 }
 
+/// In another directory than the server's, a key was made without a word, and its token was worth
+/// nothing.
+#[test]
+fn without_a_servers_data_there_is_no_token_and_nothing_is_made() {
+    let home = tempfile::tempdir().unwrap();
+    let hint = "start the server once, or give --data-dir";
+    for (line, dir) in [
+        ("--device alice", "switchboard-data"),
+        ("--device alice --data-dir a/b", "a/b"),
+        ("--device alice --data-dir .", "."),
+    ] {
+        let ran = token(home.path(), line);
+        refused(&ran, 2, &format!("cannot make a token: no server's data in {dir}: {hint}"));
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn a_token_may_end_and_may_bound_whom_its_device_sends_to() {
-    let home = tempfile::tempdir().unwrap();
+    let home = started_with("switchboard-data");
     let before_ms = now_s() * 1000;
     let ran = token(home.path(), "--device a --ttl 24h --allow-send hub-* --allow-send billing");
     let claims = claims(&ran, home.path().join("switchboard-data"));
@@ -90,15 +117,14 @@ fn what_is_asked_for_wrongly_is_explained_and_makes_no_key() {
 
 #[test]
 fn patterns_that_no_token_can_hold_are_refused() {
-    let home = tempfile::tempdir().unwrap();
+    let home = started_with("switchboard-data");
     let patterns: String = (0..64).map(|_| format!(" --allow-send {}", "a".repeat(128))).collect();
     refused(&token(home.path(), &format!("--device a{patterns}")), 2, "too long");
 }
 
 #[test]
 fn a_key_that_everybody_may_read_signs_nothing() {
-    let home = tempfile::tempdir().unwrap();
-    token(home.path(), "--device a --data-dir .");
+    let home = started_with(".");
     fs::set_permissions(home.path().join("token.key"), Permissions::from_mode(0o644)).unwrap();
     refused(&token(home.path(), "--device a --data-dir ."), 1, "chmod 600 ./token.key");
 }

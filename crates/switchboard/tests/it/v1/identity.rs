@@ -11,6 +11,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
 use super::client::{V1, now_s, send, token};
+use super::text::bearer;
 use crate::device::Device;
 use crate::server::{Server, binary};
 
@@ -101,7 +102,22 @@ fn in_memory_nothing_outlives_the_process() {
     let mut server = Server::with(&["data_dir="]);
     let away = V1::anonymous(&server).leave();
     server.restart();
-    assert!(refusal(&server, &away.token).contains("signature"));
+    assert!(refusal(&server, &away.token).contains("an earlier one"));
+}
+
+#[test]
+fn a_token_of_another_server_is_told_apart_from_a_forged_one() {
+    let [one, other] = [Server::start(), Server::start()];
+    let foreign = token(&other, "alice", None);
+    assert_eq!(
+        refusal(&one, &foreign),
+        "the token is signed with the key of another server or data directory, or an earlier one"
+    );
+    let own = token(&one, "alice", None);
+    let ((message, _), (_, signature)) =
+        (own.rsplit_once('.').unwrap(), foreign.rsplit_once('.').unwrap());
+    let forged = format!("{message}.{signature}");
+    assert_eq!(refusal(&one, &forged), "the token's signature is wrong");
 }
 
 #[test]
@@ -137,6 +153,29 @@ fn a_server_that_wants_tokens_has_no_anonymous_devices() {
     let Err(tungstenite::Error::Http(answer)) = refused else { panic!("it is let in") };
     assert_eq!(answer.status(), 401);
     assert_eq!(V1::named(&server, "a").device(), "a");
+}
+
+/// Who came while the server was open had got a token, and would have been let in for ever.
+#[test]
+fn where_tokens_are_wanted_those_of_anonymous_devices_do_not_count() {
+    let mut server = Server::start();
+    let number = V1::anonymous(&server).leave().token;
+    server.restart_with(&["auth=token"]);
+    let wanted = "this server wants a token of a device with a name (auth = \"token\")";
+    assert_eq!(refusal(&server, &number), wanted);
+    let frame = bearer(&server, &number).close_frame().unwrap();
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4401, wanted));
+    let metrics = |token: &str| {
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\r\n");
+        server.raw(request.as_bytes())
+    };
+    assert!(metrics(&number).starts_with("HTTP/1.1 401 "));
+    let named = token(&server, "alice", None);
+    assert!(metrics(&named).starts_with("HTTP/1.1 200 "));
+    let mut device = V1::named(&server, "alice");
+    device.say(&json!({"type": "refresh", "token": number}));
+    assert_eq!(device.end(), (4401, wanted.to_owned()));
 }
 
 #[test]
