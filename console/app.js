@@ -369,7 +369,7 @@ addEventListener("online", () => connection.wake());
 addEventListener("hashchange", addressFromHash);
 setInterval(showCountdown, 500);
 
-byId("websocat").textContent = `websocat ${serverUrl.replace(/\/$/, "")}`;
+byId("websocat").textContent = `websocat --linemode-strip-newlines ${serverUrl}`;
 speak();
 conversation.restore(connection.unanswered);
 addressFromHash();

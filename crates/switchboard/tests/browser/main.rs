@@ -23,6 +23,9 @@ async fn two_pages_send_to_each_other() {
     let (first_id, second_id) = (first.id().await, second.id().await);
     assert_ne!(first_id, second_id);
 
+    // Without the option websocat sends the line feed, too.
+    let websocat = format!("websocat --linemode-strip-newlines {}", server.socket());
+    first.shows("#websocat", &websocat).await;
     // The first page learns of the second by itself.
     first.shows("#devices .digits", &second_id).await;
     first.send(&second_id, "hello").await;
