@@ -26,7 +26,9 @@ pub(crate) struct Sent {
     late: FxHashMap<u64, Late>,
 }
 
-/// One id that was sent under. Half a million of these are kept: 40 bytes.
+/// One id that was sent under. Half a million of these are kept: 40 bytes, and 8 in the index. Both
+/// tables double when they are full, the index at three quarters, so an id takes 51 to 101 bytes, about 70
+/// on average.
 ///
 /// Of the digests it has half. Two ids of one device that share it, one in 2^64, would make the
 /// second `id_reused`; to lose a message receiver and body would have to share theirs, too.
