@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use switchboard_proto::v1::{BAD_FRAMES_MAX, HELLO_TIMEOUT, SUBPROTOCOL};
+use tungstenite::{Error, Message};
 
-use super::client::{V1, send, token};
+use super::client::{V1, send, token, with};
 use crate::device::Device;
 use crate::server::Server;
 
@@ -76,6 +77,77 @@ fn a_first_frame_that_is_no_hello_ends_the_connection() {
     }
 }
 
+/// Also what is longer than a first frame may be, and from another shard than the device's.
+#[test]
+fn one_may_go_on_before_the_welcome() {
+    let server = Server::with(&["shards=3"]);
+    let b = V1::named(&server, "b").leave();
+    for n in 0..6 {
+        let mut device = V1::open(&server);
+        let id = format!("m{n}");
+        let long = with(send("b", &id), &json!({"body": "x".repeat(100_000)}));
+        let hello = json!({"type": "hello", "token": token(&server, &format!("a{n}"), None)});
+        device.say_all([hello, long, json!({"type": "ping", "id": "p"})]);
+        device.expect(json!({"type": "welcome"}));
+        let mut answers = [device.hear(), device.hear()];
+        // To be accepted takes a sync, and a pong does not.
+        answers.sort_by_key(|answer| answer["type"].to_string());
+        assert_eq!((&answers[0]["type"], &answers[0]["id"]), (&json!("accepted"), &json!(id)));
+        assert_eq!(answers[1], json!({"type": "pong", "id": "p"}));
+    }
+    let mut refused = V1::open(&server);
+    refused.say_all([json!({"type": "hello", "token": "x"}), send("b", "refused")]);
+    assert_eq!(refused.end().0, 4401);
+    let mut b = b.back(&server, 0);
+    for n in 0..6 {
+        b.take(&format!("m{n}"));
+    }
+    b.hears_nothing();
+}
+
+#[test]
+fn a_binary_message_is_read_as_text_if_it_is_utf_8() {
+    let server = Server::start();
+    let mut device = V1::open(&server);
+    let say = |device: &mut V1, bytes: &'static [u8]| {
+        device.socket().send(Message::binary(bytes)).unwrap();
+    };
+    say(&mut device, br#"{"type":"hello"}"#);
+    // The answers are text.
+    device.expect(json!({"type": "welcome"}));
+    say(&mut device, r#"{"type":"ping","id":"é"}"#.as_bytes());
+    device.expect(json!({"type": "pong", "id": "é"}));
+    say(&mut device, b"{\"type\":\"ping\",\"id\":\"\xff\"}");
+    assert_eq!(device.end().0, 1007);
+}
+
+#[test]
+fn a_silent_device_is_pinged_as_often_as_its_welcome_says() {
+    let server = Server::with(&["ping_interval=100ms"]);
+    let mut device = V1::anonymous(&server);
+    assert_eq!(device.welcome["ping_every_ms"], 100);
+    let began = Instant::now();
+    for _ in 0..3 {
+        // It answers the one before as it reads.
+        assert!(matches!(device.read().unwrap(), Message::Ping(_)));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(200));
+    // Those that see no pings ask.
+    device.hears_nothing();
+}
+
+#[test]
+fn after_a_crash_there_is_no_bye_and_one_may_come_back_at_once() {
+    let mut server = Server::start();
+    let mut device = V1::anonymous(&server);
+    let away = device.away();
+    server.kill();
+    let end = device.read();
+    assert!(!matches!(end, Ok(_) | Err(Error::ConnectionClosed)), "{end:?}");
+    server.restart();
+    assert_eq!(away.back(&server, 0).welcome["resumed"], true);
+}
+
 #[test]
 fn who_says_nothing_for_ten_seconds_is_closed() {
     let server = Server::start();
@@ -134,8 +206,8 @@ fn the_newest_connection_of_a_device_has_it_and_the_older_one_is_fenced() {
     let mut newer = older.away().back(&server, 0);
     newer.take("1");
     // It may say what it wants.
-    let _ = older.socket().write(tungstenite::Message::text(send(&a.device(), "2").to_string()));
-    let _ = older.socket().write(tungstenite::Message::text(r#"{"type":"ack","seq":1}"#));
+    let _ = older.socket().write(Message::text(send(&a.device(), "2").to_string()));
+    let _ = older.socket().write(Message::text(r#"{"type":"ack","seq":1}"#));
     let _ = older.socket().flush();
     assert_eq!(older.end().0, 4409);
     a.hears_nothing();

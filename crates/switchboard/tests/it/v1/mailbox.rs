@@ -47,6 +47,31 @@ fn what_waits_survives_a_crash_and_comes_in_order() {
 }
 
 #[test]
+fn pending_counts_messages_and_outcomes_that_are_not_acked() {
+    for shards in SHARDS {
+        let server = Server::with(&[shards]);
+        let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
+        b.send_with(&a.device(), "asked", &receipt());
+        let seq = a.take("asked");
+        a.ack(seq);
+        let outcome = b.expect(json!({"type": "outcome", "id": "asked"}));
+        a.send(&b.device(), "m");
+        b.take("m");
+        // Both were pushed, and neither is acked.
+        let away = b.leave();
+        let again = away.back(&server, 0);
+        assert_eq!(again.welcome["pending"], 2);
+        again.leave();
+        a.send(&away.device, "later");
+        let mut last = away.back(&server, outcome["seq"].as_u64().unwrap());
+        assert_eq!(last.welcome["pending"], 2);
+        last.take("m");
+        last.take("later");
+        last.hears_nothing();
+    }
+}
+
+#[test]
 fn what_a_hello_acks_is_not_pushed_again_also_after_a_crash() {
     for crash in [false, true] {
         let mut server = Server::with(&["shards=3"]);

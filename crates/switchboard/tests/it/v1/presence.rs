@@ -1,5 +1,7 @@
 //! Who is there: the list, watching, and a server on which nobody sees the others.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
 
 use super::client::V1;
@@ -12,6 +14,11 @@ fn presence(device: &str, online: bool) -> Value {
 
 fn watch(devices: &[&str]) -> Value {
     json!({"type": "watch", "id": "w", "devices": devices})
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_millis().try_into().unwrap()
 }
 
 fn watching() -> Value {
@@ -53,6 +60,22 @@ fn who_watches_is_told_now_and_at_each_change() {
         watcher.ask(json!({"type": "unwatch", "id": "w"}), watching());
         V1::named(&server, "nobody").leave();
         watcher.hears_nothing();
+    }
+}
+
+#[test]
+fn a_device_that_does_not_exist_is_offline_since_it_was_asked_about() {
+    let server = Server::start();
+    let mut watcher = V1::anonymous(&server);
+    let text = Device::connect(&server);
+    let ended = text.id.to_string();
+    text.close();
+    let before_ms = now_ms();
+    watcher.ask(watch(&["nobody", "7", &ended]), watching());
+    for unknown in ["nobody", "7", &ended] {
+        let at_ms = watcher.expect(presence(unknown, false))["at_ms"].as_u64().unwrap();
+        // Both clocks are cut to milliseconds.
+        assert!((before_ms - 2..=now_ms() + 2).contains(&at_ms), "{at_ms} {before_ms}");
     }
 }
 
