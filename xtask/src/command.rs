@@ -84,10 +84,15 @@ pub(crate) fn root() -> &'static Path {
 
 /// The first of these programs that is on `PATH`.
 pub(crate) fn find(names: &[&str]) -> Option<PathBuf> {
+    find_where(names, |_| true)
+}
+
+/// The first of these programs on `PATH` that will do.
+pub(crate) fn find_where(names: &[&str], will_do: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let folders: Vec<PathBuf> = env::split_paths(&path).collect();
     let mut places = names.iter().flat_map(|name| folders.iter().map(move |dir| dir.join(name)));
-    places.find(|place| is_executable(place))
+    places.find(|place| is_executable(place) && will_do(place))
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::command::{Program, find};
+use crate::command::{Program, find, find_where};
 use crate::step::Failure;
 
 /// With which system calls are made to fail under the server.
@@ -10,6 +10,16 @@ pub(crate) fn ensure_strace() -> Result<PathBuf, Failure> {
     let missing = "system calls are made to fail by strace, which is not on PATH.\n\
                    Install it (Debian: `apt-get install strace`)";
     ensure(|| find(&["strace"]), "strace", missing)
+}
+
+/// What runs the Python client of `docs/clients`: a `python3` that has its library.
+pub(crate) fn ensure_python() -> Result<PathBuf, Failure> {
+    let version = |python: &Path| Program::new(python).args("-m websockets --version").output();
+    let found = || find_where(&["python3"], |python| version(python).is_some());
+    let missing = "the Python client of docs/clients is run by a python3 that has `websockets`, and none on\n\
+                   PATH has. Install it (Debian: `apt-get install python3-websockets`; elsewhere `pip install\n\
+                   websockets`)";
+    ensure(found, "python3 python3-websockets", missing)
 }
 
 /// Finds something, installing these packages first where that can be done without asking; where

@@ -4,6 +4,7 @@
 //! `CHROMEDRIVER`, then in `PATH`; a test without them fails.
 
 mod browser;
+mod clients;
 mod delivery;
 mod device;
 mod page;

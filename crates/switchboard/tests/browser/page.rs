@@ -125,13 +125,18 @@ impl Page {
 
     /// Leaves the page for an empty one; the tab keeps what the page stored for it.
     pub(crate) async fn leave(&self) {
-        self.client.goto("about:blank").await.expect("an empty page loads");
+        self.load("about:blank").await;
     }
 
     /// Opens `url` in this tab and waits until the page is connected.
     pub(crate) async fn go(&self, url: &str) {
-        self.client.goto(url).await.expect("the page loads");
+        self.load(url).await;
         self.shows("#status-text", "Connected").await;
+    }
+
+    /// Opens `url` in this tab, whatever it shows.
+    pub(crate) async fn load(&self, url: &str) {
+        self.client.goto(url).await.expect("the page loads");
     }
 
     /// Loads the page again.
@@ -205,7 +210,8 @@ impl Page {
         self.client.close().await.expect("the browser closes");
     }
 
-    async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
+    /// Runs a script in the page; gives what it returns.
+    pub(crate) async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
         self.client.execute(script, arguments).await.expect("the script runs")
     }
 }

@@ -59,6 +59,15 @@ impl Server {
         Server::spawn(tempfile::tempdir().unwrap(), settings, |_| {})
     }
 
+    /// With the defaults, on a loopback address at which no other test has sockets: while it is down
+    /// nobody else gets its port.
+    pub(crate) fn alone_on(host: &str) -> Server {
+        let (directory, settings) = (tempfile::tempdir().unwrap(), Vec::new());
+        let (address, child, log) =
+            launch_on(&format!("{host}:0"), &directory, &[], &settings, |_| {});
+        Server { address, directory, prefix: Vec::new(), settings, child, log: Some(log) }
+    }
+
     /// As [`Server::with`], in a directory that may hold files, with a last word on the command.
     pub(crate) fn spawn(
         directory: TempDir,
@@ -99,6 +108,15 @@ impl Server {
         let settings: Vec<String> = self.settings.iter().cloned().chain(more).collect();
         let (address, child, log) = launch(&self.directory, &self.prefix, &settings, |_| {});
         (self.address, self.child, self.log) = (address, child, Some(log));
+    }
+
+    /// As [`Server::restart`], at the same address, for clients that come back by themselves.
+    pub(crate) fn restart_in_place(&mut self) {
+        self.kill();
+        let (directory, prefix, settings) = (&self.directory, &self.prefix, &self.settings);
+        let (_, child, log) =
+            launch_on(&self.address.to_string(), directory, prefix, settings, |_| {});
+        (self.child, self.log) = (child, Some(log));
     }
 
     /// Where devices connect.
@@ -201,8 +219,19 @@ impl Drop for Server {
     }
 }
 
-/// Starts the binary and reads the address from its greeting.
+/// Starts the binary on a free port.
 fn launch(
+    directory: &TempDir,
+    prefix: &[String],
+    settings: &[String],
+    adjust: impl FnOnce(&mut Command),
+) -> (SocketAddr, Child, JoinHandle<String>) {
+    launch_on("127.0.0.1:0", directory, prefix, settings, adjust)
+}
+
+/// Starts the binary and reads the address from its greeting.
+fn launch_on(
+    listen: &str,
     directory: &TempDir,
     prefix: &[String],
     settings: &[String],
@@ -216,7 +245,7 @@ fn launch(
             command
         }
     };
-    command.args(["--listen", "127.0.0.1:0"]).current_dir(directory.path());
+    command.args(["--listen", listen]).current_dir(directory.path());
     for setting in settings {
         command.args(["--set", setting]);
     }

@@ -1,6 +1,7 @@
 //! Every promise of the v1 protocol at least once, over the real binary.
 
 mod client;
+mod clients;
 mod drain;
 mod faults;
 mod hello;
