@@ -22,6 +22,13 @@ pub(crate) fn ensure_python() -> Result<PathBuf, Failure> {
     ensure(found, "python3 python3-websockets", missing)
 }
 
+/// With which metrics and alert rules are checked.
+pub(crate) fn ensure_promtool() -> Result<PathBuf, Failure> {
+    let missing = "metrics and alert rules are checked by promtool, which is not on PATH.\n\
+                   Install it (Debian: `apt-get install prometheus`)";
+    ensure(|| find(&["promtool"]), "prometheus", missing)
+}
+
 /// Finds something, installing these packages first where that can be done without asking; where
 /// it cannot, `missing` tells the user.
 pub(crate) fn ensure<T>(

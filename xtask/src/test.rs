@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::browser::{self, Browser};
 use crate::command::{Program, root};
-use crate::machine::{ensure_python, ensure_strace, print_version};
+use crate::machine::{ensure_promtool, ensure_python, ensure_strace, print_version};
 use crate::step::{Failure, Step, run_all};
 
 /// The test target that needs Chromium.
@@ -37,6 +37,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let mut steps = vec![Step::new("format", format)];
     // Before the long steps, so that what is missing is told at once.
     steps.push(Step::new("strace", || ensure_strace().map(|strace| print_version(&strace))));
+    steps.push(Step::new("promtool", || ensure_promtool().map(|tool| print_version(&tool))));
     steps.push(Step::new("python", || ensure_python().map(|python| print_version(&python))));
     if options.browser {
         steps.push(Step::new("browser", || Browser::ensure().map(|found| found.print_versions())));

@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, NoLabelSet, prometheus_text, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -326,7 +328,7 @@ pub struct Metrics {
 impl Metrics {
     /// Zeroes for `shards` shards; `started` is the process's start in seconds since 1970.
     pub fn new(shards: usize, started: f64) -> Metrics {
-        let shards: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
+        let shards: Vec<_> = (0..shards).map(|_| Arc::default()).collect();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(shards.clone())));
         let store = Arc::new(StoreMetrics::default());
@@ -356,11 +358,34 @@ impl Metrics {
         }
     }
 
-    /// The `OpenMetrics` text for `/metrics`.
-    pub fn render(&self) -> String {
+    /// The text for `/metrics`.
+    pub fn render(&self, format: Format) -> String {
         let mut out = String::new();
-        text::encode(&mut out, &self.registry).expect("writing into a string cannot fail");
+        let written = match format {
+            Format::Text => prometheus_text::encode(&mut out, &self.registry),
+            Format::OpenMetrics => text::encode(&mut out, &self.registry),
+        };
+        written.expect("writing into a string cannot fail");
         out
+    }
+}
+
+/// The formats of `/metrics`; the samples have the same names in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own, which every tool reads.
+    Text,
+    /// Its successor.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Returns the value of `Content-Type`.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Text => prometheus_text::CONTENT_TYPE,
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
     }
 }
 
@@ -438,7 +463,7 @@ impl Shards {
         )?;
         out.counter(
             "switchboard_sockets_accepted",
-            "Sockets accepted, whatever came of them",
+            "Sockets accepted, whatever came of them: devices, HTTP requests, probes",
             self.sum(|shard| &shard.accepted),
         )?;
         out.counter(
@@ -454,7 +479,8 @@ impl Shards {
         )?;
         out.counters(
             "switchboard_connections_closed",
-            "Devices gone, by WebSocket close code; none is an end without a close frame",
+            "Devices gone, by WebSocket close code; none is an end without a close frame, other a \
+             code of the client's own",
             "code",
             self.sums(&CLOSE_CODES, |shard| &shard.closed),
         )
@@ -463,18 +489,20 @@ impl Shards {
     fn encode_messages(&self, out: &mut Encoder<'_>) -> fmt::Result {
         out.counters(
             "switchboard_messages",
-            "Messages by what became of them; handed_over ones are counted again when delivered",
+            "Messages of the text protocol, and pushes of v1 (delivered), by what became of them; \
+             handed_over went to another shard and are counted again there",
             "result",
             self.sums(&RESULTS, |shard| &shard.messages),
         )?;
         out.counter(
             "switchboard_messages_returned",
-            "Messages whose receiver left during a hand-over; the sender was told",
+            "Messages of the text protocol whose receiver left while they were on their way to its \
+             shard; the sender was told",
             self.sum(|shard| &shard.returned),
         )?;
         out.counter(
             "switchboard_out_queue_overflows",
-            "Devices closed with 4508 because they did not read",
+            "Devices closed with 4508 because they read too slowly",
             self.sum(|shard| &shard.out_queue_overflows),
         )?;
         out.counters(
@@ -536,12 +564,12 @@ impl Shards {
         for (name, help, value) in [
             (
                 "switchboard_duplicates",
-                "v1 sends recognised as retries by their id",
+                "v1 sends recognised as retries by their id, and not delivered again",
                 self.sum(|shard| &shard.duplicates),
             ),
             (
                 "switchboard_takeovers",
-                "Connections that took a device over from another",
+                "Connections that took a device over from another that was still there",
                 self.sum(|shard| &shard.takeovers),
             ),
             (
@@ -584,10 +612,14 @@ impl Shards {
         for (name, help, sum) in [
             (
                 "switchboard_received",
-                "Bytes read from sockets",
+                "Bytes read by the shards; with TLS, decrypted",
                 self.sum(|shard| &shard.received_bytes),
             ),
-            ("switchboard_sent", "Bytes written to sockets", self.sum(|shard| &shard.sent_bytes)),
+            (
+                "switchboard_sent",
+                "Bytes written by the shards; with TLS, encrypted",
+                self.sum(|shard| &shard.sent_bytes),
+            ),
         ] {
             out.bytes(name, help, MetricType::Counter, sum)?;
         }
@@ -631,7 +663,7 @@ impl Collector for Shards {
         self.encode_bytes(out)?;
         self.encode_loops(out)?;
         let latencies: Vec<_> = self.0.iter().map(|shard| &shard.latency).collect();
-        let help = "From reading a message to writing it to its receiver's socket";
+        let help = "Time from reading a message to writing it to its receiver's socket";
         encode_latency(out, "switchboard_delivery_latency", help, &latencies)
     }
 }
@@ -693,7 +725,7 @@ fn encode_log(out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
     let records = stats.records.load(Relaxed);
     out.counter("switchboard_store_records", "Records that became durable", records)?;
     let batches = stats.batches.load(Relaxed);
-    let help = "Batches of records that became durable; one of a shard's turn each";
+    let help = "Batches of records that became durable, each what one shard had in one turn";
     out.counter("switchboard_store_batches", help, batches)?;
     let synced = stats.synced_bytes.load(Relaxed);
     out.bytes(
@@ -708,9 +740,10 @@ fn encode_log(out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
     let help = "Bytes of the log, dead records included";
     out.bytes("switchboard_store_log", help, MetricType::Gauge, usage.bytes)?;
     out.gauge("switchboard_store_segments", "Files of the log", usage.segments as u64)?;
-    let help = "How long the disk took to make a write durable; one for each write";
+    let help = "Time that the disk took to make a write durable, one observation for each write";
     encode_latency(out, "switchboard_store_sync_duration", help, &[&stats.sync_duration])?;
-    let help = "From when a shard submitted a batch until it was durable; one for each batch";
+    let help = "Time from when a shard submitted a batch until it was durable, one observation for each \
+                batch";
     encode_latency(out, "switchboard_store_append", help, &[&stats.append])
 }
 
@@ -735,7 +768,7 @@ impl Collector for Process {
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         out.counters(
             "switchboard_config_reloads",
-            "Times that SIGHUP had the configuration read again",
+            "Times that SIGHUP had the configuration read again, by what came of it",
             "result",
             RELOADS.into_iter().zip(&self.reloads.0).map(|(label, count)| (label, count.value())),
         )?;
@@ -758,7 +791,7 @@ mod tests {
             shard.latency.observe(Duration::from_micros(20), 2);
             shard.received_bytes.add(7);
         }
-        let text = metrics.render();
+        let text = metrics.render(Format::OpenMetrics);
         for line in [
             "switchboard_connections 6",
             "switchboard_messages_total{result=\"delivered\"} 4",

@@ -1,16 +1,18 @@
 //! What machines ask: is it alive, is it ready, how is it doing.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, extract};
 
 use super::State;
+use crate::metrics::Format;
 
 /// The probes, which everybody may ask.
 pub(super) fn router() -> Router<Arc<State>> {
@@ -34,10 +36,10 @@ async fn readyz(extract::State(state): extract::State<Arc<State>>) -> (StatusCod
     }
 }
 
-/// Everything counted, as `OpenMetrics` text.
-pub(super) async fn metrics(extract::State(state): extract::State<Arc<State>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, content_type)], state.metrics.render()).into_response()
+/// Everything counted, in the format that the client prefers.
+pub(super) async fn metrics(state: extract::State<Arc<State>>, headers: HeaderMap) -> Response {
+    let format = negotiate(&headers);
+    ([(CONTENT_TYPE, format.content_type())], state.metrics.render(format)).into_response()
 }
 
 /// The same on the devices' port: for those who may be a device.
@@ -46,11 +48,88 @@ pub(super) async fn metrics_for_devices(
     headers: HeaderMap,
 ) -> Response {
     if may_be_device(&state, &headers) {
-        return metrics(state).await;
+        return metrics(state, headers).await;
     }
     let body = "This server shows its metrics to those who may connect (auth = \"token\"): send a valid \
                 token as `Authorization: Bearer TOKEN`, or set metrics_listen.\n";
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], body).into_response()
+}
+
+/// Returns the format that `Accept` asks for (RFC 9110, section 12.5.1).
+///
+/// Of formats with the same quality the one named more exactly wins, then the one named first. As in
+/// Prometheus' own client libraries nobody is refused: without a format that there is, without `Accept`
+/// and for `*/*` it is the classic text, which every tool reads.
+fn negotiate(headers: &HeaderMap) -> Format {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<_> =
+        values.flat_map(|value| value.split(',')).filter_map(media_range).collect();
+    match preference(&ranges, Format::OpenMetrics) > preference(&ranges, Format::Text) {
+        true => Format::OpenMetrics,
+        false => Format::Text,
+    }
+}
+
+/// Returns what the most exact range for a format makes of it: quality, exactness and place, the larger
+/// the better. `None` is a format that is not wanted.
+fn preference(
+    ranges: &[MediaRange<'_>],
+    format: Format,
+) -> Option<(u16, Exactness, Reverse<usize>)> {
+    let matching = ranges.iter().enumerate().filter_map(|(place, range)| {
+        Some((range.exactness(format)?, Reverse(place), range.quality))
+    });
+    let (exactness, place, quality) = matching.max()?;
+    (quality > 0).then_some((quality, exactness, place))
+}
+
+/// How exactly a range names a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Exactness {
+    Anything,
+    AnySubtype,
+    Format,
+    Version,
+}
+
+/// One range of `Accept`.
+struct MediaRange<'a> {
+    media_type: &'a str,
+    version: Option<&'a str>,
+    /// In thousandths, which is as fine as the RFC has them.
+    quality: u16,
+}
+
+impl MediaRange<'_> {
+    fn exactness(&self, format: Format) -> Option<Exactness> {
+        let (name, any, version) = match format {
+            Format::Text => ("text/plain", "text/*", "0.0.4"),
+            Format::OpenMetrics => ("application/openmetrics-text", "application/*", "1.0.0"),
+        };
+        match self.media_type {
+            "*/*" => Some(Exactness::Anything),
+            found if found.eq_ignore_ascii_case(any) => Some(Exactness::AnySubtype),
+            found if !found.eq_ignore_ascii_case(name) => None,
+            _ => match self.version {
+                None => Some(Exactness::Format),
+                Some(asked) => (asked == version).then_some(Exactness::Version),
+            },
+        }
+    }
+}
+
+/// Reads a range; one whose quality is no quality is left out.
+fn media_range(range: &str) -> Option<MediaRange<'_>> {
+    let mut parts = range.split(';').map(str::trim);
+    let media_type = parts.next()?;
+    let parameter = |name: &str| {
+        let mut parameters = parts.clone().filter_map(|part| part.split_once('='));
+        let found = parameters.find(|(found, _)| found.trim().eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim().trim_matches('"'))
+    };
+    let quality = parameter("q").map_or(Some(1.0), |q| q.parse::<f32>().ok())?;
+    let quality = (0.0..=1.0).contains(&quality).then_some((quality * 1000.0).round() as u16)?;
+    Some(MediaRange { media_type, version: parameter("version"), quality })
 }
 
 fn may_be_device(state: &State, headers: &HeaderMap) -> bool {
@@ -61,4 +140,54 @@ fn may_be_device(state: &State, headers: &HeaderMap) -> bool {
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     token.is_some_and(|(_, token)| keyring.verify(token.trim(), now_s).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_the_one_that_the_client_prefers() {
+        use Format::{OpenMetrics, Text};
+        for (accept, format) in [
+            ("", Text),
+            ("*/*", Text),
+            ("text/html, */*;q=0.1", Text),
+            ("text/plain", Text),
+            ("text/*, application/*;q=0.9", Text),
+            ("application/*", OpenMetrics),
+            ("*/*, application/openmetrics-text;q=0.5", Text),
+            ("*/*, application/openmetrics-text", OpenMetrics),
+            ("text/plain;q=0, */*", OpenMetrics),
+            ("application/openmetrics-text, text/plain", OpenMetrics),
+            ("application/openmetrics-text;q=2, text/plain;q=0.1", Text),
+            ("application/openmetrics-text", OpenMetrics),
+            ("Application/OpenMetrics-Text; Version=\"1.0.0\"; charset=utf-8", OpenMetrics),
+            ("application/openmetrics-text;version=0.0.1, text/plain;q=0.5", Text),
+            ("application/openmetrics-text; q=0", Text),
+            ("application/openmetrics-text; q=x", Text),
+            ("text/plain, application/openmetrics-text", Text),
+            ("text/plain;version=0.0.4;q=0.3, application/openmetrics-text;q=0.4", OpenMetrics),
+            // Prometheus 2 and 3.
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
+                 version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                OpenMetrics,
+            ),
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                 application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;\
+                 escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+                OpenMetrics,
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            assert_eq!(negotiate(&headers), format, "{accept}");
+        }
+        assert_eq!(negotiate(&HeaderMap::new()), Text);
+        let mut lines = HeaderMap::new();
+        lines.append(ACCEPT, "text/plain;q=0.5".parse().unwrap());
+        lines.append(ACCEPT, "application/openmetrics-text".parse().unwrap());
+        assert_eq!(negotiate(&lines), OpenMetrics, "a header may come in several lines");
+    }
 }

@@ -7,6 +7,7 @@ mod auth;
 mod bench;
 mod cli;
 mod device;
+mod monitoring;
 mod server;
 mod strace;
 mod transcripts;
