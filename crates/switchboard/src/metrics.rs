@@ -4,6 +4,8 @@
 //! and store. They are added up when somebody asks for `/metrics`. Every metric is described in
 //! docs/operations.md under the name it has here.
 
+mod process;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use switchboard_broker::{Directory, Event, Refusal, Stats};
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome, RejectCode};
 
+use self::process::Process;
 use crate::log::LineLimit;
 use crate::shard::Budget;
 use crate::store::Log;
@@ -326,15 +329,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Zeroes for `shards` shards; `started` is the process's start in seconds since 1970.
-    pub fn new(shards: usize, started: f64) -> Metrics {
+    /// Zeroes for `shards` shards.
+    pub fn new(shards: usize) -> Metrics {
         let shards: Vec<_> = (0..shards).map(|_| Arc::default()).collect();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(shards.clone())));
         let store = Arc::new(StoreMetrics::default());
         registry.register_collector(Box::new(Store(Arc::clone(&store))));
         let reloads = Arc::default();
-        registry.register_collector(Box::new(Process { started, reloads: Arc::clone(&reloads) }));
+        let process = Process::new();
+        registry.register_collector(Box::new(Server { process, reloads: Arc::clone(&reloads) }));
         Metrics { shards, store, reloads, registry }
     }
 
@@ -397,10 +401,10 @@ struct Shards(Vec<Arc<ShardMetrics>>);
 #[derive(Debug)]
 struct Store(Arc<StoreMetrics>);
 
-/// Facts about the process.
+/// What is neither a shard's nor the store's.
 #[derive(Debug)]
-struct Process {
-    started: f64,
+struct Server {
+    process: Process,
     reloads: Arc<ByLabel<2>>,
 }
 
@@ -420,6 +424,14 @@ impl Encoder<'_> {
 
     fn bytes(&mut self, name: &str, help: &str, kind: MetricType, value: u64) -> fmt::Result {
         let metric = self.0.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
+        match kind {
+            MetricType::Counter => ConstCounter::new(value).encode(metric),
+            _ => ConstGauge::new(value).encode(metric),
+        }
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, kind: MetricType, value: f64) -> fmt::Result {
+        let metric = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
         match kind {
             MetricType::Counter => ConstCounter::new(value).encode(metric),
             _ => ConstGauge::new(value).encode(metric),
@@ -747,7 +759,7 @@ fn encode_log(out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
     encode_latency(out, "switchboard_store_append", help, &[&stats.append])
 }
 
-impl Collector for Process {
+impl Collector for Server {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Encoder(encoder);
         let mut metric = out.0.encode_descriptor(
@@ -758,23 +770,13 @@ impl Collector for Process {
         )?;
         let labels = [("version", env!("CARGO_PKG_VERSION"))];
         ConstGauge::new(1i64).encode(metric.encode_family(&labels)?)?;
-        let metric = out.0.encode_descriptor(
-            "process_start_time",
-            "When the process started, since 1970",
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        ConstGauge::new(self.started).encode(metric)?;
-        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         out.counters(
             "switchboard_config_reloads",
             "Times that SIGHUP had the configuration read again, by what came of it",
             "result",
             RELOADS.into_iter().zip(&self.reloads.0).map(|(label, count)| (label, count.value())),
         )?;
-        out.gauge("process_open_fds", "Open file descriptors", open as u64)?;
-        let max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        out.gauge("process_max_fds", "Most that may be open", max.unwrap_or(u64::MAX))
+        self.process.encode(&mut out)
     }
 }
 
@@ -784,7 +786,7 @@ mod tests {
 
     #[test]
     fn the_text_names_units_and_adds_up_shards() {
-        let metrics = Metrics::new(2, 1.5);
+        let metrics = Metrics::new(2);
         for shard in &metrics.shards {
             shard.connections.set(3);
             shard.messages.at(MessageResult::Delivered as usize).add(2);
@@ -800,7 +802,6 @@ mod tests {
             "switchboard_delivery_latency_seconds_bucket{le=\"0.000025\"} 4",
             "switchboard_delivery_latency_seconds_bucket{le=\"+Inf\"} 4",
             "switchboard_delivery_latency_seconds_count 4",
-            "process_start_time_seconds 1.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -1,6 +1,7 @@
 //! `/metrics`, by what a real server shows and promtool says.
 
 mod formats;
+mod process;
 
 use std::io::Write;
 use std::process::{Command, Stdio};

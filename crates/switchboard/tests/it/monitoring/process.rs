@@ -1,0 +1,46 @@
+//! The standard metrics of the process, held against what the system says of it.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::server::Server;
+
+/// The number behind a word in a file of the server's `/proc`.
+fn told(server: &Server, file: &str, before: &str) -> f64 {
+    let path = format!("/proc/{}/{file}", server.pid().as_raw_nonzero());
+    let text = fs::read_to_string(path).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(before)).expect("it is there");
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Memory moves between two looks, and the kernel itself only estimates it.
+#[test]
+fn the_memory_is_what_the_system_says() {
+    let server = Server::start();
+    for (metric, field) in
+        [("process_resident_memory_bytes", "VmRSS:"), ("process_virtual_memory_bytes", "VmSize:")]
+    {
+        let (shown, told) = (server.metric(metric), told(&server, "status", field) * 1024.0);
+        assert!((0.5..2.0).contains(&(shown / told)), "{metric} {shown}, {field} {told}");
+    }
+}
+
+#[test]
+fn threads_and_the_limit_on_files_are_what_the_system_says() {
+    let server = Server::with(&["shards=3"]);
+    let files = told(&server, "limits", "Max open files");
+    assert_eq!(server.metric("process_max_fds"), files);
+    // One more comes and goes where something is done that may take long.
+    let is_told = |threads| threads > 3.0 && threads == told(&server, "status", "Threads:");
+    server.await_metric("process_threads", is_told);
+}
+
+#[test]
+fn the_process_tells_its_start_and_its_version() {
+    let server = Server::start();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let started = server.metric("process_start_time_seconds");
+    assert!(started <= now && now - started < 60.0, "{started} at {now}");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(server.metric(&format!("switchboard_build_info{{version=\"{version}\"}}")), 1.0);
+}
