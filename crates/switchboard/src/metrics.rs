@@ -23,6 +23,7 @@ use switchboard_broker::{Directory, Event, Refusal, Stats};
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome, RejectCode};
 
 use self::process::Process;
+use crate::config::Config;
 use crate::log::LineLimit;
 use crate::shard::Budget;
 use crate::store::Log;
@@ -316,6 +317,43 @@ pub struct StoreMetrics {
     pub(crate) budget: OnceLock<Arc<Budget>>,
 }
 
+/// What is shown of the configuration; only SIGHUP's thread writes it once the server runs.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// By [`RELOADS`].
+    pub reloads: ByLabel<{ RELOADS.len() }>,
+    max_connections: Number,
+    devices_max: Number,
+    memory_messages_max_bytes: Number,
+}
+
+impl Settings {
+    /// Shows these bounds from now on.
+    pub(crate) fn set(&self, config: &Config) {
+        self.max_connections.set(config.max_connections as u64);
+        self.devices_max.set(config.devices_max as u64);
+        self.memory_messages_max_bytes.set(config.memory_messages_max_bytes as u64);
+    }
+
+    /// The bounds have the names of their keys, to be held against what there is.
+    fn encode(&self, out: &mut Encoder<'_>) -> fmt::Result {
+        let help = "Most connections at once (max_connections)";
+        out.gauge("switchboard_max_connections", help, self.max_connections.value())?;
+        let help = "Most devices with a mailbox (devices_max)";
+        out.gauge("switchboard_devices_max", help, self.devices_max.value())?;
+        let help =
+            "Most that messages may take that are in memory only (memory_messages_max_bytes)";
+        let bytes = self.memory_messages_max_bytes.value();
+        out.bytes("switchboard_memory_messages_max", help, MetricType::Gauge, bytes)?;
+        out.counters(
+            "switchboard_config_reloads",
+            "Times that SIGHUP had the configuration read again, by what came of it",
+            "result",
+            RELOADS.into_iter().zip(&self.reloads.0).map(|(label, count)| (label, count.value())),
+        )
+    }
+}
+
 /// All numbers of the server.
 #[derive(Debug)]
 pub struct Metrics {
@@ -323,23 +361,24 @@ pub struct Metrics {
     pub shards: Vec<Arc<ShardMetrics>>,
     /// Of the store.
     pub store: Arc<StoreMetrics>,
-    /// By [`RELOADS`]; only SIGHUP's thread writes them.
-    pub reloads: Arc<ByLabel<2>>,
+    /// Of the configuration.
+    pub settings: Arc<Settings>,
     registry: Registry,
 }
 
 impl Metrics {
-    /// Zeroes for `shards` shards.
-    pub fn new(shards: usize) -> Metrics {
-        let shards: Vec<_> = (0..shards).map(|_| Arc::default()).collect();
+    /// Zeroes for the shards of a server under this configuration.
+    pub fn new(config: &Config) -> Metrics {
+        let shards: Vec<_> = (0..config.shards).map(|_| Arc::default()).collect();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Shards(shards.clone())));
         let store = Arc::new(StoreMetrics::default());
         registry.register_collector(Box::new(Store(Arc::clone(&store))));
-        let reloads = Arc::default();
+        let settings = Arc::new(Settings::default());
+        settings.set(config);
         let process = Process::new();
-        registry.register_collector(Box::new(Server { process, reloads: Arc::clone(&reloads) }));
-        Metrics { shards, store, reloads, registry }
+        registry.register_collector(Box::new(Server { process, settings: Arc::clone(&settings) }));
+        Metrics { shards, store, settings, registry }
     }
 
     /// Whether nothing becomes durable for now.
@@ -405,7 +444,7 @@ struct Store(Arc<StoreMetrics>);
 #[derive(Debug)]
 struct Server {
     process: Process,
-    reloads: Arc<ByLabel<2>>,
+    settings: Arc<Settings>,
 }
 
 /// One descriptor and its values, in the words of the text format.
@@ -706,6 +745,9 @@ impl Store {
         let help = "Bytes that are free on the file system of the data directory";
         let free = log.stats().free_bytes.load(Relaxed);
         out.bytes("switchboard_store_free", help, MetricType::Gauge, free)?;
+        let help = "Bytes that new messages may take before they are refused";
+        let left = log.stats().left_bytes.load(Relaxed);
+        out.bytes("switchboard_store_left", help, MetricType::Gauge, left)?;
         let help = "Bytes that are set aside for acks on a full disk";
         let ballast = log.stats().ballast_bytes.load(Relaxed);
         out.bytes("switchboard_store_ballast", help, MetricType::Gauge, ballast)?;
@@ -770,12 +812,7 @@ impl Collector for Server {
         )?;
         let labels = [("version", env!("CARGO_PKG_VERSION"))];
         ConstGauge::new(1i64).encode(metric.encode_family(&labels)?)?;
-        out.counters(
-            "switchboard_config_reloads",
-            "Times that SIGHUP had the configuration read again, by what came of it",
-            "result",
-            RELOADS.into_iter().zip(&self.reloads.0).map(|(label, count)| (label, count.value())),
-        )?;
+        self.settings.encode(&mut out)?;
         self.process.encode(&mut out)
     }
 }
@@ -786,7 +823,7 @@ mod tests {
 
     #[test]
     fn the_text_names_units_and_adds_up_shards() {
-        let metrics = Metrics::new(2);
+        let metrics = Metrics::new(&Config { shards: 2, ..Config::default() });
         for shard in &metrics.shards {
             shard.connections.set(3);
             shard.messages.at(MessageResult::Delivered as usize).add(2);
@@ -802,6 +839,7 @@ mod tests {
             "switchboard_delivery_latency_seconds_bucket{le=\"0.000025\"} 4",
             "switchboard_delivery_latency_seconds_bucket{le=\"+Inf\"} 4",
             "switchboard_delivery_latency_seconds_count 4",
+            "switchboard_max_connections 100000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

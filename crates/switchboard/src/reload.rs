@@ -15,7 +15,7 @@ pub(crate) type Source<'a> = dyn Fn() -> Result<Loaded, Mistakes> + 'a;
 /// Rereads everything, and logs what came of it.
 pub(crate) fn reload(shared: &Shared, source: &Source<'_>) {
     let applied = apply(shared, source);
-    shared.metrics.reloads.at(usize::from(applied.is_err())).add(1);
+    shared.metrics.settings.reloads.at(usize::from(applied.is_err())).add(1);
     match applied {
         Ok(Reread { live, restart, .. }) => {
             let changed = live.join(", ");

@@ -113,7 +113,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     let keyring = Arc::new(Keyring::open(config)?);
     let (http, conns) = mpsc::channel(config.http_connections_max);
     let budget = Arc::new(Budget::new(config.store_queue_max_bytes, config.shards));
-    let metrics = Arc::new(Metrics::new(config.shards));
+    let metrics = Arc::new(Metrics::new(config));
     metrics.store.budget.get_or_init(|| Arc::clone(&budget));
     let shared = Shared {
         config: RwLock::new(Arc::clone(config)),

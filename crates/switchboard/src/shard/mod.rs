@@ -116,6 +116,7 @@ impl Shared {
     pub(crate) fn configure(&self, config: &Arc<Config>) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
         self.admission.configure(config);
+        self.metrics.settings.set(config);
         self.inboxes.iter().for_each(|inbox| inbox.configure(Arc::clone(config)));
     }
 }

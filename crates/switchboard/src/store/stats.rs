@@ -24,6 +24,8 @@ pub struct Stats {
     pub queue_bytes: AtomicU64,
     /// Free on the file system, as far as is known; 0 where nothing bounds the log.
     pub free_bytes: AtomicU64,
+    /// What new messages may take before they are refused; 0 where nothing bounds the log.
+    pub left_bytes: AtomicU64,
     /// Set aside.
     pub ballast_bytes: AtomicU64,
     /// 1 while there is no space for new messages.

@@ -278,8 +278,10 @@ impl Writer {
             .as_ref()
             .map_or(0, |active| active.zeros_end.saturating_sub(active.segment.end()));
         let used = self.shared.usage().bytes + u64::from(ahead) + self.ballast.len();
-        let is_changed = self.gate.judge(&self.plan, self.plan.left(used, space), self.is_short);
+        let left = self.plan.left(used, space);
+        let is_changed = self.gate.judge(&self.plan, left, self.is_short);
         let stats = &self.shared.stats;
+        set(&stats.left_bytes, left.saturating_sub(self.plan.headroom()));
         set(&stats.free_bytes, space.map_or(0, |space| space.free));
         set(&stats.ballast_bytes, self.ballast.len());
         set(&stats.is_tight, self.gate.is_tight.into());

@@ -145,10 +145,12 @@ fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again()
     send_itself(&mut a, "m1");
     server.await_metric("switchboard_store_ballast_bytes", |bytes| bytes == f64::from(1 << 20));
     assert!(server.metric("switchboard_store_free_bytes") > 0.0);
+    assert!(server.metric("switchboard_store_left_bytes") > 0.0);
     disk.fill();
     // The log has some room that it took before.
     let refused = fill_store(&mut a, message, 1);
     server.await_metric("switchboard_store_full", |full| full == 1.0);
+    assert_eq!(server.metric("switchboard_store_left_bytes"), 0.0);
     assert!(server.metric("switchboard_rejected_total{code=\"store_full\"}") >= 1.0);
     // What needs no disk goes on, and so does what the ballast pays for.
     send_itself(&mut a, "m2");

@@ -82,6 +82,18 @@ fn what_may_change_live_holds_on_every_shard_at_once() {
     }
 }
 
+/// What alerts compare with has to be what is in force.
+#[test]
+fn the_bounds_among_the_metrics_are_those_in_force() {
+    let server = start("max_connections = 70\ndevices_max = 80\n");
+    assert_eq!(server.metric("switchboard_max_connections"), 70.0);
+    assert_eq!(server.metric("switchboard_devices_max"), 80.0);
+    assert!(reload(&server, "max_connections = 71\nmemory_messages_max_bytes = \"2 MiB\"\n"));
+    assert_eq!(server.metric("switchboard_max_connections"), 71.0);
+    assert_eq!(server.metric("switchboard_devices_max"), 1_000_000.0);
+    assert_eq!(server.metric("switchboard_memory_messages_max_bytes"), f64::from(2 << 20));
+}
+
 #[test]
 fn what_needs_a_restart_is_named_and_stays() {
     let server = start("");
