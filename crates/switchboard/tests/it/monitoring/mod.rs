@@ -1,7 +1,8 @@
-//! What is shipped for Prometheus, and `/metrics` itself, by what a real server shows and
+//! What is shipped for Prometheus and Grafana, and `/metrics` itself, by what a real server shows and
 //! promtool says.
 
 mod alerts;
+mod dashboard;
 mod formats;
 mod guide;
 mod process;
