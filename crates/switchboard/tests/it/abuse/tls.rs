@@ -207,16 +207,21 @@ fn a_broken_replacement_leaves_the_old_certificate() {
     let (server, old) = start(&[]);
     let directory = server.directory.path().to_owned();
     let key = std::fs::read(directory.join("key.pem")).unwrap();
-    for (file, content) in [("cert.pem", &b"no PEM"[..]), ("cert.pem", b""), ("key.pem", b"")] {
-        std::fs::write(directory.join(file), content).unwrap();
+    // Signals that come together are one.
+    let reread = |times| {
         server.signal(Signal::HUP);
-        assert_eq!(get(&server, &old, "/healthz"), "ok\n");
+        let refused = "switchboard_config_reloads_total{result=\"refused\"}";
+        await_metric(&server, &old, refused, |count| count == times);
+    };
+    let broken = [("cert.pem", &b"no PEM"[..]), ("cert.pem", b""), ("key.pem", b"")];
+    for ((file, content), times) in broken.into_iter().zip([1.0, 2.0, 3.0]) {
+        std::fs::write(directory.join(file), content).unwrap();
+        reread(times);
     }
     // A certificate and a key that are fine, but not each other's.
     write_certificate(&directory);
     std::fs::write(directory.join("key.pem"), key).unwrap();
-    server.signal(Signal::HUP);
-    assert_eq!(get(&server, &old, "/healthz"), "ok\n");
+    reread(4.0);
     device(&server, &old);
     let log = server.terminate().log;
     assert_eq!(log.matches("everything stays as it was").count(), 4, "{log}");
