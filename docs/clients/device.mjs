@@ -114,6 +114,7 @@ export class Device {
       this.#save(state);
       [this.#isWelcome, this.#welcomeAt] = [true, Date.now()];
       this.#pingEveryMs = frame.ping_every_ms;
+      this.#await(false);
       // Under their old ids: each is delivered once.
       for (const unanswered of Object.values(state.outbox)) this.#say(unanswered);
       this.#heard(welcome);

@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::server::{PATIENCE, Server};
 
@@ -31,14 +33,14 @@ struct Program {
 impl Program {
     /// Starts it and waits for its welcome; gives its id, too.
     fn start(run: Run<'_>, server: &Server, state: &str) -> (Program, String) {
+        Program::start_at(&server.url(), run, server, state)
+    }
+
+    /// As [`Program::start`], by way of another address.
+    fn start_at(url: &str, run: Run<'_>, server: &Server, state: &str) -> (Program, String) {
         let state = server.directory.path().join(state);
-        let mut child = run()
-            .arg(server.url())
-            .arg(state)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            run().arg(url).arg(state).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (said, output) = mpsc::channel();
         let reader = std::thread::spawn(move || {
@@ -66,9 +68,17 @@ impl Program {
     /// Ends it by the end of its input; gives what it said until then.
     fn end(mut self) -> Vec<Value> {
         drop(self.input.take());
+        let mut said = Vec::new();
+        loop {
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(frame) => said.push(frame),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the client does not end"),
+            }
+        }
         assert!(self.child.wait().unwrap().success());
         self.reader.take().unwrap().join().unwrap();
-        self.output.try_iter().collect()
+        said
     }
 }
 
@@ -178,20 +188,64 @@ fn the_python_client_loses_and_doubles_nothing_over_crashes() {
     nothing_is_lost_or_doubled(Server::alone_on("127.0.0.2"), &run, &run);
 }
 
-#[test]
-fn the_javascript_client_loses_and_doubles_nothing_over_crashes() {
+/// How `cli.mjs` is run, if there is a Node that can.
+fn javascript() -> Option<impl Fn() -> Command> {
     // Node 20 has it under a flag, later ones without, and they may give the flag up.
     let flags: [&[&str]; 2] = [&[], &["--experimental-websocket"]];
     let node = |flags: &[&str]| find("node", &[flags, &["--eval", "WebSocket"]].concat());
-    let Some((node, flags)) = flags.into_iter().find_map(|flags| Some((node(flags)?, flags)))
-    else {
+    let found = flags.into_iter().find_map(|flags| Some((node(flags)?, flags)));
+    if found.is_none() {
         println!("no `node` in PATH has WebSocket (20.10 or later has): Chromium alone tests it");
-        return;
-    };
-    let run = || {
-        let mut command = Command::new(&node);
-        command.args(flags).arg(file("cli.mjs"));
-        command
-    };
+    }
+    found.map(|(node, flags)| {
+        move || {
+            let mut command = Command::new(&node);
+            command.args(flags).arg(file("cli.mjs"));
+            command
+        }
+    })
+}
+
+#[test]
+fn the_javascript_client_loses_and_doubles_nothing_over_crashes() {
+    let Some(run) = javascript() else { return };
     nothing_is_lost_or_doubled(Server::alone_on("127.0.0.3"), &run, &run);
+}
+
+/// Takes two connections to a server; says so of each, and passes on what both sides say.
+fn two_connections(front: TcpListener, server: SocketAddr, taken: &Sender<()>) {
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        // Either side may end it in any way, and the other is told.
+        move || drop((std::io::copy(&mut from, &mut to), to.shutdown(Shutdown::Write)))
+    };
+    std::thread::scope(|scope| {
+        for client in front.incoming().take(2) {
+            let (client, server) = (client.unwrap(), TcpStream::connect(server).unwrap());
+            scope.spawn(copy(client.try_clone().unwrap(), server.try_clone().unwrap()));
+            scope.spawn(copy(server, client));
+            taken.send(()).unwrap();
+        }
+    });
+}
+
+/// A page sees no pings. The first `ping_every_ms` once counted from the second frame on.
+#[test]
+fn the_javascript_client_leaves_a_server_that_is_silent() {
+    let Some(run) = javascript() else { return };
+    let server = Server::with(&["ping_interval=100ms"]);
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", front.local_addr().unwrap());
+    let (taken, connections) = mpsc::channel();
+    let address = server.address;
+    let relay = std::thread::spawn(move || two_connections(front, address, &taken));
+    let (program, id) = Program::start_at(&url, &run, &server, "state.json");
+    connections.recv_timeout(PATIENCE).unwrap();
+    server.signal(Signal::STOP);
+    connections.recv_timeout(PATIENCE).expect("it gives the connection up");
+    server.signal(Signal::CONT);
+    let welcome = program.next();
+    assert_eq!((&welcome["device"], &welcome["resumed"]), (&json!(id), &json!(true)));
+    program.end();
+    drop(server);
+    relay.join().unwrap();
 }
