@@ -22,6 +22,29 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Why a text is no body: no JSON value, or one that receivers cannot be trusted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyFault {
+    /// What is wrong, or was expected.
+    pub what: &'static str,
+    /// The byte where that shows.
+    pub at: usize,
+}
+
+/// Checks that a text may be the body of a message: one JSON value, with white space around it.
+///
+/// # Errors
+/// The first fault.
+pub fn check_body(text: &[u8]) -> Result<(), BodyFault> {
+    let faulty = |fault: Box<Fault>| BodyFault { what: fault.what, at: fault.at };
+    let end = value_end(text, skip_space(text, 0)).map_err(faulty)?;
+    let end = skip_space(text, end);
+    if end < text.len() {
+        return Err(BodyFault { what: "a body is one JSON value; something follows it", at: end });
+    }
+    Ok(())
+}
+
 /// Boxed, so that a position and a fault are returned in registers.
 type Scanned<T> = Result<T, Box<Fault>>;
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use switchboard_proto::v1;
+use switchboard_proto::v1::{self, check_body};
 
 use crate::{oracle, shown};
 
@@ -226,4 +226,13 @@ proptest! {
         let _ = v1::parse_client(&frame);
         let _ = v1::parse_server(&frame);
     }
+}
+
+#[test]
+fn a_faulty_body_says_where() {
+    let deep = "[".repeat(70);
+    for (body, at) in [("{lamp", 1), ("{\"a\":1,\n}", 8), ("", 0), ("1 2", 2), (&deep, 63)] {
+        assert_eq!(check_body(body.as_bytes()).unwrap_err().at, at, "{body}");
+    }
+    assert_eq!(check_body(b" {\"a\": [1e400]} \n"), Ok(()));
 }
