@@ -70,7 +70,7 @@ function progressed(id, progress) {
   const to = conversation.progress(id, progress);
   if (to === null) return;
   if (progress.name === "delivered") announce(`Delivered to ${to}.`);
-  else if (progress.name === "handed-over") announce(`Handed over to ${to}.`);
+  else if (progress.name === "handed-over") announce(`Accepted for ${to}.`);
   else if (progress.name === "accepted" && isAway(to)) announce(`Stored: it waits for ${to}.`);
   else if (progress.what) announce(`To ${to}: ${progress.what}. ${progress.why}`);
 }

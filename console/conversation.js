@@ -27,7 +27,7 @@ const STATES = {
   held: "waits to be sent again",
   accepted: "accepted",
   delivered: "delivered",
-  "handed-over": "handed over",
+  "handed-over": "accepted",
   rejected: "not sent",
   returned: "not delivered",
   unknown: "not confirmed",

@@ -1,23 +1,24 @@
 //! Opens a connection: address, TLS, handshake.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::tungstenite::{self};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+use crate::tls::{self, TlsError};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Time for all of connecting, the welcome included.
+/// Time for all of connecting, the welcome included, where [`Options`] do not say another.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest message that is received, in bytes: the most that a server can be set to, and room
@@ -25,10 +26,18 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_BYTES_MAX: usize = (256 << 20) + 64;
 
 /// How to connect, beyond the address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// PEM file of the authorities to trust for `wss://`, instead of the system's.
     pub ca: Option<PathBuf>,
+    /// Time for all of connecting, the welcome included.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { ca: None, timeout: CONNECT_TIMEOUT }
+    }
 }
 
 /// Why no connection came about.
@@ -43,9 +52,23 @@ pub enum ConnectError {
     /// The authorities to trust could not be had.
     #[error("cannot read the trusted certificates: {0}")]
     Roots(String),
+    /// The system finds no address for the name.
+    #[error("there is no host {host} ({why})")]
+    UnknownHost {
+        /// The name.
+        host: String,
+        /// The system's words.
+        why: io::Error,
+    },
+    /// There is nobody at the address.
+    #[error("the connection was refused: no server listens there")]
+    Refused,
+    /// TLS did not come about, or the scheme is the other one's.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Nobody answered, or not as a WebSocket server does.
     #[error("{}", words(.0))]
-    Transport(tungstenite::Error),
+    Transport(Box<tungstenite::Error>),
     /// The server answered the handshake with an HTTP error.
     #[error("the server answered {status}{}", if body.is_empty() { String::new() } else { format!(": {body}") })]
     Http {
@@ -54,59 +77,89 @@ pub enum ConnectError {
         /// What the server said, white space trimmed.
         body: String,
     },
-    /// The server is a WebSocket server, but its first words are no welcome.
-    #[error("the server does not speak Switchboard's text protocol")]
-    NoWelcome,
     /// The server does not speak the v1 protocol.
     #[error("the server does not speak {}", switchboard_proto::v1::SUBPROTOCOL)]
     NoV1,
-    /// It took longer than [`CONNECT_TIMEOUT`].
-    #[error("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())]
-    Timeout,
+    /// It took longer than the [`Options`] give it.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
 }
 
 /// A WebSocket to `url`, before anything was said, that speaks `subprotocol`.
 pub(crate) async fn open(
     url: &str,
     options: &Options,
-    subprotocol: Option<&'static str>,
+    subprotocol: &'static str,
 ) -> Result<Socket, ConnectError> {
     let no_address = || ConnectError::Address { url: url.to_owned() };
     let mut request = url.into_client_request().map_err(|_| no_address())?;
-    if let Some(name) = subprotocol {
-        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-    }
-    let connector = match request.uri().scheme_str() {
-        Some("ws") => Connector::Plain,
-        Some("wss") => Connector::Rustls(tls(options.ca.as_deref())?),
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    let (connector, default_port) = match request.uri().scheme_str() {
+        Some("ws") => (Connector::Plain, 80),
+        Some("wss") => (Connector::Rustls(tls::config(options.ca.as_deref())?), 443),
         _ => return Err(no_address()),
     };
+    let host = request.uri().host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = request.uri().port_u16().unwrap_or(default_port);
+    let socket = connect(&host, port).await?;
+    let is_plain = matches!(connector, Connector::Plain);
+    match shake_hands(request, socket, connector).await {
+        Ok(socket) => Ok(socket),
+        Err(error) => match explained(error, &host) {
+            ConnectError::Transport(_) if is_plain && tls::is_spoken_by(&host, port).await => {
+                Err(TlsError::TlsPort.into())
+            }
+            error => Err(error),
+        },
+    }
+}
+
+async fn connect(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    let unknown = |why| ConnectError::UnknownHost { host: host.to_owned(), why };
+    let addresses: Vec<_> = lookup_host((host, port)).await.map_err(unknown)?.collect();
+    match TcpStream::connect(addresses.as_slice()).await {
+        Ok(socket) => Ok(socket),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(ConnectError::Refused)
+        }
+        Err(error) => Err(ConnectError::Transport(Box::new(error.into()))),
+    }
+}
+
+async fn shake_hands(
+    request: Request,
+    socket: TcpStream,
+    connector: Connector,
+) -> Result<Socket, tungstenite::Error> {
+    socket.set_nodelay(true)?;
     let limits = WebSocketConfig::default()
         .read_buffer_size(16 << 10)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let opened = tokio_tungstenite::connect_async_tls_with_config(
-        request,
-        Some(limits),
-        true,
-        Some(connector),
-    );
-    opened.await.map(|(socket, _)| socket).map_err(ConnectError::from)
+    let connected = client_async_tls_with_config(request, socket, Some(limits), Some(connector));
+    connected.await.map(|(socket, _)| socket)
 }
 
-impl From<tungstenite::Error> for ConnectError {
-    fn from(error: tungstenite::Error) -> Self {
-        use tungstenite::Error::Protocol;
-        let response = match error {
-            tungstenite::Error::Http(response) => response,
-            Protocol(ProtocolError::SecWebSocketSubProtocolError(
-                SubProtocolError::NoSubProtocol,
-            )) => return ConnectError::NoV1,
-            other => return ConnectError::Transport(other),
-        };
-        let body = response.body().as_deref().unwrap_or_default();
-        let body = String::from_utf8_lossy(body).trim().to_owned();
-        ConnectError::Http { status: response.status().as_u16(), body }
+/// Tells the library's errors apart, of a connection to `host`.
+fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
+    use tungstenite::Error::{Http, Io, Protocol, Tls};
+    let no_subprotocol = SubProtocolError::NoSubProtocol;
+    match error {
+        Http(response) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            let body = String::from_utf8_lossy(body).trim().to_owned();
+            ConnectError::Http { status: response.status().as_u16(), body }
+        }
+        Protocol(ProtocolError::SecWebSocketSubProtocolError(why)) if why == no_subprotocol => {
+            ConnectError::NoV1
+        }
+        Tls(tungstenite::error::TlsError::Rustls(error)) => TlsError::new(&error, host).into(),
+        Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(error) => TlsError::new(error, host).into(),
+            None => ConnectError::Transport(Box::new(Io(error))),
+        },
+        other => ConnectError::Transport(Box::new(other)),
     }
 }
 
@@ -115,41 +168,5 @@ fn words(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::Io(e) => e.to_string(),
         other => other.to_string(),
-    }
-}
-
-fn tls(ca: Option<&Path>) -> Result<Arc<ClientConfig>, ConnectError> {
-    let roots = match ca {
-        Some(file) => roots_in(file)?,
-        None => system_roots()?,
-    };
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(ring)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-fn roots_in(file: &Path) -> Result<RootCertStore, ConnectError> {
-    let fault =
-        |why: &dyn std::fmt::Display| ConnectError::Roots(format!("{}: {why}", file.display()));
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| fault(&e))? {
-        let certificate = certificate.map_err(|e| fault(&e))?;
-        roots.add(certificate).map_err(|e| fault(&e))?;
-    }
-    if roots.is_empty() { Err(fault(&"holds no certificate")) } else { Ok(roots) }
-}
-
-fn system_roots() -> Result<RootCertStore, ConnectError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    match found.errors.first() {
-        Some(e) if roots.is_empty() => Err(ConnectError::Roots(e.to_string())),
-        None if roots.is_empty() => Err(ConnectError::Roots("the system has none".to_owned())),
-        _ => Ok(roots),
     }
 }

@@ -140,6 +140,17 @@ async fn an_ephemeral_device_says_so_in_each_hello() {
 }
 
 #[tokio::test]
+async fn a_session_that_does_not_reconnect_ends_with_its_connection() {
+    let script = vec![Hear(HELLO), Say(WELCOME), Hear(SEND), Drop];
+    let (session, playing) = open(vec![script], Options { reconnect: false, ..quick() }).await;
+    let Err(SendError::Ended(ending)) = session.device().send(outgoing()).await else {
+        panic!("it was answered")
+    };
+    assert_eq!(ending.code, 1006);
+    playing.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_send_without_answer_is_sent_again_under_its_id() {
     let (session, playing) = open(
         vec![

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use switchboard_proto::v1::{Address, ClientFrame, DeviceEvent, WATCH_MAX, parse_client};
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +35,22 @@ pub struct DevicePage {
     pub next: Option<String>,
 }
 
+/// The server's reply to a message, once it comes.
+#[derive(Debug)]
+pub struct Reply {
+    answer: oneshot::Receiver<Result<Accepted, SendError>>,
+    kept: Arc<Kept>,
+}
+
+impl Future for Reply {
+    type Output = Result<Accepted, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(context));
+        Poll::Ready(answer.unwrap_or_else(|_| Err(SendError::Ended(self.kept.ending()))))
+    }
+}
+
 impl Device {
     /// Sends a message and waits for the server's verdict, over as many connections as it takes.
     ///
@@ -40,10 +58,16 @@ impl Device {
     /// [`receipt`](Outgoing::receipt) how it ends comes later, as
     /// [`Event::Outcome`](super::Event::Outcome). Messages are sent in the order of the calls.
     pub async fn send(&self, message: Outgoing) -> Result<Accepted, SendError> {
+        self.begin_send(message).await?.await
+    }
+
+    /// As [`send`](Device::send), without waiting for the server's reply: for many messages on their
+    /// way at once that keep their order.
+    pub async fn begin_send(&self, message: Outgoing) -> Result<Reply, SendError> {
         let frames = vec![message.frame()?];
         let (asker, answer) = oneshot::channel();
         self.ask(Request { id: message.id, frames, asker: Asker::Send(asker) }).await;
-        answer.await.unwrap_or_else(|_| Err(SendError::Ended(self.kept.ending())))
+        Ok(Reply { answer, kept: Arc::clone(&self.kept) })
     }
 
     /// Takes a message back that was accepted and not pushed yet.

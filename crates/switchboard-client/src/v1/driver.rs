@@ -71,6 +71,9 @@ impl Driver {
 
     /// Whether to come back would change nothing, or make it worse.
     fn is_final(&self, ending: &Ending) -> bool {
+        if !self.options.reconnect {
+            return true;
+        }
         match ending.code {
             close::NOT_AUTHENTICATED | close::NOT_ALLOWED | close::PROTOCOL_ERROR => true,
             close::TAKEN_OVER => self.options.taken_over == TakenOver::End,

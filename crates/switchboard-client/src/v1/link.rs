@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::{OpenError, Welcome};
 use crate::connect::{self, CONNECT_TIMEOUT, ConnectError, Options, Socket};
-use crate::event::Ending;
+use crate::ending::Ending;
 
 /// Beyond the time in which the server would have pinged, for the way.
 const GRACE: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ impl Link {
         hello: String,
     ) -> Result<(Link, Welcome), OpenError> {
         let opened = async {
-            let socket = connect::open(url, options, Some(SUBPROTOCOL)).await?;
+            let socket = connect::open(url, options, SUBPROTOCOL).await?;
             let now = Instant::now();
             let mut link = Link {
                 socket,
@@ -68,7 +68,8 @@ impl Link {
                 }
             }
         };
-        timeout(CONNECT_TIMEOUT, opened).await.map_err(|_| ConnectError::Timeout)?
+        let limit = options.timeout;
+        timeout(limit, opened).await.map_err(|_| ConnectError::Timeout(limit))?
     }
 
     /// The next frame, or how the connection ended. Cancel safe.

@@ -35,7 +35,7 @@ mod session;
 
 use std::time::Duration;
 
-pub use device::{Device, DevicePage};
+pub use device::{Device, DevicePage, Reply};
 pub use error::{AskError, CancelError, OpenError, Rejection, SendError};
 pub use event::{Accepted, Event, Message, Place, Receipt};
 pub use kept::State;
@@ -68,6 +68,8 @@ pub struct Options {
     pub ack: Ack,
     /// What to do when a newer connection takes the device over (4409).
     pub taken_over: TakenOver,
+    /// Connects again when the connection ends. Else the session ends with it.
+    pub reconnect: bool,
     /// The pause before connecting again, doubled after each failure. A random part of it, up to a
     /// half, is left out, so that devices that were cut at once do not come back at once.
     pub pause_min: Duration,
@@ -82,6 +84,7 @@ impl Default for Options {
             ephemeral: false,
             ack: Ack::OnNext,
             taken_over: TakenOver::End,
+            reconnect: true,
             pause_min: Duration::from_millis(500),
             pause_max: Duration::from_secs(30),
         }

@@ -1,40 +1,116 @@
-//! What `send` and `listen` share: where the server is, and being a client of it.
+//! What `send` and `listen` share: where the server is, whose token is shown, and errors in words.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use switchboard_client::v1::OpenError;
-use switchboard_client::{Client, ConnectError, Options};
+use switchboard_client::{ConnectError, Options, TlsError};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
+use super::output::escaped;
+use super::state::TokenSource;
+
+/// The variable that holds a token. There is no such option, since the arguments of a process can be
+/// read by everybody on the machine.
+const TOKEN_VARIABLE: &str = "SWITCHBOARD_TOKEN";
 
 /// Which server to use, and how.
 #[derive(clap::Args, Debug)]
 pub(super) struct Server {
-    /// The server; wss:// for TLS
-    #[arg(long, env = "SWITCHBOARD_URL", default_value = "ws://127.0.0.1:8080")]
+    /// The server: HOST (port 8080), HOST:PORT, or ws://, wss://, http:// or https:// and these
+    #[arg(
+        long,
+        env = "SWITCHBOARD_URL",
+        default_value = "ws://127.0.0.1:8080",
+        value_parser = address
+    )]
     pub(super) url: String,
     /// Trust the authorities in this PEM file for wss://, not the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Be the device of this token, as `switchboard token` prints it [default: the token in
+    /// SWITCHBOARD_TOKEN, if that is set; else a new device without a name]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Give up where connecting, or the server's answer, takes longer
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub(super) timeout: Duration,
 }
 
 impl Server {
-    pub(super) async fn connect(&self) -> Result<Client, ConnectError> {
-        Client::connect_with(&self.url, &self.options()).await
-    }
-
-    /// How to connect.
+    /// The SDK's options of connecting.
     pub(super) fn options(&self) -> Options {
-        Options { ca: self.ca.clone() }
+        Options { ca: self.ca.clone(), timeout: self.timeout }
     }
 
-    /// How a command ends that could not connect.
-    pub(super) fn exit_of(&self, error: &OpenError) -> Exit {
-        let is_usage = matches!(error, OpenError::Connect(ConnectError::Address { .. }));
-        if is_usage { Exit::Usage } else { Exit::NotConnected }
+    /// Where the token comes from, if there is one.
+    pub(super) fn token(&self) -> Option<TokenSource> {
+        let variable = || std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+        let file = self.token_file.clone().map(TokenSource::File);
+        file.or_else(|| variable().map(TokenSource::Variable))
     }
+
+    /// Refuses `--durable` for a device that has a name: it is for those without one. Returns true if
+    /// it did.
+    pub(super) fn is_twice_somebody(&self, is_durable: bool) -> bool {
+        let is_twice = is_durable && self.token().is_some();
+        if is_twice {
+            eprintln!(
+                "switchboard: --durable is for a device without a name, and {TOKEN_VARIABLE} is \
+                 set: use --state FILE, or unset it"
+            );
+        }
+        is_twice
+    }
+
+    /// The exit code of a command that could not connect.
+    pub(super) fn exit_of(&self, error: &OpenError) -> Exit {
+        match error {
+            OpenError::Connect(ConnectError::Address { .. } | ConnectError::Roots(_)) => {
+                Exit::Usage
+            }
+            _ => Exit::NotConnected,
+        }
+    }
+
+    /// Why there is no connection, and what to do.
+    pub(super) fn cannot_connect(&self, error: &OpenError) -> String {
+        let hint = match error {
+            OpenError::Connect(ConnectError::Tls(TlsError::Untrusted)) => {
+                "; use --ca FILE, with that authority's certificate (PEM)"
+            }
+            OpenError::Closed(ending) if ending.code == 4401 && self.token().is_none() => {
+                "; give one by --token-file FILE or SWITCHBOARD_TOKEN"
+            }
+            _ => "",
+        };
+        escaped(&format!("cannot connect to {}: {error}{hint}", self.url))
+    }
+}
+
+/// Completes an address by its scheme and port. It is judged when it is used.
+fn address(text: &str) -> Result<String, Infallible> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let scheme = match scheme {
+            "http" => "ws",
+            "https" => "wss",
+            other => other,
+        };
+        return Ok(format!("{scheme}://{rest}"));
+    }
+    let (host, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| is_port(port));
+    let port = if has_port || host.is_empty() { "" } else { ":8080" };
+    Ok(format!("ws://{host}{port}{path}"))
+}
+
+/// A time such as `10s`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; give a time such as 10s"))
 }
 
 /// Runs a client's work on this thread.
@@ -53,5 +129,28 @@ pub(super) async fn interrupted() {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminated.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_be_written_in_short() {
+        for (text, url) in [
+            ("example.org", "ws://example.org:8080"),
+            ("example.org:80", "ws://example.org:80"),
+            ("10.0.0.1/a/b", "ws://10.0.0.1:8080/a/b"),
+            ("[::1]", "ws://[::1]:8080"),
+            ("[::1]:9000/", "ws://[::1]:9000/"),
+            ("http://h", "ws://h"),
+            ("https://h:1/x", "wss://h:1/x"),
+            ("wss://h", "wss://h"),
+            ("ftp://h", "ftp://h"),
+            ("", "ws://"),
+        ] {
+            assert_eq!(address(text).as_deref(), Ok(url));
+        }
     }
 }

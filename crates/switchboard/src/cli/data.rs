@@ -36,7 +36,7 @@ impl Problem {
         Problem { exit: Exit::Failed, words: words.to_string() }
     }
 
-    fn usage(words: impl ToString) -> Problem {
+    pub(super) fn usage(words: impl ToString) -> Problem {
         Problem { exit: Exit::Usage, words: words.to_string() }
     }
 

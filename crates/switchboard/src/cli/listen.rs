@@ -2,162 +2,291 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard_client::{Address, Client, ConnectError, Ending, Event, Info};
+use switchboard_client::v1::{Ack, Device, Event, Message, OpenError, Options, Place, Receipt};
+use switchboard_client::v1::{Session, State, Welcome};
+use switchboard_client::{ConnectError, Ending};
 
 use super::Exit;
 use super::client::{Server, block_on, interrupted};
-use super::listen_v1;
-use super::output::{self, harmless};
+use super::output::{self, escaped, indented};
+use super::state::{StateFile, StateFileError};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   switchboard listen
-  switchboard listen --json | jq 'select(.event == \"message\").text'
+  switchboard listen --json | jq 'select(.event == \"message\").body'
   switchboard listen --device alice --token-file alice.token
-  switchboard listen --durable --json | jq 'select(.event == \"message\").body'
+  switchboard listen --durable
 
-With --device or --durable the id is the same in every run, and what was sent
-meanwhile has waited; each message is acked when its line was taken.
+Plain `listen` is a device that ends with its connection. One with a token, or
+with --durable or --state, is the same in every run: what was sent meanwhile
+has waited. Each message is acked when its line was taken.
+
+A line is \"SENDER: MESSAGE\". Of a message of several lines all but the first
+begin with four spaces; control characters are spelt out, as in \\u{1b}.
 
 Exit codes: 0 ended by Ctrl-C, 1 failed, 2 wrong usage, 3 could not connect,
-  6 the server ended the connection";
+  6 the connection ended, and the device with it or for good";
 
-/// Where to listen, and how to print.
+/// The device to be, and the form of its lines.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    pub(super) server: Server,
-    /// Print one JSON object a line: welcome, message, closed
+    server: Server,
+    /// Print one JSON object a line: welcome, message, outcome, presence, offline, closed
     #[arg(long)]
-    pub(super) json: bool,
-    /// Connect again when the connection ends. Each connection has a new id: the text protocol
-    /// knows no other way. With --device or --durable, which come back by themselves: also wait
-    /// for a server that is not there yet
+    json: bool,
+    /// Wait for a server that is not there yet. A device that ends with its connection also comes
+    /// back, under the same id; those that are kept do in any case
     #[arg(long)]
-    pub(super) reconnect: bool,
+    reconnect: bool,
     /// Be this device, which the token must name
-    #[arg(long, value_name = "NAME", requires = "token_file")]
-    pub(super) device: Option<String>,
-    /// The device's token, as `switchboard token` prints it
-    #[arg(long, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Be a device without a name that keeps its id and its messages
     #[arg(long, conflicts_with = "token_file")]
-    pub(super) durable: bool,
-    /// Where the place in the mailbox is kept, and the token of --durable.
+    durable: bool,
+    /// Be one that is kept in this file.
     #[arg(
-        help = "Keep the place in the mailbox, and the token of --durable, here [default: beside \
-                the token file, or in $XDG_STATE_HOME/switchboard]",
+        help = "Keep the place in the mailbox, and the token of a device without a name, here \
+                [default: beside the token file; for --durable in $XDG_STATE_HOME/switchboard]",
         long,
         value_name = "FILE"
     )]
-    pub(super) state: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// Also tell when this device comes and goes; may be given again
     #[arg(long, value_name = "ID")]
-    pub(super) watch: Vec<String>,
+    watch: Vec<String>,
 }
 
 /// The pause before connecting again, doubled after each failure.
-pub(super) const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The pause stops growing here.
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Why listening stopped, at least to one connection.
+/// Events that are printed, and acked, at once when they come at once.
+const BATCH_MAX: usize = 256;
+
+/// Why listening stopped.
 enum Stop {
     Interrupted,
-    NotConnected(ConnectError),
+    NotConnected(OpenError),
+    /// The token is another device's.
+    Another(String),
     Ended(Ending),
+    State(StateFileError),
     Output(io::Error),
+    Watch(String),
 }
 
-/// Prints what arrives until Ctrl-C, or until the connection ends.
-pub(super) fn run(args: &Args) -> Exit {
-    if args.durable || args.token_file.is_some() {
-        return block_on(listen_v1::listen(args));
+impl Args {
+    /// The device outlives its connection.
+    fn is_kept(&self) -> bool {
+        self.durable || self.state.is_some() || self.server.token().is_some()
     }
-    if args.state.is_some() || !args.watch.is_empty() {
-        eprintln!("switchboard: --state and --watch want --durable, or --token-file FILE");
+
+    /// Where the place in the mailbox is kept. A device whose token is in a variable has only the
+    /// server's own memory of it, unless a file is named.
+    fn state_file(&self) -> Result<Option<StateFile>, StateFileError> {
+        match (&self.state, &self.server.token_file) {
+            (Some(path), _) => Ok(Some(StateFile::new(path.clone(), self.server.token()))),
+            (None, Some(token)) => Ok(Some(StateFile::beside(token))),
+            (None, None) if self.durable => {
+                StateFile::of_user("listen", &self.server.url).map(Some)
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Prints events until it is interrupted, or the session ends.
+pub(super) fn run(args: &Args) -> Exit {
+    if args.server.is_twice_somebody(args.durable) {
         return Exit::Usage;
     }
-    block_on(listen(args))
+    match block_on(follow(args)) {
+        Ok(()) => Exit::Done,
+        Err(stop) => report(args, &stop),
+    }
 }
 
-async fn listen(args: &Args) -> Exit {
+async fn follow(args: &Args) -> Result<(), Stop> {
+    let file = args.state_file().map_err(Stop::State)?;
     let mut interrupt = pin!(interrupted());
+    let mut session = tokio::select! {
+        session = connect(args, file.as_ref()) => session?,
+        () = &mut interrupt => return Err(Stop::Interrupted),
+    };
+    check_name(args, &session)?;
+    if let Some(file) = &file {
+        // A device that is new is lost if its token is.
+        file.save(&session.state()).map_err(Stop::State)?;
+    }
+    let mut unread = pin!(output::reader_left());
+    let listening = async {
+        watch(args, session.device()).await?;
+        print_all(args, file.as_ref(), &mut session).await
+    };
+    let stopped = tokio::select! {
+        stopped = listening => stopped,
+        () = &mut interrupt => Err(Stop::Interrupted),
+        () = &mut unread => Err(Stop::Output(io::ErrorKind::BrokenPipe.into())),
+    };
+    session.close().await;
+    stopped
+}
+
+async fn connect(args: &Args, file: Option<&StateFile>) -> Result<Session, Stop> {
     let mut pause = PAUSE_MIN;
     loop {
-        let connected = tokio::select! {
-            connected = args.server.connect() => connected,
-            () = &mut interrupt => return Exit::Done,
+        let state = match file {
+            Some(file) => file.load(),
+            None => token(args).map(|token| State { token, ..State::default() }),
         };
-        let stop = match connected {
-            Ok(client) => {
-                pause = PAUSE_MIN;
-                follow(args, client, interrupt.as_mut()).await
-            }
-            Err(e) => Stop::NotConnected(e),
+        let state = state.map_err(Stop::State)?;
+        let options = Options {
+            connect: args.server.options(),
+            ephemeral: !args.is_kept(),
+            reconnect: args.reconnect || args.is_kept(),
+            ack: Ack::ByHand,
+            pause_min: PAUSE_MIN,
+            pause_max: PAUSE_MAX,
+            ..Options::default()
         };
-        let exit = report(args, &stop);
-        if !args.reconnect || !matches!(exit, Exit::NotConnected | Exit::ConnectionEnded) {
-            return exit;
-        }
-        eprintln!("switchboard: connecting again in {}", humantime::format_duration(pause));
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = &mut interrupt => return Exit::Done,
-        }
+        let error = match Session::open(&args.server.url, options, state).await {
+            Ok(session) => return Ok(session),
+            Err(error) if args.reconnect && may_help(&error) => error,
+            Err(error) => return Err(Stop::NotConnected(error)),
+        };
+        let (why, again) = (args.server.cannot_connect(&error), humantime::format_duration(pause));
+        eprintln!("switchboard: {why}; connecting again in {again}");
+        tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
-/// Prints the welcome and every event of one connection.
-async fn follow(
-    args: &Args,
-    mut client: Client,
-    mut interrupt: Pin<&mut impl Future<Output = ()>>,
-) -> Stop {
-    let form = if args.json { Form::Json } else { Form::Text };
-    if let Err(e) = output::write(&form.welcome(client.welcome())) {
-        return Stop::Output(e);
+fn token(args: &Args) -> Result<Option<String>, StateFileError> {
+    args.server.token().map(|source| source.read()).transpose()
+}
+
+/// Waiting may bring a connection about.
+fn may_help(error: &OpenError) -> bool {
+    match error {
+        OpenError::Connect(ConnectError::Address { .. } | ConnectError::Roots(_)) => false,
+        OpenError::Connect(_) => true,
+        OpenError::Closed(ending) => ending.code < 4000,
     }
-    let mut unread = pin!(output::reader_left());
+}
+
+/// A wrong token file would show another device's messages, and take them away from it.
+fn check_name(args: &Args, session: &Session) -> Result<(), Stop> {
+    match &args.device {
+        Some(name) if name != session.id() => Err(Stop::Another(session.id().to_owned())),
+        _ => Ok(()),
+    }
+}
+
+async fn watch(args: &Args, device: &Device) -> Result<(), Stop> {
+    if args.watch.is_empty() {
+        return Ok(());
+    }
+    let watched: Vec<&str> = args.watch.iter().map(String::as_str).collect();
+    device.watch(&watched).await.map_err(|error| Stop::Watch(error.to_string()))
+}
+
+/// Prints, keeps and then acks, in this order: what a crash comes between is printed again rather
+/// than lost.
+async fn print_all(
+    args: &Args,
+    file: Option<&StateFile>,
+    session: &mut Session,
+) -> Result<(), Stop> {
+    let form = if args.json { Form::Json } else { Form::Text };
+    let mut is_first = true;
     loop {
-        let event = tokio::select! {
-            event = client.next() => event.expect("a connection's last event ends the loop"),
-            () = &mut interrupt => {
-                client.close().await;
-                return Stop::Interrupted;
-            }
-            () = &mut unread => return Stop::Output(io::ErrorKind::BrokenPipe.into()),
-        };
-        if let Err(e) = output::write(&form.event(&event)) {
-            return Stop::Output(e);
+        let first = session.next().await.expect("the last event ends the loop");
+        let mut batch = vec![first];
+        while batch.len() < BATCH_MAX
+            && let Some(event) = session.try_next()
+        {
+            batch.push(event);
         }
-        if let Event::Closed(end) = event {
-            return Stop::Ended(end);
+        let mut lines = String::new();
+        for event in &batch {
+            lines.push_str(&form.event(event, is_first));
+            is_first &= !matches!(event, Event::Online(_));
+        }
+        if !lines.is_empty() {
+            output::write(&lines).map_err(Stop::Output)?;
+        }
+        keep(file, session, batch.iter().filter_map(Event::place).next_back())?;
+        for event in batch {
+            match event {
+                Event::Closed(ending) => return Err(Stop::Ended(ending)),
+                Event::Expiring { .. } => refresh(args, session.device()).await,
+                Event::Offline { why, retry_in } => offline(&why, retry_in),
+                _ => {}
+            }
         }
     }
 }
 
+fn keep(file: Option<&StateFile>, session: &Session, last: Option<Place>) -> Result<(), Stop> {
+    let Some(last) = last else { return Ok(()) };
+    if let Some(file) = file {
+        file.save(&session.device().state_with(last)).map_err(Stop::State)?;
+    }
+    session.device().ack(last);
+    Ok(())
+}
+
+/// Takes up a newer token, if its file has one.
+async fn refresh(args: &Args, device: &Device) {
+    let token = match token(args) {
+        Ok(Some(token)) if device.state().token.as_ref() != Some(&token) => token,
+        Ok(_) => return eprintln!("switchboard: the token ends within a minute; renew its file"),
+        Err(error) => return eprintln!("switchboard: {error}"),
+    };
+    if let Err(error) = device.refresh(&token).await {
+        eprintln!("switchboard: cannot renew the token: {error}");
+    }
+}
+
+fn offline(why: &str, retry_in: Duration) {
+    let retry_in = Duration::from_millis(retry_in.as_millis() as u64);
+    let again = humantime::format_duration(retry_in);
+    eprintln!("switchboard: offline: {}; connecting again in {again}", escaped(why));
+}
+
 fn report(args: &Args, stop: &Stop) -> Exit {
     let url = &args.server.url;
-    match stop {
-        Stop::Interrupted => Exit::Done,
-        Stop::Output(e) => output::failed(e),
-        Stop::NotConnected(e) => {
-            eprintln!("switchboard: cannot connect to {url}: {e}");
-            let usage = matches!(e, ConnectError::Address { .. });
-            if usage { Exit::Usage } else { Exit::NotConnected }
+    let (exit, words) = match stop {
+        Stop::Interrupted => return Exit::Done,
+        Stop::Output(error) => return output::failed(error),
+        Stop::NotConnected(error) => {
+            (args.server.exit_of(error), args.server.cannot_connect(error))
         }
-        Stop::Ended(end) => {
-            eprintln!("switchboard: no longer connected to {url}: {end}; the id went with it");
-            Exit::ConnectionEnded
+        Stop::Another(device) => {
+            (Exit::Usage, format!("the token is that of {device}; nothing was read or acked"))
         }
-    }
+        Stop::Ended(ending) => {
+            let kept = if args.is_kept() {
+                "what waits is kept for the next run"
+            } else {
+                "the device ended with its connection"
+            };
+            let words = format!("no longer connected to {url}: {ending}; {kept}");
+            (Exit::ConnectionEnded, escaped(&words))
+        }
+        Stop::State(error) => (Exit::Failed, error.to_string()),
+        Stop::Watch(error) => (Exit::Failed, format!("cannot watch: {error}")),
+    };
+    eprintln!("switchboard: {words}");
+    exit
 }
 
 /// How events are printed.
@@ -168,50 +297,81 @@ enum Form {
 }
 
 impl Form {
-    fn welcome(self, info: &Info) -> String {
-        match self {
-            Form::Text => format!("your id is {}\n", info.id),
-            Form::Json => line(&json!({
-                "event": "welcome", "id": info.id.get(), "devices": ids_json(&info.listed),
-                "more": info.more,
-            })),
-        }
-    }
-
     /// The line for `event`, if it has one.
-    fn event(self, event: &Event) -> String {
+    fn event(self, event: &Event, is_first: bool) -> String {
         match (self, event) {
-            (Form::Text, Event::Message { from, text }) => format!("{from}: {}\n", harmless(text)),
-            (Form::Text, Event::Unknown(text)) => format!("{}\n", harmless(text)),
-            // The end is told on standard error, with what it means.
-            (Form::Text, Event::Closed(_)) => String::new(),
-            (Form::Json, Event::Message { from, text }) => {
-                line(&json!({ "event": "message", "from": id_json(from), "text": text }))
-            }
-            (Form::Json, Event::Unknown(text)) => {
-                line(&json!({ "event": "unknown", "text": text }))
-            }
-            (Form::Json, Event::Closed(end)) => {
-                line(&json!({ "event": "closed", "code": end.code, "reason": end.reason }))
-            }
-            // Answers to commands; a listener gives none.
-            (_, Event::Info(_) | Event::Refused(_)) => String::new(),
+            (Form::Text, event) => text(event, is_first),
+            (Form::Json, Event::Message(message)) => message_json(message),
+            (Form::Json, event) => json(event).map_or_else(String::new, |json| format!("{json}\n")),
         }
     }
 }
 
-fn ids_json(ids: &[Address<'_>]) -> Vec<Value> {
-    ids.iter().map(id_json).collect()
-}
-
-/// A number, or a device's name.
-pub(super) fn id_json(id: &Address<'_>) -> Value {
-    match id {
-        Address::Number(id) => id.get().into(),
-        named => named.to_string().into(),
+/// No id holds a space, so only a message's line has its colon behind the first word.
+fn text(event: &Event, is_first: bool) -> String {
+    match event {
+        Event::Online(welcome) if is_first => format!("your id is {}\n", escaped(&welcome.device)),
+        Event::Message(message) => {
+            format!("{}: {}\n", escaped(&message.from), indented(&message.text()))
+        }
+        Event::Outcome(receipt) => {
+            let seen = if receipt.maybe_seen { ", may have been seen" } else { "" };
+            let reason = receipt.reason.as_deref().map(|why| format!(", {}", escaped(why)));
+            let (id, to) = (escaped(&receipt.id), escaped(&receipt.to));
+            let outcome = escaped(&receipt.outcome.to_string());
+            format!("outcome {id} to {to}: {outcome}{seen}{}\n", reason.unwrap_or_default())
+        }
+        Event::Presence { device, online, .. } => {
+            let word = if *online { "online" } else { "offline" };
+            format!("presence {}: {word}\n", escaped(device))
+        }
+        // Told on standard error, with what it means.
+        _ => String::new(),
     }
 }
 
-fn line(value: &Value) -> String {
-    format!("{value}\n")
+fn json(event: &Event) -> Option<Value> {
+    Some(match event {
+        Event::Online(welcome) => welcome_json(welcome),
+        Event::Outcome(receipt) => outcome_json(receipt),
+        Event::Presence { device, online, at_ms } => {
+            json!({ "event": "presence", "device": device, "online": online, "at_ms": at_ms })
+        }
+        Event::Expiring { at_ms } => json!({ "event": "expiring", "at_ms": at_ms }),
+        Event::Offline { why, retry_in } => json!({
+            "event": "offline", "reason": why, "retry_in_ms": retry_in.as_millis() as u64,
+        }),
+        Event::Closed(end) => json!({ "event": "closed", "code": end.code, "reason": end.reason }),
+        Event::Message(_) => return None,
+    })
+}
+
+fn welcome_json(welcome: &Welcome) -> Value {
+    json!({
+        "event": "welcome", "id": welcome.device, "mailbox": welcome.mailbox,
+        "resumed": welcome.resumed, "pending": welcome.pending,
+    })
+}
+
+fn outcome_json(receipt: &Receipt) -> Value {
+    json!({
+        "event": "outcome", "seq": receipt.place.seq(), "id": receipt.id, "to": receipt.to,
+        "outcome": receipt.outcome.to_string(), "at_ms": receipt.at_ms,
+        "maybe_seen": receipt.maybe_seen, "reason": receipt.reason,
+    })
+}
+
+/// The body stands as it was sent, without line breaks between its parts: reading it into numbers
+/// could change them.
+fn message_json(message: &Message) -> String {
+    let Message { place, from, id, sent_at_ms, re, .. } = message;
+    let quoted = |text: &str| Value::from(text).to_string();
+    let re = re.as_deref().map_or_else(|| "null".to_owned(), quoted);
+    format!(
+        "{{\"event\":\"message\",\"seq\":{},\"from\":{},\"id\":{},\"body\":{},\"sent_at_ms\":{sent_at_ms},\"re\":{re}}}\n",
+        place.seq(),
+        quoted(from),
+        quoted(id),
+        output::one_line(&message.body),
+    )
 }

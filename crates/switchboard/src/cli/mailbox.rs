@@ -1,6 +1,7 @@
 //! `switchboard mailbox`: shows the mailboxes of a stopped server, and ends one.
 
 use std::collections::HashMap;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use super::Exit;
 use super::append::Appender;
 use super::data::{self, Problem, read_all};
 use super::mailboxes::{Entry, Mailbox, Mailboxes};
-use super::output::{self, harmless, one_line};
+use super::output::{self, escaped, one_line};
 use crate::store::{DataDir, Options};
 
 /// What to do with mailboxes.
@@ -43,6 +44,9 @@ pub(super) enum Command {
         id: String,
         #[command(flatten)]
         data: data::Args,
+        /// Do not ask; required where standard input is no terminal
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -60,7 +64,7 @@ pub(super) fn run(command: &Command) -> Exit {
     let (done, what) = match command {
         Command::List { data, json } => (list(data, *json), "list the mailboxes"),
         Command::Show { id, data, json } => (show(data, id, *json), "show the mailbox"),
-        Command::Drop { id, data } => (drop_device(data, id), "drop the mailbox"),
+        Command::Drop { id, data, yes } => (drop_device(data, id, *yes), "drop the mailbox"),
     };
     match done {
         Ok(text) => output::print(&text),
@@ -118,7 +122,7 @@ fn show(data: &data::Args, id: &str, as_json: bool) -> Result<String, Problem> {
 
 fn line_text(seq: u64, entry: &Entry, now_ms: u64) -> String {
     let Entry { from, id, len, at_ms, .. } = entry;
-    let id = harmless(id);
+    let id = escaped(id);
     let age = humantime::format_duration(Duration::from_secs(now_ms.saturating_sub(*at_ms) / 1000));
     if let Some(outcome) = entry.outcome {
         return format!("{seq}  outcome of {id} to {from}: {outcome}  {age} old\n");
@@ -129,7 +133,7 @@ fn line_text(seq: u64, entry: &Entry, now_ms: u64) -> String {
         None => String::new(),
     };
     let receipt = if entry.receipt { "  receipt" } else { "" };
-    let body = harmless(&one_line(entry.body.as_deref().unwrap_or_default()));
+    let body = escaped(&one_line(entry.body.as_deref().unwrap_or_default()));
     let shown: String = body.chars().take(SHOWN_MAX).collect();
     let more = if shown.len() < body.len() { "..." } else { "" };
     format!("{seq}  from {from}  id {id}  {len} bytes  {age} old{expiry}{receipt}  {shown}{more}\n")
@@ -149,10 +153,17 @@ fn line_json(seq: u64, entry: &Entry) -> String {
     }
 }
 
-fn drop_device(data: &data::Args, id: &str) -> Result<String, Problem> {
+fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem> {
+    let is_asked = !yes && io::stdin().is_terminal();
+    if !yes && !is_asked {
+        return Err(Problem::usage("nobody can be asked here; give --yes"));
+    }
     let disk = data.open()?;
     let mailboxes = read(&disk, None)?;
     let mailbox = find(&mailboxes, id)?;
+    if is_asked && !agrees(&format!("End {id} with {} messages?", mailbox.waiting().count()))? {
+        return Ok("nothing was dropped\n".to_owned());
+    }
     let mut log = Appender::open(Arc::new(disk), Options::default())?;
     let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut log)?;
     // Last, so that after a crash in between the command can be run again.
@@ -160,6 +171,14 @@ fn drop_device(data: &data::Args, id: &str) -> Result<String, Problem> {
     log.close()?;
     let messages = mailbox.waiting().count();
     Ok(format!("dropped {id}: {messages} messages; {told} senders' outcomes recorded\n"))
+}
+
+/// Asks on the terminal; only a yes is one.
+fn agrees(question: &str) -> Result<bool, Problem> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(Problem::failed)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 /// What is owed to senders, each in its mailbox, as if the device had been away for too long.

@@ -51,18 +51,34 @@ pub(super) fn failed(error: &io::Error) -> Exit {
     Exit::Failed
 }
 
-/// `text` with control characters spelt out, but for new lines and tabs: what another device sends
-/// must not steer this terminal.
-pub(super) fn harmless(text: &str) -> String {
+/// `text` in one line: what another device says must neither steer this terminal nor look like a
+/// line of ours.
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
+        push_harmless(&mut out, c);
+    }
+    out
+}
+
+/// `text` over as many lines as it has, all but the first indented: no line of ours begins so.
+/// Other control characters are spelt out, but for tabs.
+pub(super) fn indented(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\n    "),
+            '\t' => out.push(c),
+            c => push_harmless(&mut out, c),
         }
     }
     out
+}
+
+fn push_harmless(out: &mut String, c: char) {
+    // Line and paragraph separators, and what reverses the direction of writing.
+    let misleads = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || misleads { out.extend(c.escape_default()) } else { out.push(c) }
 }
 
 /// JSON as it stands, without the white space between its parts, and so in one line.
@@ -92,7 +108,13 @@ mod tests {
 
     #[test]
     fn control_characters_are_spelt_out() {
-        assert_eq!(harmless("a\u{1b}[2Jb\r\u{9b}"), "a\\u{1b}[2Jb\\r\\u{9b}");
-        assert_eq!(harmless("two\nlines\tö 😀"), "two\nlines\tö 😀");
+        assert_eq!(escaped("a\u{1b}[2Jb\r\u{9b}\n\t"), "a\\u{1b}[2Jb\\r\\u{9b}\\n\\t");
+        assert_eq!(escaped("\u{202e}ö 😀\u{2028}"), "\\u{202e}ö 😀\\u{2028}");
+    }
+
+    #[test]
+    fn a_line_that_another_device_wrote_begins_unlike_ours() {
+        assert_eq!(indented("two\nlines\tö\r\n"), "two\n    lines\tö\\r\n    ");
+        assert_eq!(indented("a\u{85}b\u{b}c"), "a\\u{85}b\\u{b}c");
     }
 }

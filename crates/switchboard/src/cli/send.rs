@@ -1,195 +1,192 @@
-//! `switchboard send`: sends one text and says what became of it.
+//! `switchboard send`: sends a message, or one for each line of its input, and tells the result.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use switchboard_client::{Address, ConnectError, DeviceId, DeviceRef, Refusal, SendError};
+use switchboard_client::v1::{Outgoing, RejectCode, Word};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{Address, DeviceRef, ID_LEN_MAX, check_body};
+use tokio::sync::mpsc::{self, Receiver};
 
 use super::Exit;
-use super::client::{Server, block_on};
-use super::listen::id_json;
+use super::client::{Server, block_on, time};
+use super::delivery;
 use super::output;
-use super::send_v1;
+use super::report::{Report, Status};
+use super::state::{StateFile, StateFileError};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   switchboard send 100000000 'hello, world'
-  date | switchboard send 100000000 -
-  switchboard send --url wss://example.org --json 100000000 hello
-  switchboard send --durable --ttl 1h alice 'back at noon'
-  switchboard send --durable --wait 10s --body-json alice '{\"lamp\": true}'
+  switchboard send --url wss://example.org --token-file me.token alice hello
+  switchboard send --ttl 1h --wait 1min alice 'back at noon'
+  switchboard send --body-json alice '{\"lamp\": true}'
+  date | switchboard send alice -
+  tail -f events.log | switchboard send --lines --json collector
 
-Exit codes: 0 delivered; with --durable and without --wait: accepted,
-  1 failed, 2 wrong usage, 3 could not connect, 4 no such device, 5 duplicate,
-  6 unknown: the connection ended before the answer; --durable: no answer,
-  7 --wait: stored, and not delivered in time, 8 rejected, for the reason told,
-  9 --wait: refused, expired, or evicted with its device";
+Results, one word each, the same with --json:
+  delivered      the device acked it
+  stored         the server has it, and the device did not ack it within --wait:
+                 it waits until the device comes back
+  accepted       the server has it, and more was not asked for (--wait 0s) or
+                 is not known (a device of the text protocol sends no acks)
+  rejected       the server does not take it; the code says why
+  refused, expired, evicted, cancelled    it ended so within --wait
+  unknown        no answer came; it may have been delivered
+  not_connected  there was no connection; nothing was sent
 
-/// What to send, where.
+Exit codes: 0 delivered or accepted, 1 failed, 2 wrong usage,
+  3 not connected, 4 rejected: no such device, 6 unknown, 7 stored,
+  8 rejected, 9 refused, expired, evicted or cancelled;
+  with --lines that of the worst result, in the order 1 3 6 8 4 9 7 0";
+
+/// A message, its receiver, and the sender.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// The device to send to, by its id, which its page or `switchboard listen` shows, or its name
+    /// The device to send to: its id, which its page or `switchboard listen` shows, or its name
     #[arg(value_parser = device)]
-    pub(super) id: Address<'static>,
-    /// The text; - reads it from standard input, less one final new line
-    #[arg(value_name = "MSG", allow_hyphen_values = true)]
-    message: String,
+    pub(super) to: Address<'static>,
+    /// The message; - reads it from standard input, less one final new line
+    #[arg(value_name = "MSG", allow_hyphen_values = true, required_unless_present = "lines")]
+    message: Option<String>,
+    /// Send each line of standard input as a message, over one connection; a result for each
+    #[arg(long, conflicts_with_all = ["message", "message_id"])]
+    pub(super) lines: bool,
     #[command(flatten)]
     pub(super) server: Server,
-    /// Print the result as one JSON object
+    /// Print results as JSON objects, one a line
     #[arg(long)]
     pub(super) json: bool,
-    #[command(flatten)]
-    pub(super) durable: Durable,
-}
-
-/// What is asked of the v1 protocol.
-#[derive(clap::Args, Debug)]
-pub(super) struct Durable {
-    /// Send over v1: the message waits for a device that is away, on disk; say when it does
-    #[arg(long)]
-    durable: bool,
-    /// Give up on it after this time, such as 1h [default: never]
-    #[arg(long, value_name = "TIME", requires = "durable", value_parser = time)]
+    /// Wait so long for the device's ack; 0s does not wait
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
+    pub(super) wait: Duration,
+    /// Give up on the message after this time, such as 1h [default: never]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) ttl: Option<Duration>,
-    /// Wait so long for its outcome
-    #[arg(long, value_name = "TIME", requires = "durable", value_parser = time)]
-    pub(super) wait: Option<Duration>,
-    /// Have the outcome wait for the sender, to be read by `listen`; wants --state or --token-file
-    #[arg(long, requires = "durable")]
+    /// Have the outcome wait for the sender, to be read by `listen`; requires --state,
+    /// --durable or --token-file
+    #[arg(long)]
     pub(super) receipt: bool,
-    /// Send as the device of this token [default: a new device]
-    #[arg(long, value_name = "FILE", requires = "durable")]
-    pub(super) token_file: Option<PathBuf>,
-    /// Send as the device whose state this is, as `listen --state` keeps it, or make one
-    #[arg(long, value_name = "FILE", requires = "durable")]
-    pub(super) state: Option<PathBuf>,
-    /// Send under this id: the same device's same message is accepted once [default: a random one]
-    #[arg(long = "id", id = "message_id", value_name = "ID", requires = "durable")]
-    pub(super) message_id: Option<String>,
-    /// MSG is JSON, to be sent as it is [default: it is sent as a JSON string]
-    #[arg(long, requires = "durable")]
+    /// Send as the same device in every run, kept in $XDG_STATE_HOME/switchboard
+    /// [default: a device that ends with the command]
+    #[arg(long, conflicts_with = "token_file")]
+    durable: bool,
+    /// Send as the same device in every run, kept in this file, as `listen --state` keeps it
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Send under this id: a message that the same device sends again is accepted once
+    /// [default: a random one]
+    #[arg(long = "id", id = "message_id", value_name = "ID", value_parser = message_id)]
+    message_id: Option<String>,
+    /// The message is JSON, to be sent as it is [default: it is sent as a JSON string]
+    #[arg(long)]
     pub(super) body_json: bool,
 }
 
-/// What became of a text.
-#[derive(Debug)]
-enum Outcome {
-    Delivered { from: DeviceId },
-    Refused { from: DeviceId, error: SendError },
-    NotConnected(ConnectError),
-}
-
-/// Sends, prints the outcome, and ends with its code.
+/// Sends, prints the results, and ends with the code of the worst.
 pub(super) fn run(args: &Args) -> Exit {
-    let text = match text(&args.message) {
+    if args.server.is_twice_somebody(args.durable) {
+        return Exit::Usage;
+    }
+    if args.receipt && !args.is_kept() {
+        eprintln!("switchboard: --receipt requires --state FILE, --durable or --token-file FILE:");
+        eprintln!("  nobody can be the device again to which the outcome is told");
+        return Exit::Usage;
+    }
+    let Some(message) = &args.message else {
+        return block_on(delivery::send(args, input_lines()));
+    };
+    let text = match text(message) {
         Ok(text) => text,
         Err(e) => {
             eprintln!("switchboard: cannot read the message from standard input: {e}");
             return Exit::Failed;
         }
     };
-    if args.durable.durable {
-        if args.durable.receipt && args.durable.state.is_none() && args.durable.token_file.is_none()
-        {
-            eprintln!(
-                "switchboard: --receipt wants --state FILE or --token-file FILE: the outcome"
-            );
-            eprintln!("  of a device that nobody can be again is read by nobody");
-            return Exit::Usage;
-        }
-        return block_on(send_v1::send(args, &text));
+    if let Err(fault) = args.check(&text) {
+        eprintln!("switchboard: {fault}");
+        return Exit::Usage;
     }
-    let outcome = block_on(deliver(args, &text));
-    let exit = outcome.exit();
-    if args.json {
-        let printed = output::print(&format!("{}\n", outcome.to_json(&args.id)));
-        return if exit == Exit::Done { printed } else { exit };
-    }
-    match &outcome {
-        Outcome::Delivered { from } => {
-            let done = if is_mailbox(&args.id) { "handed over for" } else { "delivered to" };
-            output::print(&format!("{done} {} from {from}\n", args.id))
-        }
-        Outcome::Refused { error, .. } => {
-            fail(exit, &format!("cannot send to {}: {error}", args.id))
-        }
-        Outcome::NotConnected(e) => {
-            fail(exit, &format!("cannot connect to {}: {e}", args.server.url))
-        }
-    }
+    let (lines, input) = mpsc::channel(1);
+    lines.try_send(Ok(text.into_bytes())).expect("the channel is open and has room");
+    drop(lines);
+    block_on(delivery::send(args, input))
 }
 
-async fn deliver(args: &Args, text: &str) -> Outcome {
-    let mut client = match args.server.connect().await {
-        Ok(client) => client,
-        Err(e) => return Outcome::NotConnected(e),
-    };
-    let from = client.id();
-    let to = args.id.device().expect("it was read as one");
-    let sent = client.send(to, text).await;
-    client.close().await;
-    match sent {
-        Ok(()) => Outcome::Delivered { from },
-        Err(error) => Outcome::Refused { from, error },
+impl Args {
+    /// The sender outlives the command. A device without a name that nobody keeps does not: a
+    /// server that is told so keeps nothing of it.
+    pub(super) fn is_kept(&self) -> bool {
+        let is_asked_to_last = self.receipt || self.message_id.is_some();
+        self.durable || self.state.is_some() || (is_asked_to_last && self.server.token().is_some())
     }
-}
 
-impl Outcome {
-    fn exit(&self) -> Exit {
-        match self {
-            Outcome::Delivered { .. } => Exit::Done,
-            Outcome::NotConnected(ConnectError::Address { .. }) => Exit::Usage,
-            Outcome::NotConnected(_) => Exit::NotConnected,
-            Outcome::Refused { error, .. } => match error {
-                SendError::Refused(Refusal::NoSuchDevice) => Exit::NoSuchDevice,
-                SendError::Refused(Refusal::Duplicate) => Exit::Duplicate,
-                SendError::Refused(Refusal::MailboxFull) => Exit::Rejected,
-                SendError::Closed(end) if !end.is_refusal() => Exit::ConnectionEnded,
-                SendError::Closed(_) | SendError::Refused(_) | SendError::EventsWaiting => {
-                    Exit::Failed
-                }
-            },
+    /// Where the sender's identity is kept, if it is.
+    ///
+    /// `listen --durable` has a file of its own: two commands of one user with one identity would
+    /// end each other's connection.
+    pub(super) fn state_file(&self) -> Result<Option<StateFile>, StateFileError> {
+        match &self.state {
+            Some(path) => Ok(Some(StateFile::new(path.clone(), self.server.token()))),
+            None if self.durable => StateFile::of_user("send", &self.server.url).map(Some),
+            None => Ok(None),
         }
     }
 
-    fn to_json(&self, to: &Address<'_>) -> Value {
-        let result = match self.exit() {
-            Exit::Done if is_mailbox(to) => "handed_over",
-            Exit::Done => "delivered",
-            Exit::NoSuchDevice => "no_such_device",
-            Exit::Duplicate => "duplicate",
-            Exit::ConnectionEnded => "connection_ended",
-            Exit::NotConnected | Exit::Usage => "not_connected",
-            Exit::Rejected => "rejected",
-            Exit::Failed | Exit::Stored | Exit::NotDelivered => "failed",
+    /// The message that a text becomes, or why it is none.
+    pub(super) fn message(&self, text: Vec<u8>) -> Result<Outgoing, Box<Report>> {
+        let checked = match String::from_utf8(text) {
+            Ok(text) => self.check(&text).map(|()| text),
+            Err(_) => Err("the line is not UTF-8".to_owned()),
         };
-        let to = id_json(to);
-        match self {
-            Outcome::Delivered { from } => {
-                json!({ "result": result, "to": to, "from": from.get() })
-            }
-            Outcome::Refused { from, error } => json!({
-                "result": result, "to": to, "from": from.get(), "reason": error.to_string(),
-            }),
-            Outcome::NotConnected(e) => {
-                json!({ "result": result, "to": to, "reason": e.to_string() })
+        let to = self.to.to_string();
+        let mut message = match &checked {
+            Ok(text) if self.body_json => Outgoing::json(to, text),
+            Ok(text) => Outgoing::text(to, text),
+            Err(_) => Outgoing::text(to, ""),
+        };
+        if let Some(id) = &self.message_id {
+            message.id.clone_from(id);
+        }
+        message.ttl = self.ttl;
+        match checked {
+            Ok(_) => Ok(message),
+            Err(reason) => {
+                let code = Word::Known(RejectCode::BadRequest);
+                let status = Status::Rejected { code, reason };
+                Err(Box::new(Report::new(message, status)))
             }
         }
     }
+
+    /// Checks a text before it is sent.
+    fn check(&self, text: &str) -> Result<(), String> {
+        if !self.body_json {
+            return Ok(());
+        }
+        check_body(text.as_bytes()).map_err(|fault| {
+            let before = text.as_bytes().get(..fault.at).unwrap_or_default();
+            let before = String::from_utf8_lossy(before);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+            format!("the message is not JSON: {} at line {line}, column {column}", fault.what)
+        })
+    }
 }
 
-/// A device with a name has a mailbox, and the text protocol does not tell whether the device is
-/// there.
-fn is_mailbox(to: &Address<'_>) -> bool {
-    matches!(to, Address::Name(_))
-}
-
-fn fail(exit: Exit, what: &str) -> Exit {
-    eprintln!("switchboard: {what}");
-    exit
+/// The lines of standard input, read while there is room for them.
+fn input_lines() -> Receiver<io::Result<Vec<u8>>> {
+    let (lines, input) = mpsc::channel(1);
+    // A thread, because reading from a pipe or a terminal blocks. The process's end ends it.
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().split(b'\n') {
+            if lines.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    input
 }
 
 fn text(message: &str) -> io::Result<String> {
@@ -204,6 +201,23 @@ fn text(message: &str) -> io::Result<String> {
     Ok(text)
 }
 
+/// Prints a result; a failure of printing is told only where nothing else failed.
+pub(super) fn print(args: &Args, report: &Report) -> Exit {
+    let exit = report.exit();
+    if args.json {
+        return exit.worse(output::print(&format!("{}\n", report.to_json())));
+    }
+    let line = report.to_text();
+    match exit {
+        Exit::Done | Exit::Stored => exit.worse(output::print(&format!("{line}\n"))),
+        _ if args.lines => exit.worse(output::print(&format!("{line}\n"))),
+        _ => {
+            eprintln!("switchboard: {line}");
+            exit
+        }
+    }
+}
+
 fn device(text: &str) -> Result<Address<'static>, String> {
     let number = DeviceId::from_decimal(text).map(DeviceRef::Number);
     let device = number.or_else(|| DeviceRef::parse(text)).map(DeviceRef::into_owned);
@@ -214,6 +228,9 @@ fn device(text: &str) -> Result<Address<'static>, String> {
     })
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; give a time such as 10s"))
+fn message_id(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=ID_LEN_MAX => Ok(text.to_owned()),
+        _ => Err(format!("an id has 1 to {ID_LEN_MAX} bytes")),
+    }
 }

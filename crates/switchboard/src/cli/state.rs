@@ -1,4 +1,4 @@
-//! The file in which a v1 device of the command line keeps what makes it the same device again.
+//! The file in which a device of the command line keeps what makes it the same device again.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -18,11 +18,29 @@ struct Content {
     last_seq: u64,
 }
 
+/// Where a device's token comes from.
+#[derive(Clone, Debug)]
+pub(super) enum TokenSource {
+    File(PathBuf),
+    /// The token itself, out of the environment.
+    Variable(String),
+}
+
+impl TokenSource {
+    /// The token as it is now.
+    pub(super) fn read(&self) -> Result<String, StateFileError> {
+        match self {
+            TokenSource::File(path) => token_in(path),
+            TokenSource::Variable(token) => Ok(token.trim().to_owned()),
+        }
+    }
+}
+
 /// Where a device's state is kept, and where its token comes from.
 #[derive(Clone, Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
-    token_file: Option<PathBuf>,
+    token: Option<TokenSource>,
 }
 
 /// Why the state cannot be had, or kept.
@@ -35,19 +53,19 @@ pub(super) struct StateFileError {
 }
 
 impl StateFile {
-    /// `state` as given, or beside the token, or among the user's states: one for each server.
-    pub(super) fn new(
-        state: Option<&Path>,
-        token_file: Option<&Path>,
-        url: &str,
-    ) -> Result<StateFile, StateFileError> {
-        let token_file = token_file.map(Path::to_owned);
-        let path = match (state, &token_file) {
-            (Some(path), _) => path.to_owned(),
-            (None, Some(token)) => beside(token, ".state"),
-            (None, None) => users_states()?.join(format!("listen-{}.json", file_name_of(url))),
-        };
-        Ok(StateFile { path, token_file })
+    pub(super) fn new(path: PathBuf, token: Option<TokenSource>) -> StateFile {
+        StateFile { path, token }
+    }
+
+    /// Beside the file of a token.
+    pub(super) fn beside(token: &Path) -> StateFile {
+        StateFile::new(beside(token, ".state"), Some(TokenSource::File(token.to_owned())))
+    }
+
+    /// Among the user's states: one for each server and command.
+    pub(super) fn of_user(command: &str, url: &str) -> Result<StateFile, StateFileError> {
+        let name = format!("{command}-{}.json", file_name_of(url));
+        Ok(StateFile::new(users_states()?.join(name), None))
     }
 
     /// What is kept; nothing, for a device that is new.
@@ -57,18 +75,24 @@ impl StateFile {
             Err(e) if e.kind() == ErrorKind::NotFound => Content::default(),
             Err(e) => return Err(self.error("read", e)),
         };
-        let token = self.token()?.or(content.token);
+        let token = match (self.token()?, content.token) {
+            // To save would lose the other one for good.
+            (Some(_), Some(_)) => {
+                return Err(self.error("use", "it is another device's than the given token's"));
+            }
+            (given, kept) => given.or(kept),
+        };
         Ok(State { token, mailbox: content.mailbox, last_seq: content.last_seq })
     }
 
-    /// The token as its file has it now.
+    /// The token as its source has it now.
     pub(super) fn token(&self) -> Result<Option<String>, StateFileError> {
-        self.token_file.as_deref().map(token_in).transpose()
+        self.token.as_ref().map(TokenSource::read).transpose()
     }
 
     /// Replaces the file as a whole; when this returns it is on disk.
     pub(super) fn save(&self, state: &State) -> Result<(), StateFileError> {
-        let token = if self.token_file.is_none() { state.token.clone() } else { None };
+        let token = if self.token.is_none() { state.token.clone() } else { None };
         let content = Content { token, mailbox: state.mailbox.clone(), last_seq: state.last_seq };
         let bytes = serde_json::to_vec(&content).expect("numbers and text are JSON");
         self.replace(&bytes).map_err(|e| self.error("write", e))
@@ -95,7 +119,7 @@ impl StateFile {
 }
 
 /// The token in a file, white space around it left out.
-pub(super) fn token_in(file: &Path) -> Result<String, StateFileError> {
+fn token_in(file: &Path) -> Result<String, StateFileError> {
     let error = |why: &dyn ToString| StateFileError {
         doing: "read the token in",
         path: file.to_owned(),
@@ -143,7 +167,7 @@ mod tests {
     fn a_state_comes_back_and_is_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/state");
-        let file = StateFile::new(Some(&path), None, "").unwrap();
+        let file = StateFile::new(path.clone(), None);
         assert_eq!(file.load().unwrap(), State::default());
         for seq in [1, 2] {
             file.save(&state(Some("t"), seq)).unwrap();
@@ -159,11 +183,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("alice.token");
         fs::write(&token, "abc\n").unwrap();
-        let file = StateFile::new(None, Some(&token), "").unwrap();
+        let file = StateFile::beside(&token);
         file.save(&state(Some("abc"), 3)).unwrap();
         let path = dir.path().join("alice.token.state");
         assert!(!fs::read_to_string(path).unwrap().contains("abc"));
         assert_eq!(file.load().unwrap(), state(Some("abc"), 3));
+        let other = StateFile::new(token.with_extension("other"), None);
+        other.save(&state(Some("def"), 1)).unwrap();
+        let mixed = StateFile::new(other.path, Some(TokenSource::File(token.clone())));
+        assert!(mixed.load().unwrap_err().to_string().contains("another device's"));
         fs::write(&token, " \n").unwrap();
         assert!(file.load().unwrap_err().to_string().contains("empty"));
     }

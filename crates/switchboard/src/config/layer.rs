@@ -69,8 +69,8 @@ pub struct Flag {
 const VARIABLE_PREFIX: &str = "SWITCHBOARD_";
 /// Names the configuration file, as `--config` does.
 pub(super) const CONFIG_VARIABLE: &str = "SWITCHBOARD_CONFIG";
-/// Variables with the prefix that are not keys: the file, and the address for `send` and `listen`.
-const OTHER_VARIABLES: [&str; 2] = [CONFIG_VARIABLE, "SWITCHBOARD_URL"];
+/// Variables with the prefix that are not keys: the file, and what `send` and `listen` read.
+const OTHER_VARIABLES: [&str; 3] = [CONFIG_VARIABLE, "SWITCHBOARD_URL", "SWITCHBOARD_TOKEN"];
 
 /// The section of `server.cfg` and its only key.
 const CFG_SECTION: &str = "Settings";

@@ -484,7 +484,12 @@ fn a_rule_is_silent_where_one_of_its_keys_was_misread() {
 
 #[test]
 fn other_variables_are_left_alone() {
-    let others = [("PATH", "/bin"), ("SWITCHBOARD_URL", "ws://h"), ("SWITCHBOARD_CONFIG", "f")];
+    let others = [
+        ("PATH", "/bin"),
+        ("SWITCHBOARD_URL", "ws://h"),
+        ("SWITCHBOARD_TOKEN", "t"),
+        ("SWITCHBOARD_CONFIG", "f"),
+    ];
     assert_eq!(good([vars(&others)]), Config::default());
 }
 

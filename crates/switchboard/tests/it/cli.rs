@@ -13,9 +13,12 @@ use tempfile::TempDir;
 
 use crate::server::{Server, binary};
 
+mod connecting;
 pub(crate) mod damaged;
 mod durable;
 mod killed;
+mod lines;
+mod results;
 mod stopped;
 
 /// The binary in an empty directory, with no variable of the machine's that it would read.
@@ -37,6 +40,15 @@ impl Shell {
         let mut command = binary();
         command.args(line.split_whitespace()).current_dir(self.directory.path());
         command
+    }
+
+    /// Runs `switchboard <line>` to its end, with this on its standard input.
+    fn feed(&self, line: &str, input: &str) -> Ran {
+        let mut command = self.command(line);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Ran::from(child.wait_with_output().unwrap())
     }
 
     /// Runs `switchboard <line>` to its end.
@@ -110,6 +122,27 @@ impl Drop for Listener {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs `send --json`: its exit code and its one result.
+fn send(shell: &Shell, server: &Server, line: &str) -> (Option<i32>, Value) {
+    let ran = shell.run(&format!("send --json --url {} {line}", server.url()));
+    let said = serde_json::from_str(&ran.out);
+    (ran.code, said.unwrap_or_else(|_| panic!("{}{}", ran.out, ran.err)))
+}
+
+/// A token for a device, in a file of its name.
+fn token(shell: &Shell, server: &Server, name: &str) {
+    let data = server.directory.path().join("switchboard-data");
+    let ran = shell.run(&format!("token --device {name} --data-dir {}", data.display()));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    std::fs::write(shell.directory.path().join(name), ran.out).unwrap();
+}
+
+/// Makes a device that is away.
+fn away(shell: &Shell, server: &Server, name: &str) {
+    token(shell, server, name);
+    drop(durable::Listening::start(shell, server, &format!("--token-file {name}")));
 }
 
 fn loaded(text: &str) -> Config {
@@ -242,32 +275,11 @@ fn nobody() -> String {
 }
 
 #[test]
-fn send_where_nobody_listens_could_not_connect() {
-    let url = nobody();
-    let ran = Shell::new().run(&format!("send --url {url} 100000000 hello"));
-    assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
-    let expected = format!("switchboard: cannot connect to {url}: Connection refused");
-    assert!(ran.err.starts_with(&expected), "{}", ran.err);
-}
-
-#[test]
-fn send_to_no_address_is_wrong_usage() {
-    assert_eq!(Shell::new().run("send --url localhost:8080 100000000 hello").code, Some(2));
-}
-
-#[test]
-fn send_as_json_tells_failures_on_standard_output_too() {
-    let ran = Shell::new().run(&format!("send --json --url {} 100000000 hello", nobody()));
-    let said: Value = serde_json::from_str(&ran.out).unwrap();
-    assert_eq!((ran.code, &said["result"]), (Some(3), &json!("not_connected")));
-}
-
-#[test]
 fn what_is_sent_is_heard() {
     let (server, shell) = (Server::start(), Shell::new());
     let mut listener = Listener::start(&shell, &format!("listen --url {}", server.url()));
     let to = listener.id;
-    let ran = shell.run(&format!("send --url {} {to} a,b", server.url()));
+    let ran = shell.run(&format!("send --wait 10s --url {} {to} a,b", server.url()));
     let heard = listener.line();
     let (from, text) = heard.split_once(": ").unwrap();
     assert_eq!(text, "a,b");
@@ -284,15 +296,26 @@ fn what_is_sent_as_json_is_heard_as_json() {
     let (server, shell) = (Server::start(), Shell::new());
     let url = server.url();
     let mut listener = Listener::start(&shell, &format!("listen --json --url {url}"));
-    let ran = shell.run(&format!("send --json --url {url} {} hello", listener.id));
+    let to = listener.id.to_string();
+    let ran = shell.run(&format!("send --json --wait 10s --url {url} {to} hello"));
     let said: Value = serde_json::from_str(&ran.out).unwrap();
+    let (id, from) = (&said["id"], &said["from"]);
+    let heard = listener.json();
+    assert!(from.is_string() && heard["sent_at_ms"].is_u64(), "{said} {heard}");
     assert_eq!(
-        listener.json(),
-        json!({ "event": "message", "from": said["from"], "text": "hello" })
+        said,
+        json!({
+            "result": "delivered", "id": id, "to": to, "from": from, "durability": "memory",
+            "duplicate": false, "code": null, "reason": null, "maybe_seen": false,
+        })
     );
-    assert_eq!(said["result"], "delivered");
-    listener.interrupt();
-    assert_eq!(listener.end().0.code(), Some(0));
+    assert_eq!(
+        heard,
+        json!({
+            "event": "message", "seq": 1, "from": from, "id": id, "body": "hello",
+            "sent_at_ms": heard["sent_at_ms"], "re": null,
+        })
+    );
 }
 
 #[test]
@@ -300,44 +323,38 @@ fn send_reads_standard_input() {
     let (server, shell) = (Server::start(), Shell::new());
     let url = server.url();
     let mut listener = Listener::start(&shell, &format!("listen --json --url {url}"));
-    let mut send = shell.command(&format!("send --url {url} {} -", listener.id));
-    let mut sending = send.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    sending.stdin.take().unwrap().write_all(b"two\nlines\n\n").unwrap();
-    assert_eq!(sending.wait().unwrap().code(), Some(0));
-    assert_eq!(listener.json()["text"], "two\nlines\n");
-    listener.interrupt();
-    assert_eq!(listener.end().0.code(), Some(0));
+    let ran =
+        shell.feed(&format!("send --wait 10s --url {url} {} -", listener.id), "two\nlines\n\n");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(listener.json()["body"], "two\nlines\n");
 }
 
+/// A device once sent a new line, a number and a colon, and it looked like another device's message.
 #[test]
-fn send_to_nobody_is_no_such_device() {
-    let server = Server::start();
-    let ran = Shell::new().run(&format!("send --url {} 1 hello", server.url()));
-    assert_eq!(
-        (ran.code, ran.out.as_str(), ran.err.as_str()),
-        (Some(4), "", "switchboard: cannot send to 1: no such device is connected\n")
-    );
-}
-
-#[test]
-fn send_of_too_much_fails_and_says_why() {
+fn no_message_looks_like_another_line() {
     let (server, shell) = (Server::start(), Shell::new());
-    let text = "x".repeat(Config::default().max_message_bytes * 2);
-    let mut send = shell.command(&format!("send --url {} 1 -", server.url()));
-    send.stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut sending = send.spawn().unwrap();
-    sending.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let ran = Ran::from(sending.wait_with_output().unwrap());
-    assert_eq!(ran.code, Some(1));
-    let expected = "switchboard: cannot send to 1: the message is too large for the server (1009";
-    assert!(ran.err.starts_with(expected), "{}", ran.err);
+    let url = server.url();
+    let mut listener = Listener::start(&shell, &format!("listen --url {url}"));
+    let line = format!("send --wait 10s --url {url} {} -", listener.id);
+    shell.feed(&line, "one\n100000000: two\r\u{1b}[2J\u{2028}x\n");
+    assert!(listener.line().ends_with(": one"));
+    assert_eq!(listener.line(), "    100000000: two\\r\\u{1b}[2J\\u{2028}x");
 }
 
 #[test]
-fn the_url_may_come_from_a_variable() {
-    let (server, shell) = (Server::start(), Shell::new());
-    let output = shell.command("send 1 hello").env("SWITCHBOARD_URL", server.url()).output();
-    assert_eq!(Ran::from(output.unwrap()).code, Some(4));
+fn a_body_that_is_not_json_is_refused_before_anything_is_sent() {
+    let shell = Shell::new();
+    let line = format!("send --url {} --body-json alice", nobody());
+    for (body, why) in [
+        ("{lamp", "expected a string at line 1, column 2"),
+        ("{\"a\":\n [1,}", "line 2, column 5"),
+        ("\"ä\" 1", "something follows it at line 1, column 5"),
+    ] {
+        let ran = Ran::from(shell.command(&line).arg(body).output().unwrap());
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{}", ran.err);
+        assert!(ran.err.starts_with("switchboard: the message is not JSON: "), "{}", ran.err);
+        assert!(ran.err.contains(why), "{}", ran.err);
+    }
 }
 
 #[test]
@@ -360,31 +377,27 @@ fn listen_ends_with_the_server_and_says_so() {
     let (status, err) = listener.end();
     assert_eq!(status.code(), Some(6), "{err}");
     assert!(err.starts_with(&format!("switchboard: no longer connected to {url}: ")), "{err}");
+    assert!(err.contains("the device ended with its connection"), "{err}");
 }
 
 #[test]
 fn listen_connects_again_where_that_is_asked() {
-    let (server, shell) = (Server::with(&["drain=0s"]), Shell::new());
+    let shell = Shell::new();
+    let data_dir = format!("data_dir={}", shell.directory.path().join("data").display());
+    let server = Server::with(&["drain=0s", &data_dir]);
     let line = format!("listen --json --reconnect --url {}", server.url());
     let (address, mut listener) = (server.address, Listener::start(&shell, &line));
     server.terminate();
-    assert_eq!(listener.json()["event"], "closed");
-    let _again = Server::with(&[&format!("listen={address}")]);
-    assert_eq!(listener.json()["event"], "welcome");
+    assert_eq!(listener.json()["event"], "offline");
+    let _again = Server::with(&[&format!("listen={address}"), &data_dir]);
+    let again = loop {
+        let event = listener.json();
+        if event["event"] != "offline" {
+            break event;
+        }
+    };
+    let id = listener.id.to_string();
+    assert_eq!((&again["event"], &again["id"]), (&json!("welcome"), &json!(id)));
     listener.interrupt();
     assert_eq!(listener.end().0.code(), Some(0));
-}
-
-#[test]
-fn send_trusts_the_authority_that_it_is_given_and_no_other() {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let shell = Shell::new().with_file("cert.pem", &made.cert.pem());
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let server = Server::spawn(directory, &["tls_cert=cert.pem", "tls_key=key.pem"], |_| {});
-    let line = format!("send --url wss://{} 1 hello", server.address);
-    assert_eq!(shell.run(&format!("{line} --ca cert.pem")).code, Some(4));
-    let ran = shell.run(&line);
-    assert_eq!(ran.code, Some(3), "{}", ran.err);
 }

@@ -135,7 +135,7 @@ fn every_damaged_file_is_found_refused_and_repaired() {
                 (None, _) => assert_eq!(found, None, "{case}"),
             }
             let running = server(&shell);
-            let ran = shell.run(&format!("send --url {} --durable alice x", running.url()));
+            let ran = shell.run(&format!("send --wait 0s --url {} alice x", running.url()));
             assert_eq!(ran.code == Some(0), found.is_some(), "{case}: {}", ran.err);
             let log = running.terminate().log;
             assert!(!log.contains("restored from a backup"), "{case}: {log}");

@@ -1,22 +1,23 @@
-//! `send --durable` and `listen` over v1: what is kept over runs of either side.
+//! Devices that are kept over runs of `send` and `listen`: with a token, or a state file.
 
 use std::path::Path;
 use std::process::{ChildStdout, Command};
 
 use super::{
-    BufRead, BufReader, Child, Lines, Ran, Server, Shell, Signal, Stdio, Value, json, kill_process,
+    BufRead, BufReader, Child, Lines, Ran, Server, Shell, Signal, Stdio, Value, away, json,
+    kill_process, send, token,
 };
 use rustix::process::Pid;
 
-/// A `switchboard listen --json` over v1, after its welcome.
-struct Listening {
+/// A `switchboard listen --json`, after its welcome.
+pub(super) struct Listening {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    welcome: Value,
+    pub(super) welcome: Value,
 }
 
 impl Listening {
-    fn start(shell: &Shell, server: &Server, line: &str) -> Listening {
+    pub(super) fn start(shell: &Shell, server: &Server, line: &str) -> Listening {
         let url = server.url();
         let mut command = shell.command(&format!("listen --json --url {url} {line}"));
         Listening::spawn(&mut command)
@@ -31,7 +32,7 @@ impl Listening {
         listening
     }
 
-    fn event(&mut self) -> Value {
+    pub(super) fn event(&mut self) -> Value {
         let line = self.lines.next();
         let line = line.unwrap_or_else(|| panic!("the end: {}", self.rest_of_err()));
         serde_json::from_str(&line.unwrap()).unwrap()
@@ -69,20 +70,6 @@ impl Drop for Listening {
     }
 }
 
-/// A token for a device, in a file of its name.
-fn token(shell: &Shell, server: &Server, name: &str) {
-    let data = server.directory.path().join("switchboard-data");
-    let ran = shell.run(&format!("token --device {name} --data-dir {}", data.display()));
-    assert_eq!(ran.code, Some(0), "{}", ran.err);
-    std::fs::write(shell.directory.path().join(name), ran.out).unwrap();
-}
-
-fn send(shell: &Shell, server: &Server, line: &str) -> (Option<i32>, Value) {
-    let ran = shell.run(&format!("send --json --url {} {line}", server.url()));
-    let said = serde_json::from_str(&ran.out);
-    (ran.code, said.unwrap_or_else(|_| panic!("{}{}", ran.out, ran.err)))
-}
-
 #[test]
 fn a_message_waits_for_a_device_that_is_away_and_is_heard_once() {
     let (server, shell) = (Server::start(), Shell::new());
@@ -92,7 +79,7 @@ fn a_message_waits_for_a_device_that_is_away_and_is_heard_once() {
     assert_eq!(listener.welcome["id"], "alice");
     assert_eq!(listener.end(Signal::INT), Some(0));
 
-    let (code, said) = send(&shell, &server, "--durable --receipt --state me alice one");
+    let (code, said) = send(&shell, &server, "--wait 0s --receipt --state me alice one");
     assert_eq!((code, &said["result"]), (Some(0), &json!("accepted")));
     assert_eq!(said["durability"], "disk");
 
@@ -109,7 +96,7 @@ fn a_message_waits_for_a_device_that_is_away_and_is_heard_once() {
     assert_eq!(sender.event()["outcome"], "delivered");
     listener.end(Signal::KILL);
     let mut listener = Listening::start(&shell, &server, line);
-    send(&shell, &server, "--durable alice two");
+    send(&shell, &server, "alice two");
     assert_eq!(listener.event()["body"], "two");
 }
 
@@ -126,7 +113,7 @@ fn a_listener_comes_back_by_itself_and_resumes() {
     let server = Server::with(&[&address, &data_dir]);
     let again = listener.await_event("welcome");
     assert_eq!((&again["id"], &again["resumed"]), (&json!(id), &json!(true)));
-    let (code, said) = send(&shell, &server, &format!("--durable --wait 10s {id} hello"));
+    let (code, said) = send(&shell, &server, &format!("--wait 10s {id} hello"));
     assert_eq!((code, &said["result"]), (Some(0), &json!("delivered")));
     assert_eq!(listener.event()["body"], "hello");
     assert_eq!(listener.end(Signal::INT), Some(0));
@@ -135,33 +122,11 @@ fn a_listener_comes_back_by_itself_and_resumes() {
 }
 
 #[test]
-fn how_a_message_ends_is_told_by_the_exit_code() {
-    let (server, shell) = (Server::start(), Shell::new());
-    token(&shell, &server, "bob");
-    drop(Listening::start(&shell, &server, "--token-file bob"));
-    for (line, code, result) in [
-        ("--durable bob x", 0, "accepted"),
-        ("--durable --wait 10ms bob x", 7, "stored"),
-        ("--durable --ttl 1ms --wait 10s bob x", 9, "expired"),
-        ("--durable nobody x", 4, "rejected"),
-        ("--durable --token-file bob --id i bob x", 0, "accepted"),
-        ("--durable --token-file bob --id i bob y", 8, "rejected"),
-        ("--durable --body-json bob {", 1, "failed"),
-        ("nobody x", 4, "no_such_device"),
-        ("bob x", 0, "handed_over"),
-    ] {
-        let (ended, said) = send(&shell, &server, line);
-        assert_eq!((ended, &said["result"]), (Some(code), &json!(result)), "{line}: {said}");
-    }
-}
-
-#[test]
 fn outcomes_wait_for_the_sender_too() {
     let (server, shell) = (Server::start(), Shell::new());
-    token(&shell, &server, "carol");
-    drop(Listening::start(&shell, &server, "--token-file carol"));
+    away(&shell, &server, "carol");
     let (code, said) =
-        send(&shell, &server, "--durable --ttl 1ms --receipt --state me --id m carol x");
+        send(&shell, &server, "--wait 0s --ttl 1ms --receipt --state me --id m carol x");
     assert_eq!(code, Some(0), "{said}");
     let mut listener = Listening::start(&shell, &server, "--durable --state me");
     assert_eq!(listener.welcome["id"], said["from"]);
@@ -197,21 +162,6 @@ fn two_that_are_one_device_do_not_fight() {
 }
 
 #[test]
-fn people_read_lines() {
-    let (server, shell) = (Server::start(), Shell::new());
-    let line = format!("listen --url {} --durable --state me", server.url());
-    let mut listener = super::Listener::start(&shell, &line);
-    let to = listener.id;
-    let ran = shell.run(&format!("send --url {} --durable --wait 10s {to} a,b", server.url()));
-    let heard = listener.line();
-    let (from, text) = heard.split_once(": ").unwrap();
-    assert_eq!(text, "a,b");
-    assert_eq!((ran.code, ran.out), (Some(0), format!("delivered to {to} from {from}\n")));
-    listener.interrupt();
-    assert_eq!(listener.end().0.code(), Some(0));
-}
-
-#[test]
 fn wrong_tokens_are_explained() {
     let (server, shell) = (Server::start(), Shell::new());
     token(&shell, &server, "erin");
@@ -226,18 +176,63 @@ fn wrong_tokens_are_explained() {
     refused("listen --token-file empty", 1, "it is empty");
     refused("listen --token-file none", 1, "No such file");
     refused("listen --device bob --token-file erin", 2, "the token is that of erin");
-    refused("listen --watch bob", 2, "--durable");
-    refused("send --durable --receipt erin x", 2, "--state FILE");
-    refused("send --ttl 1h erin x", 2, "--durable");
+    refused("send --receipt erin x", 2, "--state FILE");
+    let state = shell.run(&format!("send --wait 0s --state kept --url {url} erin x"));
+    assert_eq!(state.code, Some(0), "{}", state.err);
+    refused("send --state kept --token-file erin erin x", 1, "another device's");
 }
 
 #[test]
 fn the_default_state_is_the_users_own() {
     let (server, shell) = (Server::start(), Shell::new());
     let home = shell.directory.path().join("home");
-    let mut command = shell.command(&format!("listen --json --durable --url {}", server.url()));
-    command.env("XDG_STATE_HOME", &home);
-    drop(Listening::spawn(&mut command));
-    let name = format!("listen-{}.json", server.address.to_string().replace(':', "-"));
-    assert!(Path::exists(&home.join("switchboard").join(name)));
+    let address = server.address;
+    let mut command = shell.command(&format!("listen --json --durable --url {address}"));
+    let listener = Listening::spawn(command.env("XDG_STATE_HOME", &home));
+    let to = listener.welcome["id"].as_str().unwrap().to_owned();
+    // The sender is another device, the same in every run, and ends no listener.
+    let send = || {
+        let line = format!("send --json --wait 10s --durable --url {address} {to} x");
+        let output = shell.command(&line).env("XDG_STATE_HOME", &home).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["result"], "delivered", "{said}");
+        said["from"].as_str().unwrap().to_owned()
+    };
+    let from = send();
+    assert_eq!(send(), from);
+    assert_ne!(from, to);
+    for command in ["listen", "send"] {
+        let name = format!("{command}-{}.json", address.to_string().replace(':', "-"));
+        assert!(Path::exists(&home.join("switchboard").join(name)), "{command}");
+    }
+}
+
+#[test]
+fn a_token_opens_a_server_that_asks_for_one() {
+    let (server, shell) = (Server::with(&["auth=token"]), Shell::new());
+    token(&shell, &server, "alice");
+    token(&shell, &server, "cron");
+    let url = server.url();
+    for command in [format!("listen --url {url}"), format!("send --url {url} alice x")] {
+        let ran = shell.run(&command);
+        assert_eq!(ran.code, Some(3), "{}", ran.err);
+        assert!(
+            ran.err.contains("give one by --token-file FILE or SWITCHBOARD_TOKEN"),
+            "{}",
+            ran.err
+        );
+    }
+    let secret = |name: &str| std::fs::read_to_string(shell.directory.path().join(name)).unwrap();
+    let mut command = shell.command(&format!("listen --json --url {url}"));
+    let mut listener = Listening::spawn(command.env("SWITCHBOARD_TOKEN", secret("alice")));
+    assert_eq!(listener.welcome["id"], "alice");
+    let (code, said) = send(&shell, &server, "--wait 10s --token-file cron alice one");
+    assert_eq!((code, &said["from"]), (Some(0), &json!("cron")));
+    assert_eq!(listener.event()["from"], "cron");
+    let mut command = shell.command(&format!("send --url {url} alice two"));
+    let ran = Ran::from(command.env("SWITCHBOARD_TOKEN", secret("cron")).output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let mut command = shell.command(&format!("send --durable --url {url} alice two"));
+    let ran = Ran::from(command.env("SWITCHBOARD_TOKEN", secret("cron")).output().unwrap());
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
 }

@@ -1,5 +1,9 @@
 //! `mailbox` and `store` on the data directory of a stopped server.
 
+use std::io::Write;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
 use super::{Ran, Server, Shell, Value, json};
 
 /// A server with its data in the shell's directory.
@@ -12,12 +16,12 @@ pub(super) fn server(shell: &Shell) -> Server {
 pub(super) fn device(shell: &Shell, server: &Server, name: &str) {
     let token = shell.run(&format!("token --device {name}")).out;
     std::fs::write(shell.directory.path().join(name), token).unwrap();
-    let line = format!("send --url {} --durable --token-file {name} nobody x", server.url());
+    let line = format!("send --url {} --token-file {name} --id x nobody x", server.url());
     assert_eq!(shell.run(&line).code, Some(4));
 }
 
 pub(super) fn send(shell: &Shell, server: &Server, line: &str) {
-    let ran = shell.run(&format!("send --url {} --durable {line}", server.url()));
+    let ran = shell.run(&format!("send --wait 0s --url {} {line}", server.url()));
     assert_eq!(ran.code, Some(0), "{}", ran.err);
 }
 
@@ -49,7 +53,7 @@ fn mailboxes_are_listed_shown_and_dropped() {
     assert_eq!(shown[1]["receipt"], true);
     assert!(shell.run("mailbox show alice").out.contains("from bob  id one"));
 
-    let dropped = shell.run("mailbox drop alice");
+    let dropped = shell.run("mailbox drop --yes alice");
     assert_eq!((dropped.code, dropped.err.as_str()), (Some(0), ""));
     assert_eq!(shell.run("mailbox show alice").code, Some(4));
     let bobs = rows(&shell.run("mailbox show bob --json"));
@@ -58,7 +62,7 @@ fn mailboxes_are_listed_shown_and_dropped() {
     // The server finds it as it was left, and goes on.
     let running = server(&shell);
     let url = running.url();
-    let ran = shell.run(&format!("send --url {url} --durable alice x"));
+    let ran = shell.run(&format!("send --url {url} alice x"));
     assert_eq!(ran.code, Some(4), "{}", ran.err);
     send(&shell, &running, "--token-file alice bob fourth");
     running.terminate();
@@ -97,7 +101,7 @@ fn the_store_of_a_server_that_runs_is_left_alone() {
     let shell = Shell::new();
     let running = server(&shell);
     device(&shell, &running, "alice");
-    for line in ["mailbox list", "mailbox show alice", "mailbox drop alice", "store check"] {
+    for line in ["mailbox list", "mailbox show alice", "mailbox drop --yes alice", "store check"] {
         let ran = shell.run(line);
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{line}");
         assert!(ran.err.contains("stop the server"), "{line}: {}", ran.err);
@@ -107,10 +111,38 @@ fn the_store_of_a_server_that_runs_is_left_alone() {
 #[test]
 fn where_no_store_is_none_is_made() {
     let shell = Shell::new();
-    for line in ["mailbox list", "store check", "mailbox drop alice --data-dir elsewhere"] {
+    for line in ["mailbox list", "store check", "mailbox drop --yes alice --data-dir elsewhere"] {
         let ran = shell.run(line);
         assert_eq!(ran.code, Some(1), "{line}");
         assert!(ran.err.contains("holds no store"), "{line}: {}", ran.err);
     }
     assert_eq!(std::fs::read_dir(shell.directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_mailbox_is_dropped_only_by_who_means_it() {
+    let shell = Shell::new();
+    let running = server(&shell);
+    device(&shell, &running, "alice");
+    send(&shell, &running, "alice one");
+    running.terminate();
+    let ran = shell.run("mailbox drop alice");
+    assert_eq!(ran.code, Some(2), "nobody can be asked: {}", ran.err);
+    assert!(ran.err.contains("--yes"), "{}", ran.err);
+    let answered = |answer: &str| {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+        let stdin = std::fs::File::options().read(true).write(true).open(name).unwrap();
+        std::fs::File::from(terminal.try_clone().unwrap()).write_all(answer.as_bytes()).unwrap();
+        let mut command = shell.command("mailbox drop alice");
+        Ran::from(command.stdin(stdin).output().unwrap())
+    };
+    let ran = answered("\n");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "nothing was dropped\n"), "{}", ran.err);
+    assert_eq!(ran.err, "End alice with 1 messages? [y/N] ");
+    assert_eq!(shell.run("mailbox show alice").code, Some(0));
+    assert!(answered("y\n").out.starts_with("dropped alice"));
+    assert_eq!(shell.run("mailbox show alice").code, Some(4));
 }

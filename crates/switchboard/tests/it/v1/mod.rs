@@ -1,6 +1,6 @@
 //! Every promise of the v1 protocol at least once, over the real binary.
 
-mod client;
+pub(crate) mod client;
 mod clients;
 mod drain;
 mod faults;

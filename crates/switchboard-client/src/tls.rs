@@ -1,0 +1,163 @@
+//! TLS: which authorities are trusted, and the reasons why it does not come about.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, ClientConnection, InvalidMessage, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::connect::ConnectError;
+
+/// Why TLS did not come about with a server that could be reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// No trusted authority has signed the server's certificate.
+    #[error("the server's certificate is not trusted: no authority known here has signed it")]
+    Untrusted,
+    /// It is for other names.
+    #[error("the server's certificate is not for {host}{}", others(.names))]
+    WrongName {
+        /// The name in the address.
+        host: String,
+        /// Those in the certificate.
+        names: Vec<String>,
+    },
+    /// Its time is over.
+    #[error("the server's certificate has expired: it has to be renewed on the server")]
+    Expired,
+    /// Its time has not begun.
+    #[error("the server's certificate is not valid yet: look at the clocks of both machines")]
+    NotYetValid,
+    /// An authority's certificate is shown as a server's, which RFC 5280 does not allow.
+    #[error(
+        "the server's certificate is made for an authority, not for a server: make one with \
+             basicConstraints=CA:FALSE"
+    )]
+    Authority,
+    /// `wss://` to a port that speaks something else.
+    #[error("this port does not speak TLS: use ws://")]
+    PlainPort,
+    /// `ws://` to a port that speaks TLS.
+    #[error("this port speaks TLS: use wss://")]
+    TlsPort,
+    /// Anything else, in the library's words.
+    #[error("TLS failed: {0}")]
+    Other(String),
+}
+
+fn others(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(", but for {}", names.join(", ")) }
+}
+
+impl TlsError {
+    pub(crate) fn new(error: &rustls::Error, host: &str) -> TlsError {
+        match error {
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                TlsError::PlainPort
+            }
+            rustls::Error::InvalidCertificate(error) => TlsError::of_certificate(error, host),
+            other => TlsError::Other(other.to_string()),
+        }
+    }
+
+    fn of_certificate(error: &CertificateError, host: &str) -> TlsError {
+        match error {
+            // The others where an authority of the same name has another key: every certificate that
+            // is made to try TLS calls itself localhost.
+            CertificateError::UnknownIssuer
+            | CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                TlsError::Untrusted
+            }
+            CertificateError::NotValidForName => {
+                TlsError::WrongName { host: host.to_owned(), names: Vec::new() }
+            }
+            CertificateError::NotValidForNameContext { presented, .. } => {
+                let names = presented.iter().map(|name| name_in(name)).collect();
+                TlsError::WrongName { host: host.to_owned(), names }
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                TlsError::Expired
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                TlsError::NotYetValid
+            }
+            // rustls has no word of its own for it.
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => TlsError::Authority,
+            other => TlsError::Other(format!("the server's certificate is not accepted ({other})")),
+        }
+    }
+}
+
+/// `localhost` of `DnsName("localhost")`, as rustls has it.
+fn name_in(presented: &str) -> String {
+    presented.split('"').nth(1).unwrap_or(presented).to_owned()
+}
+
+/// Returns a configuration that trusts the authorities in the file, or else the system's.
+pub(crate) fn config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, ConnectError> {
+    let roots = match ca {
+        Some(file) => roots_in(file)?,
+        None => system_roots()?,
+    };
+    Ok(Arc::new(config_of(roots)))
+}
+
+fn config_of(roots: RootCertStore) -> ClientConfig {
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn roots_in(file: &Path) -> Result<RootCertStore, ConnectError> {
+    let fault =
+        |why: &dyn std::fmt::Display| ConnectError::Roots(format!("{}: {why}", file.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| fault(&e))? {
+        let certificate = certificate.map_err(|e| fault(&e))?;
+        roots.add(certificate).map_err(|e| fault(&e))?;
+    }
+    if roots.is_empty() { Err(fault(&"holds no certificate")) } else { Ok(roots) }
+}
+
+fn system_roots() -> Result<RootCertStore, ConnectError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    match found.errors.first() {
+        Some(e) if roots.is_empty() => Err(ConnectError::Roots(e.to_string())),
+        None if roots.is_empty() => Err(ConnectError::Roots("the system has none".to_owned())),
+        _ => Ok(roots),
+    }
+}
+
+/// Time for a server to answer the first bytes of TLS.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Returns true if a server that does not answer in HTTP speaks TLS. It is asked by a connection of
+/// its own, because its bytes on the first one are lost in the library's error.
+pub(crate) async fn is_spoken_by(host: &str, port: u16) -> bool {
+    timeout(PROBE_TIMEOUT, first_byte(host, port)).await.ok().flatten().is_some_and(|byte| {
+        // A record of a handshake or of an alert (RFC 8446 section 5.1).
+        matches!(byte, 21 | 22)
+    })
+}
+
+async fn first_byte(host: &str, port: u16) -> Option<u8> {
+    let name = ServerName::try_from(host.to_owned()).ok()?;
+    let config = Arc::new(config_of(RootCertStore::empty()));
+    let mut hello = Vec::new();
+    ClientConnection::new(config, name).ok()?.write_tls(&mut hello).ok()?;
+    let mut socket = TcpStream::connect((host, port)).await.ok()?;
+    socket.write_all(&hello).await.ok()?;
+    socket.read_u8().await.ok()
+}
