@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod data;
 mod delivery;
+mod generate;
 mod listen;
 mod mailbox;
 mod mailboxes;
@@ -32,7 +33,7 @@ use settings::Settings;
 #[derive(Parser, Debug)]
 #[command(
     name = "switchboard",
-    version,
+    version = VERSION,
     args_conflicts_with_subcommands = true,
     after_help = EXAMPLES,
     after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
@@ -68,7 +69,23 @@ enum Command {
     Store(store::Command),
     /// Put load on a server of this machine and measure it
     Bench(crate::bench::Args),
+    /// Print what makes a shell complete commands and options
+    #[command(after_help = generate::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command
+    #[command(after_help = generate::MAN)]
+    Man {
+        /// Where to; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        directory: std::path::PathBuf,
+    },
 }
+
+/// With the commit, where it was built from a clone: build.rs finds it.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("BUILT_FROM"));
 
 const EXAMPLES: &str = "\
 Examples:
@@ -148,6 +165,8 @@ pub fn main() -> ExitCode {
             eprintln!("switchboard: cannot run the bench: {e:#}");
             Exit::Usage.into()
         }),
+        Command::Completions { shell } => generate::completions(shell).into(),
+        Command::Man { directory } => generate::man_pages(&directory).into(),
     }
 }
 
@@ -225,6 +244,8 @@ mod tests {
             listen::EXAMPLES,
             token::EXAMPLES,
             mailbox::EXAMPLES,
+            generate::COMPLETIONS,
+            generate::MAN,
         ];
         let lines = lines.map(str::lines);
         for line in lines.into_iter().flatten() {

@@ -16,6 +16,7 @@ use crate::server::{Server, binary};
 mod connecting;
 pub(crate) mod damaged;
 mod durable;
+mod generated;
 mod killed;
 mod lines;
 mod results;
