@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::device::{Greeting, request_upgrade};
 use super::limits;
 use super::process::{CpuMeter, Process};
-use super::progress::Progress;
+use super::progress::{Goal, Progress};
 use super::report::{Report, known, rounded, us_each};
 use super::target::Target;
 use super::wire::{Dialer, Wire};
@@ -56,7 +56,7 @@ pub fn measure(
 ) -> anyhow::Result<Connect> {
     let connections = options.connections;
     limits::check_open_files(connections as usize)?;
-    let mut rush = Rush::new(*target)?;
+    let mut rush = Rush::new(*target, connections)?;
     let (meter, start) = (CpuMeter::start(server)?, Instant::now());
     rush.run(connections as usize, options.concurrency as usize)?;
     let (spent, seconds) = (meter.stop()?, start.elapsed().as_secs_f64());
@@ -85,13 +85,13 @@ struct Guest {
 }
 
 impl Rush {
-    fn new(target: Target) -> anyhow::Result<Self> {
+    fn new(target: Target, connections: u64) -> anyhow::Result<Self> {
         Ok(Self {
             dialer: Dialer::new(target)?,
             poll: Poll::new()?,
             guests: Vec::new(),
             greeted: 0,
-            progress: Progress::new("connections"),
+            progress: Progress::new("connections", Goal::Count(connections)),
         })
     }
 

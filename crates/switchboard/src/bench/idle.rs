@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::device::Device;
 use super::limits;
 use super::process::Process;
-use super::progress::Progress;
+use super::progress::{Goal, Progress};
 use super::report::{Report, rounded};
 use super::target::Target;
 use super::wire::Dialer;
@@ -61,7 +61,7 @@ pub fn measure(
     let (from, connections) = (options.from, options.connections);
     ensure!(from < connections, "--from must be less than --connections");
     limits::check_open_files(connections as usize)?;
-    let mut crowd = Crowd::new(*target)?;
+    let mut crowd = Crowd::new(*target, connections)?;
     crowd.grow_to(from)?;
     crowd.disperse();
     let from_resident_bytes = crowd.measure_at(from, server)?;
@@ -79,9 +79,10 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(target: Target) -> anyhow::Result<Self> {
+    fn new(target: Target, connections: u64) -> anyhow::Result<Self> {
         let dialer = Dialer::new(target)?;
-        Ok(Self { dialer, devices: Vec::new(), progress: Progress::new("connections") })
+        let progress = Progress::new("connections", Goal::Count(connections));
+        Ok(Self { dialer, devices: Vec::new(), progress })
     }
 
     fn grow_to(&mut self, count: u64) -> anyhow::Result<()> {

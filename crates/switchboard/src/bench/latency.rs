@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::pairs::{self, Delivery, Pairs};
 use super::process::{CpuMeter, Process};
-use super::progress::Progress;
+use super::progress::{Goal, Progress};
 use super::report::{Report, known, rounded, us_each};
 use super::seconds;
 use super::tally::Tally;
@@ -149,7 +149,8 @@ impl Run {
         let histogram =
             || Histogram::new_with_bounds(1, SLOWEST_NS, 3).expect("these bounds are in range");
         let (times, delays) = (histogram(), histogram());
-        Self { pairs, plan, sent: 0, times, delays, progress: Progress::new("sent") }
+        let progress = Progress::new("sent", Goal::Count(plan.total));
+        Self { pairs, plan, sent: 0, times, delays, progress }
     }
 
     fn until_sent(&mut self, messages: u64) -> anyhow::Result<()> {

@@ -201,7 +201,7 @@ impl<'o> Run<'o> {
             delivered: 0,
             unsent: options.messages.unwrap_or(u64::MAX),
             tally: Tally::default(),
-            progress: Progress::new("accepted"),
+            progress: Progress::new("accepted", options.goal()),
             last_accepted: Instant::now(),
         })
     }

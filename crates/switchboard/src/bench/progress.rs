@@ -5,16 +5,29 @@ use std::time::{Duration, Instant};
 
 const REFRESH: Duration = Duration::from_millis(100);
 
+/// What ends a load.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Goal {
+    /// So many of what is counted.
+    Count(u64),
+    /// So long after its start.
+    Time(Duration),
+}
+
 /// Writes over its own line on a terminal, and nothing elsewhere.
 pub(super) struct Progress {
     label: &'static str,
+    goal: Goal,
     shown: bool,
+    began: Instant,
     next: Instant,
 }
 
 impl Progress {
-    pub(super) fn new(label: &'static str) -> Self {
-        Self { label, shown: stderr().is_terminal(), next: Instant::now() }
+    /// The load begins now; `label` says what is counted.
+    pub(super) fn new(label: &'static str, goal: Goal) -> Self {
+        let began = Instant::now();
+        Self { label, goal, shown: stderr().is_terminal(), began, next: began }
     }
 
     /// Shows `count`, at most ten times a second.
@@ -22,7 +35,18 @@ impl Progress {
         if self.shown && now >= self.next {
             self.next = now + REFRESH;
             // A terminal that went away is no reason to stop measuring.
-            let _ = write!(stderr(), "\r\x1b[K{} {count}", self.label);
+            let _ = write!(stderr(), "\r\x1b[K{}", self.line(now - self.began, count));
+        }
+    }
+
+    fn line(&self, elapsed: Duration, count: u64) -> String {
+        let label = self.label;
+        match self.goal {
+            Goal::Count(goal) => format!("{label} {count} of {goal}"),
+            Goal::Time(goal) => {
+                let left = goal.saturating_sub(elapsed).as_secs_f64().ceil();
+                format!("{label} {count}, {left} s left")
+            }
         }
     }
 }
@@ -32,5 +56,20 @@ impl Drop for Progress {
         if self.shown {
             let _ = write!(stderr(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_much_is_left() {
+        let second = Duration::from_secs(1);
+        let line = |goal, elapsed| Progress::new("sent", goal).line(elapsed, 7);
+        assert_eq!(line(Goal::Count(20), second), "sent 7 of 20");
+        assert_eq!(line(Goal::Time(second * 5), second * 3 / 2), "sent 7, 4 s left");
+        // What is in flight at the end is waited for.
+        assert_eq!(line(Goal::Time(second), second * 2), "sent 7, 0 s left");
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::mailbox;
 use super::pairs::{self, Pairs};
 use super::process::{CpuMeter, Process};
-use super::progress::Progress;
+use super::progress::{Goal, Progress};
 use super::report::{Report, known, rounded, us_each};
 use super::seconds;
 use super::tally::Tally;
@@ -51,6 +51,14 @@ pub struct Options {
     /// v1: messages per ack
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub ack_every: u64,
+}
+
+impl Options {
+    /// What ends the load, the warm-up included.
+    pub(super) fn goal(&self) -> Goal {
+        let time = self.warmup_seconds + self.seconds;
+        self.messages.map_or(Goal::Time(time), Goal::Count)
+    }
 }
 
 /// What the devices speak.
@@ -129,7 +137,7 @@ impl Run {
             pairs,
             unsent: options.messages.unwrap_or(u64::MAX),
             arrived: Vec::new(),
-            progress: Progress::new("delivered"),
+            progress: Progress::new("delivered", options.goal()),
             last_arrival: Instant::now(),
         };
         for _ in 0..options.window {

@@ -1,5 +1,6 @@
 //! The data directory of a stopped server: which one, whose it is, and reading its log.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -110,34 +111,52 @@ pub(super) fn read_all_of(
     has_manifest: bool,
     mut visit: impl FnMut(Place, &Record<'_>),
 ) -> Result<Found, OpenError> {
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(disk);
     store::inspect(disk, has_manifest, &mut |place, bytes| {
         visit(place, &record::read(bytes).map_err(|error| error.to_string())?);
-        progress.step();
+        progress.step(bytes);
         Ok(())
     })
 }
 
-/// Shows a person who watches how many records were read; takes the line away when it ends.
+/// Shows a person who watches how much of the log was read; takes the line away when it ends.
 #[derive(Debug)]
 pub(super) struct Progress {
     is_watched: bool,
     records: u64,
+    bytes: u64,
+    /// Of all segments, with the space that is reserved at the end of the newest.
+    bytes_in_all: u64,
     shown_at: Instant,
 }
 
 impl Progress {
-    pub(super) fn new() -> Progress {
-        Progress { is_watched: io::stderr().is_terminal(), records: 0, shown_at: Instant::now() }
+    pub(super) fn new(disk: &DataDir) -> Progress {
+        let segments = fs::read_dir(disk.path().join("log")).into_iter().flatten().flatten();
+        Progress {
+            is_watched: io::stderr().is_terminal(),
+            records: 0,
+            bytes: 0,
+            bytes_in_all: segments.flat_map(|file| file.metadata()).map(|file| file.len()).sum(),
+            shown_at: Instant::now(),
+        }
     }
 
-    pub(super) fn step(&mut self) {
+    /// A record was read.
+    pub(super) fn step(&mut self, record: &[u8]) {
         self.records += 1;
+        self.bytes += record.len() as u64;
         let is_round = self.records.is_multiple_of(4_096);
         if self.is_watched && is_round && self.shown_at.elapsed() >= PROGRESS_INTERVAL {
             self.shown_at = Instant::now();
-            eprint!("\r{} records read ", self.records);
+            eprint!("\r\x1b[K{}", self.line());
         }
+    }
+
+    fn line(&self) -> String {
+        let mib = |bytes: u64| bytes >> 20;
+        let (read, all) = (mib(self.bytes), mib(self.bytes_in_all));
+        format!("{} records read, {read} of {all} MiB", self.records)
     }
 }
 
@@ -146,5 +165,22 @@ impl Drop for Progress {
         if self.is_watched {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_much_of_the_log_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = DataDir::open(dir.path()).unwrap();
+        for name in ["00000001.seg", "00000002.seg"] {
+            fs::write(dir.path().join("log").join(name), vec![0; 2 << 20]).unwrap();
+        }
+        let mut progress = Progress::new(&disk);
+        (0..3).for_each(|_| progress.step(&[0; 512 << 10]));
+        assert_eq!(progress.line(), "3 records read, 1 of 4 MiB");
     }
 }

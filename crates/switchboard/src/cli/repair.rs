@@ -86,10 +86,10 @@ fn copy(disk: &DataDir, built: &Path) -> Result<Copied, Problem> {
     let new = Arc::new(DataDir::open(built).map_err(Problem::failed)?);
     let mut log = Appender::open(new, Options::default())?;
     let mut copied = Copied { now_ms: now_ms()?, ..Copied::default() };
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(disk);
     let mut failed = None;
     let salvaged = store::salvage(disk, State::store_of(disk.path()), &mut |bytes| {
-        progress.step();
+        progress.step(bytes);
         let Ok(record) = record::read(bytes) else {
             copied.unreadable += 1;
             return;

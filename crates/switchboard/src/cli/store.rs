@@ -153,9 +153,9 @@ impl Checked {
             Err(error @ store::OpenError::Newer { .. }) => return Err(Problem::failed(error)),
             Err(error) => error.to_string(),
         };
-        let mut progress = data::Progress::new();
+        let mut progress = data::Progress::new(disk);
         let salvaged = store::salvage(disk, State::store_of(disk.path()), &mut |bytes| {
-            progress.step();
+            progress.step(bytes);
             record::read(bytes).ok();
         });
         drop(progress);
