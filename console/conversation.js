@@ -20,17 +20,17 @@ const DATE_AND_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", 
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const NUMBER = new Intl.NumberFormat();
 
-/** How the progress of a send is shown. */
+/** How the progress of a send is shown: in the words of `switchboard send`, where it has one. */
 const STATES = {
   sending: "sending",
   sent: "sent",
   held: "waits to be sent again",
-  accepted: "accepted",
+  accepted: "stored",
   delivered: "delivered",
   "handed-over": "accepted",
-  rejected: "not sent",
+  rejected: "rejected",
   returned: "not delivered",
-  unknown: "not confirmed",
+  unknown: "unknown",
 };
 /** Nothing that comes later changes these. */
 const FINAL = new Set(["delivered", "handed-over", "rejected", "returned"]);

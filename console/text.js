@@ -23,7 +23,7 @@ const HELP = "help";
  * A connection that speaks the text protocol: a new device each time.
  *
  * The server answers a connection's commands in order and a successful send not at all, so each
- * send is followed by `help`: the info text that comes back proves that the send was handed over.
+ * send is followed by `help`: the info text that comes back proves that the send was accepted.
  */
 export class TextConnection extends Connection {
   /** Commands without their answer yet, oldest first: the id of a send, or null for `help`. */

@@ -52,7 +52,7 @@ async fn a_message_to_a_page_that_is_away_waits_for_it() {
         )
         .await;
     sender.send(&id, "for later").await;
-    sender.shows(".entry.out[data-state=accepted] .state", "accepted, on disk").await;
+    sender.shows(".entry.out[data-state=accepted] .state", "stored, on disk").await;
     let mut device = Device::connect(&server);
     device.send(&id, "by text, for later");
 
