@@ -8,8 +8,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
 use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
@@ -101,7 +101,7 @@ pub(crate) async fn open(
     };
     let host = request.uri().host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = request.uri().port_u16().unwrap_or(default_port);
+    let port = port(request.uri(), default_port).ok_or_else(no_address)?;
     let socket = connect(&host, port).await?;
     let is_plain = matches!(connector, Connector::Plain);
     match shake_hands(request, socket, connector).await {
@@ -112,6 +112,18 @@ pub(crate) async fn open(
             }
             error => Err(error),
         },
+    }
+}
+
+/// The port in the address, or the default one; `None` for one that is no port. `Uri` takes that for
+/// none at all.
+fn port(uri: &Uri, default: u16) -> Option<u16> {
+    let authority = uri.authority()?;
+    let (_, host_and_port) =
+        authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+    match host_and_port.strip_prefix(authority.host())? {
+        "" => Some(default),
+        port => port.strip_prefix(':')?.parse().ok(),
     }
 }
 

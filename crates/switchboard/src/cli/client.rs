@@ -78,16 +78,20 @@ impl Server {
 
     /// Why there is no connection, and what to do.
     pub(super) fn cannot_connect(&self, error: &OpenError) -> String {
-        let hint = match error {
+        let why = match error {
+            // It names the address itself.
+            OpenError::Connect(error @ ConnectError::Address { .. }) => return error.to_string(),
             OpenError::Connect(ConnectError::Tls(TlsError::Untrusted)) => {
-                "; use --ca FILE, with that authority's certificate (PEM)"
+                "certificate not trusted: use --ca FILE (PEM), with the certificate of the authority \
+                 that signed it; a self-signed one is its own"
+                    .to_owned()
             }
             OpenError::Closed(ending) if ending.code == 4401 && self.token().is_none() => {
-                "; give one by --token-file FILE or SWITCHBOARD_TOKEN"
+                format!("{error}; give one by --token-file FILE or SWITCHBOARD_TOKEN")
             }
-            _ => "",
+            error => error.to_string(),
         };
-        escaped(&format!("cannot connect to {}: {error}{hint}", self.url))
+        escaped(&format!("cannot connect to {}: {why}", self.url))
     }
 }
 
@@ -102,8 +106,8 @@ fn address(text: &str) -> Result<String, Infallible> {
         return Ok(format!("{scheme}://{rest}"));
     }
     let (host, path) = text.split_at(text.find('/').unwrap_or(text.len()));
-    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| is_port(port));
+    // The colons of [::1] are none before a port.
+    let has_port = host.rsplit_once(']').map_or(host, |(_, rest)| rest).contains(':');
     let port = if has_port || host.is_empty() { "" } else { ":8080" };
     Ok(format!("ws://{host}{port}{path}"))
 }
@@ -144,6 +148,7 @@ mod tests {
             ("10.0.0.1/a/b", "ws://10.0.0.1:8080/a/b"),
             ("[::1]", "ws://[::1]:8080"),
             ("[::1]:9000/", "ws://[::1]:9000/"),
+            ("example.org:http", "ws://example.org:http"),
             ("http://h", "ws://h"),
             ("https://h:1/x", "wss://h:1/x"),
             ("wss://h", "wss://h"),

@@ -108,6 +108,15 @@ pub(super) fn run(args: &Args) -> Exit {
     if args.server.is_twice_somebody(args.durable) {
         return Exit::Usage;
     }
+    if let Some(name) = &args.device
+        && args.server.token().is_none()
+    {
+        eprintln!(
+            "switchboard: --device {name} requires its token: give it by --token-file FILE or \
+             SWITCHBOARD_TOKEN"
+        );
+        return Exit::Usage;
+    }
     match block_on(follow(args)) {
         Ok(()) => Exit::Done,
         Err(stop) => report(args, &stop),

@@ -103,7 +103,7 @@ Exit codes:
   1  failed while running
   2  wrong usage or configuration; nothing was started or sent
   3  send, listen: could not connect
-  4  send: rejected, there is no such device; mailbox: no device has such a one
+  4  send: rejected, there is no such device; mailbox: the same
   6  send: unknown, no answer came; listen: the connection ended
   7  send: stored, and not delivered in time
   8  send: rejected, for the reason that is told

@@ -176,6 +176,7 @@ fn wrong_tokens_are_explained() {
     refused("listen --token-file empty", 1, "it is empty");
     refused("listen --token-file none", 1, "No such file");
     refused("listen --device bob --token-file erin", 2, "the token is that of erin");
+    refused("listen --device bob", 2, "--device bob requires its token");
     refused("send --receipt erin x", 2, "--state FILE");
     let state = shell.run(&format!("send --wait 0s --state kept --url {url} erin x"));
     assert_eq!(state.code, Some(0), "{}", state.err);
