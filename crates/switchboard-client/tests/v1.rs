@@ -11,6 +11,7 @@ use switchboard_client::v1::{
     Session, State, TakenOver, Word,
 };
 use switchboard_client::{ConnectError, Ending};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -255,6 +256,28 @@ async fn a_server_that_goes_says_when_to_come_back() {
     assert!(matches!(session.next().await, Some(Event::Online(_))));
     let Some(Event::Offline { retry_in, .. }) = session.next().await else { panic!() };
     assert!(retry_in >= Duration::from_millis(20), "{retry_in:?}");
+}
+
+/// A server that goes waits for its clients to close. It once waited for as long as they paused.
+#[tokio::test]
+async fn the_old_connection_is_closed_before_the_pause() {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let going = tokio::spawn(async move {
+        let mut socket = accept(listener.accept().await.unwrap().0).await;
+        socket.next().await.unwrap().unwrap();
+        socket.send(Message::text(WELCOME)).await.unwrap();
+        let frame = CloseFrame { code: 1001.into(), reason: "restart".into() };
+        socket.close(Some(frame)).await.unwrap();
+        while let Some(Ok(_)) = socket.next().await {}
+        socket.get_mut().read(&mut [0]).await
+    });
+    let pause = Duration::from_secs(3600);
+    let options = Options { pause_min: pause, pause_max: pause, ..Options::default() };
+    let session = Session::open(&url, options, State::default()).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(10), going).await;
+    assert_eq!(read.expect("it is closed").unwrap().unwrap(), 0);
+    session.close().await;
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ impl Driver {
                 self.backoff.reset();
             }
             self.requests.begin_anew();
+            // Not only when the next one is open: a server that goes waits for it.
+            drop(link);
             (link, welcome) = match self.connect_again(ending.to_string()).await {
                 Ok(opened) => opened,
                 Err(ending) => return ending,
