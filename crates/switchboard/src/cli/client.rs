@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use switchboard_client::v1::OpenError;
 use switchboard_client::{ConnectError, Options, TlsError};
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::{Address, DeviceRef};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -110,6 +112,17 @@ fn address(text: &str) -> Result<String, Infallible> {
     let has_port = host.rsplit_once(']').map_or(host, |(_, rest)| rest).contains(':');
     let port = if has_port || host.is_empty() { "" } else { ":8080" };
     Ok(format!("ws://{host}{port}{path}"))
+}
+
+/// A device's number or name.
+pub(super) fn device(text: &str) -> Result<Address<'static>, String> {
+    let number = DeviceId::from_decimal(text).map(DeviceRef::Number);
+    let device = number.or_else(|| DeviceRef::parse(text)).map(DeviceRef::into_owned);
+    device.ok_or_else(|| {
+        "a device's id is a number such as 100000000, or its name: a letter, then A-Z a-z 0-9 . _ : \
+         @ -"
+        .to_owned()
+    })
 }
 
 /// A time such as `10s`.

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use switchboard_client::v1::{Ack, Device, Event, Message, OpenError, Options, Place, Receipt};
 use switchboard_client::v1::{Session, State, Welcome};
 use switchboard_client::{ConnectError, Ending};
+use switchboard_proto::v1::Address;
 
 use super::Exit;
-use super::client::{Server, block_on, interrupted};
+use super::client::{Server, block_on, device, interrupted};
 use super::output::{self, escaped, indented};
 use super::state::{StateFile, StateFileError};
 
@@ -59,8 +60,8 @@ pub(super) struct Args {
     )]
     state: Option<PathBuf>,
     /// Also tell when this device comes and goes; may be given again
-    #[arg(long, value_name = "ID")]
-    watch: Vec<String>,
+    #[arg(long, value_name = "ID", value_parser = device)]
+    watch: Vec<Address<'static>>,
 }
 
 /// The pause before connecting again, doubled after each failure.
@@ -203,7 +204,8 @@ async fn watch(args: &Args, device: &Device) -> Result<(), Stop> {
     if args.watch.is_empty() {
         return Ok(());
     }
-    let watched: Vec<&str> = args.watch.iter().map(String::as_str).collect();
+    let watched: Vec<String> = args.watch.iter().map(Address::to_string).collect();
+    let watched: Vec<&str> = watched.iter().map(String::as_str).collect();
     device.watch(&watched).await.map_err(|error| Stop::Watch(error.to_string()))
 }
 

@@ -212,6 +212,7 @@ mod tests {
     fn an_id_must_be_one() {
         for id in ["a/b", "-1", "01", "1.5"] {
             assert!(parse(&format!("switchboard send {id} hello")).is_err(), "{id}");
+            assert!(parse(&format!("switchboard listen --watch={id}")).is_err(), "{id}");
         }
     }
 

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use switchboard_client::v1::{Outgoing, RejectCode, Word};
-use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Address, DeviceRef, ID_LEN_MAX, check_body};
+use switchboard_proto::v1::{Address, ID_LEN_MAX, check_body};
 use tokio::sync::mpsc::{self, Receiver};
 
 use super::Exit;
-use super::client::{Server, block_on, time};
+use super::client::{Server, block_on, device, time};
 use super::delivery;
 use super::output;
 use super::report::{Report, Status};
@@ -216,16 +215,6 @@ pub(super) fn print(args: &Args, report: &Report) -> Exit {
             exit
         }
     }
-}
-
-fn device(text: &str) -> Result<Address<'static>, String> {
-    let number = DeviceId::from_decimal(text).map(DeviceRef::Number);
-    let device = number.or_else(|| DeviceRef::parse(text)).map(DeviceRef::into_owned);
-    device.ok_or_else(|| {
-        "a device's id is a number such as 100000000, or its name: a letter, then A-Z a-z 0-9 . _ : \
-         @ -"
-        .to_owned()
-    })
 }
 
 fn message_id(text: &str) -> Result<String, String> {
