@@ -34,7 +34,7 @@ pub(super) struct Server {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Be the device of this token, as `switchboard token` prints it [default: the token in
-    /// SWITCHBOARD_TOKEN, if that is set; else a new device without a name]
+    /// `SWITCHBOARD_TOKEN`, if that is set; else a new device without a name]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// Give up where connecting, or the server's answer, takes longer

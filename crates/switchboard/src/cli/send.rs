@@ -67,9 +67,13 @@ pub(super) struct Args {
     /// --durable or --token-file
     #[arg(long)]
     pub(super) receipt: bool,
-    /// Send as the same device in every run, kept in $XDG_STATE_HOME/switchboard
-    /// [default: a device that ends with the command]
-    #[arg(long, conflicts_with = "token_file")]
+    /// Send as the same device in every run.
+    #[arg(
+        help = "Send as the same device in every run, kept in $XDG_STATE_HOME/switchboard \
+                [default: a device that ends with the command]",
+        long,
+        conflicts_with = "token_file"
+    )]
     durable: bool,
     /// Send as the same device in every run, kept in this file, as `listen --state` keeps it
     #[arg(long, value_name = "FILE")]
