@@ -70,9 +70,13 @@ pub(crate) fn open(
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
     // Before anything is made in the directory: what is missing of it lies in the repaired store.
-    if dir.exists()
-        && let Some(path) = interrupted_repair(dir)?
-    {
+    let is_there = dir.exists();
+    anyhow::ensure!(
+        !is_there || dir.is_dir(),
+        "data_dir {}: it is a file; give a directory, which is made if it is not there",
+        dir.display()
+    );
+    if is_there && let Some(path) = interrupted_repair(dir)? {
         anyhow::bail!(
             "{} is left of a repair that was interrupted: run `switchboard store repair` again",
             path.display()
@@ -283,9 +287,10 @@ impl Ids {
 pub(crate) const REPAIRED: &str = "repaired-";
 
 /// The directory of a repair that was not finished, if there is one.
-pub(crate) fn interrupted_repair(dir: &Path) -> std::io::Result<Option<PathBuf>> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
+pub(crate) fn interrupted_repair(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let unlisted = |error| anyhow::anyhow!("cannot list {}: {error}", dir.display());
+    for entry in std::fs::read_dir(dir).map_err(unlisted)? {
+        let entry = entry.map_err(unlisted)?;
         if entry.file_name().to_string_lossy().starts_with(REPAIRED) {
             return Ok(Some(entry.path()));
         }

@@ -247,6 +247,19 @@ fn an_address_that_cannot_be_had_says_what_to_do() {
 }
 
 #[test]
+fn a_data_directory_that_is_a_file_is_said_to_be_one() {
+    let shell = Shell::new();
+    std::fs::write(shell.directory.path().join("data"), "x").unwrap();
+    let ran = shell.run("--listen 127.0.0.1:0 --data-dir data");
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.err.contains("switchboard: data_dir data: it is a file; give a directory"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn a_server_cfg_with_keys_that_the_original_ignored_starts() {
     let directory = tempfile::tempdir().unwrap();
     let text = "[Settings]\nlocalhost = 1\nport = 9000\n";
