@@ -50,18 +50,23 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
         .map(|address| listen(address, "metrics_listen", config.idle_timeout))
         .transpose()?;
     let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
-    let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
-    let store = Store::start(&shared, recovered)?;
-    let jobs = store.as_ref().map(|store| store.jobs.clone());
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build()?;
-    // Before anybody is told that the server is there, and so may signal it.
+    // Before the store is opened, which may take a while: a hangup then would end the process.
+    let hangup = {
+        let _control = control.enter();
+        signal(SignalKind::hangup())?
+    };
+    let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
+    let store = Store::start(&shared, recovered)?;
+    let jobs = store.as_ref().map(|store| store.jobs.clone());
+    // Before anybody is told that the server is there, and so may stop it.
     let signals = {
         let _control = control.enter();
-        Signals::new()?
+        Signals::new(hangup)?
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
     greeting::greet(address, metrics_address, &config);
@@ -176,14 +181,26 @@ impl Store {
             log.close()?;
         }
         reader.join()?;
-        let uptime = shared.uptime.after(shared.started.elapsed());
-        if let Err(error) = shared.ids.end(shared.directory.next_id(), uptime) {
-            // The next start skips the ids that were reserved, and knows a few seconds less.
-            tracing::warn!(%error, "the end of this run cannot be noted");
+        // On a thread of its own, because the disk may keep it. The next start skips the ids that were
+        // reserved, and knows a few seconds less.
+        let (say, noted) = std::sync::mpsc::channel();
+        thread::Builder::new().name("end".to_owned()).spawn(move || {
+            let uptime = shared.uptime.after(shared.started.elapsed());
+            say.send(shared.ids.end(shared.directory.next_id(), uptime))
+        })?;
+        match noted.recv_timeout(NOTE_STALL) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the end of this run cannot be noted"),
+            Err(_) => {
+                tracing::warn!("the disk does not take the end of this run; it is not waited for")
+            }
         }
         Ok(())
     }
 }
+
+/// A disk that does not take the server's state for so long is not waited for at the end.
+const NOTE_STALL: Duration = Duration::from_secs(5);
 
 /// Tells the shards what the store's writer says.
 struct StoreListener {
@@ -330,7 +347,7 @@ async fn control_until_drained(
     conns: mpsc::Receiver<HttpConn>,
     mut shards: Shards,
     store: Option<Store>,
-    signals: Signals,
+    mut signals: Signals,
     source: &Source<'_>,
     metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
@@ -351,13 +368,17 @@ async fn control_until_drained(
         () = keep_ids(&shared) => {}
         () = shared.keyring.keep_fresh(std::future::pending()) => {}
     }
-    tokio::task::block_in_place(|| {
+    let end = tokio::task::spawn_blocking(|| {
         shards.join()?;
         store.map_or(Ok(()), Store::end)
-    })?;
-    // The shards are gone, so this drops the last sender, and the HTTP server ends.
-    drop(shared);
-    http.await?;
+    });
+    tokio::select! {
+        ended = end => ended??,
+        signal = stop(&mut signals.terminate, &mut signals.interrupt) => stop_at_once(signal),
+    }
+    // Nobody hands it a connection any more. It would not see that: a reader that is not waited for
+    // keeps what it shares with the shards.
+    http.abort();
     tracing::info!("stopped");
     Ok(())
 }
@@ -399,18 +420,18 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    fn new(hangup: Signal) -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup,
         })
     }
 
     /// Until all shards have ended: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP
     /// rereads the configuration. A shard that fails takes the others down in good order.
     async fn obey(
-        mut self,
+        &mut self,
         shared: &Shared,
         source: &Source<'_>,
         state: &http::State,
@@ -428,17 +449,28 @@ impl Signals {
                     reload::reload(shared, source);
                     continue;
                 }
-                _ = self.terminate.recv() => "SIGTERM",
-                _ = self.interrupt.recv() => "SIGINT",
+                signal = stop(&mut self.terminate, &mut self.interrupt) => signal,
             };
             if is_draining {
-                tracing::warn!(signal, "stopping at once");
-                std::process::exit(1);
+                stop_at_once(signal);
             }
             is_draining = true;
             drain(signal, shared, state);
         }
     }
+}
+
+/// Waits for a signal to stop.
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+fn stop_at_once(signal: &str) -> ! {
+    tracing::warn!(signal, "stopping at once");
+    std::process::exit(1);
 }
 
 fn drain(signal: &str, shared: &Shared, state: &http::State) {

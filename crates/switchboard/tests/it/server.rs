@@ -1,6 +1,6 @@
 //! The real server as a child process on a free port, ended when dropped.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -21,7 +21,7 @@ pub(crate) fn binary() -> Command {
     command
 }
 
-fn without_settings(command: &mut Command) {
+pub(crate) fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SWITCHBOARD_") {
             command.env_remove(name);
@@ -155,6 +155,17 @@ impl Server {
     pub(crate) fn terminate(self) -> Ended {
         self.signal(Signal::TERM);
         self.wait()
+    }
+
+    /// Waits until no connection is accepted any more.
+    pub(crate) fn await_refused(&self) {
+        let began = Instant::now();
+        loop {
+            match TcpStream::connect(self.address) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+                _ => assert!(began.elapsed() < PATIENCE, "it still accepts"),
+            }
+        }
     }
 
     /// A TCP connection that fails a test rather than hang it.

@@ -28,6 +28,9 @@ pub(crate) const READER: &str = "store-reader";
 /// The thread of the HTTP server.
 pub(crate) const CONTROL: &str = "control";
 
+/// In microseconds: longer than any test takes.
+const HANG: &str = "delay_enter=600000000";
+
 /// Those that make data durable.
 pub(crate) const SYNCS: &str = "fdatasync,fsync";
 
@@ -35,20 +38,24 @@ impl Tampering {
     /// From the return of this on, `calls` (names with commas between them) fail with this error
     /// and are not made.
     pub(crate) fn fail(server: &Server, thread: &str, calls: &str, error: &str) -> Tampering {
-        Tampering::begin(server, thread, calls, &format!("error={error}"))
+        Tampering::begin(&["-p", &thread_id(server, thread)], calls, &format!("error={error}"))
     }
 
     /// From the return of this on, `calls` do not even begin.
     pub(crate) fn hang(server: &Server, thread: &str, calls: &str) -> Tampering {
-        // In microseconds: longer than any test takes.
-        Tampering::begin(server, thread, calls, "delay_enter=600000000")
+        Tampering::begin(&["-p", &thread_id(server, thread)], calls, HANG)
     }
 
-    fn begin(server: &Server, thread: &str, calls: &str, how: &str) -> Tampering {
+    /// As [`Tampering::hang`], in all threads, also those that begin later.
+    pub(crate) fn hang_all(server: &Server, calls: &str) -> Tampering {
+        Tampering::begin(&["-f", "-p", &server.pid().to_string()], calls, HANG)
+    }
+
+    fn begin(whom: &[&str], calls: &str, how: &str) -> Tampering {
         let mut strace = Command::new("strace")
             .args(["-o", "/dev/null", "-e", &format!("trace={calls}")])
             .args(["-e", &format!("inject={calls}:{how}")])
-            .args(["-p", &thread_id(server, thread)])
+            .args(whom)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -58,7 +65,7 @@ impl Tampering {
         let mut stderr = BufReader::new(strace.stderr.take().expect("it is piped"));
         let mut said = String::new();
         stderr.read_line(&mut said).unwrap();
-        if !said.trim_end().ends_with("attached") {
+        if !said.contains(" attached") {
             stderr.read_to_string(&mut said).unwrap();
             panic!(
                 "strace must be allowed to trace (ptrace) a server that the test started: {said}"

@@ -1,7 +1,6 @@
 //! Going down in order: nobody new, everybody told, and then the end.
 
-use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -64,7 +63,7 @@ fn while_it_drains_those_inside_talk_and_nobody_new_comes_in() {
     let (mut asks, mut upgrades) = (server.socket(), server.socket());
     server.await_metric("switchboard_sockets_accepted_total", |sockets| sockets >= 5.0);
     server.signal(Signal::TERM);
-    await_refused(&server);
+    server.await_refused();
     asks.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     assert!(read_head(&mut asks).starts_with("HTTP/1.1 503 "));
     upgrades.write_all(REQUEST.as_bytes()).unwrap();
@@ -76,16 +75,6 @@ fn while_it_drains_those_inside_talk_and_nobody_new_comes_in() {
     b.close_code();
     drop((a, b, asks, upgrades));
     assert!(server.wait().status.success());
-}
-
-fn await_refused(server: &Server) {
-    let began = Instant::now();
-    loop {
-        match TcpStream::connect(server.address) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
-            _ => assert!(began.elapsed() < crate::server::PATIENCE, "it still accepts"),
-        }
-    }
 }
 
 /// Somebody who does not answer the close frame holds nothing up for longer than announced.
@@ -107,7 +96,7 @@ fn a_second_signal_ends_it_at_once() {
     let server = Server::with(&["drain=1h"]);
     let mut device = Device::connect(&server);
     server.signal(Signal::TERM);
-    await_refused(&server);
+    server.await_refused();
     device.hears_nothing();
     server.signal(Signal::TERM);
     let ended = server.wait();

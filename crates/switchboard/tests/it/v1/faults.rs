@@ -6,8 +6,9 @@ use std::net::Shutdown;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::client::{V1, send, token, with};
@@ -15,8 +16,8 @@ use super::drain::anonymous_on;
 use super::text::bearer;
 use crate::cli::damaged::make_older;
 use crate::device::Device;
-use crate::server::{Server, binary};
-use crate::strace::{self, STORE, SYNCS, Tampering};
+use crate::server::{Ended, PATIENCE, Server, binary};
+use crate::strace::{self, READER, STORE, SYNCS, Tampering};
 
 /// A file system of a few MiB in a mount namespace of its own, which needs no privilege where user
 /// namespaces are allowed. It lives as long as its process, which does nothing else.
@@ -498,6 +499,64 @@ fn while_the_disk_hangs_all_shards_together_take_no_more_than_the_budget() {
     assert!(text.hear().starts_with("Your ID: "));
     server.await_metric("switchboard_store_budget_used_bytes", |bytes| bytes == 0.0);
     assert_eq!(away.back(&server, 0).welcome["pending"], MESSAGES + 1);
+}
+
+/// Terminates a server whose disk hangs. It ends while it does; only then is strace killed, because no
+/// thread that strace holds can end.
+fn terminate(server: Server, hanging: Tampering) -> Ended {
+    server.signal(Signal::TERM);
+    let stat = format!("/proc/{}/stat", server.pid().as_raw_nonzero());
+    let began = Instant::now();
+    while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        assert!(began.elapsed() < PATIENCE, "the server does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(hanging);
+    server.wait()
+}
+
+/// The thread that read was left to itself, and what it shared with the HTTP server kept that alive.
+#[test]
+fn a_read_that_hangs_does_not_keep_the_server_from_its_end() {
+    let mut server = Server::within(&strace::prefix(), &["shards=1", "drain=0s"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    a.say(&with(send(&b.device, "1"), &json!({"body": "x".repeat(2_000)})));
+    a.expect(json!({"type": "accepted", "id": "1", "durability": "disk"}));
+    server.restart();
+    let hanging = Tampering::hang(&server, READER, "pread64,preadv");
+    let mut waits = b.back(&server, 0);
+    // Once this is answered the message has been asked for.
+    waits.say(&json!({"type": "ping"}));
+    waits.expect(json!({"type": "pong"}));
+    let ended = terminate(server, hanging);
+    assert!(ended.status.success(), "{}", ended.log);
+    assert!(ended.log.contains("the disk does not answer a read"), "{}", ended.log);
+}
+
+/// While the last of the log was written nobody heard signals.
+#[test]
+fn a_second_signal_ends_it_at_once_also_while_the_disk_hangs() {
+    let server = Server::within(&strace::prefix(), &["shards=1", "drain=0s"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let hanging = Tampering::hang(&server, STORE, SYNCS);
+    a.say(&send(&b.device, "1"));
+    server.await_metric("switchboard_store_queue_bytes", |bytes| bytes > 0.0);
+    server.signal(Signal::TERM);
+    server.await_refused();
+    assert_eq!(a.end().0, 1001);
+    let ended = terminate(server, hanging);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.log.contains("stopping at once"), "{}", ended.log);
+}
+
+/// The log is closed then, and nothing is lost that had been accepted.
+#[test]
+fn a_disk_that_does_not_take_the_servers_state_does_not_keep_it_from_its_end() {
+    let server = Server::within(&strace::prefix(), &["shards=1", "drain=0s"]);
+    let hanging = Tampering::hang_all(&server, "fsync");
+    let ended = terminate(server, hanging);
+    assert!(ended.status.success(), "{}", ended.log);
+    assert!(ended.log.contains("the disk does not take the end of this run"), "{}", ended.log);
 }
 
 /// Who waits for a `welcome` that the store cannot allow once kept a connection, whether it was there

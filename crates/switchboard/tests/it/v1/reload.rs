@@ -1,15 +1,18 @@
 //! SIGHUP: a running server goes on under the configuration as it stands now.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use tungstenite::client::IntoClientRequest;
 
 use super::client::{V1, send};
 use super::identity::hs256;
-use crate::server::Server;
+use crate::server::{PATIENCE, Server, without_settings};
 
 /// A server whose settings are in its file.
 fn start(toml: &str) -> Server {
@@ -54,6 +57,30 @@ fn a_key_file_that_is_named_since_is_trusted() {
     assert_eq!(refused.end().0, 4401);
     assert!(reload(&server, "shards = 2\nauth_hs256_secret_file = \"secret\"\n"));
     assert_eq!(V1::hello(&server, hello).device(), "alice");
+}
+
+/// It ended the server, as nobody heard signals before the store was open.
+#[test]
+fn a_hangup_while_the_server_starts_does_not_end_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("strace");
+    // It takes its lock late; strace stays aside, so that the child is the server.
+    command.args(["-D", "-o", "/dev/null", "-e", "trace=flock"]);
+    command.args(["-e", "inject=flock:delay_enter=500000:when=1"]);
+    command.arg(env!("CARGO_BIN_EXE_switchboard")).args(["--listen", "127.0.0.1:0"]);
+    without_settings(&mut command);
+    command.current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut server = command.spawn().unwrap();
+    let began = Instant::now();
+    while !directory.path().join("switchboard-data").exists() {
+        assert!(began.elapsed() < PATIENCE, "it does not start");
+    }
+    kill_process(Pid::from_child(&server), Signal::HUP).unwrap();
+    let mut greeting = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+    assert!(greeting.contains("is listening"), "{greeting:?}, {:?}", server.try_wait());
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]
