@@ -84,7 +84,7 @@ impl Args {
     pub(super) fn open(&self) -> Result<DataDir, Problem> {
         let disk = self.take()?;
         let known = store::identify(&disk).map_err(Problem::failed)?;
-        let (_, origin) = State::open(disk.path(), known).map_err(Problem::failed)?;
+        let (_, origin) = State::open(disk.root(), known).map_err(Problem::failed)?;
         if origin == Origin::Older {
             return Err(Problem::failed(
                 "an older version wrote it: start the server once, which brings it up to date",

@@ -21,7 +21,7 @@ use super::store::Checked;
 use crate::auth::{KeyError, OwnKey};
 use crate::ledger::state::{self, State};
 use crate::ledger::{self, BEING_BUILT, REPAIRED, record};
-use crate::store::{self, DataDir, Known, Options, Salvaged};
+use crate::store::{self, DataDir, Dir, Known, Options, Salvaged};
 
 /// What was there before is kept under this, and the time.
 const DAMAGED: &str = "log.damaged-";
@@ -88,7 +88,7 @@ fn copy(disk: &DataDir, built: &Path) -> Result<Copied, Problem> {
     let mut copied = Copied { now_ms: now_ms()?, ..Copied::default() };
     let mut progress = Progress::new(disk);
     let mut failed = None;
-    let salvaged = store::salvage(disk, State::store_of(disk.path()), &mut |bytes| {
+    let salvaged = store::salvage(disk, State::store_of(disk.root()), &mut |bytes| {
         progress.step(bytes);
         let Ok(record) = record::read(bytes) else {
             copied.unreadable += 1;
@@ -169,7 +169,7 @@ fn write_state(
     let file = File::open(built.join("token.key")).and_then(|file| file.sync_all());
     file.map_err(Problem::failed)?;
     // What cannot be used as a whole may still say which ids were given.
-    let old = checked.state.clone().or_else(|| State::read(disk.path()).ok().flatten());
+    let old = checked.state.clone().or_else(|| State::read(disk.root()).ok().flatten());
     // Ids of which nothing is in the log may have been given since that was written.
     let unknown = if checked.state.is_some() { 0 } else { ledger::IDS_AHEAD };
     let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
@@ -179,7 +179,8 @@ fn write_state(
     state.ids_to = ids_to;
     state.uptime_ms = state.uptime_ms.max(copied.uptime_ms);
     state.token_key = Some(key);
-    state.write_for(disk.path(), built).map_err(Problem::failed)?;
+    let built = Dir::open(built).map_err(Problem::failed)?;
+    state.write_for(disk.root(), &built).map_err(Problem::failed)?;
     Ok(is_new_key)
 }
 

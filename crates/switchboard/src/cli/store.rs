@@ -117,7 +117,7 @@ impl Checked {
     }
 
     fn check_state(&mut self, disk: &DataDir, known: Known) -> Result<Option<Origin>, Problem> {
-        match State::open(disk.path(), known) {
+        match State::open(disk.root(), known) {
             Ok((state, origin)) => {
                 self.state = Some(state);
                 Ok(Some(origin))
@@ -154,7 +154,7 @@ impl Checked {
             Err(error) => error.to_string(),
         };
         let mut progress = data::Progress::new(disk);
-        let salvaged = store::salvage(disk, State::store_of(disk.path()), &mut |bytes| {
+        let salvaged = store::salvage(disk, State::store_of(disk.root()), &mut |bytes| {
             progress.step(bytes);
             record::read(bytes).ok();
         });

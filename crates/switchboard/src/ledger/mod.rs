@@ -54,7 +54,7 @@ pub(crate) struct Ids {
 /// The server's own state, and where the log notes it.
 #[derive(Debug)]
 struct Kept {
-    dir: PathBuf,
+    disk: Arc<DataDir>,
     state: State,
     note: StateNote,
 }
@@ -82,7 +82,7 @@ pub(crate) fn open(
             path.display()
         );
     }
-    let disk = DataDir::open(dir).map_err(|error| refused(dir, error))?;
+    let disk = Arc::new(DataDir::open(dir).map_err(|error| refused(dir, error))?);
     remove_unfinished_repair(dir);
     let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
@@ -95,7 +95,7 @@ pub(crate) fn open(
     let mut brokers: Vec<_> =
         (0..shards).map(|shard| (new_broker(shard), Replay::default())).collect();
     let mut uptime = Moment::from_ms(state.uptime_ms);
-    let mut recovered = store::open(Arc::new(disk), options, &mut |place, bytes| {
+    let mut recovered = store::open(disk.clone(), options, &mut |place, bytes| {
         let record = record::read(bytes)
             .map_err(|error| format!("the record at {place:?} cannot be read: {error}"))?;
         if let Record::Message(message) = &record {
@@ -117,7 +117,7 @@ pub(crate) fn open(
     // up for before the next write, another crash would leave the state two ahead, as no run does.
     note.set(state.generation)?;
     let reserved_to = AtomicU64::new(state.ids_to);
-    let kept = Some(std::sync::Mutex::new(Kept { dir: dir.to_owned(), state, note }));
+    let kept = Some(std::sync::Mutex::new(Kept { disk, state, note }));
     let ids = Ids { reserved_to, clock, kept };
     let mut reserved = ids.reserve(directory.next_id(), uptime);
     if reserved.as_ref().is_err_and(is_no_space) && recovered.give_up_ballast() {
@@ -174,13 +174,13 @@ fn not_adopted(dir: &Path, error: OpenError) -> anyhow::Error {
 /// older version gets its manifest here.
 fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
     let known = store::identify(disk).map_err(|error| refused(dir, error))?;
-    let (mut state, origin) = State::open(dir, known)?;
+    let (mut state, origin) = State::open(disk.root(), known)?;
     let is_empty = known == store::Known::Nothing || origin == Origin::New;
     let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;
     state.token_key = Some(key);
     if origin == Origin::Older {
         // Those versions had their ballast among the segments, where nobody would give it up again.
-        std::fs::remove_file(dir.join("log/ballast")).ok();
+        disk.root().remove("log/ballast").ok();
         store::adopt(disk).map_err(|error| not_adopted(dir, error))?;
     }
     Ok((state, origin))
@@ -274,7 +274,7 @@ impl Ids {
         (changed.ids_to, changed.uptime_ms) = (ids_to, uptime.ms());
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         (changed.wall_ms, changed.stamp_ms) = (wall.as_millis() as u64, self.clock.stamp(uptime));
-        let generation = changed.write(&kept.dir)?;
+        let generation = changed.write(kept.disk.root())?;
         // Should this fail, the same generation is written again: never two ahead.
         kept.note.set(generation)?;
         kept.state = changed;

@@ -4,23 +4,25 @@
 //! synced, renamed. Then the log's manifest notes its generation. So the file may be one generation
 //! ahead of the manifest after a crash, and is never behind.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::Metadata;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use switchboard_broker::DigestKey;
 use switchboard_proto::DeviceId;
 
-use crate::store::{Identity, Known, is_damage, is_no_space};
+use crate::store::{Dir, Identity, Known, is_damage, is_no_space};
 
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
+const MANIFEST: &str = "MANIFEST";
 /// Goes up when a file of this version would be misread by an older one. Version 1 is of a server
 /// whose log had no manifest.
 const VERSION: u32 = 2;
@@ -122,10 +124,10 @@ pub(crate) enum Origin {
 impl State {
     /// The state of a data directory, held to what its log knows of it; a new one where there is
     /// neither. Changes nothing.
-    pub(crate) fn open(dir: &Path, log: Known) -> Result<(State, Origin), StateError> {
+    pub(crate) fn open(dir: &Dir, log: Known) -> Result<(State, Origin), StateError> {
         let read = State::read(dir)?;
         let wrong = |file: &str, why: &str| {
-            Err(StateError::Wrong { path: dir.join(file), why: why.to_owned() })
+            Err(StateError::Wrong { path: dir.path().join(file), why: why.to_owned() })
         };
         let (mut state, log) = match (read, log) {
             (None, Known::Nothing) => return Ok((State::new()?, Origin::New)),
@@ -141,7 +143,7 @@ impl State {
                 return Ok((state, Origin::Older));
             }
             (Some(_), Known::Nothing | Known::Unlisted) => {
-                return wrong("MANIFEST", "is missing or damaged");
+                return wrong(MANIFEST, "is missing or damaged");
             }
             (Some(state), Known::Listed(log)) => (state, log),
         };
@@ -152,7 +154,7 @@ impl State {
             return wrong(FILE, "is older than the log: it was copied from a backup by itself");
         }
         if state.generation > log.state_generation + 1 {
-            return wrong("MANIFEST", "is older than state.json: it was copied from a backup");
+            return wrong(MANIFEST, "is older than state.json: it was copied from a backup");
         }
         if state.has_moved(dir)? {
             state.epoch = random()?;
@@ -162,10 +164,12 @@ impl State {
     }
 
     /// What the file says, if there is one.
-    pub(crate) fn read(dir: &Path) -> Result<Option<State>, StateError> {
-        let path = dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+    pub(crate) fn read(dir: &Dir) -> Result<Option<State>, StateError> {
+        let path = dir.path().join(FILE);
+        let mut bytes = Vec::new();
+        let read = dir.open_file(FILE, OFlags::RDONLY);
+        match read.and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) if is_damage(&error) => {
                 return Err(StateError::Wrong { path, why: format!("cannot be read ({error})") });
@@ -192,7 +196,7 @@ impl State {
     }
 
     /// The id of the log to which the file in a directory says that it belongs, if it can be read.
-    pub(crate) fn store_of(dir: &Path) -> Option<u64> {
+    pub(crate) fn store_of(dir: &Dir) -> Option<u64> {
         let state = State::read(dir).ok().flatten()?;
         (state.version > 1).then_some(state.store)
     }
@@ -224,33 +228,31 @@ impl State {
     }
 
     /// Whether the directory, or the manifest in it, is another than when this was written.
-    fn has_moved(&self, dir: &Path) -> Result<bool, StateError> {
+    fn has_moved(&self, dir: &Dir) -> Result<bool, StateError> {
         let (inode, manifest) = (inode(dir)?, manifest(dir)?);
         Ok(self.inode != inode || self.manifest.as_ref().is_some_and(|was| *was != manifest))
     }
 
     /// Replaces the file by its next generation; when this returns it is on disk.
-    pub(crate) fn write(&mut self, dir: &Path) -> Result<u64, StateError> {
+    pub(crate) fn write(&mut self, dir: &Dir) -> Result<u64, StateError> {
         self.write_for(dir, dir)
     }
 
     /// As [`State::write`], with the manifest beside it, both of which are then moved to `home`.
-    pub(crate) fn write_for(&mut self, home: &Path, dir: &Path) -> Result<u64, StateError> {
+    pub(crate) fn write_for(&mut self, home: &Dir, dir: &Dir) -> Result<u64, StateError> {
         (self.inode, self.manifest) = (inode(home)?, Some(manifest(dir)?));
         self.version = VERSION;
         self.generation += 1;
         let value = serde_json::to_value(&*self).expect("numbers and text are JSON");
         self.checksum = checksum(&value);
-        let path = dir.join(FILE);
+        let path = dir.path().join(FILE);
         let failed = |cause| StateError::Io { path: path.clone(), cause };
-        let beside = dir.join(format!("{FILE}.new"));
+        let beside = format!("{FILE}.new");
         let bytes = serde_json::to_vec_pretty(self).expect("numbers and text are JSON");
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&beside).map_err(failed)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let mut file = dir.open_file(&beside, flags).map_err(failed)?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&beside, &path).map_err(failed)?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        dir.rename(&beside, FILE).and_then(|()| dir.sync()).map_err(failed)?;
         Ok(self.generation)
     }
 
@@ -275,20 +277,20 @@ fn checksum(state: &Value) -> u32 {
 }
 
 /// The name that the file system gave to the manifest.
-fn manifest(dir: &Path) -> Result<String, StateError> {
-    let manifest = metadata(dir.join("MANIFEST"))?;
+fn manifest(dir: &Dir) -> Result<String, StateError> {
+    let manifest = known(dir.path().join(MANIFEST), dir.metadata_of(MANIFEST))?;
     // Not every file system knows when.
     let born = manifest.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let born = born.map_or(0, |at| at.as_nanos());
     Ok(format!("{}:{born}", manifest.ino()))
 }
 
-fn inode(dir: &Path) -> Result<u64, StateError> {
-    metadata(dir.to_owned()).map(|metadata| metadata.ino())
+fn inode(dir: &Dir) -> Result<u64, StateError> {
+    known(dir.path().to_owned(), dir.metadata()).map(|metadata| metadata.ino())
 }
 
-fn metadata(path: PathBuf) -> Result<fs::Metadata, StateError> {
-    fs::metadata(&path).map_err(|cause| StateError::Io { path, cause })
+fn known(path: PathBuf, metadata: io::Result<Metadata>) -> Result<Metadata, StateError> {
+    metadata.map_err(|cause| StateError::Io { path, cause })
 }
 
 /// A random number that is not 0.
@@ -298,7 +300,18 @@ pub(crate) fn random() -> Result<u64, StateError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+
+    fn opened(dir: &Path, log: Known) -> Result<(State, Origin), StateError> {
+        State::open(&Dir::open(dir).unwrap(), log)
+    }
+
+    fn write(state: &mut State, dir: &Path) -> u64 {
+        state.write(&Dir::open(dir).unwrap()).unwrap()
+    }
 
     fn listed(store: u64, state_generation: u64) -> Known {
         Known::Listed(Identity { store, state_generation, has_segments: true, is_half: false })
@@ -310,7 +323,7 @@ mod tests {
         fs::write(dir.path().join("MANIFEST"), "").unwrap();
         let mut state = State { store: 5, ..State::new().unwrap() };
         state.ids_to = 100_010_000;
-        assert_eq!(state.write(dir.path()).unwrap(), 1);
+        assert_eq!(write(&mut state, dir.path()), 1);
         (dir, state)
     }
 
@@ -318,7 +331,7 @@ mod tests {
     fn a_state_comes_back_as_it_was_written() {
         let (dir, state) = directory();
         for generation in [0, 1] {
-            let opened = State::open(dir.path(), listed(5, generation)).unwrap();
+            let opened = opened(dir.path(), listed(5, generation)).unwrap();
             assert_eq!(opened, (state.clone(), Origin::Same));
         }
     }
@@ -330,12 +343,12 @@ mod tests {
         for file in [FILE, "MANIFEST"] {
             fs::copy(old.path().join(file), new.path().join(file)).unwrap();
         }
-        let (mut copied, origin) = State::open(new.path(), listed(5, 1)).unwrap();
+        let (mut copied, origin) = opened(new.path(), listed(5, 1)).unwrap();
         assert_eq!(origin, Origin::Copied);
         assert_ne!(copied.epoch, state.epoch);
         assert_eq!(copied.digest_key, state.digest_key);
-        copied.write(new.path()).unwrap();
-        assert_eq!(State::open(new.path(), listed(5, 1)).unwrap(), (copied, Origin::Same));
+        write(&mut copied, new.path());
+        assert_eq!(opened(new.path(), listed(5, 1)).unwrap(), (copied, Origin::Same));
     }
 
     /// The inode of the directory stays when a backup is put into it, and was all that was asked.
@@ -344,20 +357,20 @@ mod tests {
         let (dir, _) = directory();
         fs::copy(dir.path().join("MANIFEST"), dir.path().join("new")).unwrap();
         fs::rename(dir.path().join("new"), dir.path().join("MANIFEST")).unwrap();
-        assert_eq!(State::open(dir.path(), listed(5, 1)).unwrap().1, Origin::Copied);
+        assert_eq!(opened(dir.path(), listed(5, 1)).unwrap().1, Origin::Copied);
     }
 
     #[test]
     fn a_state_and_a_log_that_do_not_belong_together_are_refused() {
         let (dir, mut state) = directory();
-        let said = |log| State::open(dir.path(), log).map(|_| ()).unwrap_err().to_string();
+        let said = |log| opened(dir.path(), log).map(|_| ()).unwrap_err().to_string();
         assert!(said(listed(6, 1)).contains("another store"));
         assert!(said(listed(5, 2)).contains("state.json is older"));
         for log in [Known::Nothing, Known::Unlisted] {
             assert!(said(log).contains("MANIFEST is missing"));
         }
-        state.write(dir.path()).unwrap();
-        state.write(dir.path()).unwrap();
+        write(&mut state, dir.path());
+        write(&mut state, dir.path());
         assert!(said(listed(5, 1)).contains("MANIFEST is older"));
         fs::remove_file(dir.path().join(FILE)).unwrap();
         for log in [listed(5, 3), listed(5, 0), Known::Unlisted] {
@@ -366,7 +379,7 @@ mod tests {
         let unborn =
             Identity { store: 5, state_generation: 0, has_segments: false, is_half: false };
         for log in [Known::Nothing, Known::Listed(unborn)] {
-            assert_eq!(State::open(dir.path(), log).unwrap().1, Origin::New);
+            assert_eq!(opened(dir.path(), log).unwrap().1, Origin::New);
         }
     }
 
@@ -377,11 +390,11 @@ mod tests {
         let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         value["uptime_ms"] = 7_000.into();
         fs::write(&path, value.to_string()).unwrap();
-        let (changed, _) = State::open(dir.path(), listed(5, 1)).unwrap();
+        let (changed, _) = opened(dir.path(), listed(5, 1)).unwrap();
         assert_eq!(changed, State { uptime_ms: 7_000, ..state });
         value["ids_to"] = 7.into();
         fs::write(&path, value.to_string()).unwrap();
-        let error = State::open(dir.path(), listed(5, 1)).unwrap_err().to_string();
+        let error = opened(dir.path(), listed(5, 1)).unwrap_err().to_string();
         assert!(error.contains("checksum"), "{error}");
     }
 
@@ -392,7 +405,7 @@ mod tests {
             [("{\"version\": 3}", "version 3"), ("{\"version\": 1}", "missing field"), ("{", "EOF")]
         {
             fs::write(dir.path().join(FILE), content).unwrap();
-            let error = State::open(dir.path(), Known::Nothing).unwrap_err().to_string();
+            let error = opened(dir.path(), Known::Nothing).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

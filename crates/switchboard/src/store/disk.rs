@@ -1,11 +1,15 @@
 //! What the log needs of a disk, and the real one.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::Path;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::dir::Dir;
 use super::segment::number_of;
 use super::{OpenError, Space, StoreError};
 
@@ -56,60 +60,77 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 }
 
 /// The data directory, which one process holds at a time.
+///
+/// All work in it goes through the descriptors that were opened at first. A path would lead a server
+/// whose directory was moved away into the one that was put there, with the store of another server.
 #[derive(Debug)]
 pub struct DataDir {
-    dir: PathBuf,
-    log: PathBuf,
-    /// Held, not read: the lock ends with the file, and so with the process. It is on the directory
+    /// Holds the lock, which ends with the file, and so with the process. It is on the directory
     /// itself, because a file could be deleted and made again while it is locked.
-    _lock: File,
+    root: Dir,
+    /// The folder of the segments. Where it cannot be opened, that is said when it is needed.
+    log: Result<Dir, Errno>,
     /// The file that versions before lock, so that none of them runs beside this one.
     _old_lock: Option<File>,
 }
+
+const LOG: &str = "log";
 
 impl DataDir {
     /// Opens the directory, making what is missing, for this process alone. One that it makes is for
     /// its user alone, and not for git; what is there keeps its mode, as every file has its own.
     pub fn open(dir: &Path) -> Result<DataDir, OpenError> {
-        let log = dir.join("log");
         let is_new = !dir.exists();
         make_dir(dir)?;
         if is_new {
             hide_from_git(dir)?;
         }
-        let (lock, old_lock) = locks(dir, true)?;
-        // What is there and no folder is refused when it is read.
-        if !log.exists() {
-            make_dir(&log)?;
+        let (root, old_lock) = locks(dir, true)?;
+        let mut log = open_log(&root);
+        if matches!(log, Err(Errno::NOENT)) {
+            let path = dir.join(LOG);
+            root.make_dir(LOG).map_err(StoreError::of("create", &path.to_string_lossy()))?;
+            log = open_log(&root);
         }
         // The way to the log must be as durable as the log. The parent may be somebody else's.
-        sync_dir(&log)?;
-        sync_dir(dir)?;
-        let parent = fs::canonicalize(dir).ok().and_then(|dir| dir.parent().map(Path::to_owned));
-        if let Some(parent) = parent {
-            drop(File::open(parent).and_then(|parent| parent.sync_all()));
+        if let Ok(log) = &log {
+            sync(log)?;
         }
-        Ok(DataDir { dir: dir.to_owned(), log, _lock: lock, _old_lock: old_lock })
+        sync(&root)?;
+        drop(root.open_dir("..").and_then(|parent| parent.sync()));
+        Ok(DataDir { root, log, _old_lock: old_lock })
     }
 
     /// Opens the directory for this process alone, and makes nothing.
     pub fn open_as_it_is(dir: &Path) -> Result<DataDir, OpenError> {
-        let (lock, old_lock) = locks(dir, false)?;
-        let log = dir.join("log");
-        Ok(DataDir { dir: dir.to_owned(), log, _lock: lock, _old_lock: old_lock })
+        let (root, old_lock) = locks(dir, false)?;
+        let log = open_log(&root);
+        Ok(DataDir { root, log, _old_lock: old_lock })
     }
 
-    /// The directory.
+    /// The path that led to the directory when it was opened.
     pub fn path(&self) -> &Path {
-        &self.dir
+        self.root.path()
+    }
+
+    /// The directory, for what lies beside the log.
+    pub(crate) fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    fn log(&self) -> io::Result<&Dir> {
+        Ok(self.log.as_ref().map_err(|errno| *errno)?)
     }
 
     /// Segments lie in the log's folder, manifest and ballast beside it: the manifest must tell that
     /// the folder is gone, and a copy of the folder needs no ballast.
-    fn path_of(&self, name: &str) -> PathBuf {
-        let folder = if number_of(name).is_some() { &self.log } else { &self.dir };
-        folder.join(name)
+    fn folder_of(&self, name: &str) -> io::Result<&Dir> {
+        if number_of(name).is_some() { self.log() } else { Ok(&self.root) }
     }
+}
+
+fn open_log(root: &Dir) -> Result<Dir, Errno> {
+    root.open_dir(LOG).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
@@ -119,24 +140,27 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
 
 /// Keeps the key and everybody's messages out of a repository in which a server is tried.
 fn hide_from_git(dir: &Path) -> Result<(), StoreError> {
-    let path = dir.join(".gitignore");
-    let made = options().create(true).truncate(true).open(&path);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+    let made = Dir::open(dir).and_then(|dir| dir.open_file(".gitignore", flags));
     let written = made.and_then(|mut file| file.write_all(b"*\n"));
-    written.map_err(StoreError::of("create", &path.to_string_lossy()))
+    written.map_err(StoreError::of("create", &dir.join(".gitignore").to_string_lossy()))
 }
 
 /// Takes the lock on the directory, and that on `LOCK` in it, if it is there or to be made.
-fn locks(dir: &Path, is_made: bool) -> Result<(File, Option<File>), OpenError> {
-    let lock = File::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
-    take_lock(dir, &lock)?;
-    let path = dir.join("LOCK");
-    let old = match options().create(is_made).open(&path) {
+fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
+    let root = Dir::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
+    take_lock(dir, root.file())?;
+    let made = if is_made { OFlags::CREATE } else { OFlags::empty() };
+    let old = match root.open_file("LOCK", OFlags::RDWR | made) {
         Ok(file) => file,
-        Err(_) if !is_made => return Ok((lock, None)),
-        Err(error) => return Err(StoreError::new("open", &path.to_string_lossy(), error).into()),
+        Err(_) if !is_made => return Ok((root, None)),
+        Err(error) => {
+            let path = dir.join("LOCK");
+            return Err(StoreError::new("open", &path.to_string_lossy(), error).into());
+        }
     };
     take_lock(dir, &old)?;
-    Ok((lock, Some(old)))
+    Ok((root, Some(old)))
 }
 
 fn take_lock(dir: &Path, file: &File) -> Result<(), OpenError> {
@@ -146,47 +170,38 @@ fn take_lock(dir: &Path, file: &File) -> Result<(), OpenError> {
     })
 }
 
-fn sync_dir(dir: &Path) -> Result<File, StoreError> {
-    let synced = File::open(dir).and_then(|file| file.sync_all().map(|()| file));
-    synced.map_err(StoreError::of("sync", &dir.to_string_lossy()))
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
+fn sync(dir: &Dir) -> Result<(), StoreError> {
+    dir.sync().map_err(StoreError::of("sync", &dir.path().to_string_lossy()))
 }
 
 impl Disk for DataDir {
     fn list(&self) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(&self.log) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let names = entries.map(|entry| Ok(entry?.file_name()));
-        let names = names.collect::<io::Result<Vec<_>>>()?;
-        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+        match self.log() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            log => log?.names(),
+        }
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(options().create_new(true).open(self.path_of(name))?))
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        Ok(Box::new(self.folder_of(name)?.open_file(name, flags)?))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(options().open(self.path_of(name))?))
+        Ok(Box::new(self.folder_of(name)?.open_file(name, OFlags::RDWR)?))
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path_of(name))
+        self.folder_of(name)?.remove(name)
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.log)?.sync_all()?;
-        File::open(&self.dir)?.sync_all()
+        self.log()?.sync()?;
+        self.root.sync()
     }
 
     fn space(&self) -> io::Result<Space> {
-        let found = rustix::fs::statvfs(&self.dir)?;
+        let found = rustix::fs::fstatvfs(self.root.file())?;
         Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
     }
 
@@ -224,7 +239,6 @@ impl DiskFile for File {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
-        use rustix::io::Errno;
         match fallocate(self, FallocateFlags::empty(), 0, len) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, len),
             allocated => Ok(allocated?),

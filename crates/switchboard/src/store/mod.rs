@@ -12,6 +12,7 @@
 
 mod ballast;
 mod batch;
+mod dir;
 mod disk;
 mod error;
 mod log;
@@ -30,6 +31,7 @@ mod writer;
 mod tests;
 
 pub use batch::{Batch, Synced};
+pub(crate) use dir::Dir;
 pub use disk::{DataDir, Disk, DiskFile};
 pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
 pub(crate) use error::{is_damage, is_no_space};

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::batch;
 use crate::store::{
-    DataDir, DropError, Full, Listener, Log, OpenError, Options, Place, StoreError, Synced,
+    DataDir, Disk, DropError, Full, Listener, Log, OpenError, Options, Place, StoreError, Synced,
     inspect, open,
 };
 
@@ -78,6 +78,34 @@ fn a_second_process_is_refused_until_the_first_ends() {
     assert!(matches!(error, OpenError::InUse(_)), "{error}");
     drop(first);
     DataDir::open(dir.path()).unwrap();
+}
+
+/// The names led into the directory that had taken the place of the one that was locked.
+#[test]
+fn a_directory_that_was_moved_is_the_one_that_is_worked_in() {
+    let home = tempfile::tempdir().unwrap();
+    let (here, moved) = (home.path().join("data"), home.path().join("moved"));
+    let first = DataDir::open(&here).unwrap();
+    first.create("00000001.seg").unwrap();
+    std::fs::rename(&here, &moved).unwrap();
+    let second = DataDir::open(&here).unwrap();
+    for name in ["00000001.seg", "00000002.seg", "MANIFEST"] {
+        second.create(name).unwrap();
+    }
+    assert_eq!(first.list().unwrap(), ["00000001.seg"]);
+    first.create("MANIFEST").unwrap();
+    first.create("00000003.seg").unwrap();
+    first.delete("00000001.seg").unwrap();
+    first.sync_dir().unwrap();
+    first.open("00000002.seg").unwrap_err();
+    let names = |dir: &Path| {
+        let names = std::fs::read_dir(dir.join("log")).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&moved), ["00000003.seg"]);
+    assert_eq!(names(&here), ["00000001.seg", "00000002.seg"]);
 }
 
 #[test]

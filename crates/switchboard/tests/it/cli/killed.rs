@@ -17,7 +17,7 @@ const START: &str = "--listen 127.0.0.1:0 --data-dir switchboard-data --set \
 const OPENED: &str = "auth_hs256_secret_file = \"missing\": No such file";
 
 /// The calls that change what a crash leaves; each thread counts its own.
-const CHANGES: &str = "rename,mkdir,unlink,unlinkat,rmdir,fsync,fdatasync";
+const CHANGES: &str = "rename,renameat,mkdir,mkdirat,unlink,unlinkat,rmdir,fsync,fdatasync";
 
 fn under_strace(shell: &Shell, line: &str, options: &[&str]) -> Output {
     let inner = shell.command(line);

@@ -98,12 +98,12 @@ fn readiness(server: &Server) -> (u16, String) {
 }
 
 #[track_caller]
-fn is_ready(server: &Server) {
+pub(super) fn is_ready(server: &Server) {
     assert_eq!(readiness(server), (200, "ready".to_owned()));
 }
 
 #[track_caller]
-fn is_not_ready(server: &Server) {
+pub(super) fn is_not_ready(server: &Server) {
     assert_eq!(readiness(server), (503, "the store cannot write".to_owned()));
 }
 
@@ -117,7 +117,7 @@ fn send_itself(device: &mut V1, id: &str) {
 }
 
 /// Sends messages until one is refused; gives its number.
-fn fill_store(sender: &mut V1, message: impl Fn(u64) -> Value, from: u64) -> u64 {
+pub(super) fn fill_store(sender: &mut V1, message: impl Fn(u64) -> Value, from: u64) -> u64 {
     (from..)
         .find(|id| {
             sender.say(&message(*id));
@@ -351,7 +351,7 @@ fn refused_id(answer: &Value) -> u64 {
 
 /// Sends again until it is accepted: a shard may hear of the recovery a moment after the metrics.
 #[track_caller]
-fn retry(device: &mut V1, message: &Value) {
+pub(super) fn retry(device: &mut V1, message: &Value) {
     loop {
         device.say(message);
         let answer = device.hear();

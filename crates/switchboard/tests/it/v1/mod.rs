@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 mod clients;
+mod directory;
 mod drain;
 mod faults;
 mod hello;

@@ -1,0 +1,95 @@
+//! A directory that is worked in through its descriptor.
+//!
+//! A path leads elsewhere once somebody has moved the directory and put another in its place. The
+//! descriptor stays with the directory that was opened, and with the lock on it.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode};
+use rustix::io::retry_on_intr;
+
+/// An open directory. Names are relative to it.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    file: File,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens the directory to which the path leads now.
+    pub(crate) fn open(path: &Path) -> io::Result<Dir> {
+        let file = open_at(fs::CWD, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(Dir { file, path: path.to_owned() })
+    }
+
+    pub(super) fn open_dir(&self, name: &str) -> io::Result<Dir> {
+        let file = open_at(&self.file, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(Dir { file, path: self.path.join(name) })
+    }
+
+    /// Opens a file; one that this makes is for its user alone.
+    pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        open_at(&self.file, Path::new(name), flags)
+    }
+
+    /// Makes a directory for its user alone.
+    pub(super) fn make_dir(&self, name: &str) -> io::Result<()> {
+        Ok(fs::mkdirat(&self.file, name, Mode::RWXU)?)
+    }
+
+    /// Replaces `to` if that is there.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(fs::renameat(&self.file, from, &self.file, to)?)
+    }
+
+    /// Deletes a file.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(fs::unlinkat(&self.file, name, AtFlags::empty())?)
+    }
+
+    /// Makes durable what was made, renamed and deleted.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// The names of all files.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&self.file)? {
+            if let Ok(name) = entry?.file_name().to_str()
+                && ![".", ".."].contains(&name)
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Of the directory itself.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// Of a file in it, which need not be readable.
+    pub(crate) fn metadata_of(&self, name: &str) -> io::Result<Metadata> {
+        self.open_file(name, OFlags::PATH)?.metadata()
+    }
+
+    /// The path that led here when it was opened; for words to people.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+fn open_at(dir: impl std::os::fd::AsFd, path: &Path, flags: OFlags) -> io::Result<File> {
+    let mode = Mode::from_raw_mode(0o600 as RawMode);
+    let opened = retry_on_intr(|| fs::openat(&dir, path, flags | OFlags::CLOEXEC, mode))?;
+    Ok(opened.into())
+}
