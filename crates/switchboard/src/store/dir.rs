@@ -5,10 +5,22 @@
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode};
 use rustix::io::retry_on_intr;
+
+/// What a file system calls a file: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId(u64, u64);
+
+impl FileId {
+    pub(super) fn of(file: &File) -> io::Result<FileId> {
+        let metadata = file.metadata()?;
+        Ok(FileId(metadata.dev(), metadata.ino()))
+    }
+}
 
 /// An open directory. Names are relative to it.
 #[derive(Debug)]
@@ -75,6 +87,16 @@ impl Dir {
     /// Of a file in it, which need not be readable.
     pub(crate) fn metadata_of(&self, name: &str) -> io::Result<Metadata> {
         self.open_file(name, OFlags::PATH)?.metadata()
+    }
+
+    /// What is found under a name; opens nothing, as this is asked when no descriptor may be left.
+    pub(super) fn id_of(&self, name: &str) -> io::Result<FileId> {
+        let found = fs::statat(&self.file, name, AtFlags::empty())?;
+        Ok(FileId(found.st_dev, found.st_ino))
+    }
+
+    pub(super) fn id(&self) -> io::Result<FileId> {
+        FileId::of(&self.file)
     }
 
     /// The path that led here when it was opened; for words to people.

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::dir::Dir;
+use super::dir::{Dir, FileId};
 use super::segment::number_of;
 use super::{OpenError, Space, StoreError};
 
@@ -31,6 +31,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// The file system below it. One that cannot tell bounds nothing.
     fn space(&self) -> io::Result<Space> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Whether a start would find this open file under this name. A disk that cannot tell says yes.
+    fn finds(&self, _name: &str, _file: &dyn DiskFile) -> io::Result<bool> {
+        Ok(true)
     }
     /// A number that is new each time, also after a restart.
     fn fresh_id(&self) -> io::Result<u64>;
@@ -57,6 +61,10 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes all of the file durable, also that it was cut off.
     fn sync_all(&self) -> io::Result<()>;
+    /// Which file it is, for [`Disk::finds`].
+    fn id(&self) -> io::Result<FileId> {
+        Err(ErrorKind::Unsupported.into())
+    }
 }
 
 /// The data directory, which one process holds at a time.
@@ -133,6 +141,14 @@ fn open_log(root: &Dir) -> Result<Dir, Errno> {
     root.open_dir(LOG).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
+/// Whether this is what has the name.
+fn is_at(dir: &Dir, name: &str, id: FileId) -> io::Result<bool> {
+    match dir.id_of(name) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        found => Ok(found? == id),
+    }
+}
+
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(StoreError::of("create", &dir.to_string_lossy()))
@@ -205,6 +221,12 @@ impl Disk for DataDir {
         Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
     }
 
+    fn finds(&self, name: &str, file: &dyn DiskFile) -> io::Result<bool> {
+        let folder = self.folder_of(name)?;
+        let is_found = number_of(name).is_none() || is_at(&self.root, LOG, folder.id()?)?;
+        Ok(is_found && is_at(folder, name, file.id()?)?)
+    }
+
     fn fresh_id(&self) -> io::Result<u64> {
         getrandom::u64().map_err(io::Error::other)
     }
@@ -251,6 +273,10 @@ impl DiskFile for File {
 
     fn sync_all(&self) -> io::Result<()> {
         File::sync_all(self)
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        FileId::of(self)
     }
 }
 

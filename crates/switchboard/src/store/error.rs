@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::{Disk, DiskFile};
+
 /// Why the log cannot be opened. Nothing was changed by an attempt that ends in one of these,
 /// except for [`OpenError::Io`].
 #[derive(Debug, Error)]
@@ -67,6 +69,11 @@ pub struct StoreError {
     pub(super) cause: io::Error,
 }
 
+/// What became of a file that only the process that has it open still reads.
+const GONE: &str = "it, or the directory that it was in, was removed or replaced while the server ran; \
+                    put it back, or stop the server, and restore the whole data directory from a backup \
+                    or run `switchboard store repair`, which keeps what is intact";
+
 fn at(offset: Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
 }
@@ -79,6 +86,18 @@ impl StoreError {
     /// The file could not be read at `offset`.
     pub(super) fn reading(file: &str, offset: u64, cause: io::Error) -> StoreError {
         StoreError { offset: Some(offset), ..StoreError::new("read", file, cause) }
+    }
+
+    /// Fails if a start would not find this file.
+    pub(super) fn unless_found(
+        disk: &dyn Disk,
+        name: &str,
+        file: &dyn DiskFile,
+    ) -> Result<(), StoreError> {
+        if disk.finds(name, file).map_err(StoreError::of("look for", name))? {
+            return Ok(());
+        }
+        Err(StoreError::new("find", name, io::Error::new(io::ErrorKind::NotFound, GONE)))
     }
 
     /// For `map_err`: names what was attempted.

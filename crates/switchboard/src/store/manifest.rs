@@ -193,6 +193,11 @@ impl Manifest {
         Ok(Manifest { file, content, synced_slot: 0, is_dirty: false })
     }
 
+    /// Fails if a start would not find the file.
+    pub(super) fn check(&self, disk: &dyn Disk) -> Result<(), StoreError> {
+        StoreError::unless_found(disk, NAME, &*self.file)
+    }
+
     /// Makes durable what was found. The newer slot may be in the page cache only, and then the
     /// other one is the last that was synced. To write the same bytes again harms neither: where
     /// they are durable nothing changes, and where they are not the other slot counts.

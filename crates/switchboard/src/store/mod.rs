@@ -32,6 +32,7 @@ mod tests;
 
 pub use batch::{Batch, Synced};
 pub(crate) use dir::Dir;
+pub use dir::FileId;
 pub use disk::{DataDir, Disk, DiskFile};
 pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
 pub(crate) use error::{is_damage, is_no_space};

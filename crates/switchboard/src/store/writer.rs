@@ -30,6 +30,9 @@ pub(super) const ZEROS_AHEAD: u32 = 1 << 20;
 const SHORT_WRITE_BYTES: u32 = 256 << 10;
 const SHORT_SEGMENT_BYTES: u32 = 4 << 20;
 
+/// At each look so many segments are looked for by their names, in turn: 10 GiB of them in 5 s.
+const FOUND_PER_LOOK: usize = 32;
+
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// The writer has come to rest when it had nothing to do for so long.
@@ -142,6 +145,10 @@ pub(super) struct Writer {
     /// Files of failed attempts that are to be deleted before any segment is.
     abandoned: Vec<String>,
     health: Health,
+    /// A start would not find all that was written, so nothing more is.
+    is_gone: bool,
+    /// Segments up to this one were looked for in this round.
+    found_to: u32,
     zeros: Vec<u8>,
 }
 
@@ -172,6 +179,8 @@ impl Writer {
             next_number,
             abandoned: Vec::new(),
             health: Health::Well,
+            is_gone: false,
+            found_to: 0,
             zeros: vec![0; ZEROS_AHEAD as usize],
         }
     }
@@ -195,6 +204,11 @@ impl Writer {
     }
 
     fn step_flush(&mut self, listener: &dyn Listener) -> Turn {
+        if self.is_gone
+            && let Err(error) = self.check()
+        {
+            return self.fail(error, listener);
+        }
         match self.flush() {
             Ok((segment, end, count)) => {
                 let bytes = end - segment.end();
@@ -208,6 +222,8 @@ impl Writer {
                 if error.is_no_space() && self.make_space(listener) {
                     return Turn::Worked;
                 }
+                // That the folder is gone says more than that no file can be made.
+                let error = self.check().err().unwrap_or(error);
                 self.fail(error, listener)
             }
         }
@@ -245,6 +261,46 @@ impl Writer {
         // Without bound and ballast, a disk that takes something again is as good as before.
         self.is_short = !self.ballast.is_whole();
         self.judge(listener);
+        let was_gone = self.is_gone;
+        match self.check() {
+            Ok(()) if was_gone => self.recover(listener),
+            Ok(()) => {}
+            Err(error) => drop(self.fail(error, listener)),
+        }
+    }
+
+    /// Fails while a start would not find MANIFEST, the segment that is written, or one of the next few
+    /// of the others. What is written to a file without a name is synced, and lost with the process.
+    fn check(&mut self) -> Result<(), StoreError> {
+        let checked = self.find_files();
+        self.is_gone = checked.is_err();
+        checked
+    }
+
+    fn find_files(&mut self) -> Result<(), StoreError> {
+        let oldest = {
+            let manifest = self.shared.manifest();
+            manifest.check(&*self.disk)?;
+            manifest.content.oldest.number
+        };
+        let find = |segment: &Segment| {
+            StoreError::unless_found(&*self.disk, &segment.name, &*segment.file)
+        };
+        self.active.as_ref().map_or(Ok(()), |active| find(&active.segment))?;
+        let next: Vec<Arc<Segment>> = {
+            let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
+            // Those before the oldest are about to go.
+            let rest = segments.range(oldest.max(self.found_to + 1)..);
+            rest.take(FOUND_PER_LOOK).map(|(_, segment)| segment.clone()).collect()
+        };
+        for segment in &next {
+            find(segment)?;
+            self.found_to = segment.number;
+        }
+        if next.len() < FOUND_PER_LOOK {
+            self.found_to = 0;
+        }
+        Ok(())
     }
 
     fn observe(&mut self) {
@@ -387,12 +443,7 @@ impl Writer {
 
     /// Takes the first `count` batches, which are now durable, and tells everybody.
     fn tell(&mut self, count: usize, listener: &dyn Listener) {
-        if let Health::Failing(_) = self.health {
-            self.health = Health::Well;
-            // Those that resist now are tried again before the next drop.
-            self.delete_abandoned().ok();
-            listener.healthy();
-        }
+        self.recover(listener);
         let segment = self.active.as_ref().map(|active| active.segment.clone());
         let segment = segment.expect("the segment that was written is the active one");
         let mut by_shard: Vec<(usize, Vec<Synced>)> = Vec::new();
@@ -417,6 +468,16 @@ impl Writer {
         by_shard.into_iter().for_each(|(shard, batches)| listener.synced(shard, batches));
         let waiting = self.shared.queue.release(bytes, &self.shared.stats);
         waiting.into_iter().for_each(|shard| listener.room(shard));
+    }
+
+    /// Says that the failure is over, if there was one.
+    fn recover(&mut self, listener: &dyn Listener) {
+        if let Health::Failing(_) = self.health {
+            self.health = Health::Well;
+            // Those that resist now are tried again before the next drop.
+            self.delete_abandoned().ok();
+            listener.healthy();
+        }
     }
 
     /// Ends the active segment where it is durable. One without a record is no part of the log.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::batch;
+use super::{Told, batch};
+use crate::store::queue::Entry;
+use crate::store::writer::Turn;
 use crate::store::{
-    DataDir, Disk, DropError, Full, Listener, Log, OpenError, Options, Place, StoreError, Synced,
-    inspect, open,
+    DataDir, Disk, DropError, Full, Listener, Log, OpenError, Options, Place, Recovered,
+    StoreError, Synced, inspect, open,
 };
 
 /// Hands on what is synced; nothing else happens on a disk that works.
@@ -135,4 +137,53 @@ fn a_look_changes_nothing() {
         [(1, 64)]
     );
     assert!(std::fs::read(&segment).unwrap() == bytes);
+}
+
+/// What was accepted after the file had gone was lost with the process.
+#[test]
+fn a_file_that_is_gone_fails_the_log_until_it_is_back() {
+    let home = tempfile::tempdir().unwrap();
+    let aside = home.path().join("aside");
+    let dir = home.path().join("data");
+    let disk = Arc::new(DataDir::open(&dir).unwrap());
+    let options = Options { segment_bytes: 4096, ..Options::default() };
+    let mut log = open(disk, options, &mut |_, _| Ok(())).unwrap();
+    let ears = super::Ears::default();
+    let submit = |log: &Recovered| {
+        log.shared.queue.submit(0, batch(&[&[1; 3000]]), &log.shared.stats).unwrap();
+    };
+    // More segments than one look looks for.
+    for _ in 0..70 {
+        submit(&log);
+        assert!(matches!(log.writer.step(&ears), Turn::Worked));
+    }
+    ears.take();
+    // The first is the one that is written.
+    let files = ["log/00000070.seg", "MANIFEST", "log", "log/00000001.seg", "log/00000040.seg"];
+    for name in files {
+        let looks = |log: &mut Recovered| {
+            for _ in 0..4 {
+                log.shared.queue.ask(Entry::Look);
+                assert!(matches!(log.writer.step(&ears), Turn::Worked));
+            }
+            ears.take()
+        };
+        assert!(looks(&mut log).is_empty(), "all is there");
+        std::fs::rename(dir.join(name), &aside).unwrap();
+        assert!(matches!(looks(&mut log)[..], [Told::Failing]), "{name} is gone");
+        submit(&log);
+        let Turn::Failed(_, error) = log.writer.step(&ears) else { panic!("{name} is gone") };
+        assert!(error.to_string().starts_with("cannot find "), "{error}");
+        std::fs::rename(&aside, dir.join(name)).unwrap();
+        assert!(matches!(log.writer.step(&ears), Turn::Worked));
+        assert!(matches!(ears.take()[..], [Told::Healthy, Told::Synced(..)]), "{name} is back");
+    }
+    let mut found = 0;
+    drop(log);
+    open(Arc::new(DataDir::open(&dir).unwrap()), options, &mut |_, _| {
+        found += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(found, 70 + files.len());
 }

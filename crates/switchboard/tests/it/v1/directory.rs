@@ -1,13 +1,13 @@
 //! The data directory is moved, replaced or removed under a running server.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::json;
 
 use super::client::{V1, send, with};
-use super::faults::{fill_store, retry};
+use super::faults::{fill_store, is_not_ready, is_ready, retry};
 use crate::server::Server;
 
 fn data(server: &Server) -> PathBuf {
@@ -52,4 +52,51 @@ fn a_directory_that_is_moved_is_served_on_and_what_takes_its_place_is_left_alone
     let mut device = b.back(&first, seq);
     device.take("9000");
     device.hears_nothing();
+}
+
+/// The server hears that a file is gone, and accepts nothing more; it is told once in the log.
+#[track_caller]
+fn notices(server: &Server, device: &mut V1, remove: impl FnOnce()) {
+    is_ready(server);
+    remove();
+    server.await_metric("switchboard_store_failing", |failing| failing == 1.0);
+    is_not_ready(server);
+    let to = device.device();
+    device.ask(send(&to, "late"), json!({"type": "rejected", "code": "store_unavailable"}));
+}
+
+#[track_caller]
+fn says_once(log: &str, file: &str) {
+    let said = format!("cannot find {file}: it, or the directory that it was in, was removed");
+    let lines = log.lines().filter(|line| line.contains("the store cannot write"));
+    let lines: Vec<&str> = lines.collect();
+    assert!(matches!(lines[..], [line] if line.contains(&said)), "{log}");
+}
+
+/// Messages were accepted on disk into files that had no name any more.
+#[test]
+fn a_directory_that_is_removed_is_noticed() {
+    let server = Server::with(&["shards=1"]);
+    let mut a = V1::anonymous(&server);
+    notices(&server, &mut a, || fs::remove_dir_all(data(&server)).unwrap());
+    says_once(&server.terminate().log, "MANIFEST");
+}
+
+#[test]
+fn a_segment_that_is_gone_is_noticed_and_so_is_that_it_is_back() {
+    let server = Server::with(&["shards=1"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    a.send(&b.device, "1");
+    let segment = data(&server).join("log/00000001.seg");
+    let aside = server.directory.path().join("aside");
+    let rename = |from: &Path, to: &Path| fs::rename(from, to).unwrap();
+    notices(&server, &mut a, || rename(&segment, &aside));
+    rename(&aside, &segment);
+    server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
+    is_ready(&server);
+    retry(&mut a, &send(&b.device, "2"));
+    let mut device = b.back(&server, 0);
+    device.take("1");
+    device.take("2");
+    says_once(&server.terminate().log, "00000001.seg");
 }
