@@ -35,8 +35,9 @@ pub(crate) fn reload(shared: &Shared, source: &Source<'_>) {
 fn apply(shared: &Shared, source: &Source<'_>) -> anyhow::Result<Reread> {
     let mut loaded = source()?;
     log::ignored(&loaded.warnings);
-    fit_to_machine(&mut loaded.config);
-    let reread = shared.config().reread(&loaded.config);
+    let running = shared.config();
+    fit_to_machine(&mut loaded.config, Some(&running));
+    let reread = running.reread(&loaded.config);
     let config = Arc::new(reread.config.clone());
     // All that may fail comes before anything is changed.
     let acceptor = certificate(&config)?;

@@ -24,8 +24,8 @@ use crate::ledger::{self, Job, Reader};
 use crate::metrics::Metrics;
 use crate::reload::Source;
 use crate::shard::{
-    Admission, Begun, Budget, Ending, HttpConn, Inbox, Listener, OutQueues, Shard, Shared,
-    StoreNews, Total, WAKER,
+    Admission, Begun, Budget, Ending, FILES_PER_SHARD, HttpConn, Inbox, Listener, OutQueues,
+    SPARE_SOCKETS, Shard, Shared, StoreNews, Total, WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::{greeting, http, log, reload};
@@ -33,15 +33,16 @@ use crate::{greeting, http, log, reload};
 /// Connections that the kernel completes before we accept them; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4_096;
 
-/// File descriptors kept for other things than connections: epolls, wakers, HTTP pipes, logs.
-const RESERVED_FILES: u64 = 64;
+/// File descriptors kept for what there is a fixed number of: listeners, the runtime, the data
+/// directory and its files, the key set that is fetched, what a reload reads.
+const RESERVED_FILES: usize = 64;
 
 /// Runs until SIGTERM or SIGINT has drained it. SIGHUP has the configuration read from `source` again.
 pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     let Loaded { mut config, warnings, .. } = loaded;
     log::start(&config).context("log_level")?;
     log::ignored(&warnings);
-    fit_to_machine(&mut config);
+    fit_to_machine(&mut config, None);
     let config = Arc::new(config);
     let listener = listen(config.listen, "listen, port", config.idle_timeout)?;
     let address = listener.local_addr()?;
@@ -108,11 +109,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         &directory,
         config.shards,
         &config.limits(config.shards),
-        store::Options {
-            queue_max_bytes: config.store_queue_max_bytes,
-            max_bytes: config.store_max_bytes as u64,
-            ..store::Options::default()
-        },
+        store_options(config),
         wall.as_millis() as u64,
     )?;
     let keyring = Arc::new(Keyring::open(config)?);
@@ -514,32 +511,85 @@ fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
-/// Puts the machine's figures in where the configuration leaves them open or asks for too much.
-pub(crate) fn fit_to_machine(config: &mut Config) {
-    bound_by_file_limit(config);
-    if config.shards == 0 {
-        config.shards = thread::available_parallelism().map_or(1, usize::from);
+fn store_options(config: &Config) -> store::Options {
+    store::Options {
+        queue_max_bytes: config.store_queue_max_bytes,
+        max_bytes: config.store_max_bytes as u64,
+        ..store::Options::default()
     }
 }
 
-/// Raises the soft limit on open files to the hard one, and keeps `max_connections` below it, so
-/// that a full server can still say that it is.
-fn bound_by_file_limit(config: &mut Config) {
+/// Puts the machine's figures in where the configuration leaves them open or asks for too much. A server
+/// that runs goes on with the shards, the store and the HTTP server that it began with.
+pub(crate) fn fit_to_machine(config: &mut Config, running: Option<&Config>) {
+    if config.shards == 0 {
+        config.shards = thread::available_parallelism().map_or(1, usize::from);
+    }
+    let begun_with = running.unwrap_or(config).clone();
+    bound_by_file_limit(config, &begun_with);
+}
+
+/// Raises the soft limit on open files to the hard one, and keeps what clients can open below it: a
+/// full server can still say that it is, and the store still has its files.
+fn bound_by_file_limit(config: &mut Config, begun_with: &Config) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "the limit on open files cannot be raised");
     }
     let Some(limit) = getrlimit(Resource::Nofile).current else { return };
-    let http = config.http_connections_max as u64;
-    let room = limit.saturating_sub(RESERVED_FILES + http).max(1) as usize;
-    if config.max_connections > room {
-        tracing::info!(
-            max_connections = config.max_connections,
+    let store = begun_with.data_dir.as_ref().map_or(0, |_| store_options(begun_with).files_max());
+    let store = usize::try_from(store).unwrap_or(usize::MAX);
+    let files = Files::share(usize::try_from(limit).unwrap_or(usize::MAX), store, begun_with);
+    if files.store < store {
+        tracing::warn!(
             open_files_max = limit,
-            effective = room,
-            "max_connections is bounded by the limit on open files (ulimit -Hn, LimitNOFILE=)"
+            needed = store,
+            effective = files.store,
+            "the limit on open files (ulimit -Hn, LimitNOFILE=) may be too low for the store: raise it, \
+             or lower store_max_bytes"
         );
-        config.max_connections = room;
+    }
+    for (key, wanted, effective) in [
+        ("max_connections", &mut config.max_connections, files.connections),
+        ("http_connections_max", &mut config.http_connections_max, files.http_connections),
+    ] {
+        if *wanted > effective {
+            tracing::info!(
+                wanted = *wanted,
+                open_files_max = limit,
+                effective,
+                "{key} is bounded by the limit on open files (ulimit -Hn, LimitNOFILE=)"
+            );
+            *wanted = effective;
+        }
+    }
+}
+
+/// How the open files are divided.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    /// One for each segment.
+    store: usize,
+    /// At the most; what fewer do not need is left to `connections`.
+    http_connections: usize,
+    connections: usize,
+}
+
+impl Files {
+    /// Of what is left, the store comes first, then HTTP, each with half of it at the most.
+    fn share(limit: usize, store: usize, config: &Config) -> Files {
+        let fixed = RESERVED_FILES + SPARE_SOCKETS + config.shards * FILES_PER_SHARD;
+        let left = limit.saturating_sub(fixed);
+        let store = store.min(left / 2);
+        let left = left - store;
+        // As many wait as are served, and all may be beyond `max_connections`. Over TLS each has the
+        // two ends of a pipe as well.
+        let on_main_port = 2 * if config.tls_cert.is_some() { 3 } else { 1 };
+        let per_request = on_main_port + usize::from(config.metrics_listen.is_some());
+        let http_connections = (left / 2 / per_request).max(1);
+        let http = config.http_connections_max.min(http_connections) * per_request;
+        let connections = left.saturating_sub(http).max(1);
+        Files { store, http_connections, connections }
     }
 }
 
@@ -563,5 +613,22 @@ mod tests {
         };
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 17_000);
         assert!(sockopt::tcp_nodelay(&socket).unwrap());
+    }
+
+    #[test]
+    fn the_store_and_http_have_their_files_before_connections_and_none_has_more_than_there_are() {
+        let plain = Config { shards: 2, http_connections_max: 10, ..Config::default() };
+        let fixed = RESERVED_FILES + SPARE_SOCKETS + 2 * FILES_PER_SHARD;
+        let shared = |limit, config| {
+            let Files { store, http_connections, connections } = Files::share(limit, 40, config);
+            (store, http_connections.min(10), connections)
+        };
+        assert_eq!(shared(fixed + 1_000, &plain), (40, 10, 940));
+        let metrics_listen = Some((Ipv4Addr::LOCALHOST, 0).into());
+        let tls = Config { tls_cert: Some("cert".into()), metrics_listen, ..plain.clone() };
+        assert_eq!(shared(fixed + 1_000, &tls), (40, 10, 890));
+        assert_eq!(shared(fixed + 60, &plain), (30, 7, 16));
+        assert_eq!(shared(10, &plain), (0, 1, 1), "too few for anything");
+        assert_eq!(shared(usize::MAX, &plain).2, usize::MAX - fixed - 60);
     }
 }

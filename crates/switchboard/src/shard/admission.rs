@@ -11,7 +11,7 @@ use crate::config::Config;
 
 /// Sockets accepted beyond `max_connections`, so that one over the bound can be told so and the
 /// health check and metrics answer on a full server. Beyond these the oldest of them gives way.
-pub(super) const SPARE_SOCKETS: usize = 64;
+pub(crate) const SPARE_SOCKETS: usize = 64;
 
 /// Counts the sockets of all shards.
 #[derive(Debug)]

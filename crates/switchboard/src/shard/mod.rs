@@ -40,7 +40,7 @@ use switchboard_broker::{Broker, Digest, Directory, Input, Moment, Replay, Shard
 use switchboard_proto::DeviceId;
 
 pub(crate) use accept::Listener;
-pub(crate) use admission::Admission;
+pub(crate) use admission::{Admission, SPARE_SOCKETS};
 pub(crate) use begun::Begun;
 pub(crate) use budget::{Budget, Total};
 pub(crate) use ending::Ending;
@@ -75,6 +75,10 @@ const READ_BYTES: usize = 64 << 10;
 const CIPHER_BYTES: usize = 40 << 10;
 /// Readiness events taken per turn.
 const EVENTS_MAX: usize = 1_024;
+
+/// Files that a shard has beside its connections: epoll, waker, sockets that were turned away, and one
+/// more than the spare places where nobody gives way.
+pub(crate) const FILES_PER_SHARD: usize = turned_away::KEPT_MAX + 3;
 
 /// What all shards share.
 #[derive(Debug)]

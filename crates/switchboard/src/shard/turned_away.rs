@@ -15,7 +15,7 @@ use crate::ws::Refusal;
 
 /// Sockets kept by one shard. They are beyond `max_connections`, so they must be few; in a crowd the
 /// oldest is closed for the next.
-const KEPT_MAX: usize = 16;
+pub(super) const KEPT_MAX: usize = 16;
 
 /// Bytes that are read of a socket before it is closed: what a client says at once.
 const READ_MAX: usize = 64 << 10;

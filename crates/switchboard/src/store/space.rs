@@ -22,6 +22,9 @@ const BALLAST_PART: u64 = 8;
 /// No segment is made smaller than this for want of space.
 const SEGMENT_BYTES_MIN: u32 = 64 << 10;
 
+/// See [`Plan::segments_max`].
+const SEGMENTS_MORE: u64 = 16;
+
 /// How the space that there is, is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -35,6 +38,13 @@ pub(super) struct Plan {
     pub(super) segment_bytes: u32,
     /// Zeros ahead of the records.
     pub(super) zeros_ahead: u32,
+}
+
+impl Options {
+    /// About as many files as the log has open at most; see [`Plan::segments_max`].
+    pub fn files_max(&self) -> u64 {
+        Plan::new(self, None).segments_max()
+    }
 }
 
 impl Plan {
@@ -72,6 +82,14 @@ impl Plan {
             segment_bytes: segment,
             zeros_ahead: zeros_ahead.min(segment),
         }
+    }
+
+    /// Segments that the log has at most, each with an open file. Of two in a row one batch did not fit
+    /// into the first, so together they are more than one whole segment. A disk that is short of space
+    /// or fails makes smaller ones; for those, and for one that begins while another goes, there are
+    /// some more.
+    pub(super) fn segments_max(&self) -> u64 {
+        2 * (self.max_bytes / u64::from(self.segment_bytes)) + SEGMENTS_MORE
     }
 
     /// Whether there is no bound: then nothing is looked at, and there is no ballast.

@@ -73,25 +73,25 @@ fn at_the_limit_with_nobody_waiting_it_sleeps() {
 /// Started with few, it bounds `max_connections` so that it can still say no.
 #[test]
 fn a_low_hard_limit_bounds_the_connections() {
-    let settings = ["http_connections_max=16", "shards=1"];
+    let settings = ["http_connections_max=8", "shards=1", "store_max_bytes=8MiB"];
     let server = Server::spawn(tempfile::tempdir().unwrap(), &settings, |command| {
         let mut shell = Command::new("sh");
         shell
-            .args(["-c", "ulimit -n 100; exec \"$0\" \"$@\""])
+            .args(["-c", "ulimit -n 280; exec \"$0\" \"$@\""])
             .arg(command.get_program())
             .args(command.get_args())
             .current_dir(command.get_current_dir().unwrap());
         *command = shell;
     });
-    assert_eq!(server.metric("process_max_fds"), 100.0);
-    // 100 less 64 for other things and 16 for HTTP.
-    let inside: Vec<Wire> = (0..20).map(|_| Wire::open(&server)).collect();
+    assert_eq!(server.metric("process_max_fds"), 280.0);
+    // 280 less 64 for other things, 64 to be turned away, 19 of the shard, 48 segments and 16 for HTTP.
+    let inside: Vec<Wire> = (0..69).map(|_| Wire::open(&server)).collect();
     let answer = server.raw(super::wire::REQUEST.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(server.get("/healthz"), "ok\n");
     drop(inside);
     let log = server.terminate().log;
-    assert!(log.contains("\"effective\":20"), "{log}");
+    assert!(log.contains("\"effective\":69"), "{log}");
 }
 
 #[test]

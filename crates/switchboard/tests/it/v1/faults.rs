@@ -228,6 +228,24 @@ fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
     assert!(!ballast.exists());
 }
 
+/// Sockets that said nothing took the files that the store begins its segments with.
+#[test]
+fn strangers_who_only_open_sockets_leave_the_store_its_files() {
+    let prefix = ["sh", "-c", "ulimit -n 300; exec \"$@\"", "sh"].map(str::to_owned);
+    let settings = ["shards=2", "store_max_bytes=8MiB", "http_connections_max=8"];
+    let settings = [&settings[..], &["mailbox_max_messages=10000"]].concat();
+    let server = Server::within(&prefix, &settings);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let body = json!({"body": "x".repeat(50_000)});
+    a.send_with(&b.device, "first", &body);
+    let strangers: Vec<_> = (0..400).map(|_| server.socket()).collect();
+    assert_eq!(server.get("/healthz"), "ok\n", "all before it are in");
+    let refused = fill_store(&mut a, |id| with(send(&b.device, &id.to_string()), &body), 0);
+    assert!(refused > 20, "{refused}");
+    drop(strangers);
+    assert_eq!(server.metric("switchboard_store_failures_total"), 0.0);
+}
+
 /// A stranger kept the store full, and brought it above its quota, with nothing but new devices: each wrote
 /// a record.
 #[test]
