@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ipnet::IpNet;
 
 use crate::config::Config;
+use crate::ws::Request;
 
 /// Sockets accepted beyond `max_connections`, so that one over the bound can be told so and the
 /// health check and metrics answer on a full server. Beyond these the oldest of them gives way.
@@ -110,17 +111,38 @@ impl Permit {
         self.address = address.to_canonical();
     }
 
-    /// Goes back along the chain of proxies to the first address that is not a trusted one.
+    /// Takes the client's address from what proxies wrote into the request.
+    ///
+    /// A proxy writes one of the two headers and passes the other on as its client sent it. So where they
+    /// name different addresses, one may be forged, and the address stays the proxy's own.
+    pub(super) fn follow_forwarded(&mut self, request: &Request) {
+        if !self.is_trusted_proxy() {
+            return;
+        }
+        let standard =
+            request.forwarded.as_deref().map(|header| self.client_by(&forwarded(header)));
+        let common = request.x_forwarded_for.as_deref();
+        let common = common.map(|header| self.client_by(&x_forwarded_for(header)));
+        match (standard, common) {
+            (Some(client), Some(other)) if client != other => {}
+            (Some(client), _) | (None, Some(client)) => self.speaks_for(client),
+            (None, None) => {}
+        }
+    }
+
+    /// Returns the first address, going back along the chain of proxies, that is not a trusted one.
     ///
     /// The last entry was written by the proxy that is connected to us, the one before by the
     /// proxy before it; what an untrusted hop wrote is only its word and is not read.
-    pub(super) fn follow_forwarded(&mut self, hops: &[Option<IpAddr>]) {
+    fn client_by(&self, hops: &[Option<IpAddr>]) -> IpAddr {
+        let mut client = self.address;
         for hop in hops.iter().rev() {
             match hop {
-                Some(address) if self.is_trusted_proxy() => self.speaks_for(*address),
-                _ => return,
+                Some(address) if self.admission.trusts(client) => client = address.to_canonical(),
+                _ => break,
             }
         }
+        client
     }
 
     /// Counts the socket toward its address's bound.
@@ -166,13 +188,13 @@ fn bucket(address: IpAddr) -> IpAddr {
 }
 
 /// The addresses in X-Forwarded-For, first hop first; `None` for what is no address.
-pub(super) fn x_forwarded_for(header: &str) -> Vec<Option<IpAddr>> {
+fn x_forwarded_for(header: &str) -> Vec<Option<IpAddr>> {
     header.split(',').map(|hop| read_address(hop.trim())).collect()
 }
 
 /// The `for=` addresses in Forwarded (RFC 7239 section 4), first hop first; `None` for a hop that
 /// names no address.
-pub(super) fn forwarded(header: &str) -> Vec<Option<IpAddr>> {
+fn forwarded(header: &str) -> Vec<Option<IpAddr>> {
     header
         .split(',')
         .map(|hop| {
@@ -247,9 +269,8 @@ mod tests {
             ("9.9.9.9", "1.2.3.4", "9.9.9.9"),
             ("::ffff:10.0.0.1", "[2001:db8::1]:4000", "2001:db8::1"),
         ] {
-            let mut permit = Admission::admit(&admission, ip(peer)).unwrap();
-            permit.follow_forwarded(&x_forwarded_for(hops));
-            assert_eq!(permit.address(), ip(client), "{peer} for {hops}");
+            let permit = Admission::admit(&admission, ip(peer)).unwrap();
+            assert_eq!(permit.client_by(&x_forwarded_for(hops)), ip(client), "{peer} for {hops}");
         }
     }
 

@@ -9,7 +9,7 @@ use ppp::{HeaderResult, PartialResult, v1, v2};
 use switchboard_broker::{Conn as BrokerConn, Input};
 use switchboard_proto::v1::SUBPROTOCOL;
 
-use super::admission::{Permit, forwarded, x_forwarded_for};
+use super::admission::Permit;
 use super::budget::Pause;
 use super::conn::{Compression, Conn, Hold, Key, Phase, Protocol};
 use super::pipe::Pipe;
@@ -158,11 +158,7 @@ impl Shard {
         if conn.permit.is_over() {
             return Err(Refusal::busy("This server holds as many connections as it may."));
         }
-        if let Some(hops) = upgrade.request.forwarded.as_deref().map(forwarded) {
-            conn.permit.follow_forwarded(&hops);
-        } else if let Some(hops) = upgrade.request.x_forwarded_for.as_deref().map(x_forwarded_for) {
-            conn.permit.follow_forwarded(&hops);
-        }
+        conn.permit.follow_forwarded(&upgrade.request);
         if conn.permit.count().is_err() {
             let address = conn.permit.address();
             return Err(Refusal::busy(format!("{address} has as many connections as it may.")));

@@ -27,7 +27,11 @@ fn enter(server: &Server, preface: &[u8], request: &str) -> Option<Wire> {
     let mut socket = server.socket();
     socket.write_all(&[preface, request.as_bytes()].concat()).unwrap();
     let mut peeked = [0; 12];
-    while socket.peek(&mut peeked).unwrap() < peeked.len() {}
+    while let len = socket.peek(&mut peeked).unwrap()
+        && len < peeked.len()
+    {
+        assert!(len > 0, "the server says something");
+    }
     match &peeked {
         b"HTTP/1.1 101" => Some(Wire::answered(socket)),
         b"HTTP/1.1 503" => {
@@ -66,6 +70,25 @@ fn what_anybody_else_says_does_not_count() {
         |client| enter(&server, b"", &request_with(&format!("X-Forwarded-For: {client}\r\n")));
     let _first = from("1.2.3.4").expect("the first place");
     assert!(from("1.2.3.5").is_none(), "a client cannot choose its address");
+}
+
+/// A proxy writes one of the headers and passes the other on as the client sent it. `Forwarded` used to win, so
+/// behind a proxy that writes X-Forwarded-For, as most do, a client could choose its address.
+#[test]
+fn where_the_two_headers_disagree_neither_counts() {
+    let server = Server::with(&TRUSTING);
+    let from = |header: &str| enter(&server, b"", &request_with(header));
+    let _proxy = from("X-Forwarded-For: 1.2.3.4\r\nForwarded: for=6.6.6.6\r\n");
+    for forged in [
+        "X-Forwarded-For: 1.2.3.4\r\nForwarded: for=7.7.7.7\r\n",
+        "X-Forwarded-For: 7.7.7.7\r\nForwarded: for=1.2.3.4\r\n",
+        "X-Forwarded-For: 1.2.3.4\r\nForwarded: for=unknown\r\n",
+    ] {
+        assert!(from(forged).is_none(), "they all count as the proxy: {forged}");
+    }
+    let agreeing = "X-Forwarded-For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\n";
+    let _agreeing = from(agreeing).expect("an address of its own");
+    assert!(from("X-Forwarded-For: 1.2.3.4\r\n").is_none(), "the same address");
 }
 
 #[test]
