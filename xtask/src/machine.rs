@@ -29,6 +29,19 @@ pub(crate) fn ensure_promtool() -> Result<PathBuf, Failure> {
     ensure(|| find(&["promtool"]), "prometheus", missing)
 }
 
+/// Before which proxies the server is tested: nginx and Caddy.
+pub(crate) fn ensure_proxies() -> Result<[PathBuf; 2], Failure> {
+    // Not on everybody's PATH in Debian.
+    let nginx = || find(&["nginx"]).or_else(|| existing("/usr/sbin/nginx"));
+    let missing = "the examples in packaging/nginx and packaging/caddy are run by these programs, which are not\n\
+                   both on PATH. Install them (Debian: `apt-get install nginx caddy`)";
+    ensure(|| Some([nginx()?, find(&["caddy"])?]), "nginx caddy", missing)
+}
+
+fn existing(path: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(path)).filter(|path| path.is_file())
+}
+
 /// Finds something, installing these packages first where that can be done without asking; where
 /// it cannot, `missing` tells the user.
 pub(crate) fn ensure<T>(

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
 
@@ -9,7 +9,9 @@ use anyhow::{Result, bail};
 
 use crate::browser::{self, Browser};
 use crate::command::{Program, root};
-use crate::machine::{ensure_promtool, ensure_python, ensure_strace, print_version};
+use crate::machine::{
+    ensure_promtool, ensure_proxies, ensure_python, ensure_strace, print_version,
+};
 use crate::step::{Failure, Step, run_all};
 
 /// The test target that needs Chromium.
@@ -39,6 +41,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     steps.push(Step::new("strace", || ensure_strace().map(|strace| print_version(&strace))));
     steps.push(Step::new("promtool", || ensure_promtool().map(|tool| print_version(&tool))));
     steps.push(Step::new("python", || ensure_python().map(|python| print_version(&python))));
+    steps.push(Step::new("proxies", || ensure_proxies().map(|found| print_places(&found))));
     if options.browser {
         steps.push(Step::new("browser", || Browser::ensure().map(|found| found.print_versions())));
     }
@@ -47,6 +50,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     steps.push(Step::new("tests", tests));
     steps.push(Step::new("docs", docs));
     run_all(steps)
+}
+
+fn print_places(places: &[PathBuf]) {
+    for place in places {
+        println!("    {}", place.display());
+    }
 }
 
 fn cargo(words: &str) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ mod clients;
 mod delivery;
 mod device;
 mod page;
+mod proxied;
 mod server;
 
 use browser::{Browser, Screen};

@@ -8,6 +8,7 @@ mod bench;
 mod cli;
 mod device;
 mod monitoring;
+mod proxied;
 mod server;
 mod strace;
 mod transcripts;

@@ -13,5 +13,5 @@ mod proxy;
 mod shards;
 mod silence;
 mod slow;
-mod tls;
+pub(crate) mod tls;
 mod wire;

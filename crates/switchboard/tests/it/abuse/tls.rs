@@ -16,7 +16,8 @@ use crate::device::Device;
 use crate::server::Server;
 use crate::strace::{self, CONTROL, Tampering};
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+/// TLS over TCP, from the client's side.
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// Writes a new self-signed certificate and its key where the server looks for them.
 fn write_certificate(directory: &std::path::Path) -> CertificateDer<'static> {
@@ -36,7 +37,7 @@ fn start(settings: &[&str]) -> (Server, CertificateDer<'static>) {
 }
 
 /// TLS over a socket, trusting this certificate and no other; the handshake is still to come.
-fn over(socket: TcpStream, certificate: &CertificateDer<'static>) -> Stream {
+pub(crate) fn over(socket: TcpStream, certificate: &CertificateDer<'static>) -> Stream {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
