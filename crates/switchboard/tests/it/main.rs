@@ -6,6 +6,7 @@ mod abuse;
 mod auth;
 mod bench;
 mod cli;
+mod deployed;
 mod device;
 mod monitoring;
 mod proxied;
