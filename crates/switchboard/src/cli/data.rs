@@ -1,7 +1,7 @@
 //! The data directory of a stopped server: which one, whose it is, and reading its log.
 
 use std::fs;
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,14 @@ impl Problem {
         Problem { exit: Exit::Failed, words: words.to_string() }
     }
 
+    /// The files could not be read, and not because they are damaged: of what is in them nothing is
+    /// known.
+    pub(super) fn unread(words: impl ToString, cause: Option<&io::Error>) -> Problem {
+        let is_denied = cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied);
+        let way_on = if is_denied { "; run it as the server's user" } else { "" };
+        Problem::failed(format!("{}{way_on}; nothing was changed", words.to_string()))
+    }
+
     pub(super) fn usage(words: impl ToString) -> Problem {
         Problem { exit: Exit::Usage, words: words.to_string() }
     }
@@ -63,15 +71,19 @@ impl Args {
         loaded.config.data_dir.ok_or_else(none)
     }
 
-    /// Takes the directory for this process, as it is; a server that runs has it already.
+    /// Takes the directory for this process, as it is, to read it; a server that runs has it already.
     pub(super) fn take(&self) -> Result<DataDir, Problem> {
+        self.take_by(DataDir::open_to_read)
+    }
+
+    fn take_by(&self, open: fn(&Path) -> Result<DataDir, OpenError>) -> Result<DataDir, Problem> {
         let dir = self.resolve()?;
         if !["log", "MANIFEST", state::FILE].iter().any(|name| dir.join(name).exists())
             && !matches!(ledger::interrupted_repair(&dir), Ok(Some(_)))
         {
             return Err(Problem::failed(format!("{} holds no store", dir.display())));
         }
-        DataDir::open_as_it_is(&dir).map_err(|error| match error {
+        open(&dir).map_err(|error| match error {
             OpenError::InUse(dir) => Problem::failed(format!(
                 "{} is in use: stop the server that runs on it first",
                 dir.display()
@@ -80,9 +92,18 @@ impl Args {
         })
     }
 
-    /// Takes the directory with a log and a state that belong together.
+    /// Takes the directory with a log and a state that belong together, to read it.
     pub(super) fn open(&self) -> Result<DataDir, Problem> {
-        let disk = self.take()?;
+        self.open_by(DataDir::open_to_read)
+    }
+
+    /// The same, to append to the log.
+    pub(super) fn open_to_append(&self) -> Result<DataDir, Problem> {
+        self.open_by(DataDir::open_as_it_is)
+    }
+
+    fn open_by(&self, open: fn(&Path) -> Result<DataDir, OpenError>) -> Result<DataDir, Problem> {
+        let disk = self.take_by(open)?;
         let known = store::identify(&disk).map_err(Problem::failed)?;
         let (_, origin) = State::open(disk.root(), known).map_err(Problem::failed)?;
         if origin == Origin::Older {

@@ -158,7 +158,7 @@ fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem
     if !yes && !is_asked {
         return Err(Problem::usage("nobody can be asked here; give --yes"));
     }
-    let disk = data.open()?;
+    let disk = data.open_to_append()?;
     let mailboxes = read(&disk, None)?;
     let mailbox = find(&mailboxes, id)?;
     if is_asked && !agrees(&format!("End {id} with {} messages?", mailbox.waiting().count()))? {

@@ -18,6 +18,8 @@ pub(super) struct Mailboxes {
     /// Hashes of the messages whose outcome is recorded: a copy of one may lie behind that record.
     ended: HashSet<u64>,
     hasher: RandomState,
+    /// Places of a damaged log where records are lost.
+    gaps: u32,
 }
 
 /// One device's.
@@ -50,6 +52,8 @@ pub(super) struct Entry {
     pub(super) end: Option<End>,
     /// The body, of the device that was asked about.
     pub(super) body: Option<String>,
+    /// So many gaps of a damaged log lie before its record.
+    gaps: u32,
 }
 
 /// See [`EndedRecord`].
@@ -89,6 +93,23 @@ impl Mailboxes {
         }
     }
 
+    /// Records are lost here, or may be.
+    pub(super) fn gap(&mut self) {
+        self.gaps += 1;
+    }
+
+    /// Messages that asked for an outcome and that an ack covers, with a gap behind them: what is lost
+    /// may say that they ended otherwise, and that their senders were told.
+    pub(super) fn doubtful(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.devices.iter().flat_map(|(id, mailbox)| {
+            let acked = mailbox.entries.range(..=mailbox.acked_to);
+            let doubtful = acked.filter(|(_, entry)| {
+                entry.receipt && entry.end.is_none() && entry.gaps < self.gaps
+            });
+            doubtful.map(|(&seq, _)| (id.as_str(), seq))
+        })
+    }
+
     fn of(&mut self, device: &str) -> &mut Mailbox {
         if !self.devices.contains_key(device) {
             self.devices.insert(device.to_owned(), Mailbox::default());
@@ -113,6 +134,7 @@ impl Mailboxes {
             outcome: None,
             end: None,
             body: is_whole.then(|| String::from_utf8_lossy(message.body).into_owned()),
+            gaps: self.gaps,
         };
         self.of(&to).put(message.seq, entry);
     }
@@ -132,6 +154,7 @@ impl Mailboxes {
             outcome: Some(outcome.outcome),
             end: None,
             body: None,
+            gaps: self.gaps,
         };
         self.of(&outcome.to.to_string()).put(outcome.seq, entry);
     }

@@ -17,11 +17,11 @@ use switchboard_proto::v1::DeviceRef;
 use super::append::Appender;
 use super::data::{self, Problem, Progress};
 use super::mailboxes::Mailboxes;
-use super::store::Checked;
+use super::store::{Checked, unread};
 use crate::auth::{KeyError, OwnKey};
 use crate::ledger::state::{self, State};
 use crate::ledger::{self, BEING_BUILT, REPAIRED, record};
-use crate::store::{self, DataDir, Dir, Known, Options, Salvaged};
+use crate::store::{self, DataDir, Dir, Identity, Known, Options, Salvaged, StateOf, is_damage};
 
 /// What was there before is kept under this, and the time.
 const DAMAGED: &str = "log.damaged-";
@@ -40,7 +40,7 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
         ));
     }
     let built = dir.join(BEING_BUILT);
-    remove(&built).map_err(Problem::failed)?;
+    remove(&built)?;
     let checked = Checked::new(&disk)?;
     if checked.faults.is_empty() {
         return Ok("nothing to repair: the store is sound\n".to_owned());
@@ -62,7 +62,7 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
 
 /// Makes the new store; returns what is in it, and whether its key is new.
 fn build(disk: &DataDir, built: &Path, checked: &Checked) -> Result<(Copied, bool), Problem> {
-    let copied = copy(disk, built)?;
+    let copied = copy(disk, built, checked)?;
     let has_new_key = write_state(disk, built, checked, &copied)?;
     Ok((copied, has_new_key))
 }
@@ -76,19 +76,22 @@ struct Copied {
     unreadable: u64,
     /// Devices whose own record was lost.
     renewed: usize,
+    /// Messages whose outcome nobody is told, as it may be among what is lost.
+    doubtful: usize,
     /// No number of a device passes it.
     highest_id: u64,
     uptime_ms: u64,
     now_ms: u64,
 }
 
-fn copy(disk: &DataDir, built: &Path) -> Result<Copied, Problem> {
+fn copy(disk: &DataDir, built: &Path, checked: &Checked) -> Result<Copied, Problem> {
     let new = Arc::new(DataDir::open(built).map_err(Problem::failed)?);
     let mut log = Appender::open(new, Options::default())?;
     let mut copied = Copied { now_ms: now_ms()?, ..Copied::default() };
     let mut progress = Progress::new(disk);
     let mut failed = None;
-    let salvaged = store::salvage(disk, State::store_of(disk.root()), &mut |bytes| {
+    let salvaged = store::salvage(disk, checked.state_of(), &mut |bytes| {
+        let Some(bytes) = bytes else { return copied.mailboxes.gap() };
         progress.step(bytes);
         let Ok(record) = record::read(bytes) else {
             copied.unreadable += 1;
@@ -101,8 +104,9 @@ fn copy(disk: &DataDir, built: &Path) -> Result<Copied, Problem> {
     });
     drop(progress);
     failed.map_or(Ok(()), Err)?;
-    copied.salvaged = salvaged.map_err(Problem::failed)?;
+    copied.salvaged = salvaged.map_err(unread)?;
     copied.renewed = renew_devices(&copied, &mut log)?;
+    copied.doubtful = drop_doubtful(&copied.mailboxes, &mut log)?;
     log.close()?;
     Ok(copied)
 }
@@ -112,8 +116,7 @@ fn copy(disk: &DataDir, built: &Path) -> Result<Copied, Problem> {
 fn renew_devices(copied: &Copied, log: &mut Appender) -> Result<usize, Problem> {
     let unknown = copied.mailboxes.unknown();
     for (id, next_seq) in &unknown {
-        let device = DeviceRef::parse(id);
-        let device = device.ok_or_else(|| Problem::failed(format!("{id} is no device's id")))?;
+        let device = device(id)?;
         log.push(&Record::Device(DeviceRecord {
             device,
             mailbox: state::random().map_err(Problem::failed)?,
@@ -124,6 +127,21 @@ fn renew_devices(copied: &Copied, log: &mut Appender) -> Result<usize, Problem> 
         }))?;
     }
     Ok(unknown.len())
+}
+
+/// Messages that were acked, as far as is known, and whose outcome may have been another one, which
+/// their senders may know: they go, and nobody is told a second, contradictory one.
+fn drop_doubtful(mailboxes: &Mailboxes, log: &mut Appender) -> Result<usize, Problem> {
+    let mut dropped = 0;
+    for (id, seq) in mailboxes.doubtful() {
+        log.push(&Record::Removed { device: device(id)?, seq })?;
+        dropped += 1;
+    }
+    Ok(dropped)
+}
+
+fn device(id: &str) -> Result<DeviceRef<'_>, Problem> {
+    DeviceRef::parse(id).ok_or_else(|| Problem::failed(format!("{id} is no device's id")))
 }
 
 impl Copied {
@@ -160,7 +178,9 @@ fn write_state(
     let Known::Listed(log) = identify(built)? else {
         return Err(Problem::failed("the new log has no manifest"));
     };
-    let is_new_key = checked.token_key.is_none();
+    let kept = checked.old_state.as_ref().map(|state| (state.of_log(), state.ids_to));
+    let mark = mark_of_ids(kept, checked.listed);
+    let is_new_key = checked.token_key.is_none() || mark.is_none();
     if !is_new_key {
         fs::copy(disk.path().join("token.key"), built.join("token.key"))
             .map_err(Problem::failed)?;
@@ -168,12 +188,10 @@ fn write_state(
     let key = OwnKey::check(built, None, is_new_key).map_err(Problem::failed)?;
     let file = File::open(built.join("token.key")).and_then(|file| file.sync_all());
     file.map_err(Problem::failed)?;
-    // What cannot be used as a whole may still say which ids were given.
-    let old = checked.state.clone().or_else(|| State::read(disk.root()).ok().flatten());
-    // Ids of which nothing is in the log may have been given since that was written.
-    let unknown = if checked.state.is_some() { 0 } else { ledger::IDS_AHEAD };
+    let old = checked.old_state.clone();
+    let unknown = if mark.is_some() { 0 } else { ledger::IDS_AHEAD };
     let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
-    let ids_to = old.as_ref().map_or(ids_to, |old| old.ids_to.max(ids_to));
+    let ids_to = ids_to.max(mark.unwrap_or_default());
     let state = old.map_or_else(State::new, Ok).and_then(|state| state.for_store(log.store));
     let mut state = state.map_err(Problem::failed)?;
     state.ids_to = ids_to;
@@ -184,8 +202,23 @@ fn write_state(
     Ok(is_new_key)
 }
 
+/// Ids below this one may have been given, also those of which nothing is in the log. `None` where
+/// neither the state nor the manifest knows: then an id may be given again, and so no token of the
+/// device that had it before may count.
+fn mark_of_ids(kept: Option<(Option<StateOf>, u64)>, listed: Option<Identity>) -> Option<u64> {
+    // A state that was copied from a backup by itself does not know what was given since.
+    let is_current = |of: StateOf| {
+        let is_older =
+            |log: Identity| log.store != of.store || log.state_generation > of.generation;
+        !listed.is_some_and(is_older)
+    };
+    let kept = kept.filter(|(of, _)| of.is_none_or(is_current)).map(|(_, ids_to)| ids_to);
+    let noted = listed.map(|log| log.ids_to).filter(|&ids_to| ids_to > 0);
+    noted.max(kept)
+}
+
 fn identify(dir: &Path) -> Result<Known, Problem> {
-    let disk = DataDir::open_as_it_is(dir).map_err(Problem::failed)?;
+    let disk = DataDir::open_to_read(dir).map_err(Problem::failed)?;
     store::identify(&disk).map_err(Problem::failed)
 }
 
@@ -207,13 +240,17 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     let name = ready.file_name().unwrap_or_default().to_string_lossy();
     let damaged = dir.join(format!("{DAMAGED}{}", name.trim_start_matches(REPAIRED)));
     let (log, new_log) = (dir.join("log"), ready.join("log"));
-    if new_log.exists() {
-        if log.is_dir() && damaged.exists() {
+    if is_there(&new_log)? {
+        let is_log_dir = match fs::metadata(&log) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_damage(&error) => false,
+            log => log?.is_dir(),
+        };
+        if is_log_dir && is_there(&damaged)? {
             // The old log was moved already; somebody has made an empty folder since.
             fs::remove_dir(&log)?;
-        } else if log.is_dir() {
+        } else if is_log_dir {
             fs::rename(&log, &damaged)?;
-        } else if log.symlink_metadata().is_ok() {
+        } else if is_there(&log)? {
             fs::create_dir_all(&damaged)?;
             fs::rename(&log, damaged.join("log"))?;
         }
@@ -222,10 +259,10 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(&damaged)?;
     for file in FILES {
         let (old, new) = (dir.join(file), ready.join(file));
-        if !new.exists() {
+        if !is_there(&new)? {
             continue;
         }
-        if old.exists() {
+        if is_there(&old)? {
             fs::rename(&old, damaged.join(file))?;
         }
         fs::rename(&new, &old)?;
@@ -239,16 +276,30 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     Ok(damaged)
 }
 
-fn remove(dir: &Path) -> io::Result<()> {
+/// Whether there is anything under a name. What the system cannot tell at the moment is an error: to
+/// take it for missing would lose it.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map(|_| true),
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), Problem> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let path = dir.display();
+            Err(Problem::failed(format!(
+                "{path}, of an unfinished repair, cannot be removed: {error}"
+            )))
+        }
         _ => Ok(()),
     }
 }
 
 fn report(checked: &Checked, copied: &Copied, has_new_key: bool, damaged: &Path) -> String {
     let mut out: String = checked.faults.iter().map(|fault| format!("fault: {fault}\n")).collect();
-    let Copied { salvaged, mailboxes, unreadable, renewed, .. } = copied;
+    let Copied { salvaged, mailboxes, unreadable, renewed, doubtful, .. } = copied;
     let (devices, messages) = (mailboxes.sorted().len() + renewed, mailboxes.waiting());
     out.push_str(&format!(
         "repaired: {} records copied, {messages} messages and outcomes wait for {devices} devices\n\
@@ -259,6 +310,12 @@ fn report(checked: &Checked, copied: &Copied, has_new_key: bool, damaged: &Path)
         salvaged.records - unreadable,
         salvaged.lost_bytes,
     ));
+    if *doubtful > 0 {
+        out.push_str(&format!(
+            "{doubtful} messages were acked, and how they ended may be among what is lost: their \
+             senders are told nothing more about them\n"
+        ));
+    }
     if has_new_key {
         out.push_str("token.key is new: every token that this server gave has ended\n");
     }
@@ -276,7 +333,134 @@ fn now_ms() -> Result<u64, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use switchboard_broker::Moment;
+    use switchboard_proto::v1::Outcome;
+
     use super::*;
+
+    const ALICE: DeviceRef<'_> = DeviceRef::Name("alice");
+    const BOB: DeviceRef<'_> = DeviceRef::Name("bob");
+    const REASON: &str = "a reason that is found again in the file";
+
+    fn row(device: DeviceRef<'static>) -> Record<'static> {
+        let (mailbox, reserved_to, acked_to, pushed_to) = (1, 9, 0, 4);
+        let away_since_ms = Some(1);
+        Record::Device(DeviceRecord {
+            device,
+            mailbox,
+            reserved_to,
+            acked_to,
+            pushed_to,
+            away_since_ms,
+        })
+    }
+
+    fn message(seq: u64) -> Record<'static> {
+        Record::Message(MessageRecord {
+            to: BOB,
+            seq,
+            from: ALICE,
+            id: "m",
+            is_id_taken: true,
+            body: b"1",
+            re: None,
+            sent_at_ms: 1,
+            at: Moment::default(),
+            expires_at_ms: None,
+            receipt: true,
+        })
+    }
+
+    /// Which of bob's messages are acked, with an outcome that their sender is still to be told,
+    /// after the repair of a log with these records in which that of the first outcome rotted.
+    fn owed_after_repair(records: &[Record<'_>]) -> (usize, Vec<u64>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, built) = (dir.path().join("old"), dir.path().join("built"));
+        let mut log =
+            Appender::open(Arc::new(DataDir::open(&old).unwrap()), Options::default()).unwrap();
+        records.iter().for_each(|record| log.push(record).unwrap());
+        log.close().unwrap();
+        let segment = old.join("log/00000001.seg");
+        let bytes = fs::read(&segment).unwrap();
+        let at = bytes.windows(REASON.len()).position(|part| part == REASON.as_bytes());
+        if let Some(at) = at {
+            let file = File::options().write(true).open(&segment).unwrap();
+            file.write_all_at(b"rotten", at as u64).unwrap();
+        }
+        let disk = DataDir::open_to_read(&old).unwrap();
+        let copied = copy(&disk, &built, &Checked::default()).unwrap();
+        let mut mailboxes = Mailboxes::default();
+        let disk = DataDir::open_to_read(&built).unwrap();
+        data::read_all(&disk, |_, record| mailboxes.take(record)).unwrap();
+        let bob = mailboxes.find("bob").unwrap();
+        let owed = bob.entries.keys().copied().filter(|&seq| bob.is_acked(seq)).collect();
+        (copied.doubtful, owed)
+    }
+
+    /// The sender of a message that was refused was told `delivered`: of all that happened to it,
+    /// only an ack of a later one was left.
+    #[test]
+    fn nobody_is_told_delivered_where_another_outcome_may_be_lost() {
+        let refused = Record::Outcome(OutcomeRecord {
+            to: ALICE,
+            seq: 1,
+            id: "m",
+            of: BOB,
+            of_seq: 1,
+            outcome: Outcome::Refused,
+            at_ms: 1,
+            maybe_seen: false,
+            reason: Some(REASON),
+        });
+        let ended = Record::Ended(EndedRecord {
+            device: BOB,
+            seq: 1,
+            outcome: Outcome::Refused,
+            at_ms: 1,
+            maybe_seen: false,
+            reason: Some(REASON),
+        });
+        let acked = |seq| Record::Acked { device: BOB, seq };
+        let [one, two] = [message(1), message(2)];
+        let [alice, bob] = [row(ALICE), row(BOB)];
+        for (records, expected) in [
+            (vec![alice, bob, one, refused, acked(2)], (1, vec![])),
+            (vec![alice, bob, one, ended, acked(2)], (1, vec![])),
+            // It came behind what is lost: the ack is all that happened to it.
+            (vec![alice, bob, one, refused, two, acked(2)], (1, vec![2])),
+            // Nothing is lost.
+            (vec![alice, bob, one, two, acked(2)], (0, vec![1, 2])),
+        ] {
+            assert_eq!(owed_after_repair(&records), expected, "{records:?}");
+        }
+    }
+
+    /// An id was given twice, and the token of the device that had it first opened the mailbox of
+    /// the other.
+    #[test]
+    fn which_ids_were_given_is_known_or_no_token_counts() {
+        let state = |store, generation, ids_to| Some((Some(StateOf { store, generation }), ids_to));
+        let listed = |state_generation, ids_to| {
+            let (store, has_segments, is_half) = (7, true, false);
+            Some(Identity { store, state_generation, ids_to, has_segments, is_half })
+        };
+        for (kept, listed, expected) in [
+            (state(7, 3, 500), listed(3, 500), Some(500)),
+            (state(7, 3, 500), None, Some(500)),
+            (None, listed(3, 400), Some(400)),
+            // Copied from a backup.
+            (state(7, 2, 300), listed(3, 400), Some(400)),
+            (state(7, 2, 300), listed(3, 0), None),
+            // Another store's.
+            (state(8, 9, 900), listed(3, 0), None),
+            (None, listed(3, 0), None),
+            (None, None, None),
+        ] {
+            assert_eq!(mark_of_ids(kept, listed), expected, "{kept:?} {listed:?}");
+        }
+    }
 
     #[test]
     fn two_repairs_in_one_second_have_names_of_their_own() {

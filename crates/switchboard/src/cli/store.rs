@@ -1,14 +1,11 @@
 //! `switchboard store`: looks after the store of a stopped server.
 
-use std::fs::{self, File};
-use std::io::ErrorKind;
-
 use super::data::{self, Problem, read_all_of};
 use super::{Exit, output, repair};
-use crate::auth::OwnKey;
-use crate::ledger::state::{self, Origin, State, StateError};
-use crate::ledger::{self, BEING_BUILT, record};
-use crate::store::{self, DataDir, Found, Known};
+use crate::auth::{KeyError, OwnKey};
+use crate::ledger::state::{Origin, State, StateError};
+use crate::ledger::{self, BEING_BUILT};
+use crate::store::{self, DataDir, Found, Identity, Known, OpenError, StateOf};
 
 /// What to do with the store.
 #[derive(clap::Subcommand, Debug)]
@@ -22,7 +19,8 @@ pub(super) enum Command {
                       are copied into a new log; what was there stays as log.damaged-TIME. Messages \
                       that cannot be read are lost. All mailboxes get new names, so every device \
                       starts over with what waits for it; some messages may come a second time. A \
-                      state.json or token.key that cannot be used is made anew. Restoring a backup \
+                      state.json or token.key that cannot be used is made anew, the key also where nothing \
+                      is left that tells which ids were given. Restoring a backup \
                       is better, if there is one. It needs room for a second log.",
         after_help = "Exit codes: 0 repaired, or nothing to repair, 1 failed, 2 wrong usage"
     )]
@@ -50,22 +48,18 @@ fn check(args: &data::Args) -> Result<String, Problem> {
     Ok(checked.report())
 }
 
-/// Fails if permissions hide a file: it is not damaged, and must not be given up as if it were.
-fn may_read(disk: &DataDir) -> Result<(), Problem> {
-    let dir = disk.path();
-    let segments = fs::read_dir(dir.join("log")).into_iter().flatten().flatten();
-    let files = ["MANIFEST", state::FILE, "token.key", "log"].map(|file| dir.join(file));
-    let paths = files.into_iter().chain(segments.map(|entry| entry.path()));
-    // To open a pipe would wait for whoever writes to it.
-    for path in paths.filter(|path| path.is_file() || path.is_dir()) {
-        if let Err(error) = File::open(&path)
-            && error.kind() == ErrorKind::PermissionDenied
-        {
-            let path = path.display();
-            return Err(Problem::failed(format!("{path}: {error}; run it as the server's user")));
-        }
+pub(super) fn unread(error: OpenError) -> Problem {
+    match &error {
+        OpenError::Io(cause) => Problem::unread(&error, Some(cause.io())),
+        _ => Problem::failed(error),
     }
-    Ok(())
+}
+
+pub(super) fn unread_state(error: StateError) -> Problem {
+    match error.io() {
+        Some(cause) => Problem::unread(&error, Some(cause)),
+        None => Problem::failed(error),
+    }
 }
 
 /// What there is to say of a store.
@@ -77,6 +71,10 @@ pub(super) struct Checked {
     found: Found,
     /// The state, if it can be used.
     pub(super) state: Option<State>,
+    /// What its file says, also where it does not fit to the rest.
+    pub(super) old_state: Option<State>,
+    /// What the manifest says.
+    pub(super) listed: Option<Identity>,
     /// Fingerprint of the key, if it can be used.
     pub(super) token_key: Option<String>,
 }
@@ -85,11 +83,11 @@ impl Checked {
     /// Reads everything.
     ///
     /// # Errors
-    /// When it cannot be judged at all.
+    /// When it cannot be judged: only what is missing or damaged is a fault. Too many open files,
+    /// permissions and the like say nothing about the store.
     pub(super) fn new(disk: &DataDir) -> Result<Checked, Problem> {
         let mut it = Checked::default();
         let dir = disk.path();
-        may_read(disk)?;
         if dir.join(BEING_BUILT).exists() {
             it.notes.push(format!(
                 "{BEING_BUILT}: an unfinished repair; the next start or repair removes it"
@@ -98,12 +96,14 @@ impl Checked {
         if let Some(path) = ledger::interrupted_repair(dir).map_err(Problem::failed)? {
             it.faults.push(format!("{} is left of an interrupted repair", path.display()));
         }
-        let known = store::identify(disk);
-        if let Err(error @ store::OpenError::Newer { .. }) = known {
-            return Err(Problem::failed(error));
+        let known = match store::identify(disk) {
+            Err(error) if error.is_damage() => Known::Unlisted,
+            known => known.map_err(unread)?,
+        };
+        if let Known::Listed(identity) = known {
+            it.listed = Some(identity);
         }
-        let known = known.unwrap_or(Known::Unlisted);
-        if let Known::Listed(store::Identity { is_half: true, .. }) = known {
+        if it.listed.is_some_and(|identity| identity.is_half) {
             it.notes.push(
                 "MANIFEST: one of its two copies is damaged; the other one counts, and the next \
                  start writes both"
@@ -111,7 +111,8 @@ impl Checked {
             );
         }
         let origin = it.check_state(disk, known)?;
-        it.check_key(disk, origin);
+        it.old_state = State::read_intact(disk.root()).map_err(unread_state)?;
+        it.check_key(disk, origin)?;
         it.check_log(disk, origin)?;
         Ok(it)
     }
@@ -122,22 +123,25 @@ impl Checked {
                 self.state = Some(state);
                 Ok(Some(origin))
             }
-            Err(error @ StateError::Newer { .. }) => Err(Problem::failed(error)),
-            Err(error) => {
+            Err(error) if error.is_damage() => {
                 self.faults.push(error.to_string());
                 Ok(None)
             }
+            Err(error) => Err(unread_state(error)),
         }
     }
 
-    fn check_key(&mut self, disk: &DataDir, origin: Option<Origin>) {
+    fn check_key(&mut self, disk: &DataDir, origin: Option<Origin>) -> Result<(), Problem> {
         let known = self.state.as_ref().and_then(|state| state.token_key.clone());
         match OwnKey::check(disk.path(), known.as_deref(), false) {
             Ok(fingerprint) => self.token_key = Some(fingerprint),
+            Err(error @ KeyError::Own { .. }) => return Err(Problem::unread(&error, error.io())),
+            Err(error @ KeyError::NoRandomness(_)) => return Err(Problem::failed(error)),
             // There is nothing yet that it could have signed.
             Err(_) if origin == Some(Origin::New) => {}
             Err(error) => self.faults.push(error.to_string()),
         }
+        Ok(())
     }
 
     fn check_log(&mut self, disk: &DataDir, origin: Option<Origin>) -> Result<(), Problem> {
@@ -150,16 +154,18 @@ impl Checked {
                 self.found = found;
                 return Ok(());
             }
-            Err(error @ store::OpenError::Newer { .. }) => return Err(Problem::failed(error)),
-            Err(error) => error.to_string(),
+            Err(error) if error.is_damage() => error.to_string(),
+            Err(error) => return Err(unread(error)),
         };
         let mut progress = data::Progress::new(disk);
-        let salvaged = store::salvage(disk, State::store_of(disk.root()), &mut |bytes| {
-            progress.step(bytes);
-            record::read(bytes).ok();
+        let salvaged = store::salvage(disk, self.state_of(), &mut |bytes| {
+            bytes.into_iter().for_each(|bytes| progress.step(bytes));
         });
         drop(progress);
-        let more = salvaged.map_or_else(|_| Vec::new(), |salvaged| salvaged.faults);
+        let more = match salvaged {
+            Err(error) if error.is_damage() => Vec::new(),
+            salvaged => salvaged.map_err(unread)?.faults,
+        };
         // The first is in the list as well, in other words.
         let file = error.split(' ').next().unwrap_or_default();
         if !more.iter().any(|fault| fault.contains(file)) {
@@ -167,6 +173,11 @@ impl Checked {
         }
         self.faults.extend(more);
         Ok(())
+    }
+
+    /// To which log the state says that it belongs.
+    pub(super) fn state_of(&self) -> Option<StateOf> {
+        self.old_state.as_ref().and_then(State::of_log)
     }
 
     fn report(&self) -> String {

@@ -115,7 +115,7 @@ pub(crate) fn open(
     state.store = note.store();
     // A crash may have come between the last write of the state and this note of it. Were it not made
     // up for before the next write, another crash would leave the state two ahead, as no run does.
-    note.set(state.generation)?;
+    note.set(state.generation, state.ids_to)?;
     let reserved_to = AtomicU64::new(state.ids_to);
     let kept = Some(std::sync::Mutex::new(Kept { disk, state, note }));
     let ids = Ids { reserved_to, clock, kept };
@@ -276,7 +276,7 @@ impl Ids {
         (changed.wall_ms, changed.stamp_ms) = (wall.as_millis() as u64, self.clock.stamp(uptime));
         let generation = changed.write(kept.disk.root())?;
         // Should this fail, the same generation is written again: never two ahead.
-        kept.note.set(generation)?;
+        kept.note.set(generation, ids_to)?;
         kept.state = changed;
         self.reserved_to.store(ids_to, Ordering::Release);
         Ok(())

@@ -18,7 +18,7 @@ use serde_json::Value;
 use switchboard_broker::DigestKey;
 use switchboard_proto::DeviceId;
 
-use crate::store::{Dir, Identity, Known, is_damage, is_no_space};
+use crate::store::{Dir, Identity, Known, StateOf, is_damage, is_no_space};
 
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
@@ -102,6 +102,21 @@ pub(crate) enum StateError {
 }
 
 impl StateError {
+    /// Whether the file is not what it was; anything else, such as too many open files, says nothing
+    /// about it.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            StateError::Wrong { .. } => true,
+            StateError::Io { cause, .. } => is_damage(cause),
+            StateError::Newer { .. } | StateError::NoRandomness(_) => false,
+        }
+    }
+
+    /// What the system said, where it did.
+    pub(crate) fn io(&self) -> Option<&io::Error> {
+        if let StateError::Io { cause, .. } = self { Some(cause) } else { None }
+    }
+
     /// Whether the disk is full, or a quota on it.
     pub(crate) fn is_no_space(&self) -> bool {
         matches!(self, StateError::Io { cause, .. } if is_no_space(cause))
@@ -195,10 +210,18 @@ impl State {
         Ok(Some(state))
     }
 
-    /// The id of the log to which the file in a directory says that it belongs, if it can be read.
-    pub(crate) fn store_of(dir: &Dir) -> Option<u64> {
-        let state = State::read(dir).ok().flatten()?;
-        (state.version > 1).then_some(state.store)
+    /// What the file says, if it is there and not damaged.
+    pub(crate) fn read_intact(dir: &Dir) -> Result<Option<State>, StateError> {
+        match State::read(dir) {
+            Err(StateError::Wrong { .. }) => Ok(None),
+            read => read,
+        }
+    }
+
+    /// To which log it says that it belongs.
+    pub(crate) fn of_log(&self) -> Option<StateOf> {
+        let &State { version, store, generation, .. } = self;
+        (version > 1).then_some(StateOf { store, generation })
     }
 
     /// A state that no file has yet.
@@ -314,7 +337,13 @@ mod tests {
     }
 
     fn listed(store: u64, state_generation: u64) -> Known {
-        Known::Listed(Identity { store, state_generation, has_segments: true, is_half: false })
+        Known::Listed(Identity {
+            store,
+            state_generation,
+            ids_to: 0,
+            has_segments: true,
+            is_half: false,
+        })
     }
 
     /// A directory with a state of store 5, in its first generation.
@@ -376,8 +405,13 @@ mod tests {
         for log in [listed(5, 3), listed(5, 0), Known::Unlisted] {
             assert!(said(log).contains("state.json is missing"), "{log:?}");
         }
-        let unborn =
-            Identity { store: 5, state_generation: 0, has_segments: false, is_half: false };
+        let unborn = Identity {
+            store: 5,
+            state_generation: 0,
+            ids_to: 0,
+            has_segments: false,
+            is_half: false,
+        };
         for log in [Known::Nothing, Known::Listed(unborn)] {
             assert_eq!(opened(dir.path(), log).unwrap().1, Origin::New);
         }

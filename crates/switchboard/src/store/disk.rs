@@ -6,12 +6,10 @@ use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
+use super::segment::number_of;
+use super::{OpenError, Space, StoreError, is_damage};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-
-use super::dir::{Dir, FileId};
-use super::segment::number_of;
-use super::{OpenError, Space, StoreError};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -80,6 +78,8 @@ pub struct DataDir {
     log: Result<Dir, Errno>,
     /// The file that versions before lock, so that none of them runs beside this one.
     _old_lock: Option<File>,
+    /// Files are opened for reading only, which a read-only file system allows.
+    is_read_only: bool,
 }
 
 const LOG: &str = "log";
@@ -106,14 +106,19 @@ impl DataDir {
         }
         sync(&root)?;
         drop(root.open_dir("..").and_then(|parent| parent.sync()));
-        Ok(DataDir { root, log, _old_lock: old_lock })
+        Ok(DataDir { root, log, _old_lock: old_lock, is_read_only: false })
+    }
+
+    /// As [`DataDir::open_as_it_is`], for reading: to write is an error, and all may be read-only.
+    pub fn open_to_read(dir: &Path) -> Result<DataDir, OpenError> {
+        Ok(DataDir { is_read_only: true, ..DataDir::open_as_it_is(dir)? })
     }
 
     /// Opens the directory for this process alone, and makes nothing.
     pub fn open_as_it_is(dir: &Path) -> Result<DataDir, OpenError> {
         let (root, old_lock) = locks(dir, false)?;
         let log = open_log(&root);
-        Ok(DataDir { root, log, _old_lock: old_lock })
+        Ok(DataDir { root, log, _old_lock: old_lock, is_read_only: false })
     }
 
     /// The path that led to the directory when it was opened.
@@ -167,9 +172,16 @@ fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
     let root = Dir::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
     take_lock(dir, root.file())?;
     let made = if is_made { OFlags::CREATE } else { OFlags::empty() };
-    let old = match root.open_file("LOCK", OFlags::RDWR | made) {
+    let opened = match root.open_file("LOCK", OFlags::RDWR | made) {
+        Err(error) if !is_made && is_not_writable(&error) => root.open_file("LOCK", OFlags::RDONLY),
+        opened => opened,
+    };
+    let old = match opened {
         Ok(file) => file,
-        Err(_) if !is_made => return Ok((root, None)),
+        // No version before this one has it locked.
+        Err(error) if !is_made && (error.kind() == ErrorKind::NotFound || is_damage(&error)) => {
+            return Ok((root, None));
+        }
         Err(error) => {
             let path = dir.join("LOCK");
             return Err(StoreError::new("open", &path.to_string_lossy(), error).into());
@@ -177,6 +189,10 @@ fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
     };
     take_lock(dir, &old)?;
     Ok((root, Some(old)))
+}
+
+fn is_not_writable(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
 }
 
 fn take_lock(dir: &Path, file: &File) -> Result<(), OpenError> {
@@ -204,7 +220,12 @@ impl Disk for DataDir {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(self.folder_of(name)?.open_file(name, OFlags::RDWR)?))
+        // To open a pipe for reading would wait for whoever writes to it.
+        let flags = match self.is_read_only {
+            true => OFlags::RDONLY | OFlags::NONBLOCK,
+            false => OFlags::RDWR,
+        };
+        Ok(Box::new(self.folder_of(name)?.open_file(name, flags)?))
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {

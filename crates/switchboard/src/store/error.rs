@@ -57,6 +57,18 @@ pub enum OpenError {
     Io(#[from] StoreError),
 }
 
+impl OpenError {
+    /// Returns true if the log is not what it was: to try again is of no use. Anything else, such as
+    /// too many open files or permissions, says nothing about what the disk holds.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenError::InUse(_) | OpenError::Newer { .. } => false,
+            OpenError::Damaged { .. } | OpenError::Wrong { .. } | OpenError::Record { .. } => true,
+            OpenError::Io(error) => error.is_damage() || error.is_missing(),
+        }
+    }
+}
+
 /// What the disk refused.
 #[derive(Debug, Error)]
 #[error("cannot {doing} {file}{}: {cause}", at(*offset))]
@@ -116,6 +128,11 @@ impl StoreError {
     /// Returns true if the disk does not return what it was given: to try again is of no use.
     pub fn is_damage(&self) -> bool {
         ["open", "read", "list"].contains(&self.doing) && is_damage(&self.cause)
+    }
+
+    /// Returns true if a name leads to no file.
+    fn is_missing(&self) -> bool {
+        self.doing == "open" && self.cause.kind() == io::ErrorKind::NotFound
     }
 
     /// What the operating system said.

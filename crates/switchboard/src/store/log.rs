@@ -54,10 +54,12 @@ impl StateNote {
         self.0.manifest().content.store
     }
 
-    /// Notes a state that is on disk; durable when it returns.
-    pub fn set(&self, generation: u64) -> Result<(), StoreError> {
+    /// Notes a state that is on disk, and which ids it says may have been given: so that no id is
+    /// given twice when the state is lost. Durable when it returns.
+    pub fn set(&self, generation: u64, ids_to: u64) -> Result<(), StoreError> {
         let mut manifest = self.0.manifest();
         manifest.content.state_generation = generation;
+        manifest.content.ids_to = ids_to;
         manifest.sync()
     }
 }
@@ -147,6 +149,8 @@ pub struct Identity {
     pub store: u64,
     /// Generation of the state that belongs to it; 0 while there is none.
     pub state_generation: u64,
+    /// Ids of devices below this one may have been given; 0 where an earlier version wrote it.
+    pub ids_to: u64,
     /// Whether there is a segment.
     pub has_segments: bool,
     /// One of the manifest's two copies cannot be read; the next start writes both.

@@ -8,7 +8,7 @@
 //! slot     at 0 and at 4096; the intact one with the higher generation counts
 //!          magic 8, version u32, flags u32, generation u64, store u64, state generation u64,
 //!          0 u32, tried u32, oldest (number u32, 0 u32, id u64), newest (the same),
-//!          tip (number u32, end u32, id u64), zeros up to 124, checksum u32
+//!          tip (number u32, end u32, id u64), ids u64, zeros up to 124, checksum u32
 //! ```
 //! Numbers are little-endian. A write goes to the slot that was not synced last. So whatever a
 //! crash does to it, the last synced content stays.
@@ -62,6 +62,9 @@ pub(super) struct Content {
     pub(super) tip: Previous,
     /// The log was closed in order, so nothing lies behind the tip.
     pub(super) is_clean: bool,
+    /// As the state has it: ids below this one may have been given. 0 where an earlier version wrote
+    /// the manifest.
+    pub(super) ids_to: u64,
 }
 
 /// The manifest, open for writing.
@@ -109,6 +112,7 @@ impl Content {
             out.extend_from_slice(&end.to_le_bytes());
             out.extend_from_slice(&id.to_le_bytes());
         }
+        out.extend_from_slice(&self.ids_to.to_le_bytes());
         out.resize(CHECKED_LEN, 0);
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out.try_into().expect("a slot is as long as its fields")
@@ -133,6 +137,7 @@ impl Content {
             newest: listed(64),
             tip: Previous { number: u32_at(80), end: u32_at(84), id: u64_at(88) },
             is_clean: u32_at(12) & IS_CLEAN != 0,
+            ids_to: u64_at(96),
         })
     }
 }

@@ -17,6 +17,7 @@ mod disk;
 mod error;
 mod log;
 mod manifest;
+mod members;
 mod place;
 mod queue;
 mod recover;
@@ -42,7 +43,7 @@ pub use log::{
 pub use place::Place;
 pub use queue::Full;
 pub use recover::{Cut, Found, Replay};
-pub use salvage::{Salvaged, salvage};
+pub use salvage::{Salvaged, StateOf, salvage};
 pub use space::Space;
 pub use stats::Stats;
 pub use writer::{Listener, Options};

@@ -110,9 +110,10 @@ pub(super) fn content(disk: &dyn Disk) -> Result<Content, OpenError> {
 /// Looks which log there is.
 pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
     if let manifest::Found::Intact { manifest, is_half } = Manifest::find(disk)? {
-        let Content { store, state_generation, newest, .. } = manifest.content;
+        let Content { store, state_generation, ids_to, newest, .. } = manifest.content;
         let has_segments = newest.number > 0;
-        return Ok(Known::Listed(Identity { store, state_generation, has_segments, is_half }));
+        let identity = Identity { store, state_generation, ids_to, has_segments, is_half };
+        return Ok(Known::Listed(identity));
     }
     let is_empty = survey(disk)?.values().all(|file| matches!(file, Surveyed::Blank));
     Ok(if is_empty { Known::Nothing } else { Known::Unlisted })

@@ -4,13 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use super::manifest::{self, Content, Listed, Manifest};
+use super::manifest::{self, Content, Manifest};
+use super::members::Members;
 use super::segment::{
     HEADER_LEN, Header, Previous, Segment, VERSION, Walk, name_of, number_of, read_exact_at,
     used_end,
 };
 use super::skipping::SkippingDisk;
-use super::{Disk, DiskFile, OpenError, StoreError};
+use super::{Disk, DiskFile, OpenError, StoreError, is_damage};
 
 /// What a damaged log still holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,19 +44,29 @@ struct Hearsay {
     is_closed: bool,
 }
 
-/// Hands every intact record to `visit`, in order, also those behind damaged places. Changes
-/// nothing.
+/// To which log the server's state belongs, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateOf {
+    /// The log's random id.
+    pub store: u64,
+    /// The state's generation.
+    pub generation: u64,
+}
+
+/// Hands every intact record to `visit`, in order, also those behind damaged places; `None` stands
+/// where something is lost, or may be. Changes nothing.
 ///
-/// `store` is the id of the log as others know it. A manifest of another one is not believed: by it
-/// every segment would be foreign.
+/// A manifest of another log than the state's, or one that is older than it, is not believed: by it
+/// every segment would be foreign. Segments of another log are named, and none of their records is
+/// taken.
 ///
 /// # Errors
-/// When the disk cannot be read at all, or a newer version wrote the log. Sectors that it has lost are
-/// skipped.
+/// When the disk cannot be read for another reason than damage, such as too many open files, or a
+/// newer version wrote the log. Sectors that it has lost are skipped.
 pub fn salvage(
     disk: &dyn Disk,
-    store: Option<u64>,
-    visit: &mut dyn FnMut(&[u8]),
+    state: Option<StateOf>,
+    visit: &mut dyn FnMut(Option<&[u8]>),
 ) -> Result<Salvaged, OpenError> {
     let disk = &SkippingDisk(disk);
     let mut it = Salvaged::default();
@@ -65,27 +76,44 @@ pub fn salvage(
         Err(error) if error.is_damage() => None,
         Err(error) => return Err(error.into()),
     };
-    let listed = listed.filter(|listed| store.is_none_or(|store| listed.store == store));
-    let mut files = collect(disk, listed.as_ref(), &mut it)?;
+    let listed = listed.filter(|listed| {
+        let is_of = |state: StateOf| {
+            listed.store == state.store && listed.state_generation + 1 >= state.generation
+        };
+        state.is_none_or(is_of)
+    });
+    let (mut files, renamed) = collect(disk, listed.as_ref(), &mut it)?;
+    let members = members(&mut files, renamed, listed.as_ref());
+    it.leave_foreign(&mut files, &members, listed.map(|listed| listed.newest.number));
     leave_attempts(&mut files);
-    for number in missing(&files, listed.as_ref()) {
-        it.faults.push(format!("{} is missing", name_of(number)));
+    let missing = missing(&files, listed.as_ref());
+    it.faults.extend(missing.iter().map(|&number| format!("{} is missing", name_of(number))));
+    let mut numbers: Vec<u32> = files.keys().chain(&missing).copied().collect();
+    numbers.sort_unstable();
+    let hear = |&number| (number, hearsay(number, &files, &members, listed.as_ref()));
+    let said: Vec<(u32, Hearsay)> = numbers.iter().map(hear).collect();
+    for (number, said) in said {
+        match files.remove(&number) {
+            Some(remains) => it.take(number, remains, said, visit)?,
+            None => visit(None),
+        }
     }
-    let numbers: Vec<u32> = files.keys().copied().collect();
-    let said: Vec<Hearsay> =
-        numbers.iter().map(|&number| hearsay(number, &files, listed.as_ref())).collect();
-    for ((number, remains), said) in files.into_iter().zip(said) {
-        it.take(number, remains, said, visit)?;
+    if listed.is_none() {
+        // Nobody knows where the log ended.
+        visit(None);
     }
     Ok(it)
 }
 
-/// The files that may be part of the log.
+/// By their numbers.
+type Files = BTreeMap<u32, Remains>;
+
+/// The files that may be part of the log, and those that lie under another segment's name.
 fn collect(
     disk: &dyn Disk,
     listed: Option<&Content>,
     it: &mut Salvaged,
-) -> Result<BTreeMap<u32, Remains>, OpenError> {
+) -> Result<(Files, Vec<(Header, Remains)>), OpenError> {
     let names = match disk.list() {
         Err(error) if error.kind() == ErrorKind::NotADirectory => Vec::new(),
         names => names.map_err(StoreError::of("list", "the log"))?,
@@ -101,10 +129,11 @@ fn collect(
         let name = name_of(number);
         let file = match disk.open(&name) {
             Ok(file) => file,
-            Err(error) => {
+            Err(error) if is_damage(&error) || error.kind() == ErrorKind::NotFound => {
                 it.faults.push(format!("{name} cannot be opened: {error}"));
                 continue;
             }
+            Err(error) => return Err(StoreError::new("open", &name, error).into()),
         };
         let remains = look(&name, file)?;
         if let Some(header) = remains.header.filter(|header| header.number != number) {
@@ -118,31 +147,30 @@ fn collect(
                 // An attempt that was not finished.
                 continue;
             }
-            it.faults.push(format!("{name} is newer than any segment that MANIFEST knows"));
         }
         files.insert(number, remains);
     }
     renamed.retain(|(header, _)| !listed.is_some_and(|listed| is_out(header.number, listed)));
-    put_back(renamed, &mut files, listed);
-    Ok(files)
+    Ok((files, renamed))
 }
 
-/// Takes renamed segments for what their headers say, where others name just this one and nothing
-/// better has its name.
-fn put_back(
+/// Which of them belong to the log; those that were renamed are put back, where nothing better has
+/// their name.
+fn members(
+    files: &mut Files,
     mut renamed: Vec<(Header, Remains)>,
-    files: &mut BTreeMap<u32, Remains>,
     listed: Option<&Content>,
-) {
+) -> Members {
+    let headers = files.iter().filter_map(|(&number, remains)| Some((number, remains.header?)));
+    let mut members = Members::new(headers.collect(), listed);
     // Each says the id of the one before it.
     renamed.sort_by_key(|(header, _)| Reverse(header.number));
     for (header, remains) in renamed {
-        let is_named = hearsay(header.number, files, listed).id == Some(header.id);
-        let is_free = files.get(&header.number).is_none_or(|file| file.header.is_none());
-        if is_named && is_free {
+        if members.put_back(&header) {
             files.insert(header.number, remains);
         }
     }
+    members
 }
 
 fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
@@ -162,7 +190,7 @@ fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
 }
 
 /// Takes out attempts that were given up: the header of a later segment passes over them.
-fn leave_attempts(files: &mut BTreeMap<u32, Remains>) {
+fn leave_attempts(files: &mut Files) {
     let headers: Vec<Header> = files.values().filter_map(|remains| remains.header).collect();
     files.retain(|&number, _| {
         let later = headers.iter().find(|header| header.number > number);
@@ -171,7 +199,7 @@ fn leave_attempts(files: &mut BTreeMap<u32, Remains>) {
 }
 
 /// Segments that others name and that are not there.
-fn missing(files: &BTreeMap<u32, Remains>, listed: Option<&Content>) -> Vec<u32> {
+fn missing(files: &Files, listed: Option<&Content>) -> Vec<u32> {
     let oldest = listed.map_or(0, |listed| listed.oldest.number);
     let headers = files.values().filter_map(|remains| remains.header);
     let mut named: Vec<u32> = headers.map(|header| header.previous.number).collect();
@@ -186,50 +214,51 @@ fn missing(files: &BTreeMap<u32, Remains>, listed: Option<&Content>) -> Vec<u32>
     named
 }
 
-fn hearsay(number: u32, files: &BTreeMap<u32, Remains>, listed: Option<&Content>) -> Hearsay {
-    let mut said = Hearsay::default();
+fn hearsay(number: u32, files: &Files, members: &Members, listed: Option<&Content>) -> Hearsay {
+    let mut said = Hearsay { id: members.id(number), ..Hearsay::default() };
     let later = files.values().filter_map(|remains| remains.header);
-    if let Some(Previous { end, id, .. }) =
-        later.map(|header| header.previous).find(|previous| previous.number == number)
+    let names = later.map(|header| header.previous).find(|previous| previous.number == number);
+    said.end = names.map(|previous| previous.end);
+    if let Some(&Content { tip, is_clean, .. }) = listed
+        && tip.number == number
     {
-        said.end = Some(end);
-        said.id = (id != 0).then_some(id);
-    }
-    let Some(&Content { oldest, newest, tip, is_clean, .. }) = listed else { return said };
-    let tip_is = Listed { number: tip.number, id: tip.id };
-    if let Some(named) = [oldest, newest, tip_is].iter().find(|named| named.number == number) {
-        said.id = Some(named.id);
-    }
-    if tip.number == number {
         (said.tip, said.is_closed) = (tip.end, is_clean);
     }
     said
 }
 
 impl Salvaged {
+    /// Leaves out the segments of other logs.
+    fn leave_foreign(&mut self, files: &mut Files, members: &Members, newest: Option<u32>) {
+        files.retain(|&number, remains| {
+            let is_foreign = remains.header.is_some_and(|header| !members.has(&header));
+            let name = name_of(number);
+            if is_foreign {
+                self.faults.push(format!("{name} belongs to another log"));
+            } else if newest.is_some_and(|newest| number > newest) {
+                self.faults.push(format!("{name} is newer than any segment that MANIFEST knows"));
+            }
+            !is_foreign
+        });
+    }
+
     fn take(
         &mut self,
         number: u32,
         remains: Remains,
         said: Hearsay,
-        visit: &mut dyn FnMut(&[u8]),
+        visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<(), OpenError> {
         let Remains { header, file, len } = remains;
         let name = name_of(number);
-        let is_named = said.id.is_some() || said.end.is_some();
         if header.is_none()
-            && !is_named
+            && said.id.is_none()
             && used_end(&*file, &name, HEADER_LEN.min(len), len)? <= HEADER_LEN
         {
             // An attempt that was not finished.
             return Ok(());
         }
         let header = match (header, said.id) {
-            (Some(header), Some(id)) if header.id != id => {
-                self.faults.push(format!("{name} belongs to another log"));
-                self.lost_bytes += u64::from(len);
-                return Ok(());
-            }
             (Some(header), _) => header,
             (None, Some(id)) => {
                 self.faults.push(format!("the header of {name} is damaged"));
@@ -241,18 +270,23 @@ impl Salvaged {
                      trusted"
                 ));
                 self.lost_bytes += u64::from(len);
+                visit(None);
                 return Ok(());
             }
         };
-        let must = said.end.unwrap_or(said.tip);
+        let must = said.end.unwrap_or(said.tip).max(said.tip);
         if len < must {
             let gone = must - len;
             self.faults.push(format!("{name} ends at byte {len}, {gone} bytes too early"));
             self.lost_bytes += u64::from(gone);
         }
-        let end = said.end.unwrap_or(len).min(len);
+        let end = said.end.map_or(len, |end| end.max(said.tip)).min(len);
         let segment = Segment::new(&header, file, end);
-        self.walk(&segment, end, must.min(len), said.is_closed, visit)
+        self.walk(&segment, end, must.min(len), said.is_closed, visit)?;
+        if len < must {
+            visit(None);
+        }
+        Ok(())
     }
 
     /// Takes all intact records before `end`; up to `must` nothing else may be there.
@@ -262,7 +296,7 @@ impl Salvaged {
         end: u32,
         must: u32,
         is_closed: bool,
-        visit: &mut dyn FnMut(&[u8]),
+        visit: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<(), OpenError> {
         let mut buffer = Vec::new();
         let mut from = HEADER_LEN.min(end);
@@ -270,7 +304,7 @@ impl Salvaged {
             let mut records = 0;
             let walk = segment.walk(from, end, &mut buffer, |_, _, payload| {
                 records += 1;
-                visit(payload);
+                visit(Some(payload));
                 Ok::<(), OpenError>(())
             })?;
             self.records += records;
@@ -289,6 +323,7 @@ impl Salvaged {
                     let name = &segment.name;
                     self.faults.push(format!("{name} is damaged at byte {at}: {lost} bytes"));
                     self.lost_bytes += u64::from(lost);
+                    visit(None);
                     next.unwrap_or(end)
                 }
             };

@@ -6,7 +6,7 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header};
-use crate::store::{Known, OpenError, Options, Place, ReadError};
+use crate::store::{Disk, Known, OpenError, Options, Place, ReadError, StateOf};
 
 const OPTIONS: Options =
     Options { segment_bytes: 1024, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
@@ -33,7 +33,10 @@ fn interrupted(writes: Writes<'_>) -> (CrashDisk, Records) {
 }
 
 fn log_and_tips(writes: Writes<'_>) -> (CrashDisk, Vec<u8>, Records) {
-    let disk = CrashDisk::new(3);
+    written(CrashDisk::new(3), writes)
+}
+
+fn written(disk: CrashDisk, writes: Writes<'_>) -> (CrashDisk, Vec<u8>, Records) {
     let (mut log, _) = reopen(&disk, OPTIONS).unwrap();
     let mut manifest = Vec::new();
     for (n, lens) in writes.iter().enumerate() {
@@ -291,7 +294,8 @@ fn a_segment_that_cannot_be_read_is_named_with_the_byte() {
 
 fn salvaged(disk: &CrashDisk) -> (crate::store::Salvaged, Vec<Vec<u8>>) {
     let mut found = Vec::new();
-    let salvaged = crate::store::salvage(disk, None, &mut |record| found.push(record.to_vec()));
+    let salvaged =
+        crate::store::salvage(disk, None, &mut |record| found.extend(record.map(<[u8]>::to_vec)));
     (salvaged.unwrap(), found)
 }
 
@@ -335,6 +339,81 @@ fn segments_whose_names_were_exchanged_are_salvaged() {
     disk.put("00000001.seg", &[&header.to_bytes()[..], &first[64..]].concat());
     disk.put("00000002.seg", &second);
     assert_eq!(salvaged(&disk).1.len(), 4);
+}
+
+/// The end of a sound segment was given up, and the messages of another server were taken in.
+#[test]
+fn a_segment_of_another_log_is_named_and_none_of_its_records_taken() {
+    let other = CrashDisk::new(4);
+    // So that it draws other ids.
+    (0..100).for_each(|_| drop(Disk::fresh_id(&other)));
+    let (other, ..) = written(other, &[&[10], &[], &[20], &[], &[30]]);
+    let (disk, records) = log(&[&[10, 20], &[], &[20, 7]]);
+    let all: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
+    for (stray, faults) in [
+        ("00000003.seg", vec!["00000003.seg belongs to another log"]),
+        ("00000002.seg", vec!["00000002.seg belongs to another log", "00000002.seg is missing"]),
+    ] {
+        let with_stray = disk.crash(Loss::Process);
+        with_stray.put(stray, &other.content(stray));
+        let own = if stray == "00000002.seg" { 2 } else { 4 };
+        assert_eq!(salvaged(&with_stray).1, all[..own], "{stray}");
+        assert_eq!(salvaged(&with_stray).0.faults, faults);
+    }
+    // Nor where the manifest is lost as well: more of the segments say otherwise.
+    disk.put("00000003.seg", &other.content("00000003.seg"));
+    delete(&disk, "MANIFEST");
+    assert_eq!(salvaged(&disk).1, all);
+}
+
+/// One that a copy of the log wrote that went another way: it names the segment before, and ends it
+/// too early.
+#[test]
+fn a_segment_of_a_copy_of_the_log_ends_nothing_that_is_durable() {
+    let (short, ..) = written(CrashDisk::new(3), &[&[10], &[], &[40]]);
+    let (disk, records) = log(&[&[10], &[20]]);
+    let all: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
+    let header = |disk: &CrashDisk| Header::from_bytes(&disk.content("00000001.seg")).unwrap();
+    assert_eq!(header(&disk).id, header(&short).id, "they begin as one");
+    disk.put("00000002.seg", &short.content("00000002.seg"));
+    let (salvaged, found) = salvaged(&disk);
+    assert_eq!((found, salvaged.faults), (all, vec!["00000002.seg belongs to another log".into()]));
+}
+
+/// Where a header between is lost, a segment is linked to nothing: it is taken all the same.
+#[test]
+fn a_segment_between_two_that_are_lost_is_salvaged() {
+    let (disk, records) = log(&[&[10], &[], &[11], &[], &[12], &[], &[13], &[], &[14]]);
+    delete(&disk, "00000002.seg");
+    delete(&disk, "00000004.seg");
+    let own = [0, 2, 4].map(|nth: usize| records[nth].1.clone());
+    for manifest in ["there", "lost"] {
+        let (salvaged, found) = salvaged(&disk);
+        assert_eq!(found, own, "the manifest is {manifest}");
+        assert_eq!(salvaged.faults, ["00000002.seg is missing", "00000004.seg is missing"]);
+        if manifest == "there" {
+            delete(&disk, "MANIFEST");
+        }
+    }
+}
+
+/// A manifest that was copied from a backup by itself names segments that were dropped long ago.
+#[test]
+fn a_manifest_that_is_older_than_the_state_is_not_believed() {
+    let (disk, records) = log(&[&[10], &[], &[20], &[], &[30]]);
+    let early = disk.content("MANIFEST");
+    let (log, _) = reopen(&disk, OPTIONS).unwrap();
+    let note = log.state_note();
+    note.set(5, 0).unwrap();
+    let state = StateOf { store: note.store(), generation: 5 };
+    let disk = disk.crash(Loss::Process);
+    disk.put("MANIFEST", &early);
+    delete(&disk, "00000001.seg");
+    let mut found = Vec::new();
+    let mut visit = |record: Option<&[u8]>| found.extend(record.map(<[u8]>::to_vec));
+    let salvaged = crate::store::salvage(&disk, Some(state), &mut visit).unwrap();
+    assert_eq!(found, [records[1].1.clone(), records[2].1.clone()]);
+    assert_eq!(salvaged.faults, [""; 0]);
 }
 
 fn foreign(segment: &[u8]) -> Vec<u8> {

@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::stopped::{device, send, server};
 use super::{Ran, Shell, Value, binary};
@@ -290,6 +291,99 @@ fn run_unprivileged(shell: &Shell, line: &str) -> Ran {
         command.uid(NOBODY).gid(NOBODY);
     }
     Ran::from(command.output().unwrap())
+}
+
+/// As a backup or a snapshot is mounted: it was called damaged, as files were opened for writing.
+#[test]
+fn a_store_that_cannot_be_written_is_read() {
+    let (shell, mounted) = (data(), Shell::new());
+    copy(&dir(&shell), &dir(&mounted));
+    chmod(&shell, 0o400, 0o500);
+    for line in ["store check", "mailbox list", "mailbox show alice", "store repair"] {
+        let ran = run_unprivileged(&shell, line);
+        assert_eq!(ran.code, Some(0), "{line}: {}", ran.err);
+    }
+    let ran = run_unprivileged(&shell, "mailbox drop alice --yes");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    for line in ["store check", "mailbox list", "mailbox show alice", "store repair"] {
+        let ran = on_read_only(&mounted, line);
+        assert_eq!(ran.code, Some(0), "{line}: {}", ran.err);
+    }
+    fs::remove_file(dir(&mounted).join("state.json")).unwrap();
+    let ran = on_read_only(&mounted, "store repair");
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.err.contains("Read-only file system"), "{}", ran.err);
+}
+
+fn chmod(shell: &Shell, file: u32, folder: u32) {
+    let log = dir(shell).join("log");
+    for within in [&dir(shell), &log] {
+        for entry in fs::read_dir(within).unwrap().map(Result::unwrap) {
+            let mode = if entry.path().is_dir() { folder } else { file };
+            fs::set_permissions(entry.path(), Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}
+
+/// With the data directory on a file system that is mounted read-only.
+fn on_read_only(shell: &Shell, line: &str) -> Ran {
+    let inner = shell.command(line);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg("mount --bind $0 $0 && mount -o remount,bind,ro $0 && exec \"$@\"");
+    command.arg(dir(shell)).arg(inner.get_program()).args(inner.get_args());
+    command.current_dir(shell.directory.path());
+    for (name, _) in inner.get_envs() {
+        command.env_remove(name);
+    }
+    Ran::from(command.output().expect("`unshare` mounts: install util-linux"))
+}
+
+/// Without the open file that each segment needs, a repair gave up what it could not open.
+#[test]
+fn too_few_open_files_are_no_damage() {
+    let shell = data();
+    fs::remove_file(dir(&shell).join("state.json")).unwrap();
+    let binary = shell.command("x").get_program().to_owned();
+    for most in 3..12 {
+        for what in ["check", "repair"] {
+            let mut command = Command::new("sh");
+            command.args(["-c", "ulimit -n $0 && exec \"$@\"", &most.to_string()]).arg(&binary);
+            command.args(["store", what, "--data-dir", "switchboard-data"]);
+            let ran = Ran::from(command.current_dir(shell.directory.path()).output().unwrap());
+            let case = format!("{what} with {most} files");
+            let (out, err) = (ran.out, ran.err);
+            assert!(!out.contains("token.key is new"), "{case}: {out}");
+            assert!(ran.code != Some(0) || waiting(&shell) == Some(3), "{case}: {out}");
+            assert!(!err.contains("token.key is") && !err.contains("seg is"), "{case}: {err}");
+        }
+    }
+    assert_eq!(shell.run("store repair").code, Some(0));
+    assert_eq!(waiting(&shell), Some(3));
+}
+
+/// An id was given twice: the new state knew only the ids of which there is something in the log.
+#[test]
+fn ids_that_were_given_are_known_without_the_state() {
+    let shell = data();
+    let ids_to = || {
+        let state = fs::read(dir(&shell).join("state.json")).unwrap();
+        serde_json::from_slice::<Value>(&state).unwrap()["ids_to"].as_u64().unwrap()
+    };
+    let given = ids_to();
+    assert!(given >= 100_000_003, "each sender got one: {given}");
+    fs::remove_file(dir(&shell).join("state.json")).unwrap();
+    let ran = shell.run("store repair");
+    assert!(ran.code == Some(0) && !ran.out.contains("token.key is new"), "{}", ran.out);
+    assert_eq!(ids_to(), given);
+    // Now nobody knows.
+    server(&shell).terminate();
+    for file in ["state.json", "MANIFEST"] {
+        fs::remove_file(dir(&shell).join(file)).unwrap();
+    }
+    let ran = shell.run("store repair");
+    assert!(ran.out.contains("token.key is new"), "{} {}", ran.out, ran.err);
+    assert_eq!(waiting(&shell), Some(3));
 }
 
 /// An exposed key was replaced by the way, and every token ended with it.

@@ -155,6 +155,45 @@ fn two_repairs_one_after_the_other_keep_both_damaged_stores() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
+/// Calls that tell what is on the disk, and fail for other reasons than that.
+const LOOKS: &str = "openat,read,pread64,statx,getdents64";
+
+/// What could not be read for a moment was taken for damaged: a sound log was copied without what
+/// could not be opened, and a sound key made anew.
+#[test]
+fn a_repair_gives_up_nothing_because_a_call_fails_once() {
+    let sound = data();
+    let damaged = copy_of(&sound);
+    fs::remove_file(dir(&damaged).join("state.json")).unwrap();
+    let key = fs::read(dir(&sound).join("token.key")).unwrap();
+    for error in ["ENFILE", "ENOMEM"] {
+        for whole in [&sound, &damaged] {
+            let shell = copy_of(whole);
+            for nth in 1.. {
+                let case = format!("{error} at look {nth}");
+                let inject = format!("inject={LOOKS}:error={error}:when={nth}");
+                let trace = format!("trace={LOOKS}");
+                let ran = under_strace(&shell, "store repair", &["-e", &trace, "-e", &inject]);
+                let ran = Ran::from(ran);
+                let is_repaired = ran.out.contains("repaired") || ran.out.contains("finished");
+                assert!(!is_repaired || !std::ptr::eq(whole, &sound), "{case}: {}", ran.out);
+                assert!(!ran.out.contains("token.key is new"), "{case}: {}", ran.out);
+                if is_repaired {
+                    assert_eq!(waiting(&shell), Some(3), "{case}: {}", ran.out);
+                    assert!(fs::read(dir(&shell).join("token.key")).unwrap() == key, "{case}");
+                    fs::remove_dir_all(dir(&shell)).unwrap();
+                    copy(&dir(whole), &dir(&shell));
+                }
+                if nth > 60 {
+                    break;
+                }
+            }
+            assert_eq!(shell.run("store repair").code, Some(0), "{error}");
+            assert_eq!(waiting(&shell), Some(3), "{error}");
+        }
+    }
+}
+
 /// Runs a start whose reads of a file fail with EIO.
 fn start_without(shell: &Shell, file: &str, when: &str) -> Ran {
     let path = fs::canonicalize(dir(shell).join(file)).unwrap();
