@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod bench;
 pub mod cli;
+mod clock;
 pub mod config;
 mod greeting;
 mod http;

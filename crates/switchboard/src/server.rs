@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use mio::{Poll, Waker};
@@ -103,7 +103,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     getrandom::fill(&mut hash_key).context("no randomness from the system")?;
     let hash_key = HashKey::new(hash_key);
     let directory = Arc::new(Directory::new(config.shards, config.listed_max(), hash_key));
-    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let wall = crate::clock::now()?;
     let ledger::Opened { brokers, recovered, ids, uptime } = ledger::open(
         config.data_dir.as_deref(),
         &directory,

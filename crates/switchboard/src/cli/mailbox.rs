@@ -14,6 +14,7 @@ use super::append::Appender;
 use super::data::{self, Problem, read_all};
 use super::mailboxes::{Entry, Mailbox, Mailboxes};
 use super::output::{self, escaped, one_line};
+use crate::clock;
 use crate::store::{DataDir, Options};
 
 /// What to do with mailboxes.
@@ -227,6 +228,5 @@ fn time(at_ms: u64) -> String {
 }
 
 fn now_ms() -> Result<u64, Problem> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map(|since| since.as_millis() as u64).map_err(Problem::failed)
+    clock::now().map(|since| since.as_millis() as u64).map_err(Problem::failed)
 }

@@ -19,6 +19,7 @@ use super::data::{self, Problem, Progress};
 use super::mailboxes::Mailboxes;
 use super::store::{Checked, unread};
 use crate::auth::{KeyError, OwnKey};
+use crate::clock;
 use crate::ledger::state::{self, State};
 use crate::ledger::{self, BEING_BUILT, REPAIRED, record};
 use crate::store::{self, DataDir, Dir, Identity, Known, Options, Salvaged, StateOf, is_damage};
@@ -327,8 +328,7 @@ fn report(checked: &Checked, copied: &Copied, has_new_key: bool, damaged: &Path)
 }
 
 fn now_ms() -> Result<u64, Problem> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map(|since| since.as_millis() as u64).map_err(Problem::failed)
+    clock::now().map(|since| since.as_millis() as u64).map_err(Problem::failed)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `switchboard token`: signs a token for a device with the server's own key.
 
 use std::io::{self, IsTerminal};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use switchboard_proto::v1::DeviceRef;
 
@@ -65,7 +65,7 @@ fn mint(args: &Args) -> Result<String, (Exit, String)> {
     };
     let dir = args.data.resolve().map_err(|problem| (problem.exit, problem.words))?;
     let failed = |problem: &dyn ToString| (Exit::Failed, problem.to_string());
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|e| failed(&e))?;
+    let now = crate::clock::now().map_err(|error| failed(&error))?;
     let key = OwnKey::open(&dir).map_err(|error| match error {
         KeyError::NoData { .. } => usage(&error),
         error => failed(&error),

@@ -124,7 +124,7 @@ pub(crate) fn open(
         reserved = ids.reserve(directory.next_id(), uptime);
     }
     if let Err(error) = reserved {
-        if origin == Origin::New {
+        if origin == Origin::New || is_in_the_way(&error) {
             // A log without a state that belongs to it would be refused at the next start.
             return Err(error);
         }
@@ -132,6 +132,12 @@ pub(crate) fn open(
         tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
     }
     Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
+}
+
+/// Whether a folder lies where the state is to be written: that does not pass.
+fn is_in_the_way(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<StateError>().and_then(StateError::io);
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::IsADirectory)
 }
 
 fn is_no_space(error: &anyhow::Error) -> bool {

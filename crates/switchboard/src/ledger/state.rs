@@ -5,7 +5,7 @@
 //! ahead of the manifest after a crash, and is never behind.
 
 use std::fs::Metadata;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
@@ -23,6 +23,8 @@ use crate::store::{Dir, Identity, Known, StateOf, is_damage, is_no_space};
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
 const MANIFEST: &str = "MANIFEST";
+/// More is not read: it has less than a tenth.
+const LEN_MAX: u64 = 64 << 10;
 /// Goes up when a file of this version would be misread by an older one. Version 1 is of a server
 /// whose log had no manifest.
 const VERSION: u32 = 2;
@@ -181,10 +183,8 @@ impl State {
     /// What the file says, if there is one.
     pub(crate) fn read(dir: &Dir) -> Result<Option<State>, StateError> {
         let path = dir.path().join(FILE);
-        let mut bytes = Vec::new();
-        let read = dir.open_file(FILE, OFlags::RDONLY);
-        match read.and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => {}
+        let bytes = match dir.read_file(FILE, LEN_MAX) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) if is_damage(&error) => {
                 return Err(StateError::Wrong { path, why: format!("cannot be read ({error})") });
@@ -269,13 +269,19 @@ impl State {
         let value = serde_json::to_value(&*self).expect("numbers and text are JSON");
         self.checksum = checksum(&value);
         let path = dir.path().join(FILE);
+        let name = format!("{FILE}.new");
         let failed = |cause| StateError::Io { path: path.clone(), cause };
-        let beside = format!("{FILE}.new");
+        let not_beside = |cause| StateError::Io { path: dir.path().join(&name), cause };
         let bytes = serde_json::to_vec_pretty(self).expect("numbers and text are JSON");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-        let mut file = dir.open_file(&beside, flags).map_err(failed)?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        dir.rename(&beside, FILE).and_then(|()| dir.sync()).map_err(failed)?;
+        // A crash may have left one. Anything else that lies there, such as a pipe, goes as well.
+        match dir.remove(&name) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(not_beside(error)),
+            _ => {}
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mut file = dir.open_file(&name, flags).map_err(not_beside)?;
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(not_beside)?;
+        dir.rename(&name, FILE).and_then(|()| dir.sync()).map_err(failed)?;
         Ok(self.generation)
     }
 

@@ -4,12 +4,14 @@
 //! descriptor stays with the directory that was opened, and with the lock on it.
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode};
 use rustix::io::retry_on_intr;
+
+use super::small::only_file;
 
 /// What a file system calls a file: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,18 @@ impl Dir {
     /// Opens a file; one that this makes is for its user alone.
     pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         open_at(&self.file, Path::new(name), flags)
+    }
+
+    /// As [`open_file`](super::open_file), of a name here.
+    pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
+        only_file(self.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK)?)
+    }
+
+    /// The content of a file, of a longer one the first `len_max` bytes.
+    pub(crate) fn read_file(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_to_read(name)?.take(len_max).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Makes a directory for its user alone.

@@ -6,10 +6,12 @@ use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
-use super::segment::number_of;
-use super::{OpenError, Space, StoreError, is_damage};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use super::dir::{Dir, FileId};
+use super::segment::number_of;
+use super::{OpenError, Space, StoreError, is_damage};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -171,9 +173,10 @@ fn hide_from_git(dir: &Path) -> Result<(), StoreError> {
 fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
     let root = Dir::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
     take_lock(dir, root.file())?;
+    let path = dir.join("LOCK");
     let made = if is_made { OFlags::CREATE } else { OFlags::empty() };
     let opened = match root.open_file("LOCK", OFlags::RDWR | made) {
-        Err(error) if !is_made && is_not_writable(&error) => root.open_file("LOCK", OFlags::RDONLY),
+        Err(error) if !is_made && is_not_writable(&error) => root.open_to_read("LOCK"),
         opened => opened,
     };
     let old = match opened {
@@ -182,10 +185,8 @@ fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
         Err(error) if !is_made && (error.kind() == ErrorKind::NotFound || is_damage(&error)) => {
             return Ok((root, None));
         }
-        Err(error) => {
-            let path = dir.join("LOCK");
-            return Err(StoreError::new("open", &path.to_string_lossy(), error).into());
-        }
+        Err(cause) if is_damage(&cause) => return Err(OpenError::NoLock { path, cause }),
+        Err(error) => return Err(StoreError::new("open", &path.to_string_lossy(), error).into()),
     };
     take_lock(dir, &old)?;
     Ok((root, Some(old)))

@@ -14,6 +14,14 @@ pub enum OpenError {
     /// The directory belongs to another process that runs.
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
+    /// Something else lies where versions before had a file that they locked.
+    #[error("{} is no file that can be opened ({cause}): it holds nothing, remove it", path.display())]
+    NoLock {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
     /// The log was written by a newer version of this program.
     #[error("{file} has format version {found}, and this program knows versions up to {known}")]
     Newer {
@@ -62,7 +70,7 @@ impl OpenError {
     /// too many open files or permissions, says nothing about what the disk holds.
     pub fn is_damage(&self) -> bool {
         match self {
-            OpenError::InUse(_) | OpenError::Newer { .. } => false,
+            OpenError::InUse(_) | OpenError::NoLock { .. } | OpenError::Newer { .. } => false,
             OpenError::Damaged { .. } | OpenError::Wrong { .. } | OpenError::Record { .. } => true,
             OpenError::Io(error) => error.is_damage() || error.is_missing(),
         }

@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use super::stopped::{device, send, server};
 use super::{Ran, Shell, Value, binary};
 
@@ -67,11 +69,15 @@ fn flip(path: &Path, at: impl FnOnce(usize) -> usize) {
 type Damage = fn(&Path, &Path);
 
 /// What is done to a file; the second path is the same file of another store.
-const DAMAGES: [(&str, Damage); 8] = [
+const DAMAGES: [(&str, Damage); 9] = [
     ("missing", |path, _| fs::remove_file(path).unwrap()),
     ("a folder", |path, _| {
         fs::remove_file(path).unwrap();
         fs::create_dir(path).unwrap();
+    }),
+    ("a pipe", |path, _| {
+        fs::remove_file(path).unwrap();
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     }),
     ("cut", |path, _| change(path, |bytes| bytes.truncate(used(bytes) / 2))),
     ("zeroed", |path, _| change(path, |bytes| bytes.fill(0))),
@@ -384,6 +390,30 @@ fn ids_that_were_given_are_known_without_the_state() {
     let ran = shell.run("store repair");
     assert!(ran.out.contains("token.key is new"), "{} {}", ran.out, ran.err);
     assert_eq!(waiting(&shell), Some(3));
+}
+
+/// It was said to be a damaged disk, and the way on led nowhere.
+#[test]
+fn what_lies_where_the_server_wants_to_write_is_named() {
+    let whole = data();
+    for name in ["LOCK", "state.json.new", "repair.tmp"] {
+        let shell = Shell::new();
+        copy(&dir(&whole), &dir(&shell));
+        let path = dir(&shell).join(name);
+        fs::remove_file(&path).ok();
+        let line = if name == "repair.tmp" {
+            fs::write(&path, "x").unwrap();
+            "store repair"
+        } else {
+            fs::create_dir(&path).unwrap();
+            "--listen 127.0.0.1:0 --data-dir switchboard-data"
+        };
+        let ran = shell.run(line);
+        assert_eq!(ran.code, Some(1), "{name}: {}", ran.err);
+        assert!(ran.err.contains(&format!("switchboard-data/{name}")), "{name}: {}", ran.err);
+        assert!(!ran.err.contains("store repair"), "{name}: {}", ran.err);
+        assert_eq!(shell.run("store check").code, Some(0), "{name}");
+    }
 }
 
 /// An exposed key was replaced by the way, and every token ended with it.

@@ -91,7 +91,7 @@ fn a_first_start_that_cannot_write_its_state_ends_and_the_next_one_opens() {
     let in_the_way = dir(&shell).join("state.json.new");
     fs::create_dir_all(&in_the_way).unwrap();
     let ran = shell.run(START);
-    assert!(ran.err.contains("state.json: Is a directory"), "{}", ran.err);
+    assert!(ran.err.contains("state.json.new: Is a directory"), "{}", ran.err);
     fs::remove_dir(&in_the_way).unwrap();
     opens(&shell, "with room for its state");
     server(&shell).terminate();
