@@ -117,7 +117,7 @@ pub(crate) async fn open(
 
 /// The port in the address, or the default one; `None` for one that is no port. `Uri` takes that for
 /// none at all.
-fn port(uri: &Uri, default: u16) -> Option<u16> {
+pub(crate) fn port(uri: &Uri, default: u16) -> Option<u16> {
     let authority = uri.authority()?;
     let (_, host_and_port) =
         authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
@@ -127,7 +127,7 @@ fn port(uri: &Uri, default: u16) -> Option<u16> {
     }
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+pub(crate) async fn connect(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
     let unknown = |why| ConnectError::UnknownHost { host: host.to_owned(), why };
     let addresses: Vec<_> = lookup_host((host, port)).await.map_err(unknown)?.collect();
     match TcpStream::connect(addresses.as_slice()).await {
@@ -154,7 +154,7 @@ async fn shake_hands(
 }
 
 /// Tells the library's errors apart, of a connection to `host`.
-fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
+pub(crate) fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
     use tungstenite::Error::{Http, Io, Protocol, Tls};
     let no_subprotocol = SubProtocolError::NoSubProtocol;
     match error {

@@ -5,9 +5,11 @@
 
 mod connect;
 mod ending;
+mod ready;
 mod tls;
 pub mod v1;
 
 pub use connect::{CONNECT_TIMEOUT, ConnectError, Options};
 pub use ending::Ending;
+pub use ready::{Trust, ready};
 pub use tls::TlsError;

@@ -60,7 +60,7 @@ fn warnings(listens_on: IpAddr, config: &Config) -> Vec<&'static str> {
 }
 
 /// An address by which this machine reaches a server that listens on `ip`.
-fn reachable(ip: IpAddr) -> IpAddr {
+pub(crate) fn reachable(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -19,6 +19,11 @@ use super::state::TokenSource;
 /// read by everybody on the machine.
 const TOKEN_VARIABLE: &str = "SWITCHBOARD_TOKEN";
 
+/// What to do where a server's certificate is not trusted.
+pub(super) const UNTRUSTED: &str = "certificate not trusted: use --ca FILE (PEM), with the \
+                                    certificate of the authority that signed it; a self-signed \
+                                    one is its own";
+
 /// Which server to use, and how.
 #[derive(clap::Args, Debug)]
 pub(super) struct Server {
@@ -83,11 +88,7 @@ impl Server {
         let why = match error {
             // It names the address itself.
             OpenError::Connect(error @ ConnectError::Address { .. }) => return error.to_string(),
-            OpenError::Connect(ConnectError::Tls(TlsError::Untrusted)) => {
-                "certificate not trusted: use --ca FILE (PEM), with the certificate of the authority \
-                 that signed it; a self-signed one is its own"
-                    .to_owned()
-            }
+            OpenError::Connect(ConnectError::Tls(TlsError::Untrusted)) => UNTRUSTED.to_owned(),
             OpenError::Closed(ending) if ending.code == 4401 && self.token().is_none() => {
                 format!("{error}; give one by --token-file FILE or SWITCHBOARD_TOKEN")
             }
@@ -98,7 +99,7 @@ impl Server {
 }
 
 /// Completes an address by its scheme and port. It is judged when it is used.
-fn address(text: &str) -> Result<String, Infallible> {
+pub(super) fn address(text: &str) -> Result<String, Infallible> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let scheme = match scheme {
             "http" => "ws",

@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod delivery;
 mod generate;
+mod health;
 mod listen;
 mod mailbox;
 mod mailboxes;
@@ -58,6 +59,9 @@ enum Command {
     /// Be a device: print the own id, then what arrives, until Ctrl-C
     #[command(after_help = listen::EXAMPLES)]
     Listen(listen::Args),
+    /// Ask a server whether it is ready: exit code 0 if so, else 1 and the reason
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::Args),
     /// Print a token by which a device proves its name
     #[command(after_help = token::EXAMPLES)]
     Token(token::Args),
@@ -100,7 +104,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for the server and listen: ended as asked; for send: delivered or
      accepted
-  1  failed while running
+  1  failed while running; health: not ready, or not reached
   2  wrong usage or configuration; nothing was started or sent
   3  send, listen: could not connect
   4  send: rejected, there is no such device; mailbox: the same
@@ -158,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::run(&command).into(),
         Command::Send(args) => send::run(&args).into(),
         Command::Listen(args) => listen::run(&args).into(),
+        Command::Health(args) => health::run(&args).into(),
         Command::Token(args) => token::run(&args).into(),
         Command::Mailbox(command) => mailbox::run(&command).into(),
         Command::Store(command) => store::run(&command).into(),
@@ -243,6 +248,7 @@ mod tests {
             EXIT_CODES,
             send::EXAMPLES,
             listen::EXAMPLES,
+            health::EXAMPLES,
             token::EXAMPLES,
             mailbox::EXAMPLES,
             generate::COMPLETIONS,

@@ -17,6 +17,7 @@ mod connecting;
 pub(crate) mod damaged;
 mod durable;
 mod generated;
+mod health;
 mod killed;
 mod lines;
 mod results;

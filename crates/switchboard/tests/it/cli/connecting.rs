@@ -18,7 +18,7 @@ fn cannot_connect(shell: &Shell, url: &str, more: &str) -> String {
 }
 
 /// A server with a certificate, which the shell has as `cert.pem`.
-fn with_tls(change: impl FnOnce(&mut CertificateParams)) -> (Server, Shell) {
+pub(super) fn with_tls(change: impl FnOnce(&mut CertificateParams)) -> (Server, Shell) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
     change(&mut params);

@@ -1,0 +1,103 @@
+//! Asks a server whether it is ready, by HTTP.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::http::Uri;
+
+use crate::connect::{ConnectError, Options, connect, explained, port};
+use crate::tls::{self, TlsError};
+
+/// More of an answer is not read: what counts is in its first line.
+const ANSWER_BYTES_MAX: u64 = 4 << 10;
+
+/// Whose certificate a server may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// One that the authorities of [`Options`] signed, for the host of the address.
+    Authorities,
+    /// Any. It is not known then who answers: for a server that is asked on its own machine, where its
+    /// certificate is for another name.
+    Anyone,
+}
+
+/// Asks `/readyz` of the server at an `http` or `https` address; `Ok` if it answers 200. The answer of
+/// a server that is not ready is [`ConnectError::Http`].
+pub async fn ready(url: &str, options: &Options, trust: Trust) -> Result<(), ConnectError> {
+    let answer = tokio::time::timeout(options.timeout, ask(url, options, trust));
+    let (status, body) = answer.await.map_err(|_| ConnectError::Timeout(options.timeout))??;
+    if status == 200 { Ok(()) } else { Err(ConnectError::Http { status, body }) }
+}
+
+/// The status and the body of the answer.
+async fn ask(url: &str, options: &Options, trust: Trust) -> Result<(u16, String), ConnectError> {
+    let no_address = || ConnectError::Address { url: url.to_owned() };
+    let uri: Uri = url.parse().map_err(|_| no_address())?;
+    let (tls, default_port) = match (uri.scheme_str(), trust) {
+        (Some("http"), _) => (None, 80),
+        (Some("https"), Trust::Authorities) => (Some(tls::config(options.ca.as_deref())?), 443),
+        (Some("https"), Trust::Anyone) => (Some(tls::config_for_anyone()), 443),
+        _ => return Err(no_address()),
+    };
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(no_address)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port(&uri, default_port).ok_or_else(no_address)?;
+    let socket = connect(host, port).await?;
+    let is_plain = tls.is_none();
+    let asked = match tls {
+        None => exchange(socket, &uri).await,
+        Some(tls) => exchange_by_tls(socket, tls, host, &uri).await,
+    };
+    let answer = asked.and_then(|answer| parsed(&answer).ok_or_else(no_http));
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(_) if is_plain && tls::is_spoken_by(host, port).await => Err(TlsError::TlsPort.into()),
+        Err(error) => Err(explained(tungstenite::Error::Io(error), host)),
+    }
+}
+
+async fn exchange_by_tls(
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    tls: Arc<ClientConfig>,
+    host: &str,
+    uri: &Uri,
+) -> io::Result<Vec<u8>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    exchange(TlsConnector::from(tls).connect(name, socket).await?, uri).await
+}
+
+/// Sends the request; returns all that is answered.
+async fn exchange(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    uri: &Uri,
+) -> io::Result<Vec<u8>> {
+    let host = uri.authority().map_or("", |authority| authority.as_str());
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    socket.flush().await?;
+    let mut answer = Vec::new();
+    match socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await {
+        // A peer that ends TLS without saying so is common, and the answer is there.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !answer.is_empty() => {}
+        read => drop(read?),
+    }
+    Ok(answer)
+}
+
+/// Status and body of an answer in HTTP/1.
+fn parsed(answer: &[u8]) -> Option<(u16, String)> {
+    let answer = String::from_utf8_lossy(answer);
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let (version, rest) = head.split_once(' ')?;
+    let status = rest.get(..3)?.parse().ok()?;
+    version.starts_with("HTTP/1.").then(|| (status, body.trim().to_owned()))
+}
+
+fn no_http() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the answer is none in HTTP")
+}
