@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::SystemTime;
 
 use tempfile::TempDir;
@@ -142,5 +143,32 @@ fn memory_and_a_data_directory_exclude_each_other() {
         let printed = String::from_utf8(ran.stdout).unwrap();
         let line = format!("data_dir = {shown}");
         assert!(printed.lines().any(|printed| printed == line), "{line} not in\n{printed}");
+    }
+}
+
+/// The start says once in the log and once on standard output who may connect.
+#[test]
+fn the_start_says_who_may_connect() {
+    for (auth, level, who) in [
+        ("open", "WARN", "everybody, from this machine only; so may web pages of any origin"),
+        ("token", "INFO", "who shows a token, from this machine only"),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let mut server = binary()
+            .args(["--listen", "127.0.0.1:0", "--set", &format!("auth={auth}")])
+            .current_dir(home.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let lines: Vec<String> = lines.take_while(|line| !line.starts_with("  stop ")).collect();
+        server.kill().unwrap();
+        let log = String::from_utf8(server.wait_with_output().unwrap().stderr).unwrap();
+        assert!(lines.contains(&format!("  may connect {who}")), "{lines:#?}");
+        let said =
+            format!("\"level\":\"{level}\",\"message\":\"may connect: {who}; to change it: ");
+        assert_eq!(log.matches(&said).count(), 1, "{log}");
+        assert_eq!(log.matches("may connect").count(), 1, "{log}");
     }
 }
