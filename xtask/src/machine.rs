@@ -76,6 +76,13 @@ fn existing(path: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path)).filter(|path| path.is_file())
 }
 
+/// By which the exposure of the systemd unit is judged.
+pub(crate) fn ensure_systemd_analyze() -> Result<PathBuf, Failure> {
+    let missing = "the systemd unit is judged by systemd-analyze, which is not on PATH.\n\
+                   Install it (Debian: `apt-get install systemd`)";
+    ensure(|| find(&["systemd-analyze"]), "systemd", missing)
+}
+
 /// Finds something, installing these packages first where that can be done without asking; where
 /// it cannot, `missing` tells the user.
 pub(crate) fn ensure<T>(

@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 use crate::browser::{self, Browser};
 use crate::command::{Program, root};
 use crate::machine::{
-    ensure_linters, ensure_promtool, ensure_proxies, ensure_python, ensure_strace, print_version,
+    ensure_linters, ensure_promtool, ensure_proxies, ensure_python, ensure_strace,
+    ensure_systemd_analyze, print_version,
 };
 use crate::step::{Failure, Step, run_all};
 
@@ -40,6 +41,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     // Before the long steps, so that what is missing is told at once.
     steps.push(Step::new("strace", || ensure_strace().map(|strace| print_version(&strace))));
     steps.push(Step::new("promtool", || ensure_promtool().map(|tool| print_version(&tool))));
+    steps.push(Step::new("systemd-analyze", || {
+        ensure_systemd_analyze().map(|tool| print_version(&tool))
+    }));
     steps.push(Step::new("python", || ensure_python().map(|python| print_version(&python))));
     steps.push(Step::new("proxies", || ensure_proxies().map(|found| print_places(&found))));
     steps.push(Step::new("linters", || ensure_linters().map(|folder| print_places(&[folder]))));

@@ -47,6 +47,12 @@ pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &C
     let _: io::Result<()> = io::stdout().write_all(greeting.as_bytes());
 }
 
+/// What systemd shows of a server that is up, in one line.
+pub(crate) fn status(address: SocketAddr, config: &Config) -> String {
+    let Access { may_connect, .. } = Access::new(address, config);
+    format!("Listening on {address}; may connect: {may_connect}")
+}
+
 /// Not in [`Access`]: it is about which tokens count, not about who needs one.
 fn takes_any_audience(config: &Config) -> bool {
     config.auth_jwks.is_some() && config.auth_audience.is_none()

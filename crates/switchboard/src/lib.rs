@@ -17,5 +17,6 @@ mod reload;
 pub mod server;
 mod shard;
 pub mod store;
+mod systemd;
 mod tls;
 pub mod ws;

@@ -46,7 +46,7 @@ impl Number {
         self.0.store(n, Relaxed);
     }
 
-    fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

@@ -12,10 +12,11 @@ use crate::tls::Acceptor;
 /// Reads the sources that the server was started with.
 pub(crate) type Source<'a> = dyn Fn() -> Result<Loaded, Mistakes> + 'a;
 
-/// Rereads everything, and logs what came of it.
-pub(crate) fn reload(shared: &Shared, source: &Source<'_>) {
+/// Rereads everything, and logs what came of it. Returns false if it was refused.
+pub(crate) fn reload(shared: &Shared, source: &Source<'_>) -> bool {
     let applied = apply(shared, source);
-    shared.metrics.settings.reloads.at(usize::from(applied.is_err())).add(1);
+    let is_applied = applied.is_ok();
+    shared.metrics.settings.reloads.at(usize::from(!is_applied)).add(1);
     match applied {
         Ok(Reread { live, restart, .. }) => {
             let changed = live.join(", ");
@@ -30,6 +31,7 @@ pub(crate) fn reload(shared: &Shared, source: &Source<'_>) {
             tracing::error!(error, "SIGHUP: refused; everything stays as it was");
         }
     }
+    is_applied
 }
 
 fn apply(shared: &Shared, source: &Source<'_>) -> anyhow::Result<Reread> {

@@ -28,7 +28,8 @@ use crate::shard::{
     SPARE_SOCKETS, Shard, Shared, StoreNews, Total, WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
-use crate::{greeting, http, log, reload};
+use crate::systemd::Systemd;
+use crate::{greeting, http, log, reload, systemd};
 
 /// Connections that the kernel completes before we accept them; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -44,6 +45,7 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     log::ignored(&warnings);
     fit_to_machine(&mut config, None);
     let config = Arc::new(config);
+    let systemd = Systemd::from_env();
     let listener = listen(config.listen, "listen, port", config.idle_timeout)?;
     let address = listener.local_addr()?;
     let metrics = config
@@ -61,7 +63,7 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
         let _control = control.enter();
         signal(SignalKind::hangup())?
     };
-    let Built { polls, shared, conns, brokers, recovered } = build(&config)?;
+    let Built { polls, shared, conns, brokers, recovered } = build(&config, systemd)?;
     let store = Store::start(&shared, recovered)?;
     let jobs = store.as_ref().map(|store| store.jobs.clone());
     // Before anybody is told that the server is there, and so may stop it.
@@ -70,7 +72,11 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
         Signals::new(hangup)?
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
-    greeting::greet(address, metrics_address, &config);
+    // A shard that failed is found by whoever waits for its end.
+    if shared.begun.wait() {
+        greeting::greet(address, metrics_address, &config);
+        shared.systemd.ready(greeting::status(address, &config));
+    }
     let serve = control_until_drained(shared, conns, shards, store, signals, source, metrics);
     let ended = control.block_on(serve);
     // A write of the server's state may hang with its disk.
@@ -88,7 +94,7 @@ struct Built {
 }
 
 /// Everything that the shards share, the poll of each, and what the last run left.
-fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
+fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     let tls = reload::certificate(config)?;
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
@@ -104,6 +110,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
     let hash_key = HashKey::new(hash_key);
     let directory = Arc::new(Directory::new(config.shards, config.listed_max(), hash_key));
     let wall = crate::clock::now()?;
+    systemd.starting("Reading what the last run left");
     let ledger::Opened { brokers, recovered, ids, uptime } = ledger::open(
         config.data_dir.as_deref(),
         &directory,
@@ -134,6 +141,7 @@ fn build(config: &Arc<Config>) -> anyhow::Result<Built> {
         out_queues: OutQueues::default(),
         tls,
         http,
+        systemd,
         started: Instant::now(),
         uptime,
     };
@@ -351,6 +359,7 @@ async fn control_until_drained(
     let config = shared.config();
     let state = Arc::new(http::State::new(&config, &shared.metrics, &shared.keyring));
     let at_once = config.http_connections_max;
+    let keep_alive = tokio::spawn(systemd::keep_alive(Arc::clone(&shared)));
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
     let metrics = metrics.map(tokio::net::TcpListener::from_std).transpose()?;
     let metrics = async {
@@ -376,6 +385,7 @@ async fn control_until_drained(
     // Nobody hands it a connection any more. It would not see that: a reader that is not waited for
     // keeps what it shares with the shards.
     http.abort();
+    keep_alive.abort();
     tracing::info!("stopped");
     Ok(())
 }
@@ -443,7 +453,9 @@ impl Signals {
                     None => return,
                 },
                 _ = self.hangup.recv() => {
-                    reload::reload(shared, source);
+                    shared.systemd.reloading();
+                    let is_applied = reload::reload(shared, source);
+                    shared.systemd.reloaded(is_applied);
                     continue;
                 }
                 signal = stop(&mut self.terminate, &mut self.interrupt) => signal,
@@ -470,9 +482,18 @@ fn stop_at_once(signal: &str) -> ! {
     std::process::exit(1);
 }
 
+/// Time for the store to write what is left once the shards have ended, which they do at the latest
+/// twice `close_timeout` after the drain.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
 fn drain(signal: &str, shared: &Shared, state: &http::State) {
-    let over = shared.config().drain;
+    let (over, close_timeout) = {
+        let config = shared.config();
+        (config.drain, config.close_timeout)
+    };
     tracing::info!(signal, drain = %humantime::format_duration(over), "draining");
+    let at_most = over + 2 * close_timeout + LAST_WRITES;
+    shared.systemd.stopping("Going down: devices are told to come back", at_most);
     state.not_ready();
     for inbox in &shared.inboxes {
         inbox.drain(over);

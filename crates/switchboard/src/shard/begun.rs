@@ -27,6 +27,13 @@ impl Begun {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.awaited -= 1;
         self.changed.notify_all();
+        drop(state);
+        self.wait()
+    }
+
+    /// As [`Begun::pass`], for somebody who is not awaited.
+    pub(crate) fn wait(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = |state: &mut State| state.awaited > 0 && !state.has_failed;
         let state = self.changed.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
         state.awaited == 0

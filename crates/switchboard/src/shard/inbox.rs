@@ -252,6 +252,12 @@ impl Inbox {
         mem::take(&mut self.lock().store)
     }
 
+    /// Has the shard take a turn, though there is nothing new for it.
+    pub(crate) fn wake(&self) {
+        // An eventfd write fails only when its counter is full, and then it wakes anyway.
+        let _: io::Result<()> = self.waker.wake();
+    }
+
     /// Wakes the shard: another one has taken what this one could not hand over, or how much waits
     /// is to be counted anew.
     pub(crate) fn nudge(&self) {
@@ -264,8 +270,7 @@ impl Inbox {
         self.filled.store(true, Ordering::SeqCst);
         drop(state);
         if self.asleep.swap(false, Ordering::SeqCst) {
-            // An eventfd write fails only when its counter is full, and then it wakes anyway.
-            let _: io::Result<()> = self.waker.wake();
+            self.wake();
         }
     }
 
@@ -293,6 +298,11 @@ impl Inbox {
             self.ending.rests();
         }
         state.has_ended = true;
+    }
+
+    /// Whether [`Inbox::end`] was called.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().has_ended
     }
 
     fn end_rest(&self, state: &mut State) {

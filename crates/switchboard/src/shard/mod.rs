@@ -54,6 +54,7 @@ use crate::config::Config;
 use crate::ledger::{Chunk, Ids, Job};
 use crate::metrics::Metrics;
 use crate::store::Log;
+use crate::systemd::Systemd;
 use crate::tls::Acceptor;
 use conn::{Conn, Hold, Key, Phase};
 use drain::Drain;
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     pub(crate) out_queues: OutQueues,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
+    pub(crate) systemd: Systemd,
     /// When this run started, and the server's uptime then: what moments are counted from.
     pub(crate) started: Instant,
     pub(crate) uptime: Moment,

@@ -12,5 +12,6 @@ mod monitoring;
 mod proxied;
 mod server;
 mod strace;
+mod systemd;
 mod transcripts;
 mod v1;

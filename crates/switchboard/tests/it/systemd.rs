@@ -1,0 +1,243 @@
+//! The unit for systemd, and what the real binary tells systemd, for which a socket of the test's
+//! stands.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
+use tempfile::TempDir;
+
+use crate::device::Device;
+use crate::server::{PATIENCE, Server, binary};
+use crate::strace::{self, STORE, SYNCS, Tampering};
+use crate::v1::client::{V1, send};
+
+const UNIT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd/switchboard.service");
+
+/// As `WatchdogSec`: long enough that a busy machine does not look like a server that hangs.
+const WATCHDOG: Duration = Duration::from_secs(3);
+
+/// Where a server tells how it is.
+struct Manager {
+    socket: UnixDatagram,
+    /// The value of `NOTIFY_SOCKET`.
+    address: String,
+    _directory: TempDir,
+}
+
+impl Manager {
+    fn with_path() -> Manager {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Manager::new(socket, path.to_str().unwrap().to_owned(), directory)
+    }
+
+    fn with_abstract_name() -> Manager {
+        let directory = tempfile::tempdir().unwrap();
+        // A name that no other test has, as that of the directory.
+        let name = directory.path().to_str().unwrap().to_owned();
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        Manager::new(UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}"), directory)
+    }
+
+    fn new(socket: UnixDatagram, address: String, directory: TempDir) -> Manager {
+        Manager { socket, address, _directory: directory }
+    }
+
+    /// A server that was given this manager's variables and may be traced.
+    fn start(&self, settings: &[&str]) -> Server {
+        let variables = [
+            "env".to_owned(),
+            format!("NOTIFY_SOCKET={}", self.address),
+            format!("WATCHDOG_USEC={}", WATCHDOG.as_micros()),
+        ];
+        Server::within(&[&strace::prefix()[..], &variables].concat(), settings)
+    }
+
+    /// The next datagram; `None` if there is none for so long.
+    fn next_within(&self, time: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let mut datagram = [0; 4096];
+        match self.socket.recv(&mut datagram) {
+            Ok(len) => Some(String::from_utf8(datagram[..len].to_vec()).unwrap()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn next(&self) -> String {
+        self.next_within(PATIENCE).expect("another datagram")
+    }
+
+    /// The next that is no keep-alive.
+    fn news(&self) -> String {
+        std::iter::repeat_with(|| self.next()).find(|said| said != "WATCHDOG=1").unwrap()
+    }
+
+    /// Keep-alives come as systemd needs them.
+    fn hears_keep_alives(&self) {
+        for _ in 0..5 {
+            let said = self.next_within(WATCHDOG);
+            assert_eq!(said.as_deref(), Some("WATCHDOG=1"));
+        }
+    }
+
+    /// Waits until no keep-alive came for as long as makes systemd restart the server.
+    fn hears_no_more(&self) {
+        let began = Instant::now();
+        while self.next_within(WATCHDOG).is_some() {
+            assert!(began.elapsed() < PATIENCE, "the keep-alives go on");
+        }
+    }
+}
+
+fn tells_all_of_its_life(manager: &Manager) {
+    let server = manager.start(&[]);
+    assert_eq!(manager.news(), "STATUS=Reading what the last run left");
+    let listening = format!(
+        "READY=1\nSTATUS=Listening on {}; may connect: everybody, from this machine only; so may web \
+         pages of any origin",
+        server.address
+    );
+    assert_eq!(manager.news(), listening);
+    assert_eq!(server.get("/readyz"), "ready\n");
+    let before = monotonic_us();
+    server.signal(Signal::HUP);
+    reloads(manager, before);
+    assert_eq!(manager.news(), listening);
+    fs::write(server.directory.path().join("switchboard.toml"), "prot = 1").unwrap();
+    server.signal(Signal::HUP);
+    reloads(manager, before);
+    let refused = "; the last reload was refused and changed nothing, see the log";
+    assert_eq!(manager.news(), format!("{listening}{refused}"));
+    server.signal(Signal::TERM);
+    let stopping = manager.news();
+    let (said, at_most_us) = stopping.split_once("\nEXTEND_TIMEOUT_USEC=").unwrap();
+    assert_eq!(said, "STOPPING=1\nSTATUS=Going down: devices are told to come back");
+    let at_most = Duration::from_micros(at_most_us.parse().unwrap());
+    let in_unit = format!("\nTimeoutStopSec={}s\n", at_most.as_secs());
+    assert!(fs::read_to_string(UNIT).unwrap().contains(&in_unit), "{in_unit}");
+    assert!(server.wait().status.success());
+}
+
+/// A reload is announced with the time at which it began.
+fn reloads(manager: &Manager, not_before_us: i64) {
+    let said = manager.news();
+    let (reloading, rest) = said.split_once("\nMONOTONIC_USEC=").unwrap();
+    assert_eq!(reloading, "RELOADING=1");
+    let at_us = rest.lines().next().unwrap().parse::<i64>().unwrap();
+    assert!((not_before_us..=monotonic_us()).contains(&at_us), "{at_us}");
+}
+
+fn monotonic_us() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
+#[test]
+fn systemd_is_told_start_reload_and_stop() {
+    tells_all_of_its_life(&Manager::with_path());
+}
+
+#[test]
+fn the_address_may_be_an_abstract_name() {
+    tells_all_of_its_life(&Manager::with_abstract_name());
+}
+
+#[test]
+fn a_server_that_cannot_listen_is_not_ready() {
+    let manager = Manager::with_path();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ran = binary()
+        .args(["--memory", "--listen", &address])
+        .env("NOTIFY_SOCKET", &manager.address)
+        .output()
+        .unwrap();
+    assert_eq!(ran.status.code(), Some(1));
+    manager.socket.set_nonblocking(true).unwrap();
+    while let Some(said) = manager.next_within(PATIENCE) {
+        assert!(!said.contains("READY"), "{said}");
+    }
+}
+
+#[test]
+fn idle_shards_keep_the_watchdog_quiet() {
+    let manager = Manager::with_path();
+    let _server = manager.start(&["shards=3"]);
+    manager.news();
+    manager.news();
+    manager.hears_keep_alives();
+}
+
+#[test]
+fn busy_shards_keep_the_watchdog_quiet() {
+    let manager = Manager::with_path();
+    let server = manager.start(&["shards=2"]);
+    manager.news();
+    manager.news();
+    let is_over = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut device = Device::connect(&server);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    (0..100).for_each(|_| device.send(device.id, "me"));
+                    (0..100).for_each(|_| drop(device.hear()));
+                }
+            });
+        }
+        manager.hears_keep_alives();
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_shard_that_hangs_is_no_longer_vouched_for() {
+    let manager = Manager::with_path();
+    let server = manager.start(&["shards=2"]);
+    manager.news();
+    manager.news();
+    for shard in ["shard-0", "shard-1"] {
+        manager.hears_keep_alives();
+        let hanging = Tampering::hang(&server, shard, "all");
+        manager.hears_no_more();
+        hanging.end();
+    }
+    manager.hears_keep_alives();
+}
+
+#[test]
+fn a_disk_that_hangs_is_no_shard_that_does() {
+    let manager = Manager::with_path();
+    let server = manager.start(&["shards=2"]);
+    manager.news();
+    manager.news();
+    let mut device = V1::anonymous(&server);
+    let hanging = Tampering::hang(&server, STORE, SYNCS);
+    device.say(&send(&device.device(), "1"));
+    server.await_metric("switchboard_store_queue_bytes", |bytes| bytes > 0.0);
+    manager.hears_keep_alives();
+    hanging.end();
+}
+
+#[test]
+fn the_unit_gives_the_server_no_more_than_it_needs() {
+    let judged = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", UNIT])
+        .output()
+        .expect("`systemd-analyze` judges the unit: install it (Debian: apt-get install systemd)");
+    let said = String::from_utf8(judged.stdout).unwrap();
+    let (_, level) = said.split_once("Overall exposure level for switchboard.service: ").unwrap();
+    let level: f64 = level.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(level <= 1.5, "{said}");
+}
