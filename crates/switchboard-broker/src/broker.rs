@@ -415,13 +415,16 @@ impl Broker {
             Input::Synced(places) => self.synced(now, places, effect),
             Input::StoreFailing => self.store_failing(now, effect),
             Input::StoreHealthy => self.store_healthy(),
-            Input::StoreFull(is_full) => self.post.is_full = is_full,
+            Input::StoreFull(is_full) => self.store_full(now, is_full),
             Input::Unreadable { device, session, want } => {
                 self.unreadable(now, device, session, want, effect);
             }
             Input::Damaged { from, to } => self.damaged(now, from..to, effect),
             Input::Tick => self.tick(now, effect),
-            Input::Ending => self.record_acks(effect),
+            Input::Ending => {
+                self.record_acks(effect);
+                self.record_stale_rows(usize::MAX, effect);
+            }
         }
         self.settle_local(now, effect);
     }

@@ -33,7 +33,20 @@ pub struct Directory {
     places: Places,
     /// See [`Directory::anonymous_stored`].
     anonymous_stored: AtomicUsize,
+    /// Messages in the store whose outcomes are not recorded, on all shards.
+    receipts: AtomicUsize,
+    /// See [`Directory::set_store_room`].
+    store_room: AtomicU64,
 }
+
+/// What the records of one outcome take in the log at the most: that the message ended, the outcome, and
+/// that a copy of the message is out; with names, id and reason at their longest. The log keeps it free
+/// from the moment when the message is accepted: behind a closed gate these records are written
+/// nevertheless, and would bring the log above its bound.
+pub const RECEIPT_BYTES: usize = 1_200;
+/// What the record of how a device stands takes in the log at the most. For each device the log keeps
+/// one free: it may come once more when the log is full.
+pub const DEVICE_BYTES: usize = 192;
 
 /// Whether a device is there, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +110,8 @@ impl Directory {
             names: Names::new(hash_key),
             places: Places::default(),
             anonymous_stored: AtomicUsize::new(0),
+            receipts: AtomicUsize::new(0),
+            store_room: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -211,6 +226,35 @@ impl Directory {
     /// A part of them was `before` and is `after`.
     pub(crate) fn recount_anonymous(&self, before: usize, after: usize) {
         self.anonymous_stored.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// A part of the messages whose outcomes are not recorded was `before` and is `after`.
+    pub(crate) fn recount_receipts(&self, before: usize, after: usize) {
+        self.receipts.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Messages in the store whose outcomes are not recorded.
+    pub(crate) fn receipts(&self) -> usize {
+        self.receipts.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the store must keep free for records which it takes also when it is full.
+    pub fn promised_bytes(&self) -> u64 {
+        (self.receipts() * RECEIPT_BYTES + self.devices() * DEVICE_BYTES) as u64
+    }
+
+    /// Notes how much the store has for [`Directory::promised_bytes`]. Without a store, or before it has
+    /// said so, nothing bounds them.
+    pub fn set_store_room(&self, bytes: u64) {
+        self.store_room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the outcome of one more message may be promised. A store that is asked only now and then
+    /// whether it is full would be promised more between two times than it has: a message with its
+    /// records may be much shorter than its outcome.
+    pub(crate) fn may_promise_outcome(&self) -> bool {
+        let room = self.store_room.load(Ordering::Relaxed);
+        self.promised_bytes() + RECEIPT_BYTES as u64 <= room
     }
 
     /// Counts them.

@@ -14,7 +14,7 @@ mod post;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
 pub use clock::{Jump, LastRun, StampClock};
-pub use directory::{Directory, Presence};
+pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
 pub use names::{HashKey, Names, Shown};
 pub use post::{

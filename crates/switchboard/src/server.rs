@@ -268,6 +268,11 @@ impl store::Listener for StoreListener {
         self.tell_all(|| StoreNews::Full(is_full));
     }
 
+    fn promised(&self, left: u64) -> u64 {
+        self.shared.directory.set_store_room(left);
+        self.shared.directory.promised_bytes()
+    }
+
     fn no_ballast(&self, error: &StoreError) {
         tracing::warn!(%error, "no space can be set aside here; a full disk will need room made by hand");
     }

@@ -38,6 +38,17 @@ impl Broker {
         if stored > in_all || self.post.shards == 1 && stored != in_all {
             return Err(format!("{stored} bytes of anonymous devices, in all {in_all}"));
         }
+        let (receipts, in_all) = (all.receipts, self.directory.receipts());
+        if receipts > in_all || self.post.shards == 1 && receipts != in_all {
+            return Err(format!("{receipts} receipts, in all {in_all}"));
+        }
+        if stats.memory > self.post.limits.memory_messages_max_bytes as u64 {
+            return Err(format!("{} bytes in memory", stats.memory));
+        }
+        let mut stale = self.post.stale_rows.iter();
+        if let Some(id) = stale.find(|id| !self.post.devices.contains_key(id)) {
+            return Err(format!("{id:?} is no more, and its record is to be made up for"));
+        }
         let (alarms, alarms_max) = self.post.timers.audit();
         // One for each reason to look at a device.
         let set_max = 5 * self.post.devices.len();

@@ -5,6 +5,7 @@ use switchboard_proto::v1::{Outcome, RejectCode};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::store::Pending;
+use super::totals::Totals;
 use super::{
     Cancel, Content, Device, EndedRecord, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel,
     Place, Record,
@@ -98,6 +99,7 @@ impl Broker {
         let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
             return self.post_home(of.device, Parcel::Unwanted(of), out);
         };
+        let before = device.mailbox.totals();
         device.mailbox.give_place();
         let seq = device.mailbox.next_seq();
         let of_shown = self.directory.names().show(of.device);
@@ -123,7 +125,10 @@ impl Broker {
         let reason = fate.reason.as_deref();
         let content = Content::outcome(&id, fate.outcome, fate.at_ms, fate.maybe_seen, reason);
         let cancelled = answers_cancel.map(|session| (id, session));
-        let before = device.mailbox.totals();
+        let kept = Kept::stored(is_stored && !is_ephemeral);
+        if kept == Kept::Here {
+            device.mailbox.give_memory();
+        }
         device.mailbox.push(Entry {
             seq,
             from: of.device,
@@ -132,7 +137,7 @@ impl Broker {
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },
             kind: Kind::Outcome,
-            kept: Kept::stored(is_stored && !is_ephemeral),
+            kept,
             is_in_flight: false,
             content: Some(content),
         });
@@ -164,8 +169,7 @@ impl Broker {
 
     /// The outcome of a message that is here is recorded.
     pub(super) fn settled(&mut self, now: Now, of: FateOf, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&of.device) else { return };
-        if device.mailbox.settle(of.seq) {
+        if self.settle(of) {
             // The outcome's record takes out what lies before it, the copy may lie behind.
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
         }
@@ -180,20 +184,34 @@ impl Broker {
         if device.mailbox_name != mailbox_name {
             return;
         }
-        device.mailbox.settle(of.seq);
+        self.settle(of);
         self.push_ready(of.device, out);
         self.note_idle(of.device);
+    }
+
+    /// A message is out for good. Returns whether a copy of its record may lie behind that of the outcome.
+    fn settle(&mut self, of: FateOf) -> bool {
+        let Some(device) = self.post.devices.get_mut(&of.device) else { return false };
+        let before = device.mailbox.totals();
+        let is_moved = device.mailbox.settle(of.seq);
+        let after = device.mailbox.totals();
+        self.recount(before, after);
+        is_moved
     }
 
     /// Nobody is to be told of a message that is here: it just goes.
     pub(super) fn unwanted(&mut self, now: Now, of: FateOf, out: Out<'_>) {
         let Some(device) = self.post.devices.get_mut(&of.device) else { return };
-        if device.mailbox.unwanted(of.seq) {
+        let before = device.mailbox.totals();
+        let is_stored = device.mailbox.unwanted(of.seq);
+        let after = device.mailbox.totals();
+        self.recount(before, after);
+        if is_stored {
             let mailbox_name = self.life(of.device);
             let pending = Pending::Removed { of, mailbox_name };
             self.record_removed(of.device, of.seq, pending, out);
         } else {
-            device.mailbox.settle(of.seq);
+            self.settle(of);
             self.push_ready(of.device, out);
         }
         self.note_idle(of.device);
@@ -282,6 +300,8 @@ impl Broker {
             self.post.pending.push_back(Pending::Nothing);
         }
         let Some(mut device) = self.post.remove(id) else { return };
+        // What was set aside for outcomes that nobody is told any more.
+        self.recount(device.mailbox.totals(), Totals::default());
         if !device.is_ephemeral {
             self.post.stats.mailboxes -= 1;
             self.directory.places().give(id);

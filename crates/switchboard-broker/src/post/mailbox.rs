@@ -7,9 +7,9 @@ use switchboard_proto::DeviceId;
 
 use super::expiries::Expiries;
 use super::shares::{Load, Quota, Shares};
-use super::totals::{OfAnonymous, Totals, memory_of};
+use super::totals::{OUTCOME_MEMORY, OfAnonymous, Totals, memory_of};
 use super::{Content, Place};
-use crate::{Moment, StampClock};
+use crate::{Moment, RECEIPT_BYTES, StampClock};
 
 /// What waits for one device.
 ///
@@ -35,7 +35,7 @@ pub(crate) struct Mailbox {
     gone: usize,
     /// Its device has no name.
     is_anonymous: bool,
-    /// Entries that wait for the device.
+    /// Entries that wait for the device, and what is set aside for outcomes.
     totals: Totals,
     /// Those of them that are outcomes, which count by themselves: what others send leaves the places
     /// for them alone.
@@ -46,6 +46,8 @@ pub(crate) struct Mailbox {
     expiries: Expiries,
     /// Places kept for outcomes that this device asked for.
     places: usize,
+    /// Those of them whose outcomes will be in memory only.
+    places_in_memory: usize,
     /// Bytes of what is here although the store has it too.
     cached: usize,
     /// The longest frame that was restored and is above `max_message_bytes`, which was greater when
@@ -164,6 +166,7 @@ impl Mailbox {
             shares: None,
             expiries: Expiries::default(),
             places: 0,
+            places_in_memory: 0,
             cached: 0,
             longest: 0,
         }
@@ -227,7 +230,12 @@ impl Mailbox {
         if entry.is_outcome() {
             self.outcomes.messages += 1;
             self.outcomes.bytes += entry.len as usize;
-        } else if let Some(shares) = &mut self.shares {
+            return;
+        }
+        if entry.receipt() {
+            self.totals += entry.reserve();
+        }
+        if let Some(shares) = &mut self.shares {
             shares.add(entry);
         }
     }
@@ -276,6 +284,29 @@ impl Mailbox {
     /// Gives a place back, or uses it.
     pub(crate) fn give_place(&mut self) {
         self.places = self.places.saturating_sub(1);
+    }
+
+    /// Sets memory aside for the outcome of one of the places.
+    pub(crate) fn keep_memory(&mut self) {
+        self.places_in_memory += 1;
+        self.totals += self.memory_kept(1);
+    }
+
+    /// Gives it back, or uses it. There is none for an outcome that a device of this id asked for
+    /// before it ended.
+    pub(crate) fn give_memory(&mut self) {
+        if self.places_in_memory > 0 {
+            self.places_in_memory -= 1;
+            self.totals -= self.memory_kept(1);
+        }
+    }
+
+    /// What is set aside for the outcomes of so many places.
+    fn memory_kept(&self, places: usize) -> Totals {
+        let memory = places * OUTCOME_MEMORY;
+        let of_anonymous = if self.is_anonymous { memory } else { 0 };
+        let anonymous = OfAnonymous { stored: 0, memory: of_anonymous };
+        Totals { memory, anonymous, ..Totals::default() }
     }
 
     #[inline]
@@ -344,9 +375,13 @@ impl Mailbox {
     /// its record may lie behind that of the outcome.
     pub(crate) fn settle(&mut self, seq: u64) -> bool {
         let mut is_moved = false;
-        if let Some(entry) = self.find_mut(seq)
+        if let Some(index) = self.index_of(seq)
+            && let Some(entry) = self.entries.get_mut(index)
             && matches!(entry.state, State::Owed | State::Leaving)
         {
+            if entry.state == State::Owed {
+                self.totals -= entry.reserve();
+            }
             entry.state = State::Gone;
             entry.content = None;
             is_moved = entry.kept == Kept::Moved;
@@ -358,13 +393,14 @@ impl Mailbox {
 
     /// Nobody waits for the outcome of an owed entry. Gives whether its record must be taken out.
     pub(crate) fn unwanted(&mut self, seq: u64) -> bool {
-        let Some(entry) = self.find_mut(seq).filter(|entry| entry.state == State::Owed) else {
+        let Some(index) = self.index_of(seq) else { return false };
+        let entry = &mut self.entries[index];
+        if entry.state != State::Owed || !entry.is_stored() {
             return false;
-        };
-        if entry.is_stored() {
-            entry.state = State::Leaving;
         }
-        entry.is_stored()
+        self.totals -= entry.reserve();
+        entry.state = State::Leaving;
+        true
     }
 
     /// Drops what is gone at the front, and in the middle when it is most.
@@ -702,6 +738,11 @@ impl Mailbox {
         for entry in self.entries.iter().filter(waits) {
             totals += entry.totals(self.is_anonymous);
         }
+        let is_owing = |entry: &&Entry| entry.waits() || entry.state == State::Owed;
+        for entry in self.entries.iter().filter(is_owing).filter(|entry| entry.receipt()) {
+            totals += entry.reserve();
+        }
+        totals += self.memory_kept(self.places_in_memory);
         let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
         let cached: usize = self.entries.iter().map(Entry::cached_bytes).sum();
         let counted = (totals, in_flight, cached);
@@ -808,7 +849,18 @@ impl Entry {
             if self.is_outcome() { is_devices_anonymous } else { self.from.is_number() };
         let anonymous =
             if is_anonymous { OfAnonymous { stored, memory } } else { OfAnonymous::default() };
-        Totals { messages: 1, bytes: self.len as usize, memory, anonymous }
+        Totals { messages: 1, bytes: self.len as usize, memory, receipts: 0, anonymous }
+    }
+
+    /// What it adds to [`Mailbox::totals`], if its sender asked for an outcome, until that is recorded: what
+    /// the outcome's records may take in the store.
+    fn reserve(&self) -> Totals {
+        if !self.is_stored() {
+            return Totals::default();
+        }
+        let stored = if self.from.is_number() { RECEIPT_BYTES } else { 0 };
+        let anonymous = OfAnonymous { stored, memory: 0 };
+        Totals { receipts: 1, anonymous, ..Totals::default() }
     }
 
     /// Whether what it says is here, and not only in the store.

@@ -223,6 +223,10 @@ pub(crate) struct Post {
     /// Devices whose acks are in no record yet.
     acked: Vec<DeviceId>,
     acks_due: Option<Moment>,
+    /// Devices that came or went while the store was full, so that its record of them is not how they
+    /// stand; and when the next of them are recorded, if it is not full.
+    stale_rows: BTreeSet<DeviceId>,
+    rows_at: Moment,
     /// Who sent under how many ids.
     crowd: Crowd,
     /// From this shard to itself.
@@ -278,6 +282,12 @@ pub(crate) struct Device {
     away_since: Moment,
     /// Where its last [`Record::Device`] lies.
     row: Place,
+    /// Whether the last one that was appended says that it is there.
+    is_row_online: bool,
+    /// How many are not synced.
+    rows_unsynced: u32,
+    /// Tells it from one of its id that ended, also when its mailbox gets another name.
+    born: u64,
     /// The `reserved_to` that is being recorded; 0 is none.
     reserving_to: u64,
     is_ack_dirty: bool,
@@ -309,6 +319,8 @@ impl Post {
             idle: BTreeSet::new(),
             acked: Vec::new(),
             acks_due: None,
+            stale_rows: BTreeSet::new(),
+            rows_at: Moment::default(),
             crowd: Crowd::default(),
             local: VecDeque::new(),
             answered_id: String::new(),
@@ -343,6 +355,7 @@ impl Post {
         let device = self.devices.remove(&id)?;
         self.ids_end(id, &device.sent);
         self.timers.clear(id);
+        self.stale_rows.remove(&id);
         self.idle.remove(&(device.away_since, id));
         self.use_up(id, device.mailbox.next_seq());
         Some(device)
@@ -358,6 +371,12 @@ impl Post {
     /// device, where records would pile up.
     pub(crate) fn acks_due(&self) -> Option<Moment> {
         self.acks_due.filter(|_| !self.is_failing)
+    }
+
+    /// When records are made up for that were put off while the store was full.
+    pub(crate) fn rows_due(&self) -> Option<Moment> {
+        let is_due = !self.stale_rows.is_empty() && !self.is_full && !self.is_failing;
+        is_due.then_some(self.rows_at)
     }
 
     /// Whether a device's mailbox is here.
@@ -383,6 +402,9 @@ impl Device {
             since_ms: now.wall_ms,
             away_since: now.at,
             row: Place::NOWHERE,
+            is_row_online: false,
+            rows_unsynced: 0,
+            born: mailbox_name,
             reserving_to: 0,
             is_ack_dirty: false,
             is_ephemeral: false,

@@ -118,6 +118,8 @@ pub struct Deliver<'a> {
     pub durability: Option<Durability>,
     /// Whether the sender asked for an outcome.
     pub receipt: bool,
+    /// Whether the sender's shard has memory set aside for the outcome, should it be in memory only.
+    pub has_outcome_memory: bool,
     /// Whether its id counts for duplicates also after a restart: not one that the server makes, nor
     /// one of an ephemeral sender, with which it ends.
     pub keeps_id: bool,

@@ -135,7 +135,9 @@ impl Broker {
             let id = self.key.digest(message.id.as_bytes());
             let content = self.content(to, message.body);
             let (durability, state) = (Durability::Disk, SentState::Accepted { seq });
-            let new = NewId { id, content, to, at, durability, receipt, state, session: 0 };
+            let (keeps_memory, session) = (false, 0);
+            let new =
+                NewId { id, content, to, at, durability, receipt, keeps_memory, state, session };
             self.remember(now, replay, from, new);
         }
     }
@@ -148,7 +150,8 @@ impl Broker {
         let Some(from) = self.own(sent.from) else { return };
         let (id, content, at) = (sent.id, sent.content, sent.at);
         let (durability, state) = (Durability::Disk, SentState::Accepted { seq: sent.seq });
-        let new = NewId { id, content, to, at, durability, receipt: false, state, session: 0 };
+        let (receipt, keeps_memory, session) = (false, false, 0);
+        let new = NewId { id, content, to, at, durability, receipt, keeps_memory, state, session };
         self.remember(now, replay, from, new);
     }
 

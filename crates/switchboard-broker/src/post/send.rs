@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
-    Durability, RejectCode, Send, ServerFrame, body_len_of_text, is_short_message, message_len,
+    Durability, ID_LEN_MAX, REASON_LEN_MAX, RejectCode, Send, ServerFrame, body_len_of_text,
+    is_short_message, message_len,
 };
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
@@ -16,7 +17,7 @@ use super::totals::memory_of;
 use super::{Content, Event, FateOf, MessageRecord, Now, Out, Place, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
-use crate::{Conn, Digest, ShardId};
+use crate::{Conn, Digest, RECEIPT_BYTES, ShardId};
 
 /// As long as an id that the server makes for a text can be.
 const MADE_ID_LONGEST: &str = "text-9007199254740991";
@@ -26,6 +27,15 @@ const ECHO_CHARS_MAX: usize = 128;
 
 /// Numbers that are reserved at once, so that messages in memory need a record only now and then.
 const SEQS_RESERVED: u64 = 4_096;
+
+/// What was noted of a message that is being sent.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Its sender is.
+    is_ephemeral: bool,
+    /// Memory is set aside for its outcome.
+    keeps_memory: bool,
+}
 
 impl Broker {
     /// A device sends by v1.
@@ -54,7 +64,8 @@ impl Broker {
         }
         let shard = self.receiver(id, to, send)?;
         self.check_send(id, send)?;
-        let keeps_id = !self.note_sent(now, id, send, (to, digest, content))?;
+        let Noted { is_ephemeral, keeps_memory } =
+            self.note_sent(now, id, send, (to, digest, content))?;
         let deliver = Deliver {
             from: id,
             to,
@@ -67,7 +78,8 @@ impl Broker {
             expires_at_ms: send.ttl_ms.map(|ms| self.post.clock.stamp(now.at).saturating_add(ms)),
             durability: send.durability,
             receipt: send.receipt,
-            keeps_id,
+            has_outcome_memory: keeps_memory,
+            keeps_id: !is_ephemeral,
             asker: Asker::Device(self.shard),
         };
         self.hand_in(now, shard, deliver, out);
@@ -104,15 +116,14 @@ impl Broker {
         (known, digest)
     }
 
-    /// Notes what is being sent, and keeps a place for its outcome; gives whether the
-    /// sender is ephemeral.
+    /// Notes what is being sent, and keeps a place for its outcome.
     fn note_sent(
         &mut self,
         now: Now,
         id: DeviceId,
         send: &Send<'_>,
         (to, digest, content): (DeviceId, Digest, Digest),
-    ) -> Result<bool, (RejectCode, String)> {
+    ) -> Result<Noted, (RejectCode, String)> {
         let durability = send.durability.unwrap_or(self.strongest());
         if self.post.is_failing
             && durability == Durability::Disk
@@ -122,7 +133,7 @@ impl Broker {
         }
         let limits = &self.post.limits;
         let (ids_max, outcomes_max) = (limits.dedup_ids_per_device_max, limits.outcomes_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(false) };
+        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(Noted::default()) };
         let is_ephemeral = device.is_ephemeral;
         if device.sent.len() >= ids_max {
             // The oldest is not answered yet, and must not be forgotten before.
@@ -134,12 +145,65 @@ impl Broker {
             return Err((RejectCode::OutcomesFull, message.to_owned()));
         }
         let session = device.session.as_ref().map_or(0, |session| session.number);
+        let keeps_memory = send.receipt && self.keep_outcome_memory(id, durability)?;
         let (at, receipt, state) = (now.at, send.receipt, SentState::Asked);
-        let new = NewId { id: digest, content, to, at, durability, receipt, state, session };
+        let new = NewId {
+            id: digest,
+            content,
+            to,
+            at,
+            durability,
+            receipt,
+            keeps_memory,
+            state,
+            session,
+        };
+        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(Noted::default()) };
         device.sent.add(&new);
         let len = device.sent.len();
         self.sent_added(now, id, len);
-        Ok(is_ephemeral)
+        Ok(Noted { is_ephemeral, keeps_memory })
+    }
+
+    /// Sets memory aside for an outcome, if there is some; the message is refused if there is none and the
+    /// outcome will be in memory only. Where it may be, the receiver's shard decides.
+    #[cold]
+    fn keep_outcome_memory(
+        &mut self,
+        id: DeviceId,
+        durability: Durability,
+    ) -> Result<bool, (RejectCode, String)> {
+        let limits = &self.post.limits;
+        let len = ID_LEN_MAX + REASON_LEN_MAX;
+        let is_above =
+            self.post.stats.memory as usize + memory_of(len) > limits.memory_messages_max_bytes;
+        let anonymous = self.post.anonymous;
+        let is_anonymous_above =
+            id.is_number() && anonymous.is_above(Durability::Memory, len, limits, &self.directory);
+        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(false) };
+        let before = device.mailbox.totals();
+        if !is_above && !is_anonymous_above {
+            device.mailbox.keep_memory();
+            let after = device.mailbox.totals();
+            self.recount(before, after);
+            return Ok(true);
+        }
+        if durability == Durability::Disk && !device.is_ephemeral {
+            return Ok(false);
+        }
+        device.mailbox.give_place();
+        let message = if is_above { MEMORY_FULL } else { ANONYMOUS_FULL };
+        Err((RejectCode::StoreFull, message.to_owned()))
+    }
+
+    /// Gives back the memory that was set aside for an outcome.
+    #[cold]
+    fn give_outcome_memory(&mut self, id: DeviceId) {
+        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let before = device.mailbox.totals();
+        device.mailbox.give_memory();
+        let after = device.mailbox.totals();
+        self.recount(before, after);
     }
 
     /// The receiver, if there ever was one of that id.
@@ -267,6 +331,14 @@ impl Broker {
         {
             return Err(Verdict::Rejected(code));
         }
+        let stays_in_memory = durability == Durability::Memory;
+        if deliver.receipt && stays_in_memory && !deliver.has_outcome_memory {
+            return Err(Verdict::MemoryFull);
+        }
+        let has_stored_outcome = deliver.receipt && durability == Durability::Disk;
+        if has_stored_outcome && !self.directory.may_promise_outcome() {
+            return Err(Verdict::Rejected(RejectCode::StoreFull));
+        }
         let limits = &self.post.limits;
         let len = deliver.len_under(&deliver.id);
         if len > limits.mailbox_bytes_max {
@@ -276,8 +348,9 @@ impl Broker {
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
             return Err(Verdict::MemoryFull);
         }
+        let with_outcome = if has_stored_outcome { len + RECEIPT_BYTES } else { len };
         if deliver.from.is_number()
-            && self.post.anonymous.is_above(durability, len, limits, &self.directory)
+            && self.post.anonymous.is_above(durability, with_outcome, limits, &self.directory)
         {
             return Err(Verdict::AnonymousFull);
         }
@@ -467,6 +540,8 @@ impl Broker {
                 let Some(owed) = device.sent.accepted(digest, session, how) else { return };
                 if owed.receipt && device.is_ephemeral {
                     device.expects(digest, seq);
+                } else if owed.keeps_memory && durability == Durability::Disk {
+                    self.give_outcome_memory(to);
                 }
                 out(Effect::Count(Event::Accepted(durability)));
                 for answer in 0..owed.answers() {
@@ -494,6 +569,9 @@ impl Broker {
                 }
                 let dropped = device.sent.dropped(dropped);
                 self.post.ids_dropped(to, dropped);
+                if owed.keeps_memory {
+                    self.give_outcome_memory(to);
+                }
                 for _ in 0..owed.answers() {
                     self.reject(to, id, code, message, out);
                 }
@@ -582,6 +660,7 @@ impl Broker {
             expires_at_ms: None,
             durability: None,
             receipt: false,
+            has_outcome_memory: false,
             keeps_id: false,
             asker: Asker::Text(asker),
         };

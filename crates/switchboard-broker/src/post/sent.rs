@@ -56,6 +56,8 @@ mod flag {
     pub(super) const OWES_FIRST: u64 = 1 << 5;
     /// Its sender took it back.
     pub(super) const CANCELLED: u64 = 1 << 6;
+    /// Memory is set aside for its outcome, which may be in memory only.
+    pub(super) const KEEPS_MEMORY: u64 = 1 << 7;
     pub(super) const BITS: u32 = 8;
 }
 
@@ -104,6 +106,8 @@ pub(crate) struct Owed {
     pub(crate) cancel_session: u32,
     /// Whether the sender asked for an outcome.
     pub(crate) receipt: bool,
+    /// Whether memory is set aside for that, should it be in memory only.
+    pub(crate) keeps_memory: bool,
 }
 
 impl Owed {
@@ -125,7 +129,9 @@ impl SentId {
             content: new.content.half(),
             to: new.to,
             seq_or_session,
-            at_and_flags: state | if new.receipt { flag::RECEIPT } else { 0 },
+            at_and_flags: state
+                | if new.receipt { flag::RECEIPT } else { 0 }
+                | if new.keeps_memory { flag::KEEPS_MEMORY } else { 0 },
         };
         sent.stand(new.at, new.durability);
         sent
@@ -297,6 +303,7 @@ impl Sent {
             cancels: 0,
             cancel_session: 0,
             receipt: sent.has(flag::RECEIPT),
+            keeps_memory: sent.has(flag::KEEPS_MEMORY),
         };
         sent.at_and_flags &= !flag::OWES_FIRST;
         if !self.late.is_empty()
@@ -381,6 +388,7 @@ pub(crate) struct NewId {
     pub(crate) at: Moment,
     pub(crate) durability: Durability,
     pub(crate) receipt: bool,
+    pub(crate) keeps_memory: bool,
     pub(crate) state: SentState,
     pub(crate) session: u32,
 }

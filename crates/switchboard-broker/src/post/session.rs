@@ -191,10 +191,11 @@ impl Broker {
     /// Opens the session of a device that has a mailbox.
     fn come_back(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
-        let ttl = self.ttl(id);
+        let (ttl, is_full) = (self.ttl(id), self.post.is_full);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
-        if is_over && device.session.is_none() {
+        let is_there = is_full && device.is_row_online && device.rows_unsynced == 0;
+        if is_over && device.session.is_none() && !is_there {
             // A message that is being accepted keeps it. A crash now would end it nevertheless, so
             // nobody is welcomed before the store has it that it is there.
             device.row = Place::NOWHERE;
@@ -303,8 +304,12 @@ impl Broker {
         let number = self.post.next_session;
         self.post.next_session = number.wrapping_add(1).max(1);
         let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
+        let may_put_off = self.may_put_off_row(id);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let is_recorded = is_durable && !device.is_ephemeral;
+        let is_kept = is_durable && !device.is_ephemeral;
+        let is_recorded = is_kept && !may_put_off;
+        // Whether the store has it already that it is there.
+        let is_open = !is_recorded && device.rows_unsynced == 0;
         self.post.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
@@ -313,8 +318,15 @@ impl Broker {
             // to the one it names may be given to other messages now, which it would skip. After a
             // crash everything up to the last reserved seq counts as pushed, so no client that
             // only tells the truth comes here.
+            //
+            // If the name is not recorded now, a crash brings back the old one, which the client does not
+            // know any more.
             device.mailbox_name = hello.nonce | 1;
-            device.row = Place::NOWHERE;
+            if is_recorded {
+                device.row = Place::NOWHERE;
+            } else if is_kept {
+                self.post.stale_rows.insert(id);
+            }
         }
         device.mailbox.rewind();
         device.since_ms = now.wall_ms;
@@ -323,7 +335,7 @@ impl Broker {
             conn: hello.conn,
             number,
             is_text: hello.is_text,
-            is_open: !is_recorded,
+            is_open,
             unwelcomed: Some(Box::new(Unwelcomed { token: hello.token.clone(), resumed })),
             pushed_bytes: 0,
             is_fetching: false,
@@ -342,9 +354,11 @@ impl Broker {
         if resumed {
             self.ack_to(now, id, hello.last_seq, out);
         }
-        self.record_device(id, Some(number), out);
+        if is_recorded {
+            self.record_device(id, Some(number), out);
+        }
         let Some(device) = self.post.devices.get(&id) else { return };
-        if is_recorded && device.row.is_nowhere() {
+        if is_kept && device.row.is_nowhere() {
             // A crash now would leave nothing of the device, but what it sent meanwhile.
             out(Effect::AwaitVerdict { conn: hello.conn });
         } else {
@@ -420,6 +434,7 @@ impl Broker {
 
     /// Ends a device's session, if it has one. With a code its connection is closed.
     fn end_session(&mut self, now: Now, id: DeviceId, code: Option<u16>, out: Out<'_>) {
+        let may_put_off = self.may_put_off_row(id);
         let Some(device) = self.post.devices.get_mut(&id) else { return };
         let Some(session) = device.session.take() else { return };
         let is_ephemeral = device.is_ephemeral;
@@ -448,7 +463,11 @@ impl Broker {
             self.announce(id, false, now.wall_ms, out);
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
-            self.record_device(id, None, out);
+            if may_put_off {
+                self.post.stale_rows.insert(id);
+            } else {
+                self.record_device(id, None, out);
+            }
             self.announce(id, false, now.wall_ms, out);
             self.set_away_alarm(id, now);
             self.note_idle(id);
@@ -625,11 +644,13 @@ impl Broker {
     pub fn is_due(&self, now: Moment) -> bool {
         self.post.timers.next().is_some_and(|at| at <= now)
             || self.post.acks_due().is_some_and(|at| at <= now)
+            || self.post.rows_due().is_some_and(|at| at <= now)
     }
 
     /// The next moment at which [`Input::Tick`](crate::Input::Tick) has something to do.
     pub fn next_tick(&self) -> Option<Moment> {
-        self.post.timers.next().into_iter().chain(self.post.acks_due()).min()
+        let others = self.post.acks_due().into_iter().chain(self.post.rows_due());
+        self.post.timers.next().into_iter().chain(others).min()
     }
 
     /// Does what time asks for.
@@ -646,6 +667,7 @@ impl Broker {
         if self.post.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
+        self.rows_tick(now, out);
     }
 
     fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {

@@ -1,5 +1,7 @@
 //! What the store says: synced, failing, healthy.
 
+use std::time::Duration;
+
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, Outcome};
 
@@ -11,6 +13,10 @@ use crate::broker::{Broker, Effect};
 /// Contents of an online device that the store has too are kept up to this many bytes, so that
 /// what is pushed next need not be fetched.
 const CACHED_BYTES_MAX: usize = 128 << 10;
+/// So many records of devices that were put off are made up for at once, and then there is a pause in
+/// which the store can say that it is full again.
+const ROWS_AT_ONCE: usize = 256;
+const ROWS_PAUSE: Duration = Duration::from_millis(50);
 
 /// What an append was for.
 #[derive(Debug)]
@@ -24,7 +30,7 @@ pub(crate) enum Pending {
     /// A cancelled message is out.
     Cancelled { of: FateOf, mailbox_name: u64, to: DeviceId, id: Box<str>, session: u32 },
     /// How a device stands; a session waits for it.
-    Device { id: DeviceId, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
+    Device { id: DeviceId, born: u64, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// An entry was copied out of the oldest part of the log.
     Moved { id: DeviceId, mailbox_name: u64, seq: u64 },
     /// Nobody waits for it.
@@ -43,8 +49,48 @@ impl Broker {
         let Some(device) = device else { return };
         let reserved_to = device.reserves_to();
         out(Effect::Append(device.record(&shown, clock)));
-        let mailbox_name = device.mailbox_name;
-        self.post.pending.push_back(Pending::Device { id, mailbox_name, reserved_to, session });
+        device.is_row_online = device.session.is_some();
+        device.rows_unsynced += 1;
+        let (born, mailbox_name) = (device.born, device.mailbox_name);
+        let pending = Pending::Device { id, born, mailbox_name, reserved_to, session };
+        self.post.pending.push_back(pending);
+        self.post.stale_rows.remove(&id);
+    }
+
+    /// Whether a device came or went is recorded later, because the store is full and has it that it is
+    /// there.
+    ///
+    /// A client that comes and goes would make a record each time, and so bring the log above its bound.
+    /// Nothing that is promised depends on it: after a crash one that is there by the store may have seen
+    /// everything and is away since the start, which is what a crash always leaves of those that were
+    /// connected. So it is seen as present longer than it was, and never shorter.
+    pub(super) fn may_put_off_row(&self, id: DeviceId) -> bool {
+        self.post.is_full && self.post.devices.get(&id).is_some_and(|device| device.is_row_online)
+    }
+
+    /// Makes up for records that were put off, unless the store is full again.
+    pub(crate) fn record_stale_rows(&mut self, count: usize, out: Out<'_>) {
+        for _ in 0..count {
+            if self.post.is_full {
+                return;
+            }
+            let Some(id) = self.post.stale_rows.pop_first() else { return };
+            let session = self.session(id).map(|session| session.number);
+            self.record_device(id, session, out);
+        }
+    }
+
+    pub(crate) fn rows_tick(&mut self, now: Now, out: Out<'_>) {
+        if self.post.rows_due().is_some_and(|at| at <= now.at) {
+            self.post.rows_at = now.at.after(ROWS_PAUSE);
+            self.record_stale_rows(ROWS_AT_ONCE, out);
+        }
+    }
+
+    /// The store takes no new messages for now, or takes them again.
+    pub(crate) fn store_full(&mut self, now: Now, is_full: bool) {
+        self.post.is_full = is_full;
+        self.post.rows_at = now.at;
     }
 
     /// What tells a device from itself before it ended: numbers begin anew.
@@ -80,13 +126,13 @@ impl Broker {
                 let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(of) };
                 self.post_home(to, parcel, out);
             }
-            Pending::Device { id, mailbox_name, reserved_to, session } => {
-                let device = self.post.devices.get(&id);
-                if device.is_none_or(|device| device.mailbox_name != mailbox_name) {
-                    // It is about a device that ended, and not about the one that came back.
-                    return;
+            Pending::Device { id, born, mailbox_name, reserved_to, session } => {
+                let device = self.post.devices.get_mut(&id);
+                // Else it is about a device that ended, and not about the one that came back.
+                if let Some(device) = device.filter(|device| device.born == born) {
+                    device.rows_unsynced = device.rows_unsynced.saturating_sub(1);
+                    self.device_synced(id, (mailbox_name, reserved_to), session, place, out);
                 }
-                self.device_synced(id, reserved_to, session, place, out);
             }
             Pending::Moved { id, mailbox_name, seq } => {
                 if let Some(device) = self.post.devices.get_mut(&id)
@@ -122,16 +168,24 @@ impl Broker {
     fn device_synced(
         &mut self,
         id: DeviceId,
-        reserved_to: u64,
+        (mailbox_name, reserved_to): (u64, u64),
         session: Option<u32>,
         place: Place,
         out: Out<'_>,
     ) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let is_newest = device.rows_unsynced == 0 && device.is_row_online;
+        let is_named = device.mailbox_name == mailbox_name;
+        if !is_named && !is_newest {
+            // Its mailbox has another name by now, which is on its way into the store.
+            return;
+        }
         device.row = place;
-        device.mailbox.reserve_to(reserved_to);
+        if is_named {
+            device.mailbox.reserve_to(reserved_to);
+        }
         if let Some(current) = device.session.as_deref_mut()
-            && Some(current.number) == session
+            && (is_newest || Some(current.number) == session)
         {
             current.is_open = true;
         }

@@ -2,23 +2,26 @@
 
 use std::ops::{AddAssign, SubAssign};
 
-use switchboard_proto::v1::Durability;
+use switchboard_proto::v1::{Durability, ID_LEN_MAX, REASON_LEN_MAX};
 
 use super::{Limits, Stats};
 use crate::Directory;
 use crate::broker::Broker;
 
-/// Sums over the entries of one mailbox that wait.
+/// Sums over the entries of one mailbox that wait, with what is set aside for outcomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
-    /// What those take that are in memory only.
+    /// What those take that are in memory only, and what is set aside for outcomes that will be.
     pub(crate) memory: usize,
+    /// Messages in the store whose outcomes are asked for and not recorded.
+    pub(crate) receipts: usize,
     pub(crate) anonymous: OfAnonymous,
 }
 
-/// What devices without a name take: the messages that they sent, and the outcomes for them.
+/// What devices without a name take: the messages that they sent, and the outcomes for them, also those
+/// that will come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OfAnonymous {
     pub(crate) stored: usize,
@@ -26,17 +29,22 @@ pub(crate) struct OfAnonymous {
 }
 
 /// What an entry of `len` bytes takes that is in memory only, and about what its record does on disk.
-pub(crate) fn memory_of(len: usize) -> usize {
+pub(crate) const fn memory_of(len: usize) -> usize {
     /// Itself, the head of its content, and what the allocator adds.
     const OVERHEAD: usize = 128;
     OVERHEAD + len
 }
+
+/// What the longest outcome takes in memory: set aside before its message is accepted, so that nobody
+/// can make much of little by refusing with long reasons.
+pub(crate) const OUTCOME_MEMORY: usize = memory_of(ID_LEN_MAX + REASON_LEN_MAX);
 
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Totals) {
         self.messages += other.messages;
         self.bytes += other.bytes;
         self.memory += other.memory;
+        self.receipts += other.receipts;
         self.anonymous.stored += other.anonymous.stored;
         self.anonymous.memory += other.anonymous.memory;
     }
@@ -47,6 +55,7 @@ impl SubAssign for Totals {
         self.messages -= other.messages;
         self.bytes -= other.bytes;
         self.memory -= other.memory;
+        self.receipts -= other.receipts;
         self.anonymous.stored -= other.anonymous.stored;
         self.anonymous.memory -= other.anonymous.memory;
     }
@@ -84,6 +93,9 @@ impl Broker {
     #[inline]
     pub(super) fn recount(&mut self, before: Totals, after: Totals) {
         self.post.stats.recount(before, after);
+        if before.receipts != after.receipts {
+            self.directory.recount_receipts(before.receipts, after.receipts);
+        }
         let (own, before, after) = (&mut self.post.anonymous, before.anonymous, after.anonymous);
         own.memory = own.memory + after.memory - before.memory;
         if before.stored != after.stored {

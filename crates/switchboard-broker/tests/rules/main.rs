@@ -6,6 +6,7 @@ mod ending;
 mod ephemeral;
 mod expiry;
 mod places;
+mod promised;
 mod quarantine;
 mod reclaim;
 mod records;

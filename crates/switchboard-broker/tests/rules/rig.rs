@@ -14,7 +14,7 @@ pub(crate) const NOW: Now = Now { at: Moment::from_ms(100_000), wall_ms: 1_000_0
 /// A broker of one shard, and a store that keeps what it is given and syncs when it is told to.
 pub(crate) struct Rig {
     pub(crate) broker: Broker,
-    directory: Arc<Directory>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) now: Now,
     /// What devices say in `hello`.
     pub(crate) is_ephemeral: bool,

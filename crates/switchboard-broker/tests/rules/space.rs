@@ -6,6 +6,13 @@ use switchboard_proto::v1::{DeviceRef, close};
 
 use crate::rig::Rig;
 
+fn row_of(rig: &mut Rig) -> Vec<&'static str> {
+    let mut done = rig.handle(Input::Tick).appended;
+    rig.sync();
+    done.retain(|kind| *kind == "device");
+    done
+}
+
 fn send(id: &str, more: &str) -> String {
     format!(r#"{{"type":"send","id":"{id}","to":"bob","body":1{more}}}"#)
 }
@@ -94,4 +101,82 @@ fn a_full_store_takes_no_new_devices_but_those_that_leave_nothing() {
     rig.handle(Input::StoreFull(false));
     assert!(rig.hello(2, "cleo", None).closed.is_empty());
     assert_eq!(rig.broker.stats().mailboxes, 3);
+}
+
+/// A known device that came and left in a loop appended a record each time, also while the store was full:
+/// a log of 8 MiB grew to 26 MiB.
+#[test]
+fn while_the_store_is_full_known_devices_come_and_go_without_a_record_each_time() {
+    let mut rig = rig();
+    rig.leave(1);
+    rig.sync();
+    rig.handle(Input::StoreFull(true));
+    let mut appended = 0;
+    for _ in 0..10 {
+        let came = rig.hello(1, "bob", None);
+        appended += came.appended.len() + rig.sync().appended.len();
+        assert!(came.told(1).contains("\"welcome\""), "{came:?}");
+        appended += rig.leave(1).appended.len();
+        rig.broker.audit(100, 0).unwrap();
+    }
+    assert_eq!(appended, 1, "that it is there");
+    assert_eq!(row_of(&mut rig), [""; 0]);
+    rig.handle(Input::StoreFull(false));
+    assert!(rig.broker.is_due(rig.now.at));
+    assert_eq!(row_of(&mut rig), ["device"], "that it left is made up for");
+    rig.now.at = rig.now.at.after(std::time::Duration::from_secs(1));
+    assert_eq!(row_of(&mut rig), [""; 0], "once");
+}
+
+/// What is pushed to a device may have been seen. Until the store has it that it is there, nothing is.
+#[test]
+fn a_device_that_comes_while_the_store_is_full_sees_nothing_before_the_store_has_it_that_it_is_there()
+ {
+    let mut rig = rig();
+    rig.leave(1);
+    rig.say(0, &send("m", ""));
+    rig.sync();
+    rig.handle(Input::StoreFull(true));
+    let (fetched, seen) = (|done: &crate::rig::Done| done.fetches.len(), Some((1, 0)));
+    assert_eq!(fetched(&rig.hello(1, "bob", seen)), 0);
+    rig.leave(1);
+    // The record of its first coming is on its way, and enough.
+    let again = rig.hello(1, "bob", seen);
+    assert_eq!((fetched(&again), again.appended.len()), (0, 0));
+    assert_eq!(fetched(&rig.sync()), 1);
+    rig.leave(1);
+    let again = rig.hello(1, "bob", seen);
+    assert_eq!((fetched(&again), again.appended.len()), (1, 0), "the store has it");
+}
+
+/// A client that says each time that it has seen more than there is gets another name for its mailbox each
+/// time, too.
+#[test]
+fn a_mailbox_gets_a_new_name_without_a_record_while_the_store_is_full() {
+    let mut rig = rig();
+    rig.handle(Input::StoreFull(true));
+    let mut name = 1;
+    for nonce in [3, 5, 7] {
+        rig.nonce = nonce;
+        let came = rig.hello(1, "bob", Some((name, 1_000)));
+        assert!(came.appended.is_empty(), "{came:?}");
+        assert!(came.told(1).contains(&format!("{nonce:016x}")), "{came:?}");
+        name = nonce;
+    }
+    rig.handle(Input::StoreFull(false));
+    assert_eq!(row_of(&mut rig), ["device"]);
+    let came = rig.hello(1, "bob", Some((7, 0)));
+    assert!(came.told(1).contains("\"resumed\":true"), "{came:?}");
+}
+
+#[test]
+fn a_stop_makes_up_for_what_was_put_off_if_there_is_space() {
+    for is_full in [true, false] {
+        let mut rig = rig();
+        rig.handle(Input::StoreFull(true));
+        assert!(rig.leave(1).appended.is_empty());
+        rig.handle(Input::StoreFull(is_full));
+        let appended = rig.handle(Input::Ending).appended;
+        assert_eq!(appended.len(), usize::from(!is_full), "{appended:?}");
+    }
 }

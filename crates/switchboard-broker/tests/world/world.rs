@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, Digest, DigestKey, Directory, HashKey, Hello, Input, LastRun, Moment,
-    Now, Parcel, Place, Replay, ShardId, Shown, StampClock, Want, home,
+    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, HashKey, Hello, Input,
+    LastRun, Moment, Now, Parcel, Place, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
+    home,
 };
 use switchboard_proto::DeviceId;
 
@@ -30,6 +31,8 @@ pub(crate) struct World {
     /// Counts the starts of the server.
     pub(crate) run: u32,
     directory: Arc<Directory>,
+    /// Bytes that may be promised for outcomes.
+    promised_max: u64,
     pub(crate) brokers: Vec<Broker>,
     key: DigestKey,
     /// By shard of origin, then of destination.
@@ -114,6 +117,7 @@ impl World {
             clock: StampClock::default(),
             run: 0,
             directory: Arc::new(Directory::new(1, 3, HashKey::new([7; HashKey::LEN]))),
+            promised_max: u64::MAX,
             brokers: Vec::new(),
             key: DigestKey::new(std::array::from_fn(|at| at as u8)),
             queues: Vec::new(),
@@ -149,6 +153,7 @@ impl World {
         let next_id = self.directory.next_id();
         self.directory = Arc::new(Directory::new(shards, 3, HashKey::new([7; HashKey::LEN])));
         self.directory.begin_ids_at(next_id);
+        self.promised_max = u64::MAX;
         self.store.begin(shards);
         self.queues = (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect();
         self.seats = vec![vec![None; 64]; shards];
@@ -550,6 +555,20 @@ impl World {
         for shard in 0..self.shards() {
             self.handle(shard, Input::StoreFull(is_full));
         }
+        self.bound_promises();
+    }
+
+    /// The store says how many more outcomes it has room for.
+    fn bound_promises(&mut self) {
+        let few = self.random.pick(&[None, Some(0), Some(2), Some(5)]);
+        let more = few.map(|few: u64| few * RECEIPT_BYTES as u64);
+        let promised = self.directory.promised_bytes();
+        self.directory.set_store_room(more.map_or(u64::MAX, |more| promised + more));
+        self.promised_max = more.map_or(u64::MAX, |more| self.promised_for_outcomes() + more);
+    }
+
+    fn promised_for_outcomes(&self) -> u64 {
+        self.directory.promised_bytes() - (self.directory.devices() * DEVICE_BYTES) as u64
     }
 
     /// The store answers a fetch, perhaps not in full.
@@ -660,6 +679,10 @@ impl World {
         let outcomes_max = runs * self.config.limits.outcomes_max;
         let mailboxes: u64 = self.brokers.iter().map(|broker| broker.stats().mailboxes).sum();
         assert_eq!(mailboxes, self.directory.devices() as u64, "devices with a mailbox");
+        // Where devices end there is room for as much more; a world has fewer than 20.
+        let devices = 20 * DEVICE_BYTES as u64;
+        let promised_max = self.promised_max.saturating_add(devices);
+        assert!(self.promised_for_outcomes() <= promised_max, "outcomes are promised");
         for broker in &self.brokers {
             if let Err(fault) = broker.audit(messages_max, outcomes_max) {
                 panic!("{fault}");

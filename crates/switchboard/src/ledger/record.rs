@@ -369,6 +369,38 @@ mod tests {
         }
     }
 
+    /// The log keeps so much free.
+    #[test]
+    fn the_longest_records_take_what_is_kept_free_for_them() {
+        use switchboard_broker::{DEVICE_BYTES, RECEIPT_BYTES};
+        use switchboard_proto::v1::{ID_LEN_MAX, NAME_LEN_MAX, REASON_LEN_MAX};
+        let [name, id, reason] =
+            [NAME_LEN_MAX, ID_LEN_MAX, REASON_LEN_MAX].map(|len| "x".repeat(len));
+        let (device, reason) = (DeviceRef::Name(&name), Some(reason.as_str()));
+        let taken = |records: &[Record<'_>]| {
+            let mut batch = crate::store::Batch::default();
+            records.iter().for_each(|record| batch.push_with(|out| write(record, out)));
+            batch.bytes()
+        };
+        let (seq, at_ms, maybe_seen, outcome) = (1, 1, true, Outcome::Refused);
+        let ended = EndedRecord { device, seq, outcome, at_ms, maybe_seen, reason };
+        let (to, of, of_seq, id) = (device, device, 1, id.as_str());
+        let told = OutcomeRecord { to, seq, id, of, of_seq, outcome, at_ms, maybe_seen, reason };
+        let removed = Record::Removed { device, seq };
+        let all = taken(&[Record::Ended(ended), Record::Outcome(told), removed]);
+        assert!((RECEIPT_BYTES - 50..=RECEIPT_BYTES).contains(&all), "{all}");
+        let row = Record::Device(DeviceRecord {
+            device,
+            mailbox: 1,
+            reserved_to: 1,
+            acked_to: 1,
+            pushed_to: 1,
+            away_since_ms: None,
+        });
+        let row = taken(&[row]);
+        assert!((DEVICE_BYTES - 20..=DEVICE_BYTES).contains(&row), "{row}");
+    }
+
     #[test]
     fn a_record_of_a_newer_version_is_named_as_such() {
         assert_eq!(read(&[99, 1]), Err(RecordError::Unknown(99)));

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 const SMALL_BYTES: u64 = 192 << 20;
 /// One that is a single segment is begun anew from this size on, where space is short.
 const SINGLE_BYTES_MIN: u64 = 64 << 10;
-/// A rest after a round of all segments that gained nothing.
+/// A rest after a round of all segments that gained nothing, unless an eighth of the log, or half a
+/// segment, died meanwhile: somebody makes records that soon mean nothing, and a full log has no room
+/// for a minute of them.
 const REST: Duration = Duration::from_secs(60);
 
 /// The log as it is known from outside.
@@ -28,7 +30,8 @@ pub(super) struct Log {
 pub(super) struct Worth {
     /// Segments in a row of which nearly all had to be copied.
     futile: usize,
-    rests_until: Option<Instant>,
+    /// Until when, and the log's size when the rest began.
+    rest: Option<(Instant, u64)>,
 }
 
 impl Worth {
@@ -42,16 +45,21 @@ impl Worth {
         if log.segments == 1 {
             return log.bytes >= SINGLE_BYTES_MIN && 2 * dead > log.bytes;
         }
-        if self.rests_until.is_some_and(|until| now < until) {
+        // Copying all that is live costs at most eight times what it frees.
+        let least = (log.bytes / 8).max(log.oldest_bytes / 2);
+        if let Some((until, bytes)) = self.rest
+            && now < until
+            && log.bytes < bytes + least
+        {
             return false;
         }
         if self.futile > log.segments {
             // What counts was estimated too low: all has been copied, and copying on gains nothing.
-            (self.futile, self.rests_until) = (0, Some(now + REST));
+            (self.futile, self.rest) = (0, Some((now + REST, log.bytes)));
             return false;
         }
-        // Copying all that is live costs at most eight times what it frees.
-        dead >= (log.bytes / 8).max(log.oldest_bytes / 2)
+        self.rest = None;
+        dead >= least
     }
 
     /// So much of a segment had to be copied.
@@ -112,6 +120,9 @@ mod tests {
         }
         assert!(!worth.is_reclaimed(&sizes, now));
         assert!(!worth.is_reclaimed(&sizes, now + REST / 2));
+        let grown = Log { segments: 5, bytes: sizes.bytes + 16 * MIB, ..sizes };
+        let mut other = Worth { rest: worth.rest, ..Worth::default() };
+        assert!(other.is_reclaimed(&grown, now + REST / 2), "it grew for all that");
         assert!(worth.is_reclaimed(&sizes, now + REST));
         worth.reclaimed(16 * MIB, 0);
         assert!(worth.is_reclaimed(&sizes, now + REST));

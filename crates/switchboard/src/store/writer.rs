@@ -69,6 +69,11 @@ pub trait Listener: Send {
     /// Whether there is no space for new messages. What is submitted nevertheless is written as
     /// long as the disk takes it.
     fn full(&self, _is_full: bool) {}
+    /// New messages may take so many bytes, of which those are not subtracted that the log was promised
+    /// to have for records which come also when it is full: returns these.
+    fn promised(&self, _left: u64) -> u64 {
+        0
+    }
     /// No space can be set aside on this disk; the log goes on without.
     fn no_ballast(&self, _error: &StoreError) {}
     /// The failure is over: what was submitted meanwhile becomes durable.
@@ -335,6 +340,8 @@ impl Writer {
             .map_or(0, |active| active.zeros_end.saturating_sub(active.segment.end()));
         let used = self.shared.usage().bytes + u64::from(ahead) + self.ballast.len();
         let left = self.plan.left(used, space);
+        let promised = listener.promised(left.saturating_sub(self.plan.headroom()));
+        let left = left.saturating_sub(promised);
         let is_changed = self.gate.judge(&self.plan, left, self.is_short);
         let stats = &self.shared.stats;
         set(&stats.left_bytes, left.saturating_sub(self.plan.headroom()));

@@ -31,6 +31,8 @@ pub(crate) const ATTACKS: &[Attacker] = &[
     Attacker { prepare: two, run: fill_a_mailbox, is_told: &["send: mailbox_full"] },
     Attacker { prepare: two, run: ask_for_outcomes, is_told: &["send: outcomes_full"] },
     Attacker { prepare: many, run: fill_the_disk, is_told: &["send: store_full"] },
+    Attacker { prepare: several, run: refuse_at_length, is_told: &["send: outcomes_full"] },
+    Attacker { prepare: two, run: come_and_go, is_told: &[] },
     Attacker { prepare: two, run: use_up_ids, is_told: &[] },
     Attacker { prepare: two, run: send_too_large, is_told: &["send: too_large", "message: 1009"] },
     Attacker { prepare: nobody, run: read_nothing, is_told: &["slow reader: 4508"] },
@@ -55,6 +57,10 @@ fn nobody(_: &Server) -> Actors {
 
 fn two(server: &Server) -> Actors {
     some(server, 2)
+}
+
+fn several(server: &Server) -> Actors {
+    some(server, 4)
 }
 
 fn many(server: &Server) -> Actors {
@@ -234,6 +240,43 @@ fn take_all(receiver: &mut Client) -> Result<(), End> {
             return Ok(());
         }
         receiver.say(&json!({"type": "ack", "seq": frame["seq"]}))?;
+    }
+}
+
+/// Small messages that ask for outcomes, each refused with a reason as long as it may be. Nobody acks the
+/// outcomes, so what waits is larger than what was sent.
+fn refuse_at_length(attack: &Attack<'_>, actors: &Actors) {
+    for sender in 1..actors.0.len() {
+        let Some(mut client) = actors.connect(attack, sender, 16) else { return };
+        for _ in 0..15 {
+            let frame = json!({
+                "type": "send", "id": fresh_id(), "to": actors.name(0), "body": 1, "receipt": true
+            });
+            if let Err(end) = send(attack, &mut client, &frame) {
+                return note(attack, "long refusals", Err(end));
+            }
+        }
+        let Some(mut receiver) = actors.connect(attack, 0, 16) else { return };
+        note(attack, "long refusals", refuse_all(&mut receiver));
+    }
+}
+
+fn refuse_all(receiver: &mut Client) -> Result<(), End> {
+    let reason = "r".repeat(256);
+    receiver.say(&json!({"type": "ping"}))?;
+    loop {
+        let frame = receiver.hear()?;
+        if frame["type"] == "pong" {
+            return Ok(());
+        }
+        receiver.say(&json!({"type": "refuse", "seq": frame["seq"], "reason": reason}))?;
+    }
+}
+
+/// Known devices that come and leave at once, also while the store is full.
+fn come_and_go(attack: &Attack<'_>, actors: &Actors) {
+    for index in 0..50 {
+        actors.connect(attack, index % 2, 17);
     }
 }
 

@@ -112,6 +112,35 @@ fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
     assert_eq!(records.len() as u64, submitted);
 }
 
+/// What comes also when the log is full has its room from the moment when it is promised.
+#[test]
+fn the_gate_closes_for_what_is_promised_and_opens_when_it_is_not_any_more() {
+    struct Promised(Ears, u64);
+    impl crate::store::Listener for Promised {
+        fn synced(&self, shard: usize, batches: Vec<crate::store::Synced>) {
+            self.0.synced(shard, batches);
+        }
+        fn room(&self, _: usize) {}
+        fn failing(&self, _: &crate::store::StoreError) {}
+        fn healthy(&self) {}
+        fn full(&self, is_full: bool) {
+            self.0.full(is_full);
+        }
+        fn promised(&self, left: u64) -> u64 {
+            assert!(left > 60_000, "{left}");
+            self.1
+        }
+        fn dropped(&self, _: u32, _: Result<(), crate::store::DropError>) {}
+    }
+    let mut it = fixture(OPTIONS);
+    for (promised, told) in [(0, vec![]), (90_000, vec!["full"]), (100, vec!["not full"])] {
+        let ears = Promised(it.ears.clone(), promised);
+        it.log.shared.queue.ask(Entry::Look);
+        while !matches!(it.log.writer.step(&ears), Turn::Idle) {}
+        assert_eq!(it.told(), told);
+    }
+}
+
 #[test]
 fn the_quota_closes_before_it_is_passed_and_opens_when_segments_are_dropped() {
     let mut it = fixture(OPTIONS);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::client::{V1, send, token, with};
+use super::client::{Away, V1, send, token, with};
 use super::drain::anonymous_on;
 use super::text::bearer;
 use crate::cli::damaged::make_older;
@@ -274,6 +274,97 @@ fn a_full_store_takes_no_new_devices_until_there_is_space_again() {
     }
     retry(&mut a, &message(refused));
     V1::anonymous(&server).hears_nothing();
+}
+
+/// Tiny messages whose outcomes are as long as they can be, to devices that refuse them: what waits for the
+/// sender is larger than what was sent.
+fn refuse_all(server: &Server, receivers: &[Away]) {
+    let reason = "r".repeat(256);
+    for away in receivers {
+        let mut device = away.back(server, 0);
+        for _ in 0..device.welcome["pending"].as_u64().unwrap() {
+            let seq = device.expect(json!({"type": "message"}))["seq"].clone();
+            device.say(&json!({"type": "refuse", "seq": seq, "reason": reason}));
+        }
+        device.hears_nothing();
+        device.leave();
+    }
+}
+
+/// Senders fill the server with messages that ask for outcomes; returns who has them.
+fn fill_with_receipts(server: &Server) -> (Vec<V1>, Vec<Away>) {
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    loop {
+        let mut sender = V1::anonymous(server);
+        for _ in 0..2 {
+            let receiver = V1::anonymous(server).leave();
+            let of_one = 500;
+            sender.say_all((0..of_one).map(|n| {
+                let id = format!("{}-{n}", receivers.len());
+                with(send(&receiver.device, &id), &json!({"receipt": true}))
+            }));
+            receivers.push(receiver);
+            let answers: Vec<Value> = (0..of_one).map(|_| sender.hear()).collect();
+            if let Some(full) = answers.iter().find(|answer| answer["type"] == "rejected") {
+                assert_eq!(full["code"], "store_full", "{full}");
+                senders.push(sender);
+                return (senders, receivers);
+            }
+        }
+        senders.push(sender);
+    }
+}
+
+fn data_bytes(server: &Server) -> u64 {
+    let data = server.directory.path().join("switchboard-data");
+    let files = [data.clone(), data.join("log")].map(|dir| fs::read_dir(dir).unwrap());
+    let sizes = files.into_iter().flatten().map(|entry| entry.unwrap().metadata().unwrap());
+    sizes.filter(|metadata| metadata.is_file()).map(|metadata| metadata.len()).sum()
+}
+
+/// A log of 8 MiB grew to 31 MB: a record of 70 bytes became one of 500, and a full store did not stop it.
+#[test]
+fn refusals_with_long_reasons_do_not_bring_the_log_above_its_quota() {
+    let server = Server::with(&["shards=2", "store_max_bytes=8MiB"]);
+    let (senders, receivers) = fill_with_receipts(&server);
+    refuse_all(&server, &receivers);
+    let bytes = data_bytes(&server);
+    assert!(bytes <= (8 << 20) + (64 << 10), "{bytes}");
+    assert_eq!(server.metric("switchboard_store_failing"), 0.0);
+    // Each outcome that was promised came.
+    drop(senders);
+}
+
+#[test]
+fn refusals_with_long_reasons_do_not_take_more_memory_than_messages_may() {
+    let server = Server::with(&["shards=2", "data_dir=", "memory_messages_max_bytes=1MiB"]);
+    let (senders, receivers) = fill_with_receipts(&server);
+    refuse_all(&server, &receivers);
+    let bytes = server.metric("switchboard_mailbox_memory_bytes");
+    assert!(bytes <= f64::from(1 << 20), "{bytes}");
+    drop(senders);
+}
+
+/// Known devices that came and left made a record each time, and the log grew to three times its quota.
+#[test]
+fn devices_that_come_and_go_while_the_store_is_full_do_not_make_the_log_grow() {
+    let server = Server::with(&["shards=1", "store_max_bytes=8MiB", "mailbox_max_messages=10000"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let c = V1::anonymous(&server).leave();
+    let body = json!({"body": "x".repeat(50_000)});
+    fill_store(&mut a, |id| with(send(&b.device, &id.to_string()), &body), 0);
+    let records = "switchboard_store_records_total";
+    let mut before = 0.0;
+    for round in 0..50 {
+        c.back(&server, 0).leave();
+        if round == 1 {
+            a.hears_nothing();
+            before = server.metric(records);
+        }
+    }
+    // Ids and what is copied may make some.
+    let made = server.metric(records) - before;
+    assert!(made < 40.0, "{made} records for 48 comings and goings");
 }
 
 /// Changes a byte of the first segment, where it holds this.
