@@ -135,9 +135,18 @@ impl Broker {
             let id = self.key.digest(message.id.as_bytes());
             let content = self.content(to, message.body);
             let (durability, state) = (Durability::Disk, SentState::Accepted { seq });
-            let (keeps_memory, session) = (false, 0);
-            let new =
-                NewId { id, content, to, at, durability, receipt, keeps_memory, state, session };
+            let new = NewId {
+                id,
+                content,
+                to,
+                at,
+                durability,
+                receipt,
+                keeps_memory: false,
+                has_record: false,
+                state,
+                session: 0,
+            };
             self.remember(now, replay, from, new);
         }
     }
@@ -150,8 +159,18 @@ impl Broker {
         let Some(from) = self.own(sent.from) else { return };
         let (id, content, at) = (sent.id, sent.content, sent.at);
         let (durability, state) = (Durability::Disk, SentState::Accepted { seq: sent.seq });
-        let (receipt, keeps_memory, session) = (false, false, 0);
-        let new = NewId { id, content, to, at, durability, receipt, keeps_memory, state, session };
+        let new = NewId {
+            id,
+            content,
+            to,
+            at,
+            durability,
+            receipt: false,
+            keeps_memory: false,
+            has_record: true,
+            state,
+            session: 0,
+        };
         self.remember(now, replay, from, new);
     }
 
@@ -181,6 +200,11 @@ impl Broker {
             let Some(device) = self.post.devices.get_mut(&from) else { continue };
             let is_copy = |sent: &SentId| sent.state() == new.state && sent.to == new.to;
             if device.sent.find(new.id).is_some_and(is_copy) {
+                if new.has_record
+                    && let SentState::Accepted { seq } = new.state
+                {
+                    device.sent.note_record(new.id, FateOf { device: new.to, seq });
+                }
                 continue;
             }
             device.sent.add(&new);
@@ -371,8 +395,10 @@ impl Broker {
     pub fn reclaim(&mut self, now: Now, record: &Record<'_>, place: Place, out: Out<'_>) {
         match record {
             Record::Message(message) => {
-                self.reclaim_message(message, place, out);
-                self.reclaim_sent(now, message, out);
+                // A copy of the message holds its id, too.
+                if !self.reclaim_message(message, place, out) {
+                    self.reclaim_sent(now, message, out);
+                }
             }
             Record::Outcome(outcome) => self.reclaim_outcome(outcome, place, out),
             Record::SentId(sent) => {
@@ -397,9 +423,11 @@ impl Broker {
         }
     }
 
-    fn reclaim_message(&mut self, message: &MessageRecord<'_>, place: Place, out: Out<'_>) {
-        let Some(id) = self.own(message.to) else { return };
-        if self.holds(id, message.seq, place) {
+    /// Returns whether the message still waits on this shard, and so was copied.
+    fn reclaim_message(&mut self, message: &MessageRecord<'_>, place: Place, out: Out<'_>) -> bool {
+        let Some(id) = self.own(message.to) else { return false };
+        let is_held = self.holds(id, message.seq, place);
+        if is_held {
             if let Some(device) = self.post.devices.get_mut(&id) {
                 device.mailbox.moves(message.seq);
             }
@@ -407,6 +435,7 @@ impl Broker {
             let (mailbox_name, seq) = (self.life(id), message.seq);
             self.post.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
+        is_held
     }
 
     fn reclaim_outcome(&mut self, outcome: &OutcomeRecord<'_>, place: Place, out: Out<'_>) {
@@ -432,7 +461,8 @@ impl Broker {
         sent.is_some_and(|sent| now.at.since(sent.at()) < self.post.limits.dedup_window)
     }
 
-    /// The id of a message outlives it.
+    /// The id of a message outlives it, in one record of its own. The message may be copied by the shard of
+    /// its receiver, again and again while it waits.
     fn reclaim_sent(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
         let Some(from) = self.own(message.from) else { return };
         let id = self.key.digest(message.id.as_bytes());
@@ -440,6 +470,11 @@ impl Broker {
             return;
         }
         let to = self.directory.names().intern(message.to);
+        let of = FateOf { device: to, seq: message.seq };
+        let device = self.post.devices.get_mut(&from);
+        if device.is_some_and(|device| device.sent.note_record(id, of)) {
+            return;
+        }
         let content = self.content(to, message.body);
         out(Effect::Append(Record::SentId(SentIdRecord {
             from: message.from,

@@ -155,6 +155,7 @@ impl Broker {
             durability,
             receipt,
             keeps_memory,
+            has_record: false,
             state,
             session,
         };
@@ -344,7 +345,9 @@ impl Broker {
         if len > limits.mailbox_bytes_max {
             return Err(Verdict::Rejected(RejectCode::TooLarge));
         }
-        let memory = self.post.stats.memory as usize + memory_of(len);
+        // The id that is made for a text is not known yet.
+        let made = if deliver.id.is_empty() { MADE_ID_LONGEST.len() } else { 0 };
+        let memory = self.post.stats.memory as usize + memory_of(len + made);
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
             return Err(Verdict::MemoryFull);
         }

@@ -58,7 +58,9 @@ mod flag {
     pub(super) const CANCELLED: u64 = 1 << 6;
     /// Memory is set aside for its outcome, which may be in memory only.
     pub(super) const KEEPS_MEMORY: u64 = 1 << 7;
-    pub(super) const BITS: u32 = 8;
+    /// A record of its own is in the store, beside that of its message.
+    pub(super) const HAS_RECORD: u64 = 1 << 8;
+    pub(super) const BITS: u32 = 9;
 }
 
 /// What was asked about a message whose fate was not known yet.
@@ -131,7 +133,8 @@ impl SentId {
             seq_or_session,
             at_and_flags: state
                 | if new.receipt { flag::RECEIPT } else { 0 }
-                | if new.keeps_memory { flag::KEEPS_MEMORY } else { 0 },
+                | if new.keeps_memory { flag::KEEPS_MEMORY } else { 0 }
+                | if new.has_record { flag::HAS_RECORD } else { 0 },
         };
         sent.stand(new.at, new.durability);
         sent
@@ -279,6 +282,16 @@ impl Sent {
         Some(owed)
     }
 
+    /// The id of this message has a record of its own from now on; returns whether it had one.
+    pub(crate) fn note_record(&mut self, id: Digest, of: FateOf) -> bool {
+        let state = SentState::Accepted { seq: of.seq };
+        let is_it = |sent: &&mut SentId| sent.to == of.device && sent.state() == state;
+        let Some(sent) = self.find_mut(id).filter(is_it) else { return false };
+        let had_one = sent.has(flag::HAS_RECORD);
+        sent.at_and_flags |= flag::HAS_RECORD;
+        had_one
+    }
+
     fn take_cancels(&mut self, id: Digest) -> (u16, u32) {
         if self.late.is_empty() {
             return (0, 0);
@@ -389,6 +402,7 @@ pub(crate) struct NewId {
     pub(crate) durability: Durability,
     pub(crate) receipt: bool,
     pub(crate) keeps_memory: bool,
+    pub(crate) has_record: bool,
     pub(crate) state: SentState,
     pub(crate) session: u32,
 }
