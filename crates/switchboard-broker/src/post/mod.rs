@@ -288,6 +288,9 @@ pub(crate) struct Device {
     rows_unsynced: u32,
     /// Tells it from one of its id that ended, also when its mailbox gets another name.
     born: u64,
+    /// The session whose fetch is under way, also when it has ended: one that comes and goes in a loop would
+    /// let more and more fetches wait for the reader.
+    fetching: Option<u32>,
     /// The `reserved_to` that is being recorded; 0 is none.
     reserving_to: u64,
     is_ack_dirty: bool,
@@ -405,6 +408,7 @@ impl Device {
             is_row_online: false,
             rows_unsynced: 0,
             born: mailbox_name,
+            fetching: None,
             reserving_to: 0,
             is_ack_dirty: false,
             is_ephemeral: false,

@@ -71,8 +71,8 @@ impl Broker {
                     device.mailbox.drop_content_at(index);
                 }
                 Next::Fetch(index) => {
-                    if !session.is_fetching {
-                        session.is_fetching = true;
+                    if device.fetching.is_none() {
+                        device.fetching = Some(session.number);
                         let wants: Vec<Want> = device
                             .mailbox
                             .to_fetch(index, FETCH_ENTRIES_MAX, FETCH_BYTES_MAX)
@@ -116,13 +116,14 @@ impl Broker {
         out: Out<'_>,
     ) {
         let Some(device) = self.post.devices.get_mut(&id) else { return };
-        let Some(current) = device.session.as_deref_mut() else { return };
-        if current.number != session {
+        if device.fetching != Some(session) {
             return;
         }
-        current.is_fetching = false;
-        for (seq, content) in contents {
-            device.mailbox.fetched(seq, content);
+        device.fetching = None;
+        if device.session.as_ref().is_some_and(|current| current.number == session) {
+            for (seq, content) in contents {
+                device.mailbox.fetched(seq, content);
+            }
         }
         self.push_ready(id, out);
     }

@@ -22,8 +22,10 @@ impl Broker {
         want: Want,
         out: Out<'_>,
     ) {
-        if let Some(current) = self.session(id).filter(|current| current.number == session) {
-            current.is_fetching = false;
+        if let Some(device) = self.post.devices.get_mut(&id)
+            && device.fetching == Some(session)
+        {
+            device.fetching = None;
         }
         let entry = self.post.devices.get(&id).and_then(|device| device.mailbox.find(want.seq));
         // A record that was copied meanwhile can be read at its new place.

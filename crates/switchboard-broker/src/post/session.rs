@@ -40,7 +40,6 @@ pub(crate) struct Session {
     unwelcomed: Option<Box<Unwelcomed>>,
     /// Bytes pushed since the connection had taken everything.
     pub(super) pushed_bytes: usize,
-    pub(super) is_fetching: bool,
     filter: Option<Arc<dyn SendFilter>>,
     /// When its token ends, by uptime and by the wall clock.
     token_ends: Option<(Moment, u64)>,
@@ -338,7 +337,6 @@ impl Broker {
             is_open,
             unwelcomed: Some(Box::new(Unwelcomed { token: hello.token.clone(), resumed })),
             pushed_bytes: 0,
-            is_fetching: false,
             filter: hello.filter.clone(),
             token_ends,
             is_warned: false,
