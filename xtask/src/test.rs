@@ -13,6 +13,7 @@ use crate::machine::{
     ensure_linters, ensure_promtool, ensure_proxies, ensure_python, ensure_strace,
     ensure_systemd_analyze, print_version,
 };
+use crate::package;
 use crate::step::{Failure, Step, run_all};
 
 /// The test target that needs Chromium.
@@ -23,15 +24,21 @@ const BROWSER_TARGET: &str = "browser";
 pub(crate) struct Options {
     /// Whether the page is tested, for which Chromium must be there.
     pub(crate) browser: bool,
+    /// Whether packages are made and tested.
+    pub(crate) packages: bool,
 }
 
 impl Options {
     pub(crate) fn parse(words: &[&str]) -> Result<Options> {
-        match words {
-            [] => Ok(Options { browser: true }),
-            ["--no-browser"] => Ok(Options { browser: false }),
-            [unknown, ..] => bail!("`test` has no option {unknown:?}"),
+        let mut options = Options { browser: true, packages: true };
+        for &word in words {
+            match word {
+                "--no-browser" => options.browser = false,
+                "--no-packages" => options.packages = false,
+                unknown => bail!("`test` has no option {unknown:?}"),
+            }
         }
+        Ok(options)
     }
 }
 
@@ -50,10 +57,17 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if options.browser {
         steps.push(Step::new("browser", || Browser::ensure().map(|found| found.print_versions())));
     }
+    if options.packages {
+        steps.push(package::tools());
+    }
     let tests = if options.browser { all_tests } else { tests_without_browser };
     steps.push(Step::new("lints", lints));
     steps.push(Step::new("tests", tests));
     steps.push(Step::new("docs", docs));
+    if options.packages {
+        steps.extend(package::steps());
+        steps.push(Step::new("package tests", package_tests));
+    }
     run_all(steps)
 }
 
@@ -115,6 +129,11 @@ fn test_targets(root: &Path) -> io::Result<BTreeSet<String>> {
         }
     }
     Ok(targets)
+}
+
+/// They are ignored by `cargo test`, since they require the packages that the steps before have made.
+fn package_tests() -> Result<(), Failure> {
+    cargo("test --workspace --test packages -- --ignored")
 }
 
 fn docs() -> Result<(), Failure> {

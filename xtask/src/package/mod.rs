@@ -1,0 +1,229 @@
+//! `cargo xtask package`: what users install, made in `target/package`.
+
+mod glibc;
+mod licenses;
+mod tools;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::command::{Program, root};
+use crate::step::{Failure, Step, run_all};
+
+/// For which machines. Another one wants a package of its own in `packaging/npm`.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The same, as npm's packages call it.
+const NPM_PLATFORM: &str = "linux-x64-gnu";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The cargo profile: a release without symbols.
+const PROFILE: &str = "dist";
+/// As maturin names the oldest glibc that [`glibc::NEWEST`] allows; zig links against it.
+const MANYLINUX: &str = "manylinux_2_28";
+
+const LICENSES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
+const THIRD_PARTY: &str = "THIRD-PARTY-LICENSES.txt";
+
+/// Makes all packages.
+pub(crate) fn run() -> ExitCode {
+    let mut all = vec![tools()];
+    all.extend(steps());
+    run_all(all)
+}
+
+/// Finds or installs what the other steps require.
+pub(crate) fn tools() -> Step {
+    Step::new("packaging tools", tools::ensure)
+}
+
+/// Makes all packages with the tools.
+pub(crate) fn steps() -> Vec<Step> {
+    vec![
+        Step::new("folders", folders),
+        Step::new("licences", || licenses::write(&parts().join(THIRD_PARTY))),
+        Step::new("binary and wheel", wheel),
+        Step::new("glibc", || glibc::check(&binary())),
+        Step::new("man pages and completions", generated),
+        Step::new("archive", archive),
+        Step::new("deb", deb),
+        Step::new("npm packages", npm),
+        Step::new("checksums", checksums),
+    ]
+}
+
+/// Where the packages are.
+fn made() -> PathBuf {
+    root().join("target/package")
+}
+
+/// What goes into packages and is made by this command.
+fn parts() -> PathBuf {
+    root().join("target/package-parts")
+}
+
+fn binary() -> PathBuf {
+    root().join("target").join(TARGET).join(PROFILE).join("switchboard")
+}
+
+/// Nothing of the last run is in the packages of this one.
+fn folders() -> Result<(), Failure> {
+    for folder in [made(), parts()] {
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(|error| cannot("remove", &folder, &error))?;
+        }
+        make(&folder)?;
+    }
+    Ok(())
+}
+
+/// Builds the binary, too: maturin calls cargo with zig as the linker, which links against an old glibc
+/// on a machine with a new one. All other packages take the same binary.
+fn wheel() -> Result<(), Failure> {
+    // `pyproject.toml` names the crate by a relative path, so this folder is as deep as the original's.
+    let folder = root().join("target/package-python");
+    make(&folder)?;
+    for file in ["pyproject.toml", "README.md"] {
+        copy(&root().join("packaging/python").join(file), &folder)?;
+    }
+    copy_licenses(&folder)?;
+    copy(&parts().join(THIRD_PARTY), &folder)?;
+    dated(Program::new(tools::venv().join("bin/maturin")))
+        .dir(&folder)
+        .args(&format!("build --locked --zig --profile {PROFILE} --target {TARGET}"))
+        .args(&format!("--compatibility {MANYLINUX} --out"))
+        .arg(made())
+        .env("CARGO_TARGET_DIR", root().join("target"))
+        .env("PATH", tools::path_with_venv())
+        .run()
+}
+
+/// What the binary says about itself.
+fn generated() -> Result<(), Failure> {
+    let completions = parts().join("completions");
+    make(&completions)?;
+    for (shell, file) in
+        [("bash", "switchboard.bash"), ("zsh", "_switchboard"), ("fish", "switchboard.fish")]
+    {
+        let script = Program::new(binary()).args("completions").arg(shell).output();
+        let script =
+            script.ok_or_else(|| Failure::new(format!("there are no completions for {shell}")))?;
+        write(&completions.join(file), &format!("{script}\n"))?;
+    }
+    Program::new(binary()).arg("man").arg(parts().join("man")).run()
+}
+
+fn archive() -> Result<(), Failure> {
+    let name = format!("switchboard-{VERSION}-{TARGET}");
+    let folder = parts().join(&name);
+    make(&folder.join("systemd"))?;
+    copy(&binary(), &folder)?;
+    for file in ["README.md", "CHANGELOG.md", "switchboard.toml"] {
+        copy(&root().join(file), &folder)?;
+    }
+    copy_licenses(&folder)?;
+    copy(&parts().join(THIRD_PARTY), &folder)?;
+    copy(&root().join("packaging/systemd/switchboard.service"), &folder.join("systemd"))?;
+    for generated in ["man", "completions"] {
+        copy_folder(&parts().join(generated), &folder.join(generated))?;
+    }
+    let date = commit_date().map_or(String::new(), |date| format!("--mtime=@{date}"));
+    Program::new("tar")
+        .args("--sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX")
+        .args(&date)
+        .args("--create --gzip --file")
+        .arg(made().join(format!("{name}.tar.gz")))
+        .arg("--directory")
+        .arg(parts())
+        .arg(name)
+        .run()
+}
+
+/// What is in it stands in `crates/switchboard/Cargo.toml`.
+fn deb() -> Result<(), Failure> {
+    dated(Program::new(tools::cargo_deb()))
+        // Else it warns that it does not build what else lies in `target`.
+        .args("--quiet --package switchboard --locked --no-build --no-strip")
+        .args(&format!("--profile {PROFILE} --target {TARGET} --output"))
+        .arg(made())
+        .env("CARGO_TARGET_DIR", root().join("target"))
+        .run()
+}
+
+/// One package for everybody, and one with the binary for this platform.
+fn npm() -> Result<(), Failure> {
+    let main = npm_folder("switchboard-broker")?;
+    let platform = npm_folder(NPM_PLATFORM)?;
+    make(&platform.join("bin"))?;
+    copy(&binary(), &platform.join("bin"))?;
+    copy(&parts().join(THIRD_PARTY), &platform)?;
+    for folder in [platform, main] {
+        Program::new("npm")
+            .dir(&folder)
+            .args("pack --silent --ignore-scripts --pack-destination")
+            .arg(made())
+            .run()?;
+    }
+    Ok(())
+}
+
+/// A copy of a folder of `packaging/npm` that carries the version and the licences.
+fn npm_folder(name: &str) -> Result<PathBuf, Failure> {
+    let folder = parts().join("npm").join(name);
+    make(&parts().join("npm"))?;
+    copy_folder(&root().join("packaging/npm").join(name), &folder)?;
+    copy_licenses(&folder)?;
+    let manifest = folder.join("package.json");
+    let text = fs::read_to_string(&manifest).map_err(|error| cannot("read", &manifest, &error))?;
+    write(&manifest, &text.replace("0.0.0", VERSION))?;
+    Ok(folder)
+}
+
+fn checksums() -> Result<(), Failure> {
+    let listed = fs::read_dir(made()).map_err(|error| cannot("list", &made(), &error))?;
+    let mut names: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    names.sort();
+    let sums = names.iter().fold(Program::new("sha256sum").dir(&made()), Program::arg).output();
+    let sums = sums.ok_or_else(|| Failure::new("`sha256sum` failed"))?;
+    println!("{sums}\n    in target/package");
+    write(&made().join("SHA256SUMS"), &format!("{sums}\n"))
+}
+
+/// The same commit makes the same packages: what would be now is the time of the commit.
+fn dated(program: Program) -> Program {
+    match commit_date() {
+        Some(date) => program.env("SOURCE_DATE_EPOCH", date),
+        None => program,
+    }
+}
+
+fn commit_date() -> Option<String> {
+    Program::new("git").args("log -1 --format=%ct").output()
+}
+
+fn make(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|error| cannot("make", folder, &error))
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(file, text).map_err(|error| cannot("write", file, &error))
+}
+
+/// Copies a file into a folder.
+fn copy(file: &Path, folder: &Path) -> Result<(), Failure> {
+    let name = file.file_name().expect("only named files are copied");
+    fs::copy(file, folder.join(name)).map_err(|error| cannot("copy", file, &error))?;
+    Ok(())
+}
+
+/// Copies a folder to a place that does not exist.
+fn copy_folder(folder: &Path, to: &Path) -> Result<(), Failure> {
+    Program::new("cp").arg("--recursive").arg(folder).arg(to).run()
+}
+
+fn copy_licenses(folder: &Path) -> Result<(), Failure> {
+    LICENSES.iter().try_for_each(|license| copy(&root().join(license), folder))
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot {what} {}: {error}", path.display()))
+}
