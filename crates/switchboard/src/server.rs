@@ -197,7 +197,7 @@ impl Store {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the end of this run cannot be noted"),
             Err(_) => {
-                tracing::warn!("the disk does not take the end of this run; it is not waited for")
+                tracing::warn!("the disk does not take the end of this run; it is not waited for");
             }
         }
         Ok(())
