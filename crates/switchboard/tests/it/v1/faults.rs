@@ -319,7 +319,7 @@ fn data_bytes(server: &Server) -> u64 {
     let data = server.directory.path().join("switchboard-data");
     let files = [data.clone(), data.join("log")].map(|dir| fs::read_dir(dir).unwrap());
     let sizes = files.into_iter().flatten().map(|entry| entry.unwrap().metadata().unwrap());
-    sizes.filter(|metadata| metadata.is_file()).map(|metadata| metadata.len()).sum()
+    sizes.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
 }
 
 /// A log of 8 MiB grew to 31 MB: a record of 70 bytes became one of 500, and a full store did not stop it.
