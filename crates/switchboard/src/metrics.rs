@@ -320,7 +320,7 @@ pub struct StoreMetrics {
 /// What is shown of the configuration; only SIGHUP's thread writes it once the server runs.
 #[derive(Debug, Default)]
 pub struct Settings {
-    /// By [`RELOADS`].
+    /// By `RELOADS`.
     pub reloads: ByLabel<{ RELOADS.len() }>,
     max_connections: Number,
     devices_max: Number,

@@ -41,7 +41,7 @@ pub(super) struct Plan {
 }
 
 impl Options {
-    /// About as many files as the log has open at most; see [`Plan::segments_max`].
+    /// About as many files as the log has open at most; see `Plan::segments_max`.
     pub fn files_max(&self) -> u64 {
         Plan::new(self, None).segments_max()
     }
