@@ -443,11 +443,11 @@ impl Broker {
     #[inline]
     pub(crate) fn settle_local(&mut self, now: Now, out: Out<'_>) {
         if !self.post.local.is_empty() {
-            self.settle_parcels(now, out);
+            self.settle_envelopes(now, out);
         }
     }
 
-    fn settle_parcels(&mut self, now: Now, out: Out<'_>) {
+    fn settle_envelopes(&mut self, now: Now, out: Out<'_>) {
         while let Some(parcel) = self.post.local.pop_front() {
             self.parcel(now, parcel, out);
         }

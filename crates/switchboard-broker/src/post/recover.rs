@@ -3,7 +3,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{DeviceRef, Durability, Outcome, message_len};
+use switchboard_proto::v1::{DeviceRef, Outcome, message_len};
 
 use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::sent::{NewId, SentId, SentState};
@@ -134,19 +134,7 @@ impl Broker {
             let (at, seq, receipt) = (message.at, message.seq, message.receipt);
             let id = self.key.digest(message.id.as_bytes());
             let content = self.content(to, message.body);
-            let (durability, state) = (Durability::Disk, SentState::Accepted { seq });
-            let new = NewId {
-                id,
-                content,
-                to,
-                at,
-                durability,
-                receipt,
-                keeps_memory: false,
-                has_record: false,
-                state,
-                session: 0,
-            };
+            let new = NewId { receipt, ..NewId::in_log(id, content, to, at, seq) };
             self.remember(now, replay, from, new);
         }
     }
@@ -158,19 +146,7 @@ impl Broker {
         }
         let Some(from) = self.own(sent.from) else { return };
         let (id, content, at) = (sent.id, sent.content, sent.at);
-        let (durability, state) = (Durability::Disk, SentState::Accepted { seq: sent.seq });
-        let new = NewId {
-            id,
-            content,
-            to,
-            at,
-            durability,
-            receipt: false,
-            keeps_memory: false,
-            has_record: true,
-            state,
-            session: 0,
-        };
+        let new = NewId { has_record: true, ..NewId::in_log(id, content, to, at, sent.seq) };
         self.remember(now, replay, from, new);
     }
 

@@ -406,3 +406,21 @@ pub(crate) struct NewId {
     pub(crate) state: SentState,
     pub(crate) session: u32,
 }
+
+impl NewId {
+    /// Of a message that was accepted on disk in an earlier run.
+    pub(crate) fn in_log(id: Digest, content: Digest, to: DeviceId, at: Moment, seq: u64) -> NewId {
+        NewId {
+            id,
+            content,
+            to,
+            at,
+            durability: Durability::Disk,
+            receipt: false,
+            keeps_memory: false,
+            has_record: false,
+            state: SentState::Accepted { seq },
+            session: 0,
+        }
+    }
+}

@@ -98,7 +98,7 @@ impl Batch {
         self.texts.push(TextEntry { from, to, len: text.len() as u32, shard });
     }
 
-    pub(super) fn push_parcel(&mut self, parcel: Parcel) {
+    pub(super) fn push_envelope(&mut self, parcel: Parcel) {
         self.other_bytes += parcel.held_bytes();
         self.parcels.push(parcel);
     }
@@ -372,13 +372,13 @@ mod tests {
 
     /// They counted nothing: those to idle watchers filled the memory.
     #[test]
-    fn parcels_that_are_no_messages_count_too() {
+    fn envelopes_without_messages_count_too() {
         let (_, inboxes, _polls) = inboxes(1);
         let mut batch = Batch::default();
-        (0..10).for_each(|_| batch.push_parcel(presence()));
+        (0..10).for_each(|_| batch.push_envelope(presence()));
         assert!(batch.bytes() >= 10 * size_of::<Parcel>());
         inboxes[0].offer(ShardId(0), &mut batch).unwrap();
-        (0..10).for_each(|_| batch.push_parcel(presence()));
+        (0..10).for_each(|_| batch.push_envelope(presence()));
         assert!(inboxes[0].offer(ShardId(0), &mut batch).is_err());
         assert_eq!(batch.parcels.len(), 10, "it stays with the sender");
     }
@@ -386,11 +386,11 @@ mod tests {
     #[test]
     fn a_batch_that_a_burst_made_large_gives_its_memory_back() {
         let mut batch = Batch::default();
-        batch.push_parcel(presence());
+        batch.push_envelope(presence());
         batch.parcels.drain(..);
         batch.clear();
         assert!(batch.is_empty() && batch.bytes() == 0 && batch.parcels.capacity() > 0);
-        (0..20_000).for_each(|_| batch.push_parcel(presence()));
+        (0..20_000).for_each(|_| batch.push_envelope(presence()));
         // As who takes it does.
         batch.parcels.drain(..);
         batch.clear();

@@ -37,13 +37,13 @@ struct Presence {
 
 impl Outbox {
     /// Adds a parcel. Presence waits beside a batch of `max_bytes` or more.
-    pub(super) fn push_parcel(&mut self, parcel: Parcel, max_bytes: usize) {
+    pub(super) fn push_envelope(&mut self, parcel: Parcel, max_bytes: usize) {
         if let Parcel::Presence { to, device, online, at_ms } = parcel
             && (self.batch.bytes() >= max_bytes || !self.presence.is_empty())
         {
             self.presence.insert(Watch { to, device }, Presence { online, at_ms });
         } else {
-            self.batch.push_parcel(parcel);
+            self.batch.push_envelope(parcel);
         }
     }
 
@@ -53,7 +53,7 @@ impl Outbox {
             && let Some((Watch { to, device }, presence)) = self.presence.pop_first()
         {
             let Presence { online, at_ms } = presence;
-            self.batch.push_parcel(Parcel::Presence { to, device, online, at_ms });
+            self.batch.push_envelope(Parcel::Presence { to, device, online, at_ms });
         }
     }
 }
@@ -78,7 +78,7 @@ mod tests {
         const MAX: usize = 1_000;
         let mut outbox = Outbox::default();
         for at_ms in 0..1_000 {
-            (2..7).for_each(|to| outbox.push_parcel(presence(to, at_ms), MAX));
+            (2..7).for_each(|to| outbox.push_envelope(presence(to, at_ms), MAX));
         }
         assert!(outbox.batch.bytes() < MAX + size_of::<Parcel>());
         assert_eq!(outbox.presence.len(), 5);
@@ -94,7 +94,7 @@ mod tests {
     fn what_waits_beside_a_batch_comes_in_batches() {
         const MAX: usize = 1_000;
         let mut outbox = Outbox::default();
-        (2..200).for_each(|to| outbox.push_parcel(presence(to, 0), MAX));
+        (2..200).for_each(|to| outbox.push_envelope(presence(to, 0), MAX));
         let mut batches = 0;
         while !outbox.batch.is_empty() {
             assert!(outbox.batch.bytes() < MAX + size_of::<Parcel>());

@@ -565,7 +565,7 @@ impl Ports {
         }
         let max = self.config.shard_queue_max_bytes;
         let outbox = &mut self.outboxes[usize::from(shard.0)];
-        outbox.push_parcel(parcel, max);
+        outbox.push_envelope(parcel, max);
         if outbox.batch.bytes() >= max
             && let Some(key) = self.speaking
         {
