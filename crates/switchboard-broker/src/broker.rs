@@ -12,7 +12,7 @@ use crate::Directory;
 use crate::directory::Home;
 use crate::duplicates::{Digest, DigestKey, LastText};
 use crate::post::{
-    Content, Event, Hello, Limits, Now, Parcel, Place, Post, Record, SendFilter, TextAsker, Want,
+    Content, Envelope, Event, Hello, Limits, Now, Place, Post, Record, SendFilter, TextAsker, Want,
 };
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
@@ -108,7 +108,7 @@ pub enum Input<'a> {
     /// A connection has taken all that was pushed to it, as [`Effect::AwaitDrain`] asked.
     Drained(Conn),
     /// From another shard's broker.
-    Parcel(Parcel),
+    Envelope(Envelope),
     /// What [`Effect::Fetch`] asked for.
     Fetched {
         /// For whom.
@@ -257,7 +257,7 @@ pub enum Effect<'a> {
         /// Which.
         shard: ShardId,
         /// What.
-        parcel: Parcel,
+        envelope: Envelope,
     },
     /// Do not read a connection until [`Effect::VerdictCame`].
     AwaitVerdict {
@@ -408,7 +408,7 @@ impl Broker {
                 self.refreshed(now, conn, device, token_ends_ms, filter, effect);
             }
             Input::Drained(conn) => self.drained(now, conn, effect),
-            Input::Parcel(parcel) => self.post.accept(parcel),
+            Input::Envelope(envelope) => self.post.accept(envelope),
             Input::Fetched { device, session, contents } => {
                 self.fetched(device, session, contents.into_iter(), effect);
             }

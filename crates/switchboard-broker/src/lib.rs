@@ -18,7 +18,7 @@ pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
 pub use names::{HashKey, Names, Shown};
 pub use post::{
-    Asker, Cancel, Content, Deliver, DeviceRecord, EndedRecord, Event, Fate, FateOf, Hello, Limits,
-    MessageRecord, Now, OutcomeRecord, Parcel, Place, Record, Replay, SendFilter, SentIdRecord,
-    Stats, TextAsker, Verdict, Want, home,
+    Asker, Cancel, Content, Deliver, DeviceRecord, EndedRecord, Envelope, Event, Fate, FateOf,
+    Hello, Limits, MessageRecord, Now, OutcomeRecord, Place, Record, Replay, SendFilter,
+    SentIdRecord, Stats, TextAsker, Verdict, Want, home,
 };

@@ -7,7 +7,7 @@ use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::store::Pending;
 use super::totals::Totals;
 use super::{
-    Cancel, Content, Device, EndedRecord, Event, Fate, FateOf, Now, Out, OutcomeRecord, Parcel,
+    Cancel, Content, Device, EndedRecord, Envelope, Event, Fate, FateOf, Now, Out, OutcomeRecord,
     Place, Record,
 };
 use crate::broker::{Broker, Effect};
@@ -79,8 +79,8 @@ impl Broker {
     ) {
         let (to, is_of_ephemeral) = (taken.from, taken.is_of_ephemeral);
         let id = taken.id.unwrap_or_default();
-        let parcel = Parcel::Fate { to, id, fate, answers_cancel, is_of_ephemeral };
-        self.post_home(to, parcel, out);
+        let envelope = Envelope::Fate { to, id, fate, answers_cancel, is_of_ephemeral };
+        self.post_home(to, envelope, out);
     }
 
     /// A message that this shard's device sent has met its fate.
@@ -97,7 +97,7 @@ impl Broker {
         let shown = self.show(to);
         let mut device = self.post.devices.get_mut(&to);
         let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
-            return self.post_home(of.device, Parcel::Unwanted(of), out);
+            return self.post_home(of.device, Envelope::Unwanted(of), out);
         };
         let before = device.mailbox.totals();
         device.mailbox.give_place();
@@ -160,7 +160,7 @@ impl Broker {
         cancelled: Option<(Box<str>, u32)>,
         out: Out<'_>,
     ) {
-        self.post_home(of.device, Parcel::Settled(of), out);
+        self.post_home(of.device, Envelope::Settled(of), out);
         if let Some((id, session)) = cancelled {
             self.cancel_verdict(to, &id, session, Ok(of), out);
         }
@@ -227,7 +227,8 @@ impl Broker {
             });
             waits && seq > device.mailbox.pushed_to()
         });
-        let verdict = |result| Parcel::CancelVerdict { to: from, id: id.clone(), session, result };
+        let verdict =
+            |result| Envelope::CancelVerdict { to: from, id: id.clone(), session, result };
         if !may {
             return self.post_home(from, verdict(Err(RejectCode::TooLate)), out);
         }

@@ -11,11 +11,11 @@
 mod audit;
 mod content;
 mod crowd;
+mod envelope;
 mod expiries;
 mod fate;
 mod index;
 mod mailbox;
-mod parcel;
 mod push;
 mod quarantine;
 mod record;
@@ -37,7 +37,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, RejectCode};
 
 pub use content::Content;
-pub use parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
+pub use envelope::{Asker, Cancel, Deliver, Envelope, TextAsker, Verdict};
 pub use push::Want;
 pub use record::{
     DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Place, Record, SentIdRecord,
@@ -230,7 +230,7 @@ pub(crate) struct Post {
     /// Who sent under how many ids.
     crowd: Crowd,
     /// From this shard to itself.
-    local: VecDeque<Parcel>,
+    local: VecDeque<Envelope>,
     /// The id of a message whose sender is told about it; kept for its memory.
     answered_id: String,
     stats: Stats,
@@ -387,9 +387,9 @@ impl Post {
         self.devices.contains_key(&id)
     }
 
-    /// Takes a parcel from another shard, to be dealt with next.
-    pub(crate) fn accept(&mut self, parcel: Parcel) {
-        self.local.push_back(parcel);
+    /// Takes an envelope from another shard, to be dealt with next.
+    pub(crate) fn accept(&mut self, envelope: Envelope) {
+        self.local.push_back(envelope);
     }
 }
 
@@ -426,17 +426,17 @@ pub fn home(device: DeviceId, shards: u16) -> ShardId {
 }
 
 impl Broker {
-    /// Gives a parcel to the shard that it is for.
-    fn post_to(&mut self, shard: ShardId, parcel: Parcel, out: Out<'_>) {
+    /// Gives an envelope to the shard that it is for.
+    fn post_to(&mut self, shard: ShardId, envelope: Envelope, out: Out<'_>) {
         if shard == self.shard {
-            self.post.local.push_back(parcel);
+            self.post.local.push_back(envelope);
         } else {
-            out(Effect::Post { shard, parcel });
+            out(Effect::Post { shard, envelope });
         }
     }
 
-    fn post_home(&mut self, device: DeviceId, parcel: Parcel, out: Out<'_>) {
-        self.post_to(home(device, self.post.shards), parcel, out);
+    fn post_home(&mut self, device: DeviceId, envelope: Envelope, out: Out<'_>) {
+        self.post_to(home(device, self.post.shards), envelope, out);
     }
 
     /// Deals with what this shard had for itself.
@@ -448,29 +448,29 @@ impl Broker {
     }
 
     fn settle_envelopes(&mut self, now: Now, out: Out<'_>) {
-        while let Some(parcel) = self.post.local.pop_front() {
-            self.parcel(now, parcel, out);
+        while let Some(envelope) = self.post.local.pop_front() {
+            self.envelope(now, envelope, out);
         }
     }
 
-    /// Deals with a parcel from another shard, or from this one.
-    fn parcel(&mut self, now: Now, parcel: Parcel, out: Out<'_>) {
-        match parcel {
-            Parcel::Deliver(deliver) => self.deliver(now, &deliver, out),
-            Parcel::Verdict { to, digest, id, verdict } => {
+    /// Deals with an envelope from another shard, or from this one.
+    fn envelope(&mut self, now: Now, envelope: Envelope, out: Out<'_>) {
+        match envelope {
+            Envelope::Deliver(deliver) => self.deliver(now, &deliver, out),
+            Envelope::Verdict { to, digest, id, verdict } => {
                 self.verdict(now, to, digest, &id, verdict, out);
             }
-            Parcel::TextVerdict { asker, verdict } => self.text_verdict(now, asker, verdict, out),
-            Parcel::Cancel(cancel) => self.cancel_here(now, cancel, out),
-            Parcel::CancelVerdict { to, id, session, result } => {
+            Envelope::TextVerdict { asker, verdict } => self.text_verdict(now, asker, verdict, out),
+            Envelope::Cancel(cancel) => self.cancel_here(now, cancel, out),
+            Envelope::CancelVerdict { to, id, session, result } => {
                 self.cancel_verdict(to, &id, session, result, out);
             }
-            Parcel::Fate { to, id, fate, answers_cancel, is_of_ephemeral } => {
+            Envelope::Fate { to, id, fate, answers_cancel, is_of_ephemeral } => {
                 self.fate(to, id, fate, (answers_cancel, is_of_ephemeral), out);
             }
-            Parcel::Settled(of) => self.settled(now, of, out),
-            Parcel::Unwanted(of) => self.unwanted(now, of, out),
-            Parcel::Presence { to, device, online, at_ms } => {
+            Envelope::Settled(of) => self.settled(now, of, out),
+            Envelope::Unwanted(of) => self.unwanted(now, of, out),
+            Envelope::Presence { to, device, online, at_ms } => {
                 self.presence(to, device, online, at_ms, out);
             }
         }

@@ -8,8 +8,8 @@ use switchboard_proto::v1::{
     is_short_message, message_len,
 };
 
+use super::envelope::{Asker, Cancel, Deliver, Envelope, TextAsker, Verdict};
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
-use super::parcel::{Asker, Cancel, Deliver, Parcel, TextAsker, Verdict};
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
@@ -92,8 +92,8 @@ impl Broker {
         if shard == self.shard {
             self.deliver(now, &deliver, out);
         } else {
-            let parcel = Parcel::Deliver(Box::new(deliver.into_owned()));
-            out(Effect::Post { shard, parcel });
+            let envelope = Envelope::Deliver(Box::new(deliver.into_owned()));
+            out(Effect::Post { shard, envelope });
         }
     }
 
@@ -500,8 +500,8 @@ impl Broker {
                 self.verdict(now, from, digest, id, verdict, out);
             }
             (Asker::Device(shard), verdict) => {
-                let parcel = Parcel::Verdict { to: from, digest, id: id.into(), verdict };
-                out(Effect::Post { shard, parcel });
+                let envelope = Envelope::Verdict { to: from, digest, id: id.into(), verdict };
+                out(Effect::Post { shard, envelope });
             }
             (Asker::Text(asker), Verdict::Rejected(code)) => {
                 self.answer_text(asker, Err(code), out);
@@ -521,7 +521,7 @@ impl Broker {
     }
 
     fn answer_text(&mut self, asker: TextAsker, verdict: Result<(), RejectCode>, out: Out<'_>) {
-        self.post_to(asker.shard, Parcel::TextVerdict { asker, verdict }, out);
+        self.post_to(asker.shard, Envelope::TextVerdict { asker, verdict }, out);
     }
 
     /// The receiver's side has judged; the sender is told.
@@ -726,7 +726,7 @@ impl Broker {
             }
             (to, SentState::Accepted { seq }) if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
-                self.post_home(to, Parcel::Cancel(cancel), out);
+                self.post_home(to, Envelope::Cancel(cancel), out);
             }
             _ => self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out),
         }

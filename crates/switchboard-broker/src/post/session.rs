@@ -11,7 +11,7 @@ use switchboard_proto::v1::{
 };
 
 use super::timers::Alarm;
-use super::{Device, Event, Now, Out, Parcel, Place, Record, SendFilter};
+use super::{Device, Envelope, Event, Now, Out, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::directory::Watcher;
 use crate::places::PlacesMax;
@@ -826,7 +826,7 @@ impl Broker {
         out: Out<'_>,
     ) {
         for Watcher { device: to, shard } in watchers {
-            self.post_to(shard, Parcel::Presence { to, device: id, online, at_ms }, out);
+            self.post_to(shard, Envelope::Presence { to, device: id, online, at_ms }, out);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, Outcome};
 
-use super::parcel::{Asker, Parcel, Verdict};
+use super::envelope::{Asker, Envelope, Verdict};
 use super::{FateOf, Now, Out, Place};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
@@ -123,8 +123,8 @@ impl Broker {
             Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
             Pending::Cancelled { of, mailbox_name, to, id, session } => {
                 self.left(of, mailbox_name, out);
-                let parcel = Parcel::CancelVerdict { to, id, session, result: Ok(of) };
-                self.post_home(to, parcel, out);
+                let envelope = Envelope::CancelVerdict { to, id, session, result: Ok(of) };
+                self.post_home(to, envelope, out);
             }
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {
                 let device = self.post.devices.get_mut(&id);

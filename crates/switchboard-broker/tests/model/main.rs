@@ -29,13 +29,13 @@ enum Step {
         who: Index,
         what: Say,
     },
-    /// The next parcel from one shard reaches another.
+    /// The next envelope from one shard reaches another.
     Carry {
         queue: Index,
     },
     /// The receiver of a text leaves while it is under way.
     Miss {
-        parcel: Index,
+        envelope: Index,
     },
     Pass {
         ms: u64,
@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => at().prop_map(|who| Step::Disconnect { who }),
         12 => (at(), say()).prop_map(|(who, what)| Step::Say { who, what }),
         6 => at().prop_map(|queue| Step::Carry { queue }),
-        1 => at().prop_map(|parcel| Step::Miss { parcel }),
+        1 => at().prop_map(|envelope| Step::Miss { envelope }),
         3 => select(vec![0, 1, 1_000, 2_500, 4_999, 5_000, 5_001]).prop_map(|ms| Step::Pass { ms }),
     ]
 }

@@ -46,7 +46,7 @@ impl From<Effect<'_>> for Done {
 
 /// A text on its way between shards.
 #[derive(Clone, Debug)]
-struct Parcel {
+struct Envelope {
     letter: Letter,
     /// Once it found nobody and goes back: what stands for its text.
     returned: Option<Digest>,
@@ -83,7 +83,7 @@ pub(crate) struct World {
     /// By shard: connections that are free to be used again, the last freed first.
     free: Vec<Vec<Conn>>,
     /// By shard of origin, then of destination.
-    queues: Vec<Vec<VecDeque<Parcel>>>,
+    queues: Vec<Vec<VecDeque<Envelope>>>,
     places: BTreeMap<u64, Place>,
     original: Original,
     /// By serial.
@@ -136,7 +136,7 @@ impl World {
                     self.carry(from, to);
                 }
             }
-            Step::Miss { parcel } => self.miss(parcel),
+            Step::Miss { envelope } => self.miss(envelope),
             Step::Pass { ms } => self.now_ms += ms,
         }
     }
@@ -158,14 +158,14 @@ impl World {
         all.filter(|&(from, to)| !self.queues[from][to].is_empty()).collect()
     }
 
-    fn miss(&mut self, parcel: &Index) {
-        let parcels = self.queues.iter().flatten().flatten();
-        let receivers: Vec<u64> = parcels
-            .map(|parcel| parcel.letter.to)
+    fn miss(&mut self, envelope: &Index) {
+        let envelopes = self.queues.iter().flatten().flatten();
+        let receivers: Vec<u64> = envelopes
+            .map(|envelope| envelope.letter.to)
             .filter(|to| self.places.contains_key(to))
             .collect();
         if !receivers.is_empty() {
-            self.disconnect(*parcel.get(&receivers));
+            self.disconnect(*envelope.get(&receivers));
         }
     }
 
@@ -232,17 +232,17 @@ impl World {
             self.delivered(&letter);
         } else {
             assert_eq!(done, [Done::HandOver { shard, from, to, text }]);
-            let parcel = Parcel { letter, returned: None };
-            self.queues[sender_shard][shard].push_back(parcel);
+            let envelope = Envelope { letter, returned: None };
+            self.queues[sender_shard][shard].push_back(envelope);
         }
     }
 
-    /// The oldest parcel from one shard reaches the other.
+    /// The oldest envelope from one shard reaches the other.
     fn carry(&mut self, from: usize, to: usize) {
-        let parcel = self.queues[from][to].pop_front().expect("the queue is in use");
-        match parcel.returned {
-            None => self.arrive(from, to, parcel.letter),
-            Some(digest) => self.come_back(to, &parcel.letter, digest),
+        let envelope = self.queues[from][to].pop_front().expect("the queue is in use");
+        match envelope.returned {
+            None => self.arrive(from, to, envelope.letter),
+            Some(digest) => self.come_back(to, &envelope.letter, digest),
         }
     }
 
@@ -262,8 +262,8 @@ impl World {
         } else {
             let digest = self.key.digest(letter.text.as_bytes());
             assert_eq!(done, [Done::Return { shard: sender_shard, from, digest }]);
-            let parcel = Parcel { letter, returned: Some(digest) };
-            self.queues[shard][sender_shard].push_back(parcel);
+            let envelope = Envelope { letter, returned: Some(digest) };
+            self.queues[shard][sender_shard].push_back(envelope);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Effects that outlive the call.
 
-use switchboard_broker::{Conn, Digest, Effect, Parcel, Refusal, ShardId, Want};
+use switchboard_broker::{Conn, Digest, Effect, Envelope, Refusal, ShardId, Want};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{ServerEvent, ServerFrame, parse_server};
 
@@ -60,7 +60,7 @@ pub(crate) enum Done {
     },
     Post {
         shard: ShardId,
-        parcel: Parcel,
+        envelope: Envelope,
     },
     AwaitVerdict {
         conn: Conn,
@@ -94,7 +94,7 @@ impl From<Effect<'_>> for Done {
             Effect::Fetch { device, session, wants } => {
                 Done::Fetch { device, session, wants: wants.to_vec() }
             }
-            Effect::Post { shard, parcel } => Done::Post { shard, parcel },
+            Effect::Post { shard, envelope } => Done::Post { shard, envelope },
             Effect::AwaitVerdict { conn } => Done::AwaitVerdict { conn },
             Effect::VerdictCame { conn } => Done::VerdictCame { conn },
             Effect::TextAccepted { conn } => Done::TextAccepted { conn },

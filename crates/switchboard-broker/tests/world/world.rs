@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, HashKey, Hello, Input,
-    LastRun, Moment, Now, Parcel, Place, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
+    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Envelope, HashKey, Hello,
+    Input, LastRun, Moment, Now, Place, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
     home,
 };
 use switchboard_proto::DeviceId;
@@ -60,7 +60,7 @@ pub(crate) struct World {
 /// On its way between shards.
 #[derive(Debug)]
 pub(crate) enum Cargo {
-    Parcel(Parcel),
+    Envelope(Envelope),
     Text { from: DeviceId, to: DeviceId, text: Vec<u8> },
     Returned { from: DeviceId, digest: Digest },
 }
@@ -282,8 +282,8 @@ impl World {
                 let cargo = Cargo::Returned { from, digest };
                 self.queues[shard][usize::from(to_shard.0)].push_back(cargo);
             }
-            Done::Post { shard: to_shard, parcel } => {
-                self.queues[shard][usize::from(to_shard.0)].push_back(Cargo::Parcel(parcel));
+            Done::Post { shard: to_shard, envelope } => {
+                self.queues[shard][usize::from(to_shard.0)].push_back(Cargo::Envelope(envelope));
             }
             Done::AwaitDrain { conn } => {
                 let link = self.link_on(shard, conn);
@@ -509,7 +509,7 @@ impl World {
         }
         note!(self, "{from} -> {to}: {cargo:?}");
         match cargo {
-            Cargo::Parcel(parcel) => self.handle(to, Input::Parcel(parcel)),
+            Cargo::Envelope(envelope) => self.handle(to, Input::Envelope(envelope)),
             Cargo::Text { from: sender, to: receiver, text } => {
                 let shard = ShardId(from as u16);
                 let input = Input::HandedOver { shard, from: sender, to: receiver, text: &text };

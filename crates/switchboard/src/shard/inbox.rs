@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
-use switchboard_broker::{Digest, Parcel, ShardId};
+use switchboard_broker::{Digest, Envelope, ShardId};
 use switchboard_proto::DeviceId;
 
 use super::accept::Accepted;
@@ -63,8 +63,8 @@ pub(super) struct Batch {
     /// Connections whose devices live there.
     pub(super) moved: Vec<Moved>,
     /// What its broker is told by ours.
-    pub(super) parcels: Vec<Parcel>,
-    /// What the parcels and the late refusals hold.
+    pub(super) envelopes: Vec<Envelope>,
+    /// What the envelopes and the late refusals hold.
     other_bytes: usize,
     /// For the latency histogram: when how many of `texts` were received.
     pub(super) received: Vec<(Instant, u64)>,
@@ -98,9 +98,9 @@ impl Batch {
         self.texts.push(TextEntry { from, to, len: text.len() as u32, shard });
     }
 
-    pub(super) fn push_envelope(&mut self, parcel: Parcel) {
-        self.other_bytes += parcel.held_bytes();
-        self.parcels.push(parcel);
+    pub(super) fn push_envelope(&mut self, envelope: Envelope) {
+        self.other_bytes += envelope.held_bytes();
+        self.envelopes.push(envelope);
     }
 
     pub(super) fn push_returned(&mut self, returned: Returned) {
@@ -122,7 +122,7 @@ impl Batch {
             && self.returned.is_empty()
             && self.sockets.is_empty()
             && self.moved.is_empty()
-            && self.parcels.is_empty()
+            && self.envelopes.is_empty()
     }
 
     /// What counts toward `shard_queue_max_bytes`.
@@ -139,7 +139,7 @@ impl Batch {
         self.returned.append(&mut other.returned);
         self.sockets.append(&mut other.sockets);
         self.moved.append(&mut other.moved);
-        self.parcels.append(&mut other.parcels);
+        self.envelopes.append(&mut other.envelopes);
         self.other_bytes += mem::take(&mut other.other_bytes);
         self.received.append(&mut other.received);
     }
@@ -154,7 +154,7 @@ impl Batch {
         self.returned.clear();
         self.sockets.clear();
         self.moved.clear();
-        self.parcels.clear();
+        self.envelopes.clear();
         self.other_bytes = 0;
         self.received.clear();
     }
@@ -166,7 +166,7 @@ impl Batch {
             + self.returned.capacity() * size_of::<Returned>()
             + self.sockets.capacity() * size_of::<Accepted>()
             + self.moved.capacity() * size_of::<Moved>()
-            + self.parcels.capacity() * size_of::<Parcel>()
+            + self.envelopes.capacity() * size_of::<Envelope>()
             + self.received.capacity() * size_of::<(Instant, u64)>()
     }
 }
@@ -175,10 +175,10 @@ impl Batch {
 ///
 /// No less than it takes as a record and as the content of a mailbox (see [`super::budget`]), so
 /// that taking it in uses up no more than its sending did.
-pub(super) fn message_bytes(parcel: &Parcel) -> usize {
+pub(super) fn message_bytes(envelope: &Envelope) -> usize {
     /// More than a record and an entry take beside what the message says.
     const OVERHEAD: usize = 256;
-    let Parcel::Deliver(deliver) = parcel else { return 0 };
+    let Envelope::Deliver(deliver) = envelope else { return 0 };
     let re = deliver.re.as_ref().map_or(0, |re| re.len());
     2 * (deliver.body.len() + deliver.id.len() + re + OVERHEAD)
 }
@@ -365,9 +365,9 @@ mod tests {
         batch
     }
 
-    fn presence() -> Parcel {
+    fn presence() -> Envelope {
         let (to, device) = (DeviceId::FIRST, DeviceId::FIRST);
-        Parcel::Presence { to, device, online: true, at_ms: 0 }
+        Envelope::Presence { to, device, online: true, at_ms: 0 }
     }
 
     /// They counted nothing: those to idle watchers filled the memory.
@@ -376,23 +376,23 @@ mod tests {
         let (_, inboxes, _polls) = inboxes(1);
         let mut batch = Batch::default();
         (0..10).for_each(|_| batch.push_envelope(presence()));
-        assert!(batch.bytes() >= 10 * size_of::<Parcel>());
+        assert!(batch.bytes() >= 10 * size_of::<Envelope>());
         inboxes[0].offer(ShardId(0), &mut batch).unwrap();
         (0..10).for_each(|_| batch.push_envelope(presence()));
         assert!(inboxes[0].offer(ShardId(0), &mut batch).is_err());
-        assert_eq!(batch.parcels.len(), 10, "it stays with the sender");
+        assert_eq!(batch.envelopes.len(), 10, "it stays with the sender");
     }
 
     #[test]
     fn a_batch_that_a_burst_made_large_gives_its_memory_back() {
         let mut batch = Batch::default();
         batch.push_envelope(presence());
-        batch.parcels.drain(..);
+        batch.envelopes.drain(..);
         batch.clear();
-        assert!(batch.is_empty() && batch.bytes() == 0 && batch.parcels.capacity() > 0);
+        assert!(batch.is_empty() && batch.bytes() == 0 && batch.envelopes.capacity() > 0);
         (0..20_000).for_each(|_| batch.push_envelope(presence()));
         // As who takes it does.
-        batch.parcels.drain(..);
+        batch.envelopes.drain(..);
         batch.clear();
         assert_eq!((batch.bytes(), batch.kept_bytes()), (0, 0));
     }

@@ -386,9 +386,9 @@ impl Shard {
             self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
             self.do_todos();
         }
-        for parcel in batch.parcels.drain(..) {
-            let bytes = inbox::message_bytes(&parcel);
-            self.decide(Input::Parcel(parcel));
+        for envelope in batch.envelopes.drain(..) {
+            let bytes = inbox::message_bytes(&envelope);
+            self.decide(Input::Envelope(envelope));
             self.ports.charge(-(bytes as isize));
         }
         for &(from, digest) in &batch.returned {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use switchboard_broker::Parcel;
+use switchboard_broker::Envelope;
 use switchboard_proto::DeviceId;
 
 use super::conn::Key;
@@ -36,14 +36,14 @@ struct Presence {
 }
 
 impl Outbox {
-    /// Adds a parcel. Presence waits beside a batch of `max_bytes` or more.
-    pub(super) fn push_envelope(&mut self, parcel: Parcel, max_bytes: usize) {
-        if let Parcel::Presence { to, device, online, at_ms } = parcel
+    /// Adds an envelope. Presence waits beside a batch of `max_bytes` or more.
+    pub(super) fn push_envelope(&mut self, envelope: Envelope, max_bytes: usize) {
+        if let Envelope::Presence { to, device, online, at_ms } = envelope
             && (self.batch.bytes() >= max_bytes || !self.presence.is_empty())
         {
             self.presence.insert(Watch { to, device }, Presence { online, at_ms });
         } else {
-            self.batch.push_envelope(parcel);
+            self.batch.push_envelope(envelope);
         }
     }
 
@@ -53,7 +53,7 @@ impl Outbox {
             && let Some((Watch { to, device }, presence)) = self.presence.pop_first()
         {
             let Presence { online, at_ms } = presence;
-            self.batch.push_envelope(Parcel::Presence { to, device, online, at_ms });
+            self.batch.push_envelope(Envelope::Presence { to, device, online, at_ms });
         }
     }
 }
@@ -62,8 +62,8 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn presence(to: u64, at_ms: u64) -> Parcel {
-        Parcel::Presence {
+    fn presence(to: u64, at_ms: u64) -> Envelope {
+        Envelope::Presence {
             to: DeviceId::new(to),
             device: DeviceId::FIRST,
             online: at_ms.is_multiple_of(2),
@@ -80,12 +80,12 @@ mod tests {
         for at_ms in 0..1_000 {
             (2..7).for_each(|to| outbox.push_envelope(presence(to, at_ms), MAX));
         }
-        assert!(outbox.batch.bytes() < MAX + size_of::<Parcel>());
+        assert!(outbox.batch.bytes() < MAX + size_of::<Envelope>());
         assert_eq!(outbox.presence.len(), 5);
-        let mut told = std::mem::take(&mut outbox.batch).parcels;
+        let mut told = std::mem::take(&mut outbox.batch).envelopes;
         outbox.refill(MAX);
         assert!(outbox.presence.is_empty());
-        told.append(&mut outbox.batch.parcels);
+        told.append(&mut outbox.batch.envelopes);
         assert_eq!(told[..5], (2..7).map(|to| presence(to, 0)).collect::<Vec<_>>());
         assert!(told.ends_with(&(2..7).map(|to| presence(to, 999)).collect::<Vec<_>>()));
     }
@@ -97,7 +97,7 @@ mod tests {
         (2..200).for_each(|to| outbox.push_envelope(presence(to, 0), MAX));
         let mut batches = 0;
         while !outbox.batch.is_empty() {
-            assert!(outbox.batch.bytes() < MAX + size_of::<Parcel>());
+            assert!(outbox.batch.bytes() < MAX + size_of::<Envelope>());
             outbox.batch = Batch::default();
             outbox.refill(MAX);
             batches += 1;

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 use switchboard_broker::{
-    Conn as BrokerConn, Effect, Hello, Moment, Parcel, Place, Record, Refusal, ShardId,
+    Conn as BrokerConn, Effect, Envelope, Hello, Moment, Place, Record, Refusal, ShardId,
 };
 use switchboard_proto::v1::{DeviceRef, ServerFrame, write_text_of_body};
 use switchboard_proto::{DeviceId, text};
@@ -464,7 +464,7 @@ impl Ports {
                 let (shard, wants) = (self.shard_index(), wants.to_vec());
                 self.ask_reader(Job::Fetch { shard, device, session, wants });
             }
-            Effect::Post { shard, parcel } => self.send_parcel(shard, parcel),
+            Effect::Post { shard, envelope } => self.send_envelope(shard, envelope),
             Effect::AwaitVerdict { conn } => self.await_verdict(self.key(conn.0)),
             Effect::VerdictCame { conn } => {
                 self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Verdict));
@@ -558,14 +558,14 @@ impl Ports {
         self.mark_dirty(key);
     }
 
-    fn send_parcel(&mut self, shard: ShardId, parcel: Parcel) {
-        if let Parcel::Deliver(_) = parcel {
-            self.charge(message_bytes(&parcel) as isize);
+    fn send_envelope(&mut self, shard: ShardId, envelope: Envelope) {
+        if let Envelope::Deliver(_) = envelope {
+            self.charge(message_bytes(&envelope) as isize);
             self.note_that_it_stores();
         }
         let max = self.config.shard_queue_max_bytes;
         let outbox = &mut self.outboxes[usize::from(shard.0)];
-        outbox.push_envelope(parcel, max);
+        outbox.push_envelope(envelope, max);
         if outbox.batch.bytes() >= max
             && let Some(key) = self.speaking
         {

@@ -10,7 +10,7 @@ use crate::{Conn, Digest, Moment, ShardId};
 
 /// From one shard's broker to another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parcel {
+pub enum Envelope {
     /// A message, to the shard of its receiver.
     Deliver(Box<Deliver<'static>>),
     /// What became of it, to the shard of its sender.
@@ -24,7 +24,7 @@ pub enum Parcel {
         /// What became of it.
         verdict: Verdict,
     },
-    /// As [`Parcel::Verdict`], to a device of the text protocol.
+    /// As [`Envelope::Verdict`], to a device of the text protocol.
     TextVerdict {
         /// Who waits for it.
         asker: TextAsker,
@@ -74,22 +74,22 @@ pub enum Parcel {
     },
 }
 
-impl Parcel {
+impl Envelope {
     /// Returns the memory that it takes while it waits.
     pub fn held_bytes(&self) -> usize {
         let beside = match self {
-            Parcel::Deliver(deliver) => size_of::<Deliver<'_>>() + deliver.len_under(&deliver.id),
-            Parcel::Verdict { id, .. } | Parcel::CancelVerdict { id, .. } => id.len(),
-            Parcel::Cancel(cancel) => cancel.id.len(),
-            Parcel::Fate { id, fate, .. } => {
+            Envelope::Deliver(deliver) => size_of::<Deliver<'_>>() + deliver.len_under(&deliver.id),
+            Envelope::Verdict { id, .. } | Envelope::CancelVerdict { id, .. } => id.len(),
+            Envelope::Cancel(cancel) => cancel.id.len(),
+            Envelope::Fate { id, fate, .. } => {
                 id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len())
             }
-            Parcel::TextVerdict { .. }
-            | Parcel::Settled(_)
-            | Parcel::Unwanted(_)
-            | Parcel::Presence { .. } => 0,
+            Envelope::TextVerdict { .. }
+            | Envelope::Settled(_)
+            | Envelope::Unwanted(_)
+            | Envelope::Presence { .. } => 0,
         };
-        size_of::<Parcel>() + beside
+        size_of::<Envelope>() + beside
     }
 }
 
@@ -190,7 +190,7 @@ pub enum Verdict {
     Unknown,
 }
 
-/// See [`Parcel::Cancel`].
+/// See [`Envelope::Cancel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cancel {
     /// The sender.
