@@ -11,8 +11,9 @@ use switchboard_proto::v1::{DeviceRef, ServerFrame};
 use crate::Directory;
 use crate::directory::Home;
 use crate::duplicates::{Digest, DigestKey, LastText};
-use crate::post::{
-    Content, Envelope, Event, Hello, Limits, Now, Place, Post, Record, SendFilter, TextAsker, Want,
+use crate::mailboxes::{
+    Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Place, Record, SendFilter, TextAsker,
+    Want,
 };
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
@@ -252,8 +253,8 @@ pub enum Effect<'a> {
         /// Which.
         wants: &'a [Want],
     },
-    /// Give this to another shard's broker.
-    Post {
+    /// Send this to another shard's broker.
+    Send {
         /// Which.
         shard: ShardId,
         /// What.
@@ -326,7 +327,7 @@ pub struct Broker {
     /// Where an info text is put together; kept for its memory.
     info: String,
     /// Devices with mailboxes.
-    pub(crate) post: Post,
+    pub(crate) mailboxes: Mailboxes,
 }
 
 /// Where a text is to go.
@@ -355,13 +356,13 @@ impl Broker {
         is_durable: bool,
     ) -> Broker {
         let (devices, conns) = (Vec::new(), FxHashMap::default());
-        let post = Post::new(limits, directory.shards(), is_durable);
-        Broker { shard, directory, key, devices, conns, info: String::new(), post }
+        let mailboxes = Mailboxes::new(limits, directory.shards(), is_durable);
+        Broker { shard, directory, key, devices, conns, info: String::new(), mailboxes }
     }
 
     /// Goes by these limits from now on. What is above them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.post.set_limits(limits);
+        self.mailboxes.set_limits(limits);
     }
 
     /// Takes one input and says, by calling `effect`, what is to be done, in order.
@@ -408,7 +409,7 @@ impl Broker {
                 self.refreshed(now, conn, device, token_ends_ms, filter, effect);
             }
             Input::Drained(conn) => self.drained(now, conn, effect),
-            Input::Envelope(envelope) => self.post.accept(envelope),
+            Input::Envelope(envelope) => self.mailboxes.accept(envelope),
             Input::Fetched { device, session, contents } => {
                 self.fetched(device, session, contents.into_iter(), effect);
             }
@@ -503,7 +504,7 @@ impl Broker {
         if !to.is_number() {
             return Err(Refusal::NoSuchDevice);
         }
-        if self.post.has(to) {
+        if self.mailboxes.has(to) {
             return Ok(Receiver::Mailbox);
         }
         match self.directory.home_of(to) {

@@ -8,17 +8,17 @@ mod broker;
 mod clock;
 mod directory;
 mod duplicates;
+mod mailboxes;
 mod names;
 mod places;
-mod post;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
 pub use clock::{Jump, LastRun, StampClock};
 pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
-pub use names::{HashKey, Names, Shown};
-pub use post::{
+pub use mailboxes::{
     Asker, Cancel, Content, Deliver, DeviceRecord, EndedRecord, Envelope, Event, Fate, FateOf,
     Hello, Limits, MessageRecord, Now, OutcomeRecord, Place, Record, Replay, SendFilter,
     SentIdRecord, Stats, TextAsker, Verdict, Want, home,
 };
+pub use names::{HashKey, Names, Shown};

@@ -58,7 +58,7 @@ pub(crate) enum Done {
         session: u32,
         wants: Vec<Want>,
     },
-    Post {
+    Send {
         shard: ShardId,
         envelope: Envelope,
     },
@@ -94,7 +94,7 @@ impl From<Effect<'_>> for Done {
             Effect::Fetch { device, session, wants } => {
                 Done::Fetch { device, session, wants: wants.to_vec() }
             }
-            Effect::Post { shard, envelope } => Done::Post { shard, envelope },
+            Effect::Send { shard, envelope } => Done::Send { shard, envelope },
             Effect::AwaitVerdict { conn } => Done::AwaitVerdict { conn },
             Effect::VerdictCame { conn } => Done::VerdictCame { conn },
             Effect::TextAccepted { conn } => Done::TextAccepted { conn },

@@ -282,7 +282,7 @@ impl World {
                 let cargo = Cargo::Returned { from, digest };
                 self.queues[shard][usize::from(to_shard.0)].push_back(cargo);
             }
-            Done::Post { shard: to_shard, envelope } => {
+            Done::Send { shard: to_shard, envelope } => {
                 self.queues[shard][usize::from(to_shard.0)].push_back(Cargo::Envelope(envelope));
             }
             Done::AwaitDrain { conn } => {

@@ -12,7 +12,7 @@ use switchboard_proto::DeviceId;
 
 use super::accept::Accepted;
 use super::ending::Ending;
-use super::post::{Moved, StoreNews};
+use super::mailboxes::{Moved, StoreNews};
 use crate::config::Config;
 
 /// What others have for one shard.

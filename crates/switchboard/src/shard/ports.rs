@@ -464,7 +464,7 @@ impl Ports {
                 let (shard, wants) = (self.shard_index(), wants.to_vec());
                 self.ask_reader(Job::Fetch { shard, device, session, wants });
             }
-            Effect::Post { shard, envelope } => self.send_envelope(shard, envelope),
+            Effect::Send { shard, envelope } => self.send_envelope(shard, envelope),
             Effect::AwaitVerdict { conn } => self.await_verdict(self.key(conn.0)),
             Effect::VerdictCame { conn } => {
                 self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Verdict));

@@ -6,7 +6,7 @@ use switchboard_broker::Conn as BrokerConn;
 
 use super::budget::Pause;
 use super::conn::{Hold, Key, Phase, Protocol};
-use super::post::HELLO_MAX_BYTES;
+use super::mailboxes::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
 

@@ -75,7 +75,9 @@ impl Broker {
             re: send.re.as_deref().map(Cow::Borrowed),
             sent_at_ms: now.wall_ms,
             at: now.at,
-            expires_at_ms: send.ttl_ms.map(|ms| self.post.clock.stamp(now.at).saturating_add(ms)),
+            expires_at_ms: send
+                .ttl_ms
+                .map(|ms| self.mailboxes.clock.stamp(now.at).saturating_add(ms)),
             durability: send.durability,
             receipt: send.receipt,
             has_outcome_memory: keeps_memory,
@@ -93,7 +95,7 @@ impl Broker {
             self.deliver(now, &deliver, out);
         } else {
             let envelope = Envelope::Deliver(Box::new(deliver.into_owned()));
-            out(Effect::Post { shard, envelope });
+            out(Effect::Send { shard, envelope });
         }
     }
 
@@ -105,14 +107,14 @@ impl Broker {
         digest: Digest,
         content: Digest,
     ) -> (Known, Digest) {
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return (Known::No, digest) };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return (Known::No, digest) };
         let digest = device.own_digest(digest);
         let dropped = device.sent.forget(now.at, window, max);
         let known = device.sent.judge(digest, content, |sent| now.at.since(sent.at()) >= window);
         let dropped = device.sent.dropped(dropped);
-        self.post.ids_dropped(id, dropped);
+        self.mailboxes.ids_dropped(id, dropped);
         (known, digest)
     }
 
@@ -125,15 +127,15 @@ impl Broker {
         (to, digest, content): (DeviceId, Digest, Digest),
     ) -> Result<Noted, (RejectCode, String)> {
         let durability = send.durability.unwrap_or(self.strongest());
-        if self.post.is_failing
+        if self.mailboxes.is_failing
             && durability == Durability::Disk
-            && let Some(code) = self.post.store_refuses()
+            && let Some(code) = self.mailboxes.store_refuses()
         {
             return Err((code, rejection(code).to_owned()));
         }
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let (ids_max, outcomes_max) = (limits.dedup_ids_per_device_max, limits.outcomes_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(Noted::default()) };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(Noted::default()) };
         let is_ephemeral = device.is_ephemeral;
         if device.sent.len() >= ids_max {
             // The oldest is not answered yet, and must not be forgotten before.
@@ -159,7 +161,7 @@ impl Broker {
             state,
             session,
         };
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(Noted::default()) };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(Noted::default()) };
         device.sent.add(&new);
         let len = device.sent.len();
         self.sent_added(now, id, len);
@@ -174,14 +176,14 @@ impl Broker {
         id: DeviceId,
         durability: Durability,
     ) -> Result<bool, (RejectCode, String)> {
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let len = ID_LEN_MAX + REASON_LEN_MAX;
-        let is_above =
-            self.post.stats.memory as usize + memory_of(len) > limits.memory_messages_max_bytes;
-        let anonymous = self.post.anonymous;
+        let is_above = self.mailboxes.stats.memory as usize + memory_of(len)
+            > limits.memory_messages_max_bytes;
+        let anonymous = self.mailboxes.anonymous;
         let is_anonymous_above =
             id.is_number() && anonymous.is_above(Durability::Memory, len, limits, &self.directory);
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(false) };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(false) };
         let before = device.mailbox.totals();
         if !is_above && !is_anonymous_above {
             device.mailbox.keep_memory();
@@ -200,7 +202,7 @@ impl Broker {
     /// Gives back the memory that was set aside for an outcome.
     #[cold]
     fn give_outcome_memory(&mut self, id: DeviceId) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let before = device.mailbox.totals();
         device.mailbox.give_memory();
         let after = device.mailbox.totals();
@@ -230,7 +232,7 @@ impl Broker {
     /// The shard on which a device is, by either protocol.
     #[inline]
     pub(crate) fn shard_with(&self, to: DeviceId) -> Option<ShardId> {
-        if self.post.devices.contains_key(&to) || self.conns.contains_key(&to) {
+        if self.mailboxes.devices.contains_key(&to) || self.conns.contains_key(&to) {
             return Some(self.shard);
         }
         self.directory.home_of(to).map(|home| home.shard)
@@ -238,7 +240,7 @@ impl Broker {
 
     fn check_send(&self, from: DeviceId, send: &Send<'_>) -> Result<(), (RejectCode, String)> {
         if !self.fits_a_frame(from, &send.id, send.re.as_deref(), send.body.len()) {
-            let max = self.post.limits.message_bytes_max;
+            let max = self.mailboxes.limits.message_bytes_max;
             let message = format!(
                 "as it is pushed to its receiver the message would be longer than {max} bytes \
                  (max_message_bytes): send less"
@@ -262,7 +264,7 @@ impl Broker {
     /// again on every visit.
     #[inline(always)]
     fn fits_a_frame(&self, from: DeviceId, id: &str, re: Option<&str>, body: usize) -> bool {
-        let max = self.post.limits.message_bytes_max;
+        let max = self.mailboxes.limits.message_bytes_max;
         let strings = id.len() + re.map_or(0, str::len);
         is_short_message(body, strings, max)
             || message_len(self.show(from).as_ref(), id, body, re) <= max
@@ -277,8 +279,8 @@ impl Broker {
         out: Out<'_>,
     ) -> Result<(), (RejectCode, String)> {
         out(Effect::Count(Event::Duplicate));
-        let is_failing = self.post.is_failing;
-        let Some(device) = self.post.devices.get_mut(&id) else { return Ok(()) };
+        let is_failing = self.mailboxes.is_failing;
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(()) };
         let session = device.session.as_ref().map_or(0, |session| session.number);
         let Some(sent) = device.sent.find(digest) else { return Ok(()) };
         let durability = sent.durability();
@@ -319,8 +321,8 @@ impl Broker {
     }
 
     fn judge_room(&mut self, deliver: &Deliver<'_>) -> Result<Durability, Verdict> {
-        let (strongest, store_refuses) = (self.strongest(), self.post.store_refuses());
-        let device = self.post.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
+        let (strongest, store_refuses) = (self.strongest(), self.mailboxes.store_refuses());
+        let device = self.mailboxes.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
         let device = device.ok_or(Verdict::Rejected(RejectCode::NoSuchDevice))?;
         let strongest = if device.is_ephemeral { Durability::Memory } else { strongest };
         let durability = deliver.durability.unwrap_or(strongest);
@@ -340,20 +342,20 @@ impl Broker {
         if has_stored_outcome && !self.directory.may_promise_outcome() {
             return Err(Verdict::Rejected(RejectCode::StoreFull));
         }
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let len = deliver.len_under(&deliver.id);
         if len > limits.mailbox_bytes_max {
             return Err(Verdict::Rejected(RejectCode::TooLarge));
         }
         // The id that is made for a text is not known yet.
         let made = if deliver.id.is_empty() { MADE_ID_LONGEST.len() } else { 0 };
-        let memory = self.post.stats.memory as usize + memory_of(len + made);
+        let memory = self.mailboxes.stats.memory as usize + memory_of(len + made);
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
             return Err(Verdict::MemoryFull);
         }
         let with_outcome = if has_stored_outcome { len + RECEIPT_BYTES } else { len };
         if deliver.from.is_number()
-            && self.post.anonymous.is_above(durability, with_outcome, limits, &self.directory)
+            && self.mailboxes.anonymous.is_above(durability, with_outcome, limits, &self.directory)
         {
             return Err(Verdict::AnonymousFull);
         }
@@ -371,11 +373,11 @@ impl Broker {
     fn put(&mut self, now: Now, deliver: &Deliver<'_>, durability: Durability, out: Out<'_>) {
         let Deliver { to, asker, digest, .. } = *deliver;
         let is_stored = durability == Durability::Disk;
-        let Some(device) = self.post.devices.get_mut(&to) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let seq = device.mailbox.next_seq();
         let made = deliver.id.is_empty().then(|| format!("text-{seq}"));
         let id = made.as_deref().unwrap_or(&deliver.id);
-        let clock = self.post.clock;
+        let clock = self.mailboxes.clock;
         let expires_at = deliver.expires_at_ms.map_or(NEVER, |at_ms| clock.moment(at_ms));
         let len = deliver.len_under(id);
         let before = device.mailbox.totals();
@@ -434,7 +436,13 @@ impl Broker {
             expires_at_ms: deliver.expires_at_ms,
             receipt: deliver.receipt,
         })));
-        self.post.pending.push_back(Pending::Message { to, seq, asker, digest, is_told: false });
+        self.mailboxes.pending.push_back(Pending::Message {
+            to,
+            seq,
+            asker,
+            digest,
+            is_told: false,
+        });
         if let Asker::Text(asker) = asker {
             self.answer_text(asker, Ok(()), out);
         }
@@ -442,10 +450,10 @@ impl Broker {
 
     /// Sees to it that what is only in memory may be shown under its number.
     pub(super) fn reserve_seqs(&mut self, id: DeviceId, out: Out<'_>) {
-        if !self.post.is_durable {
+        if !self.mailboxes.is_durable {
             return;
         }
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let next = device.mailbox.next_seq();
         let has = device.mailbox.reserved_to().max(device.reserving_to);
         if next + SEQS_RESERVED / 2 > has {
@@ -459,8 +467,8 @@ impl Broker {
         if at == NEVER {
             return;
         }
-        if self.post.devices.contains_key(&id) {
-            self.post.timers.set(at, Alarm::Expiry, id);
+        if self.mailboxes.devices.contains_key(&id) {
+            self.mailboxes.timers.set(at, Alarm::Expiry, id);
         }
     }
 
@@ -474,16 +482,17 @@ impl Broker {
         verdict: Verdict,
         out: Out<'_>,
     ) {
-        let Some(entry) = self.post.devices.get(&to).and_then(|device| device.mailbox.find(seq))
+        let Some(entry) =
+            self.mailboxes.devices.get(&to).and_then(|device| device.mailbox.find(seq))
         else {
             return;
         };
         let from = entry.from;
-        let mut id = std::mem::take(&mut self.post.answered_id);
+        let mut id = std::mem::take(&mut self.mailboxes.answered_id);
         id.clear();
         id.push_str(entry.content.as_ref().map_or("", Content::id));
         self.answer(now, asker, from, (digest, &id), verdict, out);
-        self.post.answered_id = id;
+        self.mailboxes.answered_id = id;
     }
 
     fn answer(
@@ -501,7 +510,7 @@ impl Broker {
             }
             (Asker::Device(shard), verdict) => {
                 let envelope = Envelope::Verdict { to: from, digest, id: id.into(), verdict };
-                out(Effect::Post { shard, envelope });
+                out(Effect::Send { shard, envelope });
             }
             (Asker::Text(asker), Verdict::Rejected(code)) => {
                 self.answer_text(asker, Err(code), out);
@@ -521,7 +530,7 @@ impl Broker {
     }
 
     fn answer_text(&mut self, asker: TextAsker, verdict: Result<(), RejectCode>, out: Out<'_>) {
-        self.post_to(asker.shard, Envelope::TextVerdict { asker, verdict }, out);
+        self.send_to_shard(asker.shard, Envelope::TextVerdict { asker, verdict }, out);
     }
 
     /// The receiver's side has judged; the sender is told.
@@ -534,7 +543,7 @@ impl Broker {
         verdict: Verdict,
         out: Out<'_>,
     ) {
-        let Some(device) = self.post.devices.get_mut(&to) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let session = device.session.as_ref().map_or(0, |session| session.number);
         let told_on = device.told_on();
         match verdict {
@@ -571,7 +580,7 @@ impl Broker {
                     device.mailbox.give_place();
                 }
                 let dropped = device.sent.dropped(dropped);
-                self.post.ids_dropped(to, dropped);
+                self.mailboxes.ids_dropped(to, dropped);
                 if owed.keeps_memory {
                     self.give_outcome_memory(to);
                 }
@@ -595,43 +604,43 @@ impl Broker {
 
     /// Forgets the ids of a device whose window is over, or that are too many.
     pub(super) fn forget_sent_of(&mut self, now: Now, id: DeviceId) {
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let dropped = device.sent.forget(now.at, window, max);
         let dropped = device.sent.dropped(dropped);
-        self.post.ids_dropped(id, dropped);
+        self.mailboxes.ids_dropped(id, dropped);
     }
 
     /// An id was added to a device's, which are `len` now: where they are too many in all, others
     /// are forgotten.
     #[inline]
     pub(super) fn sent_added(&mut self, now: Now, id: DeviceId, len: usize) {
-        self.post.id_added(id, len);
+        self.mailboxes.id_added(id, len);
         if len == 1 {
             self.set_window_alarm(now, id);
         }
-        if self.post.stats.sent_ids as usize > self.post.limits.dedup_ids_max {
-            self.post.forget_of_fullest(now);
+        if self.mailboxes.stats.sent_ids as usize > self.mailboxes.limits.dedup_ids_max {
+            self.mailboxes.forget_of_fullest(now);
         }
     }
 
     /// Sees to it that ids are forgotten also if their device never sends again. Not to the moment:
     /// who sends all the time forgets by himself, and would have an alarm for each.
     fn set_window_alarm(&mut self, now: Now, id: DeviceId) {
-        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let Some(oldest_at) = device.sent.oldest_at() else { return };
-        let window = self.post.limits.dedup_window;
+        let window = self.mailboxes.limits.dedup_window;
         let at = oldest_at.after(window).max(now.at).after(window / 16);
-        self.post.timers.set(at, Alarm::Window, id);
+        self.mailboxes.timers.set(at, Alarm::Window, id);
     }
 
     pub(super) fn window_alarm(&mut self, now: Now, id: DeviceId) {
-        let window = self.post.limits.dedup_window;
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let window = self.mailboxes.limits.dedup_window;
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let dropped = device.sent.drop_front(|sent| now.at.since(sent.at()) >= window);
         let dropped = device.sent.dropped(dropped);
-        self.post.ids_dropped(id, dropped);
+        self.mailboxes.ids_dropped(id, dropped);
         self.set_window_alarm(now, id);
     }
 
@@ -713,7 +722,7 @@ impl Broker {
 
     fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let digest = device.own_digest(digest);
         let Some(sent) = device.sent.find(digest) else {
             return self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out);
@@ -726,7 +735,7 @@ impl Broker {
             }
             (to, SentState::Accepted { seq }) if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
-                self.post_home(to, Envelope::Cancel(cancel), out);
+                self.send_to_owner(to, Envelope::Cancel(cancel), out);
             }
             _ => self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out),
         }
@@ -741,7 +750,7 @@ impl Broker {
         result: Result<FateOf, RejectCode>,
         out: Out<'_>,
     ) {
-        if let Some(device) = self.post.devices.get_mut(&to)
+        if let Some(device) = self.mailboxes.devices.get_mut(&to)
             && let Ok(of) = result
         {
             let digest = device.own_digest(self.key.digest(id.as_bytes()));

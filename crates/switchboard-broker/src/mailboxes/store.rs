@@ -40,12 +40,12 @@ pub(crate) enum Pending {
 impl Broker {
     /// Appends how a device stands; `session` opens when that is synced.
     pub(super) fn record_device(&mut self, id: DeviceId, session: Option<u32>, out: Out<'_>) {
-        if !self.post.is_durable {
+        if !self.mailboxes.is_durable {
             return;
         }
         let shown = self.show(id);
-        let clock = self.post.clock;
-        let device = self.post.devices.get_mut(&id).filter(|device| !device.is_ephemeral);
+        let clock = self.mailboxes.clock;
+        let device = self.mailboxes.devices.get_mut(&id).filter(|device| !device.is_ephemeral);
         let Some(device) = device else { return };
         let reserved_to = device.reserves_to();
         out(Effect::Append(device.record(&shown, clock)));
@@ -53,8 +53,8 @@ impl Broker {
         device.rows_unsynced += 1;
         let (born, mailbox_name) = (device.born, device.mailbox_name);
         let pending = Pending::Device { id, born, mailbox_name, reserved_to, session };
-        self.post.pending.push_back(pending);
-        self.post.stale_rows.remove(&id);
+        self.mailboxes.pending.push_back(pending);
+        self.mailboxes.stale_rows.remove(&id);
     }
 
     /// Whether a device came or went is recorded later, because the store is full and has it that it is
@@ -65,43 +65,45 @@ impl Broker {
     /// everything and is away since the start, which is what a crash always leaves of those that were
     /// connected. So it is seen as present longer than it was, and never shorter.
     pub(super) fn may_put_off_row(&self, id: DeviceId) -> bool {
-        self.post.is_full && self.post.devices.get(&id).is_some_and(|device| device.is_row_online)
+        self.mailboxes.is_full
+            && self.mailboxes.devices.get(&id).is_some_and(|device| device.is_row_online)
     }
 
     /// Makes up for records that were put off, unless the store is full again.
     pub(crate) fn record_stale_rows(&mut self, count: usize, out: Out<'_>) {
         for _ in 0..count {
-            if self.post.is_full {
+            if self.mailboxes.is_full {
                 return;
             }
-            let Some(id) = self.post.stale_rows.pop_first() else { return };
+            let Some(id) = self.mailboxes.stale_rows.pop_first() else { return };
             let session = self.session(id).map(|session| session.number);
             self.record_device(id, session, out);
         }
     }
 
     pub(crate) fn rows_tick(&mut self, now: Now, out: Out<'_>) {
-        if self.post.rows_due().is_some_and(|at| at <= now.at) {
-            self.post.rows_at = now.at.after(ROWS_PAUSE);
+        if self.mailboxes.rows_due().is_some_and(|at| at <= now.at) {
+            self.mailboxes.rows_at = now.at.after(ROWS_PAUSE);
             self.record_stale_rows(ROWS_AT_ONCE, out);
         }
     }
 
     /// The store takes no new messages for now, or takes them again.
     pub(crate) fn store_full(&mut self, now: Now, is_full: bool) {
-        self.post.is_full = is_full;
-        self.post.rows_at = now.at;
+        self.mailboxes.is_full = is_full;
+        self.mailboxes.rows_at = now.at;
     }
 
     /// What tells a device from itself before it ended: numbers begin anew.
     pub(super) fn life(&self, id: DeviceId) -> u64 {
-        self.post.devices.get(&id).map_or(0, |device| device.mailbox_name)
+        self.mailboxes.devices.get(&id).map_or(0, |device| device.mailbox_name)
     }
 
     /// The oldest appends are synced; `places` says where each one lies.
     pub(crate) fn synced(&mut self, now: Now, places: &[Place], out: Out<'_>) {
         for &place in places {
-            let pending = self.post.pending.pop_front().expect("the store syncs what was appended");
+            let pending =
+                self.mailboxes.pending.pop_front().expect("the store syncs what was appended");
             self.synced_one(now, pending, place, out);
             self.settle_local(now, out);
         }
@@ -115,7 +117,7 @@ impl Broker {
                 self.entry_synced(now, to, seq, place, out);
             }
             Pending::Outcome { to, seq, of, cancelled } => {
-                let Some(device) = self.post.devices.get_mut(&to) else { return };
+                let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
                 device.mailbox.synced(seq, place);
                 self.outcome_recorded(to, of, cancelled, out);
                 self.keep_cache_small(to, seq);
@@ -124,10 +126,10 @@ impl Broker {
             Pending::Cancelled { of, mailbox_name, to, id, session } => {
                 self.left(of, mailbox_name, out);
                 let envelope = Envelope::CancelVerdict { to, id, session, result: Ok(of) };
-                self.post_home(to, envelope, out);
+                self.send_to_owner(to, envelope, out);
             }
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {
-                let device = self.post.devices.get_mut(&id);
+                let device = self.mailboxes.devices.get_mut(&id);
                 // Else it is about a device that ended, and not about the one that came back.
                 if let Some(device) = device.filter(|device| device.born == born) {
                     device.rows_unsynced = device.rows_unsynced.saturating_sub(1);
@@ -135,7 +137,7 @@ impl Broker {
                 }
             }
             Pending::Moved { id, mailbox_name, seq } => {
-                if let Some(device) = self.post.devices.get_mut(&id)
+                if let Some(device) = self.mailboxes.devices.get_mut(&id)
                     && device.mailbox_name == mailbox_name
                 {
                     device.mailbox.moved(seq, place);
@@ -146,7 +148,7 @@ impl Broker {
     }
 
     fn entry_synced(&mut self, now: Now, to: DeviceId, seq: u64, place: Place, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&to) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let Some(entry) = device.mailbox.synced(seq, place) else { return };
         if entry.expires_at <= now.at {
             // Its alarm came before it was synced.
@@ -159,7 +161,7 @@ impl Broker {
 
     /// Drops what the store has, where it is not about to be pushed.
     fn keep_cache_small(&mut self, id: DeviceId, seq: u64) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.session.is_none() || device.mailbox.cached() > CACHED_BYTES_MAX {
             device.mailbox.drop_content(seq);
         }
@@ -173,7 +175,7 @@ impl Broker {
         place: Place,
         out: Out<'_>,
     ) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_newest = device.rows_unsynced == 0 && device.is_row_online;
         let is_named = device.mailbox_name == mailbox_name;
         if !is_named && !is_newest {
@@ -195,9 +197,9 @@ impl Broker {
 
     /// The store cannot sync for now: who waits is told that nothing is known.
     pub(crate) fn store_failing(&mut self, now: Now, out: Out<'_>) {
-        self.post.is_failing = true;
+        self.mailboxes.is_failing = true;
         let mut told = Vec::new();
-        for pending in &mut self.post.pending {
+        for pending in &mut self.mailboxes.pending {
             if let Pending::Message { to, seq, asker, digest, is_told } = pending
                 && !*is_told
             {
@@ -213,6 +215,6 @@ impl Broker {
 
     /// The store syncs again.
     pub(crate) fn store_healthy(&mut self) {
-        self.post.is_failing = false;
+        self.mailboxes.is_failing = false;
     }
 }

@@ -40,9 +40,9 @@ impl Broker {
         newest: Option<(u64, &ServerFrame<'_>)>,
         out: Out<'_>,
     ) {
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let (in_flight_max, bytes_max) = (limits.in_flight_max, limits.push_bytes_max);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let Some(session) = device.session.as_deref_mut().filter(|session| session.is_open) else {
             return;
         };
@@ -99,7 +99,7 @@ impl Broker {
         let Some(session) = self.session(id) else { return };
         session.pushed_bytes = 0;
         if session.is_text {
-            let Some(device) = self.post.devices.get(&id) else { return };
+            let Some(device) = self.mailboxes.devices.get(&id) else { return };
             for seq in device.mailbox.pushed_messages() {
                 self.take_one(now, id, seq, Outcome::Delivered, None, out);
             }
@@ -115,7 +115,7 @@ impl Broker {
         contents: impl Iterator<Item = (u64, Content)>,
         out: Out<'_>,
     ) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.fetching != Some(session) {
             return;
         }
@@ -129,7 +129,7 @@ impl Broker {
     }
 
     pub(super) fn ack_frame(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
-        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let pushed_to = device.mailbox.pushed_to();
         if seq > pushed_to {
             let message = format!("nothing above seq {pushed_to} was pushed to this device");
@@ -143,7 +143,7 @@ impl Broker {
     }
 
     pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let before = device.mailbox.totals();
         let acked = device.mailbox.ack(seq);
         let after = device.mailbox.totals();
@@ -161,24 +161,24 @@ impl Broker {
 
     /// Sees to it that a device's acks are recorded soon.
     fn note_ack(&mut self, now: Moment, id: DeviceId) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if !device.is_ack_dirty {
             device.is_ack_dirty = true;
-            self.post.acked.push(id);
-            self.post.acks_due.get_or_insert(now.after(ACKS_WAIT));
+            self.mailboxes.acked.push(id);
+            self.mailboxes.acks_due.get_or_insert(now.after(ACKS_WAIT));
         }
     }
 
     /// Records the acks that are in no record.
     pub(crate) fn record_acks(&mut self, out: Out<'_>) {
-        self.post.acks_due = None;
-        for id in std::mem::take(&mut self.post.acked) {
-            let Some(device) = self.post.devices.get_mut(&id) else { continue };
+        self.mailboxes.acks_due = None;
+        for id in std::mem::take(&mut self.mailboxes.acked) {
+            let Some(device) = self.mailboxes.devices.get_mut(&id) else { continue };
             device.is_ack_dirty = false;
             let seq = device.mailbox.acked_to();
             let shown = self.directory.names().show(id);
             out(Effect::Append(Record::Acked { device: shown.as_ref(), seq }));
-            self.post.pending.push_back(Pending::Nothing);
+            self.mailboxes.pending.push_back(Pending::Nothing);
         }
     }
 
@@ -190,7 +190,7 @@ impl Broker {
         reason: Option<&str>,
         out: Out<'_>,
     ) {
-        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let pushed_to = device.mailbox.pushed_to();
         if seq > pushed_to {
             let message = format!("nothing above seq {pushed_to} was pushed to this device");
@@ -229,7 +229,7 @@ impl Broker {
         outcome: Outcome,
         out: Out<'_>,
     ) -> Option<Taken> {
-        let device = self.post.devices.get_mut(&id)?;
+        let device = self.mailboxes.devices.get_mut(&id)?;
         let before = device.mailbox.totals();
         let taken = device.mailbox.take(seq)?;
         let after = device.mailbox.totals();
@@ -250,12 +250,12 @@ impl Broker {
     ) {
         let shown = self.show(id);
         out(Effect::Append(Record::Removed { device: shown.as_ref(), seq }));
-        self.post.pending.push_back(pending);
+        self.mailboxes.pending.push_back(pending);
     }
 
     /// Messages of a device may have expired.
     pub(super) fn expire(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let (over, next) = device.mailbox.expired(now.at);
         for seq in over {
             self.take_one(now, id, seq, Outcome::Expired, None, out);

@@ -22,12 +22,13 @@ impl Broker {
         want: Want,
         out: Out<'_>,
     ) {
-        if let Some(device) = self.post.devices.get_mut(&id)
+        if let Some(device) = self.mailboxes.devices.get_mut(&id)
             && device.fetching == Some(session)
         {
             device.fetching = None;
         }
-        let entry = self.post.devices.get(&id).and_then(|device| device.mailbox.find(want.seq));
+        let entry =
+            self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(want.seq));
         // A record that was copied meanwhile can be read at its new place.
         if entry.is_some_and(|entry| entry.place == want.place) {
             self.quarantine(now, id, want.seq, out);
@@ -40,7 +41,7 @@ impl Broker {
     pub(crate) fn damaged(&mut self, now: Now, part: Range<Place>, out: Out<'_>) {
         let mut hit = Vec::new();
         let mut rows = Vec::new();
-        for (&id, device) in &self.post.devices {
+        for (&id, device) in &self.mailboxes.devices {
             let waiting = device
                 .mailbox
                 .iter()
@@ -68,7 +69,7 @@ impl Broker {
     /// Whether a damaged part of the store may be deleted. Not before all outcomes of the messages
     /// in it are recorded: their records are all that a start would know of them.
     pub fn may_reclaim_damaged(&self, part: &Range<Place>) -> bool {
-        let mut entries = self.post.devices.values().flat_map(|device| device.mailbox.iter());
+        let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());
         !entries.any(|entry| entry.state == State::Owed && part.contains(&entry.place))
     }
 }

@@ -14,7 +14,7 @@ impl Broker {
     /// What is wrong, in words.
     pub fn audit(&self, messages_max: usize, outcomes_max: usize) -> Result<(), String> {
         let (mut stats, mut all) = (Stats::default(), Totals::default());
-        for (id, device) in &self.post.devices {
+        for (id, device) in &self.mailboxes.devices {
             let totals = device.mailbox.audit().map_err(|fault| format!("{id:?}: {fault}"))?;
             let messages = totals.messages;
             let outcomes = device.mailbox.outcomes();
@@ -26,36 +26,37 @@ impl Broker {
             stats.recount(Totals::default(), totals);
             all += totals;
             stats.sent_ids += device.sent.len() as u64;
-            if device.sent.len() > self.post.limits.dedup_ids_per_device_max {
+            if device.sent.len() > self.mailboxes.limits.dedup_ids_per_device_max {
                 return Err(format!("{id:?} has {} ids", device.sent.len()));
             }
         }
-        let (counted, kept) = ((stats, all.anonymous), (self.post.stats, self.post.anonymous));
+        let (counted, kept) =
+            ((stats, all.anonymous), (self.mailboxes.stats, self.mailboxes.anonymous));
         if counted != kept {
             return Err(format!("counted {counted:?}, kept {kept:?}"));
         }
         let (stored, in_all) = (all.anonymous.stored, self.directory.anonymous_stored());
-        if stored > in_all || self.post.shards == 1 && stored != in_all {
+        if stored > in_all || self.mailboxes.shards == 1 && stored != in_all {
             return Err(format!("{stored} bytes of anonymous devices, in all {in_all}"));
         }
         let (receipts, in_all) = (all.receipts, self.directory.receipts());
-        if receipts > in_all || self.post.shards == 1 && receipts != in_all {
+        if receipts > in_all || self.mailboxes.shards == 1 && receipts != in_all {
             return Err(format!("{receipts} receipts, in all {in_all}"));
         }
-        if stats.memory > self.post.limits.memory_messages_max_bytes as u64 {
+        if stats.memory > self.mailboxes.limits.memory_messages_max_bytes as u64 {
             return Err(format!("{} bytes in memory", stats.memory));
         }
-        let mut stale = self.post.stale_rows.iter();
-        if let Some(id) = stale.find(|id| !self.post.devices.contains_key(id)) {
+        let mut stale = self.mailboxes.stale_rows.iter();
+        if let Some(id) = stale.find(|id| !self.mailboxes.devices.contains_key(id)) {
             return Err(format!("{id:?} is no more, and its record is to be made up for"));
         }
-        let (alarms, alarms_max) = self.post.timers.audit();
+        let (alarms, alarms_max) = self.mailboxes.timers.audit();
         // One for each reason to look at a device.
-        let set_max = 5 * self.post.devices.len();
-        if alarms > alarms_max || self.post.timers.len() > set_max {
-            let set = self.post.timers.len();
+        let set_max = 5 * self.mailboxes.devices.len();
+        if alarms > alarms_max || self.mailboxes.timers.len() > set_max {
+            let set = self.mailboxes.timers.len();
             return Err(format!("{alarms} alarms, of which {set} count; {set_max} may"));
         }
-        self.post.audit_crowd()
+        self.mailboxes.audit_crowd()
     }
 }

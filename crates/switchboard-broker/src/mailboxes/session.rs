@@ -118,11 +118,11 @@ impl Broker {
         let id = hello.device;
         // A crash may have come between its end and the record of it.
         self.away_alarm(now, id, out);
-        let device = self.post.devices.get(&id);
+        let device = self.mailboxes.devices.get(&id);
         if device.is_some_and(|device| device.is_ephemeral && device.session.is_some()) {
             return self.take_over_ephemeral(now, hello, out);
         }
-        match self.post.devices.get(&id) {
+        match self.mailboxes.devices.get(&id) {
             None => self.begin(now, hello, out),
             // What it owes is being recorded; it begins anew when that is done.
             Some(device) if device.is_leaving() => self.wait(now, hello, LEAVING_WAIT, out),
@@ -144,10 +144,10 @@ impl Broker {
     fn replace_ephemeral(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
         self.end_waiting(id, out);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let takeovers = std::mem::take(&mut device.takeovers);
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
-        if self.post.devices.contains_key(&id) {
+        if self.mailboxes.devices.contains_key(&id) {
             self.wait(now, hello, LEAVING_WAIT, out);
         } else {
             self.begin(now, hello, out);
@@ -157,7 +157,7 @@ impl Broker {
 
     /// A device follows another of the same id.
     fn go_on_counting(&mut self, id: DeviceId, takeovers: Takeovers) {
-        if let Some(device) = self.post.devices.get_mut(&id) {
+        if let Some(device) = self.mailboxes.devices.get_mut(&id) {
             device.takeovers = takeovers;
         }
     }
@@ -165,7 +165,7 @@ impl Broker {
     /// Counts a takeover; returns whether there are too many of this device.
     fn is_flapping(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> bool {
         out(Effect::Count(Event::Takeover));
-        let device = self.post.devices.get_mut(&id);
+        let device = self.mailboxes.devices.get_mut(&id);
         let is_flapping = device.is_some_and(|device| device.takeovers.count(now.at));
         if is_flapping {
             out(Effect::Count(Event::Flapping(id)));
@@ -190,8 +190,8 @@ impl Broker {
     /// Opens the session of a device that has a mailbox.
     fn come_back(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
-        let (ttl, is_full) = (self.ttl(id), self.post.is_full);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
         let is_there = is_full && device.is_row_online && device.rows_unsynced == 0;
         if is_over && device.session.is_none() && !is_there {
@@ -208,13 +208,13 @@ impl Broker {
     /// Takes a place for a new device; where there is none, that of an anonymous one which is away and
     /// for which nothing waits. Returns what the device is told where it finds no place.
     fn take_place(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> Result<(), &'static str> {
-        if self.post.is_full {
+        if self.mailboxes.is_full {
             // Each one is a record that stays for as long as the device. A stranger who opens one
             // after the other would keep the store full, and bring the log above its bound.
             return Err(STORE_FULL);
         }
         let directory = Arc::clone(&self.directory);
-        let max = self.post.limits.devices_max;
+        let max = self.mailboxes.limits.devices_max;
         let anonymous = if directory.names().has_any() { max - max / 4 } else { max };
         let max = PlacesMax { all: max, anonymous };
         let has_place = directory.places().try_take(id, max)
@@ -228,8 +228,8 @@ impl Broker {
     /// Looks at each device once: one that turns out to have something waiting comes back only when it
     /// has not any more.
     fn end_idle(&mut self, now: Now, out: Out<'_>) -> bool {
-        while let Some((_, id)) = self.post.idle.pop_first() {
-            let device = self.post.devices.get(&id);
+        while let Some((_, id)) = self.mailboxes.idle.pop_first() {
+            let device = self.mailboxes.devices.get(&id);
             if device.is_some_and(|device| device.is_idle() && device.mailbox.is_unused()) {
                 self.end_device(now, id, out);
                 return true;
@@ -241,10 +241,10 @@ impl Broker {
     /// A device may be one for which nothing waits.
     pub(super) fn note_idle(&mut self, id: DeviceId) {
         if id.is_number()
-            && let Some(device) = self.post.devices.get(&id)
+            && let Some(device) = self.mailboxes.devices.get(&id)
             && device.is_idle()
         {
-            self.post.idle.insert((device.away_since, id));
+            self.mailboxes.idle.insert((device.away_since, id));
         }
     }
 
@@ -253,15 +253,15 @@ impl Broker {
         let mut device = Device::new(id, hello.nonce | 1, now);
         device.is_ephemeral = hello.is_ephemeral;
         device.receipts = hello.is_ephemeral.then(Box::default);
-        self.post.stats.mailboxes += u64::from(!hello.is_ephemeral);
-        if !self.post.is_durable || hello.is_ephemeral {
+        self.mailboxes.stats.mailboxes += u64::from(!hello.is_ephemeral);
+        if !self.mailboxes.is_durable || hello.is_ephemeral {
             // There is nothing that could forget a number, but the device with its mailbox.
             device.mailbox.reserve_to(u64::MAX);
         }
         if !is_new {
-            device.mailbox.begin_at(*self.post.used_to(id));
+            device.mailbox.begin_at(*self.mailboxes.used_to(id));
         }
-        self.post.devices.insert(id, Box::new(device));
+        self.mailboxes.devices.insert(id, Box::new(device));
         self.directory.add_home(id, self.shard);
     }
 
@@ -275,7 +275,7 @@ impl Broker {
         out: Out<'_>,
     ) {
         let id = waiting.hello.device;
-        self.post.waiting.remove(&waiting.hello.conn);
+        self.mailboxes.waiting.remove(&waiting.hello.conn);
         self.begin(now, waiting.hello, out);
         self.go_on_counting(id, takeovers);
     }
@@ -284,32 +284,32 @@ impl Broker {
     fn wait(&mut self, now: Now, hello: Hello, wait: Duration, out: Out<'_>) {
         let id = hello.device;
         let until = now.at.after(wait);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let conn = hello.conn;
         // What it says already is for later.
         out(Effect::AwaitVerdict { conn });
         if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
-            self.post.waiting.remove(&older.hello.conn);
+            self.mailboxes.waiting.remove(&older.hello.conn);
             out(taken_over(older.hello.conn));
         }
-        self.post.waiting.insert(conn, id);
-        self.post.timers.set(until, Alarm::Waiting, id);
+        self.mailboxes.waiting.insert(conn, id);
+        self.mailboxes.timers.set(until, Alarm::Waiting, id);
     }
 
     fn open(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
         self.end_waiting(id, out);
-        let number = self.post.next_session;
-        self.post.next_session = number.wrapping_add(1).max(1);
-        let (is_durable, epoch) = (self.post.is_durable, self.post.epoch);
+        let number = self.mailboxes.next_session;
+        self.mailboxes.next_session = number.wrapping_add(1).max(1);
+        let (is_durable, epoch) = (self.mailboxes.is_durable, self.mailboxes.epoch);
         let may_put_off = self.may_put_off_row(id);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_kept = is_durable && !device.is_ephemeral;
         let is_recorded = is_kept && !may_put_off;
         // Whether the store has it already that it is there.
         let is_open = !is_recorded && device.rows_unsynced == 0;
-        self.post.idle.remove(&(device.away_since, id));
+        self.mailboxes.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
         if knows && !resumed {
@@ -324,7 +324,7 @@ impl Broker {
             if is_recorded {
                 device.row = Place::NOWHERE;
             } else if is_kept {
-                self.post.stale_rows.insert(id);
+                self.mailboxes.stale_rows.insert(id);
             }
         }
         device.mailbox.rewind();
@@ -343,19 +343,19 @@ impl Broker {
             bad_frames: BadFrames::default(),
             watching: BTreeSet::new(),
         }));
-        self.post.stats.sessions += 1;
+        self.mailboxes.stats.sessions += 1;
         let index = hello.conn.0 as usize;
-        if self.post.sessions.len() <= index {
-            self.post.sessions.resize(index + 1, None);
+        if self.mailboxes.sessions.len() <= index {
+            self.mailboxes.sessions.resize(index + 1, None);
         }
-        self.post.sessions[index] = Some(id);
+        self.mailboxes.sessions[index] = Some(id);
         if resumed {
             self.ack_to(now, id, hello.last_seq, out);
         }
         if is_recorded {
             self.record_device(id, Some(number), out);
         }
-        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         if is_kept && device.row.is_nowhere() {
             // A crash now would leave nothing of the device, but what it sent meanwhile.
             out(Effect::AwaitVerdict { conn: hello.conn });
@@ -368,9 +368,9 @@ impl Broker {
 
     /// A newcomer that the flap guard made wait gives way to a newer one.
     fn end_waiting(&mut self, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if let Some(older) = device.waiting.take() {
-            self.post.waiting.remove(&older.hello.conn);
+            self.mailboxes.waiting.remove(&older.hello.conn);
             out(taken_over(older.hello.conn));
         }
     }
@@ -391,9 +391,9 @@ impl Broker {
     }
 
     fn welcome_frame(&self, id: DeviceId, conn: Conn, unwelcomed: &Unwelcomed, out: Out<'_>) {
-        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let (shown, name) = (self.show(id), self.mailbox_name(device));
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         let frame = ServerFrame::Welcome(Welcome {
             device: shown.as_ref(),
             token: unwelcomed.token.as_deref(),
@@ -412,7 +412,7 @@ impl Broker {
     /// The longest frame that may come to a device: as long as what it may say, but for the frames
     /// that are not about its messages and for what an earlier run with a greater limit accepted.
     fn frame_len_max(&self, device: &Device) -> usize {
-        let limit = self.post.limits.message_bytes_max;
+        let limit = self.mailboxes.limits.message_bytes_max;
         limit.max(FRAME_LEN_MIN).max(device.mailbox.longest())
     }
 
@@ -422,8 +422,8 @@ impl Broker {
             self.end_session(now, id, None, out);
             return;
         }
-        if let Some(id) = self.post.waiting.remove(&conn)
-            && let Some(device) = self.post.devices.get_mut(&id)
+        if let Some(id) = self.mailboxes.waiting.remove(&conn)
+            && let Some(device) = self.mailboxes.devices.get_mut(&id)
         {
             device.waiting = None;
             self.note_idle(id);
@@ -433,15 +433,15 @@ impl Broker {
     /// Ends a device's session, if it has one. With a code its connection is closed.
     fn end_session(&mut self, now: Now, id: DeviceId, code: Option<u16>, out: Out<'_>) {
         let may_put_off = self.may_put_off_row(id);
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let Some(session) = device.session.take() else { return };
         let is_ephemeral = device.is_ephemeral;
         device.since_ms = now.wall_ms;
         device.away_since = now.at;
         device.mailbox.rewind();
         device.mailbox.drop_contents();
-        self.post.sessions[session.conn.0 as usize] = None;
-        self.post.stats.sessions -= 1;
+        self.mailboxes.sessions[session.conn.0 as usize] = None;
+        self.mailboxes.stats.sessions -= 1;
         if session.is_text {
             self.unseat(session.conn);
         }
@@ -462,7 +462,7 @@ impl Broker {
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
             if may_put_off {
-                self.post.stale_rows.insert(id);
+                self.mailboxes.stale_rows.insert(id);
             } else {
                 self.record_device(id, None, out);
             }
@@ -474,29 +474,29 @@ impl Broker {
 
     pub(super) fn set_away_alarm(&mut self, id: DeviceId, now: Now) {
         if let Some(ttl) = self.ttl(id)
-            && let Some(device) = self.post.devices.get(&id)
+            && let Some(device) = self.mailboxes.devices.get(&id)
         {
-            self.post.timers.set(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
+            self.mailboxes.timers.set(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
         }
     }
 
     pub(super) fn ttl(&self, id: DeviceId) -> Option<Duration> {
-        let limits = &self.post.limits;
+        let limits = &self.mailboxes.limits;
         if id.is_number() { Some(limits.device_ttl) } else { limits.named_device_ttl }
     }
 
     /// The device whose session is on a connection.
     pub(crate) fn session_on(&self, conn: Conn) -> Option<DeviceId> {
-        self.post.sessions.get(conn.0 as usize).copied().flatten()
+        self.mailboxes.sessions.get(conn.0 as usize).copied().flatten()
     }
 
     pub(crate) fn session(&mut self, id: DeviceId) -> Option<&mut Session> {
-        self.post.devices.get_mut(&id)?.session.as_deref_mut()
+        self.mailboxes.devices.get_mut(&id)?.session.as_deref_mut()
     }
 
     /// Tells a device something by v1, if it is there by v1.
     pub(super) fn tell(&self, id: DeviceId, frame: &ServerFrame<'_>, out: Out<'_>) {
-        if let Some(conn) = self.post.devices.get(&id).and_then(|device| device.told_on()) {
+        if let Some(conn) = self.mailboxes.devices.get(&id).and_then(|device| device.told_on()) {
             out(Effect::Tell { conn, frame });
         }
     }
@@ -584,7 +584,7 @@ impl Broker {
     /// Whether a device's token lets it send to another.
     pub(super) fn may_send(&self, id: DeviceId, to: DeviceId) -> bool {
         let filter = self
-            .post
+            .mailboxes
             .devices
             .get(&id)
             .and_then(|device| device.session.as_ref())
@@ -621,7 +621,7 @@ impl Broker {
         let is_warned = session.is_warned;
         let before = ends.ms().saturating_sub(EXPIRING_BEFORE.as_millis() as u64);
         let at = if is_warned { ends } else { Moment::from_ms(before) };
-        self.post.timers.set(at, Alarm::Token, id);
+        self.mailboxes.timers.set(at, Alarm::Token, id);
     }
 
     fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
@@ -640,20 +640,20 @@ impl Broker {
     /// Whether [`Input::Tick`](crate::Input::Tick) has something to do.
     #[inline]
     pub fn is_due(&self, now: Moment) -> bool {
-        self.post.timers.next().is_some_and(|at| at <= now)
-            || self.post.acks_due().is_some_and(|at| at <= now)
-            || self.post.rows_due().is_some_and(|at| at <= now)
+        self.mailboxes.timers.next().is_some_and(|at| at <= now)
+            || self.mailboxes.acks_due().is_some_and(|at| at <= now)
+            || self.mailboxes.rows_due().is_some_and(|at| at <= now)
     }
 
     /// The next moment at which [`Input::Tick`](crate::Input::Tick) has something to do.
     pub fn next_tick(&self) -> Option<Moment> {
-        let others = self.post.acks_due().into_iter().chain(self.post.rows_due());
-        self.post.timers.next().into_iter().chain(others).min()
+        let others = self.mailboxes.acks_due().into_iter().chain(self.mailboxes.rows_due());
+        self.mailboxes.timers.next().into_iter().chain(others).min()
     }
 
     /// Does what time asks for.
     pub(crate) fn tick(&mut self, now: Now, out: Out<'_>) {
-        while let Some((alarm, id)) = self.post.timers.take_due(now.at) {
+        while let Some((alarm, id)) = self.mailboxes.timers.take_due(now.at) {
             match alarm {
                 Alarm::Expiry => self.expire(now, id, out),
                 Alarm::Token => self.token_alarm(now, id, out),
@@ -662,21 +662,21 @@ impl Broker {
                 Alarm::Window => self.window_alarm(now, id),
             }
         }
-        if self.post.acks_due().is_some_and(|at| at <= now.at) {
+        if self.mailboxes.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
         self.rows_tick(now, out);
     }
 
     fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if let Some(waiting) = &device.waiting
             && waiting.until > now.at
         {
-            return self.post.timers.set(waiting.until, Alarm::Waiting, id);
+            return self.mailboxes.timers.set(waiting.until, Alarm::Waiting, id);
         }
         if let Some(waiting) = device.waiting.take() {
-            self.post.waiting.remove(&waiting.hello.conn);
+            self.mailboxes.waiting.remove(&waiting.hello.conn);
             if device.is_leaving() {
                 return self.wait(now, waiting.hello, LEAVING_WAIT, out);
             }
@@ -688,7 +688,7 @@ impl Broker {
     }
 
     fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.post.devices.get(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         if device.session.is_some() || device.is_ending {
             return;
         }
@@ -713,7 +713,7 @@ impl Broker {
         limit: Option<u32>,
         out: Out<'_>,
     ) {
-        if !self.post.limits.list_devices {
+        if !self.mailboxes.limits.list_devices {
             return self.reject(id, frame_id, RejectCode::NotAllowed, HIDDEN, out);
         }
         let after = match after.map(|after| (after, after.device())) {
@@ -726,7 +726,7 @@ impl Broker {
         };
         let limit = limit.unwrap_or(DEVICES_LIMIT_MAX).min(DEVICES_LIMIT_MAX) as usize;
         let (page, has_more) = self.directory.page(after, limit);
-        let mut bytes = self.post.limits.message_bytes_max.max(FRAME_LEN_MIN) - PAGE_LEN_MAX;
+        let mut bytes = self.mailboxes.limits.message_bytes_max.max(FRAME_LEN_MIN) - PAGE_LEN_MAX;
         let devices: Vec<DeviceStatus<'_>> = page
             .iter()
             .map(|(shown, presence)| DeviceStatus {
@@ -753,7 +753,7 @@ impl Broker {
         devices: &[Address<'_>],
         out: Out<'_>,
     ) {
-        if !self.post.limits.list_devices {
+        if !self.mailboxes.limits.list_devices {
             return self.reject(id, frame_id, RejectCode::NotAllowed, HIDDEN, out);
         }
         let Some(shown) = shown(devices) else {
@@ -826,7 +826,7 @@ impl Broker {
         out: Out<'_>,
     ) {
         for Watcher { device: to, shard } in watchers {
-            self.post_to(shard, Envelope::Presence { to, device: id, online, at_ms }, out);
+            self.send_to_shard(shard, Envelope::Presence { to, device: id, online, at_ms }, out);
         }
     }
 

@@ -92,11 +92,12 @@ impl Broker {
     /// One of the mailboxes changed.
     #[inline]
     pub(super) fn recount(&mut self, before: Totals, after: Totals) {
-        self.post.stats.recount(before, after);
+        self.mailboxes.stats.recount(before, after);
         if before.receipts != after.receipts {
             self.directory.recount_receipts(before.receipts, after.receipts);
         }
-        let (own, before, after) = (&mut self.post.anonymous, before.anonymous, after.anonymous);
+        let (own, before, after) =
+            (&mut self.mailboxes.anonymous, before.anonymous, after.anonymous);
         own.memory = own.memory + after.memory - before.memory;
         if before.stored != after.stored {
             own.stored = own.stored + after.stored - before.stored;

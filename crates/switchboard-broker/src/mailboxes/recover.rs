@@ -70,7 +70,7 @@ impl Broker {
             Record::Gone { device } => {
                 let id = self.directory.names().intern(*device);
                 if self.is_home(id) {
-                    self.post.remove(id);
+                    self.mailboxes.remove(id);
                     replay.online.remove(&id);
                     *replay.lives.entry(id).or_default() += 1;
                 }
@@ -86,7 +86,7 @@ impl Broker {
 
     /// The device, or one whose own record is yet to come.
     fn replayed(&mut self, now: Now, id: DeviceId) -> &mut super::Device {
-        self.post.devices.entry(id).or_insert_with(|| Box::new(session::provisional(id, now)))
+        self.mailboxes.devices.entry(id).or_insert_with(|| Box::new(session::provisional(id, now)))
     }
 
     fn replay_message(
@@ -107,7 +107,7 @@ impl Broker {
         let expires_at = message.expires_at_ms.map_or(NEVER, crate::Moment::from_ms);
         let entry = message.entry(from, place, expires_at);
         let len = message_len(message.from, message.id, message.body.len(), message.re);
-        let is_longer = len > self.post.limits.message_bytes_max;
+        let is_longer = len > self.mailboxes.limits.message_bytes_max;
         let mailbox = &mut self.replayed(now, id).mailbox;
         if message.receipt && mailbox.find(message.seq).is_none() {
             // An end under this number is another message's, of the device before it ended.
@@ -141,8 +141,8 @@ impl Broker {
 
     fn replay_sent_id(&mut self, now: Now, replay: &mut Replay, sent: &SentIdRecord<'_>) {
         let to = self.directory.names().intern(sent.to);
-        if self.is_home(to) && !self.post.has(to) {
-            self.post.use_up(to, sent.seq + 1);
+        if self.is_home(to) && !self.mailboxes.has(to) {
+            self.mailboxes.use_up(to, sent.seq + 1);
         }
         let Some(from) = self.own(sent.from) else { return };
         let (id, content, at) = (sent.id, sent.content, sent.at);
@@ -152,12 +152,12 @@ impl Broker {
 
     /// Notes an id that may count; which ones do is known when all are.
     fn remember(&self, now: Now, replay: &mut Replay, from: DeviceId, new: NewId) {
-        if now.at.since(new.at) >= self.post.limits.dedup_window {
+        if now.at.since(new.at) >= self.mailboxes.limits.dedup_window {
             return;
         }
         let life = replay.lives.get(&from).copied().unwrap_or_default();
         replay.sent.push((from, life, new));
-        let max = self.post.limits.dedup_ids_max;
+        let max = self.mailboxes.limits.dedup_ids_max;
         if replay.sent.len() > 4 * max.max(1_024) {
             replay.sent.sort_by_key(|(_, _, new)| new.at);
             replay.sent.drain(..replay.sent.len() - 2 * max.max(1_024));
@@ -173,7 +173,7 @@ impl Broker {
                 continue;
             }
             self.forget_sent_of(now, from);
-            let Some(device) = self.post.devices.get_mut(&from) else { continue };
+            let Some(device) = self.mailboxes.devices.get_mut(&from) else { continue };
             let is_copy = |sent: &SentId| sent.state() == new.state && sent.to == new.to;
             if device.sent.find(new.id).is_some_and(is_copy) {
                 if new.has_record
@@ -223,7 +223,7 @@ impl Broker {
     /// Whether the message that is in a mailbox now is the one that an outcome names.
     fn is_about(&self, of: FateOf, from: DeviceId, id: &str) -> bool {
         let entry =
-            self.post.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
+            self.mailboxes.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
         entry.is_some_and(|entry| {
             let content = entry.content.as_ref();
             entry.from == from && content.is_some_and(|content| content.id() == id)
@@ -231,7 +231,7 @@ impl Broker {
     }
 
     fn replay_acked(&mut self, id: DeviceId, seq: u64) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         // What asked for an outcome stays, owed, until its outcome is recorded.
         device.mailbox.ack(seq);
     }
@@ -239,7 +239,7 @@ impl Broker {
     /// Changes nothing where the outcome of the message is recorded, too.
     fn replay_end(&mut self, replay: &mut Replay, ended: &EndedRecord<'_>) {
         let Some(id) = self.own(ended.device) else { return };
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.mailbox.take(ended.seq).is_some_and(|taken| taken.owes) {
             let of = FateOf { device: id, seq: ended.seq };
             replay.ends.insert(of, ended.fate(of));
@@ -247,7 +247,7 @@ impl Broker {
     }
 
     fn replay_removed(&mut self, id: DeviceId, seq: u64) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         device.mailbox.take(seq);
         device.mailbox.settle(seq);
     }
@@ -279,21 +279,21 @@ impl Broker {
     /// The replay is over: what it left open is closed, and the clocks are set.
     pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
         for ended in replay.receipts.values() {
-            if let Some(device) = self.post.devices.get_mut(&ended.from) {
+            if let Some(device) = self.mailboxes.devices.get_mut(&ended.from) {
                 // As many as were promised, however full the mailbox is.
                 device.mailbox.keep_place(usize::MAX);
             }
         }
         // Senders that are gone and whose messages are still here.
-        self.post.devices.retain(|_, device| device.mailbox_name != 0);
+        self.mailboxes.devices.retain(|_, device| device.mailbox_name != 0);
         self.arm(now, &mut replay);
-        let ids: Vec<DeviceId> = self.post.devices.keys().copied().collect();
+        let ids: Vec<DeviceId> = self.mailboxes.devices.keys().copied().collect();
         for id in ids {
             self.replayed_one(now, id, &mut replay, out);
         }
         for of in replay.outlived {
             // Before the record of its outcome leaves the log.
-            if self.post.has(of.device) {
+            if self.mailboxes.has(of.device) {
                 self.record_removed(of.device, of.seq, Pending::Nothing, out);
             }
         }
@@ -302,8 +302,8 @@ impl Broker {
 
     fn replayed_one(&mut self, now: Now, id: DeviceId, replay: &mut Replay, out: Out<'_>) {
         let was_online = replay.online.contains(&id);
-        let clock = self.post.clock;
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let clock = self.mailboxes.clock;
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         device.mailbox.expires_by(clock);
         if was_online {
             device.mailbox.all_may_have_been_pushed();
@@ -322,7 +322,7 @@ impl Broker {
         let totals = device.mailbox.totals();
         let owed: Vec<Taken> = device.mailbox.owed().collect();
         let next = device.mailbox.next_expiry();
-        self.post.stats.mailboxes += 1;
+        self.mailboxes.stats.mailboxes += 1;
         self.recount(Totals::default(), totals);
         self.directory.add_home(id, self.shard);
         self.directory.present(id, false, since_ms);
@@ -343,7 +343,7 @@ impl Broker {
         self.set_away_alarm(id, now);
         self.note_idle(id);
         self.directory.places().take(id);
-        if self.post.devices.get(&id).is_some_and(|device| device.is_ending) {
+        if self.mailboxes.devices.get(&id).is_some_and(|device| device.is_ending) {
             self.end_device(now, id, out);
         }
     }
@@ -360,9 +360,9 @@ impl Broker {
             Record::Ended(ended) => (ended.device, ended.seq),
             _ => return true,
         };
-        let entry = self
-            .own(to)
-            .and_then(|id| self.post.devices.get(&id).and_then(|device| device.mailbox.find(seq)));
+        let entry = self.own(to).and_then(|id| {
+            self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq))
+        });
         entry.is_none_or(|entry| entry.state != State::Owed)
     }
 
@@ -381,13 +381,13 @@ impl Broker {
                 let Some(id) = self.own(sent.from) else { return };
                 if self.remembers(now, id, sent.id) {
                     out(Effect::Append(*record));
-                    self.post.pending.push_back(Pending::Nothing);
+                    self.mailboxes.pending.push_back(Pending::Nothing);
                 }
             }
             Record::Device(row) => {
                 let Some(id) = self.own(row.device) else { return };
                 let session = self.session(id).map(|session| session.number);
-                if self.post.devices.get(&id).is_some_and(|device| device.row <= place) {
+                if self.mailboxes.devices.get(&id).is_some_and(|device| device.row <= place) {
                     self.record_device(id, session, out);
                 }
             }
@@ -404,12 +404,12 @@ impl Broker {
         let Some(id) = self.own(message.to) else { return false };
         let is_held = self.holds(id, message.seq, place);
         if is_held {
-            if let Some(device) = self.post.devices.get_mut(&id) {
+            if let Some(device) = self.mailboxes.devices.get_mut(&id) {
                 device.mailbox.moves(message.seq);
             }
             out(Effect::Append(Record::Message(*message)));
             let (mailbox_name, seq) = (self.life(id), message.seq);
-            self.post.pending.push_back(Pending::Moved { id, mailbox_name, seq });
+            self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
         is_held
     }
@@ -419,22 +419,22 @@ impl Broker {
         if self.holds(id, outcome.seq, place) {
             out(Effect::Append(Record::Outcome(*outcome)));
             let (mailbox_name, seq) = (self.life(id), outcome.seq);
-            self.post.pending.push_back(Pending::Moved { id, mailbox_name, seq });
+            self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
     }
 
     /// Whether an entry is in a mailbox, owed ones too, and this is its record.
     fn holds(&self, id: DeviceId, seq: u64, place: Place) -> bool {
-        let entry = self.post.devices.get(&id).and_then(|device| device.mailbox.find(seq));
+        let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
             entry.place == place && !matches!(entry.state, State::Leaving | State::Gone)
         })
     }
 
     fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {
-        let device = self.post.devices.get(&from).filter(|device| !device.is_ephemeral);
+        let device = self.mailboxes.devices.get(&from).filter(|device| !device.is_ephemeral);
         let sent = device.and_then(|device| device.sent.find(id));
-        sent.is_some_and(|sent| now.at.since(sent.at()) < self.post.limits.dedup_window)
+        sent.is_some_and(|sent| now.at.since(sent.at()) < self.mailboxes.limits.dedup_window)
     }
 
     /// The id of a message outlives it, in one record of its own. The message may be copied by the shard of
@@ -447,7 +447,7 @@ impl Broker {
         }
         let to = self.directory.names().intern(message.to);
         let of = FateOf { device: to, seq: message.seq };
-        let device = self.post.devices.get_mut(&from);
+        let device = self.mailboxes.devices.get_mut(&from);
         if device.is_some_and(|device| device.sent.note_record(id, of)) {
             return;
         }
@@ -460,7 +460,7 @@ impl Broker {
             content,
             at: message.at,
         })));
-        self.post.pending.push_back(Pending::Nothing);
+        self.mailboxes.pending.push_back(Pending::Nothing);
     }
 }
 

@@ -201,7 +201,7 @@ pub(crate) type Out<'a> = &'a mut dyn FnMut(Effect<'_>);
 
 /// What a broker keeps of devices with mailboxes.
 #[derive(Debug)]
-pub(crate) struct Post {
+pub(crate) struct Mailboxes {
     limits: Limits,
     shards: u16,
     /// There is a store: what it holds survives.
@@ -302,13 +302,13 @@ pub(crate) struct Device {
     is_ending: bool,
 }
 
-impl Post {
+impl Mailboxes {
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    pub(crate) fn new(limits: Limits, shards: u16, is_durable: bool) -> Post {
-        Post {
+    pub(crate) fn new(limits: Limits, shards: u16, is_durable: bool) -> Mailboxes {
+        Mailboxes {
             limits,
             shards,
             is_durable,
@@ -337,7 +337,7 @@ impl Post {
     }
 }
 
-impl Post {
+impl Mailboxes {
     /// Why the store takes no new message for now. A full disk is both full and failing, and then
     /// `store_full` says more: the message is certainly not kept.
     fn store_refuses(&self) -> Option<RejectCode> {
@@ -427,28 +427,28 @@ pub fn home(device: DeviceId, shards: u16) -> ShardId {
 
 impl Broker {
     /// Gives an envelope to the shard that it is for.
-    fn post_to(&mut self, shard: ShardId, envelope: Envelope, out: Out<'_>) {
+    fn send_to_shard(&mut self, shard: ShardId, envelope: Envelope, out: Out<'_>) {
         if shard == self.shard {
-            self.post.local.push_back(envelope);
+            self.mailboxes.local.push_back(envelope);
         } else {
-            out(Effect::Post { shard, envelope });
+            out(Effect::Send { shard, envelope });
         }
     }
 
-    fn post_home(&mut self, device: DeviceId, envelope: Envelope, out: Out<'_>) {
-        self.post_to(home(device, self.post.shards), envelope, out);
+    fn send_to_owner(&mut self, device: DeviceId, envelope: Envelope, out: Out<'_>) {
+        self.send_to_shard(home(device, self.mailboxes.shards), envelope, out);
     }
 
     /// Deals with what this shard had for itself.
     #[inline]
     pub(crate) fn settle_local(&mut self, now: Now, out: Out<'_>) {
-        if !self.post.local.is_empty() {
+        if !self.mailboxes.local.is_empty() {
             self.settle_envelopes(now, out);
         }
     }
 
     fn settle_envelopes(&mut self, now: Now, out: Out<'_>) {
-        while let Some(envelope) = self.post.local.pop_front() {
+        while let Some(envelope) = self.mailboxes.local.pop_front() {
             self.envelope(now, envelope, out);
         }
     }
@@ -478,28 +478,29 @@ impl Broker {
 
     /// Names all mailboxes after this number too: when it changes, devices forget what they saw.
     pub fn name_mailboxes_after(&mut self, epoch: u64) {
-        self.post.epoch = epoch;
+        self.mailboxes.epoch = epoch;
     }
 
     /// Keeps times in records by this clock. To be told before [`Broker::replayed_all`].
     pub fn stamp_by(&mut self, clock: StampClock) {
-        self.post.clock = clock;
+        self.mailboxes.clock = clock;
     }
 
     /// Mailboxes and waiting messages, while the replay is not over.
     pub fn replayed_so_far(&self) -> (u64, u64) {
-        let messages = self.post.devices.values().map(|device| device.mailbox.waiting() as u64);
-        (self.post.devices.len() as u64, messages.sum())
+        let messages =
+            self.mailboxes.devices.values().map(|device| device.mailbox.waiting() as u64);
+        (self.mailboxes.devices.len() as u64, messages.sum())
     }
 
     /// A mailbox's name as it stands on the wire.
     fn mailbox_name(&self, device: &Device) -> String {
-        format!("{:016x}", device.mailbox_name ^ self.post.epoch)
+        format!("{:016x}", device.mailbox_name ^ self.mailboxes.epoch)
     }
 
     /// How much waits.
     pub fn stats(&self) -> Stats {
-        self.post.stats
+        self.mailboxes.stats
     }
 
     fn show(&self, device: DeviceId) -> crate::Shown {
@@ -516,12 +517,12 @@ impl Broker {
     }
 
     fn is_home(&self, device: DeviceId) -> bool {
-        home(device, self.post.shards) == self.shard
+        home(device, self.mailboxes.shards) == self.shard
     }
 
     /// Whether what is accepted now is said to be on disk.
     fn strongest(&self) -> switchboard_proto::v1::Durability {
         use switchboard_proto::v1::Durability;
-        if self.post.is_durable { Durability::Disk } else { Durability::Memory }
+        if self.mailboxes.is_durable { Durability::Disk } else { Durability::Memory }
     }
 }

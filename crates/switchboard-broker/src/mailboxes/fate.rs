@@ -66,7 +66,7 @@ impl Broker {
             maybe_seen: fate.maybe_seen,
             reason: fate.reason.as_deref(),
         })));
-        self.post.pending.push_back(Pending::Nothing);
+        self.mailboxes.pending.push_back(Pending::Nothing);
     }
 
     /// Tells the sender of a message how it ended.
@@ -80,7 +80,7 @@ impl Broker {
         let (to, is_of_ephemeral) = (taken.from, taken.is_of_ephemeral);
         let id = taken.id.unwrap_or_default();
         let envelope = Envelope::Fate { to, id, fate, answers_cancel, is_of_ephemeral };
-        self.post_home(to, envelope, out);
+        self.send_to_owner(to, envelope, out);
     }
 
     /// A message that this shard's device sent has met its fate.
@@ -93,11 +93,11 @@ impl Broker {
         out: Out<'_>,
     ) {
         let of = fate.of;
-        let is_stored = fate.is_stored && self.post.is_durable;
+        let is_stored = fate.is_stored && self.mailboxes.is_durable;
         let shown = self.show(to);
-        let mut device = self.post.devices.get_mut(&to);
+        let mut device = self.mailboxes.devices.get_mut(&to);
         let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
-            return self.post_home(of.device, Envelope::Unwanted(of), out);
+            return self.send_to_owner(of.device, Envelope::Unwanted(of), out);
         };
         let before = device.mailbox.totals();
         device.mailbox.give_place();
@@ -145,7 +145,7 @@ impl Broker {
         self.recount(before, after);
         if is_stored {
             let pending = Pending::Outcome { to, seq, of, cancelled };
-            self.post.pending.push_back(pending);
+            self.mailboxes.pending.push_back(pending);
         } else {
             self.reserve_seqs(to, out);
             self.outcome_recorded(to, of, cancelled, out);
@@ -160,7 +160,7 @@ impl Broker {
         cancelled: Option<(Box<str>, u32)>,
         out: Out<'_>,
     ) {
-        self.post_home(of.device, Envelope::Settled(of), out);
+        self.send_to_owner(of.device, Envelope::Settled(of), out);
         if let Some((id, session)) = cancelled {
             self.cancel_verdict(to, &id, session, Ok(of), out);
         }
@@ -180,7 +180,7 @@ impl Broker {
 
     /// It is recorded that a message is out.
     pub(super) fn left(&mut self, of: FateOf, mailbox_name: u64, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&of.device) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         if device.mailbox_name != mailbox_name {
             return;
         }
@@ -191,7 +191,7 @@ impl Broker {
 
     /// A message is out for good. Returns whether a copy of its record may lie behind that of the outcome.
     fn settle(&mut self, of: FateOf) -> bool {
-        let Some(device) = self.post.devices.get_mut(&of.device) else { return false };
+        let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return false };
         let before = device.mailbox.totals();
         let is_moved = device.mailbox.settle(of.seq);
         let after = device.mailbox.totals();
@@ -201,7 +201,7 @@ impl Broker {
 
     /// Nobody is to be told of a message that is here: it just goes.
     pub(super) fn unwanted(&mut self, now: Now, of: FateOf, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&of.device) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         let before = device.mailbox.totals();
         let is_stored = device.mailbox.unwanted(of.seq);
         let after = device.mailbox.totals();
@@ -221,7 +221,7 @@ impl Broker {
     /// The sender of a message that is here wants it back.
     pub(super) fn cancel_here(&mut self, now: Now, cancel: Cancel, out: Out<'_>) {
         let Cancel { from, to, seq, id, session } = cancel;
-        let may = self.post.devices.get(&to).is_some_and(|device| {
+        let may = self.mailboxes.devices.get(&to).is_some_and(|device| {
             let waits = device.mailbox.find(seq).is_some_and(|entry| {
                 entry.from == from && entry.state == State::Ready && !entry.is_outcome()
             });
@@ -230,16 +230,16 @@ impl Broker {
         let verdict =
             |result| Envelope::CancelVerdict { to: from, id: id.clone(), session, result };
         if !may {
-            return self.post_home(from, verdict(Err(RejectCode::TooLate)), out);
+            return self.send_to_owner(from, verdict(Err(RejectCode::TooLate)), out);
         }
         let is_stored = self
-            .post
+            .mailboxes
             .devices
             .get(&to)
             .and_then(|device| device.mailbox.find(seq))
             .is_some_and(Entry::is_stored);
-        if is_stored && self.post.is_failing {
-            return self.post_home(from, verdict(Err(RejectCode::StoreUnavailable)), out);
+        if is_stored && self.mailboxes.is_failing {
+            return self.send_to_owner(from, verdict(Err(RejectCode::StoreUnavailable)), out);
         }
         let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
         if taken.owes {
@@ -254,17 +254,17 @@ impl Broker {
                 out,
             );
         } else {
-            self.post_home(from, verdict(Ok(FateOf { device: to, seq })), out);
+            self.send_to_owner(from, verdict(Ok(FateOf { device: to, seq })), out);
         }
     }
 
     /// A device was away for its time to live: what waits for it is evicted.
     pub(super) fn end_device(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.post.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.mailbox.iter().any(|entry| entry.state == State::Unsynced) {
             // They are about to be accepted; it ends after that.
             let again = now.at.after(std::time::Duration::from_millis(100));
-            return self.post.timers.set(again, super::timers::Alarm::Away, id);
+            return self.mailboxes.timers.set(again, super::timers::Alarm::Away, id);
         }
         device.is_ending = true;
         let waiting: Vec<u64> = device
@@ -289,22 +289,22 @@ impl Broker {
     /// Ends a device that owes nobody anything any more.
     fn end_if_settled(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         // Asked first: each outcome comes by here, and the mailbox may be long.
-        let Some(device) = self.post.devices.get(&id).filter(|device| device.is_ending) else {
+        let Some(device) = self.mailboxes.devices.get(&id).filter(|device| device.is_ending) else {
             return;
         };
         if device.mailbox.iter().any(|entry| entry.state == State::Owed) {
             return;
         }
-        if self.post.is_durable && !device.is_ephemeral {
+        if self.mailboxes.is_durable && !device.is_ephemeral {
             let shown = self.show(id);
             out(Effect::Append(Record::Gone { device: shown.as_ref() }));
-            self.post.pending.push_back(Pending::Nothing);
+            self.mailboxes.pending.push_back(Pending::Nothing);
         }
-        let Some(mut device) = self.post.remove(id) else { return };
+        let Some(mut device) = self.mailboxes.remove(id) else { return };
         // What was set aside for outcomes that nobody is told any more.
         self.recount(device.mailbox.totals(), Totals::default());
         if !device.is_ephemeral {
-            self.post.stats.mailboxes -= 1;
+            self.mailboxes.stats.mailboxes -= 1;
             self.directory.places().give(id);
         }
         self.directory.forget(id);

@@ -3,7 +3,7 @@
 use switchboard_proto::DeviceId;
 
 use super::sent::Sent;
-use super::{Now, Post};
+use super::{Mailboxes, Now};
 
 /// Devices that are tried before a send goes on with one id too many.
 const TRIES_MAX: usize = 8;
@@ -91,7 +91,7 @@ fn may_stay(class: u8, len: usize) -> bool {
     len > from - from.div_ceil(4) && len < 2 * from
 }
 
-impl Post {
+impl Mailboxes {
     /// An id was added to those of a device.
     #[inline]
     pub(super) fn id_added(&mut self, id: DeviceId, len: usize) {
