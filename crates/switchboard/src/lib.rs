@@ -10,7 +10,7 @@ mod clock;
 pub mod config;
 mod greeting;
 mod http;
-mod ledger;
+mod persistence;
 mod log;
 pub mod metrics;
 mod reload;

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::auth::Keyring;
 use crate::config::{Config, Loaded};
-use crate::ledger::{self, Job, Reader};
+use crate::persistence::{self, Job, Reader};
 use crate::metrics::Metrics;
 use crate::reload::Source;
 use crate::shard::{
@@ -111,7 +111,7 @@ fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     let directory = Arc::new(Directory::new(config.shards, config.listed_max(), hash_key));
     let wall = crate::clock::now()?;
     systemd.starting("Reading what the last run left");
-    let ledger::Opened { brokers, recovered, ids, uptime } = ledger::open(
+    let persistence::Opened { brokers, recovered, ids, uptime } = persistence::open(
         config.data_dir.as_deref(),
         &directory,
         config.shards,
@@ -402,7 +402,7 @@ async fn keep_ids(shared: &Arc<Shared>) {
         let wanted = shared.wants_ids.notified();
         tokio::select! {
             () = wanted => {}
-            () = tokio::time::sleep(ledger::HOUSEKEEPING) => {}
+            () = tokio::time::sleep(persistence::HOUSEKEEPING) => {}
         }
         let uptime = shared.uptime.after(shared.started.elapsed());
         let next = shared.directory.next_id();

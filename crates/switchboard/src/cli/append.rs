@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use switchboard_broker::Record;
 
 use super::data::Problem;
-use crate::ledger::record;
+use crate::persistence::record;
 use crate::store::{
     self, Batch, Disk, DropError, Full, Listener, Log, Options, StoreError, Synced,
 };

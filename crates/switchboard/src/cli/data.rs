@@ -9,8 +9,8 @@ use switchboard_broker::Record;
 
 use super::Exit;
 use crate::config::{self, Flag};
-use crate::ledger::state::{self, Origin, State};
-use crate::ledger::{self, record};
+use crate::persistence::state::{self, Origin, State};
+use crate::persistence::{self, record};
 use crate::store::{self, DataDir, Found, OpenError, Place};
 
 /// Which data directory.
@@ -79,7 +79,7 @@ impl Args {
     fn take_by(&self, open: fn(&Path) -> Result<DataDir, OpenError>) -> Result<DataDir, Problem> {
         let dir = self.resolve()?;
         if !["log", "MANIFEST", state::FILE].iter().any(|name| dir.join(name).exists())
-            && !matches!(ledger::interrupted_repair(&dir), Ok(Some(_)))
+            && !matches!(persistence::interrupted_repair(&dir), Ok(Some(_)))
         {
             return Err(Problem::failed(format!("{} holds no store", dir.display())));
         }

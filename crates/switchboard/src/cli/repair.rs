@@ -20,8 +20,8 @@ use super::mailboxes::Mailboxes;
 use super::store::{Checked, unread};
 use crate::auth::{KeyError, OwnKey};
 use crate::clock;
-use crate::ledger::state::{self, State};
-use crate::ledger::{self, BEING_BUILT, REPAIRED, record};
+use crate::persistence::state::{self, State};
+use crate::persistence::{self, BEING_BUILT, REPAIRED, record};
 use crate::store::{self, DataDir, Dir, Identity, Known, Options, Salvaged, StateOf, is_damage};
 
 /// What was there before is kept under this, and the time.
@@ -33,7 +33,7 @@ const FILES: [&str; 3] = ["MANIFEST", state::FILE, "token.key"];
 pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     let disk = args.take()?;
     let dir = disk.path();
-    if let Some(ready) = ledger::interrupted_repair(dir).map_err(Problem::failed)? {
+    if let Some(ready) = persistence::interrupted_repair(dir).map_err(Problem::failed)? {
         let damaged = put_in_place(dir, &ready).map_err(Problem::failed)?;
         return Ok(format!(
             "finished a repair that was interrupted; what was there before is in {}\n",
@@ -190,7 +190,7 @@ fn write_state(
     let file = File::open(built.join("token.key")).and_then(|file| file.sync_all());
     file.map_err(Problem::failed)?;
     let old = checked.old_state.clone();
-    let unknown = if mark.is_some() { 0 } else { ledger::IDS_AHEAD };
+    let unknown = if mark.is_some() { 0 } else { persistence::IDS_AHEAD };
     let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
     let ids_to = ids_to.max(mark.unwrap_or_default());
     let state = old.map_or_else(State::new, Ok).and_then(|state| state.for_store(log.store));

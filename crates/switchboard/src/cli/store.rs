@@ -3,8 +3,8 @@
 use super::data::{self, Problem, read_all_of};
 use super::{Exit, output, repair};
 use crate::auth::{KeyError, OwnKey};
-use crate::ledger::state::{Origin, State, StateError};
-use crate::ledger::{self, BEING_BUILT};
+use crate::persistence::state::{Origin, State, StateError};
+use crate::persistence::{self, BEING_BUILT};
 use crate::store::{self, DataDir, Found, Identity, Known, OpenError, StateOf};
 
 /// What to do with the store.
@@ -93,7 +93,7 @@ impl Checked {
                 "{BEING_BUILT}: an unfinished repair; the next start or repair removes it"
             ));
         }
-        if let Some(path) = ledger::interrupted_repair(dir).map_err(Problem::failed)? {
+        if let Some(path) = persistence::interrupted_repair(dir).map_err(Problem::failed)? {
             it.faults.push(format!("{} is left of an interrupted repair", path.display()));
         }
         let known = match store::identify(disk) {

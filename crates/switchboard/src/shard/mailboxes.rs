@@ -18,7 +18,7 @@ use super::conn::{Conn, Hold, Key, Protocol};
 use super::ports::{Ports, Todo};
 use crate::auth::{Claims, TokenError};
 use crate::config::Auth;
-use crate::ledger::{Chunk, Job, record};
+use crate::persistence::{Chunk, Job, record};
 use crate::store::Synced;
 use crate::ws::CloseCode;
 

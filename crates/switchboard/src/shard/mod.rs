@@ -51,7 +51,7 @@ pub(crate) use waiting::OutQueues;
 
 use crate::auth::Keyring;
 use crate::config::Config;
-use crate::ledger::{Chunk, Ids, Job};
+use crate::persistence::{Chunk, Ids, Job};
 use crate::metrics::Metrics;
 use crate::store::Log;
 use crate::systemd::Systemd;

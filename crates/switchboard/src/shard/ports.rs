@@ -24,7 +24,7 @@ use super::timers::Timers;
 use super::unfinished::Unfinished;
 use super::waiting::Waiting;
 use crate::config::Config;
-use crate::ledger::{Job, record};
+use crate::persistence::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
 use crate::store::{Batch as Appends, Log};
 use crate::ws::{
