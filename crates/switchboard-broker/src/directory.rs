@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::v1::DeviceRef;
 use switchboard_proto::{DeviceId, text};
 
-use crate::places::Places;
+use crate::device_slots::DeviceSlots;
 use crate::{HashKey, Names, ShardId, Shown};
 
 /// Stripes of the id -> shard map; devices of neighbouring ids never meet on one lock.
@@ -30,7 +30,7 @@ pub struct Directory {
     listed: Mutex<Listed>,
     list_max: usize,
     names: Names,
-    places: Places,
+    slots: DeviceSlots,
     /// See [`Directory::anonymous_stored`].
     anonymous_stored: AtomicUsize,
     /// Messages in the store whose outcomes are not recorded, on all shards.
@@ -108,7 +108,7 @@ impl Directory {
             listed: Mutex::default(),
             list_max,
             names: Names::new(hash_key),
-            places: Places::default(),
+            slots: DeviceSlots::default(),
             anonymous_stored: AtomicUsize::new(0),
             receipts: AtomicUsize::new(0),
             store_room: AtomicU64::new(u64::MAX),
@@ -215,7 +215,7 @@ impl Directory {
 
     /// How many devices have a mailbox, on all shards.
     pub fn devices(&self) -> usize {
-        self.places.taken()
+        self.slots.taken()
     }
 
     /// Bytes in the store of what devices without a name sent and what is told to them, on all shards.
@@ -258,8 +258,8 @@ impl Directory {
     }
 
     /// Counts them.
-    pub(crate) fn places(&self) -> &Places {
-        &self.places
+    pub(crate) fn slots(&self) -> &DeviceSlots {
+        &self.slots
     }
 
     /// The names of devices.

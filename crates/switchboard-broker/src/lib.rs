@@ -6,11 +6,11 @@
 
 mod broker;
 mod clock;
+mod device_slots;
 mod directory;
 mod duplicates;
 mod mailboxes;
 mod names;
-mod places;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
 pub use clock::{Jump, LastRun, StampClock};

@@ -20,8 +20,8 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::auth::Keyring;
 use crate::config::{Config, Loaded};
-use crate::persistence::{self, Job, Reader};
 use crate::metrics::Metrics;
+use crate::persistence::{self, Job, Reader};
 use crate::reload::Source;
 use crate::shard::{
     Admission, Begun, Budget, Ending, FILES_PER_SHARD, HttpConn, Inbox, Listener, OutQueues,

@@ -6,7 +6,7 @@ use crate::Broker;
 
 impl Broker {
     /// Counts what waits and what is remembered, and says where a sum that is kept differs, or
-    /// where more than `messages_max` messages are in a mailbox, or `outcomes_max` outcomes and places
+    /// where more than `messages_max` messages are in a mailbox, or `outcomes_max` outcomes and reserved ones
     /// for them. For tests: it looks at everything.
     ///
     /// # Errors

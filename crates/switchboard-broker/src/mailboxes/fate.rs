@@ -100,7 +100,7 @@ impl Broker {
             return self.send_to_owner(of.device, Envelope::Unwanted(of), out);
         };
         let before = device.mailbox.totals();
-        device.mailbox.give_place();
+        device.mailbox.release_outcome();
         let seq = device.mailbox.next_seq();
         let of_shown = self.directory.names().show(of.device);
         let is_ephemeral = device.is_ephemeral;
@@ -127,7 +127,7 @@ impl Broker {
         let cancelled = answers_cancel.map(|session| (id, session));
         let kept = Kept::stored(is_stored && !is_ephemeral);
         if kept == Kept::Here {
-            device.mailbox.give_memory();
+            device.mailbox.release_memory();
         }
         device.mailbox.push(Entry {
             seq,
@@ -305,7 +305,7 @@ impl Broker {
         self.recount(device.mailbox.totals(), Totals::default());
         if !device.is_ephemeral {
             self.mailboxes.stats.mailboxes -= 1;
-            self.directory.places().give(id);
+            self.directory.slots().release(id);
         }
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));

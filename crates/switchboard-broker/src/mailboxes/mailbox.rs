@@ -37,17 +37,17 @@ pub(crate) struct Mailbox {
     is_anonymous: bool,
     /// Entries that wait for the device, and what is set aside for outcomes.
     totals: Totals,
-    /// Those of them that are outcomes, which count by themselves: what others send leaves the places
+    /// Those of them that are outcomes, which count by themselves: what others send leaves the room
     /// for them alone.
     outcomes: Load,
     /// Who sent what waits, while the mailbox is so full that it matters.
     shares: Option<Box<Shares>>,
     /// Which messages expire when.
     expiries: Expiries,
-    /// Places kept for outcomes that this device asked for.
-    places: usize,
+    /// Outcomes that this device asked for and that have room reserved.
+    reserved: usize,
     /// Those of them whose outcomes will be in memory only.
-    places_in_memory: usize,
+    reserved_in_memory: usize,
     /// Bytes of what is here although the store has it too.
     cached: usize,
     /// The longest frame that was restored and is above `max_message_bytes`, which was greater when
@@ -165,8 +165,8 @@ impl Mailbox {
             outcomes: Load::default(),
             shares: None,
             expiries: Expiries::default(),
-            places: 0,
-            places_in_memory: 0,
+            reserved: 0,
+            reserved_in_memory: 0,
             cached: 0,
             longest: 0,
         }
@@ -174,7 +174,7 @@ impl Mailbox {
 
     /// Whether nothing waits, no outcome is asked for and none is to be recorded.
     pub(crate) fn is_unused(&self) -> bool {
-        self.entries.is_empty() && self.places == 0
+        self.entries.is_empty() && self.reserved == 0
     }
 
     /// See the field.
@@ -274,36 +274,36 @@ impl Mailbox {
         shares.may_add(quota, load, from, len)
     }
 
-    /// Keeps a place for an outcome; `false` when there is none left.
-    pub(crate) fn keep_place(&mut self, outcomes_max: usize) -> bool {
-        let has_room = self.outcomes.messages + self.places < outcomes_max;
-        self.places += usize::from(has_room);
+    /// Reserves room for an outcome; `false` when there is none left.
+    pub(crate) fn reserve_outcome(&mut self, outcomes_max: usize) -> bool {
+        let has_room = self.outcomes.messages + self.reserved < outcomes_max;
+        self.reserved += usize::from(has_room);
         has_room
     }
 
-    /// Gives a place back, or uses it.
-    pub(crate) fn give_place(&mut self) {
-        self.places = self.places.saturating_sub(1);
+    /// Releases the room reserved for an outcome, or uses it.
+    pub(crate) fn release_outcome(&mut self) {
+        self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// Sets memory aside for the outcome of one of the places.
-    pub(crate) fn keep_memory(&mut self) {
-        self.places_in_memory += 1;
-        self.totals += self.memory_kept(1);
+    /// Sets memory aside for one of the reserved outcomes.
+    pub(crate) fn reserve_memory(&mut self) {
+        self.reserved_in_memory += 1;
+        self.totals += self.memory_of(1);
     }
 
     /// Gives it back, or uses it. There is none for an outcome that a device of this id asked for
     /// before it ended.
-    pub(crate) fn give_memory(&mut self) {
-        if self.places_in_memory > 0 {
-            self.places_in_memory -= 1;
-            self.totals -= self.memory_kept(1);
+    pub(crate) fn release_memory(&mut self) {
+        if self.reserved_in_memory > 0 {
+            self.reserved_in_memory -= 1;
+            self.totals -= self.memory_of(1);
         }
     }
 
-    /// What is set aside for the outcomes of so many places.
-    fn memory_kept(&self, places: usize) -> Totals {
-        let memory = places * OUTCOME_MEMORY;
+    /// Memory set aside for this many reserved outcomes.
+    fn memory_of(&self, reserved: usize) -> Totals {
+        let memory = reserved * OUTCOME_MEMORY;
         let of_anonymous = if self.is_anonymous { memory } else { 0 };
         let anonymous = OfAnonymous { stored: 0, memory: of_anonymous };
         Totals { memory, anonymous, ..Totals::default() }
@@ -715,9 +715,9 @@ impl Mailbox {
         self.entries.iter()
     }
 
-    /// Outcomes that wait, and places kept for others.
+    /// Outcomes that wait, and those that are reserved.
     pub(crate) fn outcomes(&self) -> usize {
-        self.outcomes.messages + self.places
+        self.outcomes.messages + self.reserved
     }
 
     /// A replay leaves stamps where moments belong.
@@ -742,7 +742,7 @@ impl Mailbox {
         for entry in self.entries.iter().filter(is_owing).filter(|entry| entry.receipt()) {
             totals += entry.reserve();
         }
-        totals += self.memory_kept(self.places_in_memory);
+        totals += self.memory_of(self.reserved_in_memory);
         let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
         let cached: usize = self.entries.iter().map(Entry::cached_bytes).sum();
         let counted = (totals, in_flight, cached);

@@ -218,7 +218,7 @@ pub(crate) struct Mailboxes {
     pending: VecDeque<Pending>,
     timers: Timers,
     /// Anonymous devices that are away, the oldest first, with since when: all that have an empty
-    /// mailbox, and others. Those end first where a new device finds no place.
+    /// mailbox, and others. Those end first where a new device finds no slot.
     idle: BTreeSet<(Moment, DeviceId)>,
     /// Devices whose acks are in no record yet.
     acked: Vec<DeviceId>,

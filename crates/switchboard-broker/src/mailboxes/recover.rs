@@ -281,7 +281,7 @@ impl Broker {
         for ended in replay.receipts.values() {
             if let Some(device) = self.mailboxes.devices.get_mut(&ended.from) {
                 // As many as were promised, however full the mailbox is.
-                device.mailbox.keep_place(usize::MAX);
+                device.mailbox.reserve_outcome(usize::MAX);
             }
         }
         // Senders that are gone and whose messages are still here.
@@ -342,7 +342,7 @@ impl Broker {
         }
         self.set_away_alarm(id, now);
         self.note_idle(id);
-        self.directory.places().take(id);
+        self.directory.slots().take(id);
         if self.mailboxes.devices.get(&id).is_some_and(|device| device.is_ending) {
             self.end_device(now, id, out);
         }

@@ -118,7 +118,7 @@ impl Broker {
         (known, digest)
     }
 
-    /// Notes what is being sent, and keeps a place for its outcome.
+    /// Notes what is being sent, and reserves its outcome.
     fn note_sent(
         &mut self,
         now: Now,
@@ -142,7 +142,7 @@ impl Broker {
             let message = "too many messages of yours wait for their answers";
             return Err((RejectCode::RateLimited, message.to_owned()));
         }
-        if send.receipt && !device.mailbox.keep_place(outcomes_max) {
+        if send.receipt && !device.mailbox.reserve_outcome(outcomes_max) {
             let message = "too many outcomes of yours are asked for and not acked: ack what waits";
             return Err((RejectCode::OutcomesFull, message.to_owned()));
         }
@@ -186,7 +186,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(false) };
         let before = device.mailbox.totals();
         if !is_above && !is_anonymous_above {
-            device.mailbox.keep_memory();
+            device.mailbox.reserve_memory();
             let after = device.mailbox.totals();
             self.recount(before, after);
             return Ok(true);
@@ -194,7 +194,7 @@ impl Broker {
         if durability == Durability::Disk && !device.is_ephemeral {
             return Ok(false);
         }
-        device.mailbox.give_place();
+        device.mailbox.release_outcome();
         let message = if is_above { MEMORY_FULL } else { ANONYMOUS_FULL };
         Err((RejectCode::StoreFull, message.to_owned()))
     }
@@ -204,7 +204,7 @@ impl Broker {
     fn give_outcome_memory(&mut self, id: DeviceId) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let before = device.mailbox.totals();
-        device.mailbox.give_memory();
+        device.mailbox.release_memory();
         let after = device.mailbox.totals();
         self.recount(before, after);
     }
@@ -577,7 +577,7 @@ impl Broker {
                 };
                 let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
                 if owed.receipt {
-                    device.mailbox.give_place();
+                    device.mailbox.release_outcome();
                 }
                 let dropped = device.sent.dropped(dropped);
                 self.mailboxes.ids_dropped(to, dropped);

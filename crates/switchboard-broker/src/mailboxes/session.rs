@@ -13,8 +13,8 @@ use switchboard_proto::v1::{
 use super::timers::Alarm;
 use super::{Device, Envelope, Event, Now, Out, Place, Record, SendFilter};
 use crate::broker::{Broker, Effect};
+use crate::device_slots::DeviceSlotsMax;
 use crate::directory::Watcher;
-use crate::places::PlacesMax;
 use crate::{Conn, Moment, Shown, StampClock};
 
 /// Takeovers of one device within [`FLAP_WINDOW`] from which on `welcome` waits.
@@ -176,7 +176,7 @@ impl Broker {
     /// Opens the session of a device that is new.
     fn begin(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         if !hello.is_ephemeral
-            && let Err(reason) = self.take_place(now, hello.device, out)
+            && let Err(reason) = self.take_slot(now, hello.device, out)
         {
             let (conn, code) = (hello.conn, close::TRY_AGAIN_LATER);
             return out(Effect::Close { conn, code, reason });
@@ -205,9 +205,9 @@ impl Broker {
         self.open(now, hello, out);
     }
 
-    /// Takes a place for a new device; where there is none, that of an anonymous one which is away and
-    /// for which nothing waits. Returns what the device is told where it finds no place.
-    fn take_place(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> Result<(), &'static str> {
+    /// Takes a slot for a new device; where there is none, that of an anonymous one which is away and
+    /// for which nothing waits. Returns what the device is told where it finds no slot.
+    fn take_slot(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> Result<(), &'static str> {
         if self.mailboxes.is_full {
             // Each one is a record that stays for as long as the device. A stranger who opens one
             // after the other would keep the store full, and bring the log above its bound.
@@ -216,10 +216,10 @@ impl Broker {
         let directory = Arc::clone(&self.directory);
         let max = self.mailboxes.limits.devices_max;
         let anonymous = if directory.names().has_any() { max - max / 4 } else { max };
-        let max = PlacesMax { all: max, anonymous };
-        let has_place = directory.places().try_take(id, max)
-            || (self.end_idle(now, out) && directory.places().try_take(id, max));
-        has_place.then_some(()).ok_or(DEVICES_FULL)
+        let max = DeviceSlotsMax { all: max, anonymous };
+        let has_slot = directory.slots().try_take(id, max)
+            || (self.end_idle(now, out) && directory.slots().try_take(id, max));
+        has_slot.then_some(()).ok_or(DEVICES_FULL)
     }
 
     /// Ends the anonymous device of this shard that is away the longest and for which nothing waits;
@@ -265,7 +265,7 @@ impl Broker {
         self.directory.add_home(id, self.shard);
     }
 
-    /// A device ended while a new connection of it waited: it is a new one, and finds a place or not like
+    /// A device ended while a new connection of it waited: it is a new one, and finds a slot or not like
     /// any other. It is on its way into the store before anybody can send to it.
     pub(super) fn begin_anew(
         &mut self,

@@ -1,11 +1,11 @@
 //! Rules that the simulated world reaches too seldom to hold them, each in the fewest steps.
 
 mod cancel;
+mod device_slots;
 mod ended;
 mod ending;
 mod ephemeral;
 mod expiry;
-mod places;
 mod promised;
 mod quarantine;
 mod reclaim;

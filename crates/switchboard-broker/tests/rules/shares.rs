@@ -89,10 +89,10 @@ fn a_share_is_free_again_when_the_receiver_has_dealt_with_it() {
     rig.broker.audit(100, 0).unwrap();
 }
 
-/// Strangers who filled somebody's mailbox once also took the places for the outcomes that he asks
+/// Strangers who filled somebody's mailbox once also took the room for the outcomes that he asks
 /// for.
 #[test]
-fn a_full_mailbox_still_has_places_for_outcomes() {
+fn a_full_mailbox_still_has_room_for_outcomes() {
     let limits = Limits { mailbox_messages_max: 20, outcomes_max: 2, ..Limits::default() };
     let mut rig = rig(limits);
     rig.hello(0, "ann", None);

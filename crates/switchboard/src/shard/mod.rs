@@ -51,8 +51,8 @@ pub(crate) use waiting::OutQueues;
 
 use crate::auth::Keyring;
 use crate::config::Config;
-use crate::persistence::{Chunk, Ids, Job};
 use crate::metrics::Metrics;
+use crate::persistence::{Chunk, Ids, Job};
 use crate::store::Log;
 use crate::systemd::Systemd;
 use crate::tls::Acceptor;

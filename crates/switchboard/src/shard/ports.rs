@@ -24,8 +24,8 @@ use super::timers::Timers;
 use super::unfinished::Unfinished;
 use super::waiting::Waiting;
 use crate::config::Config;
-use crate::persistence::{Job, record};
 use crate::metrics::{MessageResult, ShardMetrics};
+use crate::persistence::{Job, record};
 use crate::store::{Batch as Appends, Log};
 use crate::ws::{
     Deflate, Opcode, write_header, write_header_reserved, write_server_frame,

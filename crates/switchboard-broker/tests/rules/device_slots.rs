@@ -61,7 +61,7 @@ fn where_nobody_can_end_a_new_device_is_turned_away_and_those_that_exist_come() 
 }
 
 #[test]
-fn strangers_who_stay_leave_a_quarter_of_the_places_to_those_with_names() {
+fn strangers_who_stay_leave_a_quarter_of_the_slots_to_those_with_names() {
     let mut rig = Rig::new(Limits { devices_max: 8, ..Limits::default() }, false);
     rig.hello(20, "ann", None);
     for at in 0..6 {
@@ -69,13 +69,13 @@ fn strangers_who_stay_leave_a_quarter_of_the_places_to_those_with_names() {
     }
     assert!(is_refused(&rig.hello_as(6, number(6), None), 6));
     assert!(rig.hello(21, "bob", None).closed.is_empty());
-    assert!(is_refused(&rig.hello(22, "cleo", None), 22), "all places are taken");
+    assert!(is_refused(&rig.hello(22, "cleo", None), 22), "all slots are taken");
     rig.leave(0);
     assert!(rig.hello_as(6, number(6), None).closed.is_empty(), "instead of the one that left");
 }
 
 #[test]
-fn where_nobody_has_a_name_strangers_have_all_places() {
+fn where_nobody_has_a_name_strangers_have_all_slots() {
     let mut rig = Rig::new(Limits { devices_max: 4, ..Limits::default() }, false);
     for at in 0..4 {
         assert!(rig.hello_as(at, number(at.into()), None).closed.is_empty());

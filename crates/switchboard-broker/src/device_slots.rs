@@ -1,4 +1,4 @@
-//! Places for devices with mailboxes, over all shards.
+//! DeviceSlots for devices with mailboxes, over all shards.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,37 +6,37 @@ use switchboard_proto::DeviceId;
 
 /// Counts the devices with a mailbox.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct DeviceSlots {
     named: AtomicUsize,
     anonymous: AtomicUsize,
 }
 
 /// How many devices there may be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PlacesMax {
+pub(crate) struct DeviceSlotsMax {
     pub(crate) all: usize,
     /// Those without a name.
     pub(crate) anonymous: usize,
 }
 
-impl Places {
-    /// Takes a place, if there is one; gives whether it did.
-    pub(crate) fn try_take(&self, id: DeviceId, max: PlacesMax) -> bool {
+impl DeviceSlots {
+    /// Takes a slot if one is free; returns whether it did.
+    pub(crate) fn try_take(&self, id: DeviceId, max: DeviceSlotsMax) -> bool {
         self.take(id);
         let is_within_own = !id.is_number() || self.anonymous() <= max.anonymous;
         let is_within = is_within_own && self.taken() <= max.all;
         if !is_within {
-            self.give(id);
+            self.release(id);
         }
         is_within
     }
 
-    /// Takes a place for a device that the store knows, however many there are.
+    /// Takes a slot for a device that the store knows, however many there are.
     pub(crate) fn take(&self, id: DeviceId) {
         self.of(id).fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn give(&self, id: DeviceId) {
+    pub(crate) fn release(&self, id: DeviceId) {
         self.of(id).fetch_sub(1, Ordering::Relaxed);
     }
 
