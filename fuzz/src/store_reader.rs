@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
 use switchboard::store::{
-    Batch, Disk, DiskFile, DropError, Found, Listener, OpenError, Options, Place, StoreError,
+    Batch, Disk, DiskFile, DropError, Found, Listener, OpenError, Options, Position, StoreError,
     Synced, adopt, inspect, open,
 };
 
@@ -14,7 +14,7 @@ const FRAME_LEN: usize = 12;
 const OPTIONS: Options =
     Options { segment_bytes: 4096, queue_max_bytes: 4096, max_bytes: u64::MAX };
 
-type Records = Vec<(Place, Vec<u8>)>;
+type Records = Vec<(Position, Vec<u8>)>;
 
 /// Reads the bytes as the only file of a log.
 ///
@@ -24,8 +24,8 @@ pub fn store_reader(data: &[u8]) {
     let disk = MemoryDisk::default();
     disk.put("00000001.seg", data);
     let mut seen = Records::new();
-    let looked = inspect(&disk, false, &mut |place, record| {
-        seen.push((place, record.to_vec()));
+    let looked = inspect(&disk, false, &mut |position, record| {
+        seen.push((position, record.to_vec()));
         Ok(())
     });
     check_records(data, &seen);
@@ -42,8 +42,8 @@ pub fn store_reader(data: &[u8]) {
 
 fn opened(disk: &MemoryDisk) -> Result<(Found, Records), OpenError> {
     let mut records = Records::new();
-    let recovered = open(Arc::new(disk.clone()), OPTIONS, &mut |place, record| {
-        records.push((place, record.to_vec()));
+    let recovered = open(Arc::new(disk.clone()), OPTIONS, &mut |position, record| {
+        records.push((position, record.to_vec()));
         Ok(())
     })?;
     Ok((recovered.found, records))
@@ -52,8 +52,8 @@ fn opened(disk: &MemoryDisk) -> Result<(Found, Records), OpenError> {
 /// The records lie one after the other from the header on, each with its checksum.
 fn check_records(data: &[u8], records: &Records) {
     let mut next = HEADER_LEN;
-    for (place, record) in records {
-        assert_eq!((place.segment(), place.offset() as usize), (1, next));
+    for (position, record) in records {
+        assert_eq!((position.segment(), position.offset() as usize), (1, next));
         let frame = &data[next..next + FRAME_LEN];
         assert_eq!(frame[..4], (record.len() as u32).to_le_bytes());
         let offset = (next as u32).to_le_bytes();
@@ -82,9 +82,9 @@ fn check_goes_on(disk: &MemoryDisk, mut records: Records) {
     log.submit(0, batch).expect("the queue is empty");
     log.close().expect("memory does not fail");
     let (_, after) = opened(disk).expect("what was written opens");
-    let (place, last) = after.last().expect("there is the new record");
+    let (position, last) = after.last().expect("there is the new record");
     assert_eq!(last, b"one more");
-    records.push((*place, last.clone()));
+    records.push((*position, last.clone()));
     assert_eq!(after, records);
 }
 

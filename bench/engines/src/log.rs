@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::{Context, bail, ensure};
 use switchboard::store::{
-    self, Batch, DataDir, DropError, Listener, Log, Options, Place, StoreError, Synced,
+    self, Batch, DataDir, DropError, Listener, Log, Options, Position, StoreError, Synced,
 };
 
 use crate::engine::{BODY, Engine, id, mailbox};
@@ -23,7 +23,7 @@ pub(crate) struct OwnLog {
     log: Log,
     news: Receiver<News>,
     /// Where each message lies that waits.
-    places: HashMap<u64, Place>,
+    places: HashMap<u64, Position>,
 }
 
 enum News {

@@ -12,8 +12,8 @@ use crate::Directory;
 use crate::directory::Home;
 use crate::duplicates::{Digest, DigestKey, LastText};
 use crate::mailboxes::{
-    Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Place, Record, SendFilter, TextAsker,
-    Want,
+    Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Position, Record, SendFilter,
+    TextAsker, Want,
 };
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
@@ -120,7 +120,7 @@ pub enum Input<'a> {
         contents: Vec<(u64, Content)>,
     },
     /// The oldest appends are synced, and lie here.
-    Synced(&'a [Place]),
+    Synced(&'a [Position]),
     /// The store cannot sync for now.
     StoreFailing,
     /// It syncs again.
@@ -140,9 +140,9 @@ pub enum Input<'a> {
     /// No record in a part of the store can be read, from here to before there.
     Damaged {
         /// Its first place.
-        from: Place,
+        from: Position,
         /// The first place behind it.
-        to: Place,
+        to: Position,
     },
     /// Time passed.
     Tick,
@@ -413,7 +413,7 @@ impl Broker {
             Input::Fetched { device, session, contents } => {
                 self.fetched(device, session, contents.into_iter(), effect);
             }
-            Input::Synced(places) => self.synced(now, places, effect),
+            Input::Synced(positions) => self.synced(now, positions, effect),
             Input::StoreFailing => self.store_failing(now, effect),
             Input::StoreHealthy => self.store_healthy(),
             Input::StoreFull(is_full) => self.store_full(now, is_full),

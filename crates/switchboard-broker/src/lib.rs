@@ -18,7 +18,7 @@ pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
     Asker, Cancel, Content, Deliver, DeviceRecord, EndedRecord, Envelope, Event, Fate, FateOf,
-    Hello, Limits, MessageRecord, Now, OutcomeRecord, Place, Record, Replay, SendFilter,
+    Hello, Limits, MessageRecord, Now, OutcomeRecord, Position, Record, Replay, SendFilter,
     SentIdRecord, Stats, TextAsker, Verdict, Want, home,
 };
 pub use names::{HashKey, Names, Shown};

@@ -200,10 +200,10 @@ async fn what_was_seen_is_left_out_and_only_what_was_taken_is_acked() {
     )
     .await;
     let one = next(&mut session).await;
-    session.device().ack(one.place().unwrap());
+    session.device().ack(one.cursor().unwrap());
     assert_eq!(body(&mut session).await, "2");
     let three = next(&mut session).await;
-    session.device().ack(three.place().unwrap());
+    session.device().ack(three.cursor().unwrap());
     assert_eq!(session.close().await.last_seq, 3);
     playing.await.unwrap();
 }
@@ -370,8 +370,8 @@ async fn a_refusal_is_said_before_the_acks_behind_it() {
     let options = Options { ack: Ack::ByHand, ..quick() };
     let mut session = Session::open(&url, options, State::default()).await.unwrap();
     let (one, two) = (next(&mut session).await, next(&mut session).await);
-    session.device().refuse(one.place().unwrap(), Some("no")).await.unwrap();
-    session.device().ack(two.place().unwrap());
+    session.device().refuse(one.cursor().unwrap(), Some("no")).await.unwrap();
+    session.device().ack(two.cursor().unwrap());
     playing.await.unwrap();
 }
 

@@ -8,7 +8,7 @@ use super::store::Pending;
 use super::totals::Totals;
 use super::{
     Cancel, Content, Device, EndedRecord, Envelope, Event, Fate, FateOf, Now, Out, OutcomeRecord,
-    Place, Record,
+    Position, Record,
 };
 use crate::broker::{Broker, Effect};
 
@@ -132,7 +132,7 @@ impl Broker {
         device.mailbox.push(Entry {
             seq,
             from: of.device,
-            place: Place::NOWHERE,
+            position: Position::NOWHERE,
             expires_at: NEVER,
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },

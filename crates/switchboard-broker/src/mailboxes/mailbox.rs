@@ -8,7 +8,7 @@ use switchboard_proto::DeviceId;
 use super::expiries::Expiries;
 use super::shares::{Load, Quota, Shares};
 use super::totals::{OUTCOME_MEMORY, OfAnonymous, Totals, memory_of};
-use super::{Content, Place};
+use super::{Content, Position};
 use crate::{Moment, RECEIPT_BYTES, StampClock};
 
 /// What waits for one device.
@@ -63,7 +63,7 @@ pub(crate) struct Entry {
     /// The sender of a message.
     pub(crate) from: DeviceId,
     /// Where its record lies; nowhere while it is not synced, and for what is in memory only.
-    pub(crate) place: Place,
+    pub(crate) position: Position,
     /// By the server's uptime, which no clock jump moves.
     pub(crate) expires_at: Moment,
     pub(crate) len: u32,
@@ -211,7 +211,7 @@ impl Mailbox {
     pub(crate) fn restore(&mut self, entry: Entry) {
         self.next_seq = self.next_seq.max(entry.seq + 1);
         match self.entries.binary_search_by_key(&entry.seq, |entry| entry.seq) {
-            Ok(index) => self.entries[index].place = entry.place,
+            Ok(index) => self.entries[index].position = entry.position,
             Err(index) => {
                 self.count(&entry);
                 // A start restores all mailboxes at once: doubling would take half as much again,
@@ -603,9 +603,9 @@ impl Mailbox {
     }
 
     /// An entry's record was copied.
-    pub(crate) fn moved(&mut self, seq: u64, place: Place) {
+    pub(crate) fn moved(&mut self, seq: u64, position: Position) {
         if let Some(entry) = self.find_mut(seq) {
-            entry.place = place;
+            entry.position = position;
         }
     }
 
@@ -624,12 +624,12 @@ impl Mailbox {
     }
 
     /// The record of an entry is synced: it may be seen, and lies at `place`.
-    pub(crate) fn synced(&mut self, seq: u64, place: Place) -> Option<&Entry> {
+    pub(crate) fn synced(&mut self, seq: u64, position: Position) -> Option<&Entry> {
         let index = self.index_of(seq)?;
         let entry = &mut self.entries[index];
         self.cached -= entry.cached_bytes();
         if entry.is_stored() {
-            entry.place = place;
+            entry.position = position;
         }
         if entry.state == State::Unsynced {
             entry.state = State::Ready;
@@ -870,13 +870,14 @@ impl Entry {
 
     /// What it adds to [`Mailbox::cached`].
     fn cached_bytes(&self) -> usize {
-        let counts = !self.place.is_nowhere() && self.has_content() && self.state == State::Ready;
+        let counts =
+            !self.position.is_nowhere() && self.has_content() && self.state == State::Ready;
         if counts { self.len as usize } else { 0 }
     }
 
     /// Forgets what the store has too; the id stays where an outcome will name it.
     fn drop_content(&mut self) {
-        if !self.is_stored() || self.place.is_nowhere() {
+        if !self.is_stored() || self.position.is_nowhere() {
             return;
         }
         if !self.receipt() {

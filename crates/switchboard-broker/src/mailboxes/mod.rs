@@ -40,7 +40,7 @@ pub use content::Content;
 pub use envelope::{Asker, Cancel, Deliver, Envelope, TextAsker, Verdict};
 pub use push::Want;
 pub use record::{
-    DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Place, Record, SentIdRecord,
+    DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Position, Record, SentIdRecord,
 };
 pub use recover::Replay;
 
@@ -281,7 +281,7 @@ pub(crate) struct Device {
     /// When it went away, by uptime.
     away_since: Moment,
     /// Where its last [`Record::Device`] lies.
-    row: Place,
+    row: Position,
     /// Whether the last one that was appended says that it is there.
     is_row_online: bool,
     /// How many are not synced.
@@ -404,7 +404,7 @@ impl Device {
             takeovers: session::Takeovers::default(),
             since_ms: now.wall_ms,
             away_since: now.at,
-            row: Place::NOWHERE,
+            row: Position::NOWHERE,
             is_row_online: false,
             rows_unsynced: 0,
             born: mailbox_name,

@@ -7,7 +7,7 @@ use super::fate::End;
 use super::mailbox::{Next, Taken};
 use super::session::Session;
 use super::store::Pending;
-use super::{Content, Event, FateOf, Now, Out, Place, Record};
+use super::{Content, Event, FateOf, Now, Out, Position, Record};
 use crate::Moment;
 use crate::broker::{Broker, Effect};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Want {
     /// The entry's number in its mailbox.
     pub seq: u64,
     /// Where its record lies.
-    pub place: Place,
+    pub position: Position,
 }
 
 impl Broker {
@@ -76,7 +76,7 @@ impl Broker {
                         let wants: Vec<Want> = device
                             .mailbox
                             .to_fetch(index, FETCH_ENTRIES_MAX, FETCH_BYTES_MAX)
-                            .map(|entry| Want { seq: entry.seq, place: entry.place })
+                            .map(|entry| Want { seq: entry.seq, position: entry.position })
                             .collect();
                         out(Effect::Fetch { device: id, session: session.number, wants: &wants });
                     }

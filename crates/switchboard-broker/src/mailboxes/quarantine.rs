@@ -9,7 +9,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Outcome;
 
 use super::mailbox::State;
-use super::{Event, Now, Out, Place, Want};
+use super::{Event, Now, Out, Position, Want};
 use crate::broker::{Broker, Effect};
 
 impl Broker {
@@ -30,7 +30,7 @@ impl Broker {
         let entry =
             self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(want.seq));
         // A record that was copied meanwhile can be read at its new place.
-        if entry.is_some_and(|entry| entry.place == want.place) {
+        if entry.is_some_and(|entry| entry.position == want.position) {
             self.quarantine(now, id, want.seq, out);
         }
         self.push_ready(id, out);
@@ -38,14 +38,14 @@ impl Broker {
 
     /// A part of the store is damaged: whatever has its record there is quarantined, and what is
     /// known beside the record is recorded again.
-    pub(crate) fn damaged(&mut self, now: Now, part: Range<Place>, out: Out<'_>) {
+    pub(crate) fn damaged(&mut self, now: Now, part: Range<Position>, out: Out<'_>) {
         let mut hit = Vec::new();
         let mut rows = Vec::new();
         for (&id, device) in &self.mailboxes.devices {
             let waiting = device
                 .mailbox
                 .iter()
-                .filter(|entry| entry.state == State::Ready && part.contains(&entry.place));
+                .filter(|entry| entry.state == State::Ready && part.contains(&entry.position));
             hit.extend(waiting.map(|entry| (id, entry.seq)));
             if part.contains(&device.row) {
                 rows.push((id, device.session.as_ref().map(|session| session.number)));
@@ -68,8 +68,8 @@ impl Broker {
 
     /// Whether a damaged part of the store may be deleted. Not before all outcomes of the messages
     /// in it are recorded: their records are all that a start would know of them.
-    pub fn may_reclaim_damaged(&self, part: &Range<Place>) -> bool {
+    pub fn may_reclaim_damaged(&self, part: &Range<Position>) -> bool {
         let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());
-        !entries.any(|entry| entry.state == State::Owed && part.contains(&entry.place))
+        !entries.any(|entry| entry.state == State::Owed && part.contains(&entry.position))
     }
 }

@@ -8,14 +8,14 @@ use crate::{Digest, Moment};
 
 /// Where a record lies in the store; the store's own number. 0 is nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub u64);
+pub struct Position(pub u64);
 
-impl Place {
+impl Position {
     /// Not in the store, or not yet.
-    pub const NOWHERE: Place = Place(0);
+    pub const NOWHERE: Position = Position(0);
 
     pub(crate) fn is_nowhere(self) -> bool {
-        self == Place::NOWHERE
+        self == Position::NOWHERE
     }
 }
 

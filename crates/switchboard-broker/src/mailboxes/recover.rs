@@ -11,7 +11,7 @@ use super::store::Pending;
 use super::totals::Totals;
 use super::{
     Content, DeviceRecord, EndedRecord, Fate, FateOf, MessageRecord, Now, Out, OutcomeRecord,
-    Place, Record, SentIdRecord, session,
+    Position, Record, SentIdRecord, session,
 };
 use crate::broker::{Broker, Effect};
 
@@ -46,13 +46,19 @@ struct Ended {
 impl Broker {
     /// Takes one record of an earlier run, in the order of the store. What belongs to devices of
     /// other shards changes nothing here.
-    pub fn replay(&mut self, now: Now, replay: &mut Replay, record: &Record<'_>, place: Place) {
+    pub fn replay(
+        &mut self,
+        now: Now,
+        replay: &mut Replay,
+        record: &Record<'_>,
+        position: Position,
+    ) {
         match record {
             Record::Message(message) => {
-                self.replay_message(now, replay, message, place);
+                self.replay_message(now, replay, message, position);
                 self.replay_sent(now, replay, message);
             }
-            Record::Outcome(outcome) => self.replay_outcome(now, replay, outcome, place),
+            Record::Outcome(outcome) => self.replay_outcome(now, replay, outcome, position),
             Record::Acked { device, seq } => {
                 if let Some(id) = self.own(*device) {
                     self.replay_acked(id, *seq);
@@ -66,7 +72,7 @@ impl Broker {
                 replay.receipts.remove(&FateOf { device: id, seq: *seq });
             }
             Record::Ended(ended) => self.replay_end(replay, ended),
-            Record::Device(row) => self.replay_device(now, replay, row, place),
+            Record::Device(row) => self.replay_device(now, replay, row, position),
             Record::Gone { device } => {
                 let id = self.directory.names().intern(*device);
                 if self.is_home(id) {
@@ -94,7 +100,7 @@ impl Broker {
         now: Now,
         replay: &mut Replay,
         message: &MessageRecord<'_>,
-        place: Place,
+        position: Position,
     ) {
         let Some(id) = self.own(message.to) else { return };
         let from = self.directory.names().intern(message.from);
@@ -105,7 +111,7 @@ impl Broker {
         }
         // A stamp until the replay is over, and so the clock is known.
         let expires_at = message.expires_at_ms.map_or(NEVER, crate::Moment::from_ms);
-        let entry = message.entry(from, place, expires_at);
+        let entry = message.entry(from, position, expires_at);
         let len = message_len(message.from, message.id, message.body.len(), message.re);
         let is_longer = len > self.mailboxes.limits.message_bytes_max;
         let mailbox = &mut self.replayed(now, id).mailbox;
@@ -194,7 +200,7 @@ impl Broker {
         now: Now,
         replay: &mut Replay,
         outcome: &OutcomeRecord<'_>,
-        place: Place,
+        position: Position,
     ) {
         let of_device = self.directory.names().intern(outcome.of);
         let of = FateOf { device: of_device, seq: outcome.of_seq };
@@ -212,7 +218,7 @@ impl Broker {
         if replay.receipts.get(&of) == Some(&ended) {
             replay.receipts.remove(&of);
         }
-        let entry = outcome.entry(of, place);
+        let entry = outcome.entry(of, position);
         self.replayed(now, to).mailbox.restore(entry);
     }
 
@@ -257,13 +263,13 @@ impl Broker {
         now: Now,
         replay: &mut Replay,
         row: &DeviceRecord<'_>,
-        place: Place,
+        position: Position,
     ) {
         let Some(id) = self.own(row.device) else { return };
         let device = self.replayed(now, id);
         device.is_ending = row.mailbox.is_multiple_of(2);
         device.mailbox_name = if device.is_ending { !row.mailbox } else { row.mailbox };
-        device.row = place;
+        device.row = position;
         device.mailbox.restore_marks(row.reserved_to, row.acked_to, row.pushed_to);
         match row.away_since_ms {
             None => {
@@ -368,15 +374,15 @@ impl Broker {
 
     /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
     /// of it is appended again. The broker must have heard before that the record is synced.
-    pub fn reclaim(&mut self, now: Now, record: &Record<'_>, place: Place, out: Out<'_>) {
+    pub fn reclaim(&mut self, now: Now, record: &Record<'_>, position: Position, out: Out<'_>) {
         match record {
             Record::Message(message) => {
                 // A copy of the message holds its id, too.
-                if !self.reclaim_message(message, place, out) {
+                if !self.reclaim_message(message, position, out) {
                     self.reclaim_sent(now, message, out);
                 }
             }
-            Record::Outcome(outcome) => self.reclaim_outcome(outcome, place, out),
+            Record::Outcome(outcome) => self.reclaim_outcome(outcome, position, out),
             Record::SentId(sent) => {
                 let Some(id) = self.own(sent.from) else { return };
                 if self.remembers(now, id, sent.id) {
@@ -387,7 +393,7 @@ impl Broker {
             Record::Device(row) => {
                 let Some(id) = self.own(row.device) else { return };
                 let session = self.session(id).map(|session| session.number);
-                if self.mailboxes.devices.get(&id).is_some_and(|device| device.row <= place) {
+                if self.mailboxes.devices.get(&id).is_some_and(|device| device.row <= position) {
                     self.record_device(id, session, out);
                 }
             }
@@ -400,9 +406,14 @@ impl Broker {
     }
 
     /// Returns whether the message still waits on this shard, and so was copied.
-    fn reclaim_message(&mut self, message: &MessageRecord<'_>, place: Place, out: Out<'_>) -> bool {
+    fn reclaim_message(
+        &mut self,
+        message: &MessageRecord<'_>,
+        position: Position,
+        out: Out<'_>,
+    ) -> bool {
         let Some(id) = self.own(message.to) else { return false };
-        let is_held = self.holds(id, message.seq, place);
+        let is_held = self.holds(id, message.seq, position);
         if is_held {
             if let Some(device) = self.mailboxes.devices.get_mut(&id) {
                 device.mailbox.moves(message.seq);
@@ -414,9 +425,9 @@ impl Broker {
         is_held
     }
 
-    fn reclaim_outcome(&mut self, outcome: &OutcomeRecord<'_>, place: Place, out: Out<'_>) {
+    fn reclaim_outcome(&mut self, outcome: &OutcomeRecord<'_>, position: Position, out: Out<'_>) {
         let Some(id) = self.own(outcome.to) else { return };
-        if self.holds(id, outcome.seq, place) {
+        if self.holds(id, outcome.seq, position) {
             out(Effect::Append(Record::Outcome(*outcome)));
             let (mailbox_name, seq) = (self.life(id), outcome.seq);
             self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
@@ -424,10 +435,10 @@ impl Broker {
     }
 
     /// Whether an entry is in a mailbox, owed ones too, and this is its record.
-    fn holds(&self, id: DeviceId, seq: u64, place: Place) -> bool {
+    fn holds(&self, id: DeviceId, seq: u64, position: Position) -> bool {
         let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
-            entry.place == place && !matches!(entry.state, State::Leaving | State::Gone)
+            entry.position == position && !matches!(entry.state, State::Leaving | State::Gone)
         })
     }
 
@@ -466,13 +477,13 @@ impl Broker {
 
 impl MessageRecord<'_> {
     /// As it waits, its content in the store only.
-    fn entry(&self, from: DeviceId, place: Place, expires_at: crate::Moment) -> Entry {
+    fn entry(&self, from: DeviceId, position: Position, expires_at: crate::Moment) -> Entry {
         let len = self.body.len() + self.id.len() + self.re.map_or(0, str::len);
         let content = self.receipt.then(|| Content::bodiless(self.id));
         Entry {
             seq: self.seq,
             from,
-            place,
+            position,
             expires_at,
             len: len as u32,
             state: State::Ready,
@@ -503,11 +514,11 @@ impl EndedRecord<'_> {
 }
 
 impl OutcomeRecord<'_> {
-    fn entry(&self, of: FateOf, place: Place) -> Entry {
+    fn entry(&self, of: FateOf, position: Position) -> Entry {
         Entry {
             seq: self.seq,
             from: of.device,
-            place,
+            position,
             expires_at: NEVER,
             len: (self.id.len() + self.reason.map_or(0, str::len)) as u32,
             state: State::Ready,

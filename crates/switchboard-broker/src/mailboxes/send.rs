@@ -14,7 +14,7 @@ use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
 use super::totals::memory_of;
-use super::{Content, Event, FateOf, MessageRecord, Now, Out, Place, Record};
+use super::{Content, Event, FateOf, MessageRecord, Now, Out, Position, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
 use crate::{Conn, Digest, RECEIPT_BYTES, ShardId};
@@ -384,7 +384,7 @@ impl Broker {
         device.mailbox.push(Entry {
             seq,
             from: deliver.from,
-            place: Place::NOWHERE,
+            position: Position::NOWHERE,
             expires_at,
             len: len as u32,
             state: if is_stored { State::Unsynced } else { State::Ready },

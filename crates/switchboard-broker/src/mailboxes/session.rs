@@ -11,7 +11,7 @@ use switchboard_proto::v1::{
 };
 
 use super::timers::Alarm;
-use super::{Device, Envelope, Event, Now, Out, Place, Record, SendFilter};
+use super::{Device, Envelope, Event, Now, Out, Position, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::device_slots::DeviceSlotsMax;
 use crate::directory::Watcher;
@@ -197,7 +197,7 @@ impl Broker {
         if is_over && device.session.is_none() && !is_there {
             // A message that is being accepted keeps it. A crash now would end it nevertheless, so
             // nobody is welcomed before the store has it that it is there.
-            device.row = Place::NOWHERE;
+            device.row = Position::NOWHERE;
         }
         if device.session.is_some() && self.is_flapping(now, id, out) {
             return self.wait(now, hello, FLAP_WAIT, out);
@@ -322,7 +322,7 @@ impl Broker {
             // know any more.
             device.mailbox_name = hello.nonce | 1;
             if is_recorded {
-                device.row = Place::NOWHERE;
+                device.row = Position::NOWHERE;
             } else if is_kept {
                 self.mailboxes.stale_rows.insert(id);
             }

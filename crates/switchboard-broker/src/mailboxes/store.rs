@@ -6,7 +6,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, Outcome};
 
 use super::envelope::{Asker, Envelope, Verdict};
-use super::{FateOf, Now, Out, Place};
+use super::{FateOf, Now, Out, Position};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
 
@@ -100,25 +100,25 @@ impl Broker {
     }
 
     /// The oldest appends are synced; `places` says where each one lies.
-    pub(crate) fn synced(&mut self, now: Now, places: &[Place], out: Out<'_>) {
-        for &place in places {
+    pub(crate) fn synced(&mut self, now: Now, positions: &[Position], out: Out<'_>) {
+        for &position in positions {
             let pending =
                 self.mailboxes.pending.pop_front().expect("the store syncs what was appended");
-            self.synced_one(now, pending, place, out);
+            self.synced_one(now, pending, position, out);
             self.settle_local(now, out);
         }
     }
 
-    fn synced_one(&mut self, now: Now, pending: Pending, place: Place, out: Out<'_>) {
+    fn synced_one(&mut self, now: Now, pending: Pending, position: Position, out: Out<'_>) {
         match pending {
             Pending::Message { to, seq, asker, digest, .. } => {
                 let verdict = Verdict::Accepted { seq, durability: Durability::Disk };
                 self.answer_from(now, asker, (to, seq), digest, verdict, out);
-                self.entry_synced(now, to, seq, place, out);
+                self.entry_synced(now, to, seq, position, out);
             }
             Pending::Outcome { to, seq, of, cancelled } => {
                 let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
-                device.mailbox.synced(seq, place);
+                device.mailbox.synced(seq, position);
                 self.outcome_recorded(to, of, cancelled, out);
                 self.keep_cache_small(to, seq);
             }
@@ -133,23 +133,23 @@ impl Broker {
                 // Else it is about a device that ended, and not about the one that came back.
                 if let Some(device) = device.filter(|device| device.born == born) {
                     device.rows_unsynced = device.rows_unsynced.saturating_sub(1);
-                    self.device_synced(id, (mailbox_name, reserved_to), session, place, out);
+                    self.device_synced(id, (mailbox_name, reserved_to), session, position, out);
                 }
             }
             Pending::Moved { id, mailbox_name, seq } => {
                 if let Some(device) = self.mailboxes.devices.get_mut(&id)
                     && device.mailbox_name == mailbox_name
                 {
-                    device.mailbox.moved(seq, place);
+                    device.mailbox.moved(seq, position);
                 }
             }
             Pending::Nothing => {}
         }
     }
 
-    fn entry_synced(&mut self, now: Now, to: DeviceId, seq: u64, place: Place, out: Out<'_>) {
+    fn entry_synced(&mut self, now: Now, to: DeviceId, seq: u64, position: Position, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
-        let Some(entry) = device.mailbox.synced(seq, place) else { return };
+        let Some(entry) = device.mailbox.synced(seq, position) else { return };
         if entry.expires_at <= now.at {
             // Its alarm came before it was synced.
             self.take_one(now, to, seq, Outcome::Expired, None, out);
@@ -172,7 +172,7 @@ impl Broker {
         id: DeviceId,
         (mailbox_name, reserved_to): (u64, u64),
         session: Option<u32>,
-        place: Place,
+        position: Position,
         out: Out<'_>,
     ) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
@@ -182,7 +182,7 @@ impl Broker {
             // Its mailbox has another name by now, which is on its way into the store.
             return;
         }
-        device.row = place;
+        device.row = position;
         if is_named {
             device.mailbox.reserve_to(reserved_to);
         }

@@ -1,7 +1,7 @@
 //! Devices that end with their connection: a cron job that sends once a minute once left 1,440
 //! mailboxes a day.
 
-use switchboard_broker::{Limits, MessageRecord, Place, Record, Replay};
+use switchboard_broker::{Limits, MessageRecord, Position, Record, Replay};
 use switchboard_proto::v1::{DeviceRef, close};
 
 use crate::rig::{Done, NOW, Rig};
@@ -183,8 +183,8 @@ fn after_a_crash_only_what_it_sent_is_there() {
     });
     let mut rig = Rig::new(Limits::default(), true);
     let mut replay = Replay::default();
-    for (record, place) in [device, message].iter().zip(1..) {
-        rig.broker.replay(NOW, &mut replay, record, Place(place));
+    for (record, position) in [device, message].iter().zip(1..) {
+        rig.broker.replay(NOW, &mut replay, record, Position(position));
     }
     rig.broker.replayed_all(NOW, replay, &mut |_| ());
     let stats = rig.broker.stats();

@@ -1,6 +1,6 @@
 //! Messages whose records cannot be read back.
 
-use switchboard_broker::{Input, Limits, Place};
+use switchboard_broker::{Input, Limits, Position};
 
 use crate::rig::{Done, Rig};
 
@@ -21,12 +21,12 @@ fn waiting() -> Rig {
 }
 
 /// Bob comes; the first message that is fetched for him is damaged.
-fn damaged(rig: &mut Rig) -> (Done, Place) {
+fn damaged(rig: &mut Rig) -> (Done, Position) {
     rig.hello(2, "bob", None);
     let mut opened = rig.sync();
     let (device, session, wants) = opened.fetches.pop().expect("what waits is fetched");
     let want = wants[0];
-    (rig.handle(Input::Unreadable { device, session, want }), want.place)
+    (rig.handle(Input::Unreadable { device, session, want }), want.position)
 }
 
 /// One byte of a message rotted on disk: it and all behind it were never delivered, for ever.
@@ -86,7 +86,7 @@ fn a_record_that_was_copied_meanwhile_is_not_given_up() {
     let mut opened = rig.sync();
     let (device, session, wants) = opened.fetches.pop().expect("what waits is fetched");
     let mut want = wants[0];
-    want.place = Place(want.place.0 + 1_000);
+    want.position = Position(want.position.0 + 1_000);
     let done = rig.handle(Input::Unreadable { device, session, want });
     assert!(done.appended.is_empty(), "{done:?}");
     assert_eq!(done.fetches[0].2[0], wants[0], "it is fetched again");
@@ -95,7 +95,7 @@ fn a_record_that_was_copied_meanwhile_is_not_given_up() {
 #[test]
 fn a_damaged_part_of_the_log_waits_for_the_outcomes_of_what_was_in_it() {
     let mut rig = waiting();
-    let part = Place(1)..Place(1_000);
+    let part = Position(1)..Position(1_000);
     let (from, to) = (part.start, part.end);
     assert!(rig.broker.may_reclaim_damaged(&part));
     let done = rig.handle(Input::Damaged { from, to });

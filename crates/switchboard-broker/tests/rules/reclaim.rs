@@ -19,15 +19,15 @@ fn what_waits_is_kept() {
     let kept: Vec<_> = records
         .iter()
         .zip(1..)
-        .map(|(record, place)| rig.reclaim(record, place).appended)
+        .map(|(record, position)| rig.reclaim(record, position).appended)
         .collect();
     let expected: [&[&str]; 6] =
         [&["device"], &["device"], &["message"], &["message"], &["sent id"], &["outcome"]];
     assert_eq!(kept, expected);
     // They lie elsewhere now, and what is there goes with its part of the log.
     rig.sync();
-    for (record, place) in records.iter().zip(1..).filter(|(record, _)| !is_message(record)) {
-        assert_eq!(rig.reclaim(record, place).appended, [""; 0], "{record:?}");
+    for (record, position) in records.iter().zip(1..).filter(|(record, _)| !is_message(record)) {
+        assert_eq!(rig.reclaim(record, position).appended, [""; 0], "{record:?}");
     }
     // The id of what is out has its record already. With each copy of a message its id was once recorded
     // again, and these records were copied, too: a full log grew by all of its ids with each round.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, DigestKey, Directory, Effect, HashKey, Hello, Input, Limits, Moment, Now, Place,
-    Record, Replay, ShardId, StampClock, Want,
+    Broker, Conn, DigestKey, Directory, Effect, HashKey, Hello, Input, Limits, Moment, Now,
+    Position, Record, Replay, ShardId, StampClock, Want,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
@@ -21,7 +21,7 @@ pub(crate) struct Rig {
     pub(crate) nonce: u64,
     /// Appends that are not synced.
     unsynced: usize,
-    last_place: u64,
+    last_position: u64,
 }
 
 /// What a broker did.
@@ -93,7 +93,7 @@ impl Rig {
             nonce: 1,
             is_ephemeral: false,
             unsynced: 0,
-            last_place: 0,
+            last_position: 0,
         }
     }
 
@@ -101,9 +101,9 @@ impl Rig {
     pub(crate) fn replayed(records: &[Record<'_>]) -> (Rig, Done) {
         let mut rig = Rig::new(Limits::default(), true);
         let mut replay = Replay::default();
-        for (record, place) in records.iter().zip(1..) {
-            rig.broker.replay(NOW, &mut replay, record, Place(place));
-            rig.last_place = place;
+        for (record, position) in records.iter().zip(1..) {
+            rig.broker.replay(NOW, &mut replay, record, Position(position));
+            rig.last_position = position;
         }
         let mut done = Done::default();
         rig.broker.replayed_all(NOW, replay, &mut |effect| done.note(effect));
@@ -162,19 +162,19 @@ impl Rig {
     /// The first appends are synced.
     pub(crate) fn sync_first(&mut self, count: usize) -> Done {
         self.unsynced -= count;
-        let places: Vec<Place> = (0..count)
+        let positions: Vec<Position> = (0..count)
             .map(|_| {
-                self.last_place += 1;
-                Place(self.last_place)
+                self.last_position += 1;
+                Position(self.last_position)
             })
             .collect();
-        self.handle(Input::Synced(&places))
+        self.handle(Input::Synced(&positions))
     }
 
     /// The part of the log in which this record lies is to go.
-    pub(crate) fn reclaim(&mut self, record: &Record<'_>, place: u64) -> Done {
+    pub(crate) fn reclaim(&mut self, record: &Record<'_>, position: u64) -> Done {
         let mut done = Done::default();
-        self.broker.reclaim(self.now, record, Place(place), &mut |effect| done.note(effect));
+        self.broker.reclaim(self.now, record, Position(position), &mut |effect| done.note(effect));
         self.unsynced += done.appended.len();
         done
     }

@@ -452,7 +452,7 @@ impl World {
         }
         let is_failing = !self.store.is_failing;
         if !is_failing {
-            self.store.skip_places(3);
+            self.store.skip_positions(3);
         }
         self.fail(is_failing);
     }

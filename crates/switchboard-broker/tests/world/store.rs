@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use switchboard_broker::{
-    DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Place, Record,
+    DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Position, Record,
     SentIdRecord, Shown,
 };
 use switchboard_proto::v1::Outcome;
@@ -13,17 +13,17 @@ use switchboard_proto::v1::Outcome;
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     /// Synced, by rising place.
-    pub(crate) durable: VecDeque<(Place, Stored)>,
+    pub(crate) durable: VecDeque<(Position, Stored)>,
     /// Submitted and not synced, with the shard that waits, in the order of the log.
     pub(crate) unsynced: VecDeque<(usize, Stored)>,
     /// By shard: what it appended and has not submitted.
     pub(crate) batches: Vec<Vec<Stored>>,
     /// By shard: places of what is synced and of which it was not told.
-    pub(crate) untold: Vec<Vec<Place>>,
+    pub(crate) untold: Vec<Vec<Position>>,
     /// By shard: how much it appended in this run, and how much of that is synced.
     pub(crate) appended: Vec<u64>,
     pub(crate) synced: Vec<u64>,
-    pub(crate) last_place: u64,
+    pub(crate) last_position: u64,
     pub(crate) is_failing: bool,
     pub(crate) is_full: bool,
     /// The sync that is under way does not return.
@@ -56,40 +56,40 @@ impl Store {
     /// The oldest `count` are on disk.
     pub(crate) fn sync(&mut self, count: usize) {
         for (shard, record) in self.unsynced.drain(..count) {
-            self.last_place += 1;
-            let place = Place(self.last_place);
-            self.durable.push_back((place, record));
-            self.untold[shard].push(place);
+            self.last_position += 1;
+            let position = Position(self.last_position);
+            self.durable.push_back((position, record));
+            self.untold[shard].push(position);
             self.synced[shard] += 1;
         }
     }
 
     /// Records were written in vain; they are written anew at another place.
-    pub(crate) fn skip_places(&mut self, count: u64) {
-        self.last_place += count;
+    pub(crate) fn skip_positions(&mut self, count: u64) {
+        self.last_position += count;
     }
 
     /// The record at a place, unless it was reclaimed.
-    pub(crate) fn read(&self, place: Place) -> Option<&Stored> {
-        let found = self.durable.binary_search_by_key(&place, |(place, _)| *place);
+    pub(crate) fn read(&self, position: Position) -> Option<&Stored> {
+        let found = self.durable.binary_search_by_key(&position, |(position, _)| *position);
         assert!(
-            found.is_ok() || place.0 <= self.reclaimed_to,
-            "nothing was ever at {place:?} (the log ends at {})",
-            self.last_place
+            found.is_ok() || position.0 <= self.reclaimed_to,
+            "nothing was ever at {position:?} (the log ends at {})",
+            self.last_position
         );
         found.ok().map(|index| &self.durable[index].1)
     }
 
     /// Deletes the oldest records, up to this place.
-    pub(crate) fn reclaim(&mut self, to: Place) {
-        while self.durable.front().is_some_and(|(place, _)| *place <= to) {
+    pub(crate) fn reclaim(&mut self, to: Position) {
+        while self.durable.front().is_some_and(|(position, _)| *position <= to) {
             self.durable.pop_front();
         }
         self.reclaimed_to = self.reclaimed_to.max(to.0);
     }
 
     /// The log is what it was.
-    pub(crate) fn restore(&mut self, backup: VecDeque<(Place, Stored)>) {
+    pub(crate) fn restore(&mut self, backup: VecDeque<(Position, Stored)>) {
         self.durable = backup;
         self.reclaimed_to = 0;
     }

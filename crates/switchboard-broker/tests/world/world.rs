@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use switchboard_broker::{
     Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Envelope, HashKey, Hello,
-    Input, LastRun, Moment, Now, Place, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
+    Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
     home,
 };
 use switchboard_proto::DeviceId;
@@ -43,7 +43,7 @@ pub(crate) struct World {
     /// Another one after each restore of a backup.
     pub(crate) epoch: u64,
     /// The log at an earlier time.
-    pub(crate) backup: Option<VecDeque<(Place, Stored)>>,
+    pub(crate) backup: Option<VecDeque<(Position, Stored)>>,
     pub(crate) links: Vec<Link>,
     /// By shard and number of the connection.
     seats: Vec<Vec<Option<usize>>>,
@@ -76,7 +76,7 @@ pub(crate) struct Fetch {
 /// The oldest part of the log, which is being reclaimed.
 #[derive(Debug)]
 pub(crate) struct Reclaim {
-    records: Vec<(Place, Stored)>,
+    records: Vec<(Position, Stored)>,
     /// By shard: until how many of its appends are synced, once it has seen the records.
     until: Vec<Option<u64>>,
 }
@@ -184,10 +184,10 @@ impl World {
     fn replay(&mut self) {
         let now = self.now;
         let mut replays: Vec<Replay> = self.brokers.iter().map(|_| Replay::default()).collect();
-        for (place, stored) in &self.store.durable {
-            note!(self, "  replay {place:?} {stored:?}");
+        for (position, stored) in &self.store.durable {
+            note!(self, "  replay {position:?} {stored:?}");
             for (broker, replay) in self.brokers.iter_mut().zip(&mut replays) {
-                broker.replay(now, replay, &stored.record(), *place);
+                broker.replay(now, replay, &stored.record(), *position);
             }
         }
         for (shard, replay) in replays.into_iter().enumerate() {
@@ -532,10 +532,10 @@ impl World {
 
     /// A shard hears how far its appends are synced.
     pub(crate) fn tell_synced(&mut self, shard: usize) {
-        let places = std::mem::take(&mut self.store.untold[shard]);
-        if !places.is_empty() && !self.has_ended[shard] {
-            note!(self, "shard {shard} hears that {places:?} are synced");
-            self.handle(shard, Input::Synced(&places));
+        let positions = std::mem::take(&mut self.store.untold[shard]);
+        if !positions.is_empty() && !self.has_ended[shard] {
+            note!(self, "shard {shard} hears that {positions:?} are synced");
+            self.handle(shard, Input::Synced(&positions));
         }
     }
 
@@ -578,7 +578,7 @@ impl World {
         let mut contents = Vec::new();
         for want in wants {
             let is_lost = self.random.percent(loss_percent);
-            if let Some(stored) = self.store.read(want.place)
+            if let Some(stored) = self.store.read(want.position)
                 && !is_lost
             {
                 contents.push((want.seq, self.content(stored, &shown, want.seq)));
@@ -605,7 +605,7 @@ impl World {
     /// The oldest `count` records are to go.
     pub(crate) fn begin_reclaim(&mut self, count: usize) {
         let records: Vec<_> = self.store.durable.iter().take(count).cloned().collect();
-        note!(self, "reclaim up to {:?}", records.last().map(|(place, _)| place));
+        note!(self, "reclaim up to {:?}", records.last().map(|(position, _)| position));
         self.reclaim = Some(Reclaim { records, until: vec![None; self.shards()] });
     }
 
@@ -623,10 +623,10 @@ impl World {
             }
             let mut done = Vec::new();
             note!(self, "shard {shard} looks at what is to go");
-            for (place, stored) in &reclaim.records {
+            for (position, stored) in &reclaim.records {
                 let record = stored.record();
                 self.brokers[shard]
-                    .reclaim(self.now, &record, *place, &mut |effect| done.push(effect.into()));
+                    .reclaim(self.now, &record, *position, &mut |effect| done.push(effect.into()));
             }
             self.perform_all(shard, done);
             reclaim.until[shard] = Some(self.store.appended[shard]);
@@ -635,9 +635,9 @@ impl World {
             let is_synced =
                 shards.into_iter().all(|at| Some(self.store.synced[at]) >= reclaim.until[at]);
             if is_synced {
-                if let Some((place, _)) = reclaim.records.last() {
-                    note!(self, "all up to {place:?} is gone");
-                    self.store.reclaim(*place);
+                if let Some((position, _)) = reclaim.records.last() {
+                    note!(self, "all up to {position:?} is gone");
+                    self.store.reclaim(*position);
                 }
                 return;
             }

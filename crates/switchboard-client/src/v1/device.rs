@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::kept::{Kept, frame};
 use super::outgoing::random_id;
 use super::requests::{Asker, Request};
-use super::{Accepted, AskError, CancelError, Outgoing, Place, SendError, State};
+use super::{Accepted, AskError, CancelError, Cursor, Outgoing, SendError, State};
 
 /// What a device does; the handle may be cloned and used from several tasks.
 ///
@@ -82,18 +82,18 @@ impl Device {
     /// Acks everything up to here; it is not pushed again. Never waits.
     ///
     /// What is then to be kept is in [`state`](Device::state) at once.
-    pub fn ack(&self, place: Place) {
-        self.kept.ack(place);
+    pub fn ack(&self, cursor: Cursor) {
+        self.kept.ack(cursor);
     }
 
     /// Refuses one message, whose sender is told `reason`; the others stay. It must not have been
     /// acked. Waits until the server has heard it.
-    pub async fn refuse(&self, place: Place, reason: Option<&str>) -> Result<(), AskError> {
-        let (seq, id) = (place.seq, random_id());
+    pub async fn refuse(&self, cursor: Cursor, reason: Option<&str>) -> Result<(), AskError> {
+        let (seq, id) = (cursor.seq, random_id());
         let refuse = ClientFrame::Refuse { seq, reason: reason.map(Cow::Borrowed) };
         let ping = ClientFrame::Ping { id: Some(Cow::Borrowed(&id)) };
         let frames = vec![checked(&refuse).map_err(AskError::Invalid)?, frame(&ping)];
-        if !self.kept.refuse(place) {
+        if !self.kept.refuse(cursor) {
             // Its mailbox is gone, or it is being refused.
             return Ok(());
         }
@@ -165,10 +165,10 @@ impl Device {
         self.kept.state()
     }
 
-    /// What is to be kept once `place` is acked: kept before the ack, nothing is pushed again that
+    /// What is to be kept once `cursor` is acked: kept before the ack, nothing is pushed again that
     /// was taken, wherever a crash comes between.
-    pub fn state_with(&self, place: Place) -> State {
-        self.kept.state_with(place)
+    pub fn state_with(&self, cursor: Cursor) -> State {
+        self.kept.state_with(cursor)
     }
 
     /// Hands a request to the session's task. Where that is gone, the request is dropped here, and

@@ -175,14 +175,14 @@ impl Driver {
         }
         match event {
             ServerEvent::Message { seq, from, id, body, sent_at_ms, re } => {
-                if let Some(place) = self.kept.see(seq) {
-                    let message = Message { place, from, id, body, sent_at_ms, re };
+                if let Some(cursor) = self.kept.see(seq) {
+                    let message = Message { cursor, from, id, body, sent_at_ms, re };
                     self.tell(Event::Message(message)).await;
                 }
             }
             ServerEvent::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason } => {
-                if let Some(place) = self.kept.see(seq) {
-                    let receipt = Receipt { place, id, to, outcome, at_ms, maybe_seen, reason };
+                if let Some(cursor) = self.kept.see(seq) {
+                    let receipt = Receipt { cursor, id, to, outcome, at_ms, maybe_seen, reason };
                     self.tell(Event::Outcome(receipt)).await;
                 }
             }

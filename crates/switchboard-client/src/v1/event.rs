@@ -43,10 +43,10 @@ pub enum Event {
 
 impl Event {
     /// What an ack of this event names, if it is one that is acked.
-    pub fn place(&self) -> Option<Place> {
+    pub fn cursor(&self) -> Option<Cursor> {
         match self {
-            Event::Message(message) => Some(message.place),
-            Event::Outcome(receipt) => Some(receipt.place),
+            Event::Message(message) => Some(message.cursor),
+            Event::Outcome(receipt) => Some(receipt.cursor),
             _ => None,
         }
     }
@@ -54,13 +54,13 @@ impl Event {
 
 /// Where a message or an outcome is in the mailbox; what is acked or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Cursor {
     pub(super) seq: u64,
     /// Which of the mailboxes that this session has seen; an ack for an older one acks nothing.
     pub(super) generation: u32,
 }
 
-impl Place {
+impl Cursor {
     /// Its number in the mailbox.
     pub fn seq(self) -> u64 {
         self.seq
@@ -71,7 +71,7 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Names it for [`Device::ack`](super::Device::ack).
-    pub place: Place,
+    pub cursor: Cursor,
     /// The sender's device id.
     pub from: String,
     /// The sender's id for it.
@@ -97,7 +97,7 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Names it for [`Device::ack`](super::Device::ack).
-    pub place: Place,
+    pub cursor: Cursor,
     /// The message's id.
     pub id: String,
     /// To whom it was sent.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use switchboard_proto::v1::ClientFrame;
 use tokio::sync::Notify;
 
-use super::{Place, Welcome};
+use super::{Cursor, Welcome};
 use crate::Ending;
 
 /// What a device needs to come back as itself; the application keeps it, as it does a password.
@@ -66,22 +66,22 @@ impl Kept {
     }
 
     /// The application has taken everything up to here.
-    pub(super) fn ack(&self, place: Place) {
+    pub(super) fn ack(&self, cursor: Cursor) {
         let mut inner = self.lock();
-        if inner.generation == place.generation && inner.state.last_seq < place.seq {
-            inner.state.last_seq = place.seq;
+        if inner.generation == cursor.generation && inner.state.last_seq < cursor.seq {
+            inner.state.last_seq = cursor.seq;
             drop(inner);
             self.acked.notify_one();
         }
     }
 
-    /// The state as it is once everything up to here is taken; an older mailbox's place changes
+    /// The state as it is once everything up to here is taken; an older mailbox's cursor changes
     /// nothing.
-    pub(super) fn state_with(&self, place: Place) -> State {
+    pub(super) fn state_with(&self, cursor: Cursor) -> State {
         let inner = self.lock();
         let mut state = inner.state.clone();
-        if inner.generation == place.generation {
-            state.last_seq = state.last_seq.max(place.seq);
+        if inner.generation == cursor.generation {
+            state.last_seq = state.last_seq.max(cursor.seq);
         }
         state
     }
@@ -123,20 +123,20 @@ impl Kept {
         }
     }
 
-    /// The place of what was pushed under this number; `None` if it was seen before.
-    pub(super) fn see(&self, seq: u64) -> Option<Place> {
+    /// The cursor of what was pushed under this number; `None` if it was seen before.
+    pub(super) fn see(&self, seq: u64) -> Option<Cursor> {
         let mut inner = self.lock();
         if seq <= inner.seen {
             return None;
         }
         inner.seen = seq;
-        Some(Place { seq, generation: inner.generation })
+        Some(Cursor { seq, generation: inner.generation })
     }
 
     /// Notes a refusal that is on its way; whether its mailbox is still there.
-    pub(super) fn refuse(&self, place: Place) -> bool {
+    pub(super) fn refuse(&self, cursor: Cursor) -> bool {
         let mut inner = self.lock();
-        inner.generation == place.generation && inner.refused.insert(place.seq)
+        inner.generation == cursor.generation && inner.refused.insert(cursor.seq)
     }
 
     /// The server has heard a refusal.
@@ -200,7 +200,7 @@ mod tests {
     fn what_was_seen_before_is_left_out() {
         let kept = kept("a", 5);
         assert_eq!(kept.see(5), None);
-        assert_eq!(kept.see(7).map(Place::seq), Some(7));
+        assert_eq!(kept.see(7).map(Cursor::seq), Some(7));
         assert_eq!(kept.see(7), None);
         assert_eq!(kept.last_seq(), 5, "seen is not acked");
     }

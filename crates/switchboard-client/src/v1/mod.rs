@@ -37,7 +37,7 @@ use std::time::Duration;
 
 pub use device::{Device, DevicePage, Reply};
 pub use error::{AskError, CancelError, OpenError, Rejection, SendError};
-pub use event::{Accepted, Event, Message, Place, Receipt};
+pub use event::{Accepted, Cursor, Event, Message, Receipt};
 pub use kept::State;
 pub use outgoing::Outgoing;
 pub use session::Session;

@@ -11,7 +11,7 @@ use super::driver::Driver;
 use super::kept::Kept;
 use super::link::Link;
 use super::requests::Requests;
-use super::{Ack, Device, EVENTS_MAX, Event, OpenError, Options, Place, State, Welcome};
+use super::{Ack, Cursor, Device, EVENTS_MAX, Event, OpenError, Options, State, Welcome};
 
 /// A device that is connected, and connects again by itself, until the session is closed.
 ///
@@ -24,7 +24,7 @@ pub struct Session {
     welcome: Welcome,
     ack: Ack,
     /// What the application works on, and is acked when it asks for more.
-    current: Option<Place>,
+    current: Option<Cursor>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -84,7 +84,7 @@ impl Session {
         self.ack_current();
         let event = self.events.recv().await?;
         if self.ack == Ack::OnNext {
-            self.current = event.place();
+            self.current = event.cursor();
         }
         Some(event)
     }
@@ -94,14 +94,14 @@ impl Session {
         self.ack_current();
         let event = self.events.try_recv().ok()?;
         if self.ack == Ack::OnNext {
-            self.current = event.place();
+            self.current = event.cursor();
         }
         Some(event)
     }
 
     fn ack_current(&mut self) {
-        if let Some(place) = self.current.take() {
-            self.device.ack(place);
+        if let Some(cursor) = self.current.take() {
+            self.device.ack(cursor);
         }
     }
 

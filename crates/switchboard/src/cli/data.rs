@@ -11,7 +11,7 @@ use super::Exit;
 use crate::config::{self, Flag};
 use crate::persistence::state::{self, Origin, State};
 use crate::persistence::{self, record};
-use crate::store::{self, DataDir, Found, OpenError, Place};
+use crate::store::{self, DataDir, Found, OpenError, Position};
 
 /// Which data directory.
 #[derive(clap::Args, Debug)]
@@ -121,7 +121,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Reads every record, in order, and changes nothing; a person who watches sees how far it is.
 pub(super) fn read_all(
     disk: &DataDir,
-    visit: impl FnMut(Place, &Record<'_>),
+    visit: impl FnMut(Position, &Record<'_>),
 ) -> Result<Found, OpenError> {
     read_all_of(disk, true, visit)
 }
@@ -130,11 +130,11 @@ pub(super) fn read_all(
 pub(super) fn read_all_of(
     disk: &DataDir,
     has_manifest: bool,
-    mut visit: impl FnMut(Place, &Record<'_>),
+    mut visit: impl FnMut(Position, &Record<'_>),
 ) -> Result<Found, OpenError> {
     let mut progress = Progress::new(disk);
-    store::inspect(disk, has_manifest, &mut |place, bytes| {
-        visit(place, &record::read(bytes).map_err(|error| error.to_string())?);
+    store::inspect(disk, has_manifest, &mut |position, bytes| {
+        visit(position, &record::read(bytes).map_err(|error| error.to_string())?);
         progress.step(bytes);
         Ok(())
     })

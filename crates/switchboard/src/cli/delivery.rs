@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use switchboard_client::Ending;
 use switchboard_client::v1::{
-    Accepted, Ack, Durability, Event, OpenError, Options, Outcome, Outgoing, Place, Receipt,
+    Accepted, Ack, Cursor, Durability, Event, OpenError, Options, Outcome, Outgoing, Receipt,
     RejectCode, SendError, Session, State, Word,
 };
 use tokio::sync::mpsc::Receiver;
@@ -120,7 +120,7 @@ struct Delivery<'a> {
     /// Nothing came that is another's to ack: an ack is for all that came before.
     may_ack: bool,
     /// The last outcome that was heard and is not acked.
-    taken: Option<Place>,
+    taken: Option<Cursor>,
     /// The first message's reply must come until then.
     replied_until: Option<Instant>,
     ending: Option<Ending>,
@@ -266,7 +266,7 @@ impl<'a> Delivery<'a> {
                 // Its sender is told so, and what is pushed behind it can be acked.
                 let device = self.session.device().clone();
                 self.refusals.spawn(async move {
-                    let _ = device.refuse(message.place, Some("it only sends")).await;
+                    let _ = device.refuse(message.cursor, Some("it only sends")).await;
                 });
             }
             Some(Event::Message(_)) => self.may_ack = false,
@@ -290,7 +290,7 @@ impl<'a> Delivery<'a> {
             known.get_or_insert(status_of_outcome(&receipt));
         }
         if self.may_ack {
-            self.taken = Some(receipt.place);
+            self.taken = Some(receipt.cursor);
             self.ack();
         }
     }
@@ -298,9 +298,9 @@ impl<'a> Delivery<'a> {
     /// Acks what was taken. An ack is for all before it, so refusals must be heard first.
     fn ack(&mut self) {
         if self.refusals.is_empty()
-            && let Some(place) = self.taken.take()
+            && let Some(cursor) = self.taken.take()
         {
-            self.session.device().ack(place);
+            self.session.device().ack(cursor);
         }
     }
 

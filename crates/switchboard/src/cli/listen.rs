@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard_client::v1::{Ack, Device, Event, Message, OpenError, Options, Place, Receipt};
+use switchboard_client::v1::{Ack, Cursor, Device, Event, Message, OpenError, Options, Receipt};
 use switchboard_client::v1::{Session, State, Welcome};
 use switchboard_client::{ConnectError, Ending};
 use switchboard_proto::v1::Address;
@@ -53,7 +53,7 @@ pub(super) struct Args {
     durable: bool,
     /// Be one that is kept in this file.
     #[arg(
-        help = "Keep the place in the mailbox, and the token of a device without a name, here \
+        help = "Keep the position in the mailbox, and the token of a device without a name, here \
                 [default: beside the token file; for --durable in $XDG_STATE_HOME/switchboard]",
         long,
         value_name = "FILE"
@@ -234,7 +234,7 @@ async fn print_all(
         if !lines.is_empty() {
             output::write(&lines).map_err(Stop::Output)?;
         }
-        keep(file, session, batch.iter().filter_map(Event::place).next_back())?;
+        keep(file, session, batch.iter().filter_map(Event::cursor).next_back())?;
         for event in batch {
             match event {
                 Event::Closed(ending) => return Err(Stop::Ended(ending)),
@@ -246,7 +246,7 @@ async fn print_all(
     }
 }
 
-fn keep(file: Option<&StateFile>, session: &Session, last: Option<Place>) -> Result<(), Stop> {
+fn keep(file: Option<&StateFile>, session: &Session, last: Option<Cursor>) -> Result<(), Stop> {
     let Some(last) = last else { return Ok(()) };
     if let Some(file) = file {
         file.save(&session.device().state_with(last)).map_err(Stop::State)?;
@@ -366,7 +366,7 @@ fn welcome_json(welcome: &Welcome) -> Value {
 
 fn outcome_json(receipt: &Receipt) -> Value {
     json!({
-        "event": "outcome", "seq": receipt.place.seq(), "id": receipt.id, "to": receipt.to,
+        "event": "outcome", "seq": receipt.cursor.seq(), "id": receipt.id, "to": receipt.to,
         "outcome": receipt.outcome.to_string(), "at_ms": receipt.at_ms,
         "maybe_seen": receipt.maybe_seen, "reason": receipt.reason,
     })
@@ -375,12 +375,12 @@ fn outcome_json(receipt: &Receipt) -> Value {
 /// The body stands as it was sent, without line breaks between its parts: reading it into numbers
 /// could change them.
 fn message_json(message: &Message) -> String {
-    let Message { place, from, id, sent_at_ms, re, .. } = message;
+    let Message { cursor, from, id, sent_at_ms, re, .. } = message;
     let quoted = |text: &str| Value::from(text).to_string();
     let re = re.as_deref().map_or_else(|| "null".to_owned(), quoted);
     format!(
         "{{\"event\":\"message\",\"seq\":{},\"from\":{},\"id\":{},\"body\":{},\"sent_at_ms\":{sent_at_ms},\"re\":{re}}}\n",
-        place.seq(),
+        cursor.seq(),
         quoted(from),
         quoted(id),
         output::one_line(&message.body),

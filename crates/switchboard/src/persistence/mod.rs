@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use switchboard_broker::{
-    Broker, DigestKey, Directory, Jump, LastRun, Limits, Moment, Now, Place, Record, Replay,
+    Broker, DigestKey, Directory, Jump, LastRun, Limits, Moment, Now, Position, Record, Replay,
     ShardId, StampClock,
 };
 
@@ -95,15 +95,15 @@ pub(crate) fn open(
     let mut brokers: Vec<_> =
         (0..shards).map(|shard| (new_broker(shard), Replay::default())).collect();
     let mut uptime = Moment::from_ms(state.uptime_ms);
-    let mut recovered = store::open(disk.clone(), options, &mut |place, bytes| {
+    let mut recovered = store::open(disk.clone(), options, &mut |position, bytes| {
         let record = record::read(bytes)
-            .map_err(|error| format!("the record at {place:?} cannot be read: {error}"))?;
+            .map_err(|error| format!("the record at {position:?} cannot be read: {error}"))?;
         if let Record::Message(message) = &record {
             uptime = uptime.max(message.at);
         }
         let now = Now { at: uptime, wall_ms };
         for (broker, replay) in &mut brokers {
-            broker.replay(now, replay, &record, Place(place.to_u64()));
+            broker.replay(now, replay, &record, Position(position.to_u64()));
         }
         Ok(())
     })

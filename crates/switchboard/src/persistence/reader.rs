@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use switchboard_broker::{Content, Place, Record, Want};
+use switchboard_broker::{Content, Position, Record, Want};
 use switchboard_proto::DeviceId;
 
 use super::record;
@@ -88,28 +88,28 @@ enum Unread {
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
-    records: Vec<(Place, usize)>,
-    damaged: Option<Range<Place>>,
+    records: Vec<(Position, usize)>,
+    damaged: Option<Range<Position>>,
 }
 
 impl Chunk {
-    fn push(&mut self, place: Place, record: &[u8]) {
+    fn push(&mut self, position: Position, record: &[u8]) {
         self.bytes.extend_from_slice(record);
-        self.records.push((place, self.bytes.len()));
+        self.records.push((position, self.bytes.len()));
     }
 
     /// The records and where they lie, in order.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (Place, &[u8])> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = (Position, &[u8])> {
         let mut start = 0;
-        self.records.iter().map(move |&(place, end)| {
+        self.records.iter().map(move |&(position, end)| {
             let record = &self.bytes[start..end];
             start = end;
-            (place, record)
+            (position, record)
         })
     }
 
     /// A part behind the records in which none can be read.
-    pub(crate) fn damaged(&self) -> Option<&Range<Place>> {
+    pub(crate) fn damaged(&self) -> Option<&Range<Position>> {
         self.damaged.as_ref()
     }
 }
@@ -127,7 +127,7 @@ pub(crate) struct Reader {
 struct Reclaim {
     segment: u32,
     bytes: u64,
-    next: Option<store::Place>,
+    next: Option<store::Position>,
     is_last: bool,
     /// Shards that have not answered for the chunk.
     awaited: usize,
@@ -246,7 +246,7 @@ impl Work {
 
     /// A device that comes again for a record that could not be read does not bring it nearer.
     fn begin_fetch(&mut self, fetch: Fetch) {
-        let first = |fetch: &Fetch| fetch.wants.first().map(|want| want.place);
+        let first = |fetch: &Fetch| fetch.wants.first().map(|want| want.position);
         match self.failed.get_mut(&fetch.device) {
             Some(failed) if first(&failed.fetch) == first(&fetch) => failed.fetch = fetch,
             _ => {
@@ -260,7 +260,7 @@ impl Work {
         let mut contents = Vec::with_capacity(fetch.wants.len());
         let mut payload = Vec::new();
         for want in &fetch.wants {
-            match self.content(want.place, &mut payload) {
+            match self.content(want.position, &mut payload) {
                 Ok(content) => contents.push((want.seq, content)),
                 Err(Unread::Elsewhere) => break,
                 Err(unread) => {
@@ -288,8 +288,8 @@ impl Work {
         };
         let is_given_up = tries >= tries_max;
         if let Some(left_out) = self.unreadable.pass() {
-            let place = store::Place::from_u64(want.place.0);
-            let (segment, offset) = (place.segment(), place.offset());
+            let position = store::Position::from_u64(want.position.0);
+            let (segment, offset) = (position.segment(), position.offset());
             tracing::error!(
                 why,
                 segment,
@@ -310,8 +310,8 @@ impl Work {
         }
     }
 
-    fn content(&self, place: Place, payload: &mut Vec<u8>) -> Result<Content, Unread> {
-        match self.log.read(store::Place::from_u64(place.0), payload) {
+    fn content(&self, position: Position, payload: &mut Vec<u8>) -> Result<Content, Unread> {
+        match self.log.read(store::Position::from_u64(position.0), payload) {
             Ok(()) => {}
             Err(ReadError::Gone(_)) => return Err(Unread::Elsewhere),
             Err(error @ ReadError::Damaged { .. }) => {
@@ -403,16 +403,16 @@ impl Work {
     fn read_chunk(
         &self,
         segment: u32,
-        from: Option<store::Place>,
-    ) -> Result<(Chunk, Option<store::Place>), ReadError> {
+        from: Option<store::Position>,
+    ) -> Result<(Chunk, Option<store::Position>), ReadError> {
         let mut chunk = Chunk::default();
-        let read = self.log.read_segment(segment, from, &mut |place, record| {
-            chunk.push(Place(place.to_u64()), record);
+        let read = self.log.read_segment(segment, from, &mut |position, record| {
+            chunk.push(Position(position.to_u64()), record);
         });
         let damaged = match read {
             Ok(next) => return Ok((chunk, next)),
             Err(ReadError::Damaged { offset, .. }) => {
-                store::Place::from_u64(u64::from(segment) << 32 | u64::from(offset))
+                store::Position::from_u64(u64::from(segment) << 32 | u64::from(offset))
             }
             Err(error) => return Err(error),
         };
@@ -422,8 +422,8 @@ impl Work {
         }
         self.shared.metrics.store.read_failures.add(1);
         let next = self.log.next_intact(damaged)?;
-        let end = next.map_or((u64::from(segment) + 1) << 32, store::Place::to_u64);
-        chunk.damaged = Some(Place(damaged.to_u64())..Place(end));
+        let end = next.map_or((u64::from(segment) + 1) << 32, store::Position::to_u64);
+        chunk.damaged = Some(Position(damaged.to_u64())..Position(end));
         if let Some(left_out) = self.unreclaimed.pass() {
             let (offset, bytes) = (damaged.offset(), end - damaged.to_u64());
             tracing::error!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mio::Interest;
 use switchboard_broker::{
-    Conn as BrokerConn, Content, Hello, Input, Now, Place, SendFilter, Want, home,
+    Conn as BrokerConn, Content, Hello, Input, Now, Position, SendFilter, Want, home,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
@@ -342,16 +342,16 @@ impl Shard {
     }
 
     fn synced(&mut self, batches: Vec<Synced>) {
-        let mut places = std::mem::take(&mut self.ports.places);
+        let mut positions = std::mem::take(&mut self.ports.positions);
         for synced in batches {
-            places.clear();
-            places.extend(synced.places().map(|place| Place(place.to_u64())));
-            self.decide(Input::Synced(&places));
+            positions.clear();
+            positions.extend(synced.positions().map(|position| Position(position.to_u64())));
+            self.decide(Input::Synced(&positions));
             let charge = self.ports.unsynced.pop_front().expect("it was submitted");
             self.ports.charge(-(charge as isize));
             self.ports.give_back(synced.batch);
         }
-        self.ports.places = places;
+        self.ports.positions = positions;
     }
 
     fn begin_reclaiming(&mut self, chunk: Arc<Chunk>) {
@@ -370,7 +370,7 @@ impl Shard {
             self.reclaiming = Some(chunk);
             return;
         }
-        let must_wait = |&(_, bytes): &(Place, &[u8])| {
+        let must_wait = |&(_, bytes): &(Position, &[u8])| {
             record::read(bytes).is_ok_and(|record| !self.broker.may_reclaim(&record))
         };
         // Mostly it is still the one that it was; only then is all looked at again.
@@ -390,11 +390,11 @@ impl Shard {
     fn reclaim(&mut self, chunk: &Chunk) {
         let now = self.ports.now();
         let had = self.ports.appended_bytes;
-        for (place, bytes) in chunk.records() {
+        for (position, bytes) in chunk.records() {
             // It was read when the log was opened, or written since.
             let Ok(record) = record::read(bytes) else { continue };
             let ports = &mut self.ports;
-            self.broker.reclaim(now, &record, place, &mut |effect| ports.perform(effect));
+            self.broker.reclaim(now, &record, position, &mut |effect| ports.perform(effect));
         }
         self.ports.copied_bytes += self.ports.appended_bytes - had;
         self.ports.reclaimed += 1;

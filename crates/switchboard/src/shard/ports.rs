@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 use switchboard_broker::{
-    Conn as BrokerConn, Effect, Envelope, Hello, Moment, Place, Record, Refusal, ShardId,
+    Conn as BrokerConn, Effect, Envelope, Hello, Moment, Position, Record, Refusal, ShardId,
 };
 use switchboard_proto::v1::{DeviceRef, ServerFrame, write_text_of_body};
 use switchboard_proto::{DeviceId, text};
@@ -91,7 +91,7 @@ pub(super) struct Ports {
     pub(super) reclaimed: usize,
     /// Bytes of their records that were appended again.
     pub(super) copied_bytes: usize,
-    pub(super) places: Vec<Place>,
+    pub(super) positions: Vec<Position>,
     /// To the thread that reads the store; none where nothing is kept.
     jobs: Option<Sender<Job>>,
     /// Unix time less uptime, in milliseconds, and when it was looked at.
@@ -164,7 +164,7 @@ impl Ports {
             held_for_store: Vec::new(),
             reclaimed: 0,
             copied_bytes: 0,
-            places: Vec::new(),
+            positions: Vec::new(),
             jobs,
             wall_less_uptime_ms: 0,
             wall_at: Moment::default(),

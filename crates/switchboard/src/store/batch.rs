@@ -1,6 +1,6 @@
 //! Records that one shard submits together.
 
-use super::Place;
+use super::Position;
 use super::segment::{FRAME_LEN, Frame, Seal};
 
 /// Most bytes of a batch, so that offsets in a segment fit into 32 bits.
@@ -111,13 +111,13 @@ pub struct Synced {
     /// The batch, also given back for its memory.
     pub batch: Batch,
     /// Where its first record lies.
-    pub first: Place,
+    pub first: Position,
 }
 
 impl Synced {
     /// Where each record lies, in the order in which they were pushed.
-    pub fn places(&self) -> impl Iterator<Item = Place> {
+    pub fn positions(&self) -> impl Iterator<Item = Position> {
         let (segment, first) = (self.first.segment(), self.first.offset());
-        self.batch.spans().map(move |(start, _)| Place::new(segment, first + start as u32))
+        self.batch.spans().map(move |(start, _)| Position::new(segment, first + start as u32))
     }
 }

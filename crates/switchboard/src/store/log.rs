@@ -15,7 +15,7 @@ use super::recover::{self, Chain, Found, Replay};
 use super::segment::{HEADER_LEN, Segment, Walk};
 use super::space::Plan;
 use super::writer::{Listener, Options, Shared, Writer};
-use super::{Batch, CloseError, Disk, Full, OpenError, Place, ReadError, Stats, StoreError};
+use super::{Batch, CloseError, Disk, Full, OpenError, Position, ReadError, Stats, StoreError};
 
 /// The log, open. Dropping it closes it.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl StateNote {
 /// A segment as its owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
-    /// Its number; what [`Place::segment`] gives.
+    /// Its number; what [`Position::segment`] gives.
     pub number: u32,
     /// Bytes up to its last durable record.
     pub bytes: u32,
@@ -218,8 +218,8 @@ impl Log {
 
     /// Reads a record into `payload`, replacing what is there. Waits for the disk if it must, but
     /// never for a sync.
-    pub fn read(&self, place: Place, payload: &mut Vec<u8>) -> Result<(), ReadError> {
-        self.shared.segment(place.segment())?.read(place.offset(), payload)
+    pub fn read(&self, position: Position, payload: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.shared.segment(position.segment())?.read(position.offset(), payload)
     }
 
     /// The oldest segment with durable records.
@@ -235,18 +235,18 @@ impl Log {
     pub fn read_segment(
         &self,
         number: u32,
-        from: Option<Place>,
-        visit: &mut dyn FnMut(Place, &[u8]),
-    ) -> Result<Option<Place>, ReadError> {
+        from: Option<Position>,
+        visit: &mut dyn FnMut(Position, &[u8]),
+    ) -> Result<Option<Position>, ReadError> {
         self.shared.read_segment(number, from, visit)
     }
 
     /// The first intact record of a segment at or behind `from`, where none is; `None` when none
     /// follows.
-    pub fn next_intact(&self, from: Place) -> Result<Option<Place>, ReadError> {
+    pub fn next_intact(&self, from: Position) -> Result<Option<Position>, ReadError> {
         let segment = self.shared.segment(from.segment())?;
         let next = segment.next_intact(from.offset(), segment.end())?;
-        Ok(next.map(|offset| segment.place(offset)))
+        Ok(next.map(|offset| segment.position(offset)))
     }
 
     /// Lets the next batch begin a segment, so that the one before can be dropped.
@@ -362,19 +362,19 @@ impl Shared {
     pub(super) fn read_segment(
         &self,
         number: u32,
-        from: Option<Place>,
-        visit: &mut dyn FnMut(Place, &[u8]),
-    ) -> Result<Option<Place>, ReadError> {
+        from: Option<Position>,
+        visit: &mut dyn FnMut(Position, &[u8]),
+    ) -> Result<Option<Position>, ReadError> {
         let segment = self.segment(number)?;
         let end = segment.end();
-        let from = from.map_or(HEADER_LEN, Place::offset).min(end);
+        let from = from.map_or(HEADER_LEN, Position::offset).min(end);
         let walk = segment.walk(from, end, &mut Vec::new(), |offset, _, payload| {
-            visit(segment.place(offset), payload);
+            visit(segment.position(offset), payload);
             Ok::<(), ReadError>(())
         })?;
         match walk {
             Walk::Whole => Ok(None),
-            Walk::More(offset) => Ok(Some(segment.place(offset))),
+            Walk::More(offset) => Ok(Some(segment.position(offset))),
             Walk::Broken(offset) => Err(ReadError::Damaged { file: segment.name.clone(), offset }),
         }
     }

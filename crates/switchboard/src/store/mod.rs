@@ -18,7 +18,7 @@ mod error;
 mod log;
 mod manifest;
 mod members;
-mod place;
+mod position;
 mod queue;
 mod recover;
 mod salvage;
@@ -41,7 +41,7 @@ pub(crate) use error::{is_damage, is_no_space};
 pub use log::{
     Identity, Known, Log, Recovered, SegmentInfo, StateNote, Usage, adopt, identify, inspect, open,
 };
-pub use place::Place;
+pub use position::Position;
 pub use queue::Full;
 pub use recover::{Cut, Found, Replay};
 pub use salvage::{Salvaged, StateOf, salvage};

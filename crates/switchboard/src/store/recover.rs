@@ -8,7 +8,7 @@ use super::segment::{
     HEADER_LEN, Header, Previous, Segment, VERSION, Walk, name_of, number_of, read_exact_at,
     used_end,
 };
-use super::{Disk, DiskFile, Identity, Known, OpenError, Place, StoreError};
+use super::{Disk, DiskFile, Identity, Known, OpenError, Position, StoreError};
 
 /// What a start found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Cut {
 }
 
 /// Is called with every record, in order. An error, in words for the operator, ends the start.
-pub type Replay<'a> = &'a mut dyn FnMut(Place, &[u8]) -> Result<(), String>;
+pub type Replay<'a> = &'a mut dyn FnMut(Position, &[u8]) -> Result<(), String>;
 
 /// The log as it was found; nothing is changed yet.
 #[derive(Debug, Default)]
@@ -297,7 +297,7 @@ impl Chain {
         let (mut records, mut last_flush) = (0, 0);
         let mut visit = |offset: u32, flush: u32, payload: &[u8]| {
             (records, last_flush) = (records + 1, flush);
-            replay(segment.place(offset), payload).map_err(|reason| OpenError::Record {
+            replay(segment.position(offset), payload).map_err(|reason| OpenError::Record {
                 file: segment.name.clone(),
                 offset: u64::from(offset),
                 reason,

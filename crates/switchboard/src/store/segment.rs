@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::disk::DiskFile;
 use super::manifest::Listed;
-use super::{Place, ReadError, StoreError};
+use super::{Position, ReadError, StoreError};
 
 /// Bytes of a header.
 pub(super) const HEADER_LEN: u32 = 64;
@@ -146,8 +146,8 @@ impl Seal {
     }
 
     fn checksum(self, offset: u32, flush: u32, payload: &[u8]) -> u32 {
-        let place = u64::from(flush) << 32 | u64::from(offset);
-        let sum = crc32c::crc32c_append(self.0, &place.to_le_bytes());
+        let position = u64::from(flush) << 32 | u64::from(offset);
+        let sum = crc32c::crc32c_append(self.0, &position.to_le_bytes());
         let sum = crc32c::crc32c_append(sum, payload);
         crc32c::crc32c_append(sum, &(payload.len() as u32).to_le_bytes())
     }
@@ -234,8 +234,8 @@ impl Segment {
     }
 
     /// Where the record at `offset` lies in the log.
-    pub(super) fn place(&self, offset: u32) -> Place {
-        Place::new(self.number, offset)
+    pub(super) fn position(&self, offset: u32) -> Position {
+        Position::new(self.number, offset)
     }
 
     /// Visits the records from `from` on, at most about a chunk of them.

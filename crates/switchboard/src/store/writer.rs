@@ -461,10 +461,10 @@ impl Writer {
         for entry in self.pending.drain(..count) {
             let Entry::Batch { shard, batch, submitted } = entry else { continue };
             self.shared.stats.append.observe(now - submitted, 1);
-            let place = segment.place(first + bytes as u32);
+            let position = segment.position(first + bytes as u32);
             bytes += batch.bytes();
             records += batch.len();
-            let synced = Synced { batch, first: place };
+            let synced = Synced { batch, first: position };
             match by_shard.iter_mut().find(|(known, _)| *known == shard) {
                 Some((_, batches)) => batches.push(synced),
                 None => by_shard.push((shard, vec![synced])),

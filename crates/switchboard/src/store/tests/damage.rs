@@ -6,7 +6,7 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header};
-use crate::store::{Disk, Known, OpenError, Options, Place, ReadError, StateOf};
+use crate::store::{Disk, Known, OpenError, Options, Position, ReadError, StateOf};
 
 const OPTIONS: Options =
     Options { segment_bytes: 1024, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
@@ -14,7 +14,7 @@ const OPTIONS: Options =
 /// Record sizes of one write, of the next, and so on.
 type Writes<'a> = &'a [&'a [usize]];
 /// Records with their places.
-type Records = Vec<(Place, Vec<u8>)>;
+type Records = Vec<(Position, Vec<u8>)>;
 /// Changes a disk.
 type Change<'a> = Box<dyn Fn(&CrashDisk) + 'a>;
 
@@ -74,7 +74,7 @@ fn a_flipped_bit_is_cut_in_the_last_write_and_refused_before_it() {
         let damaged = with(&disk, "00000001.seg", |bytes| bytes[at as usize] ^= 0x10);
         let intact: Vec<_> = records
             .iter()
-            .filter(|(place, record)| place.offset() + 12 + record.len() as u32 <= at)
+            .filter(|(position, record)| position.offset() + 12 + record.len() as u32 <= at)
             .cloned()
             .collect();
         match reopen(&damaged, OPTIONS) {
@@ -132,7 +132,7 @@ fn a_file_that_ends_early_is_cut_in_the_last_write_and_refused_before_it() {
         let short = with(&disk, "00000001.seg", |bytes| bytes.truncate(len as usize));
         let intact = records
             .iter()
-            .filter(|(place, record)| place.offset() + 12 + record.len() as u32 <= len);
+            .filter(|(position, record)| position.offset() + 12 + record.len() as u32 <= len);
         match reopen(&short, OPTIONS) {
             Ok((_, found)) => {
                 assert!(found.iter().eq(intact) && len >= last_write, "{len} bytes");
@@ -450,8 +450,8 @@ fn dropped_segments_and_unfinished_ones_may_be_there_again() {
 #[test]
 fn a_record_that_the_owner_refuses_ends_the_start() {
     let (disk, records) = log(&[&[10, 20]]);
-    let mut refuse_second = |place, _: &[u8]| {
-        if place == records[1].0 { Err("no such kind".to_owned()) } else { Ok(()) }
+    let mut refuse_second = |position, _: &[u8]| {
+        if position == records[1].0 { Err("no such kind".to_owned()) } else { Ok(()) }
     };
     let error = crate::store::inspect(&disk, true, &mut refuse_second).unwrap_err().to_string();
     assert_eq!(error, "00000001.seg has a record at byte 86 that cannot be used: no such kind");
@@ -471,14 +471,14 @@ fn a_running_log_reads_on_behind_what_is_damaged() {
         };
         put(!byte);
         let mut found = Vec::new();
-        let read = open.shared.read_segment(1, None, &mut |place, _| found.push(place));
+        let read = open.shared.read_segment(1, None, &mut |position, _| found.push(position));
         assert!(
             matches!(read, Err(ReadError::Damaged { offset: at, .. }) if at == offset(hit)),
             "{read:?}"
         );
         assert_eq!(found.len(), hit);
         let next = segment.next_intact(offset(hit), segment.end()).unwrap();
-        assert_eq!(next, records.get(hit + 1).map(|(place, _)| place.offset()));
+        assert_eq!(next, records.get(hit + 1).map(|(position, _)| position.offset()));
         put(byte);
     }
 }

@@ -12,14 +12,14 @@ mod world;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    Batch, Disk, DropError, Listener, OpenError, Options, Place, Recovered, StoreError, Synced,
+    Batch, Disk, DropError, Listener, OpenError, Options, Position, Recovered, StoreError, Synced,
     open,
 };
 
 /// What a listener was told.
 #[derive(Debug)]
 enum Told {
-    Synced(usize, Vec<(Place, Vec<u8>)>),
+    Synced(usize, Vec<(Position, Vec<u8>)>),
     Room(usize),
     Failing,
     Healthy,
@@ -45,7 +45,7 @@ impl Listener for Ears {
     fn synced(&self, shard: usize, batches: Vec<Synced>) {
         let records = batches.iter().flat_map(|synced| {
             let records = synced.batch.records().map(<[u8]>::to_vec);
-            synced.places().zip(records).collect::<Vec<_>>()
+            synced.positions().zip(records).collect::<Vec<_>>()
         });
         self.hear(Told::Synced(shard, records.collect()));
     }
@@ -72,12 +72,12 @@ impl Listener for Ears {
 }
 
 /// A log and what it replayed.
-type Opened = (Recovered, Vec<(Place, Vec<u8>)>);
+type Opened = (Recovered, Vec<(Position, Vec<u8>)>);
 
 fn reopen(disk: &(impl Disk + Clone + 'static), options: Options) -> Result<Opened, OpenError> {
     let mut records = Vec::new();
-    let recovered = open(Arc::new(disk.clone()), options, &mut |place, record| {
-        records.push((place, record.to_vec()));
+    let recovered = open(Arc::new(disk.clone()), options, &mut |position, record| {
+        records.push((position, record.to_vec()));
         Ok(())
     })?;
     Ok((recovered, records))

@@ -9,7 +9,7 @@ use super::{Told, batch};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
 use crate::store::{
-    DataDir, Disk, DropError, Full, Listener, Log, OpenError, Options, Place, Recovered,
+    DataDir, Disk, DropError, Full, Listener, Log, OpenError, Options, Position, Recovered,
     StoreError, Synced, inspect, open,
 };
 
@@ -56,11 +56,11 @@ fn two_shards_append_read_back_and_find_all_again() {
     let mut next = [0u32; 2];
     for (shard, batches) in synced.try_iter() {
         for synced in &batches {
-            for (place, record) in synced.places().zip(synced.batch.records()) {
+            for (position, record) in synced.positions().zip(synced.batch.records()) {
                 assert_eq!(record[..5], [&[shard as u8][..], &next[shard].to_le_bytes()].concat());
                 next[shard] += 1;
                 let mut read = Vec::new();
-                log.read(place, &mut read).unwrap();
+                log.read(position, &mut read).unwrap();
                 assert_eq!(read, record);
             }
         }
@@ -125,15 +125,18 @@ fn a_look_changes_nothing() {
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[64 + 12 + 3 + 100] = 1;
     std::fs::write(&segment, &bytes).unwrap();
-    let mut places: Vec<Place> = Vec::new();
+    let mut positions: Vec<Position> = Vec::new();
     let disk = DataDir::open(dir.path()).unwrap();
-    let found = inspect(&disk, true, &mut |place, _| {
-        places.push(place);
+    let found = inspect(&disk, true, &mut |position, _| {
+        positions.push(position);
         Ok(())
     });
     assert_eq!(found.unwrap().cut.unwrap().bytes, 101);
     assert_eq!(
-        places.iter().map(|place| (place.segment(), place.offset())).collect::<Vec<_>>(),
+        positions
+            .iter()
+            .map(|position| (position.segment(), position.offset()))
+            .collect::<Vec<_>>(),
         [(1, 64)]
     );
     assert!(std::fs::read(&segment).unwrap() == bytes);

@@ -150,7 +150,7 @@ fn a_segment_is_read_in_pieces() {
     log.writer.step(&Ears::default());
     let (mut found, mut next, mut pieces) = (Vec::new(), None, 0);
     loop {
-        let visit = &mut |place, record: &[u8]| found.push((place, record.to_vec()));
+        let visit = &mut |position, record: &[u8]| found.push((position, record.to_vec()));
         next = log.shared.read_segment(1, next, visit).unwrap();
         pieces += 1;
         if next.is_none() {
@@ -159,7 +159,7 @@ fn a_segment_is_read_in_pieces() {
     }
     assert!(pieces > 3);
     assert!(found.iter().map(|(_, record)| record).eq(&expected));
-    assert!(found.is_sorted_by_key(|(place, _)| *place));
+    assert!(found.is_sorted_by_key(|(position, _)| *position));
     let (_, replayed) = reopen(&disk, Options::default()).unwrap();
     assert_eq!(replayed, found);
 }

@@ -8,7 +8,7 @@ use super::random::Random;
 use super::{Ears, Told, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, Disk, OpenError, Options, Place, Recovered};
+use crate::store::{Batch, Disk, OpenError, Options, Position, Recovered};
 
 /// Schedules that run each time; `STORE_SEEDS=from..to` runs others.
 const SEEDS: std::ops::Range<u64> = 0..1500;
@@ -26,7 +26,7 @@ struct World {
     /// So many of them were told as synced.
     synced: usize,
     /// Of the places that were told: which of `submitted` lies there.
-    places: BTreeMap<Place, usize>,
+    positions: BTreeMap<Position, usize>,
     /// So many are certainly dropped, and so many may be.
     dropped: usize,
     drop_wanted: usize,
@@ -72,7 +72,7 @@ impl World {
             disk: CrashDisk::new(!seed),
             submitted: Vec::new(),
             synced: 0,
-            places: BTreeMap::new(),
+            positions: BTreeMap::new(),
             dropped: 0,
             drop_wanted: 0,
             wanted: BTreeMap::new(),
@@ -138,7 +138,7 @@ impl World {
 
     /// The log holds a run of what was submitted: from a drop that was wanted, beyond all that was
     /// synced.
-    fn compare(&mut self, records: &[(Place, Vec<u8>)]) {
+    fn compare(&mut self, records: &[(Position, Vec<u8>)]) {
         let first = records.first().map(|(_, first)| {
             self.submitted.iter().position(|record| record == first).expect("it was submitted")
         });
@@ -152,7 +152,7 @@ impl World {
         assert!(end <= self.submitted.len());
         self.submitted.truncate(end);
         (self.synced, self.dropped, self.drop_wanted) = (end, first, first);
-        self.places = records.iter().map(|(place, _)| *place).zip(first..).collect();
+        self.positions = records.iter().map(|(position, _)| *position).zip(first..).collect();
         let found: BTreeSet<u64> = records.iter().map(|(_, record)| thing_of(record)).collect();
         self.wanted.retain(|thing, is_synced| {
             assert!(!*is_synced || found.contains(thing), "thing {thing} is lost");
@@ -235,7 +235,7 @@ impl World {
                     life.drop_pending = false;
                     if result.is_ok() {
                         self.dropped = self.drop_wanted;
-                        self.places.retain(|_, at| *at >= self.dropped);
+                        self.positions.retain(|_, at| *at >= self.dropped);
                     }
                 }
                 Told::Full(is_full) => {
@@ -246,26 +246,26 @@ impl World {
         }
         // Each shard is told by itself; together they are the order of the log.
         synced.sort();
-        for (place, record) in synced {
+        for (position, record) in synced {
             assert_eq!(record, self.submitted[self.synced]);
             self.wanted.entry(thing_of(&record)).and_modify(|is_synced| *is_synced = true);
-            let last = self.places.last_key_value();
-            assert!(last.is_none_or(|(&last, _)| last < place), "places rise");
-            self.places.insert(place, self.synced);
+            let last = self.positions.last_key_value();
+            assert!(last.is_none_or(|(&last, _)| last < position), "positions rise");
+            self.positions.insert(position, self.synced);
             self.synced += 1;
         }
     }
 
     fn read(&mut self, life: &Life) {
-        let count = self.places.len() as u64;
+        let count = self.positions.len() as u64;
         if count == 0 {
             return;
         }
         let nth = self.random.below(count) as usize;
-        let (&place, &at) = self.places.iter().nth(nth).unwrap();
+        let (&position, &at) = self.positions.iter().nth(nth).unwrap();
         let mut found = vec![1, 2, 3];
-        let segment = life.recovered.shared.segment(place.segment()).unwrap();
-        segment.read(place.offset(), &mut found).unwrap();
+        let segment = life.recovered.shared.segment(position.segment()).unwrap();
+        segment.read(position.offset(), &mut found).unwrap();
         assert_eq!(found, self.submitted[at]);
     }
 
@@ -277,7 +277,7 @@ impl World {
             return;
         }
         let (mut things, mut count) = (Vec::new(), 0);
-        let visit = &mut |_: Place, record: &[u8]| {
+        let visit = &mut |_: Position, record: &[u8]| {
             count += 1;
             things.push(thing_of(record));
         };

@@ -50,7 +50,7 @@ async fn send(device: &Device, to: &str, id: &str) {
 /// How a message of this device ended: its id, the word, the reason.
 async fn outcome(session: &mut Session) -> (String, Word<Outcome>, Option<String>) {
     let Event::Outcome(receipt) = next(session).await else { panic!("no outcome") };
-    session.device().ack(receipt.place);
+    session.device().ack(receipt.cursor);
     (receipt.id, receipt.outcome, receipt.reason)
 }
 
@@ -88,18 +88,18 @@ async fn a_refusal_takes_one_message_and_tells_its_sender_why() {
         send(a.device(), "b", id).await;
     }
     let (one, two) = (message(&mut b).await, message(&mut b).await);
-    b.device().refuse(two.place, Some("no")).await.unwrap();
+    b.device().refuse(two.cursor, Some("no")).await.unwrap();
     let refused = Word::Known(Outcome::Refused);
     assert_eq!(outcome(&mut a).await, ("2".to_owned(), refused.clone(), Some("no".to_owned())));
-    b.device().ack(one.place);
+    b.device().ack(one.cursor);
     assert_eq!(outcome(&mut a).await, ("1".to_owned(), Word::Known(Outcome::Delivered), None));
     // What is neither acked nor refused comes again, and what is does not.
     let state = b.close().await;
-    assert_eq!(state.last_seq, one.place.seq());
+    assert_eq!(state.last_seq, one.cursor.seq());
     let mut b = Session::open(&server.url(), Options::default(), state).await.unwrap();
     let three = message(&mut b).await;
     assert_eq!((three.id.as_str(), three.text().as_str()), ("3", "3"));
-    b.device().refuse(three.place, None).await.unwrap();
+    b.device().refuse(three.cursor, None).await.unwrap();
     assert_eq!(outcome(&mut a).await, ("3".to_owned(), refused, None));
     let state = b.close().await;
     V1::hello(&server, json!({"token": state.token, "mailbox": state.mailbox})).hears_nothing();

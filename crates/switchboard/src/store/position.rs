@@ -4,12 +4,12 @@
 ///
 /// A place stays true until its segment is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(u64);
+pub struct Position(u64);
 
-impl Place {
+impl Position {
     /// The record at `offset` of a segment.
-    pub(super) fn new(segment: u32, offset: u32) -> Place {
-        Place(u64::from(segment) << 32 | u64::from(offset))
+    pub(super) fn new(segment: u32, offset: u32) -> Position {
+        Position(u64::from(segment) << 32 | u64::from(offset))
     }
 
     /// The number of the segment.
@@ -27,8 +27,8 @@ impl Place {
         self.0
     }
 
-    /// The place that [`Place::to_u64`] made a number of.
-    pub fn from_u64(number: u64) -> Place {
-        Place(number)
+    /// The place that [`Position::to_u64`] made a number of.
+    pub fn from_u64(number: u64) -> Position {
+        Position(number)
     }
 }
