@@ -9,7 +9,7 @@ use switchboard_proto::text::{self, Command};
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
 
 use crate::Directory;
-use crate::directory::Home;
+use crate::directory::Owner;
 use crate::duplicates::{Digest, DigestKey, LastText};
 use crate::mailboxes::{
     Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Position, Record, SendFilter,
@@ -507,9 +507,9 @@ impl Broker {
         if self.mailboxes.has(to) {
             return Ok(Receiver::Mailbox);
         }
-        match self.directory.home_of(to) {
-            Some(Home { has_mailbox: true, .. }) => Ok(Receiver::Mailbox),
-            Some(Home { shard, .. }) => Ok(Receiver::There(shard)),
+        match self.directory.owner_of(to) {
+            Some(Owner { has_mailbox: true, .. }) => Ok(Receiver::Mailbox),
+            Some(Owner { shard, .. }) => Ok(Receiver::There(shard)),
             None => Err(Refusal::NoSuchDevice),
         }
     }

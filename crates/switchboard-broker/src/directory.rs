@@ -25,7 +25,7 @@ const STRIPES: usize = 64;
 pub struct Directory {
     next_id: AtomicU64,
     /// Empty where there is one shard, which knows its devices itself.
-    stripes: Vec<RwLock<FxHashMap<DeviceId, Home>>>,
+    stripes: Vec<RwLock<FxHashMap<DeviceId, Owner>>>,
     shards: u16,
     listed: Mutex<Listed>,
     list_max: usize,
@@ -59,7 +59,7 @@ pub struct Presence {
 
 /// Where a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Home {
+pub(crate) struct Owner {
     pub(crate) shard: ShardId,
     pub(crate) has_mailbox: bool,
 }
@@ -133,18 +133,18 @@ impl Directory {
     /// Gives a new device on `shard` the next id, which no device had before.
     pub fn add(&self, shard: ShardId) -> DeviceId {
         let id = self.new_id();
-        self.set_home(id, Home { shard, has_mailbox: false });
+        self.set_owner(id, Owner { shard, has_mailbox: false });
         id
     }
 
     /// Notes on which shard a device's mailbox is.
-    pub(crate) fn add_home(&self, id: DeviceId, shard: ShardId) {
-        self.set_home(id, Home { shard, has_mailbox: true });
+    pub(crate) fn add_owner(&self, id: DeviceId, shard: ShardId) {
+        self.set_owner(id, Owner { shard, has_mailbox: true });
     }
 
-    fn set_home(&self, id: DeviceId, home: Home) {
+    fn set_owner(&self, id: DeviceId, owner: Owner) {
         if let Some(stripe) = self.stripe(id) {
-            stripe.write().unwrap_or_else(PoisonError::into_inner).insert(id, home);
+            stripe.write().unwrap_or_else(PoisonError::into_inner).insert(id, owner);
         }
     }
 
@@ -268,7 +268,7 @@ impl Directory {
     }
 
     /// Where a device is that is on another shard; with one shard there is none.
-    pub(crate) fn home_of(&self, id: DeviceId) -> Option<Home> {
+    pub(crate) fn owner_of(&self, id: DeviceId) -> Option<Owner> {
         let stripe = self.stripe(id)?.read().unwrap_or_else(PoisonError::into_inner);
         stripe.get(&id).copied()
     }
@@ -299,7 +299,7 @@ impl Directory {
         text::write_info(out, own, &list);
     }
 
-    fn stripe(&self, id: DeviceId) -> Option<&RwLock<FxHashMap<DeviceId, Home>>> {
+    fn stripe(&self, id: DeviceId) -> Option<&RwLock<FxHashMap<DeviceId, Owner>>> {
         self.stripes.get(id.get() as usize % STRIPES)
     }
 

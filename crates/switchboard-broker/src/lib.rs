@@ -19,6 +19,6 @@ pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
     Asker, Cancel, Content, Deliver, DeviceRecord, EndedRecord, Envelope, Event, Fate, FateOf,
     Hello, Limits, MessageRecord, Now, OutcomeRecord, Position, Record, Replay, SendFilter,
-    SentIdRecord, Stats, TextAsker, Verdict, Want, home,
+    SentIdRecord, Stats, TextAsker, Verdict, Want, owner,
 };
 pub use names::{HashKey, Names, Shown};

@@ -27,7 +27,7 @@ impl From<Outcome> for End {
 }
 
 impl Broker {
-    /// A message is out of its mailbox and its sender asked to know: it is told at its home.
+    /// A message is out of its mailbox and its sender asked to know: its owner tells it.
     pub(super) fn owe(
         &mut self,
         now: Now,

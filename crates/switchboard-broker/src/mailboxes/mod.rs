@@ -1,10 +1,10 @@
 //! Devices with mailboxes: the part of a broker that keeps what it accepted.
 //!
-//! A device's home shard alone decides about it: who holds its session, which of its sends are
+//! Only the shard that owns a device decides about it: who holds its session, which of its sends are
 //! retries, what waits in its mailbox. What must survive goes into the store as a [`Record`]; only
 //! when the store says that it is synced is it answered, and shown to anybody.
 //!
-//! [`session`] is who is there, [`send`] a message on its way from the sender's home to the
+//! [`session`] is who is there, [`send`] a message on its way from the sender's shard to the
 //! receiver's, [`push`] from the mailbox to the device, [`fate`] how it ends, [`store`] what the
 //! store says, [`quarantine`] what it cannot give back, [`recover`] what it does.
 
@@ -419,7 +419,7 @@ impl Device {
 }
 
 /// The shard of a device with a mailbox.
-pub fn home(device: DeviceId, shards: u16) -> ShardId {
+pub fn owner(device: DeviceId, shards: u16) -> ShardId {
     // Fibonacci hashing: neighbouring numbers go to different shards.
     let hash = device.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     ShardId((hash % u64::from(shards)) as u16)
@@ -436,7 +436,7 @@ impl Broker {
     }
 
     fn send_to_owner(&mut self, device: DeviceId, envelope: Envelope, out: Out<'_>) {
-        self.send_to_shard(home(device, self.mailboxes.shards), envelope, out);
+        self.send_to_shard(owner(device, self.mailboxes.shards), envelope, out);
     }
 
     /// Deals with what this shard had for itself.
@@ -516,8 +516,8 @@ impl Broker {
         self.key.content(to, body)
     }
 
-    fn is_home(&self, device: DeviceId) -> bool {
-        home(device, self.mailboxes.shards) == self.shard
+    fn owns(&self, device: DeviceId) -> bool {
+        owner(device, self.mailboxes.shards) == self.shard
     }
 
     /// Whether what is accepted now is said to be on disk.

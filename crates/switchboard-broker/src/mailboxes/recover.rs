@@ -66,7 +66,7 @@ impl Broker {
             }
             Record::Removed { device, seq } => {
                 let id = self.directory.names().intern(*device);
-                if self.is_home(id) {
+                if self.owns(id) {
                     self.replay_removed(id, *seq);
                 }
                 replay.receipts.remove(&FateOf { device: id, seq: *seq });
@@ -75,7 +75,7 @@ impl Broker {
             Record::Device(row) => self.replay_device(now, replay, row, position),
             Record::Gone { device } => {
                 let id = self.directory.names().intern(*device);
-                if self.is_home(id) {
+                if self.owns(id) {
                     self.mailboxes.remove(id);
                     replay.online.remove(&id);
                     *replay.lives.entry(id).or_default() += 1;
@@ -87,7 +87,7 @@ impl Broker {
 
     fn own(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         let id = self.directory.names().intern(device);
-        self.is_home(id).then_some(id)
+        self.owns(id).then_some(id)
     }
 
     /// The device, or one whose own record is yet to come.
@@ -147,7 +147,7 @@ impl Broker {
 
     fn replay_sent_id(&mut self, now: Now, replay: &mut Replay, sent: &SentIdRecord<'_>) {
         let to = self.directory.names().intern(sent.to);
-        if self.is_home(to) && !self.mailboxes.has(to) {
+        if self.owns(to) && !self.mailboxes.has(to) {
             self.mailboxes.use_up(to, sent.seq + 1);
         }
         let Some(from) = self.own(sent.from) else { return };
@@ -206,13 +206,13 @@ impl Broker {
         let of = FateOf { device: of_device, seq: outcome.of_seq };
         let to = self.directory.names().intern(outcome.to);
         let ended = self.ended(to, outcome.id);
-        if self.is_home(of_device) || self.is_home(to) {
+        if self.owns(of_device) || self.owns(to) {
             replay.ended.insert((of, ended));
         }
-        if self.is_home(of_device) && self.is_about(of, to, outcome.id) {
+        if self.owns(of_device) && self.is_about(of, to, outcome.id) {
             self.replay_removed(of_device, outcome.of_seq);
         }
-        if !self.is_home(to) {
+        if !self.owns(to) {
             return;
         }
         if replay.receipts.get(&of) == Some(&ended) {
@@ -330,7 +330,7 @@ impl Broker {
         let next = device.mailbox.next_expiry();
         self.mailboxes.stats.mailboxes += 1;
         self.recount(Totals::default(), totals);
-        self.directory.add_home(id, self.shard);
+        self.directory.add_owner(id, self.shard);
         self.directory.present(id, false, since_ms);
         // The crash came before their outcome was recorded. They were acked, where nothing says how
         // else they ended.

@@ -1,4 +1,4 @@
-//! A message on its way: the sender's home judges the retry, the receiver's the room.
+//! A message on its way: the sender's shard recognizes retries, the receiver's checks for room.
 
 use std::borrow::Cow;
 
@@ -235,7 +235,7 @@ impl Broker {
         if self.mailboxes.devices.contains_key(&to) || self.conns.contains_key(&to) {
             return Some(self.shard);
         }
-        self.directory.home_of(to).map(|home| home.shard)
+        self.directory.owner_of(to).map(|owner| owner.shard)
     }
 
     fn check_send(&self, from: DeviceId, send: &Send<'_>) -> Result<(), (RejectCode, String)> {

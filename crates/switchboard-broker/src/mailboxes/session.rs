@@ -262,7 +262,7 @@ impl Broker {
             device.mailbox.begin_at(*self.mailboxes.used_to(id));
         }
         self.mailboxes.devices.insert(id, Box::new(device));
-        self.directory.add_home(id, self.shard);
+        self.directory.add_owner(id, self.shard);
     }
 
     /// A device ended while a new connection of it waited: it is a new one, and finds a slot or not like

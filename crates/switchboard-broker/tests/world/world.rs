@@ -6,7 +6,7 @@ use std::sync::Arc;
 use switchboard_broker::{
     Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Envelope, HashKey, Hello,
     Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
-    home,
+    owner,
 };
 use switchboard_proto::DeviceId;
 
@@ -331,7 +331,7 @@ impl World {
             Some(shown) => self.directory.names().intern(shown.as_ref()),
             None => self.directory.new_id(),
         };
-        let shard = usize::from(home(device, self.shards() as u16).0);
+        let shard = usize::from(owner(device, self.shards() as u16).0);
         let nonce = self.random.next() | 1;
         let said = self.memory(client, memory).filter(|_| !is_text);
         let link = self.sit(client, shard, is_text);

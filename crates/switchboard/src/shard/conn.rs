@@ -155,7 +155,7 @@ pub(super) enum Hold {
     ShardQueue,
     /// The HTTP server does not take more for now.
     HttpPipe,
-    /// The home of the receiver has not said whether there is room.
+    /// The shard that owns the receiver has not said whether there is room.
     Verdict,
     /// The store has as much as it may hold in memory.
     Store,

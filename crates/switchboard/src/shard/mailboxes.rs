@@ -1,11 +1,11 @@
-//! Devices with mailboxes: the first frame, the way to the home shard, and what the store says.
+//! Devices with mailboxes: the first frame, the way to the shard that owns it, and what the store says.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::Interest;
 use switchboard_broker::{
-    Conn as BrokerConn, Content, Hello, Input, Now, Position, SendFilter, Want, home,
+    Conn as BrokerConn, Content, Hello, Input, Now, Position, SendFilter, Want, owner,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
@@ -46,14 +46,14 @@ pub(crate) enum StoreNews {
 /// Largest message before a connection has proved who it is: a `hello` with the largest token.
 pub(super) const HELLO_MAX_BYTES: usize = 16 << 10;
 
-/// A connection on its way to its device's home.
+/// A connection on its way to the shard that owns its device.
 #[derive(Debug)]
 pub(super) struct Moved {
     conn: Conn,
     hello: Hello,
 }
 
-/// Who a connection is, before its device's home is asked.
+/// Who a connection is, before the shard that owns its device is asked.
 struct Identity {
     device: DeviceId,
     token: Option<Box<str>>,
@@ -109,7 +109,7 @@ impl Shard {
         };
         match identity {
             Ok(identity) => {
-                self.send_home(key, identity, said);
+                self.send_to_owner(key, identity, said);
             }
             Err(Unidentified { code, reason }) => self.close(key, code, &reason),
         }
@@ -170,12 +170,12 @@ impl Shard {
     pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), Unidentified> {
         let identity = self.identify(token)?;
         let said = Said { mailbox: None, last_seq: 0, is_text: true, is_ephemeral: false };
-        self.send_home(key, identity, said);
+        self.send_to_owner(key, identity, said);
         Ok(())
     }
 
-    /// Brings a connection to its device's home shard, where the device is decided about.
-    fn send_home(&mut self, key: Key, identity: Identity, said: Said) {
+    /// Brings a connection to the shard that owns its device and decides about it.
+    fn send_to_owner(&mut self, key: Key, identity: Identity, said: Said) {
         let Said { mailbox, last_seq, is_text, is_ephemeral } = said;
         let hello = Hello {
             conn: BrokerConn(key.index),
@@ -189,11 +189,11 @@ impl Shard {
             nonce: getrandom::u64().unwrap_or(1),
             is_ephemeral,
         };
-        let home = home(hello.device, self.shared.inboxes.len() as u16);
-        if home == self.ports.shard() {
+        let owner = owner(hello.device, self.shared.inboxes.len() as u16);
+        if owner == self.ports.shard() {
             self.enter(key, hello);
         } else {
-            self.ports.leaving = Some((key, usize::from(home.0), hello));
+            self.ports.leaving = Some((key, usize::from(owner.0), hello));
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) struct Ports {
     /// For all connections that share it.
     deflate: Option<Box<Deflate>>,
     scratch: Vec<u8>,
-    /// A connection that leaves for its device's home shard, which is this one.
+    /// A connection that leaves this shard for the one that owns its device.
     pub(super) leaving: Option<(Key, usize, Hello)>,
     /// The connection whose session is being opened.
     pub(super) entering: Option<Key>,

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 use serde_json::json;
-use switchboard_broker::{ShardId, home};
+use switchboard_broker::{ShardId, owner};
 use switchboard_proto::DeviceId;
 
 use super::client::{V1, send};
@@ -13,7 +13,7 @@ pub(super) fn anonymous_on(server: &Server, shard: u16) -> V1 {
     loop {
         let device = V1::anonymous(server);
         let id = DeviceId::new(device.device().parse().unwrap());
-        if home(id, 2) == ShardId(shard) {
+        if owner(id, 2) == ShardId(shard) {
             return device;
         }
         device.leave();
