@@ -68,7 +68,7 @@ class Device:
                 if ws.close_code in FINAL:
                     return ws.close_code, ws.close_reason
             except (OSError, asyncio.TimeoutError, websockets.InvalidHandshake):
-                pass  # nobody there, or turned away
+                pass  # nobody there, or rejected
             if time.monotonic() > (self._welcome_at or math.inf) + USEFUL_AFTER_S:
                 failures = 0
             pause_s = min(PAUSE_MIN_S * 2**failures, PAUSE_MAX_S) * random.uniform(0.5, 1)

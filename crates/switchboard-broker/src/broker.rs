@@ -66,7 +66,7 @@ pub enum Input<'a> {
         message: &'a [u8],
     },
     /// Another shard's device sent a text to one of ours.
-    HandedOver {
+    Forwarded {
         /// The sender's shard, which hears of it when the receiver is gone.
         shard: ShardId,
         /// The sender.
@@ -176,8 +176,8 @@ pub enum Effect<'a> {
         /// The text.
         text: &'a [u8],
     },
-    /// Hand a text to the shard of its receiver ([`Input::HandedOver`] there), in order.
-    HandOver {
+    /// Hand a text to the shard of its receiver ([`Input::Forwarded`] there), in order.
+    Forward {
         /// The receiver's shard.
         shard: ShardId,
         /// The sender.
@@ -373,7 +373,7 @@ impl Broker {
     pub fn handle(&mut self, now: Now, input: Input<'_>, effect: &mut impl FnMut(Effect<'_>)) {
         match input {
             Input::Said { conn, message } => self.said(now, conn, message, effect),
-            Input::HandedOver { shard, from, to, text } => {
+            Input::Forwarded { shard, from, to, text } => {
                 effect(match self.conns.get(&to) {
                     Some(&conn) => Effect::Deliver { conn, from, text },
                     None => Effect::Return { shard, from, digest: self.key.digest(text) },
@@ -399,7 +399,7 @@ impl Broker {
     /// What is rarer, or costs more, than a text.
     fn handle_more(&mut self, now: Now, input: Input<'_>, effect: &mut dyn FnMut(Effect<'_>)) {
         match input {
-            Input::Said { .. } | Input::HandedOver { .. } => {}
+            Input::Said { .. } | Input::Forwarded { .. } => {}
             Input::Returned { from, digest } => self.returned(from, digest, effect),
             Input::Connected(conn) => self.connected(now, conn, effect),
             Input::Disconnected(conn) => self.disconnected(now, conn, effect),
@@ -493,7 +493,7 @@ impl Broker {
         let from = device.id;
         match receiver {
             Receiver::Here(conn) => effect(Effect::Deliver { conn, from, text }),
-            Receiver::There(shard) => effect(Effect::HandOver { shard, from, to, text }),
+            Receiver::There(shard) => effect(Effect::Forward { shard, from, to, text }),
             Receiver::Mailbox => {}
         }
         Ok(())

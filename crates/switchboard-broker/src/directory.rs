@@ -148,15 +148,15 @@ impl Directory {
         }
     }
 
-    /// Notes that a device is connected or away; gives who watches it, if that is news.
+    /// Notes that a device is connected or away; returns who watches it, if that changed anything.
     pub(crate) fn present(&self, id: DeviceId, online: bool, since_ms: u64) -> Vec<Watcher> {
         let shown = self.names.show(id);
         let mut listed = self.listed();
-        let is_news = listed.set(&shown, Presence { online, since_ms }, self.list_max);
-        if is_news { listed.watchers_of(&shown) } else { Vec::new() }
+        let is_change = listed.set(&shown, Presence { online, since_ms }, self.list_max);
+        if is_change { listed.watchers_of(&shown) } else { Vec::new() }
     }
 
-    /// Forgets a device that ended; gives who watches it.
+    /// Forgets a device that ended; returns who watches it.
     pub(crate) fn forget(&self, id: DeviceId) -> Vec<Watcher> {
         if let Some(stripe) = self.stripe(id) {
             stripe.write().unwrap_or_else(PoisonError::into_inner).remove(&id);

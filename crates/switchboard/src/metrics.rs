@@ -72,7 +72,7 @@ impl<const N: usize> ByLabel<N> {
 /// Label values of `switchboard_messages_total`.
 const RESULTS: [&str; 9] = [
     "delivered",
-    "handed_over",
+    "forwarded",
     "stored",
     "mailbox_full",
     "duplicate",
@@ -91,7 +91,7 @@ pub enum MessageResult {
     /// Put into the out queue of a receiver on this shard.
     Delivered,
     /// Handed to the shard of its receiver.
-    HandedOver,
+    Forwarded,
     /// From a device of the text protocol, put into a mailbox.
     Stored,
     /// Refused: the receiver's mailbox is at its bound.
@@ -212,7 +212,7 @@ pub struct ShardMetrics {
     pub closed: ByLabel<{ CLOSE_CODES.len() }>,
     /// Messages, by [`MessageResult`].
     pub messages: ByLabel<{ RESULTS.len() }>,
-    /// Texts that found their receiver gone after a hand-over.
+    /// Texts that found their receiver gone after they were forwarded.
     pub returned: Number,
     /// Bytes read from sockets.
     pub received_bytes: Number,
@@ -519,7 +519,7 @@ impl Shards {
         )?;
         out.counter(
             "switchboard_accept_failures",
-            "Sockets turned away because no file descriptor was left",
+            "Sockets rejected because no file descriptor was left",
             self.sum(|shard| &shard.accept_failures),
         )?;
         out.counters(
@@ -541,7 +541,7 @@ impl Shards {
         out.counters(
             "switchboard_messages",
             "Messages of the text protocol, and pushes of v1 (delivered), by what became of them; \
-             handed_over went to another shard and are counted again there",
+             forwarded went to another shard and are counted again there",
             "result",
             self.sums(&RESULTS, |shard| &shard.messages),
         )?;

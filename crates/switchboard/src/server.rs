@@ -25,7 +25,7 @@ use crate::persistence::{self, Job, Reader};
 use crate::reload::Source;
 use crate::shard::{
     Admission, Begun, Budget, Ending, FILES_PER_SHARD, HttpConn, Inbox, Listener, OutQueues,
-    SPARE_SOCKETS, Shard, Shared, StoreNews, Total, WAKER,
+    SPARE_SOCKETS, Shard, Shared, StoreEvent, Total, WAKER,
 };
 use crate::store::{self, DropError, StoreError, Synced};
 use crate::systemd::Systemd;
@@ -216,20 +216,20 @@ struct StoreListener {
 }
 
 impl StoreListener {
-    fn tell_all(&self, news: impl Fn() -> StoreNews) {
+    fn tell_all(&self, event: impl Fn() -> StoreEvent) {
         for inbox in &self.shared.inboxes {
-            inbox.store(news());
+            inbox.store(event());
         }
     }
 }
 
 impl store::Listener for StoreListener {
     fn synced(&self, shard: usize, batches: Vec<Synced>) {
-        self.shared.inboxes[shard].store(StoreNews::Synced(batches));
+        self.shared.inboxes[shard].store(StoreEvent::Synced(batches));
     }
 
     fn room(&self, shard: usize) {
-        self.shared.inboxes[shard].store(StoreNews::Room);
+        self.shared.inboxes[shard].store(StoreEvent::Room);
     }
 
     fn failing(&self, error: &StoreError) {
@@ -240,7 +240,7 @@ impl store::Listener for StoreListener {
             tracing::error!(%error, left_out, "{what}");
         }
         self.shared.metrics.store.is_failing.set(1);
-        self.tell_all(|| StoreNews::Failing);
+        self.tell_all(|| StoreEvent::Failing);
     }
 
     fn healthy(&self) {
@@ -248,7 +248,7 @@ impl store::Listener for StoreListener {
             tracing::info!("the store writes again; nothing was lost");
         }
         // The shards first: whoever reads that it is well may send at once.
-        self.tell_all(|| StoreNews::Healthy);
+        self.tell_all(|| StoreEvent::Healthy);
         self.shared.metrics.store.is_failing.set(0);
     }
 
@@ -265,7 +265,7 @@ impl store::Listener for StoreListener {
             ),
             false => tracing::info!(log_bytes, free_bytes, "there is space for new messages again"),
         }
-        self.tell_all(|| StoreNews::Full(is_full));
+        self.tell_all(|| StoreEvent::Full(is_full));
     }
 
     fn promised(&self, left: u64) -> u64 {

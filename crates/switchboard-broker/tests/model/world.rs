@@ -18,7 +18,7 @@ use crate::{Say, Step};
 enum Done {
     Tell { conn: Conn, text: String },
     Deliver { conn: Conn, from: u64, text: String },
-    HandOver { shard: usize, from: u64, to: u64, text: String },
+    Forward { shard: usize, from: u64, to: u64, text: String },
     Return { shard: usize, from: u64, digest: Digest },
 }
 
@@ -32,9 +32,9 @@ impl From<Effect<'_>> for Done {
             Effect::Deliver { conn, from, text } => {
                 Done::Deliver { conn, from: from.get(), text: as_string(text) }
             }
-            Effect::HandOver { shard, from, to, text } => {
+            Effect::Forward { shard, from, to, text } => {
                 let (shard, from, to) = (usize::from(shard.0), from.get(), to.get());
-                Done::HandOver { shard, from, to, text: as_string(text) }
+                Done::Forward { shard, from, to, text: as_string(text) }
             }
             Effect::Return { shard, from, digest } => {
                 Done::Return { shard: usize::from(shard.0), from: from.get(), digest }
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    /// An accepted text is delivered at once on its own shard, and handed over to another.
+    /// An accepted text is delivered at once on its own shard, and forwarded to another.
     fn forward(&mut self, sender_shard: usize, letter: Letter, done: &[Done]) {
         let Place { shard, conn } = self.places[&letter.to];
         let (from, to, text) = (letter.from, letter.to, letter.text.clone());
@@ -231,7 +231,7 @@ impl World {
             assert_eq!(done, [Done::Deliver { conn, from, text }]);
             self.delivered(&letter);
         } else {
-            assert_eq!(done, [Done::HandOver { shard, from, to, text }]);
+            assert_eq!(done, [Done::Forward { shard, from, to, text }]);
             let envelope = Envelope { letter, returned: None };
             self.queues[sender_shard][shard].push_back(envelope);
         }
@@ -247,7 +247,7 @@ impl World {
     }
 
     fn arrive(&mut self, sender_shard: usize, shard: usize, letter: Letter) {
-        let input = Input::HandedOver {
+        let input = Input::Forwarded {
             shard: ShardId(sender_shard as u16),
             from: DeviceId::new(letter.from),
             to: DeviceId::new(letter.to),

@@ -43,7 +43,7 @@ fn a_new_device_takes_the_place_of_the_anonymous_one_that_is_away_the_longest() 
 }
 
 #[test]
-fn where_nobody_can_end_a_new_device_is_turned_away_and_those_that_exist_come() {
+fn where_nobody_can_end_a_new_device_is_rejected_and_those_that_exist_come() {
     let mut rig = rig();
     was_there(&mut rig, 0);
     rig.hello(10, "ann", None);

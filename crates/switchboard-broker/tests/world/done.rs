@@ -34,7 +34,7 @@ pub(crate) enum Done {
         conn: Conn,
         body: String,
     },
-    HandOver {
+    Forward {
         shard: ShardId,
         from: DeviceId,
         to: DeviceId,
@@ -84,8 +84,8 @@ impl From<Effect<'_>> for Done {
             Effect::Deliver { conn, text, .. } => Done::Deliver { conn, body: string(text) },
             Effect::DeliverBody { conn, body, .. } => Done::Deliver { conn, body: string(body) },
             Effect::PushBody { conn, body, .. } => Done::PushBody { conn, body: string(body) },
-            Effect::HandOver { shard, from, to, text } => {
-                Done::HandOver { shard, from, to, text: text.to_vec() }
+            Effect::Forward { shard, from, to, text } => {
+                Done::Forward { shard, from, to, text: text.to_vec() }
             }
             Effect::Return { shard, from, digest } => Done::Return { shard, from, digest },
             Effect::AwaitDrain { conn } => Done::AwaitDrain { conn },

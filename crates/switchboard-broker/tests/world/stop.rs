@@ -1,4 +1,4 @@
-//! Planned stops: with a hand-over of everything, and without one.
+//! Planned stops: with everything forwarded, and without one.
 
 use switchboard_broker::Input;
 

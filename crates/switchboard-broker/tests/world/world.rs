@@ -274,7 +274,7 @@ impl World {
             Done::TextAccepted { conn } => self.text_accepted(self.link_on(shard, conn)),
             Done::Deliver { conn, body } => self.text_came(self.link_on(shard, conn), &body, false),
             Done::PushBody { conn, body } => self.text_came(self.link_on(shard, conn), &body, true),
-            Done::HandOver { shard: to_shard, from, to, text } => {
+            Done::Forward { shard: to_shard, from, to, text } => {
                 let cargo = Cargo::Text { from, to, text };
                 self.queues[shard][usize::from(to_shard.0)].push_back(cargo);
             }
@@ -512,7 +512,7 @@ impl World {
             Cargo::Envelope(envelope) => self.handle(to, Input::Envelope(envelope)),
             Cargo::Text { from: sender, to: receiver, text } => {
                 let shard = ShardId(from as u16);
-                let input = Input::HandedOver { shard, from: sender, to: receiver, text: &text };
+                let input = Input::Forwarded { shard, from: sender, to: receiver, text: &text };
                 self.handle(to, input);
             }
             Cargo::Returned { from: sender, digest } => {

@@ -73,7 +73,7 @@ pub struct Config {
     pub auth_jwks_refresh: Duration,
     /// By how much the clocks of others may differ when the time of their tokens is judged.
     pub auth_leeway: Duration,
-    /// Devices with a mailbox, in all; a new one above it is turned away with 1013.
+    /// Devices with a mailbox, in all; a new one above it is rejected with 1013.
     pub devices_max: usize,
     /// How long a device without a name may be away until its mailbox ends.
     pub device_ttl: Duration,

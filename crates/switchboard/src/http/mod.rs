@@ -1,6 +1,6 @@
 //! The HTTP side of the port: page, health and metrics, on axum beside the shards.
 //!
-//! A shard hands over the socket of any request that asks for no WebSocket. Each is served once
+//! A shard forwards the socket of any request that asks for no WebSocket. Each is served once
 //! (`Connection: close`): what comes next on the port may again be for a shard.
 
 mod console;

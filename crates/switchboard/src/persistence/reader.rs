@@ -15,7 +15,7 @@ use switchboard_proto::DeviceId;
 use super::record;
 use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
-use crate::shard::{Inbox, Shared, StoreNews};
+use crate::shard::{Inbox, Shared, StoreEvent};
 use crate::store::{self, Log, ReadError};
 
 /// How often the log is looked at for what could be reclaimed.
@@ -274,7 +274,7 @@ impl Work {
             }
         }
         let Fetch { shard, device, session, .. } = fetch;
-        self.shared.inboxes[shard].store(StoreNews::Fetched { device, session, contents });
+        self.shared.inboxes[shard].store(StoreEvent::Fetched { device, session, contents });
     }
 
     /// The first content of a fetch was not read: it is tried again, or the broker is told that it
@@ -303,7 +303,7 @@ impl Work {
         }
         let Fetch { shard, device, session, .. } = fetch;
         if is_given_up {
-            self.shared.inboxes[shard].store(StoreNews::Unreadable { device, session, want });
+            self.shared.inboxes[shard].store(StoreEvent::Unreadable { device, session, want });
         } else {
             let pause = RETRY.saturating_mul(1 << (tries - 1).min(16)).min(RETRY_MAX);
             self.failed.insert(device, Failed { fetch, due: Instant::now() + pause, tries });
@@ -340,7 +340,7 @@ impl Work {
         self.log.look();
         if self.log.is_tight() {
             // A shard that sleeps since the last ack counts as live what it has not counted since.
-            self.shared.inboxes.iter().for_each(Inbox::nudge);
+            self.shared.inboxes.iter().for_each(Inbox::wake_up);
         }
         let Some(oldest) = self.log.oldest() else { return };
         let waiting = self.shared.metrics.waiting();
@@ -395,7 +395,7 @@ impl Work {
         self.reclaim = Some(reclaim);
         let chunk = Arc::new(chunk);
         for inbox in &self.shared.inboxes {
-            inbox.store(StoreNews::Reclaim(Arc::clone(&chunk)));
+            inbox.store(StoreEvent::Reclaim(Arc::clone(&chunk)));
         }
     }
 

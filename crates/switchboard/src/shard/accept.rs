@@ -15,7 +15,7 @@ use super::admission::{Admission, Permit, SPARE_SOCKETS};
 use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol, Unwritten};
 use super::out::OutQueue;
 use super::ports::Ports;
-use super::turned_away::say_busy_and_close;
+use super::rejected::say_busy_and_close;
 use super::{LISTENER, Shard};
 use crate::log::LineLimit;
 use crate::metrics::refused_index;
@@ -41,7 +41,7 @@ pub(crate) struct Listener {
     ready: bool,
     next_shard: usize,
     /// A file descriptor kept for the moment when there is no other, so that whoever connects
-    /// then is turned away instead of left waiting.
+    /// then is rejected instead of left waiting.
     spare: Option<File>,
     complained_at: Option<Instant>,
 }
@@ -84,19 +84,19 @@ impl Listener {
     /// shows only here.
     fn turn_away(&mut self) -> io::Result<()> {
         self.spare = None;
-        let turned_away = self.socket.accept().map(|(socket, _)| say_busy_and_close(socket));
+        let rejected = self.socket.accept().map(|(socket, _)| say_busy_and_close(socket));
         self.spare = open_spare();
-        if turned_away.is_ok() {
+        if rejected.is_ok() {
             self.complain();
         }
-        turned_away
+        rejected
     }
 
     fn complain(&mut self) {
         if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained_at = Some(Instant::now());
             tracing::error!(
-                "no file descriptor is left: new connections are turned away; raise the limit \
+                "no file descriptor is left: new connections are rejected; raise the limit \
                  (ulimit -n, LimitNOFILE=) or lower max_connections"
             );
         }
@@ -243,7 +243,7 @@ impl Shard {
         self.ports.metrics.refused.at(refused_index("503")).add(1);
         if self.shared.tls.is_none() {
             let deadline = self.ports.now.after(self.config.close_timeout);
-            self.turned_away.add(socket, deadline);
+            self.rejected.add(socket, deadline);
         }
     }
 

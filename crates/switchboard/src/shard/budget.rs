@@ -42,7 +42,7 @@ impl Share {
 
     /// Publishes; gives the new total.
     ///
-    /// What one shard adds and another takes away again must be published before it is handed over,
+    /// What one shard adds and another takes away again must be published before it is forwarded,
     /// or the total would pass below 0.
     pub(super) fn publish(&mut self, total: &Total) -> usize {
         let change = std::mem::take(&mut self.unpublished);

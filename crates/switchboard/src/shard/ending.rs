@@ -8,7 +8,7 @@
 //! that is at rest by now and a receiver that has not seen it. So a shard's rest is part of its
 //! inbox: it begins only while the inbox is empty, under the inbox's lock, and whoever puts
 //! something in ends it, under the same lock. The sender was busy until then (it had something to
-//! hand over), so the number does not pass through 0 in between. At 0 nobody is left who could make
+//! forward), so the number does not pass through 0 in between. At 0 nobody is left who could make
 //! work, and that is kept: what the store's threads still say changes nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -8,8 +8,8 @@ use super::Shard;
 use super::conn::{Conn, Flushed, Hold, Key, Phase, Protocol, Unwritten};
 
 impl Shard {
-    /// Offers each other shard what is for it; what a full one does not take waits for its nudge.
-    pub(super) fn hand_over(&mut self) {
+    /// Offers each other shard what is for it; what a full one does not take waits until it is woken.
+    pub(super) fn offer_outboxes(&mut self) {
         for shard in 0..self.ports.outboxes.len() {
             while !self.ports.outboxes[shard].batch.is_empty() && self.offer(shard) {}
         }
@@ -31,10 +31,10 @@ impl Shard {
     }
 
     /// Something was decided at the end of a turn: nothing may come that would begin another.
-    pub(super) fn hand_over_late(&mut self) {
+    pub(super) fn offer_outboxes_late(&mut self) {
         self.do_todos();
         self.submit_appends();
-        self.hand_over();
+        self.offer_outboxes();
     }
 
     /// Writes to every connection that has something to be written.
@@ -44,7 +44,7 @@ impl Shard {
             self.flush(key);
         }
         if mem::take(&mut self.decided_late) {
-            self.hand_over_late();
+            self.offer_outboxes_late();
         }
         // Flushing marks nobody, but a connection that is resumed may have.
         dirty.append(&mut self.ports.dirty);

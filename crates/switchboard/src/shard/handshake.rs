@@ -208,7 +208,7 @@ impl Shard {
             None => self.connect_anonymous(key),
         }
         if self.ports.leaving.is_some() {
-            return self.hand_over_leaving(&bytes[upgrade.head_len..]);
+            return self.forward_leaving(&bytes[upgrade.head_len..]);
         }
         // Mostly no new entry: the handshake's fires before the first ping is due.
         self.schedule_next(key);

@@ -12,7 +12,7 @@ use switchboard_proto::DeviceId;
 
 use super::accept::Accepted;
 use super::ending::Ending;
-use super::mailboxes::{Moved, StoreNews};
+use super::mailboxes::{Moved, StoreEvent};
 use crate::config::Config;
 
 /// What others have for one shard.
@@ -22,7 +22,7 @@ pub(crate) struct Inbox {
     /// Whether `state` holds anything; read without the lock before going to sleep.
     filled: AtomicBool,
     /// Whether the store has said something; read without the lock once a turn.
-    has_store_news: AtomicBool,
+    has_store_events: AtomicBool,
     /// Whether the shard is in, or about to be in, a poll that only the waker ends.
     asleep: AtomicBool,
     waker: Waker,
@@ -35,7 +35,7 @@ struct State {
     batch: Batch,
     orders: Orders,
     /// From the store and its reader: at most one answer for each batch and fetch.
-    store: Vec<StoreNews>,
+    store: Vec<StoreEvent>,
     /// Shards that found the batch full and are to be woken when it is taken.
     waiting: Vec<ShardId>,
     /// The shard drains and is at rest, as [`Ending`] counts it.
@@ -85,7 +85,7 @@ struct TextEntry {
 }
 
 /// One text of a batch.
-pub(super) struct HandedOver<'a> {
+pub(super) struct Forwarded<'a> {
     pub(super) shard: ShardId,
     pub(super) from: DeviceId,
     pub(super) to: DeviceId,
@@ -108,12 +108,12 @@ impl Batch {
         self.returned.push(returned);
     }
 
-    pub(super) fn texts(&self) -> impl Iterator<Item = HandedOver<'_>> {
+    pub(super) fn texts(&self) -> impl Iterator<Item = Forwarded<'_>> {
         let mut end = 0;
         self.texts.iter().map(move |&TextEntry { from, to, len, shard }| {
             let start = end;
             end += len as usize;
-            HandedOver { shard, from, to, text: &self.text[start..end] }
+            Forwarded { shard, from, to, text: &self.text[start..end] }
         })
     }
 
@@ -193,7 +193,7 @@ impl Inbox {
         Inbox {
             state: Mutex::default(),
             filled: AtomicBool::new(false),
-            has_store_news: AtomicBool::new(false),
+            has_store_events: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             waker,
             max_bytes,
@@ -233,22 +233,22 @@ impl Inbox {
     }
 
     /// Tells the shard what the store has for it.
-    pub(crate) fn store(&self, news: StoreNews) {
+    pub(crate) fn store(&self, event: StoreEvent) {
         let mut state = self.lock();
-        state.store.push(news);
-        self.has_store_news.store(true, Ordering::SeqCst);
+        state.store.push(event);
+        self.has_store_events.store(true, Ordering::SeqCst);
         self.notify(state);
     }
 
     /// Whether the store has said something.
     #[inline]
-    pub(super) fn has_store_news(&self) -> bool {
-        self.has_store_news.load(Ordering::SeqCst)
+    pub(super) fn has_store_events(&self) -> bool {
+        self.has_store_events.load(Ordering::SeqCst)
     }
 
     /// Takes what the store has said.
-    pub(super) fn take_store(&self) -> Vec<StoreNews> {
-        self.has_store_news.store(false, Ordering::SeqCst);
+    pub(super) fn take_store(&self) -> Vec<StoreEvent> {
+        self.has_store_events.store(false, Ordering::SeqCst);
         mem::take(&mut self.lock().store)
     }
 
@@ -258,9 +258,9 @@ impl Inbox {
         let _: io::Result<()> = self.waker.wake();
     }
 
-    /// Wakes the shard: another one has taken what this one could not hand over, or how much waits
+    /// Wakes the shard: another one has taken what this one could not forward, or how much waits
     /// is to be counted anew.
-    pub(crate) fn nudge(&self) {
+    pub(crate) fn wake_up(&self) {
         let state = self.lock();
         self.notify(state);
     }
@@ -441,17 +441,17 @@ mod tests {
     #[test]
     fn no_rest_overtakes_what_is_on_its_way() {
         let (ending, inboxes, _polls) = inboxes(3);
-        let handed_over = std::sync::atomic::AtomicUsize::new(0);
+        let forwarded = std::sync::atomic::AtomicUsize::new(0);
         const TIMES: usize = 3_000;
         inboxes[0].offer(ShardId(0), &mut something()).unwrap();
         std::thread::scope(|scope| {
             for shard in 0..inboxes.len() {
-                let (inboxes, ending, handed_over) = (&inboxes, &ending, &handed_over);
+                let (inboxes, ending, forwarded) = (&inboxes, &ending, &forwarded);
                 scope.spawn(move || {
                     while !ending.is_over() {
                         let mut batch = Batch::default();
                         inboxes[shard].take(&mut batch);
-                        if !batch.is_empty() && handed_over.fetch_add(1, Ordering::SeqCst) < TIMES {
+                        if !batch.is_empty() && forwarded.fetch_add(1, Ordering::SeqCst) < TIMES {
                             let next = (shard + 1) % inboxes.len();
                             inboxes[next].offer(ShardId(shard as u16), &mut batch).unwrap();
                         }
@@ -460,6 +460,6 @@ mod tests {
                 });
             }
         });
-        assert!(handed_over.load(Ordering::SeqCst) > TIMES);
+        assert!(forwarded.load(Ordering::SeqCst) > TIMES);
     }
 }

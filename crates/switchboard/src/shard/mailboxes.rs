@@ -24,7 +24,7 @@ use crate::ws::CloseCode;
 
 /// What the store has for one shard.
 #[derive(Debug)]
-pub(crate) enum StoreNews {
+pub(crate) enum StoreEvent {
     /// What it submitted is durable.
     Synced(Vec<Synced>),
     /// Contents that a device waits for.
@@ -199,7 +199,7 @@ impl Shard {
 
     /// Hands a connection over if it is leaving for another shard; `rest` is what came behind the
     /// frame that decided so.
-    pub(super) fn hand_over_leaving(&mut self, rest: &[u8]) {
+    pub(super) fn forward_leaving(&mut self, rest: &[u8]) {
         let Some((key, shard, hello)) = self.ports.leaving.take() else { return };
         if self.ports.conn(key).is_none() {
             return;
@@ -312,25 +312,25 @@ impl Shard {
     }
 
     /// Deals with what the store has said.
-    pub(super) fn take_store_news(&mut self) {
+    pub(super) fn take_store_events(&mut self) {
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
-        if !inbox.has_store_news() {
+        if !inbox.has_store_events() {
             return;
         }
-        for news in inbox.take_store() {
-            match news {
-                StoreNews::Synced(batches) => self.synced(batches),
-                StoreNews::Fetched { device, session, contents } => {
+        for event in inbox.take_store() {
+            match event {
+                StoreEvent::Synced(batches) => self.synced(batches),
+                StoreEvent::Fetched { device, session, contents } => {
                     self.decide(Input::Fetched { device, session, contents });
                 }
-                StoreNews::Unreadable { device, session, want } => {
+                StoreEvent::Unreadable { device, session, want } => {
                     self.decide(Input::Unreadable { device, session, want });
                 }
-                StoreNews::Reclaim(chunk) => self.begin_reclaiming(chunk),
-                StoreNews::Full(is_full) => self.decide(Input::StoreFull(is_full)),
-                StoreNews::Room => self.ports.store_is_full = false,
-                StoreNews::Failing => self.store_fails(true, Input::StoreFailing),
-                StoreNews::Healthy => self.store_fails(false, Input::StoreHealthy),
+                StoreEvent::Reclaim(chunk) => self.begin_reclaiming(chunk),
+                StoreEvent::Full(is_full) => self.decide(Input::StoreFull(is_full)),
+                StoreEvent::Room => self.ports.store_is_full = false,
+                StoreEvent::Failing => self.store_fails(true, Input::StoreFailing),
+                StoreEvent::Healthy => self.store_fails(false, Input::StoreHealthy),
             }
         }
     }
@@ -420,7 +420,7 @@ impl Shard {
                 self.ports.ask_reader(Job::Reclaimed { copied_bytes });
             }
         }
-        // Before anything is handed over: whoever takes it frees what was published.
+        // Before anything is forwarded: whoever takes it frees what was published.
         self.ports.publish_charges();
         let budget = &self.shared.budget;
         let is_answered = self.ports.store_is_failing && budget.pause(true) == Pause::Nobody;

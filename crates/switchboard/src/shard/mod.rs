@@ -20,10 +20,10 @@ mod outbox;
 mod pipe;
 mod ports;
 mod rate;
+mod rejected;
 mod serve;
 mod tick;
 mod timers;
-mod turned_away;
 mod unfinished;
 mod waiting;
 
@@ -46,7 +46,7 @@ pub(crate) use budget::{Budget, Total};
 pub(crate) use ending::Ending;
 pub(crate) use handshake::{HttpConn, HttpSocket};
 pub(crate) use inbox::Inbox;
-pub(crate) use mailboxes::StoreNews;
+pub(crate) use mailboxes::StoreEvent;
 pub(crate) use waiting::OutQueues;
 
 use crate::auth::Keyring;
@@ -60,7 +60,7 @@ use conn::{Conn, Hold, Key, Phase};
 use drain::Drain;
 use inbox::{Batch, Orders};
 use ports::Ports;
-use turned_away::TurnedAway;
+use rejected::Rejected;
 
 /// Where other shards and the control plane wake a shard.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -77,9 +77,9 @@ const CIPHER_BYTES: usize = 40 << 10;
 /// Readiness events taken per turn.
 const EVENTS_MAX: usize = 1_024;
 
-/// Files that a shard has beside its connections: epoll, waker, sockets that were turned away, and one
+/// Files that a shard has beside its connections: epoll, waker, sockets that were rejected, and one
 /// more than the spare places where nobody gives way.
-pub(crate) const FILES_PER_SHARD: usize = turned_away::KEPT_MAX + 3;
+pub(crate) const FILES_PER_SHARD: usize = rejected::KEPT_MAX + 3;
 
 /// What all shards share.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ pub(crate) struct Shard {
     replay: Option<Replay>,
     ports: Ports,
     listener: Option<Listener>,
-    turned_away: TurnedAway,
+    rejected: Rejected,
     /// Connections beyond `max_connections`, oldest first, also some that have gone on or away.
     over: VecDeque<Key>,
     /// A part of the log that is to be deleted, and its record that must not be looked at yet.
@@ -150,7 +150,7 @@ pub(crate) struct Shard {
     buffer: Box<[u8]>,
     /// Where ciphertext goes before it is decrypted into `buffer`; empty without TLS.
     cipher: Box<[u8]>,
-    /// What other shards handed over; kept for its memory.
+    /// What other shards forwarded; kept for its memory.
     batch: Batch,
     /// Where messages are inflated; kept for its memory.
     inflated: Vec<u8>,
@@ -182,7 +182,7 @@ impl Shard {
             shared,
             poll,
             listener,
-            turned_away: TurnedAway::default(),
+            rejected: Rejected::default(),
             over: VecDeque::new(),
             reclaiming: None,
             reclaim_waits_for: 0,
@@ -206,7 +206,7 @@ impl Shard {
             self.begin_with(replay);
             self.submit_appends();
             // Outcomes that the last run left unsaid: nothing else may wake this shard for long.
-            self.hand_over();
+            self.offer_outboxes();
         }
         // Whoever comes in must find the devices of all shards.
         if !self.shared.begun.pass() {
@@ -224,7 +224,7 @@ impl Shard {
                 self.obey(event);
             }
             self.take_inbox();
-            self.take_store_news();
+            self.take_store_events();
             self.go_on_reclaiming();
             self.accept_sockets();
             self.fire_timers();
@@ -232,7 +232,7 @@ impl Shard {
             self.do_todos();
             self.go_on_draining();
             self.submit_appends();
-            self.hand_over();
+            self.offer_outboxes();
             self.flush_dirty();
             self.end_turn();
         }
@@ -242,7 +242,7 @@ impl Shard {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        debug_assert!(!self.ports.has_something_to_hand_over(), "nothing else may wake this shard");
+        debug_assert!(!self.ports.has_something_to_forward(), "nothing else may wake this shard");
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         let timeout = if self.has_work() || !inbox.may_sleep() {
             Some(Duration::ZERO)
@@ -359,13 +359,13 @@ impl Shard {
         }
     }
 
-    /// Deals with what other shards handed over.
+    /// Deals with what other shards forwarded.
     fn take_inbox(&mut self) {
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         let mut batch = mem::take(&mut self.batch);
         if let Some((waiting, orders)) = inbox.take(&mut batch) {
             for ShardId(shard) in waiting {
-                self.shared.inboxes[usize::from(shard)].nudge();
+                self.shared.inboxes[usize::from(shard)].wake_up();
             }
             for outbox in &mut self.ports.outboxes {
                 outbox.is_refused = false;
@@ -379,10 +379,10 @@ impl Shard {
 
     fn deal_with(&mut self, batch: &mut Batch) {
         let now = self.ports.now();
-        self.ports.handed_over_at(&batch.received);
+        self.ports.forwarded_at(&batch.received);
         for text in batch.texts() {
-            let inbox::HandedOver { shard, from, to, text } = text;
-            let input = Input::HandedOver { shard, from, to, text };
+            let inbox::Forwarded { shard, from, to, text } = text;
+            let input = Input::Forwarded { shard, from, to, text };
             self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
             self.do_todos();
         }

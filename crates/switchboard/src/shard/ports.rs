@@ -58,8 +58,8 @@ pub(super) struct Ports {
     pub(super) speaking: Option<Key>,
     /// Texts delivered in this turn that were read in it.
     delivered: u64,
-    /// When the texts that other shards handed over in this turn were read, and how many.
-    handed_over: Vec<(Instant, u64)>,
+    /// When the texts that other shards forwarded in this turn were read, and how many.
+    forwarded: Vec<(Instant, u64)>,
     /// Who sent the last text that was delivered; often he sends the next.
     sender: text::Sender,
     /// For all connections that share it.
@@ -144,7 +144,7 @@ impl Ports {
             outboxes: shared.inboxes.iter().map(|_| Outbox::default()).collect(),
             speaking: None,
             delivered: 0,
-            handed_over: Vec::new(),
+            forwarded: Vec::new(),
             sender: text::Sender::new(DeviceId::FIRST),
             deflate: None,
             scratch: Vec::new(),
@@ -182,7 +182,7 @@ impl Ports {
     }
 
     /// Whether something waits for the end of a turn. What was refused waits to be asked for.
-    pub(super) fn has_something_to_hand_over(&self) -> bool {
+    pub(super) fn has_something_to_forward(&self) -> bool {
         let waits = |outbox: &Outbox| !outbox.is_refused && !outbox.batch.is_empty();
         let may_submit = self.shared.log.get().is_some() && !self.store_is_full;
         self.outboxes.iter().any(waits) || (may_submit && self.has_appends())
@@ -274,7 +274,7 @@ impl Ports {
     pub(super) fn publish_charges(&mut self) {
         if !self.share.is_published() {
             for shard in self.shared.budget.publish(&mut self.share) {
-                self.shared.inboxes[shard].nudge();
+                self.shared.inboxes[shard].wake_up();
             }
         }
         self.pause = self.shared.budget.pause(self.store_is_failing);
@@ -354,7 +354,7 @@ impl Ports {
         if self.delivered > 0 {
             self.metrics.latency.observe(took, mem::take(&mut self.delivered));
         }
-        for (read_at, texts) in self.handed_over.drain(..) {
+        for (read_at, texts) in self.forwarded.drain(..) {
             self.metrics.latency.observe(now.duration_since(read_at), texts);
         }
     }
@@ -366,8 +366,8 @@ impl Ports {
     }
 
     /// Notes when the texts that are about to be delivered were read.
-    pub(super) fn handed_over_at(&mut self, received: &[(Instant, u64)]) {
-        self.handed_over.extend_from_slice(received);
+    pub(super) fn forwarded_at(&mut self, received: &[(Instant, u64)]) {
+        self.forwarded.extend_from_slice(received);
     }
 
     /// The connection that an event's token names, if it is still that one.
@@ -434,7 +434,7 @@ impl Ports {
                 self.metrics.messages.at(MessageResult::Info as usize).add(1);
                 self.answer(conn, info);
             }
-            Effect::HandOver { shard, from, to, text } => self.hand_over(shard, from, to, text),
+            Effect::Forward { shard, from, to, text } => self.forward(shard, from, to, text),
             Effect::Return { shard, from, digest } => {
                 self.metrics.returned.add(1);
                 self.outboxes[usize::from(shard.0)].batch.push_returned((from, digest));
@@ -480,7 +480,7 @@ impl Ports {
             Effect::Deliver { .. }
             | Effect::Refuse { .. }
             | Effect::Inform { .. }
-            | Effect::HandOver { .. }
+            | Effect::Forward { .. }
             | Effect::Return { .. } => unreachable!("these are done in `perform`"),
         }
     }
@@ -593,7 +593,7 @@ impl Ports {
     #[inline]
     fn deliver(&mut self, BrokerConn(index): BrokerConn, from: DeviceId, text: &[u8]) {
         self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
-        // What another shard handed over is timed from when that shard read it.
+        // What another shard forwarded is timed from when that shard read it.
         self.delivered += u64::from(self.speaking.is_some());
         let conn = &mut self.conns[index as usize];
         let had = conn.out.len();
@@ -708,8 +708,8 @@ impl Ports {
         key
     }
 
-    fn hand_over(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &[u8]) {
-        self.metrics.messages.at(MessageResult::HandedOver as usize).add(1);
+    fn forward(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &[u8]) {
+        self.metrics.messages.at(MessageResult::Forwarded as usize).add(1);
         let outbox = &mut self.outboxes[usize::from(shard.0)];
         outbox.batch.push_text(self.shard, from, to, text);
         match outbox.batch.received.last_mut() {

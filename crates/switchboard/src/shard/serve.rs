@@ -159,7 +159,7 @@ impl Shard {
                 break;
             }
             if self.ports.leaving.is_some() {
-                self.hand_over_leaving(&bytes[at..]);
+                self.forward_leaving(&bytes[at..]);
                 break;
             }
         }

@@ -14,7 +14,7 @@ impl Shard {
     /// Time until the next deadline; `None` when there is none.
     pub(super) fn until_next_timer(&self) -> Option<Duration> {
         let timers = self.ports.timers.next().into_iter().chain(self.broker.next_tick());
-        let at = timers.chain(self.next_drain_step()).chain(self.turned_away.next()).min()?;
+        let at = timers.chain(self.next_drain_step()).chain(self.rejected.next()).min()?;
         let at = at.since(self.shared.uptime);
         let left = at.saturating_sub(self.shared.started.elapsed());
         // epoll counts whole milliseconds and mio rounds up, so a deadline is never early.
@@ -23,7 +23,7 @@ impl Shard {
 
     pub(super) fn fire_timers(&mut self) {
         let now = self.ports.now;
-        self.turned_away.close_due(now);
+        self.rejected.close_due(now);
         while let Some((at, key)) = self.ports.timers.take_due(now) {
             let Some(conn) = self.ports.conn(key) else { continue };
             // An entry that a nearer one replaced.

@@ -97,7 +97,7 @@ impl Shard {
                 self.ports.unfinished.share.publish(&self.shared.unfinished);
             }
         }
-        self.hand_over_late();
+        self.offer_outboxes_late();
     }
 
     /// Drops entries that no longer count, once they are the most.

@@ -146,7 +146,7 @@ impl Shard {
             self.overflow(self.ports.key(index as u32));
             self.ports.waiting.publish(totals);
         }
-        self.hand_over_late();
+        self.offer_outboxes_late();
     }
 }
 

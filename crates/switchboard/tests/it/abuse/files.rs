@@ -32,8 +32,8 @@ fn without_file_descriptors_it_serves_whom_it_has_and_turns_others_away() {
     limit_files(&server, 10);
     let mut inside: Vec<Wire> = (0..10).map(|_| Wire::open(&server)).collect();
     for n in 0..20 {
-        let mut turned_away = server.socket();
-        let answer = read_head(&mut turned_away);
+        let mut rejected = server.socket();
+        let answer = read_head(&mut rejected);
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After"), "{answer}");
         a.send(b.id, &format!("still here {n}"));
         assert_eq!(b.hear(), format!("{}:still here {n}", a.id));
@@ -63,8 +63,8 @@ fn at_the_limit_with_nobody_waiting_it_sleeps() {
     let first = Wire::open(&server);
     limit_files(&server, 10);
     let inside: Vec<Wire> = (0..10).map(|_| Wire::open(&server)).collect();
-    let turned_away: Vec<String> = (0..3).map(|_| read_head(&mut server.socket())).collect();
-    assert!(turned_away.iter().all(|answer| answer.starts_with("HTTP/1.1 503 ")));
+    let rejected: Vec<String> = (0..3).map(|_| read_head(&mut server.socket())).collect();
+    assert!(rejected.iter().all(|answer| answer.starts_with("HTTP/1.1 503 ")));
     limit_files(&server, 100);
     assert_eq!(server.metric(FAILURES), 3.0);
     drop((first, inside));
@@ -84,7 +84,7 @@ fn a_low_hard_limit_bounds_the_connections() {
         *command = shell;
     });
     assert_eq!(server.metric("process_max_fds"), 280.0);
-    // 280 less 64 for other things, 64 to be turned away, 19 of the shard, 48 segments and 16 for HTTP.
+    // 280 less 64 for other things, 64 to be rejected, 19 of the shard, 48 segments and 16 for HTTP.
     let inside: Vec<Wire> = (0..69).map(|_| Wire::open(&server)).collect();
     let answer = server.raw(super::wire::REQUEST.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

@@ -42,23 +42,23 @@ fn a_full_server_says_503_and_when_to_come_again() {
 
 /// Beyond the places in which somebody can be told so, nobody waits either.
 #[test]
-fn a_crowd_before_a_full_server_is_turned_away_at_the_door() {
+fn a_crowd_is_rejected_by_a_full_server() {
     let server = Server::with(&["max_connections=1"]);
     let mut inside = Wire::open(&server);
     let crowd: Vec<TcpStream> = (0..200).map(|_| server.socket()).collect();
-    let mut turned_away = 0;
+    let mut rejected = 0;
     for mut socket in crowd {
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut answer = [0; 12];
         if socket.read_exact(&mut answer).is_ok() {
             assert_eq!(&answer, b"HTTP/1.1 503");
-            turned_away += 1;
+            rejected += 1;
         }
-        if turned_away == 100 {
+        if rejected == 100 {
             break;
         }
     }
-    assert_eq!(turned_away, 100, "most of 200 are told at once");
+    assert_eq!(rejected, 100, "most of 200 are told at once");
     assert!(inside.ask("help").starts_with("Your ID: "));
 }
 
@@ -81,7 +81,7 @@ fn an_address_has_so_many_places_and_no_more() {
 
 /// Closed at once, the socket answered what came by a reset, which could take the 503 with it.
 #[test]
-fn who_is_turned_away_at_the_door_may_finish_asking() {
+fn a_rejected_connection_may_finish_asking() {
     let server = Server::with(&["shards=2", "max_connections_per_ip=1"]);
     let _inside = Wire::over(socket_from(&server, 2), REQUEST);
     // More than one shard keeps at a time, so that the oldest make room for the next.
@@ -100,7 +100,7 @@ fn who_is_turned_away_at_the_door_may_finish_asking() {
 
 /// They are kept for a while, and no longer.
 #[test]
-fn who_is_turned_away_and_stays_is_closed() {
+fn a_rejected_connection_that_stays_is_closed() {
     // The test's own questions come from another address, and the last may not be closed yet.
     let server = Server::with(&["max_connections_per_ip=8", "close_timeout=50ms", "shards=1"]);
     let _inside: Vec<Wire> = (0..8).map(|_| Wire::over(socket_from(&server, 2), REQUEST)).collect();

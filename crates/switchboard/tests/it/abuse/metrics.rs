@@ -74,7 +74,7 @@ const CASES: &[Case] = &[
     }),
     (messages!("delivered"), &["shards=1"], |server| exchange(server, 1)),
     (messages!("delivered"), &["shards=2"], |server| exchange(server, 1)),
-    (messages!("handed_over"), &["shards=2"], |server| exchange(server, 1)),
+    (messages!("forwarded"), &["shards=2"], |server| exchange(server, 1)),
     (messages!("duplicate"), &[], |server| exchange(server, 2)),
     (messages!("no_such_device"), &[], |server| say(server, &frame(TEXT, b"send,1,nobody"))),
     (messages!("unknown_command"), &[], |server| say(server, &frame(TEXT, b"dance,1,please"))),

@@ -21,7 +21,7 @@ fn proxy_v1(source: &str) -> Vec<u8> {
     format!("PROXY TCP4 {source} 127.0.0.1 12345 8080\r\n").into_bytes()
 }
 
-/// Opens a connection that says `preface` and then the request; `None` when it is turned away
+/// Opens a connection that says `preface` and then the request; `None` when it is rejected
 /// for want of a place.
 fn enter(server: &Server, preface: &[u8], request: &str) -> Option<Wire> {
     let mut socket = server.socket();

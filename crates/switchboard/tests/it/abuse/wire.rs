@@ -84,7 +84,7 @@ impl Wire {
         while began.elapsed() < PATIENCE {
             let mut socket = server.socket();
             let mut status = [0; 12];
-            // Who is turned away at the door may find it shut before the request is out.
+            // A rejected connection may be closed before the request is out.
             if socket.write_all(REQUEST.as_bytes()).is_ok()
                 && socket.peek(&mut status).is_ok_and(|len| len == status.len())
                 && &status == b"HTTP/1.1 101"

@@ -149,7 +149,7 @@ fn a_page_of_devices_keeps_to_the_longest_frame() {
 }
 
 #[test]
-fn above_devices_max_new_devices_are_turned_away_and_those_that_exist_come() {
+fn above_devices_max_new_devices_are_rejected_and_those_that_exist_come() {
     let server = Server::with(&["shards=2", "devices_max=2"]);
     let ann = V1::named(&server, "ann").leave();
     let _b = V1::anonymous(&server);

@@ -22,11 +22,11 @@ const READ_MAX: usize = 64 << 10;
 
 /// The sockets, by the time at which they are closed.
 #[derive(Debug, Default)]
-pub(super) struct TurnedAway {
+pub(super) struct Rejected {
     kept: VecDeque<(TcpStream, Moment)>,
 }
 
-impl TurnedAway {
+impl Rejected {
     /// Tells a socket that there is no room, and closes it at `deadline`, which is never earlier
     /// than the last one's.
     pub(super) fn add(&mut self, mut socket: TcpStream, deadline: Moment) {
