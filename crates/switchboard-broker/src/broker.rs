@@ -13,7 +13,7 @@ use crate::directory::Owner;
 use crate::duplicates::{Digest, DigestKey, LastText};
 use crate::mailboxes::{
     Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Position, Record, SendFilter,
-    TextAsker, Want,
+    TextReplyTo, Want,
 };
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
@@ -260,13 +260,13 @@ pub enum Effect<'a> {
         /// What.
         envelope: Envelope,
     },
-    /// Do not read a connection until [`Effect::VerdictCame`].
-    AwaitVerdict {
+    /// Do not read a connection until [`Effect::Replied`].
+    AwaitReply {
         /// Which.
         conn: Conn,
     },
-    /// See [`Effect::AwaitVerdict`].
-    VerdictCame {
+    /// See [`Effect::AwaitReply`].
+    Replied {
         /// Which.
         conn: Conn,
     },
@@ -569,8 +569,8 @@ impl Broker {
         let device = self.device(conn).expect("a connection speaks while it is a device");
         let session = self.session(device).map_or(0, |session| session.number);
         let text_digest = self.key.digest(text);
-        let asker = TextAsker { shard: self.shard, conn, device, session, text: text_digest };
-        self.send_text(now, asker, to, text, effect)?;
+        let reply_to = TextReplyTo { shard: self.shard, conn, device, session, text: text_digest };
+        self.send_text(now, reply_to, to, text, effect)?;
         self.settle_local(now, effect);
         Ok(())
     }

@@ -144,7 +144,7 @@ pub fn refused_index(status: &str) -> usize {
 
 /// Label values of `switchboard_reader_pauses_total`.
 const PAUSES: [&str; 7] =
-    ["rate_limit", "out_queue", "shard_queue", "http_pipe", "verdict", "store", "welcome"];
+    ["rate_limit", "out_queue", "shard_queue", "http_pipe", "reply", "store", "welcome"];
 
 /// Upper bounds of the latency histogram's buckets in nanoseconds: 1-2.5-5 from 10 us to 1 s.
 const LATENCY_BOUNDS_NS: [u64; 16] = [

@@ -14,7 +14,7 @@ pub enum Envelope {
     /// A message, to the shard of its receiver.
     Deliver(Box<Deliver<'static>>),
     /// What became of it, to the shard of its sender.
-    Verdict {
+    Reply {
         /// The sender.
         to: DeviceId,
         /// Stands for the message's id.
@@ -22,19 +22,19 @@ pub enum Envelope {
         /// The message's id.
         id: Box<str>,
         /// What became of it.
-        verdict: Verdict,
+        reply: Reply,
     },
-    /// As [`Envelope::Verdict`], to a device of the text protocol.
-    TextVerdict {
+    /// As [`Envelope::Reply`], to a device of the text protocol.
+    TextReply {
         /// Who waits for it.
-        asker: TextAsker,
+        reply_to: TextReplyTo,
         /// `Err`: it is told so.
-        verdict: Result<(), RejectCode>,
+        reply: Result<(), RejectCode>,
     },
     /// The sender wants a message back.
     Cancel(Cancel),
     /// What became of that.
-    CancelVerdict {
+    CancelReply {
         /// The sender.
         to: DeviceId,
         /// The message's id.
@@ -79,12 +79,12 @@ impl Envelope {
     pub fn held_bytes(&self) -> usize {
         let beside = match self {
             Envelope::Deliver(deliver) => size_of::<Deliver<'_>>() + deliver.len_under(&deliver.id),
-            Envelope::Verdict { id, .. } | Envelope::CancelVerdict { id, .. } => id.len(),
+            Envelope::Reply { id, .. } | Envelope::CancelReply { id, .. } => id.len(),
             Envelope::Cancel(cancel) => cancel.id.len(),
             Envelope::Fate { id, fate, .. } => {
                 id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len())
             }
-            Envelope::TextVerdict { .. }
+            Envelope::TextReply { .. }
             | Envelope::Settled(_)
             | Envelope::Unwanted(_)
             | Envelope::Presence { .. } => 0,
@@ -123,8 +123,8 @@ pub struct Deliver<'a> {
     /// Whether its id counts for duplicates also after a restart: not one that the server makes, nor
     /// one of an ephemeral sender, with which it ends.
     pub keeps_id: bool,
-    /// Who waits for the verdict.
-    pub asker: Asker,
+    /// Who waits for the reply.
+    pub reply_to: ReplyTo,
 }
 
 impl Deliver<'_> {
@@ -144,18 +144,18 @@ impl Deliver<'_> {
     }
 }
 
-/// Who waits for a verdict.
+/// Who waits for a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum ReplyTo {
     /// A v1 device on this shard.
     Device(ShardId),
     /// A connection of the text protocol.
-    Text(TextAsker),
+    Text(TextReplyTo),
 }
 
-/// A connection of the text protocol that waits for a verdict.
+/// A connection of the text protocol that waits for a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TextAsker {
+pub struct TextReplyTo {
     /// Its shard.
     pub shard: ShardId,
     /// The connection.
@@ -170,7 +170,7 @@ pub struct TextAsker {
 
 /// What the receiver's side says to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Reply {
     /// It is in the mailbox under this number (0: it went to a text device) with this durability.
     Accepted {
         /// The number.

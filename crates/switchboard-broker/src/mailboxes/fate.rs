@@ -162,7 +162,7 @@ impl Broker {
     ) {
         self.send_to_owner(of.device, Envelope::Settled(of), out);
         if let Some((id, session)) = cancelled {
-            self.cancel_verdict(to, &id, session, Ok(of), out);
+            self.cancel_reply(to, &id, session, Ok(of), out);
         }
         self.push_ready(to, out);
     }
@@ -227,10 +227,9 @@ impl Broker {
             });
             waits && seq > device.mailbox.pushed_to()
         });
-        let verdict =
-            |result| Envelope::CancelVerdict { to: from, id: id.clone(), session, result };
+        let reply = |result| Envelope::CancelReply { to: from, id: id.clone(), session, result };
         if !may {
-            return self.send_to_owner(from, verdict(Err(RejectCode::TooLate)), out);
+            return self.send_to_owner(from, reply(Err(RejectCode::TooLate)), out);
         }
         let is_stored = self
             .mailboxes
@@ -239,7 +238,7 @@ impl Broker {
             .and_then(|device| device.mailbox.find(seq))
             .is_some_and(Entry::is_stored);
         if is_stored && self.mailboxes.is_failing {
-            return self.send_to_owner(from, verdict(Err(RejectCode::StoreUnavailable)), out);
+            return self.send_to_owner(from, reply(Err(RejectCode::StoreUnavailable)), out);
         }
         let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
         if taken.owes {
@@ -254,7 +253,7 @@ impl Broker {
                 out,
             );
         } else {
-            self.send_to_owner(from, verdict(Ok(FateOf { device: to, seq })), out);
+            self.send_to_owner(from, reply(Ok(FateOf { device: to, seq })), out);
         }
     }
 

@@ -37,7 +37,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, RejectCode};
 
 pub use content::Content;
-pub use envelope::{Asker, Cancel, Deliver, Envelope, TextAsker, Verdict};
+pub use envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
 pub use push::Want;
 pub use record::{
     DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Position, Record, SentIdRecord,
@@ -457,13 +457,13 @@ impl Broker {
     fn envelope(&mut self, now: Now, envelope: Envelope, out: Out<'_>) {
         match envelope {
             Envelope::Deliver(deliver) => self.deliver(now, &deliver, out),
-            Envelope::Verdict { to, digest, id, verdict } => {
-                self.verdict(now, to, digest, &id, verdict, out);
+            Envelope::Reply { to, digest, id, reply } => {
+                self.reply(now, to, digest, &id, reply, out);
             }
-            Envelope::TextVerdict { asker, verdict } => self.text_verdict(now, asker, verdict, out),
+            Envelope::TextReply { reply_to, reply } => self.text_reply(now, reply_to, reply, out),
             Envelope::Cancel(cancel) => self.cancel_here(now, cancel, out),
-            Envelope::CancelVerdict { to, id, session, result } => {
-                self.cancel_verdict(to, &id, session, result, out);
+            Envelope::CancelReply { to, id, session, result } => {
+                self.cancel_reply(to, &id, session, result, out);
             }
             Envelope::Fate { to, id, fate, answers_cancel, is_of_ephemeral } => {
                 self.fate(to, id, fate, (answers_cancel, is_of_ephemeral), out);

@@ -8,7 +8,7 @@ use switchboard_proto::v1::{
     is_short_message, message_len,
 };
 
-use super::envelope::{Asker, Cancel, Deliver, Envelope, TextAsker, Verdict};
+use super::envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
@@ -82,7 +82,7 @@ impl Broker {
             receipt: send.receipt,
             has_outcome_memory: keeps_memory,
             keeps_id: !is_ephemeral,
-            asker: Asker::Device(self.shard),
+            reply_to: ReplyTo::Device(self.shard),
         };
         self.hand_in(now, shard, deliver, out);
         Ok(())
@@ -298,80 +298,80 @@ impl Broker {
 
     /// A message is here at its receiver's.
     pub(super) fn deliver(&mut self, now: Now, deliver: &Deliver<'_>, out: Out<'_>) {
-        let verdict = match self.judge_room(deliver) {
+        let reply = match self.judge_room(deliver) {
             Ok(durability) => return self.put(now, deliver, durability, out),
-            Err(verdict) => match self.conns.get(&deliver.to) {
-                Some(&conn) if verdict == Verdict::Rejected(RejectCode::NoSuchDevice) => {
+            Err(reply) => match self.conns.get(&deliver.to) {
+                Some(&conn) if reply == Reply::Rejected(RejectCode::NoSuchDevice) => {
                     self.deliver_text(conn, deliver, out)
                 }
-                _ => verdict,
+                _ => reply,
             },
         };
-        self.answer(now, deliver.asker, deliver.from, (deliver.digest, &deliver.id), verdict, out);
+        self.answer(now, deliver.reply_to, deliver.from, (deliver.digest, &deliver.id), reply, out);
     }
 
     /// To an anonymous device of the text protocol: now or never.
-    fn deliver_text(&self, conn: Conn, deliver: &Deliver<'_>, out: Out<'_>) -> Verdict {
+    fn deliver_text(&self, conn: Conn, deliver: &Deliver<'_>, out: Out<'_>) -> Reply {
         if deliver.durability.is_some() || deliver.receipt || deliver.expires_at_ms.is_some() {
-            return Verdict::Rejected(RejectCode::DurabilityUnavailable);
+            return Reply::Rejected(RejectCode::DurabilityUnavailable);
         }
         let from = self.show(deliver.from);
         out(Effect::DeliverBody { conn, from: from.as_ref(), body: &deliver.body });
-        Verdict::Accepted { seq: 0, durability: Durability::None }
+        Reply::Accepted { seq: 0, durability: Durability::None }
     }
 
-    fn judge_room(&mut self, deliver: &Deliver<'_>) -> Result<Durability, Verdict> {
+    fn judge_room(&mut self, deliver: &Deliver<'_>) -> Result<Durability, Reply> {
         let (strongest, store_refuses) = (self.strongest(), self.mailboxes.store_refuses());
         let device = self.mailboxes.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
-        let device = device.ok_or(Verdict::Rejected(RejectCode::NoSuchDevice))?;
+        let device = device.ok_or(Reply::Rejected(RejectCode::NoSuchDevice))?;
         let strongest = if device.is_ephemeral { Durability::Memory } else { strongest };
         let durability = deliver.durability.unwrap_or(strongest);
         if durability > strongest {
-            return Err(Verdict::Rejected(RejectCode::DurabilityUnavailable));
+            return Err(Reply::Rejected(RejectCode::DurabilityUnavailable));
         }
         if durability == Durability::Disk
             && let Some(code) = store_refuses
         {
-            return Err(Verdict::Rejected(code));
+            return Err(Reply::Rejected(code));
         }
         let stays_in_memory = durability == Durability::Memory;
         if deliver.receipt && stays_in_memory && !deliver.has_outcome_memory {
-            return Err(Verdict::MemoryFull);
+            return Err(Reply::MemoryFull);
         }
         let has_stored_outcome = deliver.receipt && durability == Durability::Disk;
         if has_stored_outcome && !self.directory.may_promise_outcome() {
-            return Err(Verdict::Rejected(RejectCode::StoreFull));
+            return Err(Reply::Rejected(RejectCode::StoreFull));
         }
         let limits = &self.mailboxes.limits;
         let len = deliver.len_under(&deliver.id);
         if len > limits.mailbox_bytes_max {
-            return Err(Verdict::Rejected(RejectCode::TooLarge));
+            return Err(Reply::Rejected(RejectCode::TooLarge));
         }
         // The id that is made for a text is not known yet.
         let made = if deliver.id.is_empty() { MADE_ID_LONGEST.len() } else { 0 };
         let memory = self.mailboxes.stats.memory as usize + memory_of(len + made);
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
-            return Err(Verdict::MemoryFull);
+            return Err(Reply::MemoryFull);
         }
         let with_outcome = if has_stored_outcome { len + RECEIPT_BYTES } else { len };
         if deliver.from.is_number()
             && self.mailboxes.anonymous.is_above(durability, with_outcome, limits, &self.directory)
         {
-            return Err(Verdict::AnonymousFull);
+            return Err(Reply::AnonymousFull);
         }
         let quota = limits.quota_of(deliver.to);
         if !device.mailbox.has_room(len, &quota) {
-            return Err(Verdict::Rejected(RejectCode::MailboxFull));
+            return Err(Reply::Rejected(RejectCode::MailboxFull));
         }
         if !device.mailbox.is_within_share(deliver.from, len, &quota) {
-            return Err(Verdict::OverShare);
+            return Err(Reply::OverShare);
         }
         Ok(durability)
     }
 
     /// Puts a message into its mailbox, and into the store.
     fn put(&mut self, now: Now, deliver: &Deliver<'_>, durability: Durability, out: Out<'_>) {
-        let Deliver { to, asker, digest, .. } = *deliver;
+        let Deliver { to, reply_to, digest, .. } = *deliver;
         let is_stored = durability == Durability::Disk;
         let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let seq = device.mailbox.next_seq();
@@ -405,8 +405,8 @@ impl Broker {
             return self.store(deliver, seq, id, out);
         }
         self.reserve_seqs(to, out);
-        let verdict = Verdict::Accepted { seq, durability: Durability::Memory };
-        self.answer(now, asker, deliver.from, (digest, id), verdict, out);
+        let reply = Reply::Accepted { seq, durability: Durability::Memory };
+        self.answer(now, reply_to, deliver.from, (digest, id), reply, out);
         let from = self.show(deliver.from);
         let newest = ServerFrame::Message {
             seq,
@@ -421,7 +421,7 @@ impl Broker {
 
     /// Puts a message that is in its mailbox into the store.
     fn store(&mut self, deliver: &Deliver<'_>, seq: u64, id: &str, out: Out<'_>) {
-        let Deliver { to, asker, digest, .. } = *deliver;
+        let Deliver { to, reply_to, digest, .. } = *deliver;
         let (to_shown, from) = (self.show(to), self.show(deliver.from));
         out(Effect::Append(Record::Message(MessageRecord {
             to: to_shown.as_ref(),
@@ -439,12 +439,12 @@ impl Broker {
         self.mailboxes.pending.push_back(Pending::Message {
             to,
             seq,
-            asker,
+            reply_to,
             digest,
             is_told: false,
         });
-        if let Asker::Text(asker) = asker {
-            self.answer_text(asker, Ok(()), out);
+        if let ReplyTo::Text(reply_to) = reply_to {
+            self.answer_text(reply_to, Ok(()), out);
         }
     }
 
@@ -476,10 +476,10 @@ impl Broker {
     pub(super) fn answer_from(
         &mut self,
         now: Now,
-        asker: Asker,
+        reply_to: ReplyTo,
         (to, seq): (DeviceId, u64),
         digest: Digest,
-        verdict: Verdict,
+        reply: Reply,
         out: Out<'_>,
     ) {
         let Some(entry) =
@@ -491,63 +491,63 @@ impl Broker {
         let mut id = std::mem::take(&mut self.mailboxes.answered_id);
         id.clear();
         id.push_str(entry.content.as_ref().map_or("", Content::id));
-        self.answer(now, asker, from, (digest, &id), verdict, out);
+        self.answer(now, reply_to, from, (digest, &id), reply, out);
         self.mailboxes.answered_id = id;
     }
 
     fn answer(
         &mut self,
         now: Now,
-        asker: Asker,
+        reply_to: ReplyTo,
         from: DeviceId,
         (digest, id): (Digest, &str),
-        verdict: Verdict,
+        reply: Reply,
         out: Out<'_>,
     ) {
-        match (asker, verdict) {
-            (Asker::Device(shard), verdict) if shard == self.shard => {
-                self.verdict(now, from, digest, id, verdict, out);
+        match (reply_to, reply) {
+            (ReplyTo::Device(shard), reply) if shard == self.shard => {
+                self.reply(now, from, digest, id, reply, out);
             }
-            (Asker::Device(shard), verdict) => {
-                let envelope = Envelope::Verdict { to: from, digest, id: id.into(), verdict };
+            (ReplyTo::Device(shard), reply) => {
+                let envelope = Envelope::Reply { to: from, digest, id: id.into(), reply };
                 out(Effect::Send { shard, envelope });
             }
-            (Asker::Text(asker), Verdict::Rejected(code)) => {
-                self.answer_text(asker, Err(code), out);
+            (ReplyTo::Text(reply_to), Reply::Rejected(code)) => {
+                self.answer_text(reply_to, Err(code), out);
             }
             (
-                Asker::Text(asker),
-                Verdict::OverShare | Verdict::MemoryFull | Verdict::AnonymousFull,
+                ReplyTo::Text(reply_to),
+                Reply::OverShare | Reply::MemoryFull | Reply::AnonymousFull,
             ) => {
-                self.answer_text(asker, Err(RejectCode::MailboxFull), out);
+                self.answer_text(reply_to, Err(RejectCode::MailboxFull), out);
             }
-            (Asker::Text(asker), Verdict::Accepted { durability: Durability::Memory, .. }) => {
-                self.answer_text(asker, Ok(()), out);
+            (ReplyTo::Text(reply_to), Reply::Accepted { durability: Durability::Memory, .. }) => {
+                self.answer_text(reply_to, Ok(()), out);
             }
             // It was answered when there was room; it waits for no sync.
-            (Asker::Text(_), _) => {}
+            (ReplyTo::Text(_), _) => {}
         }
     }
 
-    fn answer_text(&mut self, asker: TextAsker, verdict: Result<(), RejectCode>, out: Out<'_>) {
-        self.send_to_shard(asker.shard, Envelope::TextVerdict { asker, verdict }, out);
+    fn answer_text(&mut self, reply_to: TextReplyTo, reply: Result<(), RejectCode>, out: Out<'_>) {
+        self.send_to_shard(reply_to.shard, Envelope::TextReply { reply_to, reply }, out);
     }
 
     /// The receiver's side has judged; the sender is told.
-    pub(super) fn verdict(
+    pub(super) fn reply(
         &mut self,
         now: Now,
         to: DeviceId,
         digest: Digest,
         id: &str,
-        verdict: Verdict,
+        reply: Reply,
         out: Out<'_>,
     ) {
         let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let session = device.session.as_ref().map_or(0, |session| session.number);
         let told_on = device.told_on();
-        match verdict {
-            Verdict::Accepted { seq, durability } => {
+        match reply {
+            Reply::Accepted { seq, durability } => {
                 let how = (now.at, seq, durability);
                 let Some(owed) = device.sent.accepted(digest, session, how) else { return };
                 if owed.receipt && device.is_ephemeral {
@@ -565,14 +565,11 @@ impl Broker {
                     self.cancel(to, id, owed.cancel_session, out);
                 }
             }
-            Verdict::Rejected(_)
-            | Verdict::OverShare
-            | Verdict::MemoryFull
-            | Verdict::AnonymousFull => {
-                let (code, message) = match verdict {
-                    Verdict::Rejected(code) => (code, rejection(code)),
-                    Verdict::MemoryFull => (RejectCode::StoreFull, MEMORY_FULL),
-                    Verdict::AnonymousFull => (RejectCode::StoreFull, ANONYMOUS_FULL),
+            Reply::Rejected(_) | Reply::OverShare | Reply::MemoryFull | Reply::AnonymousFull => {
+                let (code, message) = match reply {
+                    Reply::Rejected(code) => (code, rejection(code)),
+                    Reply::MemoryFull => (RejectCode::StoreFull, MEMORY_FULL),
+                    Reply::AnonymousFull => (RejectCode::StoreFull, ANONYMOUS_FULL),
                     _ => (RejectCode::MailboxFull, OVER_SHARE),
                 };
                 let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
@@ -589,10 +586,10 @@ impl Broker {
                 }
                 for _ in 0..owed.cancels {
                     let too_late = Err(RejectCode::TooLate);
-                    self.cancel_verdict(to, id, owed.cancel_session, too_late, out);
+                    self.cancel_reply(to, id, owed.cancel_session, too_late, out);
                 }
             }
-            Verdict::Unknown => {
+            Reply::Unknown => {
                 let Some(owed) = device.sent.answered(digest, session) else { return };
                 for _ in 0..owed.answers() {
                     let code = RejectCode::StoreUnavailable;
@@ -648,20 +645,20 @@ impl Broker {
     pub(crate) fn send_text(
         &mut self,
         now: Now,
-        asker: TextAsker,
+        reply_to: TextReplyTo,
         to: DeviceId,
         text: &[u8],
         out: Out<'_>,
     ) -> Result<(), Refusal> {
         let shard = self.shard_with(to).ok_or(Refusal::NoSuchDevice)?;
         // Counted before it is written: escaped it may be six times as long.
-        if !self.fits_a_frame(asker.device, MADE_ID_LONGEST, None, body_len_of_text(text)) {
+        if !self.fits_a_frame(reply_to.device, MADE_ID_LONGEST, None, body_len_of_text(text)) {
             return Err(Refusal::MailboxFull);
         }
         let mut body = Vec::with_capacity(text.len() + 2);
         switchboard_proto::v1::write_body_of_text(&mut body, text);
         let deliver = Deliver {
-            from: asker.device,
+            from: reply_to.device,
             to,
             id: Cow::Borrowed(""),
             digest: Digest::default(),
@@ -674,43 +671,43 @@ impl Broker {
             receipt: false,
             has_outcome_memory: false,
             keeps_id: false,
-            asker: Asker::Text(asker),
+            reply_to: ReplyTo::Text(reply_to),
         };
         if shard != self.shard {
-            out(Effect::AwaitVerdict { conn: asker.conn });
+            out(Effect::AwaitReply { conn: reply_to.conn });
         }
         self.hand_in(now, shard, deliver, out);
         Ok(())
     }
 
     /// The receiver's side has judged what a device of the text protocol sent.
-    pub(super) fn text_verdict(
+    pub(super) fn text_reply(
         &mut self,
         now: Now,
-        asker: TextAsker,
-        verdict: Result<(), RejectCode>,
+        reply_to: TextReplyTo,
+        reply: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
-        let session = self.session(asker.device).map_or(0, |session| session.number);
-        if session != asker.session {
+        let session = self.session(reply_to.device).map_or(0, |session| session.number);
+        if session != reply_to.session {
             return;
         }
-        let device = self.devices.get_mut(asker.conn.0 as usize).and_then(Option::as_mut);
-        let Some(device) = device.filter(|device| device.id == asker.device) else { return };
-        match verdict {
+        let device = self.devices.get_mut(reply_to.conn.0 as usize).and_then(Option::as_mut);
+        let Some(device) = device.filter(|device| device.id == reply_to.device) else { return };
+        match reply {
             Ok(()) => {
-                device.last = Some(LastText::new(asker.text, now.at));
-                out(Effect::TextAccepted { conn: asker.conn });
+                device.last = Some(LastText::new(reply_to.text, now.at));
+                out(Effect::TextAccepted { conn: reply_to.conn });
             }
             Err(code) => {
                 let refusal = match code {
                     RejectCode::NoSuchDevice => Refusal::NoSuchDevice,
                     _ => Refusal::MailboxFull,
                 };
-                out(Effect::Refuse { conn: asker.conn, refusal });
+                out(Effect::Refuse { conn: reply_to.conn, refusal });
             }
         }
-        out(Effect::VerdictCame { conn: asker.conn });
+        out(Effect::Replied { conn: reply_to.conn });
     }
 
     /// The sender wants a message back.
@@ -725,24 +722,24 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let digest = device.own_digest(digest);
         let Some(sent) = device.sent.find(digest) else {
-            return self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out);
+            return self.cancel_reply(id, message, session, Err(RejectCode::TooLate), out);
         };
         match (sent.to, sent.state()) {
             (_, SentState::Asked) => device.sent.cancel(digest, session),
             (to, SentState::Accepted { seq }) if sent.is_cancelled() => {
                 let of = FateOf { device: to, seq };
-                self.cancel_verdict(id, message, session, Ok(of), out);
+                self.cancel_reply(id, message, session, Ok(of), out);
             }
             (to, SentState::Accepted { seq }) if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
                 self.send_to_owner(to, Envelope::Cancel(cancel), out);
             }
-            _ => self.cancel_verdict(id, message, session, Err(RejectCode::TooLate), out),
+            _ => self.cancel_reply(id, message, session, Err(RejectCode::TooLate), out),
         }
     }
 
     /// Answers a `cancel`, if the session that asked is still there.
-    pub(super) fn cancel_verdict(
+    pub(super) fn cancel_reply(
         &mut self,
         to: DeviceId,
         id: &str,

@@ -287,7 +287,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let conn = hello.conn;
         // What it says already is for later.
-        out(Effect::AwaitVerdict { conn });
+        out(Effect::AwaitReply { conn });
         if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
             self.mailboxes.waiting.remove(&older.hello.conn);
             out(taken_over(older.hello.conn));
@@ -358,7 +358,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
         if is_kept && device.row.is_nowhere() {
             // A crash now would leave nothing of the device, but what it sent meanwhile.
-            out(Effect::AwaitVerdict { conn: hello.conn });
+            out(Effect::AwaitReply { conn: hello.conn });
         } else {
             self.welcome(id, out);
         }
@@ -385,7 +385,7 @@ impl Broker {
         } else {
             self.welcome_frame(id, conn, &unwelcomed, out);
         }
-        out(Effect::VerdictCame { conn });
+        out(Effect::Replied { conn });
         // It may be about to end already, and nothing is told before the welcome.
         self.set_token_alarm(id);
     }

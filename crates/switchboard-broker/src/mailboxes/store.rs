@@ -5,7 +5,7 @@ use std::time::Duration;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, Outcome};
 
-use super::envelope::{Asker, Envelope, Verdict};
+use super::envelope::{Envelope, Reply, ReplyTo};
 use super::{FateOf, Now, Out, Position};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
@@ -22,7 +22,7 @@ const ROWS_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) enum Pending {
     /// A message that its sender waits for.
-    Message { to: DeviceId, seq: u64, asker: Asker, digest: Digest, is_told: bool },
+    Message { to: DeviceId, seq: u64, reply_to: ReplyTo, digest: Digest, is_told: bool },
     /// An outcome, and perhaps the answer to a `cancel`.
     Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<(Box<str>, u32)> },
     /// A message is out.
@@ -111,9 +111,9 @@ impl Broker {
 
     fn synced_one(&mut self, now: Now, pending: Pending, position: Position, out: Out<'_>) {
         match pending {
-            Pending::Message { to, seq, asker, digest, .. } => {
-                let verdict = Verdict::Accepted { seq, durability: Durability::Disk };
-                self.answer_from(now, asker, (to, seq), digest, verdict, out);
+            Pending::Message { to, seq, reply_to, digest, .. } => {
+                let reply = Reply::Accepted { seq, durability: Durability::Disk };
+                self.answer_from(now, reply_to, (to, seq), digest, reply, out);
                 self.entry_synced(now, to, seq, position, out);
             }
             Pending::Outcome { to, seq, of, cancelled } => {
@@ -125,7 +125,7 @@ impl Broker {
             Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
             Pending::Cancelled { of, mailbox_name, to, id, session } => {
                 self.left(of, mailbox_name, out);
-                let envelope = Envelope::CancelVerdict { to, id, session, result: Ok(of) };
+                let envelope = Envelope::CancelReply { to, id, session, result: Ok(of) };
                 self.send_to_owner(to, envelope, out);
             }
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {
@@ -200,15 +200,15 @@ impl Broker {
         self.mailboxes.is_failing = true;
         let mut told = Vec::new();
         for pending in &mut self.mailboxes.pending {
-            if let Pending::Message { to, seq, asker, digest, is_told } = pending
+            if let Pending::Message { to, seq, reply_to, digest, is_told } = pending
                 && !*is_told
             {
                 *is_told = true;
-                told.push((*asker, *to, *seq, *digest));
+                told.push((*reply_to, *to, *seq, *digest));
             }
         }
-        for (asker, to, seq, digest) in told {
-            self.answer_from(now, asker, (to, seq), digest, Verdict::Unknown, out);
+        for (reply_to, to, seq, digest) in told {
+            self.answer_from(now, reply_to, (to, seq), digest, Reply::Unknown, out);
         }
         self.settle_local(now, out);
     }

@@ -62,10 +62,10 @@ pub(crate) enum Done {
         shard: ShardId,
         envelope: Envelope,
     },
-    AwaitVerdict {
+    AwaitReply {
         conn: Conn,
     },
-    VerdictCame {
+    Replied {
         conn: Conn,
     },
     TextAccepted {
@@ -95,8 +95,8 @@ impl From<Effect<'_>> for Done {
                 Done::Fetch { device, session, wants: wants.to_vec() }
             }
             Effect::Send { shard, envelope } => Done::Send { shard, envelope },
-            Effect::AwaitVerdict { conn } => Done::AwaitVerdict { conn },
-            Effect::VerdictCame { conn } => Done::VerdictCame { conn },
+            Effect::AwaitReply { conn } => Done::AwaitReply { conn },
+            Effect::Replied { conn } => Done::Replied { conn },
             Effect::TextAccepted { conn } => Done::TextAccepted { conn },
             Effect::Verify { .. } => panic!("nobody here shows a token"),
             Effect::Count(_) => Done::Count,

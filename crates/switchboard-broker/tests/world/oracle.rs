@@ -330,7 +330,7 @@ impl World {
 
     pub(crate) fn refused(&mut self, link: usize, refusal: Refusal) {
         if self.links[link].is_held && refusal == Refusal::NoSuchDevice {
-            // Perhaps of an earlier text; what is said at the verdict's end counts.
+            // Perhaps of an earlier text; what is said at the reply's end counts.
             return;
         }
         let Some((serial, arrival)) = self.links[link].text_asked.take() else {
@@ -342,8 +342,8 @@ impl World {
         }
     }
 
-    /// The verdict that a text device waited for was told: if it was not accepted it was refused.
-    pub(crate) fn verdict_came(&mut self, link: usize) {
+    /// The reply that a text device waited for was told: if it was not accepted it was refused.
+    pub(crate) fn replied(&mut self, link: usize) {
         self.links[link].is_held = false;
         if let Some((serial, arrival)) = self.links[link].text_asked.take() {
             self.ledger.messages[serial].arrivals[arrival].answer = Answer::Rejected;

@@ -289,11 +289,11 @@ impl World {
                 let link = self.link_on(shard, conn);
                 self.links[link].awaits_drain = true;
             }
-            Done::AwaitVerdict { conn } => {
+            Done::AwaitReply { conn } => {
                 let link = self.link_on(shard, conn);
                 self.links[link].is_held = true;
             }
-            Done::VerdictCame { conn } => self.verdict_came(self.link_on(shard, conn)),
+            Done::Replied { conn } => self.replied(self.link_on(shard, conn)),
             Done::Close { conn, code } => self.closed(self.link_on(shard, conn), code),
             Done::Append(stored) => {
                 assert!(self.config.is_durable, "there is no store for {stored:?}");

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::kept::{Kept, frame};
 use super::outgoing::random_id;
-use super::requests::{Asker, Request};
+use super::requests::{ReplyTo, Request};
 use super::{Accepted, AskError, CancelError, Cursor, Outgoing, SendError, State};
 
 /// What a device does; the handle may be cloned and used from several tasks.
@@ -52,7 +52,7 @@ impl Future for Reply {
 }
 
 impl Device {
-    /// Sends a message and waits for the server's verdict, over as many connections as it takes.
+    /// Sends a message and waits for the server's reply, over as many connections as it takes.
     ///
     /// `store_unavailable` is retried, with the same id, until the server knows. With
     /// [`receipt`](Outgoing::receipt) how it ends comes later, as
@@ -65,8 +65,8 @@ impl Device {
     /// way at once that keep their order.
     pub async fn begin_send(&self, message: Outgoing) -> Result<Reply, SendError> {
         let frames = vec![message.frame()?];
-        let (asker, answer) = oneshot::channel();
-        self.ask(Request { id: message.id, frames, asker: Asker::Send(asker) }).await;
+        let (reply_to, answer) = oneshot::channel();
+        self.ask(Request { id: message.id, frames, reply_to: ReplyTo::Send(reply_to) }).await;
         Ok(Reply { answer, kept: Arc::clone(&self.kept) })
     }
 
@@ -74,8 +74,8 @@ impl Device {
     pub async fn cancel(&self, id: &str) -> Result<(), CancelError> {
         let frames = checked(&ClientFrame::Cancel { id: Cow::Borrowed(id) });
         let frames = vec![frames.map_err(CancelError::Invalid)?];
-        let (asker, answer) = oneshot::channel();
-        self.ask(Request { id: id.to_owned(), frames, asker: Asker::Cancel(asker) }).await;
+        let (reply_to, answer) = oneshot::channel();
+        self.ask(Request { id: id.to_owned(), frames, reply_to: ReplyTo::Cancel(reply_to) }).await;
         answer.await.unwrap_or_else(|_| Err(CancelError::Ended(self.kept.ending())))
     }
 
@@ -97,8 +97,8 @@ impl Device {
             // Its mailbox is gone, or it is being refused.
             return Ok(());
         }
-        let (asker, answer) = oneshot::channel();
-        self.ask(Request { id, frames, asker: Asker::Refuse(seq, asker) }).await;
+        let (reply_to, answer) = oneshot::channel();
+        self.ask(Request { id, frames, reply_to: ReplyTo::Refuse(seq, reply_to) }).await;
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
@@ -112,8 +112,8 @@ impl Device {
         let after = after.map(|after| Address::new(Cow::Borrowed(after)));
         let text = checked(&ClientFrame::Devices { id: Cow::Borrowed(&id), after, limit });
         let frames = vec![text.map_err(AskError::Invalid)?];
-        let (asker, answer) = oneshot::channel();
-        self.ask(Request { id, frames, asker: Asker::Devices(asker) }).await;
+        let (reply_to, answer) = oneshot::channel();
+        self.ask(Request { id, frames, reply_to: ReplyTo::Devices(reply_to) }).await;
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
@@ -142,8 +142,8 @@ impl Device {
         let id = random_id();
         let text = watch_text(&id, devices.iter().copied(), is_watch);
         let frames = vec![text.map_err(AskError::Invalid)?];
-        let (asker, answer) = oneshot::channel();
-        self.ask(Request { id, frames, asker: Asker::Watch(asker) }).await;
+        let (reply_to, answer) = oneshot::channel();
+        self.ask(Request { id, frames, reply_to: ReplyTo::Watch(reply_to) }).await;
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
@@ -154,8 +154,8 @@ impl Device {
         let text = checked(&ClientFrame::Refresh { token: Cow::Borrowed(token) });
         let frames = vec![text.map_err(AskError::Invalid)?];
         self.kept.set_token(token.to_owned());
-        let (asker, answer) = oneshot::channel();
-        self.ask(Request { id: random_id(), frames, asker: Asker::Refresh(asker) }).await;
+        let (reply_to, answer) = oneshot::channel();
+        self.ask(Request { id: random_id(), frames, reply_to: ReplyTo::Refresh(reply_to) }).await;
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 

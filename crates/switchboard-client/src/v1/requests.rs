@@ -18,7 +18,7 @@ const RETRY_AFTER_MIN: Duration = Duration::from_millis(50);
 
 /// Who waits for an answer, and so what the request is.
 #[derive(Debug)]
-pub(super) enum Asker {
+pub(super) enum ReplyTo {
     Send(oneshot::Sender<Result<Accepted, SendError>>),
     Cancel(oneshot::Sender<Result<(), CancelError>>),
     Devices(oneshot::Sender<Result<DevicePage, AskError>>),
@@ -35,7 +35,7 @@ pub(super) struct Request {
     pub(super) id: String,
     /// What is said, one WebSocket message each.
     pub(super) frames: Vec<String>,
-    pub(super) asker: Asker,
+    pub(super) reply_to: ReplyTo,
 }
 
 /// All of them, in the order in which they were handed in, which is that of sending them again.
@@ -68,7 +68,7 @@ impl Requests {
     /// Hands one in. Ids are of one request at a time: else an answer could be anybody's.
     pub(super) fn add(&mut self, request: Request) {
         if self.by_id.contains_key(&request.id) {
-            return request.asker.in_flight();
+            return request.reply_to.in_flight();
         }
         self.by_id.insert(request.id.clone(), self.next);
         self.waiting.insert(self.next, Waiting { request, state: State::Due(None) });
@@ -94,7 +94,7 @@ impl Requests {
         }
         for (id, len) in too_long {
             if let Some(request) = self.remove(&id) {
-                request.asker.too_long(len, frame_len_max);
+                request.reply_to.too_long(len, frame_len_max);
             }
         }
         frames
@@ -114,7 +114,9 @@ impl Requests {
     pub(super) fn begin_anew(&mut self) {
         let mut interrupted = Vec::new();
         for waiting in self.waiting.values_mut() {
-            if matches!(waiting.request.asker, Asker::Cancel(_)) && waiting.state == State::Said {
+            if matches!(waiting.request.reply_to, ReplyTo::Cancel(_))
+                && waiting.state == State::Said
+            {
                 interrupted.push(waiting.request.id.clone());
             }
             if waiting.state == State::Said {
@@ -122,7 +124,7 @@ impl Requests {
             }
         }
         for id in interrupted {
-            if let Some(Request { asker: Asker::Cancel(answer), .. }) = self.remove(&id) {
+            if let Some(Request { reply_to: ReplyTo::Cancel(answer), .. }) = self.remove(&id) {
                 tell(answer, Err(CancelError::Interrupted));
             }
         }
@@ -130,12 +132,12 @@ impl Requests {
 
     /// Refusals of messages in a mailbox that is gone have nothing to refuse.
     pub(super) fn forget_refusals(&mut self) {
-        let refusals = self.waiting.values().filter_map(|waiting| match waiting.request.asker {
-            Asker::Refuse(..) => Some(waiting.request.id.clone()),
+        let refusals = self.waiting.values().filter_map(|waiting| match waiting.request.reply_to {
+            ReplyTo::Refuse(..) => Some(waiting.request.id.clone()),
             _ => None,
         });
         for id in refusals.collect::<Vec<_>>() {
-            if let Some(Request { asker: Asker::Refuse(_, answer), .. }) = self.remove(&id) {
+            if let Some(Request { reply_to: ReplyTo::Refuse(_, answer), .. }) = self.remove(&id) {
                 tell(answer, Ok(()));
             }
         }
@@ -145,7 +147,7 @@ impl Requests {
     pub(super) fn answer(&mut self, event: ServerEvent, now: Instant) -> Option<u64> {
         match event {
             ServerEvent::Accepted { id, durability, duplicate } => {
-                if let Some(Asker::Send(answer)) = self.take(&id) {
+                if let Some(ReplyTo::Send(answer)) = self.take(&id) {
                     tell(answer, Ok(Accepted { id, durability, duplicate }));
                 }
             }
@@ -154,30 +156,30 @@ impl Requests {
                 self.rejected(&id, Rejection { code, message, retry_after }, now);
             }
             ServerEvent::Cancelled { id } => {
-                if let Some(Asker::Cancel(answer)) = self.take(&id) {
+                if let Some(ReplyTo::Cancel(answer)) = self.take(&id) {
                     tell(answer, Ok(()));
                 }
             }
             ServerEvent::Devices { id, devices, next } => {
-                if let Some(Asker::Devices(answer)) = self.take(&id) {
+                if let Some(ReplyTo::Devices(answer)) = self.take(&id) {
                     tell(answer, Ok(DevicePage { devices, next }));
                 }
             }
             ServerEvent::Watching { id } => {
-                if let Some(Asker::Watch(answer)) = self.take(&id) {
+                if let Some(ReplyTo::Watch(answer)) = self.take(&id) {
                     tell(answer, Ok(()));
                 }
             }
             ServerEvent::Refreshed { expires_at_ms } => self.refreshed(expires_at_ms),
             ServerEvent::Pong { id: Some(id) } => {
-                if let Some(Asker::Refuse(seq, answer)) = self.take(&id) {
+                if let Some(ReplyTo::Refuse(seq, answer)) = self.take(&id) {
                     tell(answer, Ok(()));
                     return Some(seq);
                 }
             }
             ServerEvent::Error { message, id: Some(id), .. } => {
-                if let Some(asker) = self.take(&id) {
-                    asker.invalid(message);
+                if let Some(reply_to) = self.take(&id) {
+                    reply_to.invalid(message);
                 }
             }
             _ => {}
@@ -189,20 +191,21 @@ impl Requests {
         let Some(number) = self.by_id.get(id) else { return };
         let Some(waiting) = self.waiting.get_mut(number) else { return };
         let is_unknown = rejection.code == Word::Known(RejectCode::StoreUnavailable);
-        if is_unknown && matches!(waiting.request.asker, Asker::Send(_)) {
+        if is_unknown && matches!(waiting.request.reply_to, ReplyTo::Send(_)) {
             let after = rejection.retry_after.unwrap_or(RETRY_AFTER).max(RETRY_AFTER_MIN);
             waiting.state = State::Due(Some(now + after));
-        } else if let Some(asker) = self.take(id) {
-            asker.rejected(rejection);
+        } else if let Some(reply_to) = self.take(id) {
+            reply_to.rejected(rejection);
         }
     }
 
     /// `refreshed` names no request; the server answers them in order.
     fn refreshed(&mut self, expires_at_ms: Option<u64>) {
-        let is_refresh = |waiting: &&Waiting| matches!(waiting.request.asker, Asker::Refresh(_));
+        let is_refresh =
+            |waiting: &&Waiting| matches!(waiting.request.reply_to, ReplyTo::Refresh(_));
         let first = self.waiting.values().find(is_refresh);
         let Some(id) = first.map(|waiting| waiting.request.id.clone()) else { return };
-        if let Some(Asker::Refresh(answer)) = self.take(&id) {
+        if let Some(ReplyTo::Refresh(answer)) = self.take(&id) {
             tell(answer, Ok(expires_at_ms));
         }
     }
@@ -211,12 +214,12 @@ impl Requests {
     pub(super) fn end(&mut self, ending: &Ending) {
         self.by_id.clear();
         for (_, waiting) in std::mem::take(&mut self.waiting) {
-            waiting.request.asker.ended(ending.clone());
+            waiting.request.reply_to.ended(ending.clone());
         }
     }
 
-    fn take(&mut self, id: &str) -> Option<Asker> {
-        self.remove(id).map(|request| request.asker)
+    fn take(&mut self, id: &str) -> Option<ReplyTo> {
+        self.remove(id).map(|request| request.reply_to)
     }
 
     fn remove(&mut self, id: &str) -> Option<Request> {
@@ -230,53 +233,55 @@ fn tell<T>(answer: oneshot::Sender<T>, what: T) {
     let _ = answer.send(what);
 }
 
-impl Asker {
+impl ReplyTo {
     fn in_flight(self) {
         match self {
-            Asker::Send(answer) => tell(answer, Err(SendError::InFlight)),
-            Asker::Cancel(answer) => tell(answer, Err(CancelError::InFlight)),
+            ReplyTo::Send(answer) => tell(answer, Err(SendError::InFlight)),
+            ReplyTo::Cancel(answer) => tell(answer, Err(CancelError::InFlight)),
             other => other.invalid("a request with this id waits for its answer".to_owned()),
         }
     }
 
     fn too_long(self, len: u64, max: u64) {
         match self {
-            Asker::Send(answer) => tell(answer, Err(SendError::TooLarge { len, max })),
+            ReplyTo::Send(answer) => tell(answer, Err(SendError::TooLarge { len, max })),
             other => other.invalid(format!("a frame of {len} bytes; the server takes {max}")),
         }
     }
 
     fn rejected(self, rejection: Rejection) {
         match self {
-            Asker::Send(answer) => tell(answer, Err(rejection.into())),
-            Asker::Cancel(answer) => tell(answer, Err(rejection.into())),
-            Asker::Devices(answer) => tell(answer, Err(rejection.into())),
-            Asker::Watch(answer) | Asker::Refuse(_, answer) => tell(answer, Err(rejection.into())),
-            Asker::Refresh(answer) => tell(answer, Err(rejection.into())),
+            ReplyTo::Send(answer) => tell(answer, Err(rejection.into())),
+            ReplyTo::Cancel(answer) => tell(answer, Err(rejection.into())),
+            ReplyTo::Devices(answer) => tell(answer, Err(rejection.into())),
+            ReplyTo::Watch(answer) | ReplyTo::Refuse(_, answer) => {
+                tell(answer, Err(rejection.into()))
+            }
+            ReplyTo::Refresh(answer) => tell(answer, Err(rejection.into())),
         }
     }
 
     fn invalid(self, why: String) {
         match self {
-            Asker::Send(answer) => tell(answer, Err(SendError::Invalid(why))),
-            Asker::Cancel(answer) => tell(answer, Err(CancelError::Invalid(why))),
-            Asker::Devices(answer) => tell(answer, Err(AskError::Invalid(why))),
-            Asker::Watch(answer) | Asker::Refuse(_, answer) => {
+            ReplyTo::Send(answer) => tell(answer, Err(SendError::Invalid(why))),
+            ReplyTo::Cancel(answer) => tell(answer, Err(CancelError::Invalid(why))),
+            ReplyTo::Devices(answer) => tell(answer, Err(AskError::Invalid(why))),
+            ReplyTo::Watch(answer) | ReplyTo::Refuse(_, answer) => {
                 tell(answer, Err(AskError::Invalid(why)));
             }
-            Asker::Refresh(answer) => tell(answer, Err(AskError::Invalid(why))),
+            ReplyTo::Refresh(answer) => tell(answer, Err(AskError::Invalid(why))),
         }
     }
 
     fn ended(self, ending: Ending) {
         match self {
-            Asker::Send(answer) => tell(answer, Err(SendError::Ended(ending))),
-            Asker::Cancel(answer) => tell(answer, Err(CancelError::Ended(ending))),
-            Asker::Devices(answer) => tell(answer, Err(AskError::Ended(ending))),
-            Asker::Watch(answer) | Asker::Refuse(_, answer) => {
+            ReplyTo::Send(answer) => tell(answer, Err(SendError::Ended(ending))),
+            ReplyTo::Cancel(answer) => tell(answer, Err(CancelError::Ended(ending))),
+            ReplyTo::Devices(answer) => tell(answer, Err(AskError::Ended(ending))),
+            ReplyTo::Watch(answer) | ReplyTo::Refuse(_, answer) => {
                 tell(answer, Err(AskError::Ended(ending)));
             }
-            Asker::Refresh(answer) => tell(answer, Err(AskError::Ended(ending))),
+            ReplyTo::Refresh(answer) => tell(answer, Err(AskError::Ended(ending))),
         }
     }
 }

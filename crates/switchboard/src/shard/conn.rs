@@ -156,7 +156,7 @@ pub(super) enum Hold {
     /// The HTTP server does not take more for now.
     HttpPipe,
     /// The shard that owns the receiver has not said whether there is room.
-    Verdict,
+    Reply,
     /// The store has as much as it may hold in memory.
     Store,
     /// Its device is not on disk yet, or the flap guard makes it wait: no `welcome` was said.

@@ -294,8 +294,8 @@ impl Shard {
         match todo {
             Todo::Overflow(key) => self.overflow(key),
             Todo::Close { key, code, reason } => self.close(key, CloseCode(code), &reason),
-            Todo::Resume(key, Hold::Verdict) => {
-                self.resume(key, Hold::Verdict);
+            Todo::Resume(key, Hold::Reply) => {
+                self.resume(key, Hold::Reply);
                 self.resume(key, Hold::Welcome);
             }
             Todo::Resume(key, hold) => self.resume(key, hold),

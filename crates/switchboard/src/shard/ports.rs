@@ -465,9 +465,9 @@ impl Ports {
                 self.ask_reader(Job::Fetch { shard, device, session, wants });
             }
             Effect::Send { shard, envelope } => self.send_envelope(shard, envelope),
-            Effect::AwaitVerdict { conn } => self.await_verdict(self.key(conn.0)),
-            Effect::VerdictCame { conn } => {
-                self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Verdict));
+            Effect::AwaitReply { conn } => self.await_reply(self.key(conn.0)),
+            Effect::Replied { conn } => {
+                self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Reply));
             }
             Effect::TextAccepted { .. } => {
                 self.metrics.messages.at(MessageResult::Stored as usize).add(1);
@@ -486,10 +486,10 @@ impl Ports {
     }
 
     /// A device waits for its `welcome`, or a text for the word of its receiver's side.
-    fn await_verdict(&mut self, key: Key) {
+    fn await_reply(&mut self, key: Key) {
         let is_unwelcomed = self.entering == Some(key)
             || self.conn(key).is_some_and(|conn| conn.holds.has(Hold::Welcome));
-        self.hold(key, if is_unwelcomed { Hold::Welcome } else { Hold::Verdict });
+        self.hold(key, if is_unwelcomed { Hold::Welcome } else { Hold::Reply });
     }
 
     pub(super) fn key(&self, index: u32) -> Key {

@@ -58,7 +58,7 @@ pub(crate) const CASES: &[Case] = &[
         |server| text_to_mailbox(server, 2),
     ),
     ("switchboard_reader_pauses_total{reason=\"welcome\"}", &[], anonymous),
-    ("switchboard_reader_pauses_total{reason=\"verdict\"}", &["shards=2"], |server| {
+    ("switchboard_reader_pauses_total{reason=\"reply\"}", &["shards=2"], |server| {
         // One of them lives on the other shard.
         let away = [(); 2].map(|()| V1::anonymous(server).leave());
         let mut text = [(); 2].map(|()| Device::connect(server));
