@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, RejectCode};
 
-use super::{Fate, FateOf};
+use super::{MessageKey, MessageOutcome};
 use crate::{Conn, Digest, Moment, ShardId};
 
 /// From one shard's broker to another's.
@@ -42,25 +42,25 @@ pub enum Envelope {
         /// The session that asked.
         session: u32,
         /// Which one is cancelled, or why none is.
-        result: Result<FateOf, RejectCode>,
+        result: Result<MessageKey, RejectCode>,
     },
-    /// A message met its fate, to the shard of its sender, who asked to know.
-    Fate {
+    /// A message met its outcome, to the shard of its sender, who asked to know.
+    Outcome {
         /// The sender.
         to: DeviceId,
         /// The message's id.
         id: Box<str>,
         /// How it ended.
-        fate: Fate,
+        outcome: MessageOutcome,
         /// The session whose `cancel` this also answers.
         answers_cancel: Option<u32>,
         /// The sender was ephemeral: another device of its id is not told.
         is_of_ephemeral: bool,
     },
     /// The outcome of a message is recorded, to the shard of its receiver.
-    Settled(FateOf),
+    Settled(MessageKey),
     /// The sender of a message is no more: nobody is to be told of its outcome.
-    Unwanted(FateOf),
+    Unwanted(MessageKey),
     /// A watched device came or went.
     Presence {
         /// Who watches.
@@ -81,8 +81,8 @@ impl Envelope {
             Envelope::Deliver(deliver) => size_of::<Deliver<'_>>() + deliver.len_under(&deliver.id),
             Envelope::Reply { id, .. } | Envelope::CancelReply { id, .. } => id.len(),
             Envelope::Cancel(cancel) => cancel.id.len(),
-            Envelope::Fate { id, fate, .. } => {
-                id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len())
+            Envelope::Outcome { id, outcome, .. } => {
+                id.len() + outcome.reason.as_ref().map_or(0, |reason| reason.len())
             }
             Envelope::TextReply { .. }
             | Envelope::Settled(_)

@@ -14,7 +14,7 @@ use crate::{Moment, RECEIPT_BYTES, StampClock};
 /// What waits for one device.
 ///
 /// An entry leaves by ack, refusal, expiry or cancellation. One whose sender asked for an outcome
-/// stays, *owed*, until the outcome is recorded.
+/// stays, *awaiting its outcome*, until that is recorded.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     /// By rising `seq`; gaps are possible.
@@ -127,7 +127,7 @@ pub(crate) enum State {
     /// May be pushed.
     Ready,
     /// Out of the mailbox for the device; its outcome is not recorded yet.
-    Owed,
+    AwaitsOutcome,
     /// Out of the mailbox, never pushed, and the record that says so is not synced. Nothing behind
     /// it may be seen: a crash could bring it back, and it would come too late.
     Leaving,
@@ -323,7 +323,7 @@ impl Mailbox {
         self.entries.get_mut(index)
     }
 
-    /// Takes a waiting entry out. One that asked for an outcome stays, owed; gives whether it is.
+    /// Takes a waiting entry out. One with a receipt stays until its outcome is recorded; returns whether it is one.
     ///
     /// Nothing happens to an entry that is already out.
     pub(crate) fn take(&mut self, seq: u64) -> Option<Taken> {
@@ -357,7 +357,7 @@ impl Mailbox {
         self.cached -= entry.cached_bytes();
         let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
         entry.state = match entry.receipt() {
-            true => State::Owed,
+            true => State::AwaitsOutcome,
             false if entry.is_stored() && !may_be_seen => State::Leaving,
             false => State::Gone,
         };
@@ -365,10 +365,10 @@ impl Mailbox {
         if !entry.receipt() {
             entry.content = None;
         }
-        let owes = entry.receipt();
+        let receipt = entry.receipt();
         let is_outcome = entry.is_outcome();
         let is_of_ephemeral = entry.is_of_ephemeral();
-        Some(Taken { seq, from, id, owes, maybe_seen, is_stored, is_outcome, is_of_ephemeral })
+        Some(Taken { seq, from, id, receipt, maybe_seen, is_stored, is_outcome, is_of_ephemeral })
     }
 
     /// It is recorded that an entry is out, and how it ended: it is gone. Gives whether a copy of
@@ -377,9 +377,9 @@ impl Mailbox {
         let mut is_moved = false;
         if let Some(index) = self.index_of(seq)
             && let Some(entry) = self.entries.get_mut(index)
-            && matches!(entry.state, State::Owed | State::Leaving)
+            && matches!(entry.state, State::AwaitsOutcome | State::Leaving)
         {
-            if entry.state == State::Owed {
+            if entry.state == State::AwaitsOutcome {
                 self.totals -= entry.reserve();
             }
             entry.state = State::Gone;
@@ -391,11 +391,11 @@ impl Mailbox {
         is_moved
     }
 
-    /// Nobody waits for the outcome of an owed entry. Gives whether its record must be taken out.
+    /// Nobody waits for the outcome of this entry any more. Returns whether its record must be taken out.
     pub(crate) fn unwanted(&mut self, seq: u64) -> bool {
         let Some(index) = self.index_of(seq) else { return false };
         let entry = &mut self.entries[index];
-        if entry.state != State::Owed || !entry.is_stored() {
+        if entry.state != State::AwaitsOutcome || !entry.is_stored() {
             return false;
         }
         self.totals -= entry.reserve();
@@ -426,7 +426,7 @@ impl Mailbox {
         }
     }
 
-    /// Takes out everything up to `seq`; gives what was taken and owes an outcome.
+    /// Takes out everything up to `seq`; returns what was taken with a receipt.
     pub(crate) fn ack(&mut self, seq: u64) -> Acked {
         let mut acked = Acked::default();
         self.acked_to = self.acked_to.max(seq);
@@ -439,8 +439,8 @@ impl Mailbox {
                 acked.messages += 1;
                 acked.outcomes += usize::from(taken.is_outcome);
                 acked.any_stored |= taken.is_stored;
-                if taken.owes {
-                    acked.owed.push(taken);
+                if taken.receipt {
+                    acked.with_receipt.push(taken);
                 }
             }
         }
@@ -448,7 +448,7 @@ impl Mailbox {
         acked
     }
 
-    /// As [`Mailbox::ack`], for as long as what is at the front was just pushed and owes nothing:
+    /// As [`Mailbox::ack`], for as long as what is at the front was just pushed and has no receipt:
     /// mostly that is all.
     #[inline]
     fn ack_plain(&mut self, seq: u64, acked: &mut Acked) {
@@ -481,8 +481,8 @@ impl Mailbox {
             let index = from + index;
             match entry.state {
                 State::Gone => {}
-                State::Owed if !entry.is_stored() || entry.seq <= self.acked_to => {}
-                State::Owed | State::Leaving => return Next::Wait,
+                State::AwaitsOutcome if !entry.is_stored() || entry.seq <= self.acked_to => {}
+                State::AwaitsOutcome | State::Leaving => return Next::Wait,
                 _ if is_text && entry.is_outcome() => {}
                 State::Unsynced => return Next::Wait,
                 State::Ready if !entry.is_stored() && entry.seq >= self.reserved_to => {
@@ -610,12 +610,12 @@ impl Mailbox {
     }
 
     /// Entries that were acked and whose outcome is not recorded, as they were taken.
-    pub(crate) fn owed(&self) -> impl Iterator<Item = Taken> {
-        self.entries.iter().filter(|entry| entry.state == State::Owed).map(|entry| Taken {
+    pub(crate) fn awaiting_outcome(&self) -> impl Iterator<Item = Taken> {
+        self.entries.iter().filter(|entry| entry.state == State::AwaitsOutcome).map(|entry| Taken {
             seq: entry.seq,
             from: entry.from,
             id: entry.content.as_ref().map(|content| content.id().into()),
-            owes: true,
+            receipt: true,
             maybe_seen: true,
             is_stored: entry.is_stored(),
             is_outcome: false,
@@ -738,7 +738,7 @@ impl Mailbox {
         for entry in self.entries.iter().filter(waits) {
             totals += entry.totals(self.is_anonymous);
         }
-        let is_owing = |entry: &&Entry| entry.waits() || entry.state == State::Owed;
+        let is_owing = |entry: &&Entry| entry.waits() || entry.state == State::AwaitsOutcome;
         for entry in self.entries.iter().filter(is_owing).filter(|entry| entry.receipt()) {
             totals += entry.reserve();
         }
@@ -795,13 +795,13 @@ fn waits(entries: &VecDeque<Entry>, seq: u64) -> bool {
 pub(crate) struct Taken {
     pub(crate) seq: u64,
     pub(crate) from: DeviceId,
-    /// Known where an outcome is owed.
+    /// Known where an outcome is awaited.
     pub(crate) id: Option<Box<str>>,
-    pub(crate) owes: bool,
+    pub(crate) receipt: bool,
     pub(crate) maybe_seen: bool,
     pub(crate) is_stored: bool,
     pub(crate) is_outcome: bool,
-    /// Its sender was ephemeral, where an outcome is owed.
+    /// Its sender was ephemeral, where an outcome is awaited.
     pub(crate) is_of_ephemeral: bool,
 }
 
@@ -812,7 +812,7 @@ pub(crate) struct Acked {
     /// How many of them were outcomes.
     pub(crate) outcomes: usize,
     pub(crate) any_stored: bool,
-    pub(crate) owed: Vec<Taken>,
+    pub(crate) with_receipt: Vec<Taken>,
 }
 
 impl Entry {

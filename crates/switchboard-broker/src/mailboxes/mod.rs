@@ -5,7 +5,7 @@
 //! when the store says that it is synced is it answered, and shown to anybody.
 //!
 //! [`session`] is who is there, [`send`] a message on its way from the sender's shard to the
-//! receiver's, [`push`] from the mailbox to the device, [`fate`] how it ends, [`store`] what the
+//! receiver's, [`push`] from the mailbox to the device, [`outcome`] how it ends, [`store`] what the
 //! store says, [`quarantine`] what it cannot give back, [`recover`] what it does.
 
 mod audit;
@@ -13,9 +13,9 @@ mod content;
 mod crowd;
 mod envelope;
 mod expiries;
-mod fate;
 mod index;
 mod mailbox;
+mod outcome;
 mod push;
 mod quarantine;
 mod record;
@@ -149,7 +149,7 @@ pub trait SendFilter: fmt::Debug + Send + Sync {
 
 /// Which message an outcome is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FateOf {
+pub struct MessageKey {
     /// In whose mailbox it is.
     pub device: DeviceId,
     /// Its number there.
@@ -158,11 +158,11 @@ pub struct FateOf {
 
 /// How a message ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fate {
+pub struct MessageOutcome {
     /// Which message.
-    pub of: FateOf,
+    pub of: MessageKey,
     /// How.
-    pub outcome: Outcome,
+    pub kind: Outcome,
     /// When, wall clock.
     pub at_ms: u64,
     /// Whether the receiver may have seen it although it did not ack.
@@ -297,8 +297,8 @@ pub(crate) struct Device {
     /// It ends with its connection, and the store knows nothing of it.
     is_ephemeral: bool,
     /// The messages of an ephemeral device whose outcomes will come; at most `outcomes_max`.
-    receipts: Option<Box<FxHashSet<FateOf>>>,
-    /// It is ending: what is owed to senders is being recorded.
+    receipts: Option<Box<FxHashSet<MessageKey>>>,
+    /// It is ending: outcomes for senders are being recorded.
     is_ending: bool,
 }
 
@@ -465,8 +465,8 @@ impl Broker {
             Envelope::CancelReply { to, id, session, result } => {
                 self.cancel_reply(to, &id, session, result, out);
             }
-            Envelope::Fate { to, id, fate, answers_cancel, is_of_ephemeral } => {
-                self.fate(to, id, fate, (answers_cancel, is_of_ephemeral), out);
+            Envelope::Outcome { to, id, outcome, answers_cancel, is_of_ephemeral } => {
+                self.told_outcome(to, id, outcome, (answers_cancel, is_of_ephemeral), out);
             }
             Envelope::Settled(of) => self.settled(now, of, out),
             Envelope::Unwanted(of) => self.unwanted(now, of, out),

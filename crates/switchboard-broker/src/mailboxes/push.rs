@@ -3,11 +3,11 @@
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, ServerFrame};
 
-use super::fate::End;
 use super::mailbox::{Next, Taken};
+use super::outcome::End;
 use super::session::Session;
 use super::store::Pending;
-use super::{Content, Event, FateOf, Now, Out, Position, Record};
+use super::{Content, Event, MessageKey, Now, Out, Position, Record};
 use crate::Moment;
 use crate::broker::{Broker, Effect};
 use std::time::Duration;
@@ -154,8 +154,8 @@ impl Broker {
         if acked.any_stored {
             self.note_ack(now.at, id);
         }
-        for taken in acked.owed {
-            self.owe(now, id, taken, Outcome::Delivered, out);
+        for taken in acked.with_receipt {
+            self.message_ended(now, id, taken, Outcome::Delivered, out);
         }
     }
 
@@ -211,10 +211,10 @@ impl Broker {
         out: Out<'_>,
     ) -> bool {
         let Some(taken) = self.take(id, seq, outcome, out) else { return false };
-        if taken.owes {
-            self.owe(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
+        if taken.receipt {
+            self.message_ended(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
         } else if taken.is_stored {
-            let of = FateOf { device: id, seq };
+            let of = MessageKey { device: id, seq };
             let mailbox_name = self.life(id);
             let pending = Pending::Removed { of, mailbox_name };
             self.record_removed(id, seq, pending, out);

@@ -70,6 +70,6 @@ impl Broker {
     /// in it are recorded: their records are all that a start would know of them.
     pub fn may_reclaim_damaged(&self, part: &Range<Position>) -> bool {
         let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());
-        !entries.any(|entry| entry.state == State::Owed && part.contains(&entry.position))
+        !entries.any(|entry| entry.state == State::AwaitsOutcome && part.contains(&entry.position))
     }
 }

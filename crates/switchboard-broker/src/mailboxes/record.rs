@@ -24,7 +24,7 @@ impl Position {
 pub enum Record<'a> {
     /// A message was accepted: it is in a mailbox, and its id is taken.
     Message(MessageRecord<'a>),
-    /// A message met its fate and its sender's mailbox says so. The message is out of its mailbox.
+    /// A message ended and its sender's mailbox says so. The message is out of its mailbox.
     Outcome(OutcomeRecord<'a>),
     /// A device acked: what asked for no outcome is out of its mailbox up to `seq`.
     Acked {

@@ -10,8 +10,8 @@ use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
 use super::totals::Totals;
 use super::{
-    Content, DeviceRecord, EndedRecord, Fate, FateOf, MessageRecord, Now, Out, OutcomeRecord,
-    Position, Record, SentIdRecord, session,
+    Content, DeviceRecord, EndedRecord, MessageKey, MessageOutcome, MessageRecord, Now, Out,
+    OutcomeRecord, Position, Record, SentIdRecord, session,
 };
 use crate::broker::{Broker, Effect};
 
@@ -19,14 +19,14 @@ use crate::broker::{Broker, Effect};
 #[derive(Debug, Default)]
 pub struct Replay {
     /// Messages of this shard's devices whose outcome was asked for and is not recorded.
-    receipts: FxHashMap<FateOf, Ended>,
+    receipts: FxHashMap<MessageKey, Ended>,
     /// Messages whose outcome is recorded. A copy of one may lie behind that record: a message is
     /// copied by the receiver's shard while the sender's records the outcome.
-    ended: FxHashSet<(FateOf, Ended)>,
+    ended: FxHashSet<(MessageKey, Ended)>,
     /// How messages in this shard's mailboxes ended, whose outcome is not recorded.
-    ends: FxHashMap<FateOf, Fate>,
+    ends: FxHashMap<MessageKey, MessageOutcome>,
     /// Such copies, of this shard's devices.
-    outlived: Vec<FateOf>,
+    outlived: Vec<MessageKey>,
     /// Devices whose last record says that they are there.
     online: FxHashSet<DeviceId>,
     /// Ids that were sent under, by whom and in which of his lives.
@@ -69,7 +69,7 @@ impl Broker {
                 if self.owns(id) {
                     self.replay_removed(id, *seq);
                 }
-                replay.receipts.remove(&FateOf { device: id, seq: *seq });
+                replay.receipts.remove(&MessageKey { device: id, seq: *seq });
             }
             Record::Ended(ended) => self.replay_end(replay, ended),
             Record::Device(row) => self.replay_device(now, replay, row, position),
@@ -104,7 +104,7 @@ impl Broker {
     ) {
         let Some(id) = self.own(message.to) else { return };
         let from = self.directory.names().intern(message.from);
-        let of = FateOf { device: id, seq: message.seq };
+        let of = MessageKey { device: id, seq: message.seq };
         if message.receipt && replay.ended.contains(&(of, self.ended(from, message.id))) {
             replay.outlived.push(of);
             return self.replayed(now, id).mailbox.restore_marks(message.seq + 1, 0, 0);
@@ -131,7 +131,7 @@ impl Broker {
         // An ephemeral device ended before this start, and nobody waits for its outcomes.
         if message.receipt && message.is_id_taken {
             let (of, ended) =
-                (FateOf { device: to, seq: message.seq }, self.ended(from, message.id));
+                (MessageKey { device: to, seq: message.seq }, self.ended(from, message.id));
             if !replay.ended.contains(&(of, ended)) {
                 replay.receipts.insert(of, ended);
             }
@@ -185,7 +185,7 @@ impl Broker {
                 if new.has_record
                     && let SentState::Accepted { seq } = new.state
                 {
-                    device.sent.note_record(new.id, FateOf { device: new.to, seq });
+                    device.sent.note_record(new.id, MessageKey { device: new.to, seq });
                 }
                 continue;
             }
@@ -203,7 +203,7 @@ impl Broker {
         position: Position,
     ) {
         let of_device = self.directory.names().intern(outcome.of);
-        let of = FateOf { device: of_device, seq: outcome.of_seq };
+        let of = MessageKey { device: of_device, seq: outcome.of_seq };
         let to = self.directory.names().intern(outcome.to);
         let ended = self.ended(to, outcome.id);
         if self.owns(of_device) || self.owns(to) {
@@ -227,7 +227,7 @@ impl Broker {
     }
 
     /// Whether the message that is in a mailbox now is the one that an outcome names.
-    fn is_about(&self, of: FateOf, from: DeviceId, id: &str) -> bool {
+    fn is_about(&self, of: MessageKey, from: DeviceId, id: &str) -> bool {
         let entry =
             self.mailboxes.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
         entry.is_some_and(|entry| {
@@ -238,7 +238,7 @@ impl Broker {
 
     fn replay_acked(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        // What asked for an outcome stays, owed, until its outcome is recorded.
+        // What asked for an outcome stays until that is recorded.
         device.mailbox.ack(seq);
     }
 
@@ -246,9 +246,9 @@ impl Broker {
     fn replay_end(&mut self, replay: &mut Replay, ended: &EndedRecord<'_>) {
         let Some(id) = self.own(ended.device) else { return };
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        if device.mailbox.take(ended.seq).is_some_and(|taken| taken.owes) {
-            let of = FateOf { device: id, seq: ended.seq };
-            replay.ends.insert(of, ended.fate(of));
+        if device.mailbox.take(ended.seq).is_some_and(|taken| taken.receipt) {
+            let of = MessageKey { device: id, seq: ended.seq };
+            replay.ends.insert(of, ended.outcome(of));
         }
     }
 
@@ -326,7 +326,7 @@ impl Broker {
         device.mailbox.shrink();
         let since_ms = device.since_ms;
         let totals = device.mailbox.totals();
-        let owed: Vec<Taken> = device.mailbox.owed().collect();
+        let open: Vec<Taken> = device.mailbox.awaiting_outcome().collect();
         let next = device.mailbox.next_expiry();
         self.mailboxes.stats.mailboxes += 1;
         self.recount(Totals::default(), totals);
@@ -334,10 +334,10 @@ impl Broker {
         self.directory.present(id, false, since_ms);
         // The crash came before their outcome was recorded. They were acked, where nothing says how
         // else they ended.
-        for taken in owed {
-            match replay.ends.remove(&FateOf { device: id, seq: taken.seq }) {
-                Some(fate) => self.tell_end(taken, fate, None, out),
-                None => self.owe(now, id, taken, Outcome::Delivered, out),
+        for taken in open {
+            match replay.ends.remove(&MessageKey { device: id, seq: taken.seq }) {
+                Some(outcome) => self.tell_end(taken, outcome, None, out),
+                None => self.message_ended(now, id, taken, Outcome::Delivered, out),
             }
         }
         if was_online {
@@ -356,7 +356,7 @@ impl Broker {
 
     /// Whether [`Broker::reclaim`] may be asked about this record now, or must wait.
     ///
-    /// The outcome of an owed message may be recorded already, and that record lie in the part that
+    /// The outcome that a message awaits may be recorded already, and that record lie in the part that
     /// goes, too, acked and forgotten. A copy of the message would then come back to life.
     pub fn may_reclaim(&self, record: &Record<'_>) -> bool {
         let (to, seq) = match record {
@@ -369,7 +369,7 @@ impl Broker {
         let entry = self.own(to).and_then(|id| {
             self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq))
         });
-        entry.is_none_or(|entry| entry.state != State::Owed)
+        entry.is_none_or(|entry| entry.state != State::AwaitsOutcome)
     }
 
     /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
@@ -434,7 +434,7 @@ impl Broker {
         }
     }
 
-    /// Whether an entry is in a mailbox, owed ones too, and this is its record.
+    /// Whether an entry is in a mailbox, also one that awaits its outcome, and this is its record.
     fn holds(&self, id: DeviceId, seq: u64, position: Position) -> bool {
         let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
@@ -457,7 +457,7 @@ impl Broker {
             return;
         }
         let to = self.directory.names().intern(message.to);
-        let of = FateOf { device: to, seq: message.seq };
+        let of = MessageKey { device: to, seq: message.seq };
         let device = self.mailboxes.devices.get_mut(&from);
         if device.is_some_and(|device| device.sent.note_record(id, of)) {
             return;
@@ -501,10 +501,10 @@ impl MessageRecord<'_> {
 }
 
 impl EndedRecord<'_> {
-    fn fate(&self, of: FateOf) -> Fate {
-        Fate {
+    fn outcome(&self, of: MessageKey) -> MessageOutcome {
+        MessageOutcome {
             of,
-            outcome: self.outcome,
+            kind: self.outcome,
             at_ms: self.at_ms,
             maybe_seen: self.maybe_seen,
             reason: self.reason.map(Into::into),
@@ -514,7 +514,7 @@ impl EndedRecord<'_> {
 }
 
 impl OutcomeRecord<'_> {
-    fn entry(&self, of: FateOf, position: Position) -> Entry {
+    fn entry(&self, of: MessageKey, position: Position) -> Entry {
         Entry {
             seq: self.seq,
             from: of.device,

@@ -14,7 +14,7 @@ use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
 use super::totals::memory_of;
-use super::{Content, Event, FateOf, MessageRecord, Now, Out, Position, Record};
+use super::{Content, Event, MessageKey, MessageRecord, Now, Out, Position, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
 use crate::{Conn, Digest, RECEIPT_BYTES, ShardId};
@@ -549,20 +549,20 @@ impl Broker {
         match reply {
             Reply::Accepted { seq, durability } => {
                 let how = (now.at, seq, durability);
-                let Some(owed) = device.sent.accepted(digest, session, how) else { return };
-                if owed.receipt && device.is_ephemeral {
+                let Some(open) = device.sent.accepted(digest, session, how) else { return };
+                if open.receipt && device.is_ephemeral {
                     device.expects(digest, seq);
-                } else if owed.keeps_memory && durability == Durability::Disk {
+                } else if open.keeps_memory && durability == Durability::Disk {
                     self.give_outcome_memory(to);
                 }
                 out(Effect::Count(Event::Accepted(durability)));
-                for answer in 0..owed.answers() {
-                    let duplicate = answer > 0 || !owed.first;
+                for answer in 0..open.answers() {
+                    let duplicate = answer > 0 || !open.first;
                     let frame = &ServerFrame::Accepted { id, durability, duplicate };
                     told_on.into_iter().for_each(|conn| out(Effect::Tell { conn, frame }));
                 }
-                for _ in 0..owed.cancels {
-                    self.cancel(to, id, owed.cancel_session, out);
+                for _ in 0..open.cancels {
+                    self.cancel(to, id, open.cancel_session, out);
                 }
             }
             Reply::Rejected(_) | Reply::OverShare | Reply::MemoryFull | Reply::AnonymousFull => {
@@ -572,26 +572,26 @@ impl Broker {
                     Reply::AnonymousFull => (RejectCode::StoreFull, ANONYMOUS_FULL),
                     _ => (RejectCode::MailboxFull, OVER_SHARE),
                 };
-                let Some((owed, dropped)) = device.sent.rejected(digest, session) else { return };
-                if owed.receipt {
+                let Some((open, dropped)) = device.sent.rejected(digest, session) else { return };
+                if open.receipt {
                     device.mailbox.release_outcome();
                 }
                 let dropped = device.sent.dropped(dropped);
                 self.mailboxes.ids_dropped(to, dropped);
-                if owed.keeps_memory {
+                if open.keeps_memory {
                     self.give_outcome_memory(to);
                 }
-                for _ in 0..owed.answers() {
+                for _ in 0..open.answers() {
                     self.reject(to, id, code, message, out);
                 }
-                for _ in 0..owed.cancels {
+                for _ in 0..open.cancels {
                     let too_late = Err(RejectCode::TooLate);
-                    self.cancel_reply(to, id, owed.cancel_session, too_late, out);
+                    self.cancel_reply(to, id, open.cancel_session, too_late, out);
                 }
             }
             Reply::Unknown => {
-                let Some(owed) = device.sent.answered(digest, session) else { return };
-                for _ in 0..owed.answers() {
+                let Some(open) = device.sent.answered(digest, session) else { return };
+                for _ in 0..open.answers() {
                     let code = RejectCode::StoreUnavailable;
                     self.reject(to, id, code, rejection(code), out);
                 }
@@ -727,7 +727,7 @@ impl Broker {
         match (sent.to, sent.state()) {
             (_, SentState::Asked) => device.sent.cancel(digest, session),
             (to, SentState::Accepted { seq }) if sent.is_cancelled() => {
-                let of = FateOf { device: to, seq };
+                let of = MessageKey { device: to, seq };
                 self.cancel_reply(id, message, session, Ok(of), out);
             }
             (to, SentState::Accepted { seq }) if seq > 0 => {
@@ -744,7 +744,7 @@ impl Broker {
         to: DeviceId,
         id: &str,
         session: u32,
-        result: Result<FateOf, RejectCode>,
+        result: Result<MessageKey, RejectCode>,
         out: Out<'_>,
     ) {
         if let Some(device) = self.mailboxes.devices.get_mut(&to)

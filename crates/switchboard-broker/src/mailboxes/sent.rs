@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Durability;
 
-use super::FateOf;
+use super::MessageKey;
 use super::crowd::Standing;
 use super::index::Index;
 use crate::{Digest, Moment};
@@ -22,8 +22,8 @@ pub(crate) struct Sent {
     entries: VecDeque<SentId>,
     /// The low half of the number of each id's entry.
     by_id: Index,
-    /// What is owed beside the first answers.
-    late: FxHashMap<u64, Late>,
+    /// Answers that are open beside the first ones.
+    deferred: FxHashMap<u64, Deferred>,
 }
 
 /// One id that was sent under. Half a million of these are kept: 40 bytes, and 8 in the index. Both
@@ -52,8 +52,8 @@ mod flag {
     pub(super) const RECEIPT: u64 = 1 << 2;
     pub(super) const ASKED: u64 = 1 << 3;
     pub(super) const DROPPED: u64 = 1 << 4;
-    /// The first answer is owed: the one that says no `duplicate`.
-    pub(super) const OWES_FIRST: u64 = 1 << 5;
+    /// The first answer is open: the one that says no `duplicate`.
+    pub(super) const AWAITS_FIRST: u64 = 1 << 5;
     /// Its sender took it back.
     pub(super) const CANCELLED: u64 = 1 << 6;
     /// Memory is set aside for its outcome, which may be in memory only.
@@ -63,9 +63,9 @@ mod flag {
     pub(super) const BITS: u32 = 9;
 }
 
-/// What was asked about a message whose fate was not known yet.
+/// What was asked about a message whose outcome was not known yet.
 #[derive(Debug, Default)]
-struct Late {
+struct Deferred {
     /// Retries that wait for their answers.
     duplicates: u16,
     /// The sender wants it back as soon as it is known where it is: the session that asked last,
@@ -98,8 +98,8 @@ pub(crate) enum Known {
 
 /// Who waits for an answer about a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owed {
-    /// The first answer is owed.
+pub(crate) struct OpenAnswers {
+    /// The first answer is open.
     pub(crate) first: bool,
     /// How many that say `duplicate` are.
     pub(crate) duplicates: u16,
@@ -112,7 +112,7 @@ pub(crate) struct Owed {
     pub(crate) keeps_memory: bool,
 }
 
-impl Owed {
+impl OpenAnswers {
     /// All answers to the message itself.
     pub(crate) fn answers(&self) -> u32 {
         u32::from(self.first) + u32::from(self.duplicates)
@@ -122,7 +122,7 @@ impl Owed {
 impl SentId {
     fn new(new: &NewId) -> SentId {
         let (state, seq_or_session) = match new.state {
-            SentState::Asked => (flag::ASKED | flag::OWES_FIRST, u64::from(new.session)),
+            SentState::Asked => (flag::ASKED | flag::AWAITS_FIRST, u64::from(new.session)),
             SentState::Accepted { seq } => (0, seq),
             SentState::Dropped => (flag::DROPPED, 0),
         };
@@ -234,28 +234,28 @@ impl Sent {
         let Some(sent) = self.find_mut(id).filter(|sent| sent.is_asked()) else { return };
         let is_new = sent.seq_or_session != u64::from(session);
         if is_new {
-            // Who asked first is gone; nobody reads the answers that were owed to him.
+            // Who asked first is gone; nobody reads the answers that were open.
             sent.seq_or_session = u64::from(session);
-            sent.at_and_flags &= !flag::OWES_FIRST;
+            sent.at_and_flags &= !flag::AWAITS_FIRST;
         }
-        let late = self.late.entry(id.half()).or_default();
-        late.duplicates = if is_new { 1 } else { late.duplicates.saturating_add(1) };
+        let deferred = self.deferred.entry(id.half()).or_default();
+        deferred.duplicates = if is_new { 1 } else { deferred.duplicates.saturating_add(1) };
     }
 
     /// The sender wants back what is not answered yet.
     pub(crate) fn cancel(&mut self, id: Digest, session: u32) {
-        let late = self.late.entry(id.half()).or_default();
-        if late.cancel_session != session {
+        let deferred = self.deferred.entry(id.half()).or_default();
+        if deferred.cancel_session != session {
             // Nobody reads the answers that an earlier session waits for.
-            (late.cancel_session, late.cancels) = (session, 0);
+            (deferred.cancel_session, deferred.cancels) = (session, 0);
         }
-        late.cancels = late.cancels.saturating_add(1);
+        deferred.cancels = deferred.cancels.saturating_add(1);
     }
 
     /// The sender took it back: who asks again, because the answer was lost, is told the same.
     ///
     /// The id may stand for another message by now.
-    pub(crate) fn cancelled(&mut self, id: Digest, of: FateOf) {
+    pub(crate) fn cancelled(&mut self, id: Digest, of: MessageKey) {
         let state = SentState::Accepted { seq: of.seq };
         let is_it = |sent: &&mut SentId| sent.to == of.device && sent.state() == state;
         if let Some(sent) = self.find_mut(id).filter(is_it) {
@@ -271,19 +271,19 @@ impl Sent {
         id: Digest,
         session: u32,
         (at, seq, durability): (Moment, u64, Durability),
-    ) -> Option<Owed> {
+    ) -> Option<OpenAnswers> {
         let index = self.index(id)?;
-        let mut owed = self.answered_at(index, session);
-        (owed.cancels, owed.cancel_session) = self.take_cancels(id);
+        let mut open = self.answered_at(index, session);
+        (open.cancels, open.cancel_session) = self.take_cancels(id);
         let sent = &mut self.entries[index];
         sent.at_and_flags &= !flag::ASKED;
         sent.seq_or_session = seq;
         sent.stand(at, durability);
-        Some(owed)
+        Some(open)
     }
 
     /// The id of this message has a record of its own from now on; returns whether it had one.
-    pub(crate) fn note_record(&mut self, id: Digest, of: FateOf) -> bool {
+    pub(crate) fn note_record(&mut self, id: Digest, of: MessageKey) -> bool {
         let state = SentState::Accepted { seq: of.seq };
         let is_it = |sent: &&mut SentId| sent.to == of.device && sent.state() == state;
         let Some(sent) = self.find_mut(id).filter(is_it) else { return false };
@@ -293,47 +293,49 @@ impl Sent {
     }
 
     fn take_cancels(&mut self, id: Digest) -> (u16, u32) {
-        if self.late.is_empty() {
+        if self.deferred.is_empty() {
             return (0, 0);
         }
-        self.late.remove(&id.half()).map_or((0, 0), |late| (late.cancels, late.cancel_session))
+        self.deferred
+            .remove(&id.half())
+            .map_or((0, 0), |deferred| (deferred.cancels, deferred.cancel_session))
     }
 
-    /// Something is known of a message, perhaps not all: answers are not owed any more. Gives those
+    /// Something is known of a message, perhaps not all: its answers are not open any more. Gives those
     /// that were, to `session`.
-    pub(crate) fn answered(&mut self, id: Digest, session: u32) -> Option<Owed> {
+    pub(crate) fn answered(&mut self, id: Digest, session: u32) -> Option<OpenAnswers> {
         let index = self.index(id)?;
         Some(self.answered_at(index, session))
     }
 
     #[inline]
-    fn answered_at(&mut self, index: usize, session: u32) -> Owed {
+    fn answered_at(&mut self, index: usize, session: u32) -> OpenAnswers {
         let sent = &mut self.entries[index];
         let asks = sent.is_asked() && sent.seq_or_session == u64::from(session);
-        let mut owed = Owed {
-            first: asks && sent.has(flag::OWES_FIRST),
+        let mut open = OpenAnswers {
+            first: asks && sent.has(flag::AWAITS_FIRST),
             duplicates: 0,
             cancels: 0,
             cancel_session: 0,
             receipt: sent.has(flag::RECEIPT),
             keeps_memory: sent.has(flag::KEEPS_MEMORY),
         };
-        sent.at_and_flags &= !flag::OWES_FIRST;
-        if !self.late.is_empty()
-            && let Some(late) = self.late.get_mut(&sent.id)
+        sent.at_and_flags &= !flag::AWAITS_FIRST;
+        if !self.deferred.is_empty()
+            && let Some(deferred) = self.deferred.get_mut(&sent.id)
         {
-            owed.duplicates = if asks { late.duplicates } else { 0 };
-            late.duplicates = 0;
+            open.duplicates = if asks { deferred.duplicates } else { 0 };
+            deferred.duplicates = 0;
         }
-        owed
+        open
     }
 
     /// A message was not accepted, and its id is forgotten. Gives who waits for that in `session`,
     /// and how many ids are remembered less.
-    pub(crate) fn rejected(&mut self, id: Digest, session: u32) -> Option<(Owed, usize)> {
+    pub(crate) fn rejected(&mut self, id: Digest, session: u32) -> Option<(OpenAnswers, usize)> {
         let index = self.index(id)?;
-        let mut owed = self.answered_at(index, session);
-        (owed.cancels, owed.cancel_session) = self.take_cancels(id);
+        let mut open = self.answered_at(index, session);
+        (open.cancels, open.cancel_session) = self.take_cancels(id);
         self.entries[index].at_and_flags |= flag::DROPPED;
         self.entries[index].at_and_flags &= !flag::ASKED;
         self.by_id.remove(id.half(), (self.first + index as u64) as u32);
@@ -343,7 +345,7 @@ impl Sent {
             self.entries.pop_back();
         }
         let popped = before - self.entries.len();
-        Some((owed, popped + self.drop_front(|_| false)))
+        Some((open, popped + self.drop_front(|_| false)))
     }
 
     /// Forgets from the oldest on while `is_over` says so; one that is still asked stays, and

@@ -124,7 +124,7 @@ impl Broker {
         }
         match self.mailboxes.devices.get(&id) {
             None => self.begin(now, hello, out),
-            // What it owes is being recorded; it begins anew when that is done.
+            // Its pending outcomes are being recorded; it begins anew when that is done.
             Some(device) if device.is_leaving() => self.wait(now, hello, LEAVING_WAIT, out),
             Some(_) => self.come_back(now, hello, out),
         }
@@ -859,7 +859,7 @@ impl Device {
         self.session.is_none() && self.waiting.is_none() && !self.is_leaving()
     }
 
-    /// Whether it ends as soon as everything is recorded that it owes.
+    /// Whether it ends as soon as its pending outcomes are recorded.
     fn is_leaving(&self) -> bool {
         self.is_ending || (self.is_ephemeral && self.session.is_none())
     }

@@ -6,7 +6,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, Outcome};
 
 use super::envelope::{Envelope, Reply, ReplyTo};
-use super::{FateOf, Now, Out, Position};
+use super::{MessageKey, Now, Out, Position};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
 
@@ -24,11 +24,11 @@ pub(crate) enum Pending {
     /// A message that its sender waits for.
     Message { to: DeviceId, seq: u64, reply_to: ReplyTo, digest: Digest, is_told: bool },
     /// An outcome, and perhaps the answer to a `cancel`.
-    Outcome { to: DeviceId, seq: u64, of: FateOf, cancelled: Option<(Box<str>, u32)> },
+    Outcome { to: DeviceId, seq: u64, of: MessageKey, cancelled: Option<(Box<str>, u32)> },
     /// A message is out.
-    Removed { of: FateOf, mailbox_name: u64 },
+    Removed { of: MessageKey, mailbox_name: u64 },
     /// A cancelled message is out.
-    Cancelled { of: FateOf, mailbox_name: u64, to: DeviceId, id: Box<str>, session: u32 },
+    Cancelled { of: MessageKey, mailbox_name: u64, to: DeviceId, id: Box<str>, session: u32 },
     /// How a device stands; a session waits for it.
     Device { id: DeviceId, born: u64, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// An entry was copied out of the oldest part of the log.

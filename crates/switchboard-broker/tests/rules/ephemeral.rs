@@ -156,7 +156,7 @@ fn a_device_that_has_a_mailbox_keeps_it() {
     assert_eq!(rig.broker.stats().mailboxes, 1);
 }
 
-/// A crash leaves of it what it sent, and what it asked for is owed to nobody.
+/// A crash leaves of it what it sent, and what it asked for is told to nobody.
 #[test]
 fn after_a_crash_only_what_it_sent_is_there() {
     let (ann, bob) = (DeviceRef::Name("ann"), DeviceRef::Name("bob"));

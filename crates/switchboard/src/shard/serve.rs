@@ -72,7 +72,7 @@ impl Shard {
         }
     }
 
-    /// The peer says no more. Over TLS it may have asked just before, and the answer is owed to
+    /// The peer says no more. Over TLS it may have asked just before, and the answer is due to
     /// it; without TLS such a request has left the shard with its socket.
     fn peer_ended(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };

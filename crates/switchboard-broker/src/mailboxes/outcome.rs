@@ -7,8 +7,8 @@ use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
 use super::store::Pending;
 use super::totals::Totals;
 use super::{
-    Cancel, Content, Device, EndedRecord, Envelope, Event, Fate, FateOf, Now, Out, OutcomeRecord,
-    Position, Record,
+    Cancel, Content, Device, EndedRecord, Envelope, Event, MessageKey, MessageOutcome, Now, Out,
+    OutcomeRecord, Position, Record,
 };
 use crate::broker::{Broker, Effect};
 
@@ -28,7 +28,7 @@ impl From<Outcome> for End {
 
 impl Broker {
     /// A message is out of its mailbox and its sender asked to know: its owner tells it.
-    pub(super) fn owe(
+    pub(super) fn message_ended(
         &mut self,
         now: Now,
         id: DeviceId,
@@ -38,33 +38,33 @@ impl Broker {
     ) {
         let End { outcome, reason, answers_cancel } = end.into();
         let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
-        let fate = Fate {
-            of: FateOf { device: id, seq: taken.seq },
-            outcome,
+        let outcome = MessageOutcome {
+            of: MessageKey { device: id, seq: taken.seq },
+            kind: outcome,
             at_ms: now.wall_ms,
             maybe_seen: unsure && taken.maybe_seen,
             reason,
             is_stored: taken.is_stored,
         };
-        self.record_end(&fate, out);
-        self.tell_end(taken, fate, answers_cancel, out);
+        self.record_end(&outcome, out);
+        self.tell_end(taken, outcome, answers_cancel, out);
     }
 
     /// Records how a message ended, where nothing else in the store says it: an ack has its own
     /// record, and of a device that ends the record says so.
-    fn record_end(&mut self, fate: &Fate, out: Out<'_>) {
-        let is_said = matches!(fate.outcome, Outcome::Delivered | Outcome::Evicted);
-        if is_said || !fate.is_stored {
+    fn record_end(&mut self, outcome: &MessageOutcome, out: Out<'_>) {
+        let is_said = matches!(outcome.kind, Outcome::Delivered | Outcome::Evicted);
+        if is_said || !outcome.is_stored {
             return;
         }
-        let device = self.show(fate.of.device);
+        let device = self.show(outcome.of.device);
         out(Effect::Append(Record::Ended(EndedRecord {
             device: device.as_ref(),
-            seq: fate.of.seq,
-            outcome: fate.outcome,
-            at_ms: fate.at_ms,
-            maybe_seen: fate.maybe_seen,
-            reason: fate.reason.as_deref(),
+            seq: outcome.of.seq,
+            outcome: outcome.kind,
+            at_ms: outcome.at_ms,
+            maybe_seen: outcome.maybe_seen,
+            reason: outcome.reason.as_deref(),
         })));
         self.mailboxes.pending.push_back(Pending::Nothing);
     }
@@ -73,27 +73,27 @@ impl Broker {
     pub(super) fn tell_end(
         &mut self,
         taken: Taken,
-        fate: Fate,
+        outcome: MessageOutcome,
         answers_cancel: Option<u32>,
         out: Out<'_>,
     ) {
         let (to, is_of_ephemeral) = (taken.from, taken.is_of_ephemeral);
         let id = taken.id.unwrap_or_default();
-        let envelope = Envelope::Fate { to, id, fate, answers_cancel, is_of_ephemeral };
+        let envelope = Envelope::Outcome { to, id, outcome, answers_cancel, is_of_ephemeral };
         self.send_to_owner(to, envelope, out);
     }
 
-    /// A message that this shard's device sent has met its fate.
-    pub(super) fn fate(
+    /// A message that this shard's device sent has ended.
+    pub(super) fn told_outcome(
         &mut self,
         to: DeviceId,
         id: Box<str>,
-        fate: Fate,
+        outcome: MessageOutcome,
         (answers_cancel, is_of_ephemeral): (Option<u32>, bool),
         out: Out<'_>,
     ) {
-        let of = fate.of;
-        let is_stored = fate.is_stored && self.mailboxes.is_durable;
+        let of = outcome.of;
+        let is_stored = outcome.is_stored && self.mailboxes.is_durable;
         let shown = self.show(to);
         let mut device = self.mailboxes.devices.get_mut(&to);
         let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
@@ -115,15 +115,16 @@ impl Broker {
                 id: &id,
                 of: of_shown.as_ref(),
                 of_seq: of.seq,
-                outcome: fate.outcome,
-                at_ms: fate.at_ms,
-                maybe_seen: fate.maybe_seen,
-                reason: fate.reason.as_deref(),
+                outcome: outcome.kind,
+                at_ms: outcome.at_ms,
+                maybe_seen: outcome.maybe_seen,
+                reason: outcome.reason.as_deref(),
             })));
         }
-        let len = id.len() + fate.reason.as_ref().map_or(0, |reason| reason.len());
-        let reason = fate.reason.as_deref();
-        let content = Content::outcome(&id, fate.outcome, fate.at_ms, fate.maybe_seen, reason);
+        let len = id.len() + outcome.reason.as_ref().map_or(0, |reason| reason.len());
+        let reason = outcome.reason.as_deref();
+        let content =
+            Content::outcome(&id, outcome.kind, outcome.at_ms, outcome.maybe_seen, reason);
         let cancelled = answers_cancel.map(|session| (id, session));
         let kept = Kept::stored(is_stored && !is_ephemeral);
         if kept == Kept::Here {
@@ -156,7 +157,7 @@ impl Broker {
     pub(super) fn outcome_recorded(
         &mut self,
         to: DeviceId,
-        of: FateOf,
+        of: MessageKey,
         cancelled: Option<(Box<str>, u32)>,
         out: Out<'_>,
     ) {
@@ -168,7 +169,7 @@ impl Broker {
     }
 
     /// The outcome of a message that is here is recorded.
-    pub(super) fn settled(&mut self, now: Now, of: FateOf, out: Out<'_>) {
+    pub(super) fn settled(&mut self, now: Now, of: MessageKey, out: Out<'_>) {
         if self.settle(of) {
             // The outcome's record takes out what lies before it, the copy may lie behind.
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
@@ -179,7 +180,7 @@ impl Broker {
     }
 
     /// It is recorded that a message is out.
-    pub(super) fn left(&mut self, of: FateOf, mailbox_name: u64, out: Out<'_>) {
+    pub(super) fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         if device.mailbox_name != mailbox_name {
             return;
@@ -190,7 +191,7 @@ impl Broker {
     }
 
     /// A message is out for good. Returns whether a copy of its record may lie behind that of the outcome.
-    fn settle(&mut self, of: FateOf) -> bool {
+    fn settle(&mut self, of: MessageKey) -> bool {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return false };
         let before = device.mailbox.totals();
         let is_moved = device.mailbox.settle(of.seq);
@@ -200,7 +201,7 @@ impl Broker {
     }
 
     /// Nobody is to be told of a message that is here: it just goes.
-    pub(super) fn unwanted(&mut self, now: Now, of: FateOf, out: Out<'_>) {
+    pub(super) fn unwanted(&mut self, now: Now, of: MessageKey, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         let before = device.mailbox.totals();
         let is_stored = device.mailbox.unwanted(of.seq);
@@ -241,11 +242,11 @@ impl Broker {
             return self.send_to_owner(from, reply(Err(RejectCode::StoreUnavailable)), out);
         }
         let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
-        if taken.owes {
+        if taken.receipt {
             let (outcome, answers_cancel) = (Outcome::Cancelled, Some(session));
-            self.owe(now, to, taken, End { outcome, reason: None, answers_cancel }, out);
+            self.message_ended(now, to, taken, End { outcome, reason: None, answers_cancel }, out);
         } else if is_stored {
-            let of = FateOf { device: to, seq };
+            let of = MessageKey { device: to, seq };
             self.record_removed(
                 to,
                 seq,
@@ -253,7 +254,7 @@ impl Broker {
                 out,
             );
         } else {
-            self.send_to_owner(from, reply(Ok(FateOf { device: to, seq })), out);
+            self.send_to_owner(from, reply(Ok(MessageKey { device: to, seq })), out);
         }
     }
 
@@ -277,21 +278,21 @@ impl Broker {
         }
         for seq in waiting {
             if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
-                && taken.owes
+                && taken.receipt
             {
-                self.owe(now, id, taken, Outcome::Evicted, out);
+                self.message_ended(now, id, taken, Outcome::Evicted, out);
             }
         }
         self.end_if_settled(now, id, out);
     }
 
-    /// Ends a device that owes nobody anything any more.
+    /// Ends a device once no outcome of it is pending.
     fn end_if_settled(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         // Asked first: each outcome comes by here, and the mailbox may be long.
         let Some(device) = self.mailboxes.devices.get(&id).filter(|device| device.is_ending) else {
             return;
         };
-        if device.mailbox.iter().any(|entry| entry.state == State::Owed) {
+        if device.mailbox.iter().any(|entry| entry.state == State::AwaitsOutcome) {
             return;
         }
         if self.mailboxes.is_durable && !device.is_ephemeral {
@@ -317,7 +318,7 @@ impl Broker {
 impl Device {
     /// Whether the outcome of a message is for this device. Where one of them was ephemeral it may be
     /// another by now than the one of the same id that asked.
-    fn may_be_told(&mut self, of: FateOf, is_of_ephemeral: bool) -> bool {
+    fn may_be_told(&mut self, of: MessageKey, is_of_ephemeral: bool) -> bool {
         let is_mine = match &mut self.receipts {
             Some(receipts) => is_of_ephemeral && receipts.remove(&of),
             None => !is_of_ephemeral,
@@ -330,7 +331,7 @@ impl Device {
         if let Some(sent) = self.sent.find(id)
             && let Some(receipts) = &mut self.receipts
         {
-            receipts.insert(FateOf { device: sent.to, seq });
+            receipts.insert(MessageKey { device: sent.to, seq });
         }
     }
 }
