@@ -279,7 +279,7 @@ impl store::Listener for StoreListener {
 
     fn dropped(&self, segment: u32, result: Result<(), DropError>) {
         match result {
-            Ok(()) => tracing::debug!(segment, "a segment of the store was reclaimed"),
+            Ok(()) => tracing::debug!(segment, "a segment of the store was compacted"),
             Err(error) => {
                 if let Some(left_out) = self.undropped.pass() {
                     tracing::warn!(segment, %error, left_out, "a segment stays for now");

@@ -68,7 +68,7 @@ impl Broker {
 
     /// Whether a damaged part of the store may be deleted. Not before all outcomes of the messages
     /// in it are recorded: their records are all that a start would know of them.
-    pub fn may_reclaim_damaged(&self, part: &Range<Position>) -> bool {
+    pub fn may_drop_damaged(&self, part: &Range<Position>) -> bool {
         let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());
         !entries.any(|entry| entry.state == State::AwaitsOutcome && part.contains(&entry.position))
     }

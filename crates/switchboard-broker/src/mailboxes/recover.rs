@@ -1,5 +1,5 @@
 //! What the store gives back: the replay after a start, and the oldest records when their part of
-//! the log is to be reclaimed.
+//! the log is to be compacted.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
@@ -354,11 +354,11 @@ impl Broker {
         }
     }
 
-    /// Whether [`Broker::reclaim`] may be asked about this record now, or must wait.
+    /// Whether [`Broker::compact`] may be asked about this record now, or must wait.
     ///
     /// The outcome that a message awaits may be recorded already, and that record lie in the part that
     /// goes, too, acked and forgotten. A copy of the message would then come back to life.
-    pub fn may_reclaim(&self, record: &Record<'_>) -> bool {
+    pub fn may_compact(&self, record: &Record<'_>) -> bool {
         let (to, seq) = match record {
             Record::Message(message) => (message.to, message.seq),
             // It counts until the outcome is recorded, and lies behind the message and its copies:
@@ -374,15 +374,15 @@ impl Broker {
 
     /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
     /// of it is appended again. The broker must have heard before that the record is synced.
-    pub fn reclaim(&mut self, now: Now, record: &Record<'_>, position: Position, out: Out<'_>) {
+    pub fn compact(&mut self, now: Now, record: &Record<'_>, position: Position, out: Out<'_>) {
         match record {
             Record::Message(message) => {
                 // A copy of the message holds its id, too.
-                if !self.reclaim_message(message, position, out) {
-                    self.reclaim_sent(now, message, out);
+                if !self.compact_message(message, position, out) {
+                    self.compact_sent(now, message, out);
                 }
             }
-            Record::Outcome(outcome) => self.reclaim_outcome(outcome, position, out),
+            Record::Outcome(outcome) => self.compact_outcome(outcome, position, out),
             Record::SentId(sent) => {
                 let Some(id) = self.own(sent.from) else { return };
                 if self.remembers(now, id, sent.id) {
@@ -406,7 +406,7 @@ impl Broker {
     }
 
     /// Returns whether the message still waits on this shard, and so was copied.
-    fn reclaim_message(
+    fn compact_message(
         &mut self,
         message: &MessageRecord<'_>,
         position: Position,
@@ -425,7 +425,7 @@ impl Broker {
         is_held
     }
 
-    fn reclaim_outcome(&mut self, outcome: &OutcomeRecord<'_>, position: Position, out: Out<'_>) {
+    fn compact_outcome(&mut self, outcome: &OutcomeRecord<'_>, position: Position, out: Out<'_>) {
         let Some(id) = self.own(outcome.to) else { return };
         if self.holds(id, outcome.seq, position) {
             out(Effect::Append(Record::Outcome(*outcome)));
@@ -450,7 +450,7 @@ impl Broker {
 
     /// The id of a message outlives it, in one record of its own. The message may be copied by the shard of
     /// its receiver, again and again while it waits.
-    fn reclaim_sent(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
+    fn compact_sent(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
         let Some(from) = self.own(message.from) else { return };
         let id = self.key.digest(message.id.as_bytes());
         if !message.is_id_taken || !self.remembers(now, from, id) {

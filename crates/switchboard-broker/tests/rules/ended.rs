@@ -69,8 +69,8 @@ fn an_end_is_kept_until_the_outcome_is_recorded() {
     let records = [device(ANN, 0), device(BOB, 1), message(1, "m", true), refused(1)];
     let (mut rig, done) = Rig::replayed(&records);
     assert_eq!(done.appended, ["outcome"]);
-    assert!(!rig.broker.may_reclaim(&records[2]) && !rig.broker.may_reclaim(&records[3]));
+    assert!(!rig.broker.may_compact(&records[2]) && !rig.broker.may_compact(&records[3]));
     rig.sync();
-    assert!(rig.broker.may_reclaim(&records[3]));
-    assert_eq!(rig.reclaim(&records[3], 4).appended, [""; 0]);
+    assert!(rig.broker.may_compact(&records[3]));
+    assert_eq!(rig.compact(&records[3], 4).appended, [""; 0]);
 }

@@ -1,6 +1,7 @@
 //! Rules that the simulated world reaches too seldom to hold them, each in the fewest steps.
 
 mod cancel;
+mod compaction;
 mod device_slots;
 mod ended;
 mod ending;
@@ -8,7 +9,6 @@ mod ephemeral;
 mod expiry;
 mod promised;
 mod quarantine;
-mod reclaim;
 mod records;
 mod rig;
 mod rollback;

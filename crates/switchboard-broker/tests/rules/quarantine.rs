@@ -97,11 +97,11 @@ fn a_damaged_part_of_the_log_waits_for_the_outcomes_of_what_was_in_it() {
     let mut rig = waiting();
     let part = Position(1)..Position(1_000);
     let (from, to) = (part.start, part.end);
-    assert!(rig.broker.may_reclaim_damaged(&part));
+    assert!(rig.broker.may_drop_damaged(&part));
     let done = rig.handle(Input::Damaged { from, to });
     assert_eq!(done.appended.iter().filter(|kind| **kind == "outcome").count(), 2);
     assert_eq!(done.appended.iter().filter(|kind| **kind == "device").count(), 2);
-    assert!(!rig.broker.may_reclaim_damaged(&part));
+    assert!(!rig.broker.may_drop_damaged(&part));
     rig.sync();
-    assert!(rig.broker.may_reclaim_damaged(&part));
+    assert!(rig.broker.may_drop_damaged(&part));
 }

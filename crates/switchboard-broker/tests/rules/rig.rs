@@ -172,9 +172,9 @@ impl Rig {
     }
 
     /// The part of the log in which this record lies is to go.
-    pub(crate) fn reclaim(&mut self, record: &Record<'_>, position: u64) -> Done {
+    pub(crate) fn compact(&mut self, record: &Record<'_>, position: u64) -> Done {
         let mut done = Done::default();
-        self.broker.reclaim(self.now, record, Position(position), &mut |effect| done.note(effect));
+        self.broker.compact(self.now, record, Position(position), &mut |effect| done.note(effect));
         self.unsynced += done.appended.len();
         done
     }

@@ -34,7 +34,7 @@ pub(crate) struct Config {
     pub(crate) stop_weight: usize,
     pub(crate) refuse_weight: usize,
     /// How likely envelopes are carried, appends submitted, synced and told, time told, and the log
-    /// reclaimed: where one is slow others overtake it.
+    /// compacted: where one is slow others overtake it.
     pub(crate) paces: [usize; 6],
     pub(crate) limits: Limits,
 }

@@ -18,7 +18,7 @@ impl World {
     pub(crate) fn step(&mut self) {
         let has = usize::from;
         let (is_durable, has_failures) = (self.config.is_durable, self.config.has_failures);
-        let [carry, submit, sync, tell, tick, reclaim] = self.config.paces;
+        let [carry, submit, sync, tell, tick, compaction] = self.config.paces;
         let weights = [
             12,
             2,
@@ -40,7 +40,7 @@ impl World {
             10,
             10,
             tick,
-            reclaim * has(is_durable),
+            compaction * has(is_durable),
             has(has_failures),
             self.config.crash_weight,
             self.config.stop_weight,
@@ -71,7 +71,7 @@ impl World {
             17 => self.step_drain(),
             18 => self.step_pass(),
             19 => self.step_tick(),
-            20 => self.step_reclaim(),
+            20 => self.step_compaction(),
             21 => self.step_fail(),
             22 => self.step_crash(),
             23 => self.step_stop(),
@@ -436,13 +436,13 @@ impl World {
         self.tick(shard);
     }
 
-    fn step_reclaim(&mut self) {
-        if self.reclaim.is_some() {
-            return self.go_on_reclaiming();
+    fn step_compaction(&mut self) {
+        if self.compaction.is_some() {
+            return self.go_on_compacting();
         }
         if !self.store.durable.is_empty() {
             let count = 1 + self.random.below(self.store.durable.len());
-            self.begin_reclaim(count);
+            self.begin_compaction(count);
         }
     }
 

@@ -28,8 +28,8 @@ pub(crate) struct Store {
     pub(crate) is_full: bool,
     /// The sync that is under way does not return.
     pub(crate) is_hung: bool,
-    /// Everything below was reclaimed.
-    reclaimed_to: u64,
+    /// Everything below was compacted.
+    compacted_to: u64,
 }
 
 impl Store {
@@ -69,11 +69,11 @@ impl Store {
         self.last_position += count;
     }
 
-    /// The record at a place, unless it was reclaimed.
+    /// The record at a place, unless it was compacted.
     pub(crate) fn read(&self, position: Position) -> Option<&Stored> {
         let found = self.durable.binary_search_by_key(&position, |(position, _)| *position);
         assert!(
-            found.is_ok() || position.0 <= self.reclaimed_to,
+            found.is_ok() || position.0 <= self.compacted_to,
             "nothing was ever at {position:?} (the log ends at {})",
             self.last_position
         );
@@ -81,17 +81,17 @@ impl Store {
     }
 
     /// Deletes the oldest records, up to this place.
-    pub(crate) fn reclaim(&mut self, to: Position) {
+    pub(crate) fn compact(&mut self, to: Position) {
         while self.durable.front().is_some_and(|(position, _)| *position <= to) {
             self.durable.pop_front();
         }
-        self.reclaimed_to = self.reclaimed_to.max(to.0);
+        self.compacted_to = self.compacted_to.max(to.0);
     }
 
     /// The log is what it was.
     pub(crate) fn restore(&mut self, backup: VecDeque<(Position, Stored)>) {
         self.durable = backup;
-        self.reclaimed_to = 0;
+        self.compacted_to = 0;
     }
 
     /// Up to where the log says that each device acked.

@@ -39,7 +39,7 @@ pub(crate) struct World {
     pub(crate) queues: Vec<Vec<VecDeque<Cargo>>>,
     pub(crate) store: Store,
     pub(crate) fetches: Vec<Fetch>,
-    pub(crate) reclaim: Option<Reclaim>,
+    pub(crate) compaction: Option<Compaction>,
     /// Another one after each restore of a backup.
     pub(crate) epoch: u64,
     /// The log at an earlier time.
@@ -73,9 +73,9 @@ pub(crate) struct Fetch {
     wants: Vec<Want>,
 }
 
-/// The oldest part of the log, which is being reclaimed.
+/// The oldest part of the log, which is being compacted.
 #[derive(Debug)]
-pub(crate) struct Reclaim {
+pub(crate) struct Compaction {
     records: Vec<(Position, Stored)>,
     /// By shard: until how many of its appends are synced, once it has seen the records.
     until: Vec<Option<u64>>,
@@ -123,7 +123,7 @@ impl World {
             queues: Vec::new(),
             store: Store::default(),
             fetches: Vec::new(),
-            reclaim: None,
+            compaction: None,
             epoch: 0,
             backup: None,
             links: Vec::new(),
@@ -161,7 +161,7 @@ impl World {
         self.ticked = vec![Moment::default(); shards];
         self.has_ended = vec![false; shards];
         self.fetches.clear();
-        self.reclaim = None;
+        self.compaction = None;
         self.brokers.clear();
         let (clock, jump) = StampClock::resume(self.noted, self.now.at, self.now.wall_ms);
         note!(self, "the clock jumped: {jump:?}");
@@ -603,46 +603,46 @@ impl World {
     }
 
     /// The oldest `count` records are to go.
-    pub(crate) fn begin_reclaim(&mut self, count: usize) {
+    pub(crate) fn begin_compaction(&mut self, count: usize) {
         let records: Vec<_> = self.store.durable.iter().take(count).cloned().collect();
-        note!(self, "reclaim up to {:?}", records.last().map(|(position, _)| position));
-        self.reclaim = Some(Reclaim { records, until: vec![None; self.shards()] });
+        note!(self, "compact up to {:?}", records.last().map(|(position, _)| position));
+        self.compaction = Some(Compaction { records, until: vec![None; self.shards()] });
     }
 
     /// The next shard looks at what is to go; when all have, and what they kept is synced, it goes.
-    pub(crate) fn go_on_reclaiming(&mut self) {
-        let Some(mut reclaim) = self.reclaim.take() else { return };
-        if let Some(shard) = reclaim.until.iter().position(Option::is_none) {
+    pub(crate) fn go_on_compacting(&mut self) {
+        let Some(mut compaction) = self.compaction.take() else { return };
+        if let Some(shard) = compaction.until.iter().position(Option::is_none) {
             // It must know where they lie.
             self.tell_synced(shard);
             let broker = &self.brokers[shard];
-            if !reclaim.records.iter().all(|(_, stored)| broker.may_reclaim(&stored.record())) {
+            if !compaction.records.iter().all(|(_, stored)| broker.may_compact(&stored.record())) {
                 note!(self, "shard {shard} must wait to look at what is to go");
-                self.reclaim = Some(reclaim);
+                self.compaction = Some(compaction);
                 return;
             }
             let mut done = Vec::new();
             note!(self, "shard {shard} looks at what is to go");
-            for (position, stored) in &reclaim.records {
+            for (position, stored) in &compaction.records {
                 let record = stored.record();
                 self.brokers[shard]
-                    .reclaim(self.now, &record, *position, &mut |effect| done.push(effect.into()));
+                    .compact(self.now, &record, *position, &mut |effect| done.push(effect.into()));
             }
             self.perform_all(shard, done);
-            reclaim.until[shard] = Some(self.store.appended[shard]);
+            compaction.until[shard] = Some(self.store.appended[shard]);
         } else {
             let shards = 0..self.shards();
             let is_synced =
-                shards.into_iter().all(|at| Some(self.store.synced[at]) >= reclaim.until[at]);
+                shards.into_iter().all(|at| Some(self.store.synced[at]) >= compaction.until[at]);
             if is_synced {
-                if let Some((position, _)) = reclaim.records.last() {
+                if let Some((position, _)) = compaction.records.last() {
                     note!(self, "all up to {position:?} is gone");
-                    self.store.reclaim(*position);
+                    self.store.compact(*position);
                 }
                 return;
             }
         }
-        self.reclaim = Some(reclaim);
+        self.compaction = Some(compaction);
     }
 
     // ---- time ----

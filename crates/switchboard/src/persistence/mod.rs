@@ -1,5 +1,5 @@
 //! What of the brokers' state survives: their records as bytes, the replay at the start, reading
-//! back what waits, and reclaiming the log's oldest part.
+//! back what waits, and compaction the log's oldest part.
 //!
 //! The brokers know no bytes and [`crate::store`] knows no messages; this room stands
 //! between them.

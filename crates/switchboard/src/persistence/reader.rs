@@ -18,7 +18,7 @@ use crate::log::LineLimit;
 use crate::shard::{Inbox, Shared, StoreEvent};
 use crate::store::{self, Log, ReadError};
 
-/// How often the log is looked at for what could be reclaimed.
+/// How often the log is looked at for what could be compacted.
 const LOOK: Duration = Duration::from_secs(1);
 /// While a segment is being dropped: then the next one can be looked at.
 const DROP_LOOK: Duration = Duration::from_millis(20);
@@ -50,7 +50,7 @@ pub(crate) enum Job {
         wants: Vec<Want>,
     },
     /// A shard has appended again what still counts of the chunk that it was given.
-    Reclaimed {
+    Compacted {
         /// How much that was.
         copied_bytes: u64,
     },
@@ -122,9 +122,9 @@ pub(crate) struct Reader {
     ended: Receiver<()>,
 }
 
-/// The segment that is being reclaimed.
+/// The segment that is being compacted.
 #[derive(Debug)]
-struct Reclaim {
+struct Compaction {
     segment: u32,
     bytes: u64,
     next: Option<store::Position>,
@@ -138,7 +138,7 @@ struct Work {
     shared: Arc<Shared>,
     log: Arc<Log>,
     jobs: Receiver<Job>,
-    reclaim: Option<Reclaim>,
+    compaction: Option<Compaction>,
     /// One for each device at most: its newest session's.
     failed: HashMap<DeviceId, Failed>,
     looked_at: Instant,
@@ -146,7 +146,7 @@ struct Work {
     awaits_drop: bool,
     worth: Worth,
     unreadable: LineLimit,
-    unreclaimed: LineLimit,
+    not_compacted: LineLimit,
 }
 
 impl Reader {
@@ -166,13 +166,13 @@ impl Reader {
             shared,
             log,
             jobs,
-            reclaim: None,
+            compaction: None,
             failed: HashMap::new(),
             looked_at: Instant::now(),
             awaits_drop: false,
             worth: Worth::default(),
             unreadable: LineLimit::new(),
-            unreclaimed: LineLimit::new(),
+            not_compacted: LineLimit::new(),
         };
         let (end, ended) = channel();
         let thread = thread::Builder::new().name("store-reader".to_owned());
@@ -233,11 +233,11 @@ impl Work {
             Job::Fetch { shard, device, session, wants } => {
                 self.begin_fetch(Fetch { shard, device, session, wants });
             }
-            Job::Reclaimed { copied_bytes } => {
-                let Some(reclaim) = &mut self.reclaim else { return };
-                reclaim.copied_bytes += copied_bytes;
-                reclaim.awaited -= 1;
-                if reclaim.awaited == 0 {
+            Job::Compacted { copied_bytes } => {
+                let Some(compaction) = &mut self.compaction else { return };
+                compaction.copied_bytes += copied_bytes;
+                compaction.awaited -= 1;
+                if compaction.awaited == 0 {
                     self.next_chunk();
                 }
             }
@@ -330,9 +330,9 @@ impl Work {
         }
     }
 
-    /// Begins to reclaim the oldest segment if that is worth it.
+    /// Begins to compact the oldest segment if that is worth it.
     fn look(&mut self, now: Instant) {
-        if self.reclaim.is_some() || self.log.is_dropping() {
+        if self.compaction.is_some() || self.log.is_dropping() {
             // The writer may be failing, and then its queue stands; it looks by itself.
             return self.log.look();
         }
@@ -354,14 +354,14 @@ impl Work {
             volume: self.log.volume(),
             is_tight: self.log.is_tight(),
         };
-        if !self.worth.is_reclaimed(&sizes, now) {
+        if !self.worth.is_compacted(&sizes, now) {
             return;
         }
         if oldest.is_newest {
             // It can be dropped once there is another.
             return self.log.roll();
         }
-        self.reclaim = Some(Reclaim {
+        self.compaction = Some(Compaction {
             segment: oldest.number,
             bytes: oldest.bytes.into(),
             next: None,
@@ -374,28 +374,28 @@ impl Work {
 
     /// Hands the next chunk to all shards, or the segment to the writer for deletion.
     fn next_chunk(&mut self) {
-        let Some(mut reclaim) = self.reclaim.take() else { return };
-        if reclaim.is_last {
-            return self.reclaimed(&reclaim);
+        let Some(mut compaction) = self.compaction.take() else { return };
+        if compaction.is_last {
+            return self.compacted(&compaction);
         }
-        let (chunk, next) = match self.read_chunk(reclaim.segment, reclaim.next) {
+        let (chunk, next) = match self.read_chunk(compaction.segment, compaction.next) {
             Ok(read) => read,
             Err(error) => {
                 // It is begun again at the next look.
                 self.shared.metrics.store.read_failures.add(1);
-                if let Some(left_out) = self.unreclaimed.pass() {
-                    let what = "the oldest part of the store cannot be reclaimed";
+                if let Some(left_out) = self.not_compacted.pass() {
+                    let what = "the oldest part of the store cannot be compacted";
                     tracing::error!(%error, left_out, "{what}");
                 }
                 return;
             }
         };
-        reclaim.awaited = self.shared.inboxes.len();
-        (reclaim.next, reclaim.is_last) = (next, next.is_none());
-        self.reclaim = Some(reclaim);
+        compaction.awaited = self.shared.inboxes.len();
+        (compaction.next, compaction.is_last) = (next, next.is_none());
+        self.compaction = Some(compaction);
         let chunk = Arc::new(chunk);
         for inbox in &self.shared.inboxes {
-            inbox.store(StoreEvent::Reclaim(Arc::clone(&chunk)));
+            inbox.store(StoreEvent::Compact(Arc::clone(&chunk)));
         }
     }
 
@@ -424,7 +424,7 @@ impl Work {
         let next = self.log.next_intact(damaged)?;
         let end = next.map_or((u64::from(segment) + 1) << 32, store::Position::to_u64);
         chunk.damaged = Some(Position(damaged.to_u64())..Position(end));
-        if let Some(left_out) = self.unreclaimed.pass() {
+        if let Some(left_out) = self.not_compacted.pass() {
             let (offset, bytes) = (damaged.offset(), end - damaged.to_u64());
             tracing::error!(
                 segment,
@@ -438,13 +438,13 @@ impl Work {
     }
 
     /// All shards have dealt with all of the segment.
-    fn reclaimed(&mut self, reclaim: &Reclaim) {
-        self.worth.reclaimed(reclaim.bytes, reclaim.copied_bytes);
+    fn compacted(&mut self, compaction: &Compaction) {
+        self.worth.compacted(compaction.bytes, compaction.copied_bytes);
         self.awaits_drop = true;
-        if reclaim.copied_bytes == 0 {
-            self.log.drop_dead(reclaim.segment);
+        if compaction.copied_bytes == 0 {
+            self.log.drop_dead(compaction.segment);
         } else {
-            self.log.drop_oldest(reclaim.segment);
+            self.log.drop_oldest(compaction.segment);
         }
     }
 }

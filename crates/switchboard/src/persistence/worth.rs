@@ -1,4 +1,4 @@
-//! Whether it is worth reclaiming the oldest segment, as arithmetic.
+//! Whether it is worth compaction the oldest segment, as arithmetic.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub(super) struct Log {
     pub(super) is_tight: bool,
 }
 
-/// Judges, and learns from what reclaiming came to.
+/// Judges, and learns from what compaction came to.
 #[derive(Debug, Default)]
 pub(super) struct Worth {
     /// Segments in a row of which nearly all had to be copied.
@@ -35,8 +35,8 @@ pub(super) struct Worth {
 }
 
 impl Worth {
-    /// Whether the oldest segment, or the only one, should be reclaimed.
-    pub(super) fn is_reclaimed(&mut self, log: &Log, now: Instant) -> bool {
+    /// Whether the oldest segment, or the only one, should be compacted.
+    pub(super) fn is_compacted(&mut self, log: &Log, now: Instant) -> bool {
         if !log.is_tight {
             let small = SMALL_BYTES.min(log.volume / 4);
             return log.segments > 1 && log.bytes >= small.max(2 * log.live_bytes);
@@ -63,7 +63,7 @@ impl Worth {
     }
 
     /// So much of a segment had to be copied.
-    pub(super) fn reclaimed(&mut self, bytes: u64, copied_bytes: u64) {
+    pub(super) fn compacted(&mut self, bytes: u64, copied_bytes: u64) {
         let is_futile = copied_bytes > bytes / 4 * 3;
         self.futile = if is_futile { self.futile + 1 } else { 0 };
     }
@@ -90,23 +90,23 @@ mod tests {
     fn while_there_is_space_a_small_log_is_left_alone_and_a_large_one_if_half_of_it_counts() {
         let now = Instant::now();
         let mut worth = Worth::default();
-        assert!(!worth.is_reclaimed(&log(11, 0, false), now));
-        assert!(worth.is_reclaimed(&log(12, 0, false), now));
-        assert!(!worth.is_reclaimed(&log(20, 161, false), now));
+        assert!(!worth.is_compacted(&log(11, 0, false), now));
+        assert!(worth.is_compacted(&log(12, 0, false), now));
+        assert!(!worth.is_compacted(&log(20, 161, false), now));
         let small = Log { volume: 300 * MIB, ..log(5, 0, false) };
-        assert!(worth.is_reclaimed(&small, now));
+        assert!(worth.is_compacted(&small, now));
     }
 
     /// A volume of 512 MiB was full before the log was thought large enough to look at.
     #[test]
-    fn where_space_is_short_whatever_is_dead_is_reclaimed() {
+    fn where_space_is_short_whatever_is_dead_is_compacted() {
         let now = Instant::now();
         let mut worth = Worth::default();
-        assert!(worth.is_reclaimed(&log(2, 0, true), now));
-        assert!(worth.is_reclaimed(&log(10, 130, true), now));
-        assert!(!worth.is_reclaimed(&log(10, 150, true), now), "nearly all of it counts");
-        assert!(worth.is_reclaimed(&log(1, 1, true), now));
-        assert!(!worth.is_reclaimed(&log(1, 9, true), now));
+        assert!(worth.is_compacted(&log(2, 0, true), now));
+        assert!(worth.is_compacted(&log(10, 130, true), now));
+        assert!(!worth.is_compacted(&log(10, 150, true), now), "nearly all of it counts");
+        assert!(worth.is_compacted(&log(1, 1, true), now));
+        assert!(!worth.is_compacted(&log(1, 9, true), now));
     }
 
     #[test]
@@ -115,16 +115,16 @@ mod tests {
         let mut worth = Worth::default();
         let sizes = log(4, 0, true);
         for _ in 0..5 {
-            assert!(worth.is_reclaimed(&sizes, now));
-            worth.reclaimed(16 * MIB, 15 * MIB);
+            assert!(worth.is_compacted(&sizes, now));
+            worth.compacted(16 * MIB, 15 * MIB);
         }
-        assert!(!worth.is_reclaimed(&sizes, now));
-        assert!(!worth.is_reclaimed(&sizes, now + REST / 2));
+        assert!(!worth.is_compacted(&sizes, now));
+        assert!(!worth.is_compacted(&sizes, now + REST / 2));
         let grown = Log { segments: 5, bytes: sizes.bytes + 16 * MIB, ..sizes };
         let mut other = Worth { rest: worth.rest, ..Worth::default() };
-        assert!(other.is_reclaimed(&grown, now + REST / 2), "it grew for all that");
-        assert!(worth.is_reclaimed(&sizes, now + REST));
-        worth.reclaimed(16 * MIB, 0);
-        assert!(worth.is_reclaimed(&sizes, now + REST));
+        assert!(other.is_compacted(&grown, now + REST / 2), "it grew for all that");
+        assert!(worth.is_compacted(&sizes, now + REST));
+        worth.compacted(16 * MIB, 0);
+        assert!(worth.is_compacted(&sizes, now + REST));
     }
 }

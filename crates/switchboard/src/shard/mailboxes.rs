@@ -32,7 +32,7 @@ pub(crate) enum StoreEvent {
     /// The record that a device waits for cannot be read.
     Unreadable { device: DeviceId, session: u32, want: Want },
     /// A part of the log that is to be deleted.
-    Reclaim(Arc<Chunk>),
+    Compact(Arc<Chunk>),
     /// A batch that was given back may be submitted again.
     Room,
     /// Nothing becomes durable for now.
@@ -326,7 +326,7 @@ impl Shard {
                 StoreEvent::Unreadable { device, session, want } => {
                     self.decide(Input::Unreadable { device, session, want });
                 }
-                StoreEvent::Reclaim(chunk) => self.begin_reclaiming(chunk),
+                StoreEvent::Compact(chunk) => self.begin_compacting(chunk),
                 StoreEvent::Full(is_full) => self.decide(Input::StoreFull(is_full)),
                 StoreEvent::Room => self.ports.store_is_full = false,
                 StoreEvent::Failing => self.store_fails(true, Input::StoreFailing),
@@ -354,50 +354,50 @@ impl Shard {
         self.ports.positions = positions;
     }
 
-    fn begin_reclaiming(&mut self, chunk: Arc<Chunk>) {
+    fn begin_compacting(&mut self, chunk: Arc<Chunk>) {
         if let Some(part) = chunk.damaged() {
             self.decide(Input::Damaged { from: part.start, to: part.end });
             // What is appended for it must be durable before the part is deleted.
             self.ports.copied_bytes += 1;
         }
-        self.reclaiming = Some(chunk);
+        self.compaction = Some(chunk);
     }
 
     /// Looks at the part of the log that is to be deleted, as soon as all of it may be looked at.
-    pub(super) fn go_on_reclaiming(&mut self) {
-        let Some(chunk) = self.reclaiming.take() else { return };
-        if chunk.damaged().is_some_and(|part| !self.broker.may_reclaim_damaged(part)) {
-            self.reclaiming = Some(chunk);
+    pub(super) fn go_on_compacting(&mut self) {
+        let Some(chunk) = self.compaction.take() else { return };
+        if chunk.damaged().is_some_and(|part| !self.broker.may_drop_damaged(part)) {
+            self.compaction = Some(chunk);
             return;
         }
         let must_wait = |&(_, bytes): &(Position, &[u8])| {
-            record::read(bytes).is_ok_and(|record| !self.broker.may_reclaim(&record))
+            record::read(bytes).is_ok_and(|record| !self.broker.may_compact(&record))
         };
         // Mostly it is still the one that it was; only then is all looked at again.
         let is_the_last =
-            chunk.records().nth(self.reclaim_waits_for).as_ref().is_some_and(must_wait);
+            chunk.records().nth(self.compaction_waits_for).as_ref().is_some_and(must_wait);
         let waits_for = match is_the_last {
-            true => Some(self.reclaim_waits_for),
+            true => Some(self.compaction_waits_for),
             false => chunk.records().position(|record| must_wait(&record)),
         };
-        self.reclaim_waits_for = waits_for.unwrap_or_default();
+        self.compaction_waits_for = waits_for.unwrap_or_default();
         match waits_for {
-            Some(_) => self.reclaiming = Some(chunk),
-            None => self.reclaim(&chunk),
+            Some(_) => self.compaction = Some(chunk),
+            None => self.compact(&chunk),
         }
     }
 
-    fn reclaim(&mut self, chunk: &Chunk) {
+    fn compact(&mut self, chunk: &Chunk) {
         let now = self.ports.now();
         let had = self.ports.appended_bytes;
         for (position, bytes) in chunk.records() {
             // It was read when the log was opened, or written since.
             let Ok(record) = record::read(bytes) else { continue };
             let ports = &mut self.ports;
-            self.broker.reclaim(now, &record, position, &mut |effect| ports.perform(effect));
+            self.broker.compact(now, &record, position, &mut |effect| ports.perform(effect));
         }
         self.ports.copied_bytes += self.ports.appended_bytes - had;
-        self.ports.reclaimed += 1;
+        self.ports.compacted += 1;
     }
 
     /// Submits what this turn appended, and lets those go on for whom there is room.
@@ -415,9 +415,9 @@ impl Shard {
         // Where nothing was appended again, nothing must be in the store first: a store that is full
         // can be helped only by deleting.
         if !self.ports.store_is_full || self.ports.copied_bytes == 0 {
-            for _ in 0..std::mem::take(&mut self.ports.reclaimed) {
+            for _ in 0..std::mem::take(&mut self.ports.compacted) {
                 let copied_bytes = std::mem::take(&mut self.ports.copied_bytes) as u64;
-                self.ports.ask_reader(Job::Reclaimed { copied_bytes });
+                self.ports.ask_reader(Job::Compacted { copied_bytes });
             }
         }
         // Before anything is forwarded: whoever takes it frees what was published.

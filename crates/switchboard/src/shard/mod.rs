@@ -142,8 +142,8 @@ pub(crate) struct Shard {
     /// Connections beyond `max_connections`, oldest first, also some that have gone on or away.
     over: VecDeque<Key>,
     /// A part of the log that is to be deleted, and its record that must not be looked at yet.
-    reclaiming: Option<Arc<Chunk>>,
-    reclaim_waits_for: usize,
+    compaction: Option<Arc<Chunk>>,
+    compaction_waits_for: usize,
     /// Connections with something to read, each once.
     run_queue: VecDeque<Key>,
     /// Where reads go; what is whole in it is never copied.
@@ -184,8 +184,8 @@ impl Shard {
             listener,
             rejected: Rejected::default(),
             over: VecDeque::new(),
-            reclaiming: None,
-            reclaim_waits_for: 0,
+            compaction: None,
+            compaction_waits_for: 0,
             run_queue: VecDeque::new(),
             buffer: vec![0; READ_BYTES].into(),
             cipher: vec![0; cipher_len].into(),
@@ -225,7 +225,7 @@ impl Shard {
             }
             self.take_inbox();
             self.take_store_events();
-            self.go_on_reclaiming();
+            self.go_on_compacting();
             self.accept_sockets();
             self.fire_timers();
             self.tick_broker();

@@ -88,7 +88,7 @@ pub(super) struct Ports {
     pub(super) store_is_full: bool,
     pub(super) held_for_store: Vec<Key>,
     /// Chunks of the log that were dealt with in this turn.
-    pub(super) reclaimed: usize,
+    pub(super) compacted: usize,
     /// Bytes of their records that were appended again.
     pub(super) copied_bytes: usize,
     pub(super) positions: Vec<Position>,
@@ -162,7 +162,7 @@ impl Ports {
             store_is_failing: false,
             store_is_full: false,
             held_for_store: Vec::new(),
-            reclaimed: 0,
+            compacted: 0,
             copied_bytes: 0,
             positions: Vec::new(),
             jobs,
@@ -206,7 +206,7 @@ impl Ports {
     #[inline]
     pub(super) fn has_something_for_store(&self) -> bool {
         self.has_appends()
-            || self.reclaimed > 0
+            || self.compacted > 0
             || !self.held_for_store.is_empty()
             || !self.share.is_published()
     }

@@ -168,7 +168,7 @@ impl World {
             13 => self.disk.fail_one_in(Some(1 + self.random.below(8))),
             14 => self.disk.fail_one_in(None),
             15 => self.read(life),
-            16 => self.reclaim(life),
+            16 => self.compact(life),
             17 => life.recovered.shared.queue.ask(Entry::Roll),
             18 => drop(self.wanted.pop_first()),
             19 if self.random.below(2) == 0 => self.change_space(life),
@@ -270,7 +270,7 @@ impl World {
     }
 
     /// Appends again what the oldest segment has of wanted things, and drops it.
-    fn reclaim(&mut self, life: &mut Life) {
+    fn compact(&mut self, life: &mut Life) {
         let shared = life.recovered.shared.clone();
         let Some(oldest) = shared.oldest() else { return };
         if oldest.is_newest || life.drop_pending {

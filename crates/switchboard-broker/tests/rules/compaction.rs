@@ -19,7 +19,7 @@ fn what_waits_is_kept() {
     let kept: Vec<_> = records
         .iter()
         .zip(1..)
-        .map(|(record, position)| rig.reclaim(record, position).appended)
+        .map(|(record, position)| rig.compact(record, position).appended)
         .collect();
     let expected: [&[&str]; 6] =
         [&["device"], &["device"], &["message"], &["message"], &["sent id"], &["outcome"]];
@@ -27,11 +27,11 @@ fn what_waits_is_kept() {
     // They lie elsewhere now, and what is there goes with its part of the log.
     rig.sync();
     for (record, position) in records.iter().zip(1..).filter(|(record, _)| !is_message(record)) {
-        assert_eq!(rig.reclaim(record, position).appended, [""; 0], "{record:?}");
+        assert_eq!(rig.compact(record, position).appended, [""; 0], "{record:?}");
     }
     // The id of what is out has its record already. With each copy of a message its id was once recorded
     // again, and these records were copied, too: a full log grew by all of its ids with each round.
-    assert_eq!(rig.reclaim(&records[4], 5).appended, [""; 0]);
+    assert_eq!(rig.compact(&records[4], 5).appended, [""; 0]);
 }
 
 fn is_message(record: &Record<'_>) -> bool {
@@ -45,11 +45,11 @@ fn a_message_is_kept_until_its_outcome_is_recorded() {
     let records = [device(ANN, 0), device(BOB, 1), asked, Record::Acked { device: BOB, seq: 1 }];
     let (mut rig, done) = Rig::replayed(&records);
     assert_eq!(done.appended, ["outcome"]);
-    assert!(!rig.broker.may_reclaim(&asked));
-    assert_eq!(rig.reclaim(&asked, 3).appended, ["message"]);
+    assert!(!rig.broker.may_compact(&asked));
+    assert_eq!(rig.compact(&asked, 3).appended, ["message"]);
     rig.sync();
-    assert!(rig.broker.may_reclaim(&asked));
-    assert_eq!(rig.reclaim(&asked, 3).appended, ["sent id"]);
+    assert!(rig.broker.may_compact(&asked));
+    assert_eq!(rig.compact(&asked, 3).appended, ["sent id"]);
 }
 
 /// The outcome's record takes out what lies before it; the copy may lie behind.
@@ -58,7 +58,7 @@ fn a_copy_that_outlives_the_outcome_is_taken_out() {
     let asked = message(1, "asked", true);
     let records = [device(ANN, 0), device(BOB, 1), asked];
     let (mut rig, _) = Rig::replayed(&records);
-    assert_eq!(rig.reclaim(&asked, 3).appended, ["message"]);
+    assert_eq!(rig.compact(&asked, 3).appended, ["message"]);
     let done = rig.hello(0, "bob", Some((MAILBOX, 1)));
     assert_eq!(done.appended, ["device", "outcome"]);
     assert_eq!(rig.sync().appended, ["removed"]);
