@@ -133,7 +133,7 @@ function showState(name) {
   showOutage();
   showNotice();
   showTitle();
-  if (name === "open" && mistake === NOT_CONNECTED) mistake = "";
+  if (name === "open" && problem === NOT_CONNECTED) problem = "";
   showHint();
 }
 
@@ -205,14 +205,14 @@ const to = byId("to");
 const text = byId("text");
 
 /** What is wrong with the form, until somebody mends it; "" is nothing. */
-let mistake = "";
+let problem = "";
 
 /** Shows what is wrong with the form or, if nothing is, what a person may want to know. */
 function showHint() {
   const warning = connection.isOpen ? warningAbout(to.value.trim()) : "";
   const advice = to.value.trim() === myId && myId ? "This is your own id: the message comes back to you." : HINT;
-  byId("composer-hint").textContent = mistake || warning || advice;
-  byId("composer-hint").dataset.tone = mistake ? "mistake" : warning ? "warning" : "";
+  byId("composer-hint").textContent = problem || warning || advice;
+  byId("composer-hint").dataset.tone = problem ? "problem" : warning ? "warning" : "";
 }
 
 function warningAbout(id) {
@@ -237,7 +237,7 @@ function address(id) {
 function addressed() {
   to.removeAttribute("aria-invalid");
   devices.mark(to.value.trim());
-  mistake = "";
+  problem = "";
   showHint();
 }
 
@@ -251,7 +251,7 @@ function submit() {
   conversation.sent(message);
   connection.send(message);
   text.value = "";
-  mistake = "";
+  problem = "";
   showHint();
 }
 
@@ -264,7 +264,7 @@ function newMessageId() {
 function refuse(field, why) {
   field.setAttribute("aria-invalid", "true");
   field.focus();
-  mistake = why;
+  problem = why;
   showHint();
   announce(why);
 }
@@ -282,7 +282,7 @@ text.addEventListener("keydown", (event) => {
 
 text.addEventListener("input", () => {
   text.removeAttribute("aria-invalid");
-  mistake = "";
+  problem = "";
   showHint();
 });
 

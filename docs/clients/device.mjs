@@ -130,7 +130,7 @@ export class Device {
     } else if (frame.type === "bye") {
       this.#comeBackInMs = frame.reconnect_in_ms;
     } else if (frame.type === "error") {
-      this.#heard(frame); // a mistake in this program
+      this.#heard(frame); // a bug in this program
     }
   }
 

@@ -124,7 +124,7 @@ class Device:
         elif kind == "bye":
             self._come_back_in_s = frame["reconnect_in_ms"] / 1000
         elif kind == "error":
-            self.heard(frame)  # a mistake in this program
+            self.heard(frame)  # a bug in this program
 
     def _answered(self, frame):
         if frame["id"] not in self.state["outbox"]:

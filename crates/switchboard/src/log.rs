@@ -9,7 +9,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::config::{Config, LogFormat, Mistake};
+use crate::config::{Config, ConfigError, LogFormat};
 
 /// The filter of the logger that was started.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -45,7 +45,7 @@ pub(crate) fn set_filter(config: &Config) -> Result<(), ParseError> {
 }
 
 /// Says what of the configuration is not read.
-pub(crate) fn ignored(warnings: &[Mistake]) {
+pub(crate) fn ignored(warnings: &[ConfigError]) {
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -1,16 +1,16 @@
 //! SIGHUP: reads the configuration and all its files again, and applies what may change in a running
-//! server. A configuration with a mistake, or with a file that cannot be used, changes nothing.
+//! server. A configuration with an error, or with a file that cannot be used, changes nothing.
 
 use std::sync::Arc;
 
-use crate::config::{Config, Loaded, Mistakes, Reread};
+use crate::config::{Config, ConfigErrors, Loaded, Reread};
 use crate::log;
 use crate::server::fit_to_machine;
 use crate::shard::Shared;
 use crate::tls::Acceptor;
 
 /// Reads the sources that the server was started with.
-pub(crate) type Source<'a> = dyn Fn() -> Result<Loaded, Mistakes> + 'a;
+pub(crate) type Source<'a> = dyn Fn() -> Result<Loaded, ConfigErrors> + 'a;
 
 /// Rereads everything, and logs what came of it. Returns false if it was refused.
 pub(crate) fn reload(shared: &Shared, source: &Source<'_>) -> bool {

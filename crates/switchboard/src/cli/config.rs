@@ -19,7 +19,7 @@ pub(super) enum Command {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Say "ok", or every mistake with its place and what would be right; the files that it names
+    /// Say "ok", or every error with its place and what would be right; the files that it names
     /// are read
     Check(Settings),
 }
@@ -30,7 +30,7 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Print { default: true, .. } => output::print(DEFAULT_TOML),
         Command::Print { settings, .. } => match settings.load() {
             Ok(loaded) => output::print(&loaded.to_toml()),
-            Err(mistakes) => fail("cannot print the configuration", &mistakes),
+            Err(errors) => fail("cannot print the configuration", &errors),
         },
         Command::Check(settings) => check(settings),
     }
@@ -40,7 +40,7 @@ pub(super) fn run(command: &Command) -> Exit {
 fn check(settings: &Settings) -> Exit {
     let loaded = match settings.load() {
         Ok(loaded) => loaded,
-        Err(mistakes) => return fail("cannot use the configuration", &mistakes),
+        Err(errors) => return fail("cannot use the configuration", &errors),
     };
     for warning in &loaded.warnings {
         eprintln!("switchboard: {warning}");

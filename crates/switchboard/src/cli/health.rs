@@ -70,9 +70,8 @@ fn by_http(url: &str) -> String {
 
 /// Where the server of this configuration listens.
 fn own_url(settings: &Settings) -> Result<String, String> {
-    let loaded = settings
-        .load()
-        .map_err(|mistakes| format!("cannot tell where the server is: {mistakes}"))?;
+    let loaded =
+        settings.load().map_err(|errors| format!("cannot tell where the server is: {errors}"))?;
     let Config { listen, tls_cert, .. } = loaded.config;
     if listen.port() == 0 {
         return Err(

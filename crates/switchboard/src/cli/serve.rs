@@ -10,8 +10,8 @@ use super::settings::Settings;
 pub(super) fn run(settings: &Settings) -> Exit {
     let loaded = match settings.load() {
         Ok(loaded) => loaded,
-        Err(mistakes) => {
-            eprintln!("switchboard: cannot start: {mistakes}");
+        Err(errors) => {
+            eprintln!("switchboard: cannot start: {errors}");
             return Exit::Usage;
         }
     };

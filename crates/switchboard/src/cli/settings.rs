@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Flag, Loaded, Mistakes};
+use crate::config::{self, ConfigErrors, Flag, Loaded};
 
 /// The server's options. Values are text here; the configuration checks them with all others.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -71,7 +71,7 @@ impl Settings {
     }
 
     /// The configuration of this process.
-    pub(super) fn load(&self) -> Result<Loaded, Mistakes> {
+    pub(super) fn load(&self) -> Result<Loaded, ConfigErrors> {
         config::load(Path::new(""), self.config.as_deref(), std::env::vars_os(), self.flags())
     }
 }

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Document, Item, Value};
 
-use super::mistake::Mistake;
+use super::error::ConfigError;
 
 /// The settings of one source, in no particular order, and what was wrong with the source itself.
 #[derive(Debug, Default)]
 pub struct Layer {
     pub(super) settings: Vec<Setting>,
-    pub(super) mistakes: Vec<Mistake>,
+    pub(super) errors: Vec<ConfigError>,
     /// What is not read, although somebody wrote it, and keeps nothing from starting.
-    pub(super) warnings: Vec<Mistake>,
+    pub(super) warnings: Vec<ConfigError>,
 }
 
 /// One setting as its source wrote it; neither key nor value is checked yet.
@@ -92,14 +92,14 @@ impl Layer {
                     layer.set(CFG_KEY, Raw::Text(value.to_owned()), origin);
                 } else {
                     let fix = "only `port` in `[Settings]` is read; use switchboard.toml for more";
-                    layer.warnings.push(Mistake::new(origin, key, "is ignored", fix));
+                    layer.warnings.push(ConfigError::new(origin, key, "is ignored", fix));
                 }
             }
         }
         if layer.settings.is_empty() {
             let origin = Origin::file(path, None);
             let fix = "write `[Settings]` and below it `port = 8080`, or remove the file";
-            layer.warnings.push(Mistake::new(origin, CFG_KEY, "missing", fix));
+            layer.warnings.push(ConfigError::new(origin, CFG_KEY, "missing", fix));
         }
         layer
     }
@@ -122,7 +122,7 @@ impl Layer {
                 Item::Value(value) => layer.set(name, Raw::from_toml(value), origin),
                 _ => {
                     let fix = "write keys without sections: `key = value`, one a line";
-                    layer.mistakes.push(Mistake::new(origin, name, "is a section", fix));
+                    layer.errors.push(ConfigError::new(origin, name, "is a section", fix));
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Layer {
             let origin = Origin::Variable(name.clone());
             match value.into_string() {
                 Ok(text) => layer.set(&key, Raw::Text(text), origin),
-                Err(_) => layer.mistakes.push(Mistake::new(
+                Err(_) => layer.errors.push(ConfigError::new(
                     origin,
                     &key,
                     "the value is not UTF-8",
@@ -167,15 +167,15 @@ impl Layer {
         layer
     }
 
-    /// A layer of nothing but one mistake that its source as a whole has.
-    pub(super) fn failed(mistake: Mistake) -> Layer {
-        Layer { mistakes: vec![mistake], ..Layer::default() }
+    /// A layer of nothing but one error that its source as a whole has.
+    pub(super) fn failed(error: ConfigError) -> Layer {
+        Layer { errors: vec![error], ..Layer::default() }
     }
 
     fn unreadable(path: &Path, line: Option<usize>, expected: &str, why: &str) -> Layer {
         let why = why.trim().replace('\n', ", ");
         let problem = format!("not {expected}: {why}");
-        Layer::failed(Mistake::of_source(Origin::file(path, line), &problem, "mend the line"))
+        Layer::failed(ConfigError::of_source(Origin::file(path, line), &problem, "mend the line"))
     }
 
     fn set(&mut self, key: &str, value: Raw, origin: Origin) {

@@ -1,4 +1,4 @@
-//! From raw layers to the checked configuration, with every mistake reported at once.
+//! From raw layers to the checked configuration, with every error reported at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::error::{ConfigError, ConfigErrors};
 use super::keys::{self, KEYS, RULES, Rule};
 use super::layer::{CONFIG_VARIABLE, Layer, Origin, Setting};
-use super::mistake::{Mistake, Mistakes};
 use super::{Config, Flag};
 
 /// Read in the working directory unless `--config` names another file.
@@ -24,7 +24,7 @@ pub struct Loaded {
     /// By field; a field that nobody set is absent.
     origins: BTreeMap<&'static str, Origin>,
     /// What was written and is ignored.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<ConfigError>,
 }
 
 /// Loads the configuration of a process: files, then `variables`, then `flags`, later ones winning.
@@ -37,7 +37,7 @@ pub fn load(
     file: Option<&Path>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     flags: impl IntoIterator<Item = Flag>,
-) -> Result<Loaded, Mistakes> {
+) -> Result<Loaded, ConfigErrors> {
     let variables: Vec<_> = variables.into_iter().collect();
     let named = file
         .map(|path| (path.to_owned(), Origin::Flag("--config".to_owned())))
@@ -61,7 +61,7 @@ fn named_file(path: &Path, origin: Origin) -> Layer {
         Ok(text) => file_layer(path, &text),
         Err(e) => {
             let problem = format!("cannot read {}: {e}", path.display());
-            Layer::failed(Mistake::of_source(origin, &problem, "name a file that can be read"))
+            Layer::failed(ConfigError::of_source(origin, &problem, "name a file that can be read"))
         }
     }
 }
@@ -70,7 +70,7 @@ fn file_if_present(path: &Path) -> Layer {
     match std::fs::read_to_string(path) {
         Ok(text) => file_layer(path, &text),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Layer::default(),
-        Err(e) => Layer::failed(Mistake::of_source(
+        Err(e) => Layer::failed(ConfigError::of_source(
             Origin::file(path, None),
             &format!("cannot read the file: {e}"),
             "make it readable, or name another with --config",
@@ -86,48 +86,48 @@ fn file_layer(path: &Path, text: &str) -> Layer {
 }
 
 /// Lays `layers` over the defaults, the last on top, and checks the whole.
-pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, Mistakes> {
+pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, ConfigErrors> {
     let mut loaded =
         Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
-    let mut mistakes = Vec::new();
+    let mut errors = Vec::new();
     let mut misread = BTreeSet::new();
     for mut layer in layers {
-        mistakes.append(&mut layer.mistakes);
+        errors.append(&mut layer.errors);
         loaded.warnings.append(&mut layer.warnings);
         // In the table's order, so that what wins within a layer does not hang on its spelling.
         layer.settings.sort_by_key(|setting| keys::find(&setting.key).map(|(index, _)| index));
         for setting in layer.settings {
-            if let Err(mistake) = loaded.apply(&setting) {
+            if let Err(error) = loaded.apply(&setting) {
                 misread.extend(keys::find(&setting.key).map(|(_, key)| key.field));
-                mistakes.push(mistake);
+                errors.push(error);
             }
         }
     }
     let judged = RULES.iter().filter(|rule| !rule.keys.iter().any(|key| misread.contains(key)));
-    mistakes.extend(judged.filter_map(|rule| loaded.judge(rule)));
-    if mistakes.is_empty() { Ok(loaded) } else { Err(Mistakes(mistakes)) }
+    errors.extend(judged.filter_map(|rule| loaded.judge(rule)));
+    if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
 }
 
 impl Loaded {
-    fn apply(&mut self, setting: &Setting) -> Result<(), Mistake> {
+    fn apply(&mut self, setting: &Setting) -> Result<(), ConfigError> {
         let Setting { key: name, value, origin } = setting;
         let Some((_, key)) = keys::find(name) else { return Err(unknown_key(setting)) };
         (key.set)(&mut self.config, value).map_err(|wanted| {
             let fix = format!("give {wanted}{}", kubernetes_hint(name, &value.to_string()));
-            Mistake::new(origin.clone(), name, &format!("got {value}"), &fix)
+            ConfigError::new(origin.clone(), name, &format!("got {value}"), &fix)
         })?;
         self.origins.insert(key.field, origin.clone());
         Ok(())
     }
 
-    fn judge(&self, rule: &Rule) -> Option<Mistake> {
+    fn judge(&self, rule: &Rule) -> Option<ConfigError> {
         if (rule.holds)(&self.config) {
             return None;
         }
         let values: Vec<String> = rule.keys.iter().map(|key| self.describe(key)).collect();
         let key = rule.keys.iter().find(|key| self.origins.contains_key(*key))?;
         let problem = format!("does not go together: {}", values.join(", "));
-        Some(Mistake::new(self.origins[key].clone(), key, &problem, rule.fix))
+        Some(ConfigError::new(self.origins[key].clone(), key, &problem, rule.fix))
     }
 
     /// `ping_interval = "25s" (default)`.
@@ -156,7 +156,7 @@ impl Loaded {
     }
 }
 
-fn unknown_key(setting: &Setting) -> Mistake {
+fn unknown_key(setting: &Setting) -> ConfigError {
     let Setting { key: name, origin, .. } = setting;
     let spelt = |key: &str| match origin {
         Origin::Variable(_) => format!("SWITCHBOARD_{}", key.to_ascii_uppercase()),
@@ -170,7 +170,7 @@ fn unknown_key(setting: &Setting) -> Mistake {
         Some(key) => format!("did you mean {}?", spelt(key)),
         None => "`switchboard config print` lists every key".to_owned(),
     };
-    Mistake::new(origin.clone(), &setting.key, "unknown key", &fix)
+    ConfigError::new(origin.clone(), &setting.key, "unknown key", &fix)
 }
 
 /// Kubernetes sets such variables in every pod beside a service that is named `switchboard`.

@@ -3,14 +3,14 @@
 //! After this module a `Duration` is a duration and an address is an address; nobody checks twice.
 //!
 //! Loading takes two steps: each source becomes a raw [`Layer`], and [`resolve`] lays the layers
-//! over the defaults, checks the whole and reports every mistake at once. To add a key, add a field
+//! over the defaults, checks the whole and reports every error at once. To add a key, add a field
 //! and its default here, a row in `keys.rs` and a paragraph in `switchboard.toml`.
 
+mod error;
 mod keys;
 mod kind;
 mod layer;
 mod load;
-mod mistake;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -22,9 +22,9 @@ use std::time::Duration;
 use hyper::Uri;
 use ipnet::IpNet;
 
+pub use error::{ConfigError, ConfigErrors};
 pub use layer::{Flag, Layer, Origin};
 pub use load::{Loaded, load, resolve};
-pub use mistake::{Mistake, Mistakes};
 pub(crate) use reload::Reread;
 
 /// The default configuration file, with every key described and commented out.

@@ -1,4 +1,4 @@
-//! Layers in, configuration or mistakes out; no test touches the process's variables or directory.
+//! Layers in, configuration or errors out; no test touches the process's variables or directory.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -33,14 +33,14 @@ fn flags(flags: &[(&str, &str, &str)]) -> Layer {
 
 #[track_caller]
 fn good(layers: impl IntoIterator<Item = Layer>) -> Config {
-    resolve(layers).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+    resolve(layers).unwrap_or_else(|errors| panic!("{errors}")).config
 }
 
-/// The mistakes, one line each.
+/// The errors, one line each.
 #[track_caller]
 fn bad(layers: impl IntoIterator<Item = Layer>) -> Vec<String> {
-    let Mistakes(mistakes) = resolve(layers).expect_err("the configuration has mistakes");
-    mistakes.iter().map(ToString::to_string).collect()
+    let ConfigErrors(errors) = resolve(layers).expect_err("the configuration has errors");
+    errors.iter().map(ToString::to_string).collect()
 }
 
 #[track_caller]
@@ -175,7 +175,7 @@ fn server_cfg_is_read_as_the_original_read_it() {
 }
 
 #[test]
-fn a_port_in_server_cfg_that_is_none_is_a_mistake() {
+fn a_port_in_server_cfg_that_is_none_is_an_error() {
     assert_eq!(
         bad([cfg("[Settings]\nport = http\nhost = ::\n")]),
         ["server.cfg:2: port: got \"http\"; give a whole number from 0 to 65535"]
@@ -202,8 +202,8 @@ fn what_the_original_ignored_in_server_cfg_is_ignored_with_a_warning() {
 }
 
 #[test]
-fn all_mistakes_of_all_layers_are_reported_together() {
-    let mistakes = resolve([
+fn all_errors_of_all_layers_are_reported_together() {
+    let errors = resolve([
         cfg("[Settings]\nport = 70000"),
         toml("shards = 4\n\nmax_conections = 5\ndrain = 5\n"),
         vars(&[("SWITCHBOARD_COMPRESSION", "maybe"), ("SWITCHBOARD_TLS_CERTT", "x")]),
@@ -211,8 +211,8 @@ fn all_mistakes_of_all_layers_are_reported_together() {
     ])
     .unwrap_err();
     assert_eq!(
-        mistakes.to_string(),
-        "7 mistakes in the configuration:
+        errors.to_string(),
+        "7 errors in the configuration:
   server.cfg:2: port: got \"70000\"; give a whole number from 0 to 65535
   switchboard.toml:3: max_conections: unknown key; did you mean max_connections?
   switchboard.toml:4: drain: got 5; give a time from 0s to 1h, such as \"10s\" or \"1m 30s\"
@@ -224,27 +224,27 @@ fn all_mistakes_of_all_layers_are_reported_together() {
 }
 
 #[test]
-fn one_mistake_is_one() {
-    let mistakes = resolve([toml("shards = -1")]).unwrap_err();
-    assert!(mistakes.to_string().starts_with("1 mistake in the configuration:\n  "));
+fn one_error_is_one() {
+    let errors = resolve([toml("shards = -1")]).unwrap_err();
+    assert!(errors.to_string().starts_with("1 error in the configuration:\n  "));
 }
 
 #[test]
-fn a_mistake_is_reported_even_where_a_later_layer_sets_the_key() {
+fn an_error_is_reported_even_where_a_later_layer_sets_the_key() {
     assert_eq!(bad([toml("port = \"x\""), flags(&[("--port", "port", "1")])]).len(), 1);
 }
 
 #[test]
 fn toml_that_is_none_is_reported_with_its_line() {
-    let mistakes = bad([toml("shards = 1\nlisten = \n"), vars(&[("SWITCHBOARD_PORT", "x")])]);
-    assert!(mistakes[0].starts_with("switchboard.toml:2: not valid TOML: "), "{mistakes:?}");
-    assert_eq!(mistakes.len(), 2);
+    let errors = bad([toml("shards = 1\nlisten = \n"), vars(&[("SWITCHBOARD_PORT", "x")])]);
+    assert!(errors[0].starts_with("switchboard.toml:2: not valid TOML: "), "{errors:?}");
+    assert_eq!(errors.len(), 2);
 }
 
 #[test]
-fn a_key_set_twice_in_toml_is_a_mistake() {
-    let mistakes = bad([toml("shards = 1\nshards = 2\n")]);
-    assert!(mistakes[0].starts_with("switchboard.toml:2: not valid TOML: "), "{mistakes:?}");
+fn a_key_set_twice_in_toml_is_an_error() {
+    let errors = bad([toml("shards = 1\nshards = 2\n")]);
+    assert!(errors[0].starts_with("switchboard.toml:2: not valid TOML: "), "{errors:?}");
 }
 
 #[test]
@@ -264,8 +264,8 @@ fn counts_stay_within_their_bounds() {
         50_000
     );
     for value in ["1025", "-1", "1.5", "true", "\"four\"", "[\"1\"]", "99999999999999999999"] {
-        let mistakes = bad([toml(&format!("shards = {value}"))]);
-        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        let errors = bad([toml(&format!("shards = {value}"))]);
+        assert_eq!(errors.len(), 1, "{errors:?}");
     }
     bad_value(
         "max_connections = 0",
@@ -503,16 +503,16 @@ fn a_variable_in_lower_case_is_unknown() {
 
 #[test]
 fn variables_that_kubernetes_sets_are_explained() {
-    let mistakes = bad([vars(&[
+    let errors = bad([vars(&[
         ("SWITCHBOARD_PORT", "tcp://10.0.0.1:8080"),
         ("SWITCHBOARD_SERVICE_HOST", "10.0.0.1"),
     ])]);
-    assert!(mistakes.iter().all(|line| line.contains("enableServiceLinks: false")), "{mistakes:?}");
+    assert!(errors.iter().all(|line| line.contains("enableServiceLinks: false")), "{errors:?}");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_not_utf_8_is_a_mistake() {
+fn a_variable_that_is_not_utf_8_is_an_error() {
     use std::os::unix::ffi::OsStringExt;
     let value = OsString::from_vec(vec![0xff]);
     let layer = Layer::from_variables([(OsString::from("SWITCHBOARD_TLS_CERT"), value)]);
@@ -583,19 +583,19 @@ fn a_named_file_is_the_only_one_read() {
 fn a_named_file_must_exist() {
     let dir = dir_with(&[]);
     let file = Path::new("/nonexistent/switchboard.toml");
-    let Mistakes(mistakes) = load(dir.path(), Some(file), [], []).unwrap_err();
-    assert_eq!(mistakes.len(), 1);
-    let line = mistakes[0].to_string();
+    let ConfigErrors(errors) = load(dir.path(), Some(file), [], []).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    let line = errors[0].to_string();
     assert!(line.starts_with("--config: cannot read /nonexistent/switchboard.toml: "), "{line}");
 }
 
 #[test]
-fn a_file_that_cannot_be_read_does_not_hide_other_mistakes() {
+fn a_file_that_cannot_be_read_does_not_hide_other_errors() {
     let dir = dir_with(&[]);
     std::fs::create_dir(dir.path().join("switchboard.toml")).unwrap();
     let variables = os_pairs(&[("SWITCHBOARD_PORT", "x")]);
-    let Mistakes(mistakes) = load(dir.path(), None, variables, []).unwrap_err();
-    assert_eq!(mistakes.len(), 2);
+    let ConfigErrors(errors) = load(dir.path(), None, variables, []).unwrap_err();
+    assert_eq!(errors.len(), 2);
 }
 
 #[test]

@@ -189,13 +189,13 @@ fn config_check_says_ok() {
 }
 
 #[test]
-fn config_check_tells_every_mistake() {
+fn config_check_tells_every_error() {
     let shell = Shell::new().with_file("switchboard.toml", "shard = 2\n");
     let ran = shell.run("config check --port http --set drain=1s");
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
     assert_eq!(
         ran.err,
-        "switchboard: cannot use the configuration: 2 mistakes in the configuration:
+        "switchboard: cannot use the configuration: 2 errors in the configuration:
   switchboard.toml:1: shard: unknown key; did you mean shards?
   --port: port: got \"http\"; give a whole number from 0 to 65535\n"
     );
@@ -270,10 +270,10 @@ fn a_server_cfg_with_keys_that_the_original_ignored_starts() {
 }
 
 #[test]
-fn a_mistake_keeps_the_server_from_starting() {
+fn an_error_keeps_the_server_from_starting() {
     let ran = Shell::new().run("--set shards=many");
     assert_eq!(ran.code, Some(2));
-    assert!(ran.err.starts_with("switchboard: cannot start: 1 mistake in the"), "{}", ran.err);
+    assert!(ran.err.starts_with("switchboard: cannot start: 1 error in the"), "{}", ran.err);
 }
 
 #[test]

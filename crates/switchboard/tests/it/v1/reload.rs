@@ -136,7 +136,7 @@ fn what_needs_a_restart_is_named_and_stays() {
     assert!(log.contains("\"changed\":\"ping_interval\""), "{log}");
 }
 
-/// A mistake, or a file that cannot be used, must not leave one half of the old and one of the new.
+/// An error, or a file that cannot be used, must not leave one half of the old and one of the new.
 #[test]
 fn a_bad_configuration_is_refused_as_a_whole() {
     let server = start("");

@@ -4,10 +4,10 @@ use std::fmt;
 
 use super::layer::Origin;
 
-/// One mistake in one source.
+/// One error in one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// Where the mistake stands.
+pub struct ConfigError {
+    /// Where the error stands.
     pub origin: Origin,
     /// The key, or none when the source as a whole is at fault.
     pub key: Option<String>,
@@ -17,23 +17,23 @@ pub struct Mistake {
     pub fix: String,
 }
 
-/// Every mistake of a configuration; never empty.
+/// Every error of a configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
-impl Mistake {
-    pub(super) fn new(origin: Origin, key: &str, problem: &str, fix: &str) -> Mistake {
+impl ConfigError {
+    pub(super) fn new(origin: Origin, key: &str, problem: &str, fix: &str) -> ConfigError {
         let key = Some(key.to_owned());
-        Mistake { origin, key, problem: problem.to_owned(), fix: fix.to_owned() }
+        ConfigError { origin, key, problem: problem.to_owned(), fix: fix.to_owned() }
     }
 
-    pub(super) fn of_source(origin: Origin, problem: &str, fix: &str) -> Mistake {
-        Mistake { origin, key: None, problem: problem.to_owned(), fix: fix.to_owned() }
+    pub(super) fn of_source(origin: Origin, problem: &str, fix: &str) -> ConfigError {
+        ConfigError { origin, key: None, problem: problem.to_owned(), fix: fix.to_owned() }
     }
 }
 
 /// One line: `switchboard.toml:3: shards: got "four"; give a whole number from 0 to 1024`.
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
         if let Some(key) = &self.key {
@@ -43,15 +43,15 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// A heading, then one mistake a line.
-impl fmt::Display for Mistakes {
+/// A heading, then one error a line.
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
-            1 => f.write_str("1 mistake in the configuration:")?,
-            count => write!(f, "{count} mistakes in the configuration:")?,
+            1 => f.write_str("1 error in the configuration:")?,
+            count => write!(f, "{count} errors in the configuration:")?,
         }
-        for mistake in &self.0 {
-            write!(f, "\n  {mistake}")?;
+        for error in &self.0 {
+            write!(f, "\n  {error}")?;
         }
         Ok(())
     }
