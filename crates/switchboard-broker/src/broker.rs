@@ -424,7 +424,7 @@ impl Broker {
             Input::Tick => self.tick(now, effect),
             Input::Ending => {
                 self.record_acks(effect);
-                self.record_stale_rows(usize::MAX, effect);
+                self.write_stale_records(usize::MAX, effect);
             }
         }
         self.settle_local(now, effect);

@@ -46,7 +46,7 @@ impl Broker {
         if stats.memory > self.mailboxes.limits.memory_messages_max_bytes as u64 {
             return Err(format!("{} bytes in memory", stats.memory));
         }
-        let mut stale = self.mailboxes.stale_rows.iter();
+        let mut stale = self.mailboxes.stale_records.iter();
         if let Some(id) = stale.find(|id| !self.mailboxes.devices.contains_key(id)) {
             return Err(format!("{id:?} is no more, and its record is to be made up for"));
         }

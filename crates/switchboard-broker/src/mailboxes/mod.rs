@@ -225,8 +225,8 @@ pub(crate) struct Mailboxes {
     acks_due: Option<Moment>,
     /// Devices that came or went while the store was full, so that its record of them is not how they
     /// stand; and when the next of them are recorded, if it is not full.
-    stale_rows: BTreeSet<DeviceId>,
-    rows_at: Moment,
+    stale_records: BTreeSet<DeviceId>,
+    stale_records_at: Moment,
     /// Who sent under how many ids.
     crowd: Crowd,
     /// From this shard to itself.
@@ -281,11 +281,11 @@ pub(crate) struct Device {
     /// When it went away, by uptime.
     away_since: Moment,
     /// Where its last [`Record::Device`] lies.
-    row: Position,
+    recorded_at: Position,
     /// Whether the last one that was appended says that it is there.
-    is_row_online: bool,
+    is_recorded_online: bool,
     /// How many are not synced.
-    rows_unsynced: u32,
+    records_unsynced: u32,
     /// Tells it from one of its id that ended, also when its mailbox gets another name.
     born: u64,
     /// The session whose fetch is under way, also when it has ended: one that comes and goes in a loop would
@@ -322,8 +322,8 @@ impl Mailboxes {
             idle: BTreeSet::new(),
             acked: Vec::new(),
             acks_due: None,
-            stale_rows: BTreeSet::new(),
-            rows_at: Moment::default(),
+            stale_records: BTreeSet::new(),
+            stale_records_at: Moment::default(),
             crowd: Crowd::default(),
             local: VecDeque::new(),
             answered_id: String::new(),
@@ -358,7 +358,7 @@ impl Mailboxes {
         let device = self.devices.remove(&id)?;
         self.ids_end(id, &device.sent);
         self.timers.clear(id);
-        self.stale_rows.remove(&id);
+        self.stale_records.remove(&id);
         self.idle.remove(&(device.away_since, id));
         self.use_up(id, device.mailbox.next_seq());
         Some(device)
@@ -377,9 +377,9 @@ impl Mailboxes {
     }
 
     /// When records are made up for that were put off while the store was full.
-    pub(crate) fn rows_due(&self) -> Option<Moment> {
-        let is_due = !self.stale_rows.is_empty() && !self.is_full && !self.is_failing;
-        is_due.then_some(self.rows_at)
+    pub(crate) fn stale_records_due(&self) -> Option<Moment> {
+        let is_due = !self.stale_records.is_empty() && !self.is_full && !self.is_failing;
+        is_due.then_some(self.stale_records_at)
     }
 
     /// Whether a device's mailbox is here.
@@ -404,9 +404,9 @@ impl Device {
             takeovers: session::Takeovers::default(),
             since_ms: now.wall_ms,
             away_since: now.at,
-            row: Position::NOWHERE,
-            is_row_online: false,
-            rows_unsynced: 0,
+            recorded_at: Position::NOWHERE,
+            is_recorded_online: false,
+            records_unsynced: 0,
             born: mailbox_name,
             fetching: None,
             reserving_to: 0,

@@ -40,18 +40,18 @@ impl Broker {
     /// known beside the record is recorded again.
     pub(crate) fn damaged(&mut self, now: Now, part: Range<Position>, out: Out<'_>) {
         let mut hit = Vec::new();
-        let mut rows = Vec::new();
+        let mut stale = Vec::new();
         for (&id, device) in &self.mailboxes.devices {
             let waiting = device
                 .mailbox
                 .iter()
                 .filter(|entry| entry.state == State::Ready && part.contains(&entry.position));
             hit.extend(waiting.map(|entry| (id, entry.seq)));
-            if part.contains(&device.row) {
-                rows.push((id, device.session.as_ref().map(|session| session.number)));
+            if part.contains(&device.recorded_at) {
+                stale.push((id, device.session.as_ref().map(|session| session.number)));
             }
         }
-        for (id, session) in rows {
+        for (id, session) in stale {
             self.record_device(id, session, out);
         }
         for (id, seq) in hit {

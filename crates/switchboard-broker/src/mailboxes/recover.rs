@@ -72,7 +72,7 @@ impl Broker {
                 replay.receipts.remove(&MessageKey { device: id, seq: *seq });
             }
             Record::Ended(ended) => self.replay_end(replay, ended),
-            Record::Device(row) => self.replay_device(now, replay, row, position),
+            Record::Device(record) => self.replay_device(now, replay, record, position),
             Record::Gone { device } => {
                 let id = self.directory.names().intern(*device);
                 if self.owns(id) {
@@ -262,16 +262,16 @@ impl Broker {
         &mut self,
         now: Now,
         replay: &mut Replay,
-        row: &DeviceRecord<'_>,
+        record: &DeviceRecord<'_>,
         position: Position,
     ) {
-        let Some(id) = self.own(row.device) else { return };
+        let Some(id) = self.own(record.device) else { return };
         let device = self.replayed(now, id);
-        device.is_ending = row.mailbox.is_multiple_of(2);
-        device.mailbox_name = if device.is_ending { !row.mailbox } else { row.mailbox };
-        device.row = position;
-        device.mailbox.restore_marks(row.reserved_to, row.acked_to, row.pushed_to);
-        match row.away_since_ms {
+        device.is_ending = record.mailbox.is_multiple_of(2);
+        device.mailbox_name = if device.is_ending { !record.mailbox } else { record.mailbox };
+        device.recorded_at = position;
+        device.mailbox.restore_marks(record.reserved_to, record.acked_to, record.pushed_to);
+        match record.away_since_ms {
             None => {
                 replay.online.insert(id);
             }
@@ -390,10 +390,15 @@ impl Broker {
                     self.mailboxes.pending.push_back(Pending::Nothing);
                 }
             }
-            Record::Device(row) => {
-                let Some(id) = self.own(row.device) else { return };
+            Record::Device(record) => {
+                let Some(id) = self.own(record.device) else { return };
                 let session = self.session(id).map(|session| session.number);
-                if self.mailboxes.devices.get(&id).is_some_and(|device| device.row <= position) {
+                if self
+                    .mailboxes
+                    .devices
+                    .get(&id)
+                    .is_some_and(|device| device.recorded_at <= position)
+                {
                     self.record_device(id, session, out);
                 }
             }

@@ -193,11 +193,11 @@ impl Broker {
         let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
-        let is_there = is_full && device.is_row_online && device.rows_unsynced == 0;
+        let is_there = is_full && device.is_recorded_online && device.records_unsynced == 0;
         if is_over && device.session.is_none() && !is_there {
             // A message that is being accepted keeps it. A crash now would end it nevertheless, so
             // nobody is welcomed before the store has it that it is there.
-            device.row = Position::NOWHERE;
+            device.recorded_at = Position::NOWHERE;
         }
         if device.session.is_some() && self.is_flapping(now, id, out) {
             return self.wait(now, hello, FLAP_WAIT, out);
@@ -303,12 +303,12 @@ impl Broker {
         let number = self.mailboxes.next_session;
         self.mailboxes.next_session = number.wrapping_add(1).max(1);
         let (is_durable, epoch) = (self.mailboxes.is_durable, self.mailboxes.epoch);
-        let may_put_off = self.may_put_off_row(id);
+        let may_put_off = self.may_put_off_record(id);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_kept = is_durable && !device.is_ephemeral;
         let is_recorded = is_kept && !may_put_off;
         // Whether the store has it already that it is there.
-        let is_open = !is_recorded && device.rows_unsynced == 0;
+        let is_open = !is_recorded && device.records_unsynced == 0;
         self.mailboxes.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
@@ -322,9 +322,9 @@ impl Broker {
             // know any more.
             device.mailbox_name = hello.nonce | 1;
             if is_recorded {
-                device.row = Position::NOWHERE;
+                device.recorded_at = Position::NOWHERE;
             } else if is_kept {
-                self.mailboxes.stale_rows.insert(id);
+                self.mailboxes.stale_records.insert(id);
             }
         }
         device.mailbox.rewind();
@@ -356,7 +356,7 @@ impl Broker {
             self.record_device(id, Some(number), out);
         }
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
-        if is_kept && device.row.is_nowhere() {
+        if is_kept && device.recorded_at.is_nowhere() {
             // A crash now would leave nothing of the device, but what it sent meanwhile.
             out(Effect::AwaitReply { conn: hello.conn });
         } else {
@@ -432,7 +432,7 @@ impl Broker {
 
     /// Ends a device's session, if it has one. With a code its connection is closed.
     fn end_session(&mut self, now: Now, id: DeviceId, code: Option<u16>, out: Out<'_>) {
-        let may_put_off = self.may_put_off_row(id);
+        let may_put_off = self.may_put_off_record(id);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let Some(session) = device.session.take() else { return };
         let is_ephemeral = device.is_ephemeral;
@@ -462,7 +462,7 @@ impl Broker {
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
             if may_put_off {
-                self.mailboxes.stale_rows.insert(id);
+                self.mailboxes.stale_records.insert(id);
             } else {
                 self.record_device(id, None, out);
             }
@@ -642,12 +642,13 @@ impl Broker {
     pub fn is_due(&self, now: Moment) -> bool {
         self.mailboxes.timers.next().is_some_and(|at| at <= now)
             || self.mailboxes.acks_due().is_some_and(|at| at <= now)
-            || self.mailboxes.rows_due().is_some_and(|at| at <= now)
+            || self.mailboxes.stale_records_due().is_some_and(|at| at <= now)
     }
 
     /// The next moment at which [`Input::Tick`](crate::Input::Tick) has something to do.
     pub fn next_tick(&self) -> Option<Moment> {
-        let others = self.mailboxes.acks_due().into_iter().chain(self.mailboxes.rows_due());
+        let others =
+            self.mailboxes.acks_due().into_iter().chain(self.mailboxes.stale_records_due());
         self.mailboxes.timers.next().into_iter().chain(others).min()
     }
 
@@ -665,7 +666,7 @@ impl Broker {
         if self.mailboxes.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
-        self.rows_tick(now, out);
+        self.stale_records_tick(now, out);
     }
 
     fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {

@@ -15,8 +15,8 @@ use crate::broker::{Broker, Effect};
 const CACHED_BYTES_MAX: usize = 128 << 10;
 /// So many records of devices that were put off are made up for at once, and then there is a pause in
 /// which the store can say that it is full again.
-const ROWS_AT_ONCE: usize = 256;
-const ROWS_PAUSE: Duration = Duration::from_millis(50);
+const STALE_RECORDS_AT_ONCE: usize = 256;
+const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 
 /// What an append was for.
 #[derive(Debug)]
@@ -49,12 +49,12 @@ impl Broker {
         let Some(device) = device else { return };
         let reserved_to = device.reserves_to();
         out(Effect::Append(device.record(&shown, clock)));
-        device.is_row_online = device.session.is_some();
-        device.rows_unsynced += 1;
+        device.is_recorded_online = device.session.is_some();
+        device.records_unsynced += 1;
         let (born, mailbox_name) = (device.born, device.mailbox_name);
         let pending = Pending::Device { id, born, mailbox_name, reserved_to, session };
         self.mailboxes.pending.push_back(pending);
-        self.mailboxes.stale_rows.remove(&id);
+        self.mailboxes.stale_records.remove(&id);
     }
 
     /// Whether a device came or went is recorded later, because the store is full and has it that it is
@@ -64,34 +64,34 @@ impl Broker {
     /// Nothing that is promised depends on it: after a crash one that is there by the store may have seen
     /// everything and is away since the start, which is what a crash always leaves of those that were
     /// connected. So it is seen as present longer than it was, and never shorter.
-    pub(super) fn may_put_off_row(&self, id: DeviceId) -> bool {
+    pub(super) fn may_put_off_record(&self, id: DeviceId) -> bool {
         self.mailboxes.is_full
-            && self.mailboxes.devices.get(&id).is_some_and(|device| device.is_row_online)
+            && self.mailboxes.devices.get(&id).is_some_and(|device| device.is_recorded_online)
     }
 
     /// Makes up for records that were put off, unless the store is full again.
-    pub(crate) fn record_stale_rows(&mut self, count: usize, out: Out<'_>) {
+    pub(crate) fn write_stale_records(&mut self, count: usize, out: Out<'_>) {
         for _ in 0..count {
             if self.mailboxes.is_full {
                 return;
             }
-            let Some(id) = self.mailboxes.stale_rows.pop_first() else { return };
+            let Some(id) = self.mailboxes.stale_records.pop_first() else { return };
             let session = self.session(id).map(|session| session.number);
             self.record_device(id, session, out);
         }
     }
 
-    pub(crate) fn rows_tick(&mut self, now: Now, out: Out<'_>) {
-        if self.mailboxes.rows_due().is_some_and(|at| at <= now.at) {
-            self.mailboxes.rows_at = now.at.after(ROWS_PAUSE);
-            self.record_stale_rows(ROWS_AT_ONCE, out);
+    pub(crate) fn stale_records_tick(&mut self, now: Now, out: Out<'_>) {
+        if self.mailboxes.stale_records_due().is_some_and(|at| at <= now.at) {
+            self.mailboxes.stale_records_at = now.at.after(STALE_RECORDS_PAUSE);
+            self.write_stale_records(STALE_RECORDS_AT_ONCE, out);
         }
     }
 
     /// The store takes no new messages for now, or takes them again.
     pub(crate) fn store_full(&mut self, now: Now, is_full: bool) {
         self.mailboxes.is_full = is_full;
-        self.mailboxes.rows_at = now.at;
+        self.mailboxes.stale_records_at = now.at;
     }
 
     /// What tells a device from itself before it ended: numbers begin anew.
@@ -132,7 +132,7 @@ impl Broker {
                 let device = self.mailboxes.devices.get_mut(&id);
                 // Else it is about a device that ended, and not about the one that came back.
                 if let Some(device) = device.filter(|device| device.born == born) {
-                    device.rows_unsynced = device.rows_unsynced.saturating_sub(1);
+                    device.records_unsynced = device.records_unsynced.saturating_sub(1);
                     self.device_synced(id, (mailbox_name, reserved_to), session, position, out);
                 }
             }
@@ -176,13 +176,13 @@ impl Broker {
         out: Out<'_>,
     ) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        let is_newest = device.rows_unsynced == 0 && device.is_row_online;
+        let is_newest = device.records_unsynced == 0 && device.is_recorded_online;
         let is_named = device.mailbox_name == mailbox_name;
         if !is_named && !is_newest {
             // Its mailbox has another name by now, which is on its way into the store.
             return;
         }
-        device.row = position;
+        device.recorded_at = position;
         if is_named {
             device.mailbox.reserve_to(reserved_to);
         }

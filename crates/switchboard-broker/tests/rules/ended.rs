@@ -57,9 +57,9 @@ fn the_end_of_a_message_is_recorded_where_its_sender_asked() {
         rig.say(0, &format!(r#"{{"type":"send","id":"m","to":"bob","body":1,{options}}}"#));
         rig.sync();
         let done = rig.say(1, r#"{"type":"refuse","seq":1}"#);
-        let appended_less_rows: Vec<_> =
+        let appended_less_records: Vec<_> =
             done.appended.into_iter().filter(|kind| *kind != "device").collect();
-        assert_eq!(appended_less_rows, appended, "{options}");
+        assert_eq!(appended_less_records, appended, "{options}");
     }
 }
 

@@ -100,7 +100,7 @@ impl Store {
         for (_, stored) in &self.durable {
             let (device, seq) = match stored {
                 Stored::Acked { device, seq } => (device, *seq),
-                Stored::Device(row) => (&row.device, row.acked_to),
+                Stored::Device(record) => (&record.device, record.acked_to),
                 Stored::Gone { device } => {
                     acked.remove(device);
                     continue;
@@ -118,7 +118,7 @@ impl Store {
         let durable = self.durable.iter().map(|(_, stored)| stored);
         let unsynced = self.unsynced.iter().map(|(_, stored)| stored);
         let says = |stored: &Stored| match stored {
-            Stored::Device(row) => (row.device == *device).then_some(true),
+            Stored::Device(record) => (record.device == *device).then_some(true),
             Stored::Gone { device: gone } => (gone == device).then_some(false),
             _ => None,
         };
@@ -142,7 +142,7 @@ pub(crate) enum Stored {
     Acked { device: Shown, seq: u64 },
     Removed { device: Shown, seq: u64 },
     Ended(Ended),
-    Device(Row),
+    Device(StoredDevice),
     Gone { device: Shown },
     SentId(SentId),
 }
@@ -190,7 +190,7 @@ pub(crate) struct Ended {
 
 /// See [`DeviceRecord`].
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Row {
+pub(crate) struct StoredDevice {
     pub(crate) device: Shown,
     mailbox: u64,
     reserved_to: u64,
@@ -218,7 +218,7 @@ impl From<&Record<'_>> for Stored {
             Record::Acked { device, seq } => Stored::Acked { device: device.into(), seq },
             Record::Removed { device, seq } => Stored::Removed { device: device.into(), seq },
             Record::Ended(ended) => Stored::Ended(ended.into()),
-            Record::Device(row) => Stored::Device(row.into()),
+            Record::Device(record) => Stored::Device(record.into()),
             Record::Gone { device } => Stored::Gone { device: device.into() },
             Record::SentId(sent) => Stored::SentId(sent.into()),
         }
@@ -236,7 +236,7 @@ impl Stored {
                 Record::Removed { device: device.as_ref(), seq: *seq }
             }
             Stored::Ended(ended) => Record::Ended(ended.record()),
-            Stored::Device(row) => Record::Device(row.record()),
+            Stored::Device(record) => Record::Device(record.record()),
             Stored::Gone { device } => Record::Gone { device: device.as_ref() },
             Stored::SentId(sent) => Record::SentId(sent.record()),
         }
@@ -332,16 +332,16 @@ impl Ended {
     }
 }
 
-impl From<DeviceRecord<'_>> for Row {
-    fn from(record: DeviceRecord<'_>) -> Row {
+impl From<DeviceRecord<'_>> for StoredDevice {
+    fn from(record: DeviceRecord<'_>) -> StoredDevice {
         let DeviceRecord { device, mailbox, reserved_to, acked_to, pushed_to, away_since_ms } =
             record;
         let device = device.into();
-        Row { device, mailbox, reserved_to, acked_to, pushed_to, away_since_ms }
+        StoredDevice { device, mailbox, reserved_to, acked_to, pushed_to, away_since_ms }
     }
 }
 
-impl Row {
+impl StoredDevice {
     fn record(&self) -> DeviceRecord<'_> {
         DeviceRecord {
             device: self.device.as_ref(),

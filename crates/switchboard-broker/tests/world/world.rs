@@ -297,9 +297,9 @@ impl World {
             Done::Close { conn, code } => self.closed(self.link_on(shard, conn), code),
             Done::Append(stored) => {
                 assert!(self.config.is_durable, "there is no store for {stored:?}");
-                if let Stored::Device(row) = &stored {
-                    let may_be_new = !self.store.is_full || self.store.knows(&row.device);
-                    assert!(may_be_new, "a new device while the store is full: {row:?}");
+                if let Stored::Device(record) = &stored {
+                    let may_be_new = !self.store.is_full || self.store.knows(&record.device);
+                    assert!(may_be_new, "a new device while the store is full: {record:?}");
                 }
                 self.store.append(shard, stored);
             }

@@ -85,7 +85,7 @@ impl Mailboxes {
                 self.of(&device.to_string()).entries.remove(seq);
             }
             Record::Ended(ended) => self.ended(ended),
-            Record::Device(row) => self.row(row),
+            Record::Device(record) => self.device(record),
             Record::Gone { device } => {
                 self.devices.remove(&device.to_string());
             }
@@ -168,13 +168,13 @@ impl Mailboxes {
         }
     }
 
-    fn row(&mut self, row: &DeviceRecord<'_>) {
-        let mailbox = self.of(&row.device.to_string());
+    fn device(&mut self, record: &DeviceRecord<'_>) {
+        let mailbox = self.of(&record.device.to_string());
         mailbox.is_known = true;
-        mailbox.away_since_ms = row.away_since_ms;
-        mailbox.acked_to = mailbox.acked_to.max(row.acked_to);
-        mailbox.pushed_to = mailbox.pushed_to.max(row.pushed_to);
-        mailbox.next_seq = mailbox.next_seq.max(row.reserved_to);
+        mailbox.away_since_ms = record.away_since_ms;
+        mailbox.acked_to = mailbox.acked_to.max(record.acked_to);
+        mailbox.pushed_to = mailbox.pushed_to.max(record.pushed_to);
+        mailbox.next_seq = mailbox.next_seq.max(record.reserved_to);
         mailbox.drop_acked();
     }
 
@@ -268,7 +268,7 @@ mod tests {
         })
     }
 
-    fn row(device: DeviceRef<'static>, acked_to: u64) -> Record<'static> {
+    fn device_record(device: DeviceRef<'static>, acked_to: u64) -> Record<'static> {
         let (mailbox, reserved_to, pushed_to, away_since_ms) = (1, 9, 4, Some(1));
         Record::Device(DeviceRecord {
             device,
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_what_no_record_took_out() {
-        let known = row(ALICE, 0);
+        let known = device_record(ALICE, 0);
         let (device, seq) = (ALICE, 2);
         let [one, two, asked] = [message(1, false), message(2, false), message(3, true)];
         let acked = Record::Acked { device, seq: 3 };
@@ -331,17 +331,19 @@ mod tests {
             // Copied to a later part of the log, behind what took it out.
             (vec![known, acked, one], Some((vec![], 0))),
             (vec![known, asked, outcome(3), asked], Some((vec![], 0))),
-            (vec![one, row(ALICE, 1)], Some((vec![], 0))),
+            (vec![one, device_record(ALICE, 1)], Some((vec![], 0))),
         ] {
             assert_eq!(waits("alice", &records), expected, "{records:?}");
         }
-        assert_eq!(waits("bob", &[row(BOB, 0), outcome(3)]), Some((vec![12], 1)));
+        assert_eq!(waits("bob", &[device_record(BOB, 0), outcome(3)]), Some((vec![12], 1)));
     }
 
     #[test]
     fn numbers_that_may_have_been_given_are_not_free() {
         let mut mailboxes = Mailboxes::default();
-        for (record, free) in [(row(BOB, 0), 9), (outcome(1), 13), (row(BOB, 12), 13)] {
+        for (record, free) in
+            [(device_record(BOB, 0), 9), (outcome(1), 13), (device_record(BOB, 12), 13)]
+        {
             mailboxes.take(&record);
             assert_eq!(mailboxes.find("bob").map(Mailbox::next_seq), Some(free));
         }

@@ -344,7 +344,7 @@ mod tests {
     const BOB: DeviceRef<'_> = DeviceRef::Name("bob");
     const REASON: &str = "a reason that is found again in the file";
 
-    fn row(device: DeviceRef<'static>) -> Record<'static> {
+    fn device_record(device: DeviceRef<'static>) -> Record<'static> {
         let (mailbox, reserved_to, acked_to, pushed_to) = (1, 9, 0, 4);
         let away_since_ms = Some(1);
         Record::Device(DeviceRecord {
@@ -424,7 +424,7 @@ mod tests {
         });
         let acked = |seq| Record::Acked { device: BOB, seq };
         let [one, two] = [message(1), message(2)];
-        let [alice, bob] = [row(ALICE), row(BOB)];
+        let [alice, bob] = [device_record(ALICE), device_record(BOB)];
         for (records, expected) in [
             (vec![alice, bob, one, refused, acked(2)], (1, vec![])),
             (vec![alice, bob, one, ended, acked(2)], (1, vec![])),

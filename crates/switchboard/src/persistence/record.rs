@@ -40,13 +40,13 @@ pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
         Record::Acked { device, seq } => write_seq(ACKED, *device, *seq, out),
         Record::Removed { device, seq } => write_seq(REMOVED, *device, *seq, out),
         Record::Ended(ended) => write_ended(ended, out),
-        Record::Device(row) => {
+        Record::Device(record) => {
             out.push(DEVICE);
-            write_device(row.device, out);
-            for number in [row.mailbox, row.reserved_to, row.acked_to, row.pushed_to] {
+            write_device(record.device, out);
+            for number in [record.mailbox, record.reserved_to, record.acked_to, record.pushed_to] {
                 write_u64(number, out);
             }
-            write_u64(row.away_since_ms.unwrap_or(ABSENT), out);
+            write_u64(record.away_since_ms.unwrap_or(ABSENT), out);
         }
         Record::Gone { device } => {
             out.push(GONE);
@@ -164,7 +164,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
         ACKED => read_seq(&mut fields).map(|(device, seq)| Record::Acked { device, seq }),
         REMOVED => read_seq(&mut fields).map(|(device, seq)| Record::Removed { device, seq }),
         ENDED => read_ended(&mut fields).map(Record::Ended),
-        DEVICE => read_row(&mut fields).map(Record::Device),
+        DEVICE => read_device(&mut fields).map(Record::Device),
         GONE => fields.device().map(|device| Record::Gone { device }),
         SENT_ID => read_sent_id(&mut fields).map(Record::SentId),
         tag => return Err(RecordError::Unknown(tag)),
@@ -218,7 +218,7 @@ fn read_seq<'a>(fields: &mut Fields<'a>) -> Option<(DeviceRef<'a>, u64)> {
     Some((fields.device()?, fields.u64()?))
 }
 
-fn read_row<'a>(fields: &mut Fields<'a>) -> Option<DeviceRecord<'a>> {
+fn read_device<'a>(fields: &mut Fields<'a>) -> Option<DeviceRecord<'a>> {
     Some(DeviceRecord {
         device: fields.device()?,
         mailbox: fields.u64()?,
@@ -389,7 +389,7 @@ mod tests {
         let removed = Record::Removed { device, seq };
         let all = taken(&[Record::Ended(ended), Record::Outcome(told), removed]);
         assert!((RECEIPT_BYTES - 50..=RECEIPT_BYTES).contains(&all), "{all}");
-        let row = Record::Device(DeviceRecord {
+        let record = Record::Device(DeviceRecord {
             device,
             mailbox: 1,
             reserved_to: 1,
@@ -397,8 +397,8 @@ mod tests {
             pushed_to: 1,
             away_since_ms: None,
         });
-        let row = taken(&[row]);
-        assert!((DEVICE_BYTES - 20..=DEVICE_BYTES).contains(&row), "{row}");
+        let record = taken(&[record]);
+        assert!((DEVICE_BYTES - 20..=DEVICE_BYTES).contains(&record), "{record}");
     }
 
     #[test]
