@@ -51,9 +51,9 @@ impl Digest {
         self.low
     }
 
-    /// Stands for the same in one life of a device only.
-    pub(crate) fn of_life(self, life: u64) -> Digest {
-        Digest { low: self.low ^ life, ..self }
+    /// Stands for the same in one incarnation of a device only.
+    pub(crate) fn of_incarnation(self, incarnation: u64) -> Digest {
+        Digest { low: self.low ^ incarnation, ..self }
     }
 
     /// The digest as it is stored.

@@ -208,7 +208,7 @@ impl Broker {
         let after = device.mailbox.totals();
         self.recount(before, after);
         if is_stored {
-            let mailbox_name = self.life(of.device);
+            let mailbox_name = self.incarnation(of.device);
             let pending = Pending::Removed { of, mailbox_name };
             self.record_removed(of.device, of.seq, pending, out);
         } else {
@@ -250,7 +250,13 @@ impl Broker {
             self.record_removed(
                 to,
                 seq,
-                Pending::Cancelled { of, mailbox_name: self.life(to), to: from, id, session },
+                Pending::Cancelled {
+                    of,
+                    mailbox_name: self.incarnation(to),
+                    to: from,
+                    id,
+                    session,
+                },
                 out,
             );
         } else {

@@ -215,7 +215,7 @@ impl Broker {
             self.message_ended(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
         } else if taken.is_stored {
             let of = MessageKey { device: id, seq };
-            let mailbox_name = self.life(id);
+            let mailbox_name = self.incarnation(id);
             let pending = Pending::Removed { of, mailbox_name };
             self.record_removed(id, seq, pending, out);
         }

@@ -29,10 +29,10 @@ pub struct Replay {
     outlived: Vec<MessageKey>,
     /// Devices whose last record says that they are there.
     online: FxHashSet<DeviceId>,
-    /// Ids that were sent under, by whom and in which of his lives.
+    /// Ids that were sent under, by whom and in which of its incarnations.
     sent: Vec<(DeviceId, u32, NewId)>,
     /// How often a device ended.
-    lives: FxHashMap<DeviceId, u32>,
+    incarnations: FxHashMap<DeviceId, u32>,
 }
 
 /// Who sent a message, and what stands for its id. With them an outcome is known not to be about a
@@ -78,7 +78,7 @@ impl Broker {
                 if self.owns(id) {
                     self.mailboxes.remove(id);
                     replay.online.remove(&id);
-                    *replay.lives.entry(id).or_default() += 1;
+                    *replay.incarnations.entry(id).or_default() += 1;
                 }
             }
             Record::SentId(sent) => self.replay_sent_id(now, replay, sent),
@@ -161,8 +161,8 @@ impl Broker {
         if now.at.since(new.at) >= self.mailboxes.limits.dedup_window {
             return;
         }
-        let life = replay.lives.get(&from).copied().unwrap_or_default();
-        replay.sent.push((from, life, new));
+        let incarnation = replay.incarnations.get(&from).copied().unwrap_or_default();
+        replay.sent.push((from, incarnation, new));
         let max = self.mailboxes.limits.dedup_ids_max;
         if replay.sent.len() > 4 * max.max(1_024) {
             replay.sent.sort_by_key(|(_, _, new)| new.at);
@@ -174,8 +174,12 @@ impl Broker {
     /// their order in the log, and when they are too many the oldest must go.
     fn arm(&mut self, now: Now, replay: &mut Replay) {
         replay.sent.sort_by_key(|(_, _, new)| new.at);
-        for (from, life, new) in replay.sent.drain(..) {
-            if replay.lives.get(&from).is_some_and(|lives| *lives != life) {
+        for (from, incarnation, new) in replay.sent.drain(..) {
+            if replay
+                .incarnations
+                .get(&from)
+                .is_some_and(|incarnations| *incarnations != incarnation)
+            {
                 continue;
             }
             self.forget_sent_of(now, from);
@@ -424,7 +428,7 @@ impl Broker {
                 device.mailbox.moves(message.seq);
             }
             out(Effect::Append(Record::Message(*message)));
-            let (mailbox_name, seq) = (self.life(id), message.seq);
+            let (mailbox_name, seq) = (self.incarnation(id), message.seq);
             self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
         is_held
@@ -434,7 +438,7 @@ impl Broker {
         let Some(id) = self.own(outcome.to) else { return };
         if self.holds(id, outcome.seq, position) {
             out(Effect::Append(Record::Outcome(*outcome)));
-            let (mailbox_name, seq) = (self.life(id), outcome.seq);
+            let (mailbox_name, seq) = (self.incarnation(id), outcome.seq);
             self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
     }

@@ -872,7 +872,7 @@ impl Device {
     /// same id.
     #[inline]
     pub(super) fn own_digest(&self, id: crate::Digest) -> crate::Digest {
-        if self.is_ephemeral { id.of_life(self.mailbox_name) } else { id }
+        if self.is_ephemeral { id.of_incarnation(self.mailbox_name) } else { id }
     }
 
     /// Whether a newcomer names this mailbox.

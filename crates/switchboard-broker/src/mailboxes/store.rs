@@ -95,7 +95,7 @@ impl Broker {
     }
 
     /// What tells a device from itself before it ended: numbers begin anew.
-    pub(super) fn life(&self, id: DeviceId) -> u64 {
+    pub(super) fn incarnation(&self, id: DeviceId) -> u64 {
         self.mailboxes.devices.get(&id).map_or(0, |device| device.mailbox_name)
     }
 

@@ -20,8 +20,8 @@ pub(crate) struct Client {
     pub(crate) marks: BTreeMap<String, Marks>,
     /// The same, also where the client did not hear of it.
     pub(crate) named: Option<String>,
-    /// Counts the lives of its device.
-    pub(crate) life: u32,
+    /// Counts the incarnations of its device.
+    pub(crate) incarnation: u32,
     /// Since when the server knows that it is away, in real time, and how long it ever was since
     /// its last welcome.
     pub(crate) away_since_ms: u64,
@@ -90,8 +90,8 @@ pub(crate) struct Link {
     pub(crate) is_recorded: bool,
     /// The mailbox name that it said in hello, and up to where it had seen.
     pub(crate) said: Option<(String, u64)>,
-    /// The life of the client's device in which it opened.
-    pub(crate) life: u32,
+    /// The incarnation of the client's device in which it opened.
+    pub(crate) incarnation: u32,
     /// On their way to the server.
     pub(crate) up: VecDeque<Up>,
     pub(crate) is_held: bool,
@@ -160,7 +160,7 @@ impl Client {
             mailbox: None,
             named: None,
             marks: BTreeMap::new(),
-            life: 0,
+            incarnation: 0,
             away_since_ms: 0,
             away_ms_max: 0,
             was_restored: false,

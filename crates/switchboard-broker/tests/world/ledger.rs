@@ -14,7 +14,7 @@ pub(crate) struct Ledger {
     pub(crate) sights: Vec<(Sender, usize, usize)>,
 }
 
-/// A client, in one life of its device.
+/// A client, in one incarnation of its device.
 type Sender = (usize, u32);
 
 /// One message, however often it was sent.
@@ -67,8 +67,8 @@ pub(crate) struct Arrival {
     pub(crate) at: Moment,
     pub(crate) real_ms: u64,
     pub(crate) run: u32,
-    /// The sender's and the receiver's lives at that time.
-    pub(crate) lives: (u32, u32),
+    /// The sender's and the receiver's incarnations at that time.
+    pub(crate) incarnations: (u32, u32),
     pub(crate) answer: Answer,
 }
 
@@ -119,7 +119,7 @@ impl Ledger {
             message.may_repeat |= is_forgotten
                 || arrival.at.ms() - first.at.ms() >= window.ms
                 || (is_weak && arrival.run != first.run)
-                || arrival.lives != first.lives;
+                || arrival.incarnations != first.incarnations;
         }
         message.arrivals.push(arrival);
         message.arrivals.len() - 1
@@ -212,7 +212,7 @@ impl Ledger {
         }
         message.is_seen_by_text |= is_text && !message.is_seen;
         if !std::mem::replace(&mut message.is_seen, true) {
-            let sender = (message.from, message.arrivals[0].lives.0);
+            let sender = (message.from, message.arrivals[0].incarnations.0);
             self.sights.push((sender, message.to, serial));
         }
     }
@@ -286,13 +286,16 @@ impl Ledger {
     }
 
     /// After all is done: nothing accepted was lost, nothing rejected was delivered.
-    pub(crate) fn check_complete(&self, run: u32, lives: impl Fn(usize) -> u32) {
+    pub(crate) fn check_complete(&self, run: u32, incarnations: impl Fn(usize) -> u32) {
         for (serial, message) in self.messages.iter().enumerate() {
             if message.is_void || message.arrivals.is_empty() {
                 continue;
             }
             let first = &message.arrivals[0];
-            let same = (first.lives.0 == lives(message.from), first.lives.1 == lives(message.to));
+            let same = (
+                first.incarnations.0 == incarnations(message.from),
+                first.incarnations.1 == incarnations(message.to),
+            );
             if message.arrivals.iter().all(|arrival| arrival.answer == Answer::Rejected) {
                 assert!(!message.is_seen, "m{serial} was rejected and delivered: {message:?}");
             }
@@ -310,7 +313,10 @@ impl Ledger {
                 assert!(message.outcome.is_some(), "m{serial} has no outcome: {message:?}");
             }
             if let Some((Outcome::Evicted, _)) = message.outcome {
-                assert!(!same.1, "m{serial} was evicted from a device that lives: {message:?}");
+                assert!(
+                    !same.1,
+                    "m{serial} was evicted from a device that incarnations: {message:?}"
+                );
             }
         }
     }

@@ -174,7 +174,7 @@ impl World {
         if device.is_some_and(|shown| shown.as_ref().to_string() == welcome.device) {
             self.check_name(client, &welcome.mailbox);
         }
-        self.links[link].life = self.clients[client].life;
+        self.links[link].incarnation = self.clients[client].incarnation;
         if !self.links[link].is_live {
             return;
         }
@@ -216,14 +216,14 @@ impl World {
         let was_restored = std::mem::take(&mut client.was_restored);
         let Some(before) = client.named.replace(name.to_owned()) else {
             // It may have been there before, and nobody was told.
-            client.life += 1;
+            client.incarnation += 1;
             return;
         };
         if before == name {
             assert!(!was_restored, "an old backup was restored and the mailbox is still {name}");
             return;
         }
-        client.life += 1;
+        client.incarnation += 1;
         let away = std::mem::take(&mut client.away_ms_max);
         let has_ended = ttl.is_some_and(|ttl| u128::from(away) >= ttl.as_millis());
         assert!(

@@ -376,8 +376,8 @@ impl World {
         self.handle(shard, Input::Connected(conn));
         let device = self.brokers[shard].device(conn).expect("it is there");
         self.clients[client].device = Some(self.directory.names().show(device));
-        self.clients[client].life += 1;
-        self.links[link].life = self.clients[client].life;
+        self.clients[client].incarnation += 1;
+        self.links[link].incarnation = self.clients[client].incarnation;
     }
 
     fn sit(&mut self, client: usize, shard: usize, is_text: bool) -> usize {
@@ -396,7 +396,7 @@ impl World {
             is_welcome: false,
             is_recorded: false,
             said: None,
-            life: 0,
+            incarnation: 0,
             up: VecDeque::new(),
             is_held: false,
             awaits_drain: false,
@@ -467,13 +467,13 @@ impl World {
     /// A send is at the server.
     pub(crate) fn arrival(&mut self, link: usize, serial: usize) -> usize {
         let message = &self.ledger.messages[serial];
-        let lives = (self.links[link].life, self.clients[message.to].life);
+        let incarnations = (self.links[link].incarnation, self.clients[message.to].incarnation);
         let arrival = Arrival {
             order: 0,
             at: self.now.at,
             real_ms: self.real_ms,
             run: self.run,
-            lives,
+            incarnations,
             answer: Answer::Unknown,
         };
         self.ledger.arrived(serial, arrival, self.config.window())

@@ -17,7 +17,7 @@ const SEEDS: std::ops::Range<u64> = 0..1500;
 const OPTIONS: Options =
     Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX };
 
-/// What ought to be in the log, over all of its lives.
+/// What ought to be in the log, over all of its incarnations.
 struct World {
     random: Random,
     disk: CrashDisk,
@@ -37,8 +37,8 @@ struct World {
     is_full: bool,
 }
 
-/// One life of the log, from opening to the crash.
-struct Life {
+/// One incarnation of the log, from opening to the crash.
+struct Incarnation {
     recovered: Recovered,
     ears: Ears,
     drop_pending: bool,
@@ -84,12 +84,12 @@ impl World {
 
     fn run(&mut self) {
         for _ in 0..2 + self.random.below(8) {
-            let mut life = self.open();
+            let mut incarnation = self.open();
             for _ in 0..self.random.below(60) {
-                self.act(&mut life);
-                self.hear(&mut life);
+                self.act(&mut incarnation);
+                self.hear(&mut incarnation);
             }
-            self.end(life);
+            self.end(incarnation);
         }
         self.open();
     }
@@ -101,7 +101,7 @@ impl World {
     }
 
     /// Opens the log, if need be after crashes during the start, and compares it with the model.
-    fn open(&mut self) -> Life {
+    fn open(&mut self) -> Incarnation {
         if self.random.below(3) == 0 {
             self.disk.freeze_after(Some(self.random.below(6)));
         }
@@ -115,7 +115,7 @@ impl World {
                     self.miss_one(&recovered);
                     self.disk.freeze_after(None);
                     (self.is_failing, self.is_full) = (false, false);
-                    return Life { recovered, ears: Ears::default(), drop_pending: false };
+                    return Incarnation { recovered, ears: Ears::default(), drop_pending: false };
                 }
                 Err(OpenError::Io(_)) if self.disk.is_frozen() => self.crash(),
                 Err(error) => panic!("{error}"),
@@ -161,17 +161,17 @@ impl World {
         self.wanted.values_mut().for_each(|is_synced| *is_synced = true);
     }
 
-    fn act(&mut self, life: &mut Life) {
+    fn act(&mut self, incarnation: &mut Incarnation) {
         match self.random.below(20) {
-            0..6 => self.submit_new(life),
-            6..13 => self.step(life),
+            0..6 => self.submit_new(incarnation),
+            6..13 => self.step(incarnation),
             13 => self.disk.fail_one_in(Some(1 + self.random.below(8))),
             14 => self.disk.fail_one_in(None),
-            15 => self.read(life),
-            16 => self.compact(life),
-            17 => life.recovered.shared.queue.ask(Entry::Roll),
+            15 => self.read(incarnation),
+            16 => self.compact(incarnation),
+            17 => incarnation.recovered.shared.queue.ask(Entry::Roll),
             18 => drop(self.wanted.pop_first()),
-            19 if self.random.below(2) == 0 => self.change_space(life),
+            19 if self.random.below(2) == 0 => self.change_space(incarnation),
             _ if self.random.below(10) == 0 => {
                 self.disk.freeze_after(Some(self.random.below(8)));
             }
@@ -180,24 +180,24 @@ impl World {
     }
 
     /// Others fill the disk, or free some of it, and the log may look at it.
-    fn change_space(&mut self, life: &mut Life) {
+    fn change_space(&mut self, incarnation: &mut Incarnation) {
         let free = [None, Some(0), Some(500), Some(20_000)][self.random.below(4) as usize];
         self.disk.leave_free(free);
         if self.random.below(2) == 0 {
-            life.recovered.shared.queue.ask(Entry::Look);
+            incarnation.recovered.shared.queue.ask(Entry::Look);
         }
     }
 
-    fn submit_new(&mut self, life: &mut Life) {
+    fn submit_new(&mut self, incarnation: &mut Incarnation) {
         let things = (0..1 + self.random.below(4)).map(|at| self.next_thing + at).collect();
-        if self.submit(life, &things) {
+        if self.submit(incarnation, &things) {
             self.next_thing += things.len() as u64;
             self.wanted.extend(things.into_iter().map(|thing| (thing, false)));
         }
     }
 
     /// Submits a record for each thing; `false` when the queue is full.
-    fn submit(&mut self, life: &mut Life, things: &Vec<u64>) -> bool {
+    fn submit(&mut self, incarnation: &mut Incarnation, things: &Vec<u64>) -> bool {
         let mut records = Vec::new();
         for thing in things {
             let mut record = thing.to_le_bytes().to_vec();
@@ -208,7 +208,8 @@ impl World {
         }
         let mut batch = Batch::default();
         records.iter().for_each(|record| batch.push(record));
-        let (queue, stats) = (&life.recovered.shared.queue, &life.recovered.shared.stats);
+        let (queue, stats) =
+            (&incarnation.recovered.shared.queue, &incarnation.recovered.shared.stats);
         let is_taken = queue.submit(self.random.below(3) as usize, batch, stats).is_ok();
         if is_taken {
             self.submitted.extend(records);
@@ -216,12 +217,12 @@ impl World {
         is_taken
     }
 
-    fn step(&mut self, life: &mut Life) {
-        life.recovered.writer.step(&life.ears);
+    fn step(&mut self, incarnation: &mut Incarnation) {
+        incarnation.recovered.writer.step(&incarnation.ears);
     }
 
-    fn hear(&mut self, life: &mut Life) {
-        let told = life.ears.take();
+    fn hear(&mut self, incarnation: &mut Incarnation) {
+        let told = incarnation.ears.take();
         let mut synced = Vec::new();
         for told in told {
             match told {
@@ -232,7 +233,7 @@ impl World {
                 Told::Failing => assert!(!std::mem::replace(&mut self.is_failing, true)),
                 Told::Healthy => assert!(std::mem::replace(&mut self.is_failing, false)),
                 Told::Dropped(_, result) => {
-                    life.drop_pending = false;
+                    incarnation.drop_pending = false;
                     if result.is_ok() {
                         self.dropped = self.drop_wanted;
                         self.positions.retain(|_, at| *at >= self.dropped);
@@ -256,7 +257,7 @@ impl World {
         }
     }
 
-    fn read(&mut self, life: &Life) {
+    fn read(&mut self, incarnation: &Incarnation) {
         let count = self.positions.len() as u64;
         if count == 0 {
             return;
@@ -264,16 +265,16 @@ impl World {
         let nth = self.random.below(count) as usize;
         let (&position, &at) = self.positions.iter().nth(nth).unwrap();
         let mut found = vec![1, 2, 3];
-        let segment = life.recovered.shared.segment(position.segment()).unwrap();
+        let segment = incarnation.recovered.shared.segment(position.segment()).unwrap();
         segment.read(position.offset(), &mut found).unwrap();
         assert_eq!(found, self.submitted[at]);
     }
 
     /// Appends again what the oldest segment has of wanted things, and drops it.
-    fn compact(&mut self, life: &mut Life) {
-        let shared = life.recovered.shared.clone();
+    fn compact(&mut self, incarnation: &mut Incarnation) {
+        let shared = incarnation.recovered.shared.clone();
         let Some(oldest) = shared.oldest() else { return };
-        if oldest.is_newest || life.drop_pending {
+        if oldest.is_newest || incarnation.drop_pending {
             return;
         }
         let (mut things, mut count) = (Vec::new(), 0);
@@ -290,27 +291,27 @@ impl World {
         }
         things.retain(|thing| self.wanted.contains_key(thing));
         things.dedup();
-        if things.is_empty() || self.submit(life, &things) {
+        if things.is_empty() || self.submit(incarnation, &things) {
             match things.is_empty() {
                 true => shared.dead.store(oldest.number, Relaxed),
                 false => shared.queue.ask(Entry::Drop { segment: oldest.number }),
             }
             // After a drop that failed the same segment is tried again.
             self.drop_wanted = self.dropped + count;
-            life.drop_pending = true;
+            incarnation.drop_pending = true;
         }
     }
 
-    fn end(&mut self, mut life: Life) {
+    fn end(&mut self, mut incarnation: Incarnation) {
         if self.random.below(3) == 0 {
             self.disk.fail_one_in(None);
             self.disk.freeze_after(None);
             self.disk.leave_free(None);
-            while !matches!(life.recovered.writer.step(&life.ears), Turn::Idle) {}
-            self.hear(&mut life);
+            while !matches!(incarnation.recovered.writer.step(&incarnation.ears), Turn::Idle) {}
+            self.hear(&mut incarnation);
             assert_eq!(self.synced, self.submitted.len(), "all is synced at a clean end");
             if self.random.below(2) == 0 {
-                life.recovered.shared.manifest().close().unwrap();
+                incarnation.recovered.shared.manifest().close().unwrap();
             }
         }
         self.crash();
