@@ -623,7 +623,7 @@ impl World {
             // One that found no place at the end does not know whether its device ended before.
             let is_there = self.clients[client].link.is_some();
             if is_there || self.clients[client].kind == ClientKind::Text {
-                self.clients[client].life
+                self.clients[client].incarnation
             } else {
                 u32::MAX
             }
