@@ -1,4 +1,8 @@
 //! Log lines: readable on a terminal, JSON elsewhere, always on standard error.
+//!
+//! A thread of its own writes them ([`lines`]).
+
+mod lines;
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -9,17 +13,22 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use self::lines::Lines;
 use crate::config::{Config, ConfigError, LogFormat};
 
 /// The filter of the logger that was started.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// Where the lines of the logger that was started wait.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
 /// Starts logging as configured; a second call in one process changes nothing.
 pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.log_level)?);
     let is_terminal = io::stderr().is_terminal();
+    let queue = LINES.get_or_init(|| Lines::to(io::stderr()));
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(move || queue)
         .with_ansi(is_terminal)
         .with_target(false);
     let is_text = match config.log_format {
@@ -33,6 +42,18 @@ pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
         FILTER.get_or_init(|| handle);
     }
     Ok(())
+}
+
+/// Waits until all lines are written, for at most a second.
+pub(crate) fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(Duration::from_secs(1));
+    }
+}
+
+/// Returns how many lines were dropped because standard error took no more.
+pub(crate) fn dropped_lines() -> u64 {
+    LINES.get().map_or(0, Lines::dropped)
 }
 
 /// Goes by the configured filter from now on.

@@ -484,6 +484,7 @@ async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
 
 fn stop_at_once(signal: &str) -> ! {
     tracing::warn!(signal, "stopping at once");
+    log::flush();
     std::process::exit(1);
 }
 

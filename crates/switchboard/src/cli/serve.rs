@@ -15,7 +15,9 @@ pub(super) fn run(settings: &Settings) -> Exit {
             return Exit::Usage;
         }
     };
-    match crate::server::run(loaded, &|| settings.load()) {
+    let ran = crate::server::run(loaded, &|| settings.load());
+    crate::log::flush();
+    match ran {
         Ok(()) => Exit::Done,
         Err(error) => {
             eprintln!("switchboard: {error:#}");

@@ -8,6 +8,7 @@ mod frames;
 mod handshake;
 mod http;
 mod limits;
+mod log;
 mod metrics;
 mod proxy;
 mod shards;
