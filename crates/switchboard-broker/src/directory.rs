@@ -120,6 +120,18 @@ impl Directory {
         self.next_id.fetch_max(next, Ordering::Relaxed);
     }
 
+    /// Ids may have been given of which the store knows nothing, because it was restored from a backup:
+    /// from now on they begin where none of those can be.
+    ///
+    /// The wall clock says where: 100 ids for each of its milliseconds are more than were ever given.
+    /// So also two restores of one backup give different ids, and all are below 2^53.
+    pub fn skip_unknown_ids(&self, wall_ms: u64) {
+        const IDS_PER_MS: u64 = 100;
+        // Whatever the clock shows: an id is below 2^63, and these are far above those that are known.
+        let known = self.next_id() + (1 << 32);
+        self.begin_ids_at(known.max(wall_ms.min(1 << 53) * IDS_PER_MS));
+    }
+
     /// The id that the next new device gets.
     pub fn next_id(&self) -> u64 {
         self.next_id.load(Ordering::Relaxed)

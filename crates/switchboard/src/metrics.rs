@@ -20,11 +20,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use switchboard_broker::{Directory, Event, Refusal, Stats};
+use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome, RejectCode};
 
 use self::process::Process;
 use crate::config::Config;
-use crate::log::LineLimit;
+use crate::log::{LineLimit, dropped_lines};
 use crate::shard::Budget;
 use crate::store::Log;
 use crate::ws::CloseCode;
@@ -274,6 +275,15 @@ fn warn_of_flapping(device: DeviceRef<'_>) {
     }
 }
 
+/// The ids are skipped with the first such device, so this is said once for each rollback.
+fn warn_of_rollback(device: DeviceId) {
+    tracing::warn!(
+        %device,
+        "a device came whose id this data directory never gave: it was rolled back to an older state; \
+         new ids begin far above those that may have been given since"
+    );
+}
+
 impl ShardMetrics {
     /// Counts what the broker says is worth it.
     pub fn count(&self, event: Event, directory: &Directory) {
@@ -288,6 +298,7 @@ impl ShardMetrics {
                 warn_of_flapping(directory.names().show(device).as_ref());
             }
             Event::Quarantined => self.quarantined.add(1),
+            Event::RolledBack(device) => warn_of_rollback(device),
             Event::DeviceEnded => self.devices_ended.add(1),
             Event::BadFrame => self.bad_frames.add(1),
         }
@@ -642,6 +653,11 @@ impl Shards {
                 "switchboard_bad_frames",
                 "v1 frames that could not be obeyed",
                 self.sum(|shard| &shard.bad_frames),
+            ),
+            (
+                "switchboard_log_lines_dropped",
+                "Log lines dropped because whoever reads standard error is too slow",
+                dropped_lines(),
             ),
         ] {
             out.counter(name, help, value)?;

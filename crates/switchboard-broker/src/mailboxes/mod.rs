@@ -191,6 +191,8 @@ pub enum Event {
     Takeover,
     /// A takeover was made to wait, because two clients fight for one device.
     Flapping(DeviceId),
+    /// A device came whose id this store has not given: it was rolled back.
+    RolledBack(DeviceId),
     /// A device without session came to its end.
     DeviceEnded,
     /// A frame could not be obeyed.

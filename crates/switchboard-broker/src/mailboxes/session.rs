@@ -183,6 +183,12 @@ impl Broker {
         }
         // A token of its own is given to one that was never here.
         let is_new = hello.token.is_some();
+        if hello.device.is_number() && hello.device.get() >= self.directory.next_id() {
+            // Its token is ours, and we never gave this id: the store was rolled back in place.
+            self.directory.begin_ids_at(hello.device.get() + 1);
+            self.directory.skip_unknown_ids(now.wall_ms);
+            out(Effect::Count(Event::RolledBack(hello.device)));
+        }
         self.add_device(now, &hello, is_new);
         self.open(now, hello, out);
     }

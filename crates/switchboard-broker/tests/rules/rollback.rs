@@ -1,5 +1,8 @@
 //! A log that was rolled back under devices that remember more.
 
+use switchboard_proto::DeviceId;
+use switchboard_proto::v1::DeviceRef;
+
 use crate::records::{BOB, MAILBOX, device, message};
 use crate::rig::Rig;
 
@@ -22,4 +25,16 @@ fn a_device_that_has_seen_what_was_never_pushed_gets_a_new_mailbox() {
         let pending = if is_resumed { 2 - seen } else { 2 };
         assert!(welcome.contains(&format!("\"pending\":{pending},")), "{seen}: {welcome}");
     }
+}
+
+/// A snapshot that is rolled back in place looks like the directory that it was. A device had been given
+/// its id since, came back with its token, and the next stranger was given the same id: it took the
+/// device over and read its messages.
+#[test]
+fn a_device_whose_id_was_never_given_shows_that_ids_were_lost() {
+    let (mut rig, _) = Rig::replayed(&[]);
+    let lost = DeviceId::new(rig.directory.next_id() + 1);
+    rig.hello_as(1, DeviceRef::Number(lost), None);
+    assert!(rig.directory.new_id() > lost);
+    assert!(rig.directory.next_id() < 1 << 53, "JavaScript reads it as a number");
 }

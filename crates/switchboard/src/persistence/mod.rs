@@ -86,6 +86,9 @@ pub(crate) fn open(
     remove_unfinished_repair(dir);
     let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
+    if origin == Origin::Copied {
+        directory.skip_unknown_ids(wall_ms);
+    }
     let new_broker = |shard| {
         let (directory, key) = (Arc::clone(directory), state.digest_key());
         let mut broker = Broker::new(ShardId(shard as u16), directory, key, limits.clone(), true);
@@ -251,7 +254,8 @@ fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)
     if origin == Origin::Copied {
         tracing::warn!(
             "the data directory was copied or restored from a backup: all mailboxes get new names, so \
-             that devices forget what they had seen"
+             that devices forget what they had seen, and new ids begin far above those that may have \
+             been given since"
         );
     }
 }

@@ -359,6 +359,37 @@ fn a_named_device_exists_from_its_first_hello_on() {
     b.take("2");
 }
 
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
+/// Both runs after a backup gave the same ids. Whoever was given one of them read what was sent to the
+/// device that had it before, and took that device over.
+#[test]
+fn an_id_given_after_a_backup_is_not_given_again() {
+    let mut server = Server::start();
+    let data = server.directory.path().join("switchboard-data");
+    let backup = tempfile::tempdir().unwrap();
+    server.kill();
+    copy(&data, backup.path());
+    server.restart();
+    let lost = V1::anonymous(&server).leave();
+    server.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    copy(backup.path(), &data);
+
+    server.restart();
+    let mut new = V1::anonymous(&server);
+    let mut back = lost.back(&server, 0);
+    assert_eq!(back.welcome["resumed"], false);
+    new.send(&back.device(), "for the one that came back");
+    back.take("for the one that came back");
+    back.hears_nothing();
+    assert!(new.device().parse::<u64>().unwrap() < 1 << 53, "JavaScript reads it as a number");
+}
+
 /// The inode of the directory was all that told a copy. A backup that was put back in place gave the
 /// receiver numbers that it had seen: it skipped fifty new messages, and their senders were told
 /// `delivered`.
@@ -367,10 +398,6 @@ fn a_backup_put_back_in_place_costs_no_new_message() {
     let mut server = Server::start();
     let data = server.directory.path().join("switchboard-data");
     let backup = tempfile::tempdir().unwrap();
-    let copy = |from: &Path, to: &Path| {
-        let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
-        assert!(copied.unwrap().success());
-    };
     let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
     a.send(&b.device(), "before");
     let seq = b.take("before");
