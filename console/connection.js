@@ -21,7 +21,6 @@ const CLOSE_REASONS = new Map([
   [1013, "The server is too busy, or this page read too slowly."],
   [4400, "The server did not understand this page: reload it."],
   [4408, "The connection was too slow to begin."],
-  [4429, "This page sent too much at once."],
   [4508, "This page read too slowly."],
 ]);
 

@@ -126,7 +126,7 @@ export class V1Connection extends Connection {
 
   verdict(code, reason) {
     if (code === 4409) return { name: "taken-over" };
-    if (code === 4401 || code === 4403) return { name: "refused", reason };
+    if (code === 4401) return { name: "refused", reason };
     return null;
   }
 

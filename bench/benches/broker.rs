@@ -44,8 +44,8 @@ fn send(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut delivered = 0;
                 for message in &commands {
-                    let said = Input::Said { conn: SENDER, message: black_box(message.as_bytes()) };
-                    broker.handle(NOW, said, &mut |effect| {
+                    let message = black_box(message.as_bytes());
+                    broker.said(NOW, SENDER, message, &mut |effect| {
                         delivered += u32::from(matches!(effect, Effect::Deliver { .. }));
                     });
                 }

@@ -6,7 +6,7 @@
 //     const device = new Device("ws://127.0.0.1:8080/", { state, save, heard: console.log });
 //     device.send("100000000", "hello", { receipt: true });
 
-const FINAL = new Set([1007, 1009, 4400, 4401, 4403, 4409]); // coming back would change nothing
+const FINAL = new Set([1007, 1009, 4400, 4401, 4409]); // coming back would change nothing
 const PAUSE_MIN_MS = 500;
 const PAUSE_MAX_MS = 30_000;
 const USEFUL_AFTER_MS = 10_000;

@@ -16,7 +16,7 @@ import time
 
 import websockets
 
-FINAL = {1007, 1009, 4400, 4401, 4403, 4409}  # coming back would change nothing
+FINAL = {1007, 1009, 4400, 4401, 4409}  # coming back would change nothing
 PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 30
 USEFUL_AFTER_S = 10
 

@@ -58,13 +58,6 @@ pub struct Conn(pub u32);
 pub enum Input<'a> {
     /// A device of the text protocol is there.
     Connected(Conn),
-    /// A device said something.
-    Said {
-        /// Who.
-        conn: Conn,
-        /// The whole message.
-        message: &'a [u8],
-    },
     /// Another shard's device sent a text to one of ours.
     Forwarded {
         /// The sender's shard, which hears of it when the receiver is gone.
@@ -88,13 +81,6 @@ pub enum Input<'a> {
     Disconnected(Conn),
     /// A device with a mailbox is there.
     Hello(Hello),
-    /// A device said something by v1.
-    Frame {
-        /// Who.
-        conn: Conn,
-        /// The whole text.
-        text: &'a [u8],
-    },
     /// A device showed another token, and it was found good.
     Refreshed {
         /// Who.
@@ -372,7 +358,6 @@ impl Broker {
     #[inline]
     pub fn handle(&mut self, now: Now, input: Input<'_>, effect: &mut impl FnMut(Effect<'_>)) {
         match input {
-            Input::Said { conn, message } => self.said(now, conn, message, effect),
             Input::Forwarded { shard, from, to, text } => {
                 effect(match self.conns.get(&to) {
                     Some(&conn) => Effect::Deliver { conn, from, text },
@@ -383,7 +368,7 @@ impl Broker {
         }
     }
 
-    /// As [`Broker::handle`] with [`Input::Frame`]; see [`Broker::said`].
+    /// As [`Broker::handle`], of a device that said something by v1: `text` is the whole frame.
     #[inline]
     pub fn framed(
         &mut self,
@@ -399,12 +384,11 @@ impl Broker {
     /// What is rarer, or costs more, than a text.
     fn handle_more(&mut self, now: Now, input: Input<'_>, effect: &mut dyn FnMut(Effect<'_>)) {
         match input {
-            Input::Said { .. } | Input::Forwarded { .. } => {}
+            Input::Forwarded { .. } => {}
             Input::Returned { from, digest } => self.returned(from, digest, effect),
             Input::Connected(conn) => self.connected(now, conn, effect),
             Input::Disconnected(conn) => self.disconnected(now, conn, effect),
             Input::Hello(hello) => self.hello(now, hello, effect),
-            Input::Frame { conn, text } => self.frame(now, conn, text, effect),
             Input::Refreshed { conn, device, token_ends_ms, filter } => {
                 self.refreshed(now, conn, device, token_ends_ms, filter, effect);
             }
@@ -435,8 +419,8 @@ impl Broker {
         self.devices.get(conn.0 as usize)?.map(|device| device.id)
     }
 
-    /// As [`Broker::handle`] with [`Input::Said`], which is put together and taken apart for nothing
-    /// where there are millions of them.
+    /// As [`Broker::handle`], of a device that said something: `message` is all of it. No [`Input`],
+    /// which would be put together and taken apart for nothing where there are millions of them.
     #[inline]
     pub fn said(
         &mut self,

@@ -211,7 +211,7 @@ impl World {
 
     fn say(&mut self, from: u64, message: &str) {
         let Place { shard, conn } = self.places[&from];
-        let done = self.handle(shard, Input::Said { conn, message: message.as_bytes() });
+        let done = self.said(shard, conn, message.as_bytes());
         match self.original.communicate(self.now_ms, from, message) {
             Verdict::Tell(text) => assert_eq!(done, [Done::Tell { conn, text }]),
             Verdict::Forward { to, text } => {
@@ -296,10 +296,19 @@ impl World {
     }
 
     fn handle(&mut self, shard: usize, input: Input<'_>) -> Vec<Done> {
-        let mut done = Vec::new();
-        let now = Now { at: Moment::from_ms(self.now_ms), wall_ms: self.now_ms };
+        let (mut done, now) = (Vec::new(), self.now());
         self.brokers[shard].handle(now, input, &mut |effect| done.push(Done::from(effect)));
         done
+    }
+
+    fn said(&mut self, shard: usize, conn: Conn, message: &[u8]) -> Vec<Done> {
+        let (mut done, now) = (Vec::new(), self.now());
+        self.brokers[shard].said(now, conn, message, &mut |effect| done.push(Done::from(effect)));
+        done
+    }
+
+    fn now(&self) -> Now {
+        Now { at: Moment::from_ms(self.now_ms), wall_ms: self.now_ms }
     }
 }
 

@@ -118,6 +118,14 @@ impl Rig {
         done
     }
 
+    pub(crate) fn say(&mut self, conn: u32, frame: &str) -> Done {
+        let mut done = Done::default();
+        let (conn, text) = (Conn(conn), frame.as_bytes());
+        self.broker.framed(self.now, conn, text, &mut |effect| done.note(effect));
+        self.unsynced += done.appended.len();
+        done
+    }
+
     /// A device opens its session; `seen` is which mailbox it knows, and up to where.
     pub(crate) fn hello(&mut self, conn: u32, name: &str, seen: Option<(u64, u64)>) -> Done {
         self.hello_as(conn, DeviceRef::Name(name), seen)
@@ -143,10 +151,6 @@ impl Rig {
             nonce: self.nonce,
             is_ephemeral: self.is_ephemeral,
         }))
-    }
-
-    pub(crate) fn say(&mut self, conn: u32, frame: &str) -> Done {
-        self.handle(Input::Frame { conn: Conn(conn), text: frame.as_bytes() })
     }
 
     /// A device's connection is gone.

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Envelope, HashKey, Hello,
-    Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock, Want,
-    owner,
+    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Effect, HashKey, Hello,
+    Input, LastRun, Moment, Now, Envelope, Position, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock,
+    Want, owner,
 };
 use switchboard_proto::DeviceId;
 
@@ -455,12 +455,17 @@ impl World {
         if is_open {
             self.arrived(link, &up.what);
         }
-        if self.links[link].is_text {
-            self.handle(shard, Input::Said { conn, message: &up.bytes });
+        let mut done = Vec::new();
+        let (broker, is_text) = (&mut self.brokers[shard], self.links[link].is_text);
+        let mut note = |effect: Effect<'_>| done.push(Done::from(effect));
+        match is_text {
+            true => broker.said(self.now, conn, &up.bytes, &mut note),
+            false => broker.framed(self.now, conn, &up.bytes, &mut note),
+        }
+        self.perform_all(shard, done);
+        if is_text {
             let link = &mut self.links[link];
             link.text_asked = link.text_asked.filter(|_| link.is_held);
-        } else {
-            self.handle(shard, Input::Frame { conn, text: &up.bytes });
         }
     }
 

@@ -77,7 +77,7 @@ impl Driver {
             return true;
         }
         match ending.code {
-            close::NOT_AUTHENTICATED | close::NOT_ALLOWED | close::PROTOCOL_ERROR => true,
+            close::NOT_AUTHENTICATED | close::PROTOCOL_ERROR => true,
             close::TAKEN_OVER => self.options.taken_over == TakenOver::End,
             _ => false,
         }

@@ -12,9 +12,7 @@ mod reply;
 use std::time::Duration;
 
 pub use command::{Command, parse};
-pub use reply::{
-    Info, Sender, delivery_len, parse_delivery, parse_info, write_delivery, write_info, write_list,
-};
+pub use reply::{Sender, delivery_len, write_delivery, write_info, write_list};
 
 /// Answers a text that the same device had delivered less than [`DUPLICATE_WINDOW`] ago.
 pub const DUPLICATE_MESSAGE: &str = "Duplicate message";

@@ -7,14 +7,10 @@ pub const TRY_AGAIN_LATER: u16 = 1013;
 pub const PROTOCOL_ERROR: u16 = 4400;
 /// The token is wrong, has ended, or is missing where one is needed.
 pub const NOT_AUTHENTICATED: u16 = 4401;
-/// The token is good, but does not allow this.
-pub const NOT_ALLOWED: u16 = 4403;
 /// No `hello` within [`HELLO_TIMEOUT`](super::HELLO_TIMEOUT).
 pub const NO_HELLO: u16 = 4408;
 /// A newer connection has taken over the device.
 pub const TAKEN_OVER: u16 = 4409;
-/// The device sends more than it may.
-pub const FLOODING: u16 = 4429;
 /// The device does not read what is pushed to it. Its mailbox keeps everything.
 pub const TOO_SLOW: u16 = 4508;
 
@@ -23,10 +19,8 @@ pub const fn name(code: u16) -> Option<&'static str> {
     Some(match code {
         PROTOCOL_ERROR => "protocol error",
         NOT_AUTHENTICATED => "not authenticated",
-        NOT_ALLOWED => "not allowed",
         NO_HELLO => "no hello in time",
         TAKEN_OVER => "taken over",
-        FLOODING => "flooding",
         TOO_SLOW => "too slow a reader",
         _ => return None,
     })

@@ -6,11 +6,8 @@ use super::{Address, ClientFrame, DeviceRef, DeviceStatus, Send, ServerFrame, We
 /// The bytes of an escaped control character, `\u0001`; no byte of a string takes more.
 const ESCAPED_LEN_MAX: usize = 6;
 
-/// The bytes of `welcome`, the longest frame, without its strings: 154 of names and punctuation,
-/// `false`, `replicated` and four numbers of 20 digits.
-const FIXED_LEN_MAX: usize = 154 + 5 + 10 + 4 * 20;
-
-/// The same for an element of `devices`.
+/// The bytes of an element of `devices` without its name: 36 of names and punctuation, `false` and a
+/// number of 20 digits.
 const STATUS_LEN_MAX: usize = 36 + 5 + 20;
 
 /// The bytes of the greatest number in a frame.
@@ -142,36 +139,6 @@ impl ServerFrame<'_> {
                 .text_if_set(quoted!("id"), id)
                 .end(),
         }
-    }
-
-    /// At least as many bytes as [`write`](ServerFrame::write) appends, whatever the strings hold.
-    #[inline]
-    pub fn len_max(&self) -> usize {
-        let some = |text: Option<&str>| text.map_or(0, str::len);
-        let (strings, rest) = match *self {
-            ServerFrame::Message { from, id, body, re, .. } => {
-                (id.len() + some(re), from.len() + body.len())
-            }
-            ServerFrame::Accepted { id, .. }
-            | ServerFrame::Cancelled { id }
-            | ServerFrame::Watching { id } => (id.len(), 0),
-            ServerFrame::Welcome(Welcome { device, token, mailbox, server, .. }) => {
-                (some(token) + mailbox.len() + server.len(), device.len())
-            }
-            ServerFrame::Rejected { id, message, .. } => (id.len() + message.len(), 0),
-            ServerFrame::Outcome { id, to, reason, .. } => (id.len() + some(reason), to.len()),
-            ServerFrame::Devices { id, devices, next } => {
-                let names: usize = devices.iter().map(|status| status.device.len()).sum();
-                let next = next.map_or(0, |next| next.len());
-                (id.len(), names + next + devices.len() * STATUS_LEN_MAX)
-            }
-            ServerFrame::Presence { device, .. } => (0, device.len()),
-            ServerFrame::Refreshed { .. } | ServerFrame::Expiring { .. } => (0, 0),
-            ServerFrame::Pong { id } => (some(id), 0),
-            ServerFrame::Bye { reason, .. } => (reason.len(), 0),
-            ServerFrame::Error { message, id, .. } => (message.len() + some(id), 0),
-        };
-        FIXED_LEN_MAX + ESCAPED_LEN_MAX * strings + rest
     }
 }
 

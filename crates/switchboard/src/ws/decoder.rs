@@ -183,12 +183,6 @@ impl Decoder {
         self.max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
     }
 
-    /// Whether a message, or a frame, has begun and is not complete.
-    #[inline]
-    pub fn is_incomplete(&self) -> bool {
-        self.partial.is_some()
-    }
-
     /// Whether what is incomplete has begun since this was last asked.
     pub fn take_begun(&mut self) -> bool {
         let asked = |partial: &mut Box<Partial>| std::mem::replace(&mut partial.is_asked, true);

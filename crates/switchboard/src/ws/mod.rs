@@ -14,8 +14,8 @@ pub use close::{CloseCode, write_close};
 pub use decoder::{CloseFrame, Decoded, Decoder, Event, Role, Violation};
 pub use deflate::{Deflate, DeflateOffer, InflateError, Negotiated};
 pub use frame::{
-    Opcode, server_header_len, write_client_frame, write_header, write_header_reserved,
-    write_server_frame, write_server_frame_with,
+    Opcode, write_client_frame, write_header, write_header_reserved, write_server_frame,
+    write_server_frame_with,
 };
 pub use handshake::{Parsed, Refusal, Request, Upgrade, accept_key, parse_request};
 pub use mask::mask;
