@@ -6,10 +6,12 @@ use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
 use jsonwebtoken::{Algorithm, DecodingKey};
-use rustls::pki_types::alg_id;
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use serde::Deserialize;
 use serde_json::Value;
+use spki::der::asn1::UintRef;
+use spki::der::{self, Decode, Reader, SliceReader};
+use spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
 
 use super::keys::{KEYS_MAX, Key};
 use super::own::is_own_kid;
@@ -20,6 +22,12 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// An uncompressed point of P-256 (SEC 1 section 2.3.3): 4, then both coordinates.
 const P256_POINT_LEN: usize = 65;
 const ED25519_POINT_LEN: usize = 32;
+
+/// RFC 8410 section 3; RFC 5480 sections 2.1.1 and 2.1.1.1; RFC 8017 appendix A.1.
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 /// The keys of a PEM file, all of them `PUBLIC KEY`. The error says what is wrong.
 pub(super) fn from_pem(text: &[u8]) -> Result<Vec<Key>, String> {
@@ -53,43 +61,20 @@ fn from_section(kind: SectionKind, der: &[u8]) -> Result<Key, String> {
 
 /// A `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7): the algorithm, and the key as a bit string.
 fn from_spki(der: &[u8]) -> Option<Key> {
-    let (info, rest) = value_of(0x30, der)?;
-    let (algorithm, info) = value_of(0x30, info)?;
-    let (bits, end) = value_of(0x03, info)?;
-    // The first byte counts bits that are unused in the last one; in keys there are none.
-    let (0, key) = bits.split_first().map(|(unused, key)| (*unused, key))? else { return None };
-    if !rest.is_empty() || !end.is_empty() {
-        return None;
-    }
-    match algorithm {
-        _ if algorithm == alg_id::ED25519.as_ref() => ed25519(None, key),
-        _ if algorithm == alg_id::ECDSA_P256.as_ref() => p256(None, key),
-        _ if algorithm == alg_id::RSA_ENCRYPTION.as_ref() => {
-            let (numbers, _) = value_of(0x30, key)?;
-            let (modulus, numbers) = value_of(0x02, numbers)?;
-            let (exponent, _) = value_of(0x02, numbers)?;
-            rsa(None, modulus, exponent)
+    let info = SubjectPublicKeyInfoRef::from_der(der).ok()?;
+    let key = info.subject_public_key.as_bytes()?;
+    match (info.algorithm.oid, info.algorithm.parameters_oid()) {
+        (ED25519, _) => ed25519(None, key),
+        (EC_PUBLIC_KEY, Ok(P256)) => p256(None, key),
+        (RSA_ENCRYPTION, _) => {
+            let mut key = SliceReader::new(key).ok()?;
+            let numbers: der::Result<(UintRef<'_>, UintRef<'_>)> =
+                key.sequence(|numbers| Ok((numbers.decode()?, numbers.decode()?)));
+            let (modulus, exponent) = numbers.ok()?;
+            rsa(None, modulus.as_bytes(), exponent.as_bytes())
         }
         _ => None,
     }
-}
-
-/// Takes one DER value with this tag off the front: its contents, and what comes after it.
-fn value_of(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&[first, short], rest) = der.split_first_chunk()?;
-    if first != tag {
-        return None;
-    }
-    let (len, rest) = match short {
-        0..=0x7f => (usize::from(short), rest),
-        // The low bits count the bytes of the length; two are enough for 64 KiB.
-        0x81 => rest.split_first().map(|(len, rest)| (usize::from(*len), rest))?,
-        0x82 => rest
-            .split_first_chunk()
-            .map(|(len, rest)| (usize::from(u16::from_be_bytes(*len)), rest))?,
-        _ => return None,
-    };
-    rest.split_at_checked(len)
 }
 
 fn ed25519(kid: Option<&str>, point: &[u8]) -> Option<Key> {
