@@ -8,6 +8,7 @@ pub mod bench;
 pub mod cli;
 mod clock;
 pub mod config;
+mod counters;
 mod greeting;
 mod http;
 mod log;

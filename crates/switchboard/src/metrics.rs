@@ -7,9 +7,8 @@
 mod process;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -25,50 +24,11 @@ use switchboard_proto::v1::{DeviceRef, Durability, Outcome, RejectCode};
 
 use self::process::Process;
 use crate::config::Config;
+use crate::counters::{ByLabel, LATENCY_BOUNDS_NS, Latency, Number};
 use crate::log::{LineLimit, dropped_lines};
 use crate::shard::Budget;
 use crate::store::Log;
 use crate::ws::CloseCode;
-
-/// A number that one thread writes and any thread reads.
-#[derive(Debug, Default)]
-pub struct Number(AtomicU64);
-
-impl Number {
-    /// Adds; only the thread that owns the number may call it.
-    #[inline]
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    /// Replaces; only the thread that owns the number may call it.
-    #[inline]
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
-    pub(crate) fn value(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// Numbers by the value of one label, all values known beforehand.
-#[derive(Debug)]
-pub struct ByLabel<const N: usize>([Number; N]);
-
-impl<const N: usize> Default for ByLabel<N> {
-    fn default() -> Self {
-        ByLabel(std::array::from_fn(|_| Number::default()))
-    }
-}
-
-impl<const N: usize> ByLabel<N> {
-    /// The number at a label's index.
-    #[inline]
-    pub fn at(&self, index: usize) -> &Number {
-        &self.0[index]
-    }
-}
 
 /// Label values of `switchboard_messages_total`.
 const RESULTS: [&str; 9] = [
@@ -146,44 +106,6 @@ pub fn refused_index(status: &str) -> usize {
 /// Label values of `switchboard_reader_pauses_total`.
 const PAUSES: [&str; 7] =
     ["rate_limit", "out_queue", "shard_queue", "http_pipe", "reply", "store", "welcome"];
-
-/// Upper bounds of the latency histogram's buckets in nanoseconds: 1-2.5-5 from 10 us to 1 s.
-const LATENCY_BOUNDS_NS: [u64; 16] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-];
-
-/// How long messages take inside the server.
-#[derive(Debug, Default)]
-pub struct Latency {
-    buckets: ByLabel<{ LATENCY_BOUNDS_NS.len() + 1 }>,
-    sum_ns: Number,
-}
-
-impl Latency {
-    /// Counts `messages` that took `latency`.
-    #[inline]
-    pub fn observe(&self, latency: Duration, messages: u64) {
-        let ns = latency.as_nanos() as u64;
-        let bucket = LATENCY_BOUNDS_NS.partition_point(|&bound| bound < ns);
-        self.buckets.at(bucket).add(messages);
-        self.sum_ns.add(ns * messages);
-    }
-}
 
 /// Adds up histograms under one name.
 fn encode_latency(out: &mut Encoder<'_>, name: &str, help: &str, of: &[&Latency]) -> fmt::Result {
@@ -835,6 +757,8 @@ impl Collector for Server {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -174,7 +174,7 @@ impl Store {
         shared.metrics.store.log.get_or_init(|| Arc::clone(&log));
         log.look();
         let (jobs, taken) = Reader::channel();
-        let reader = Reader::start(Arc::clone(shared), log, taken)?;
+        let reader = Reader::start(Arc::clone(shared) as Arc<dyn persistence::Shards>, log, taken)?;
         Ok(Some(Store { shared: Arc::clone(shared), jobs, reader }))
     }
 

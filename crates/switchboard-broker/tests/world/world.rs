@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Effect, HashKey, Hello,
-    Input, LastRun, Moment, Now, Envelope, Position, RECEIPT_BYTES, Replay, ShardId, Shown, StampClock,
-    Want, owner,
+    Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Effect, Envelope, HashKey,
+    Hello, Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, Shown,
+    StampClock, Want, owner,
 };
 use switchboard_proto::DeviceId;
 

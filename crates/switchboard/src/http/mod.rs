@@ -29,10 +29,8 @@ use tokio::task::JoinSet;
 use crate::auth::Keyring;
 use crate::config::{Auth, Config};
 use crate::metrics::Metrics;
-use crate::shard::{HttpConn, HttpSocket};
+use crate::shard::{HttpConn, HttpSocket, REQUEST_TIMEOUT};
 
-/// Time for one request and its answer, after which the connection is closed.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an accept that failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 

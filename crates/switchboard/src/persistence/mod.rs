@@ -22,7 +22,7 @@ use switchboard_broker::{
 
 use crate::auth::OwnKey;
 use crate::store::{self, DataDir, Found, OpenError, Options, Recovered, StateNote, StoreError};
-pub(crate) use reader::{Chunk, Job, Reader};
+pub(crate) use reader::{Answer, Chunk, Job, Reader, Shards};
 use state::{Origin, State, StateError};
 
 /// Ids reserved at once: a start after a crash skips at most as many.

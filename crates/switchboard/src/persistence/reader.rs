@@ -9,13 +9,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use switchboard_broker::{Content, Position, Record, Want};
+use switchboard_broker::{Content, Position, Record, Stats, Want};
 use switchboard_proto::DeviceId;
 
 use super::record;
 use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
-use crate::shard::{Inbox, Shared, StoreEvent};
 use crate::store::{self, Log, ReadError};
 
 /// How often the log is looked at for what could be compacted.
@@ -34,6 +33,31 @@ const DAMAGED_TRIES: u32 = 2;
 const DISK_TRIES: u32 = 14;
 /// At the end the reader is waited for so long: its disk may hang.
 const JOIN_STALL: Duration = Duration::from_secs(5);
+
+/// The shards, as far as the reader knows them.
+pub(crate) trait Shards: Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// Tells a shard what was read for it.
+    fn answer(&self, shard: usize, answer: Answer);
+    /// Has each of them count what waits.
+    fn wake_all(&self);
+    /// What waits in all mailboxes, as counted last.
+    fn waiting(&self) -> Stats;
+    /// Counts a read that failed.
+    fn read_failed(&self);
+}
+
+/// What the reader has for a shard.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Contents that a device waits for.
+    Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)> },
+    /// The record that a device waits for cannot be read.
+    Unreadable { device: DeviceId, session: u32, want: Want },
+    /// A part of the log that is to be deleted.
+    Compact(Arc<Chunk>),
+}
 
 /// What a shard wants of the reader.
 #[derive(Debug)]
@@ -135,7 +159,7 @@ struct Compaction {
 }
 
 struct Work {
-    shared: Arc<Shared>,
+    shards: Arc<dyn Shards>,
     log: Arc<Log>,
     jobs: Receiver<Job>,
     compaction: Option<Compaction>,
@@ -158,12 +182,12 @@ impl Reader {
 
     /// Starts the thread; it ends when all senders of jobs are gone.
     pub(crate) fn start(
-        shared: Arc<Shared>,
+        shards: Arc<dyn Shards>,
         log: Arc<Log>,
         jobs: Receiver<Job>,
     ) -> std::io::Result<Reader> {
         let work = Work {
-            shared,
+            shards,
             log,
             jobs,
             compaction: None,
@@ -264,7 +288,7 @@ impl Work {
                 Ok(content) => contents.push((want.seq, content)),
                 Err(Unread::Elsewhere) => break,
                 Err(unread) => {
-                    self.shared.metrics.store.read_failures.add(1);
+                    self.shards.read_failed();
                     if contents.is_empty() {
                         return self.failed(fetch, &unread, tries + 1);
                     }
@@ -274,7 +298,7 @@ impl Work {
             }
         }
         let Fetch { shard, device, session, .. } = fetch;
-        self.shared.inboxes[shard].store(StoreEvent::Fetched { device, session, contents });
+        self.shards.answer(shard, Answer::Fetched { device, session, contents });
     }
 
     /// The first content of a fetch was not read: it is tried again, or the broker is told that it
@@ -303,7 +327,7 @@ impl Work {
         }
         let Fetch { shard, device, session, .. } = fetch;
         if is_given_up {
-            self.shared.inboxes[shard].store(StoreEvent::Unreadable { device, session, want });
+            self.shards.answer(shard, Answer::Unreadable { device, session, want });
         } else {
             let pause = RETRY.saturating_mul(1 << (tries - 1).min(16)).min(RETRY_MAX);
             self.failed.insert(device, Failed { fetch, due: Instant::now() + pause, tries });
@@ -340,10 +364,10 @@ impl Work {
         self.log.look();
         if self.log.is_tight() {
             // A shard that sleeps since the last ack counts as live what it has not counted since.
-            self.shared.inboxes.iter().for_each(Inbox::wake_up);
+            self.shards.wake_all();
         }
         let Some(oldest) = self.log.oldest() else { return };
-        let waiting = self.shared.metrics.waiting();
+        let waiting = self.shards.waiting();
         let records = waiting.messages + waiting.mailboxes + waiting.sent_ids;
         let usage = self.log.usage();
         let sizes = Sizes {
@@ -382,7 +406,7 @@ impl Work {
             Ok(read) => read,
             Err(error) => {
                 // It is begun again at the next look.
-                self.shared.metrics.store.read_failures.add(1);
+                self.shards.read_failed();
                 if let Some(left_out) = self.not_compacted.pass() {
                     let what = "the oldest part of the store cannot be compacted";
                     tracing::error!(%error, left_out, "{what}");
@@ -390,12 +414,12 @@ impl Work {
                 return;
             }
         };
-        compaction.awaited = self.shared.inboxes.len();
+        compaction.awaited = self.shards.count();
         (compaction.next, compaction.is_last) = (next, next.is_none());
         self.compaction = Some(compaction);
         let chunk = Arc::new(chunk);
-        for inbox in &self.shared.inboxes {
-            inbox.store(StoreEvent::Compact(Arc::clone(&chunk)));
+        for shard in 0..self.shards.count() {
+            self.shards.answer(shard, Answer::Compact(Arc::clone(&chunk)));
         }
     }
 
@@ -420,7 +444,7 @@ impl Work {
         if self.log.read(damaged, &mut Vec::new()).is_ok() {
             return Ok((chunk, Some(damaged)));
         }
-        self.shared.metrics.store.read_failures.add(1);
+        self.shards.read_failed();
         let next = self.log.next_intact(damaged)?;
         let end = next.map_or((u64::from(segment) + 1) << 32, store::Position::to_u64);
         chunk.damaged = Some(Position(damaged.to_u64())..Position(end));

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use mio::Interest;
 use mio::net::UnixStream;
@@ -17,9 +18,11 @@ use super::pipe::Pipe;
 use super::ports::Ports;
 use super::{PIPE_BIT, Shard};
 use crate::config::Auth;
-use crate::http::REQUEST_TIMEOUT;
 use crate::metrics::refused_index;
 use crate::ws::{Deflate, Parsed, Refusal, Upgrade, parse_request};
+
+/// Time for the HTTP server to answer one request, after which it closes the connection.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An HTTP request that wants no WebSocket, for the HTTP server: its socket, and what was read of
 /// it already.

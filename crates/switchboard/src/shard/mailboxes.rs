@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::Interest;
-use switchboard_broker::{
-    Conn as BrokerConn, Content, Hello, Input, Now, Position, SendFilter, Want, owner,
-};
+use switchboard_broker::{Conn as BrokerConn, Hello, Input, Now, Position, SendFilter, owner};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
     ClientFrame, FrameError, HELLO_TIMEOUT, ServerFrame, close, parse_client,
@@ -18,7 +16,7 @@ use super::conn::{Conn, Hold, Key, Protocol};
 use super::ports::{Ports, Todo};
 use crate::auth::{Claims, TokenError};
 use crate::config::Auth;
-use crate::persistence::{Chunk, Job, record};
+use crate::persistence::{Answer, Chunk, Job, record};
 use crate::store::Synced;
 use crate::ws::CloseCode;
 
@@ -27,12 +25,8 @@ use crate::ws::CloseCode;
 pub(crate) enum StoreEvent {
     /// What it submitted is durable.
     Synced(Vec<Synced>),
-    /// Contents that a device waits for.
-    Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)> },
-    /// The record that a device waits for cannot be read.
-    Unreadable { device: DeviceId, session: u32, want: Want },
-    /// A part of the log that is to be deleted.
-    Compact(Arc<Chunk>),
+    /// What was read for it.
+    Read(Answer),
     /// A batch that was given back may be submitted again.
     Room,
     /// Nothing becomes durable for now.
@@ -320,13 +314,13 @@ impl Shard {
         for event in inbox.take_store() {
             match event {
                 StoreEvent::Synced(batches) => self.synced(batches),
-                StoreEvent::Fetched { device, session, contents } => {
+                StoreEvent::Read(Answer::Fetched { device, session, contents }) => {
                     self.decide(Input::Fetched { device, session, contents });
                 }
-                StoreEvent::Unreadable { device, session, want } => {
+                StoreEvent::Read(Answer::Unreadable { device, session, want }) => {
                     self.decide(Input::Unreadable { device, session, want });
                 }
-                StoreEvent::Compact(chunk) => self.begin_compacting(chunk),
+                StoreEvent::Read(Answer::Compact(chunk)) => self.begin_compacting(chunk),
                 StoreEvent::Full(is_full) => self.decide(Input::StoreFull(is_full)),
                 StoreEvent::Room => self.ports.store_is_full = false,
                 StoreEvent::Failing => self.store_fails(true, Input::StoreFailing),

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::{Events, Poll, Token};
-use switchboard_broker::{Broker, Digest, Directory, Input, Moment, Replay, ShardId};
+use switchboard_broker::{Broker, Digest, Directory, Input, Moment, Replay, ShardId, Stats};
 use switchboard_proto::DeviceId;
 
 pub(crate) use accept::Listener;
@@ -44,7 +44,7 @@ pub(crate) use admission::{Admission, SPARE_SOCKETS};
 pub(crate) use begun::Begun;
 pub(crate) use budget::{Budget, Total};
 pub(crate) use ending::Ending;
-pub(crate) use handshake::{HttpConn, HttpSocket};
+pub(crate) use handshake::{HttpConn, HttpSocket, REQUEST_TIMEOUT};
 pub(crate) use inbox::Inbox;
 pub(crate) use mailboxes::StoreEvent;
 pub(crate) use waiting::OutQueues;
@@ -52,7 +52,7 @@ pub(crate) use waiting::OutQueues;
 use crate::auth::Keyring;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::persistence::{Chunk, Ids, Job};
+use crate::persistence::{Answer, Chunk, Ids, Job, Shards};
 use crate::store::Log;
 use crate::systemd::Systemd;
 use crate::tls::Acceptor;
@@ -124,6 +124,28 @@ impl Shared {
         self.admission.configure(config);
         self.metrics.settings.set(config);
         self.inboxes.iter().for_each(|inbox| inbox.configure(Arc::clone(config)));
+    }
+}
+
+impl Shards for Shared {
+    fn count(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    fn answer(&self, shard: usize, answer: Answer) {
+        self.inboxes[shard].store(StoreEvent::Read(answer));
+    }
+
+    fn wake_all(&self) {
+        self.inboxes.iter().for_each(Inbox::wake_up);
+    }
+
+    fn waiting(&self) -> Stats {
+        self.metrics.waiting()
+    }
+
+    fn read_failed(&self) {
+        self.metrics.store.read_failures.add(1);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::metrics::Latency;
+use crate::counters::Latency;
 
 /// What the log counts; written by its threads, read by anybody.
 #[derive(Debug, Default)]
