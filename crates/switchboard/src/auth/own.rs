@@ -13,7 +13,7 @@ use switchboard_proto::v1::DeviceRef;
 use super::error::{KeyError, TokenError};
 use super::keys::{Key, Signed};
 use super::{Patterns, crypto};
-use crate::store::{is_damage, open_file};
+use crate::store::{is_damage, open_to_read};
 
 /// The `kid` of tokens of earlier versions, which did not tell own keys apart. Since then a hyphen and
 /// the key's fingerprint follow.
@@ -177,7 +177,7 @@ fn read(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
         true => KeyError::OwnLost { path: path.to_owned(), cause },
         false => KeyError::Own { path: path.to_owned(), cause },
     };
-    let file = open_file(path).map_err(failed)?;
+    let file = open_to_read(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
     if mode & 0o007 != 0 {
         return Err(KeyError::OwnExposed { path: path.to_owned(), mode });

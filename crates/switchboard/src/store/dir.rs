@@ -4,14 +4,12 @@
 //! descriptor stays with the directory that was opened, and with the lock on it.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode};
 use rustix::io::retry_on_intr;
-
-use super::small::only_file;
 
 /// What a file system calls a file: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +46,9 @@ impl Dir {
         open_at(&self.file, Path::new(name), flags)
     }
 
-    /// As [`open_file`](super::open_file), of a name here.
+    /// As [`open_to_read`], of a name here.
     pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
-        only_file(self.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK)?)
+        open_to_read_at(&self.file, Path::new(name))
     }
 
     /// The content of a file, of a longer one the first `len_max` bytes.
@@ -122,6 +120,20 @@ impl Dir {
     pub(super) fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// Opens a file for reading. Anything may lie in its place: what is no file is an error, which
+/// [counts as damage](super::is_damage), and a pipe is not waited for.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    open_to_read_at(fs::CWD, path)
+}
+
+fn open_to_read_at(dir: impl std::os::fd::AsFd, path: &Path) -> io::Result<File> {
+    let file = open_at(dir, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::IsADirectory, "it is no file"));
+    }
+    Ok(file)
 }
 
 fn open_at(dir: impl std::os::fd::AsFd, path: &Path, flags: OFlags) -> io::Result<File> {

@@ -313,7 +313,7 @@ impl Salvaged {
                 Walk::More(next) => next,
                 Walk::Broken(at) => {
                     let used = segment.used_end(at, end)?.max(must);
-                    let next = segment.first_record(at + 1, HEADER_LEN - 1, used)?;
+                    let next = segment.next_intact(at + 1, used)?;
                     let is_torn = at >= must && segment.proof_behind(at, used)?.is_none();
                     if is_torn && (!is_closed || used == at) {
                         // What a crash interrupted; it had not been accepted.

@@ -297,12 +297,7 @@ impl Segment {
     }
 
     /// The first intact record in `from..end` whose flush lies behind `flush`.
-    pub(super) fn first_record(
-        &self,
-        mut from: u32,
-        flush: u32,
-        end: u32,
-    ) -> Result<Option<u32>, StoreError> {
+    fn first_record(&self, mut from: u32, flush: u32, end: u32) -> Result<Option<u32>, StoreError> {
         let mut buffer = Vec::new();
         while from < end {
             let len = CHUNK_LEN.min(end - from);
@@ -321,21 +316,7 @@ impl Segment {
 
     /// The first intact record in `from..end`, whatever it follows.
     pub(super) fn next_intact(&self, from: u32, end: u32) -> Result<Option<u32>, StoreError> {
-        let mut buffer = Vec::new();
-        let mut at = from;
-        while at < end {
-            let len = CHUNK_LEN.min(end - at);
-            self.fill(&mut buffer, at, len)?;
-            for offset in candidates(&buffer, at, HEADER_LEN - 1) {
-                if self.is_record(offset, end)? {
-                    return Ok(Some(offset));
-                }
-            }
-            // As in `proof_behind`.
-            let overlap = if at + len < end { FRAME_LEN as u32 - 1 } else { 0 };
-            at += len - overlap.min(len - 1);
-        }
-        Ok(None)
+        self.first_record(from, HEADER_LEN - 1, end)
     }
 
     fn is_record(&self, at: u32, end: u32) -> Result<bool, StoreError> {
