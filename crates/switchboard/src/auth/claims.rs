@@ -65,12 +65,15 @@ pub(super) enum SignedBy {
     Operator,
 }
 
+/// Seconds by which the clock of an issuer may differ from ours, in either direction. RFC 7519 section
+/// 4.1.4 allows for a few minutes; clocks that are set by the network are nearer.
+const LEEWAY_S: u64 = 30;
+
 /// What the configuration asks of the operator's tokens.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
     pub(super) audience: Option<String>,
     pub(super) issuer: Option<String>,
-    pub(super) leeway_s: u64,
 }
 
 /// The claims that are read (RFC 7519 section 4.1); all others are ignored. One that is there must be
@@ -121,7 +124,7 @@ impl Claims {
             SignedBy::Server => 0,
             SignedBy::Operator => {
                 rules.judge(&raw)?;
-                rules.leeway_s
+                LEEWAY_S
             }
         };
         let expires_at_s = raw.in_force(leeway_s, now_unix_s)?;

@@ -120,8 +120,8 @@ impl Keyring {
 
     /// What `token` proves at this time, or why nothing.
     ///
-    /// The tokens of the own key are judged by their signature and their time; `auth_audience`,
-    /// `auth_issuer` and `auth_leeway` are for the operator's.
+    /// The tokens of the own key are judged by their signature and their time; `auth_audience`
+    /// and `auth_issuer` are for the operator's.
     pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Claims, TokenError> {
         if token.len() > TOKEN_LEN_MAX {
             return Err(TokenError::TooLong);
@@ -179,11 +179,8 @@ impl Keyring {
 impl OperatorKeys {
     /// Reads the files that the configuration names.
     fn read(config: &Config) -> Result<OperatorKeys, KeyError> {
-        let rules = Rules {
-            audience: config.auth_audience.clone(),
-            issuer: config.auth_issuer.clone(),
-            leeway_s: config.auth_leeway.as_secs(),
-        };
+        let rules =
+            Rules { audience: config.auth_audience.clone(), issuer: config.auth_issuer.clone() };
         Ok(OperatorKeys {
             rules: Arc::new(rules),
             remote: Remote::of(config)?.map(Arc::new),

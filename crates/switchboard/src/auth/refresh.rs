@@ -10,6 +10,9 @@ use super::missing::Missing;
 use super::{Keyring, public};
 use crate::config::{Config, KeySet};
 
+/// How often the key set is fetched: a key that is taken out of it verifies for that much longer.
+const REFRESH: Duration = Duration::from_secs(5 * 60);
+
 /// Least time between two fetches, whoever comes with whatever key; also how soon one that failed is
 /// tried again.
 const GAP: Duration = Duration::from_secs(10);
@@ -18,15 +21,14 @@ const GAP: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Remote {
     fetcher: Fetcher,
-    every: Duration,
     gap: Duration,
     missing: Mutex<Missing>,
 }
 
-/// The same URL, fetched as often.
+/// The same URL.
 impl PartialEq for Remote {
     fn eq(&self, other: &Remote) -> bool {
-        (self.fetcher.url(), self.every) == (other.fetcher.url(), other.every)
+        self.fetcher.url() == other.fetcher.url()
     }
 }
 
@@ -35,8 +37,7 @@ impl Remote {
     pub(super) fn of(config: &Config) -> Result<Option<Remote>, KeyError> {
         let Some(KeySet::Url(url)) = &config.auth_jwks else { return Ok(None) };
         let fetcher = Fetcher::new(url.clone())?;
-        let every = config.auth_jwks_refresh;
-        Ok(Some(Remote { fetcher, every, gap: GAP, missing: Mutex::default() }))
+        Ok(Some(Remote { fetcher, gap: GAP, missing: Mutex::default() }))
     }
 
     /// Whether a key of this name, which set number `set` lacks, may come with a later one.
@@ -81,11 +82,11 @@ impl Keyring {
             let pause = match self.refresh(remote).await {
                 Ok(keys) => {
                     tracing::debug!(keys, "auth_jwks: key set fetched");
-                    remote.every
+                    REFRESH
                 }
                 Err(problem) => {
                     tracing::warn!(%problem, "auth_jwks: the old key set stays");
-                    remote.every.min(remote.gap)
+                    remote.gap
                 }
             };
             let wanted = async {

@@ -96,7 +96,6 @@ pub(super) const KEYS: &[Key] = &[
     key!(shards, Count(0..=1024), Restart),
     key!(tls_cert, File, WITH_TLS),
     key!(tls_key, File, WITH_TLS),
-    key!(tls_handshakes_per_turn, Count(1..=10_000)),
     key!(max_connections, Count(1..=10_000_000)),
     key!(max_connections_per_ip, Count(0..=10_000_000)),
     key!(trusted_proxies, Networks),
@@ -108,8 +107,6 @@ pub(super) const KEYS: &[Key] = &[
     key!(auth_hs256_secret_file, File),
     key!(auth_public_keys, Files),
     key!(auth_jwks, KeySetPlace),
-    key!(auth_jwks_refresh, Span(10 * SECOND..=24 * HOUR)),
-    key!(auth_leeway, Span(0..=10 * MINUTE)),
     key!(devices_max, Count(1..=100_000_000)),
     key!(device_ttl, Span(SECOND..=YEAR)),
     key!(named_device_ttl, Span(0..=10 * YEAR)),
@@ -121,9 +118,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(outcomes_max, Count(1..=10_000_000)),
     key!(memory_messages_max_bytes, Bytes(MIB..=1024 * GIB)),
     key!(dedup_window, Span(SECOND..=24 * HOUR)),
-    key!(dedup_ids_per_device_max, Count(1..=100_000_000)),
     key!(dedup_ids_max, Count(1..=100_000_000)),
-    key!(push_stall_timeout, Span(1..=HOUR)),
     key!(store_queue_max_bytes, Bytes(MIB..=GIB), Restart),
     key!(store_max_bytes, Bytes(8 * MIB..=65_536 * GIB), Restart),
     key!(list_devices, ListMode, Restart),
@@ -144,17 +139,36 @@ pub(super) const KEYS: &[Key] = &[
     key!(shard_queue_max_bytes, Bytes(KIB..=GIB), Restart),
     key!(rate_limit_messages_per_s, Count(0..=10_000_000)),
     key!(rate_limit_burst, Count(0..=10_000_000)),
-    key!(control_frames_per_s_max, Count(1..=1_000_000)),
     key!(compression, Switch),
     key!(compression_context_takeover, Switch),
-    key!(compression_min_bytes, Bytes(0..=256 * MIB)),
-    key!(device_list_max, Count(0..=100_000), Restart),
     key!(http_connections_max, Count(1..=100_000), Restart),
     key!(metrics_listen, OptionalAddress, Restart),
     key!(drain, Span(0..=HOUR)),
     key!(log_level, LogFilter),
     key!(log_format, Format, Restart),
 ];
+
+/// Keys of the version before this one, and what a configuration that still has one is told.
+/// `dedup_ids_per_device_max` and `push_stall_timeout` had done what another key does as well; nobody
+/// had a reason to turn the others.
+const RETIRED: &[(&str, &str)] = &[
+    ("tls_handshakes_per_turn", "remove it: a shard works on 16 TLS handshakes a turn"),
+    ("auth_jwks_refresh", "remove it: the key set of a URL is fetched every 5 minutes"),
+    ("auth_leeway", "remove it: the clocks of issuers may differ by 30 s"),
+    ("dedup_ids_per_device_max", "set dedup_ids_max instead: one device has a fifth of it"),
+    ("push_stall_timeout", "set out_queue_stall_timeout instead: it is for every connection"),
+    ("control_frames_per_s_max", "remove it: 100 control frames a second are accepted"),
+    ("compression_min_bytes", "remove it: messages of 256 bytes or more are compressed"),
+    (
+        "device_list_max",
+        "remove it: a welcome lists 256 devices; list_devices = \"none\" hides them from each other",
+    ),
+];
+
+/// What to do instead of setting `name`, if that was a key once.
+pub(super) fn retired(name: &str) -> Option<&'static str> {
+    RETIRED.iter().find(|(key, _)| *key == name).map(|(_, fix)| *fix)
+}
 
 /// What no key can judge alone.
 pub(super) const RULES: &[Rule] = &[

@@ -164,6 +164,9 @@ fn unknown_key(setting: &Setting) -> ConfigError {
     };
     let name = name.to_ascii_lowercase().replace('-', "_");
     let name = name.strip_prefix("switchboard_").unwrap_or(&name);
+    if let Some(fix) = keys::retired(name) {
+        return ConfigError::new(origin.clone(), &setting.key, "is no longer a key", fix);
+    }
     let hint = kubernetes_hint(name, "");
     let fix = match keys::nearest(name) {
         _ if !hint.is_empty() => format!("unset it{hint}"),

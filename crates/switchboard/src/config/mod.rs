@@ -43,8 +43,6 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// PEM file with the private key of `tls_cert`.
     pub tls_key: Option<PathBuf>,
-    /// TLS handshakes that one shard works on per turn of its loop; the rest wait for the next.
-    pub tls_handshakes_per_turn: usize,
 
     /// Connections held at once; above it a handshake is answered 503 with `Retry-After`.
     pub max_connections: usize,
@@ -69,10 +67,6 @@ pub struct Config {
     pub auth_public_keys: Vec<PathBuf>,
     /// A JSON Web Key Set with keys that verify tokens.
     pub auth_jwks: Option<KeySet>,
-    /// How often the key set of a URL is fetched.
-    pub auth_jwks_refresh: Duration,
-    /// By how much the clocks of others may differ when the time of their tokens is judged.
-    pub auth_leeway: Duration,
     /// Devices with a mailbox, in all; a new one above it is rejected with 1013.
     pub devices_max: usize,
     /// How long a device without a name may be away until its mailbox ends.
@@ -94,13 +88,8 @@ pub struct Config {
     pub memory_messages_max_bytes: usize,
     /// How long the same id from the same device is a retry, by the server's uptime.
     pub dedup_window: Duration,
-    /// Message ids remembered of one device; the oldest is forgotten first.
-    pub dedup_ids_per_device_max: usize,
     /// Message ids remembered in all; those who sent the most lose their oldest.
     pub dedup_ids_max: usize,
-    /// Time without progress at a full out queue after which a device with a mailbox is closed
-    /// (4508); its mailbox keeps everything.
-    pub push_stall_timeout: Duration,
     /// Bytes handed to the store and not yet durable; at it the senders are not read.
     pub store_queue_max_bytes: usize,
     /// What the log may take on disk; above it senders are told `store_full`. So they are when
@@ -129,7 +118,8 @@ pub struct Config {
     pub close_timeout: Duration,
     /// Bound of one connection's out queue in bytes; at four times the bound it is closed at once.
     pub out_queue_max_bytes: usize,
-    /// Time without progress at a full out queue after which a connection is closed (4508).
+    /// Time without progress at a full out queue after which a connection is closed (4508); a mailbox
+    /// keeps everything.
     pub out_queue_stall_timeout: Duration,
     /// Bytes that wait in all out queues together; above it the largest are closed (4508).
     pub out_queues_max_bytes: usize,
@@ -139,19 +129,12 @@ pub struct Config {
     pub rate_limit_messages_per_s: u32,
     /// Messages that one connection may send at once before the rate limit holds it back.
     pub rate_limit_burst: u32,
-    /// Control frames and empty fragments accepted per second and connection; above it 1008.
-    pub control_frames_per_s_max: u32,
 
     /// Offer permessage-deflate (RFC 7692).
     pub compression: bool,
     /// Let a compressed connection keep its window between messages (better ratio, about 300 KiB
     /// of memory per connection).
     pub compression_context_takeover: bool,
-    /// Messages shorter than this are sent uncompressed.
-    pub compression_min_bytes: usize,
-
-    /// Device ids that a welcome lists; the rest is counted. 0 hides other devices.
-    pub device_list_max: usize,
 
     /// HTTP requests (page, health, metrics) served at once; as many again wait, above that 503.
     pub http_connections_max: usize,
@@ -166,6 +149,13 @@ pub struct Config {
     /// How log lines look.
     pub log_format: LogFormat,
 }
+
+/// Devices that together may have all remembered ids: each may have its part, by default 100,000.
+const DEVICES_FOR_ALL_IDS: usize = 5;
+
+/// Device ids that a welcome lists: 256 numbers of 9 digits with their separators are 2.8 KB, which
+/// each welcome copies. The rest is counted.
+const LISTED_MAX: usize = 256;
 
 /// Whether devices may see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +196,7 @@ impl Config {
             memory_messages_max_bytes: self.memory_messages_max_bytes.div_ceil(shards),
             store_bytes_max: self.store_max_bytes,
             dedup_window: self.dedup_window,
-            dedup_ids_per_device_max: self.dedup_ids_per_device_max,
+            dedup_ids_per_device_max: (self.dedup_ids_max / DEVICES_FOR_ALL_IDS).max(1),
             dedup_ids_max: self.dedup_ids_max.div_ceil(shards),
             devices_max: self.devices_max,
             device_ttl: self.device_ttl,
@@ -226,7 +216,7 @@ impl Config {
     /// Device ids that a welcome lists.
     pub(crate) fn listed_max(&self) -> usize {
         match self.list_devices {
-            ListDevices::All => self.device_list_max,
+            ListDevices::All => LISTED_MAX,
             ListDevices::None => 0,
         }
     }
@@ -257,7 +247,6 @@ impl Default for Config {
             shards: 0,
             tls_cert: None,
             tls_key: None,
-            tls_handshakes_per_turn: 16,
             max_connections: 100_000,
             max_connections_per_ip: 0,
             trusted_proxies: Vec::new(),
@@ -269,8 +258,6 @@ impl Default for Config {
             auth_hs256_secret_file: None,
             auth_public_keys: Vec::new(),
             auth_jwks: None,
-            auth_jwks_refresh: Duration::from_secs(5 * 60),
-            auth_leeway: Duration::from_secs(30),
             devices_max: 1_000_000,
             device_ttl: Duration::from_secs(24 * 3600),
             named_device_ttl: Duration::ZERO,
@@ -281,9 +268,7 @@ impl Default for Config {
             outcomes_max: 1_000,
             memory_messages_max_bytes: 1 << 30,
             dedup_window: Duration::from_secs(600),
-            dedup_ids_per_device_max: 100_000,
             dedup_ids_max: 500_000,
-            push_stall_timeout: Duration::from_secs(30),
             store_queue_max_bytes: 64 << 20,
             store_max_bytes: 10 << 30,
             list_devices: ListDevices::All,
@@ -296,16 +281,13 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
             out_queue_max_bytes: 1 << 20,
-            out_queue_stall_timeout: Duration::from_secs(10),
+            out_queue_stall_timeout: Duration::from_secs(30),
             out_queues_max_bytes: 1 << 30,
             shard_queue_max_bytes: 4 << 20,
             rate_limit_messages_per_s: 0,
             rate_limit_burst: 100,
-            control_frames_per_s_max: 100,
             compression: false,
             compression_context_takeover: false,
-            compression_min_bytes: 256,
-            device_list_max: 256,
             http_connections_max: 256,
             metrics_listen: None,
             drain: Duration::from_secs(5),

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::keys::{KEYS, RULES, Reload};
+use super::keys::{KEYS, RULES, Reload, retired};
 use super::*;
 
 fn toml(text: &str) -> Layer {
@@ -123,6 +123,32 @@ fn every_key_has_a_variable_and_a_flag() {
 fn rules_speak_of_keys() {
     for name in RULES.iter().flat_map(|rule| rule.keys) {
         assert!(KEYS.iter().any(|key| key.name == *name), "{name}");
+    }
+}
+
+#[test]
+fn a_retired_key_is_a_mistake_that_says_what_to_do() {
+    assert_eq!(
+        bad([
+            toml("push_stall_timeout = \"10s\""),
+            vars(&[("SWITCHBOARD_DEVICE_LIST_MAX", "0")]),
+            flags(&[("--set", "auth-leeway", "1s")]),
+        ]),
+        [
+            "switchboard.toml:1: push_stall_timeout: is no longer a key; set \
+             out_queue_stall_timeout instead: it is for every connection",
+            "SWITCHBOARD_DEVICE_LIST_MAX: device_list_max: is no longer a key; remove it: a welcome \
+             lists 256 devices; list_devices = \"none\" hides them from each other",
+            "--set: auth-leeway: is no longer a key; remove it: the clocks of issuers may differ by \
+             30 s",
+        ]
+    );
+}
+
+#[test]
+fn no_retired_key_is_a_key() {
+    for key in KEYS {
+        assert_eq!(retired(key.name), None, "{}", key.name);
     }
 }
 

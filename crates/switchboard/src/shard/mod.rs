@@ -81,6 +81,11 @@ const EVENTS_MAX: usize = 1_024;
 /// more than the spare places where nobody gives way.
 pub(crate) const FILES_PER_SHARD: usize = rejected::KEPT_MAX + 3;
 
+/// TLS handshakes that are worked on in one turn; the rest wait for the next. The dearest key that is
+/// in use, RSA of 2048 bits, takes about a millisecond: a crowd of arrivals holds up those who are
+/// here by some 16 ms.
+const TLS_HANDSHAKES_PER_TURN: usize = 16;
+
 /// What all shards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -287,7 +292,7 @@ impl Shard {
 
     fn begin_turn(&mut self) {
         self.ports.begin_turn(Instant::now());
-        self.tls_handshakes_left = self.config.tls_handshakes_per_turn;
+        self.tls_handshakes_left = TLS_HANDSHAKES_PER_TURN;
         self.inflated_bytes = 0;
     }
 

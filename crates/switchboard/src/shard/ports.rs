@@ -537,7 +537,7 @@ impl Ports {
     /// Appends a frame to an out queue, compressed where that was agreed on.
     fn write_payload(&mut self, index: u32, opcode: Opcode, payload: &[u8]) {
         let conn = &mut self.conns[index as usize];
-        if opcode.is_control() || !conn.compresses(payload.len(), &self.config) {
+        if opcode.is_control() || !conn.compresses(payload.len()) {
             write_server_frame(conn.out.buffer(&mut self.spares), opcode, payload);
         } else {
             self.write_deflated(index, payload);
@@ -547,7 +547,7 @@ impl Ports {
     /// The broker pushes no more until the connection has taken what is there.
     fn await_drain(&mut self, index: u32) {
         let key = self.key(index);
-        let at = self.now.after(self.config.push_stall_timeout);
+        let at = self.now.after(self.config.out_queue_stall_timeout);
         let conn = &mut self.conns[index as usize];
         conn.unwritten.set(Unwritten::PUSHED, true);
         if !conn.is_full {
@@ -604,7 +604,7 @@ impl Ports {
             self.sender = text::Sender::new(from);
         }
         let len = text::delivery_len(&self.sender, text);
-        if !conn.compresses(len, &self.config) {
+        if !conn.compresses(len) {
             let out = conn.out.buffer(&mut self.spares);
             write_header(out, Opcode::Text, len);
             text::write_delivery(out, &self.sender, text);
@@ -750,10 +750,13 @@ fn write_text_delivery(out: &mut Vec<u8>, from: DeviceRef<'_>, body: &[u8]) {
     write_text_of_body(out, body);
 }
 
+/// Shorter messages are sent as they are: they hardly shrink, and would take the time all the same.
+const COMPRESSED_LEN_MIN: usize = 256;
+
 impl Conn {
     /// Whether a message of `len` bytes is sent compressed.
     #[inline]
-    fn compresses(&self, len: usize, config: &Config) -> bool {
-        self.deflate.is_some() && len >= config.compression_min_bytes
+    fn compresses(&self, len: usize) -> bool {
+        self.deflate.is_some() && len >= COMPRESSED_LEN_MIN
     }
 }

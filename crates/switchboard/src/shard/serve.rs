@@ -14,6 +14,10 @@ use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame
 /// 64 KiB can hold a thousand times as much, and the budgets are looked at between reads and turns.
 const INFLATED_BYTES_PER_TURN: usize = 1 << 20;
 
+/// Control frames and empty fragments that a connection may send in a second; above it 1008. Clients
+/// ping every few seconds at most, and 100 pongs a second cost a shard nothing that shows.
+const CONTROL_FRAMES_PER_S_MAX: u32 = 100;
+
 impl Shard {
     /// Reads a connection once and deals with what came.
     pub(super) fn serve(&mut self, key: Key) {
@@ -260,7 +264,7 @@ impl Shard {
 
     fn count_control_frame(&mut self, key: Key) {
         let now = self.ports.now;
-        let max = self.config.control_frames_per_s_max;
+        let max = CONTROL_FRAMES_PER_S_MAX;
         if self.ports.conn(key).is_some_and(|conn| !conn.control_frames.count(now, max)) {
             let reason = format!("more than {max} control frames or empty fragments per second");
             self.close(key, CloseCode::POLICY_VIOLATION, &reason);

@@ -83,7 +83,7 @@ impl Shard {
             self.resume(key, Hold::RateLimit);
         }
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.is_full && conn.full_since.after(conn.stall_timeout(&config)) <= now {
+        if conn.is_full && conn.full_since.after(config.out_queue_stall_timeout) <= now {
             return self.overflow(key);
         }
         if conn.waits_for_hello_or_welcome() && conn.hello_due() <= now {
@@ -108,14 +108,6 @@ impl Shard {
 }
 
 impl Conn {
-    /// How long a full queue may make no progress.
-    fn stall_timeout(&self, config: &Config) -> Duration {
-        match self.protocol {
-            Protocol::Text | Protocol::Hello => config.out_queue_stall_timeout,
-            Protocol::Mailbox | Protocol::V1 => config.push_stall_timeout,
-        }
-    }
-
     /// Whether a message that has begun takes too long, and it is not we who did not read it.
     fn is_too_slow(&self, now: Moment, config: &Config) -> bool {
         let may_be_judged = self.unfinished > 0 && !self.holds.any() && !self.readable;
@@ -164,7 +156,8 @@ impl Conn {
             Phase::Handshake { deadline, .. } | Phase::Closing { deadline, .. } => deadline,
             Phase::Piping(ref pipe) => pipe.deadline,
             Phase::Open => {
-                let stall = self.is_full.then(|| self.full_since.after(self.stall_timeout(config)));
+                let stall =
+                    self.is_full.then(|| self.full_since.after(config.out_queue_stall_timeout));
                 let hello = self.waits_for_hello_or_welcome().then(|| self.hello_due());
                 let left = self.half_closed.then(|| self.half_closed_at.after(config.idle_timeout));
                 let budget = self.holds.has(Hold::RateLimit).then(|| {

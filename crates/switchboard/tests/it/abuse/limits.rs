@@ -278,7 +278,6 @@ fn out_queues_have_a_bound_in_all_and_the_longest_give_way() {
         "out_queue_max_bytes=64MiB",
         "out_queues_max_bytes=64MiB",
         "out_queue_stall_timeout=1h",
-        "push_stall_timeout=1h",
     ];
     let server = Server::with(&settings);
     let deaf: Vec<Wire> = (0..3).map(|_| Wire::open_small(&server)).collect();

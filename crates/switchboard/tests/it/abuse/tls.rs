@@ -308,8 +308,8 @@ fn a_tls_handshake_that_does_not_come_to_an_end_is_ended() {
 }
 
 #[test]
-fn one_handshake_a_turn_is_enough_for_a_crowd() {
-    let (server, certificate) = start(&["tls_handshakes_per_turn=1", "shards=1"]);
+fn a_crowd_larger_than_one_turn_takes_is_let_in() {
+    let (server, certificate) = start(&["shards=1"]);
     std::thread::scope(|scope| {
         for _ in 0..50 {
             scope.spawn(|| device(&server, &certificate).hears_nothing());

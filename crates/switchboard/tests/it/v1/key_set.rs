@@ -102,7 +102,7 @@ fn a_rotated_key_set_is_fetched_when_somebody_comes_with_the_new_key() {
     let (old, new) = (Signer::new("old", 1), Signer::new("new", 2));
     let host = Host::new(&[&old]);
     let url = format!("auth_jwks=http://{}/keys", host.address);
-    let server = Server::with(&["auth=token", "auth_jwks_refresh=24h", &url]);
+    let server = Server::with(&["auth=token", &url]);
     host.answered.recv_timeout(PATIENCE).unwrap();
     hello(&server, &old);
     host.rotate(&[&new]);

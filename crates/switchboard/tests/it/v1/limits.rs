@@ -238,7 +238,7 @@ fn what_cannot_be_done_is_rejected_with_the_reason() {
 
 #[test]
 fn who_has_more_unanswered_ids_than_are_remembered_is_slowed() {
-    let server = Server::with(&["dedup_ids_per_device_max=1"]);
+    let server = Server::with(&["dedup_ids_max=5"]);
     let mut a = V1::anonymous(&server);
     let b = V1::anonymous(&server).leave();
     a.say_all([send(&b.device, "1"), send(&b.device, "2")]);
@@ -266,7 +266,7 @@ fn slow(server: &Server, away: &super::client::Away) -> V1 {
 fn a_slow_reader_is_cut_and_loses_nothing() {
     let server = Server::with(&[
         "shards=3",
-        "push_stall_timeout=200ms",
+        "out_queue_stall_timeout=200ms",
         "out_queue_max_bytes=64KiB",
         "mailbox_max_messages=1000",
         "mailbox_max_bytes=256MiB",

@@ -87,7 +87,7 @@ pub(crate) const CASES: &[Case] = &[
         device.say(&json!({"type": "devices", "id": "1"}));
         Box::new(device)
     }),
-    (rejected!("rate_limited"), &["dedup_ids_per_device_max=1"], |server| twice(server, json!({}))),
+    (rejected!("rate_limited"), &["dedup_ids_max=5"], |server| twice(server, json!({}))),
     (rejected!("id_reused"), &[], |server| twice(server, json!({"id": "1"}))),
     (rejected!("durability_unavailable"), &[], |server| {
         to_itself(server, json!({"durability": "replicated"}))
