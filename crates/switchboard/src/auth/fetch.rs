@@ -89,6 +89,8 @@ impl Fetcher {
         self.ask(tls.connect(name, tcp).await.map_err(FetchError::Connect)?).await
     }
 
+    /// By hyper's connection itself: the pooling client of hyper-util spawns a task for each one that
+    /// nobody waits for, and a single request in minutes has no use for a pool.
     async fn ask(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
