@@ -12,4 +12,4 @@ pub mod v1;
 pub use connect::{CONNECT_TIMEOUT, ConnectError, Options};
 pub use ending::Ending;
 pub use ready::{Trust, ready};
-pub use tls::TlsError;
+pub use tls::{TlsError, config_for_anyone};
