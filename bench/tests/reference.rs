@@ -87,6 +87,8 @@ fn connections_are_opened_and_their_memory_is_seen() {
     let run = connect::measure(&reference.target, None, &options).unwrap();
     assert_eq!(run.connections, 100);
     let options = idle::Options { from: 10, connections: 400 };
-    let idle = idle::measure(&reference.target, Some(reference.process()), &options).unwrap();
+    let protocol = throughput::Protocol::Text;
+    let idle =
+        idle::measure(&reference.target, Some(reference.process()), &options, protocol).unwrap();
     assert!(idle.resident_bytes >= idle.from_resident_bytes);
 }

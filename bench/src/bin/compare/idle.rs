@@ -3,6 +3,7 @@
 use std::fs;
 
 use switchboard::bench::idle::{self, Options};
+use switchboard::bench::throughput::Protocol;
 
 use crate::Contest;
 use crate::server::Contender;
@@ -31,7 +32,7 @@ fn measure(
 ) -> anyhow::Result<()> {
     let options = Options { from: 1_000, connections: 10_000 };
     let server = contest.placement.on_server_core(|| contender.start())??;
-    let idle = idle::measure(server.target(), Some(server.process()?), &options)?;
+    let idle = idle::measure(server.target(), Some(server.process()?), &options, Protocol::Text)?;
     let kib = |bytes: u64| table::thousands(bytes as f64 / 1024.0);
     table::row(&[
         name.into(),

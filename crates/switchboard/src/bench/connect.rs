@@ -1,22 +1,22 @@
 //! How fast the server takes connections: from the TCP connect to the welcome, many at once.
 
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use mio::{Events, Poll, Token};
 use serde::Serialize;
 
-use super::device::{Greeting, request_upgrade};
+use super::connection::{Connection, id_in_greeting};
 use super::limits;
 use super::process::{CpuMeter, Process};
 use super::progress::{Goal, Progress};
 use super::report::{Report, known, rounded, us_each};
 use super::target::Target;
-use super::wire::{Dialer, Wire};
+use super::wire::Dialer;
 
 /// A server that greets nobody for this long has stopped.
 const STALL: Duration = Duration::from_secs(10);
+const READ_BYTES: usize = 8 * 1024;
 
 /// How many connections are opened.
 #[derive(clap::Args, Clone, Debug)]
@@ -73,22 +73,18 @@ pub fn measure(
 struct Rush {
     dialer: Dialer,
     poll: Poll,
-    guests: Vec<Guest>,
+    input: Vec<u8>,
+    guests: Vec<Connection>,
     greeted: usize,
     progress: Progress,
-}
-
-/// A connection, and its greeting until that is whole.
-struct Guest {
-    wire: Wire,
-    greeting: Option<Greeting>,
 }
 
 impl Rush {
     fn new(target: Target, connections: u64) -> anyhow::Result<Self> {
         Ok(Self {
-            dialer: Dialer::new(target)?,
+            dialer: Dialer::new(target),
             poll: Poll::new()?,
+            input: vec![0; READ_BYTES],
             guests: Vec::new(),
             greeted: 0,
             progress: Progress::new("connections", Goal::Count(connections)),
@@ -104,7 +100,11 @@ impl Rush {
             self.poll.poll(&mut events, Some(STALL))?;
             ensure!(!events.is_empty(), "nobody was greeted for {STALL:?}");
             for event in &events {
-                self.listen_to(event.token())?;
+                let Token(number) = event.token();
+                self.guests[number].read(&mut self.input, |text, _| {
+                    self.greeted += 1;
+                    id_in_greeting(text).map(drop)
+                })?;
             }
             self.progress.at(Instant::now(), self.greeted as u64);
         }
@@ -112,33 +112,12 @@ impl Rush {
     }
 
     fn begin(&mut self) -> anyhow::Result<()> {
-        let mut wire = request_upgrade(&mut self.dialer)?;
-        wire.register(self.poll.registry(), Token(self.guests.len()))?;
-        self.guests.push(Guest { wire, greeting: Some(Greeting::default()) });
+        let mut guest = Connection::new(self.dialer.dial()?, None);
+        guest.write()?;
+        guest.register(self.poll.registry(), Token(self.guests.len()))?;
+        self.guests.push(guest);
         Ok(())
     }
-
-    /// Reads what the server said to one guest.
-    fn listen_to(&mut self, Token(number): Token) -> anyhow::Result<()> {
-        let guest = &mut self.guests[number];
-        while let Some(greeting) = &mut guest.greeting {
-            match greeting.read(&mut guest.wire) {
-                Ok(None) => {}
-                Ok(Some(_)) => {
-                    guest.greeting = None;
-                    self.greeted += 1;
-                }
-                Err(error) if is_would_block(&error) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn is_would_block(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 impl Report for Connect {

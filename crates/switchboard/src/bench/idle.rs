@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::device::Device;
+use super::connection::Connection;
 use super::limits;
+use super::pairs::HELLO;
 use super::process::Process;
 use super::progress::{Goal, Progress};
 use super::report::{Report, rounded};
 use super::target::Target;
+use super::throughput::Protocol;
 use super::wire::Dialer;
 
 /// The server is at rest when it used less CPU than this in [`REST`].
 const REST_CPU_NS: u64 = 1_000_000;
 const REST: Duration = Duration::from_millis(200);
-const REST_TRIES: usize = 50;
+const REST_TRIES: usize = 100;
 
 /// How many connections are held.
 #[derive(clap::Args, Clone, Debug)]
@@ -56,12 +58,13 @@ pub fn measure(
     target: &Target,
     server: Option<Process>,
     options: &Options,
+    protocol: Protocol,
 ) -> anyhow::Result<Idle> {
     let server = server.context("idle connections are measured in the server: give --pid")?;
     let (from, connections) = (options.from, options.connections);
     ensure!(from < connections, "--from must be less than --connections");
     limits::check_open_files(connections as usize)?;
-    let mut crowd = Crowd::new(*target, connections)?;
+    let mut crowd = Crowd::new(*target, connections, protocol);
     crowd.grow_to(from)?;
     crowd.disperse();
     let from_resident_bytes = crowd.measure_at(from, server)?;
@@ -74,21 +77,25 @@ pub fn measure(
 /// The connections that are held.
 struct Crowd {
     dialer: Dialer,
-    devices: Vec<Device>,
+    devices: Vec<Connection>,
+    hello: Option<&'static str>,
     progress: Progress,
 }
 
 impl Crowd {
-    fn new(target: Target, connections: u64) -> anyhow::Result<Self> {
-        let dialer = Dialer::new(target)?;
-        let progress = Progress::new("connections", Goal::Count(connections));
-        Ok(Self { dialer, devices: Vec::new(), progress })
+    fn new(target: Target, connections: u64, protocol: Protocol) -> Self {
+        Self {
+            dialer: Dialer::new(target),
+            devices: Vec::new(),
+            hello: (protocol == Protocol::V1).then_some(HELLO),
+            progress: Progress::new("connections", Goal::Count(connections)),
+        }
     }
 
     fn grow_to(&mut self, count: u64) -> anyhow::Result<()> {
         while (self.devices.len() as u64) < count {
-            let mut device = Device::open(&mut self.dialer)?;
-            device.wire.forget_session();
+            let (mut device, _) = Connection::open(&mut self.dialer, self.hello)?;
+            device.forget_session();
             self.devices.push(device);
             self.progress.at(Instant::now(), self.devices.len() as u64);
         }
@@ -108,7 +115,7 @@ impl Crowd {
 }
 
 /// Waits until the server has done what it had to do.
-fn wait_for_rest(server: Process) -> anyhow::Result<()> {
+pub fn wait_for_rest(server: Process) -> anyhow::Result<()> {
     for _ in 0..REST_TRIES {
         let before = server.cpu_ns()?;
         thread::sleep(REST);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::pairs::{self, Delivery, Pairs};
+use super::pair::Arrival;
+use super::pairs::{self, Pairs};
 use super::process::{CpuMeter, Process};
 use super::progress::{Goal, Progress};
 use super::report::{Report, known, rounded, us_each};
@@ -74,7 +75,7 @@ pub fn measure(
     server: Option<Process>,
     options: &Options,
 ) -> anyhow::Result<Latency> {
-    let pairs = Pairs::connect(*target, &options.pairs)?;
+    let pairs = Pairs::connect(*target, &options.pairs, None)?;
     let mut run = Run::start(pairs, options);
     run.until_sent(run.plan.warmup)?;
     let meter = CpuMeter::start(server)?;
@@ -121,8 +122,8 @@ impl Plan {
         self.start + Duration::from_nanos(ns as u64)
     }
 
-    fn number(&self, delivery: Delivery) -> u64 {
-        delivery.sequence * self.pairs + delivery.pair as u64
+    fn number(&self, pair: usize, sequence: u64) -> u64 {
+        sequence * self.pairs + pair as u64
     }
 }
 
@@ -176,11 +177,15 @@ impl Run {
 
     fn turn(&mut self) -> anyhow::Result<()> {
         let (plan, times) = (self.plan, &mut self.times);
-        self.pairs.turn(Duration::ZERO, |delivery| {
-            let number = plan.number(delivery);
-            if number >= plan.warmup {
-                times.saturating_record(plan.due(number).elapsed().as_nanos() as u64);
+        self.pairs.turn(Duration::ZERO, |pair, arrival| {
+            if let Arrival::Delivered(sequence) = arrival {
+                let number = plan.number(pair, sequence);
+                if number >= plan.warmup {
+                    times.saturating_record(plan.due(number).elapsed().as_nanos() as u64);
+                }
             }
+            // The next one goes when it is due.
+            false
         })
     }
 

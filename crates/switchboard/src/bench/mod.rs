@@ -5,6 +5,7 @@
 //! server does. Every load is bounded in count and time, and only loopback addresses are accepted.
 
 pub mod connect;
+pub mod connection;
 pub mod idle;
 pub mod latency;
 pub mod mailbox;
@@ -13,17 +14,13 @@ pub mod process;
 pub mod tally;
 pub mod target;
 pub mod throughput;
+pub mod wire;
 
-mod device;
-mod end;
-mod frame;
 mod limits;
 mod message;
 mod pair;
 mod progress;
 mod report;
-
-mod wire;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,7 +78,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Mode::Latency(options) => {
             report::print(&latency::measure(target, server, options)?, args.json)
         }
-        Mode::Idle(options) => report::print(&idle::measure(target, server, options)?, args.json),
+        Mode::Idle(options) => {
+            let idle = idle::measure(target, server, options, throughput::Protocol::Text)?;
+            report::print(&idle, args.json)
+        }
         Mode::Connect(options) => {
             report::print(&connect::measure(target, server, options)?, args.json)
         }

@@ -1,8 +1,15 @@
 //! A sender and a receiver, and whether what one sends comes to the other.
 
-use mio::event::Event;
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
 
-use super::end::End;
+use mio::event::Event;
+use mio::{Registry, Token};
+use switchboard_proto::v1::{Durability, ServerEvent, Word, parse_server};
+
+use super::connection::{Connection, append_text};
+use super::mailbox::{Asked, Receiver};
 use super::message::Script;
 use super::tally::Tally;
 
@@ -13,87 +20,177 @@ pub(super) enum Role {
     Receiver,
 }
 
-/// Two devices, and how far the messages of one have come to the other.
-pub(super) struct Pair {
-    pub(super) sender: End,
-    pub(super) receiver: End,
-    pub(super) progress: Progress,
+/// Something that a pair waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arrival {
+    /// The message with this sequence number came as it should.
+    Delivered(u64),
+    /// By v1: a message was accepted.
+    Accepted {
+        /// The time since it was lined up.
+        after: Duration,
+        /// What the server said that it had reached.
+        durability: Option<Durability>,
+    },
 }
 
-/// The messages of a pair: what was sent, and what is expected next.
-pub(super) struct Progress {
+/// Two devices, and how far the messages of one have come to the other.
+pub(super) struct Pair {
+    sender: Connection,
+    /// `None` where the receiver is away.
+    receiver: Option<Connection>,
+    progress: Progress,
+}
+
+/// The messages of a pair.
+struct Progress {
     script: Script,
+    /// The number of the next message that is sent.
     sent: u64,
+    /// The number of the next message that should come.
     expected: u64,
+    /// By v1: when each message that is not accepted was lined up.
+    lined_up: VecDeque<Instant>,
+    /// By v1: messages that came since the last ack.
+    unacked: u64,
+}
+
+impl Progress {
+    fn new(script: Script) -> Self {
+        Self { script, sent: 0, expected: 0, lined_up: VecDeque::new(), unacked: 0 }
+    }
 }
 
 impl Pair {
-    pub(super) fn new(sender: End, receiver: End, script: Script) -> Self {
-        Self { sender, receiver, progress: Progress { script, sent: 0, expected: 0 } }
+    pub(super) fn new(sender: Connection, receiver: Option<Connection>, script: Script) -> Self {
+        Self { sender, receiver, progress: Progress::new(script) }
     }
 
-    /// Appends the next message to the sender's output.
-    pub(super) fn append_next(&mut self) {
-        let Progress { script, sent, .. } = &mut self.progress;
+    /// Nothing blocks from now on.
+    pub(super) fn register(
+        &mut self,
+        registry: &Registry,
+        token: impl Fn(Role) -> Token,
+    ) -> io::Result<()> {
+        self.sender.register(registry, token(Role::Sender))?;
+        self.receiver.as_mut().map_or(Ok(()), |it| it.register(registry, token(Role::Receiver)))
+    }
+
+    /// Appends the next message to the sender's output; returns false if there was some before.
+    pub(super) fn append_next(&mut self, is_v1: bool) -> bool {
+        let was_empty = self.sender.out.is_empty();
+        let Progress { script, sent, lined_up, .. } = &mut self.progress;
         script.append(*sent, &mut self.sender.out);
         *sent += 1;
+        if is_v1 {
+            lined_up.push_back(Instant::now());
+        }
+        was_empty
     }
 
-    /// Messages that were sent and have not come.
+    /// Writes what was appended.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        self.sender.write()
+    }
+
+    /// Messages that were sent and have not come, or not been accepted where the receiver is away.
     pub(super) fn in_flight(&self) -> u64 {
-        self.progress.sent - self.progress.expected
+        let Progress { sent, expected, lined_up, .. } = &self.progress;
+        if self.receiver.is_some() { sent - expected } else { lined_up.len() as u64 }
     }
 
-    /// Writes and reads what the event allows; every message that came as it should is told by its
-    /// sequence number.
+    /// Writes and reads what the event allows, and tells what came as it should.
     pub(super) fn serve(
         &mut self,
         role: Role,
         event: &Event,
-        input: &mut Vec<u8>,
+        input: &mut [u8],
         judge: &mut Judge<'_>,
-        mut on_delivery: impl FnMut(u64),
+        mut on_arrival: impl FnMut(Arrival),
     ) -> anyhow::Result<()> {
-        let end = match role {
-            Role::Sender => &mut self.sender,
-            Role::Receiver => &mut self.receiver,
+        let Self { sender, receiver, progress } = self;
+        let is_away = receiver.is_none();
+        let connection = match role {
+            Role::Sender => sender,
+            Role::Receiver => receiver.as_mut().expect("only who is there has events"),
         };
         if event.is_writable() {
-            end.write()?;
+            connection.write()?;
         }
         if !event.is_readable() {
             return Ok(());
         }
-        let progress = &mut self.progress;
-        end.read(input, |text| match role {
-            Role::Sender => judge.refusal(text),
-            Role::Receiver => {
-                if let Some(sequence) = judge.message(text, progress) {
-                    on_delivery(sequence);
-                }
-            }
-        })
+        let now = Instant::now();
+        connection.read(input, |text, out| {
+            let arrival = match role {
+                Role::Sender => judge.answer(text, progress, now),
+                Role::Receiver => judge.delivery(text, progress, out).map(Arrival::Delivered),
+            };
+            judge.tally.delivered += u64::from(is_away && arrival.is_some());
+            arrival.into_iter().for_each(&mut on_arrival);
+            Ok(())
+        })?;
+        Ok(connection.write()?)
     }
+}
+
+/// What only a load by v1 has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct V1 {
+    pub(super) durability: Asked,
+    pub(super) receiver: Receiver,
+    /// Messages per ack.
+    pub(super) ack_every: u64,
 }
 
 /// Judges what came, and counts.
 pub(super) struct Judge<'a> {
+    /// `None` by the text protocol.
+    pub(super) v1: Option<V1>,
     /// What every message has behind its stamp.
-    pub(super) filler: &'a [u8],
+    pub(super) suffix: &'a [u8],
     pub(super) tally: &'a mut Tally,
 }
 
 impl Judge<'_> {
-    /// A text at a sender: only errors come there.
-    fn refusal(&mut self, text: &[u8]) {
+    /// A text at a sender: by the text protocol only errors come there.
+    fn answer(&mut self, text: &[u8], progress: &mut Progress, now: Instant) -> Option<Arrival> {
+        if self.v1.is_some()
+            && let Ok(ServerEvent::Accepted { durability, duplicate: false, .. }) =
+                parse_server(text)
+            && let Some(since) = progress.lined_up.pop_front()
+        {
+            let durability = match durability {
+                Word::Known(durability) => Some(durability),
+                Word::Other(_) => None,
+            };
+            return Some(Arrival::Accepted { after: now - since, durability });
+        }
         self.tally.refused += 1;
         self.tally.complain(text);
+        None
     }
 
     /// A text at a receiver: its sequence number if it is the next message or a later one.
-    fn message(&mut self, text: &[u8], progress: &mut Progress) -> Option<u64> {
-        let Progress { script, sent, expected } = progress;
-        let sequence = script.recognise(text, *expected, self.filler);
+    fn delivery(&mut self, text: &[u8], progress: &mut Progress, out: &mut Vec<u8>) -> Option<u64> {
+        let Some(V1 { ack_every, .. }) = self.v1 else {
+            return self.message(text, text, progress);
+        };
+        let Ok(ServerEvent::Message { seq, body, .. }) = parse_server(text) else {
+            self.foreign(text);
+            return None;
+        };
+        progress.unacked += 1;
+        if progress.unacked >= ack_every {
+            progress.unacked = 0;
+            append_text(out, &format!(r#"{{"type":"ack","seq":{seq}}}"#));
+        }
+        self.message(text, body.as_bytes(), progress)
+    }
+
+    fn message(&mut self, text: &[u8], body: &[u8], progress: &mut Progress) -> Option<u64> {
+        let Progress { script, sent, expected, .. } = progress;
+        let sequence = script.recognise(body, *expected, self.suffix);
         match sequence.filter(|sequence| *sequence < *sent) {
             Some(sequence) if sequence >= *expected => {
                 self.tally.lost += sequence - *expected;
@@ -102,12 +199,14 @@ impl Judge<'_> {
                 return Some(sequence);
             }
             Some(_) => self.tally.repeated += 1,
-            None => {
-                self.tally.foreign += 1;
-                self.tally.complain(text);
-            }
+            None => self.foreign(text),
         }
         None
+    }
+
+    fn foreign(&mut self, text: &[u8]) {
+        self.tally.foreign += 1;
+        self.tally.complain(text);
     }
 }
 
@@ -115,32 +214,55 @@ impl Judge<'_> {
 mod tests {
     use super::*;
 
-    /// The verdict on `texts` at a receiver that was sent three messages.
-    fn judged(texts: &[&str]) -> Tally {
+    /// The result of `texts` at a receiver that was sent three messages.
+    fn judged(v1: Option<V1>, prefix: &str, suffix: &[u8], texts: &[&str]) -> Tally {
         let mut tally = Tally::default();
-        let script = Script::new(1, 7, 8, b"..");
-        let mut progress = Progress { script, sent: 3, expected: 0 };
-        let mut judge = Judge { filler: b"..", tally: &mut tally };
+        let script = Script::new(1, "", prefix.to_owned());
+        let mut progress = Progress { sent: 3, ..Progress::new(script) };
+        let mut judge = Judge { v1, suffix, tally: &mut tally };
         for text in texts {
-            judge.message(text.as_bytes(), &mut progress);
+            judge.delivery(text.as_bytes(), &mut progress, &mut Vec::new());
         }
         tally
     }
 
+    fn by_text(texts: &[&str]) -> Tally {
+        judged(None, "7:", b"..", texts)
+    }
+
+    fn by_v1(texts: &[&str]) -> Tally {
+        let (durability, receiver, ack_every) = (Asked::Strongest, Receiver::Online, 1);
+        judged(Some(V1 { durability, receiver, ack_every }), "\"", b"..\"", texts)
+    }
+
     #[test]
     fn each_message_must_come_once_and_in_order() {
-        let [first, second, third] = [0, 1, 2].map(|n| format!("7:000001{n:010x}.."));
-        assert!(judged(&[&first, &second, &third]).is_clean());
-        assert_eq!(judged(&[&first, &first]).repeated, 1);
-        assert_eq!(judged(&[&first, &third]).lost, 1);
-        assert_eq!(judged(&[&second, &first]).repeated, 1);
+        let [text, v1] = [
+            |n| format!("7:000001{n:010x}.."),
+            |n| {
+                format!(
+                    r#"{{"type":"message","seq":{n},"from":"a","id":"b","body":"000001{n:010x}..","sent_at_ms":1}}"#
+                )
+            },
+        ]
+        .map(|message: fn(u64) -> String| [0, 1, 2].map(message));
+        for (judged, [first, second, third]) in
+            [(by_text as fn(&[&str]) -> Tally, text), (by_v1, v1)]
+        {
+            assert!(judged(&[&first, &second, &third]).is_clean());
+            assert_eq!(judged(&[&first, &second, &third]).delivered, 3);
+            assert_eq!(judged(&[&first, &first]).repeated, 1);
+            assert_eq!(judged(&[&first, &third]).lost, 1);
+            assert_eq!(judged(&[&second, &first]).repeated, 1);
+        }
     }
 
     #[test]
     fn a_text_that_was_not_sent_is_foreign() {
         for text in ["7:0000010000000003..", "anything"] {
-            let tally = judged(&[text]);
-            assert_eq!((tally.foreign, tally.first_complaint.as_deref()), (1, Some(text)));
+            for tally in [by_text(&[text]), by_v1(&[text])] {
+                assert_eq!((tally.foreign, tally.first_complaint.as_deref()), (1, Some(text)));
+            }
         }
     }
 }

@@ -7,11 +7,11 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use mio::{Events, Poll, Token};
 
-use super::device::Device;
-use super::end::End;
+use super::connection::Connection;
 use super::limits;
+use super::mailbox::{Asked, Receiver};
 use super::message::{STAMP_BYTES, Script};
-use super::pair::{Judge, Pair, Role};
+use super::pair::{Arrival, Judge, Pair, Role, V1};
 use super::tally::Tally;
 use super::target::Target;
 use super::wire::Dialer;
@@ -20,6 +20,8 @@ const EVENTS_PER_TURN: usize = 1024;
 const INPUT_BYTES: usize = 256 * 1024;
 const PAIRS_MAX: u64 = 1 << 16;
 const SIZE_MAX: u64 = 1 << 20;
+/// A new v1 device.
+pub(super) const HELLO: &str = r#"{"type":"hello"}"#;
 
 /// Which devices talk, and how long their messages are.
 #[derive(clap::Args, Clone, Debug)]
@@ -66,45 +68,45 @@ impl Options {
     }
 }
 
-/// A message that came as it should.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Delivery {
-    pub(super) pair: usize,
-    /// From 0 in each pair.
-    pub(super) sequence: u64,
-}
-
 /// All pairs. Nothing blocks but [`Pairs::turn`].
 pub(super) struct Pairs {
     poll: Poll,
     events: Events,
     input: Vec<u8>,
     pairs: Vec<Pair>,
+    /// `None` by the text protocol.
+    v1: Option<V1>,
     /// What every message has behind its stamp.
-    filler: Vec<u8>,
+    suffix: Vec<u8>,
     /// Pairs whose sender has something to write.
     due: Vec<usize>,
     tally: Tally,
 }
 
 impl Pairs {
-    /// Connects the devices one after the other, so that the server meets them in that order.
-    pub(super) fn connect(target: Target, options: &Options) -> anyhow::Result<Self> {
+    /// Connects the devices one after the other, so that the server meets them in that order; by
+    /// the text protocol where `v1` is `None`.
+    pub(super) fn connect(
+        target: Target,
+        options: &Options,
+        v1: Option<V1>,
+    ) -> anyhow::Result<Self> {
         options.check()?;
-        let filler = vec![b'.'; options.size as usize - STAMP_BYTES];
-        let devices = connect_devices(target, 2 * options.pairs as usize)?;
+        let filler = ".".repeat(options.size as usize - STAMP_BYTES);
+        let hello = v1.map(|_| HELLO);
+        let devices = connect_devices(target, hello, 2 * options.pairs as usize)?;
         let poll = Poll::new()?;
-        let mut pairs = form_pairs(devices, options, &filler);
+        let mut pairs = form_pairs(devices, options, v1, &filler);
         for (number, pair) in pairs.iter_mut().enumerate() {
-            pair.sender.wire.register(poll.registry(), token(number, Role::Sender))?;
-            pair.receiver.wire.register(poll.registry(), token(number, Role::Receiver))?;
+            pair.register(poll.registry(), |role| token(number, role))?;
         }
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
             input: vec![0; INPUT_BYTES],
             pairs,
-            filler,
+            v1,
+            suffix: (if v1.is_some() { filler + "\"" } else { filler }).into_bytes(),
             due: Vec::new(),
             tally: Tally::default(),
         })
@@ -131,52 +133,83 @@ impl Pairs {
 
     /// Lines up the next message of `pair`, to be written with the others of this turn.
     pub(super) fn send(&mut self, pair: usize) {
-        if self.pairs[pair].sender.out.is_empty() {
+        if self.pairs[pair].append_next(self.v1.is_some()) {
             self.due.push(pair);
         }
-        self.pairs[pair].append_next();
         self.tally.sent += 1;
     }
 
     /// One turn of the loop: writes what was lined up, waits at most `timeout` for something to
-    /// come, and tells of each message that did.
+    /// come, and tells of it; where `on_arrival` returns true the pair sends its next message.
     pub(super) fn turn(
         &mut self,
         timeout: Duration,
-        mut on_delivery: impl FnMut(Delivery),
+        mut on_arrival: impl FnMut(usize, Arrival) -> bool,
     ) -> anyhow::Result<()> {
-        for pair in self.due.drain(..) {
-            self.pairs[pair].sender.write()?;
+        let Self { poll, events, pairs, due, tally, .. } = self;
+        for pair in due.drain(..) {
+            pairs[pair].write()?;
         }
-        match self.poll.poll(&mut self.events, Some(timeout)) {
+        match poll.poll(events, Some(timeout)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
             _ => {}
         }
-        let mut judge = Judge { filler: &self.filler, tally: &mut self.tally };
-        for event in &self.events {
-            let (pair, role) = whose(event.token());
-            let told = |sequence| on_delivery(Delivery { pair, sequence });
-            self.pairs[pair].serve(role, event, &mut self.input, &mut judge, told)?;
+        for event in &*events {
+            let (number, role) = whose(event.token());
+            let pair = &mut pairs[number];
+            let mut judge = Judge { v1: self.v1, suffix: &self.suffix, tally };
+            let mut released = 0;
+            pair.serve(role, event, &mut self.input, &mut judge, |arrival| {
+                released += u64::from(on_arrival(number, arrival));
+            })?;
+            tally.sent += released;
+            let was_empty = (0..released)
+                .fold(false, |was_empty, _| pair.append_next(self.v1.is_some()) || was_empty);
+            if self.v1.is_some() {
+                // A server that syncs works on them while the other senders' answers are read.
+                pair.write()?;
+            } else if was_empty {
+                due.push(number);
+            }
         }
         Ok(())
     }
 }
 
-fn connect_devices(target: Target, count: usize) -> anyhow::Result<Vec<Device>> {
+/// A device's connection and id.
+type Device = (Connection, String);
+
+fn connect_devices(
+    target: Target,
+    hello: Option<&str>,
+    count: usize,
+) -> anyhow::Result<Vec<Device>> {
     limits::check_open_files(count)?;
-    let mut dialer = Dialer::new(target)?;
-    (0..count).map(|_| Device::open(&mut dialer)).collect()
+    let mut dialer = Dialer::new(target);
+    (0..count).map(|_| Connection::open(&mut dialer, hello)).collect()
 }
 
-fn form_pairs(devices: Vec<Device>, options: &Options, filler: &[u8]) -> Vec<Pair> {
+fn form_pairs(devices: Vec<Device>, options: &Options, v1: Option<V1>, filler: &str) -> Vec<Pair> {
     let mut devices: Vec<_> = devices.into_iter().map(Some).collect();
     let mut take = |device: usize| devices[device].take().expect("every device is in one pair");
     (0..options.pairs as usize)
         .map(|number| {
             let (sender, receiver) = devices_of(number, options);
-            let (sender, receiver) = (take(sender), take(receiver));
-            let script = Script::new(number as u32, sender.id, receiver.id, filler);
-            Pair::new(End::new(sender.wire), End::new(receiver.wire), script)
+            let ((sender, from), (receiver, to)) = (take(sender), take(receiver));
+            let (stamp, pair) = (Script::STAMP, number as u32);
+            let Some(v1) = v1 else {
+                let text = format!("send,{to},{stamp}{filler}");
+                return Pair::new(sender, Some(receiver), Script::new(pair, &text, from + ":"));
+            };
+            let durability = match v1.durability {
+                Asked::Strongest => "",
+                Asked::Memory => r#","durability":"memory""#,
+            };
+            let text = format!(
+                r#"{{"type":"send","id":"{stamp}","to":"{to}","body":"{stamp}{filler}"{durability}}}"#
+            );
+            let receiver = (v1.receiver == Receiver::Online).then_some(receiver);
+            Pair::new(sender, receiver, Script::new(pair, &text, "\"".to_owned()))
         })
         .collect()
 }

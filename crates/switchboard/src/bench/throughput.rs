@@ -1,4 +1,5 @@
-//! Throughput: a fixed number of messages in flight per pair, each arrival releasing the next.
+//! Throughput: a fixed number of messages in flight per pair. By the text protocol each arrival
+//! releases the next, by v1 each `accepted`.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +7,10 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::mailbox;
+use super::mailbox::{self, Acceptance};
+use super::pair::{Arrival, V1};
 use super::pairs::{self, Pairs};
-use super::process::{CpuMeter, Process};
+use super::process::{CpuMeter, CpuSpent, Process};
 use super::progress::{Goal, Progress};
 use super::report::{Report, known, rounded, us_each};
 use super::seconds;
@@ -89,79 +91,115 @@ pub struct Throughput {
     pub tally: Tally,
 }
 
-/// Runs the load and measures it.
+/// Runs the load by the text protocol and measures it.
 pub fn measure(
     target: &Target,
     server: Option<Process>,
     options: &Options,
 ) -> anyhow::Result<Throughput> {
-    let mut run = Run::start(Pairs::connect(*target, &options.pairs)?, options);
-    run.until(&run.warmed_up(options))?;
-    let (meter, start, before) = (CpuMeter::start(server)?, Instant::now(), run.delivered());
-    run.until(&run.finished(options))?;
-    let (spent, seconds) = (meter.stop()?, start.elapsed().as_secs_f64());
-    let messages = run.delivered() - before;
-    let server_resident_bytes = server.map(Process::resident_bytes).transpose()?;
-    let tally = run.drain()?;
+    let run = measure_by(target, server, options, None)?;
+    let (messages, seconds) = (run.delivered, run.seconds);
     Ok(Throughput {
         messages,
         seconds: rounded(seconds),
         messages_per_s: (messages as f64 / seconds).round(),
-        server_cpu_us_per_message: spent.server_ns.map(|ns| us_each(ns, messages)),
-        generator_cpu_us_per_message: us_each(spent.generator_ns, messages),
-        server_resident_bytes,
-        tally,
+        server_cpu_us_per_message: run.spent.server_ns.map(|ns| us_each(ns, messages)),
+        generator_cpu_us_per_message: us_each(run.spent.generator_ns, messages),
+        server_resident_bytes: run.server_resident_bytes,
+        tally: run.tally,
     })
+}
+
+/// What a run found, by either protocol.
+pub(super) struct Measured {
+    /// Messages delivered while measuring.
+    pub(super) delivered: u64,
+    /// Messages accepted while measuring, by v1.
+    pub(super) accepted: u64,
+    pub(super) acceptance: Acceptance,
+    pub(super) seconds: f64,
+    pub(super) spent: CpuSpent,
+    pub(super) server_resident_bytes: Option<u64>,
+    pub(super) tally: Tally,
+}
+
+/// Runs the load, by v1 where that is said, and measures it.
+pub(super) fn measure_by(
+    target: &Target,
+    server: Option<Process>,
+    options: &Options,
+    v1: Option<V1>,
+) -> anyhow::Result<Measured> {
+    let mut run = Run::start(Pairs::connect(*target, &options.pairs, v1)?, options, v1);
+    run.until(&run.warmed_up(options))?;
+    run.acceptance.times.reset();
+    let (meter, start) = (CpuMeter::start(server)?, Instant::now());
+    let [delivered, accepted] = [run.delivered, run.accepted];
+    run.until(&run.finished(options))?;
+    let (spent, seconds) = (meter.stop()?, start.elapsed().as_secs_f64());
+    let [delivered, accepted] = [run.delivered - delivered, run.accepted - accepted];
+    let server_resident_bytes = server.map(Process::resident_bytes).transpose()?;
+    run.drain()?;
+    let Run { acceptance, pairs, .. } = run;
+    let tally = pairs.into_tally();
+    Ok(Measured { delivered, accepted, acceptance, seconds, spent, server_resident_bytes, tally })
 }
 
 /// When a phase of the run is over.
 enum Until {
     Moment(Instant),
-    Delivered(u64),
+    Released(u64),
 }
 
 struct Run {
     pairs: Pairs,
+    is_v1: bool,
     /// Messages that may still be sent.
     unsent: u64,
-    /// The pairs of the messages that came this turn.
-    arrived: Vec<usize>,
+    delivered: u64,
+    accepted: u64,
+    acceptance: Acceptance,
     progress: Progress,
-    last_arrival: Instant,
+    last_release: Instant,
 }
 
 impl Run {
     /// Lines up the first window of each pair.
-    fn start(pairs: Pairs, options: &Options) -> Self {
+    fn start(pairs: Pairs, options: &Options, v1: Option<V1>) -> Self {
+        let label = if v1.is_some() { "accepted" } else { "delivered" };
         let mut run = Self {
             pairs,
+            is_v1: v1.is_some(),
             unsent: options.messages.unwrap_or(u64::MAX),
-            arrived: Vec::new(),
-            progress: Progress::new("delivered", options.goal()),
-            last_arrival: Instant::now(),
+            delivered: 0,
+            accepted: 0,
+            acceptance: Acceptance::default(),
+            progress: Progress::new(label, options.goal()),
+            last_release: Instant::now(),
         };
         for _ in 0..options.window {
-            (0..run.pairs.len()).for_each(|pair| run.release(pair));
+            (0..run.pairs.len()).for_each(|pair| run.send(pair));
         }
         run
     }
 
     fn warmed_up(&self, options: &Options) -> Until {
         match options.messages {
-            Some(messages) => Until::Delivered(messages / 10),
+            Some(messages) => Until::Released(messages / 10),
             None => Until::Moment(Instant::now() + options.warmup_seconds),
         }
     }
 
     fn finished(&self, options: &Options) -> Until {
         match options.messages {
-            Some(messages) => Until::Delivered(messages),
+            Some(messages) => Until::Released(messages),
             None => Until::Moment(Instant::now() + options.seconds),
         }
     }
 
-    fn delivered(&self) -> u64 {
-        self.pairs.tally().delivered
+    /// What released the next message so far.
+    fn released(&self) -> u64 {
+        if self.is_v1 { self.accepted } else { self.delivered }
     }
 
     /// Runs to the end of a phase, or to the first complaint.
@@ -170,31 +208,45 @@ impl Run {
             let now = self.turn()?;
             let over = match *end {
                 Until::Moment(moment) => now >= moment,
-                Until::Delivered(messages) => self.delivered() >= messages,
+                Until::Released(messages) => self.released() >= messages,
             };
             if over {
                 break;
             }
-            ensure!(now - self.last_arrival < STALL, "no message came for {STALL:?}");
+            let missing = if self.is_v1 { "was accepted" } else { "came" };
+            ensure!(now - self.last_release < STALL, "no message {missing} for {STALL:?}");
         }
         Ok(())
     }
 
     fn turn(&mut self) -> anyhow::Result<Instant> {
-        self.pairs.turn(TURN, |delivery| self.arrived.push(delivery.pair))?;
+        let before = self.released();
+        let Self { pairs, is_v1, unsent, delivered, accepted, acceptance, .. } = self;
+        pairs.turn(TURN, |_, arrival| {
+            let is_release = match arrival {
+                Arrival::Delivered(_) => {
+                    *delivered += 1;
+                    !*is_v1
+                }
+                Arrival::Accepted { after, durability } => {
+                    *accepted += 1;
+                    acceptance.note(after, durability);
+                    true
+                }
+            };
+            let sends_next = is_release && *unsent > 0;
+            *unsent -= u64::from(sends_next);
+            sends_next
+        })?;
         let now = Instant::now();
-        if !self.arrived.is_empty() {
-            self.last_arrival = now;
+        if self.released() > before {
+            self.last_release = now;
         }
-        for index in 0..self.arrived.len() {
-            self.release(self.arrived[index]);
-        }
-        self.arrived.clear();
-        self.progress.at(now, self.pairs.tally().delivered);
+        self.progress.at(now, self.released());
         Ok(now)
     }
 
-    fn release(&mut self, pair: usize) {
+    fn send(&mut self, pair: usize) {
         if self.unsent > 0 {
             self.unsent -= 1;
             self.pairs.send(pair);
@@ -202,15 +254,19 @@ impl Run {
     }
 
     /// Sends nothing more and waits for what is in flight.
-    fn drain(mut self) -> anyhow::Result<Tally> {
+    fn drain(&mut self) -> anyhow::Result<()> {
         self.unsent = 0;
+        let mut last_arrival = Instant::now();
         while self.pairs.in_flight() > 0 && self.pairs.tally().is_clean() {
+            let before = self.pairs.tally().delivered;
             let now = self.turn()?;
-            if now - self.last_arrival > STALL {
+            if self.pairs.tally().delivered > before {
+                last_arrival = now;
+            } else if now - last_arrival > STALL {
                 break;
             }
         }
-        Ok(self.pairs.into_tally())
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A connection's bytes: TCP, or TLS over it, blocking while it opens and non-blocking afterwards.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
@@ -22,43 +23,56 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
 /// Opens wires to one target.
-pub(super) struct Dialer {
+pub struct Dialer {
     target: Target,
     tls: Option<Arc<ClientConfig>>,
     dialled: usize,
 }
 
 impl Dialer {
-    pub(super) fn new(target: Target) -> anyhow::Result<Self> {
-        let tls = target.tls.then(config_for_anyone);
-        Ok(Self { target, tls, dialled: 0 })
-    }
-
-    /// The address that is dialled.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.target.address
+    /// The first wire is the target's first connection.
+    pub fn new(target: Target) -> Self {
+        Self { target, tls: target.tls.then(config_for_anyone), dialled: 0 }
     }
 
     /// Opens a wire that blocks, for at most ten seconds per read. TLS shakes hands with the first
     /// write.
     pub(super) fn dial(&mut self) -> anyhow::Result<Wire> {
-        let socket = self.connect().with_context(|| format!("no server at {}", self.target))?;
+        let socket = self.socket()?;
+        socket.set_read_timeout(Some(OPEN_TIMEOUT))?;
+        let connected = socket.connect(&self.target.address.into());
+        connected.with_context(|| format!("no server at {}", self.target))?;
+        self.wire(socket)
+    }
+
+    /// Begins to open a wire that never blocks.
+    pub fn begin(&mut self) -> anyhow::Result<Wire> {
+        let socket = self.socket()?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&self.target.address.into()) {
+            Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
+                Err(error).with_context(|| format!("no server at {}", self.target))
+            }
+            _ => self.wire(socket),
+        }
+    }
+
+    fn wire(&self, socket: Socket) -> anyhow::Result<Wire> {
         let tls = self.tls.clone().map(|config| {
             let name = ServerName::from(self.target.address.ip());
             ClientConnection::new(config, name).map(Box::new)
         });
-        Ok(Wire { socket: TcpStream::from_std(socket), tls: tls.transpose()? })
+        let socket = TcpStream::from_std(socket.into());
+        Ok(Wire { address: self.target.address, socket, tls: tls.transpose()? })
     }
 
-    fn connect(&mut self) -> io::Result<std::net::TcpStream> {
+    fn socket(&mut self) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.target.address), Type::STREAM, None)?;
         self.bind_source(&socket)?;
         socket.set_tcp_nodelay(true)?;
         // Closing with a reset leaves no port in TIME_WAIT, of which the next run would be short.
         socket.set_linger(Some(Duration::ZERO))?;
-        socket.set_read_timeout(Some(OPEN_TIMEOUT))?;
-        socket.connect(&self.target.address.into())?;
-        Ok(socket.into())
+        Ok(socket)
     }
 
     /// Takes 127.0.0.2 and so on when the ports of one source address would run out.
@@ -74,12 +88,18 @@ impl Dialer {
 }
 
 /// One connection.
-pub(super) struct Wire {
+pub struct Wire {
+    address: SocketAddr,
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
 }
 
 impl Wire {
+    /// The server's address.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// From now on nothing blocks and `token` tells of readiness, edge-triggered.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&self.socket, true)?;
@@ -120,4 +140,26 @@ impl Write for Wire {
             Some(session) => rustls::Stream::new(&mut **session, &mut self.socket).flush(),
         }
     }
+}
+
+/// Writes as much of `out` as `wire` takes.
+pub fn write_out(wire: &mut impl Write, out: &mut Vec<u8>) -> io::Result<()> {
+    while !out.is_empty() {
+        match wire.write(out) {
+            Ok(count) if count == out.len() => out.clear(),
+            Ok(count) => drop(out.drain(..count)),
+            Err(error) if is_for_later(&error) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match wire.flush() {
+        Err(error) if !is_for_later(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Returns true where a socket is not ready, or not yet connected.
+pub fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
 }
