@@ -8,8 +8,10 @@ use anyhow::Context;
 
 use crate::Contest;
 use crate::cpu;
+use crate::placement::Cores;
 use crate::server::{Contender, Server};
 use crate::table;
+use crate::workload::Workload;
 
 /// Puts a load of exactly so many messages on a server.
 type Load<'a> = &'a dyn Fn(&Server, u64) -> anyhow::Result<()>;
@@ -22,10 +24,8 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let columns = ["pairs x in flight x size", "reference", "Switchboard", "ratio"];
     table::head("Instructions per message (user space)", &columns);
     for workload in &contest.workloads {
-        let load: Load<'_> =
-            &|server, messages| cpu::measure(server, &workload.with_messages(messages)).map(drop);
-        let reference = instructions_per_message(contest, &contest.reference, load)?;
-        let ours = instructions_per_message(contest, &contest.switchboard, load)?;
+        let reference = instructions_per_text(contest, &contest.reference, *workload)?;
+        let ours = instructions_per_text(contest, &contest.switchboard, *workload)?;
         let ratio = format!("{:.3}", ours / reference);
         let counts = [reference, ours].map(table::thousands);
         let [reference, ours] = counts;
@@ -34,7 +34,18 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a message of the load costs.
+/// Instructions per message of a workload by the text protocol.
+pub(crate) fn instructions_per_text(
+    contest: &Contest,
+    contender: &Contender,
+    workload: Workload,
+) -> anyhow::Result<f64> {
+    instructions_per_message(contest, contender, &|server, messages| {
+        cpu::measure(server, &workload.with_messages(messages)).map(drop)
+    })
+}
+
+/// Instructions per message of a load.
 pub(crate) fn instructions_per_message(
     contest: &Contest,
     contender: &Contender,
@@ -59,7 +70,7 @@ fn count(
     valgrind.args(["--tool=callgrind", "--quiet"]);
     valgrind.arg(format!("--callgrind-out-file={}", out.display()));
     let start = || contender.start_under(valgrind);
-    let server = contest.placement.on_server_core(start)??;
+    let server = contest.placement.on(Cores::First, start)?;
     load(&server, messages)?;
     server.terminate()?;
     let profile = fs::read_to_string(out).context("callgrind wrote no profile")?;

@@ -3,15 +3,13 @@
 use switchboard::bench::connect::{self, Connect, Options};
 
 use crate::Contest;
-use crate::server::Contender;
 use crate::statistics::spread;
 use crate::table;
 
 /// Prints a row per server.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let options = Options { connections: 10_000, concurrency: 64 };
-    let runs = contest.in_turn(contest.effort.runs_of_the_rest, |contender: &Contender| {
-        let server = contest.placement.on_server_core(|| contender.start())??;
+    let runs = contest.in_turn(contest.effort.runs_of_the_rest, |server| {
         connect::measure(server.target(), Some(server.process()?), &options)
     })?;
     let columns = ["server", "handshakes/s", "server CPU per handshake, us (range)"];

@@ -3,7 +3,7 @@
 use switchboard::bench::throughput::{self, Throughput};
 
 use crate::Contest;
-use crate::server::{Contender, Server};
+use crate::server::{Server, ensure_clean};
 use crate::statistics::{Spread, spread};
 use crate::table;
 use crate::workload::Workload;
@@ -19,7 +19,7 @@ pub(crate) fn measure(
     options: &throughput::Options,
 ) -> anyhow::Result<Throughput> {
     let run = throughput::measure(server.target(), Some(server.process()?), options)?;
-    anyhow::ensure!(run.tally.is_clean(), "the server failed: {:?}", run.tally);
+    ensure_clean(&run.tally)?;
     Ok(run)
 }
 
@@ -40,11 +40,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
 
 fn compare_on(contest: &Contest, workload: Workload) -> anyhow::Result<()> {
     let options = workload.for_seconds(contest.effort.seconds);
-    let run = |contender: &Contender| {
-        let server = contest.placement.on_server_core(|| contender.start())??;
-        measure(&server, &options)
-    };
-    let runs = contest.in_turn(contest.effort.runs, run)?;
+    let runs = contest.in_turn(contest.effort.runs, |server| measure(server, &options))?;
     let reference = |of: fn(&Throughput) -> f64| spread(runs.iter().map(|run| of(&run.reference)));
     let ours = |of: fn(&Throughput) -> f64| spread(runs.iter().map(|run| of(&run.switchboard)));
     let ratios =

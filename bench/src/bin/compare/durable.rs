@@ -12,9 +12,11 @@ use switchboard::bench::throughput::{Options, Protocol};
 use crate::Contest;
 use crate::disk::{self, Syncs};
 use crate::jetstream::{self, Acknowledged};
+use crate::placement::Cores;
 use crate::scrape::Metrics;
-use crate::server::{Contender, Server};
+use crate::server::{Contender, Server, ensure_clean};
 use crate::statistics::{Spread, spread};
+use crate::table::bounded as row;
 use crate::workload::Workload;
 use crate::{callgrind, cpu, table};
 
@@ -57,7 +59,7 @@ impl Round {
     fn run(contest: &Contest) -> anyhow::Result<Self> {
         let time = Duration::from_secs(contest.effort.seconds);
         let folder = contest.folder()?;
-        let disk = contest.placement.on_all_cores(|| disk::measure(folder.path(), time))??;
+        let disk = contest.placement.on(Cores::All, || disk::measure(folder.path(), time))?;
         Ok(Self {
             disk,
             away: kept(contest, &load(contest, PAIRS, WINDOW, Receiver::Away))?,
@@ -112,12 +114,12 @@ fn start(contest: &Contest, contender: &Contender) -> anyhow::Result<Server> {
     let contender = contender
         .with("SWITCHBOARD_MAILBOX_MAX_MESSAGES", "10000000")
         .with("SWITCHBOARD_MAILBOX_MAX_BYTES", "16GiB");
-    contest.placement.on_all_cores(|| contender.start())?
+    contest.start(Cores::All, &contender)
 }
 
 fn measure(server: &Server, options: &Options) -> anyhow::Result<Mailboxes> {
     let run = mailbox::measure(server.target(), Some(server.process()?), options)?;
-    anyhow::ensure!(run.tally.is_clean(), "the server failed: {:?}", run.tally);
+    ensure_clean(&run.tally)?;
     Ok(run)
 }
 
@@ -126,7 +128,7 @@ fn jetstream_run(contest: &Contest, time: Duration) -> anyhow::Result<Option<Ack
         return Ok(None);
     }
     let folder = contest.folder()?;
-    let server = contest.placement.on_all_cores(|| jetstream::start(folder.path()))??;
+    let server = contest.placement.on(Cores::All, || jetstream::start(folder.path()))?;
     let (publishers, window, size) = (PAIRS as usize, WINDOW as usize, SIZE as usize);
     let load = jetstream::Load { publishers, window, size, time };
     jetstream::measure(&server, load).map(Some)
@@ -134,10 +136,6 @@ fn jetstream_run(contest: &Contest, time: Duration) -> anyhow::Result<Option<Ack
 
 fn of(runs: &[Round], value: impl Fn(&Round) -> f64) -> Spread {
     spread(runs.iter().map(value))
-}
-
-fn row(name: &str, value: String, bound: &str) {
-    table::row(&[name.into(), value, bound.into()]);
 }
 
 fn print_away(runs: &[Round]) {
@@ -148,7 +146,7 @@ fn print_away(runs: &[Round]) {
     let per_sync = |round: &Round| round.away.records / round.away.syncs;
     let syncs_per_s = |round: &Round| rate(round) / per_sync(round);
     let sync_us = |round: &Round| round.away.sync_s / round.away.syncs * 1e6;
-    let count = |spread| table::counted(spread);
+    let count = table::counted;
     row("one `fdatasync` per message, 300 B: messages/s", count(of(runs, |r| r.disk.per_s)), "");
     row("accepted/s", count(of(runs, rate)), ">= 50,000");
     row("accepted/s, ratio to one `fdatasync` per message", table::ranged(of(runs, ratio)), ">= 8");
@@ -232,7 +230,7 @@ fn text_row(contest: &Contest, workload: Workload) -> anyhow::Result<()> {
     let by_v1 = v1(options.clone());
     let mut us = Vec::new();
     for _ in 0..contest.effort.runs_of_the_rest {
-        let start = || contest.placement.on_server_core(|| contest.switchboard.start())?;
+        let start = || contest.start(Cores::First, &contest.switchboard);
         let text = cpu::us_per_message(&cpu::measure(&start()?, &options)?);
         let server = start()?;
         let ours = known(&measure(&server, &by_v1)?);
@@ -248,13 +246,9 @@ fn text_row(contest: &Contest, workload: Workload) -> anyhow::Result<()> {
 }
 
 fn instructions(contest: &Contest, workload: Workload) -> anyhow::Result<[String; 3]> {
-    let count = |load: &dyn Fn(&Server, u64) -> anyhow::Result<()>| {
-        callgrind::instructions_per_message(contest, &contest.switchboard, load)
-    };
-    let text = count(&|server, messages| {
-        cpu::measure(server, &workload.with_messages(messages)).map(drop)
-    })?;
-    let ours = count(&|server, messages| {
+    let contender = &contest.switchboard;
+    let text = callgrind::instructions_per_text(contest, contender, workload)?;
+    let ours = callgrind::instructions_per_message(contest, contender, &|server, messages| {
         measure(server, &v1(workload.with_messages(messages))).map(drop)
     })?;
     Ok([table::thousands(text), table::thousands(ours), format!("{:.3}", ours / text)])

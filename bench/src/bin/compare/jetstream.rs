@@ -4,7 +4,7 @@
 //! `CONNECT`, `SUB`, `PUB` with a reply subject, and `MSG`.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use anyhow::{Context, bail, ensure};
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use switchboard::bench::wire::{is_for_later, write_out};
 
 use crate::server::Server;
 use crate::statistics::quantile;
@@ -166,14 +167,7 @@ impl Run {
 
 impl Publisher {
     fn write(&mut self) -> anyhow::Result<()> {
-        while !self.out.is_empty() {
-            match self.socket.write(&self.out) {
-                Ok(count) => drop(self.out.drain(..count)),
-                Err(error) if is_for_later(&error) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        Ok(write_out(&mut self.socket, &mut self.out)?)
     }
 
     /// Reads until nothing is left; gives how many acknowledgements came.
@@ -200,10 +194,6 @@ impl Publisher {
             self.write()?;
         }
     }
-}
-
-fn is_for_later(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
 }
 
 /// What the server says.

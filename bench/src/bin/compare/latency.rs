@@ -5,7 +5,7 @@ use std::time::Duration;
 use switchboard::bench::latency::{self, Latency, Options};
 use switchboard::bench::pairs::{self, Pairing};
 
-use crate::server::Contender;
+use crate::server::ensure_clean;
 use crate::statistics::spread;
 use crate::{Contest, Pair, table};
 
@@ -28,10 +28,9 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
         seconds: Duration::from_secs(2 * contest.effort.seconds),
         warmup_seconds: Duration::from_millis(500),
     };
-    let runs = contest.in_turn(contest.effort.runs_of_the_rest, |contender: &Contender| {
-        let server = contest.placement.on_server_core(|| contender.start())??;
+    let runs = contest.in_turn(contest.effort.runs_of_the_rest, |server| {
         let run = latency::measure(server.target(), Some(server.process()?), &options)?;
-        anyhow::ensure!(run.tally.is_clean(), "the server failed: {:?}", run.tally);
+        ensure_clean(&run.tally)?;
         Ok(run)
     })?;
     let columns = ["", "reference, us (range)", "Switchboard, us (range)", "ratio", "at most"];

@@ -26,8 +26,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 
-use crate::placement::Placement;
-use crate::server::Contender;
+use crate::placement::{Cores, Placement};
+use crate::server::{Contender, Server};
 use crate::workload::Workload;
 
 /// Compares Switchboard with the reference relay on this machine.
@@ -148,12 +148,19 @@ impl Contest {
         Ok(tempfile::Builder::new().prefix("compare-").tempdir_in(&self.folder)?)
     }
 
-    /// Runs `measure` on both servers, `runs` times, taking turns in who goes first.
+    /// Starts a server on these cores.
+    fn start(&self, cores: Cores, contender: &Contender) -> anyhow::Result<Server> {
+        self.placement.on(cores, || contender.start())
+    }
+
+    /// Runs `measure` on both servers, `runs` times, each on a fresh one, taking turns in who goes
+    /// first.
     fn in_turn<T>(
         &self,
         runs: usize,
-        mut measure: impl FnMut(&Contender) -> anyhow::Result<T>,
+        measure: impl Fn(&Server) -> anyhow::Result<T>,
     ) -> anyhow::Result<Vec<Pair<T>>> {
+        let measure = |contender| measure(&self.start(Cores::First, contender)?);
         (0..runs)
             .map(|run| {
                 if run.is_multiple_of(2) {

@@ -1,9 +1,16 @@
 //! Which core does what: the servers on the first, the load on the last.
 
-use std::io;
-
 use anyhow::ensure;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// What a server may use.
+#[derive(Clone, Copy)]
+pub(crate) enum Cores {
+    /// The first core, which is the servers' alone.
+    First,
+    /// Every core; the load stays on the last.
+    All,
+}
 
 /// The cores of this machine, shared out. Made once, it moves this process to its core.
 pub(crate) struct Placement {
@@ -23,21 +30,20 @@ impl Placement {
         Ok(placement)
     }
 
-    /// Runs `start`, and what it starts inherits the servers' core.
-    pub(crate) fn on_server_core<T>(&self, start: impl FnOnce() -> T) -> io::Result<T> {
-        self.on(&self.server, start)
-    }
-
-    /// Runs `start`, and what it starts may use every core.
-    pub(crate) fn on_all_cores<T>(&self, start: impl FnOnce() -> T) -> io::Result<T> {
-        self.on(&self.all, start)
-    }
-
-    fn on<T>(&self, cores: &CpuSet, start: impl FnOnce() -> T) -> io::Result<T> {
+    /// Runs `start`, and what it starts inherits these cores.
+    pub(crate) fn on<T>(
+        &self,
+        cores: Cores,
+        start: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let cores = match cores {
+            Cores::First => &self.server,
+            Cores::All => &self.all,
+        };
         sched_setaffinity(None, cores)?;
         let started = start();
         sched_setaffinity(None, &self.load)?;
-        Ok(started)
+        started
     }
 }
 

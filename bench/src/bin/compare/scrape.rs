@@ -27,16 +27,3 @@ impl Metrics {
         Ok(value.with_context(|| format!("there is no metric {name}"))?.trim().parse()?)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_is_found_by_its_whole_name() {
-        let metrics = Metrics("# HELP ab x\nab_sum 2.5\r\nab 1\n".to_owned());
-        assert_eq!(metrics.value("ab").unwrap(), 1.0);
-        assert_eq!(metrics.value("ab_sum").unwrap(), 2.5);
-        assert!(metrics.value("a").is_err());
-    }
-}

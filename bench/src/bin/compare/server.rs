@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use switchboard::bench::process::Process;
+use switchboard::bench::tally::Tally;
 use switchboard::bench::target::Target;
 
 const HOST: &str = "127.0.0.1:";
@@ -70,6 +71,12 @@ impl Contender {
         command.args(["--listen", "127.0.0.1:0"]).envs(self.settings.iter().cloned());
         Server::start(command, self.tls)
     }
+}
+
+/// Fails unless every message came once and in order.
+pub(crate) fn ensure_clean(tally: &Tally) -> anyhow::Result<()> {
+    ensure!(tally.is_clean(), "the server failed: {tally:?}");
+    Ok(())
 }
 
 /// A running server; dropping it kills it.

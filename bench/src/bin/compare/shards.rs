@@ -6,6 +6,7 @@ use switchboard::bench::throughput;
 
 use crate::Contest;
 use crate::cpu;
+use crate::placement::Cores;
 use crate::statistics::spread;
 use crate::table;
 use crate::workload::Workload;
@@ -30,8 +31,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
 }
 
 fn us_per_message(contest: &Contest, shards: u64, pairing: Pairing) -> anyhow::Result<f64> {
-    let contender = contest.switchboard.with_shards(shards);
-    let server = contest.placement.on_all_cores(|| contender.start())??;
+    let server = contest.start(Cores::All, &contest.switchboard.with_shards(shards))?;
     let load = Workload::Batched.for_seconds(contest.effort.seconds);
     let pairs = pairs::Options { pairing, server_shards: shards, ..load.pairs };
     let run = cpu::measure(&server, &throughput::Options { pairs, ..load })?;

@@ -14,6 +14,11 @@ pub(crate) fn row(cells: &[String]) {
     println!("| {} |", cells.join(" | "));
 }
 
+/// Prints a row of a value and the bound that it has to keep.
+pub(crate) fn bounded(name: &str, value: String, bound: &str) {
+    row(&[name.into(), value, bound.into()]);
+}
+
 /// A median with its range.
 pub(crate) fn ranged(spread: Spread) -> String {
     format!("{:.3} ({:.3} - {:.3})", spread.median, spread.min, spread.max)
@@ -31,17 +36,4 @@ pub(crate) fn thousands(value: f64) -> String {
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     let sign = if value <= -0.5 { "-" } else { "" };
     sign.to_owned() + &groups.join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_apart() {
-        assert_eq!(thousands(999.0), "999");
-        assert_eq!(thousands(1_234_567.0), "1,234,567");
-        assert_eq!(thousands(-150.0), "-150");
-        assert_eq!(thousands(-0.1), "0");
-    }
 }
