@@ -1,9 +1,10 @@
 //! Each rule of RFC 6455 that a peer can break, and the close code that answers.
 
-use switchboard::ws::{Role, Violation};
+use switchboard::ws::{Decoder, Role, Violation};
 
 use crate::stream::{
-    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, Said, TEXT, close_payload, decode, frame,
+    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, Said, TEXT, close_payload, decode,
+    decode_reads, frame,
 };
 
 const RSV2: u8 = 0x20;
@@ -104,6 +105,21 @@ fn a_wrong_header_is_told_without_awaiting_its_payload() {
             let header = &stream[..stream.len().min(14)];
             assert_eq!(decode(Role::Server, 100, header).violation, Some(violation), "{rule}");
         }
+    }
+}
+
+#[test]
+fn the_compression_bit_counts_only_where_a_message_begins() {
+    let frame = |first, payload: &[u8]| frame(Role::Server, first, payload);
+    for stream in [
+        frame(FIN | RSV1 | PING, b""),
+        [frame(RSV1 | TEXT, b"a"), frame(FIN | RSV1 | CONTINUATION, b"b")].concat(),
+        [frame(TEXT, b"a"), frame(FIN | RSV1 | CONTINUATION, b"b")].concat(),
+    ] {
+        let mut decoder = Decoder::new(Role::Server, 100);
+        decoder.allow_deflate();
+        let outcome = decode_reads(&mut decoder, [stream.as_slice()]);
+        assert_eq!(outcome.violation, Some(Violation::ReservedBits), "{stream:X?}");
     }
 }
 
