@@ -244,55 +244,8 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use switchboard_broker::Moment;
-    use switchboard_proto::v1::DeviceRef;
-
+    use super::super::records::{ALICE, BOB, device, message, outcome, refused};
     use super::*;
-
-    const ALICE: DeviceRef<'_> = DeviceRef::Name("alice");
-    const BOB: DeviceRef<'_> = DeviceRef::Name("bob");
-
-    fn message(seq: u64, receipt: bool) -> Record<'static> {
-        Record::Message(MessageRecord {
-            to: ALICE,
-            seq,
-            from: BOB,
-            id: "m",
-            is_id_taken: true,
-            body: b"1",
-            re: None,
-            sent_at_ms: 1,
-            at: Moment::default(),
-            expires_at_ms: None,
-            receipt,
-        })
-    }
-
-    fn device_record(device: DeviceRef<'static>, acked_to: u64) -> Record<'static> {
-        let (mailbox, reserved_to, pushed_to, away_since_ms) = (1, 9, 4, Some(1));
-        Record::Device(DeviceRecord {
-            device,
-            mailbox,
-            reserved_to,
-            acked_to,
-            pushed_to,
-            away_since_ms,
-        })
-    }
-
-    fn outcome(of_seq: u64) -> Record<'static> {
-        Record::Outcome(OutcomeRecord {
-            to: BOB,
-            seq: 12,
-            id: "m",
-            of: ALICE,
-            of_seq,
-            outcome: Outcome::Delivered,
-            at_ms: 1,
-            maybe_seen: false,
-            reason: None,
-        })
-    }
 
     /// What waits for a device, and what is there in all, after these records.
     fn waits(device: &str, records: &[Record<'_>]) -> Option<(Vec<u64>, usize)> {
@@ -304,48 +257,39 @@ mod tests {
 
     #[test]
     fn what_waits_is_what_no_record_took_out() {
-        let known = device_record(ALICE, 0);
-        let (device, seq) = (ALICE, 2);
+        let (known, seq) = (device(BOB, 0), 2);
         let [one, two, asked] = [message(1, false), message(2, false), message(3, true)];
-        let acked = Record::Acked { device, seq: 3 };
-        let refused = Record::Ended(EndedRecord {
-            device,
-            seq: 3,
-            outcome: Outcome::Refused,
-            at_ms: 1,
-            maybe_seen: false,
-            reason: None,
-        });
+        let acked = Record::Acked { device: BOB, seq: 3 };
+        let (refused, outcome_of_asked) = (refused(3), outcome(12, 3));
         for (records, expected) in [
             (vec![one, two], None),
             (vec![known, one, two], Some((vec![1, 2], 2))),
-            (vec![known, one, two, Record::Removed { device, seq }], Some((vec![1], 1))),
+            (vec![known, one, two, Record::Removed { device: BOB, seq }], Some((vec![1], 1))),
             // Acked, and its outcome is not recorded yet.
             (vec![known, one, asked, acked], Some((vec![], 1))),
-            (vec![known, one, asked, acked, outcome(3)], Some((vec![], 0))),
+            (vec![known, one, asked, acked, outcome_of_asked], Some((vec![], 0))),
             // Refused, and its outcome is not recorded yet.
             (vec![known, one, asked, refused], Some((vec![1], 2))),
-            (vec![known, one, asked, refused, outcome(3)], Some((vec![1], 1))),
-            (vec![known, one, asked, outcome(3), refused], Some((vec![1], 1))),
-            (vec![known, one, two, Record::Gone { device }], None),
+            (vec![known, one, asked, refused, outcome_of_asked], Some((vec![1], 1))),
+            (vec![known, one, asked, outcome_of_asked, refused], Some((vec![1], 1))),
+            (vec![known, one, two, Record::Gone { device: BOB }], None),
             // Copied to a later part of the log, behind what took it out.
             (vec![known, acked, one], Some((vec![], 0))),
-            (vec![known, asked, outcome(3), asked], Some((vec![], 0))),
-            (vec![one, device_record(ALICE, 1)], Some((vec![], 0))),
+            (vec![known, asked, outcome_of_asked, asked], Some((vec![], 0))),
+            (vec![one, device(BOB, 1)], Some((vec![], 0))),
         ] {
-            assert_eq!(waits("alice", &records), expected, "{records:?}");
+            assert_eq!(waits("bob", &records), expected, "{records:?}");
         }
-        assert_eq!(waits("bob", &[device_record(BOB, 0), outcome(3)]), Some((vec![12], 1)));
+        assert_eq!(waits("alice", &[device(ALICE, 0), outcome_of_asked]), Some((vec![12], 1)));
     }
 
     #[test]
     fn numbers_that_may_have_been_given_are_not_free() {
         let mut mailboxes = Mailboxes::default();
-        for (record, free) in
-            [(device_record(BOB, 0), 9), (outcome(1), 13), (device_record(BOB, 12), 13)]
+        for (record, free) in [(device(ALICE, 0), 9), (outcome(12, 1), 13), (device(ALICE, 12), 13)]
         {
             mailboxes.take(&record);
-            assert_eq!(mailboxes.find("bob").map(Mailbox::next_seq), Some(free));
+            assert_eq!(mailboxes.find("alice").map(Mailbox::next_seq), Some(free));
         }
     }
 }

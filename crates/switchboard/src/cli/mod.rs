@@ -11,6 +11,8 @@ mod listen;
 mod mailbox;
 mod mailboxes;
 mod output;
+#[cfg(test)]
+mod records;
 mod repair;
 mod report;
 mod send;

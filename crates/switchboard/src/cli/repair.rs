@@ -335,43 +335,8 @@ fn now_ms() -> Result<u64, Problem> {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use switchboard_broker::Moment;
-    use switchboard_proto::v1::Outcome;
-
+    use super::super::records::{ALICE, BOB, REASON, device, message, outcome, refused};
     use super::*;
-
-    const ALICE: DeviceRef<'_> = DeviceRef::Name("alice");
-    const BOB: DeviceRef<'_> = DeviceRef::Name("bob");
-    const REASON: &str = "a reason that is found again in the file";
-
-    fn device_record(device: DeviceRef<'static>) -> Record<'static> {
-        let (mailbox, reserved_to, acked_to, pushed_to) = (1, 9, 0, 4);
-        let away_since_ms = Some(1);
-        Record::Device(DeviceRecord {
-            device,
-            mailbox,
-            reserved_to,
-            acked_to,
-            pushed_to,
-            away_since_ms,
-        })
-    }
-
-    fn message(seq: u64) -> Record<'static> {
-        Record::Message(MessageRecord {
-            to: BOB,
-            seq,
-            from: ALICE,
-            id: "m",
-            is_id_taken: true,
-            body: b"1",
-            re: None,
-            sent_at_ms: 1,
-            at: Moment::default(),
-            expires_at_ms: None,
-            receipt: true,
-        })
-    }
 
     /// Which of bob's messages are acked, with an outcome that their sender is still to be told,
     /// after the repair of a log with these records in which that of the first outcome rotted.
@@ -403,33 +368,15 @@ mod tests {
     /// only an ack of a later one was left.
     #[test]
     fn nobody_is_told_delivered_where_another_outcome_may_be_lost() {
-        let refused = Record::Outcome(OutcomeRecord {
-            to: ALICE,
-            seq: 1,
-            id: "m",
-            of: BOB,
-            of_seq: 1,
-            outcome: Outcome::Refused,
-            at_ms: 1,
-            maybe_seen: false,
-            reason: Some(REASON),
-        });
-        let ended = Record::Ended(EndedRecord {
-            device: BOB,
-            seq: 1,
-            outcome: Outcome::Refused,
-            at_ms: 1,
-            maybe_seen: false,
-            reason: Some(REASON),
-        });
+        let [alice, bob] = [device(ALICE, 0), device(BOB, 0)];
+        let [one, two] = [message(1, true), message(2, true)];
+        let (outcome, refused) = (outcome(1, 1), refused(1));
         let acked = |seq| Record::Acked { device: BOB, seq };
-        let [one, two] = [message(1), message(2)];
-        let [alice, bob] = [device_record(ALICE), device_record(BOB)];
         for (records, expected) in [
+            (vec![alice, bob, one, outcome, acked(2)], (1, vec![])),
             (vec![alice, bob, one, refused, acked(2)], (1, vec![])),
-            (vec![alice, bob, one, ended, acked(2)], (1, vec![])),
             // It came behind what is lost: the ack is all that happened to it.
-            (vec![alice, bob, one, refused, two, acked(2)], (1, vec![2])),
+            (vec![alice, bob, one, outcome, two, acked(2)], (1, vec![2])),
             // Nothing is lost.
             (vec![alice, bob, one, two, acked(2)], (0, vec![1, 2])),
         ] {
