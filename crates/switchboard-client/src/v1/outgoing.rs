@@ -103,11 +103,4 @@ mod tests {
         let no_id = Outgoing { id: String::new(), ..Outgoing::text("7", "x") };
         assert!(matches!(no_id.frame(), Err(SendError::Invalid(_))));
     }
-
-    #[test]
-    fn ids_differ_and_fit() {
-        let ids = [random_id(), random_id()];
-        assert_ne!(ids[0], ids[1]);
-        assert!(ids[0].len() <= switchboard_proto::v1::ID_LEN_MAX);
-    }
 }

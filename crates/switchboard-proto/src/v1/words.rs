@@ -194,31 +194,3 @@ words! {
         Ephemeral = "ephemeral",
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_read_as_they_are_written() {
-        for &word in Durability::ALL {
-            assert_eq!(Durability::parse(word.as_str()), Some(word));
-        }
-        for &word in RejectCode::ALL {
-            assert_eq!(RejectCode::parse(word.as_str()), Some(word));
-        }
-        for &word in Outcome::ALL {
-            assert_eq!(Outcome::parse(word.as_str()), Some(word));
-        }
-        for &word in FrameErrorCode::ALL {
-            assert_eq!(FrameErrorCode::parse(word.as_str()), Some(word));
-        }
-        assert_eq!(RejectCode::ALL.len(), 12);
-        assert_eq!(Durability::parse("Disk"), None);
-    }
-
-    #[test]
-    fn durabilities_are_ordered_by_strength() {
-        assert!(Durability::ALL.is_sorted());
-    }
-}

@@ -278,12 +278,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_differ() {
-        let [one, two] = [OwnKey::random().unwrap(), OwnKey::random().unwrap()];
-        assert_ne!(token(&one), token(&two));
-    }
-
-    #[test]
     fn two_that_make_the_key_at_once_get_the_same() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path();

@@ -61,11 +61,6 @@ fn uncommented_default() -> String {
 }
 
 #[test]
-fn nothing_set_is_the_default() {
-    assert_eq!(good([]), Config::default());
-}
-
-#[test]
 fn the_default_file_as_it_stands_sets_nothing() {
     assert_eq!(toml(DEFAULT_TOML).settings.len(), 0);
 }
