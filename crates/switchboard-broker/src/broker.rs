@@ -328,7 +328,12 @@ enum Receiver {
 pub(crate) struct Device {
     pub(crate) id: DeviceId,
     pub(crate) last: Option<LastText>,
+    /// Its token's `allow_send` names some receivers only; the session has the filter.
+    is_filtered: bool,
 }
+
+// Each message of the text protocol finds its sender here.
+const _: () = assert!(size_of::<Option<Device>>() == 40);
 
 impl Broker {
     /// A broker without devices. All brokers of one directory get the same key.
@@ -429,8 +434,11 @@ impl Broker {
         message: &[u8],
         effect: &mut impl FnMut(Effect<'_>),
     ) {
-        if self.device(conn).is_none() {
-            return;
+        let device = self.devices.get(conn.0 as usize).and_then(Option::as_ref);
+        let Some(&Device { id, is_filtered, .. }) = device else { return };
+        // Before all else, so that no way to a receiver can forget to ask.
+        if is_filtered && let Some(refusal) = self.forbidden(id, message) {
+            return effect(Effect::Refuse { conn, refusal });
         }
         let refusal = match text::parse(message) {
             Command::Send { to, text } => match self.send_plain(now, conn, to, text, effect) {
@@ -449,6 +457,26 @@ impl Broker {
             Command::Unreadable => Refusal::Unreadable,
         };
         effect(Effect::Refuse { conn, refusal });
+    }
+
+    /// How a command is refused whose receiver the sender's token does not allow. By the token alone,
+    /// before the receiver is looked for: the answer does not tell whether it is there.
+    #[cold]
+    fn forbidden(&self, id: DeviceId, message: &[u8]) -> Option<Refusal> {
+        let (to, refusal) = match text::parse(message) {
+            Command::Send { to, .. } => (to.into(), Refusal::NoSuchDevice),
+            Command::Named { is_send: true, name, .. } => {
+                (DeviceRef::Name(name), Refusal::NoSuchDevice)
+            }
+            // Sent to nobody, but the answer depends on whether there is such a device.
+            Command::Named { is_send: false, name, .. } => {
+                (DeviceRef::Name(name), Refusal::Unreadable)
+            }
+            Command::Help | Command::SendNowhere | Command::Unknown | Command::Unreadable => {
+                return None;
+            }
+        };
+        (!self.allows(id, to)).then_some(refusal)
     }
 
     #[inline]
@@ -571,19 +599,19 @@ impl Broker {
 
     fn connected(&mut self, now: Now, conn: Conn, effect: &mut dyn FnMut(Effect<'_>)) {
         let id = self.directory.add(self.shard);
-        self.seat(conn, id);
+        self.seat(conn, id, false);
         self.conns.insert(id, conn);
         self.announce(id, true, now.wall_ms, effect);
         self.inform(conn, effect);
     }
 
     /// From now on the connection speaks the text protocol for a device.
-    fn seat(&mut self, conn: Conn, id: DeviceId) {
+    fn seat(&mut self, conn: Conn, id: DeviceId, is_filtered: bool) {
         let index = conn.0 as usize;
         if self.devices.len() <= index {
             self.devices.resize(index + 1, None);
         }
-        self.devices[index] = Some(Device { id, last: None });
+        self.devices[index] = Some(Device { id, last: None, is_filtered });
     }
 
     /// Seats a device with a mailbox and tells it who is there.
@@ -591,9 +619,10 @@ impl Broker {
         &mut self,
         conn: Conn,
         id: DeviceId,
+        is_filtered: bool,
         effect: &mut dyn FnMut(Effect<'_>),
     ) {
-        self.seat(conn, id);
+        self.seat(conn, id, is_filtered);
         self.inform(conn, effect);
     }
 

@@ -1,5 +1,7 @@
 //! The duplicate window: what a device said last, as a hash, and when.
 
+use std::num::NonZeroU64;
+
 use switchboard_proto::text::DUPLICATE_WINDOW;
 use twox_hash::xxhash3_128::Hasher;
 
@@ -72,18 +74,24 @@ impl Digest {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastText {
     digest: Digest,
-    at: Moment,
+    /// The moment's milliseconds and one: never 0, so that an `Option` of it takes no more.
+    at_ms: NonZeroU64,
 }
 
 impl LastText {
     /// Whether the same text again counts as a duplicate: it is the same and the window is open.
     #[inline]
     pub(crate) fn is_repeated_by(&self, digest: Digest, now: Moment) -> bool {
-        self.digest == digest && now.since(self.at) < DUPLICATE_WINDOW
+        self.digest == digest && now.since(self.at()) < DUPLICATE_WINDOW
     }
 
     pub(crate) fn new(digest: Digest, at: Moment) -> LastText {
-        LastText { digest, at }
+        LastText { digest, at_ms: NonZeroU64::MIN.saturating_add(at.ms()) }
+    }
+
+    #[inline]
+    fn at(&self) -> Moment {
+        Moment::from_ms(self.at_ms.get() - 1)
     }
 
     pub(crate) fn digest(&self) -> Digest {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
-    Address, BAD_FRAMES_MAX, BAD_FRAMES_WINDOW, ClientFrame, DEVICES_LIMIT_MAX, DeviceStatus,
-    FrameError, FrameErrorCode, RejectCode, ServerFrame, WATCH_MAX, Welcome, close, parse_client,
+    Address, BAD_FRAMES_MAX, BAD_FRAMES_WINDOW, ClientFrame, DEVICES_LIMIT_MAX, DeviceRef,
+    DeviceStatus, FrameError, FrameErrorCode, RejectCode, ServerFrame, WATCH_MAX, Welcome, close,
+    parse_client,
 };
 
 use super::timers::Alarm;
@@ -385,9 +386,9 @@ impl Broker {
     pub(super) fn welcome(&mut self, id: DeviceId, out: Out<'_>) {
         let Some(session) = self.session(id) else { return };
         let Some(unwelcomed) = session.unwelcomed.take() else { return };
-        let conn = session.conn;
+        let (conn, is_filtered) = (session.conn, session.filter.is_some());
         if session.is_text {
-            self.inform_as(conn, id, out);
+            self.inform_as(conn, id, is_filtered, out);
         } else {
             self.welcome_frame(id, conn, &unwelcomed, out);
         }
@@ -589,13 +590,18 @@ impl Broker {
 
     /// Whether a device's token lets it send to another.
     pub(super) fn may_send(&self, id: DeviceId, to: DeviceId) -> bool {
+        self.allows(id, self.show(to).as_ref())
+    }
+
+    /// The same, also for a receiver that may be nobody.
+    pub(crate) fn allows(&self, id: DeviceId, to: DeviceRef<'_>) -> bool {
         let filter = self
             .mailboxes
             .devices
             .get(&id)
             .and_then(|device| device.session.as_ref())
             .and_then(|session| session.filter.as_ref());
-        filter.is_none_or(|filter| filter.allows(&self.show(to).as_ref().to_string()))
+        filter.is_none_or(|filter| filter.allows(&to.to_string()))
     }
 
     /// A connection showed another token for its device, and it was found good.

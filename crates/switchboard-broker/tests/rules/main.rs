@@ -1,5 +1,6 @@
 //! Rules that the simulated world reaches too seldom to hold them, each in the fewest steps.
 
+mod allow_send;
 mod cancel;
 mod compaction;
 mod device_slots;

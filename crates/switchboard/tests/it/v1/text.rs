@@ -5,7 +5,7 @@ use tungstenite::client::IntoClientRequest;
 
 use super::client::{V1, send, token, with};
 use crate::device::Device;
-use crate::server::Server;
+use crate::server::{Server, binary};
 
 /// A device of the text protocol that shows a token; its welcome is not read.
 pub(super) fn bearer(server: &Server, token: &str) -> Device {
@@ -64,6 +64,33 @@ fn a_text_device_sends_by_number_and_by_name_also_to_who_is_away() {
         let mut c = c.back(&server, 0);
         c.expect(json!({"type": "message", "body": "later"}));
         c.take("synced");
+    }
+}
+
+/// Only v1 asked for `allow_send` once.
+#[test]
+fn a_text_device_sends_only_to_whom_its_token_allows() {
+    for shards in ["shards=1", "shards=3"] {
+        let server = Server::with(&[shards]);
+        let mint = "token --device s1 --allow-send hub.* --allow-send gone";
+        let minted = binary().args(mint.split(' ')).current_dir(server.directory.path()).output();
+        let mut bounded = bearer(&server, String::from_utf8(minted.unwrap().stdout).unwrap().trim());
+        assert!(bounded.hear().starts_with("Your ID: s1\n"));
+        let (mut hub, mut other) = (V1::named(&server, "hub.1"), V1::named(&server, "other"));
+        let (mut text, away) = (Device::connect(&server), V1::anonymous(&server).leave());
+        for to in ["other", "s1", "nobody", "1", &away.device, &text.id.to_string()] {
+            let answer = bounded.ask(&format!("send,{to},for {to}"));
+            assert_eq!(answer, "Invalid destinationId", "{to}");
+        }
+        assert_eq!(bounded.ask("send,gone,x"), "Error reading the command");
+        bounded.say("send,hub.1,hi");
+        hub.expect(json!({"type": "message", "from": "s1", "body": "hi"}));
+        // Nothing of it came.
+        bounded.hears_nothing();
+        text.hears_nothing();
+        other.hears_nothing();
+        V1::named(&server, "d").send(&away.device, "only");
+        away.back(&server, 0).take("only");
     }
 }
 
