@@ -99,8 +99,14 @@ impl Shard {
     /// close frame; so the socket is half closed and read to its end first.
     pub(super) fn shut(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.say_no_more().is_err() {
-            return self.remove(key, "closed");
+        match conn.say_no_more() {
+            // The socket is full of what came before: it is said when there is room, within the deadline.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => return self.remove(key, "closed"),
+            Ok(()) => {}
+        }
+        if let Phase::Closing { is_shut, .. } = &mut conn.phase {
+            *is_shut = true;
         }
         if conn.half_closed {
             // Its end was perhaps read already, and is not told twice.

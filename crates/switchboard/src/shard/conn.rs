@@ -218,7 +218,7 @@ pub(super) struct Filled {
 /// How far writing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
-    /// Nothing waits.
+    /// Nothing waits, in the TLS session either.
     All,
     /// The socket takes no more for now.
     Blocked,
@@ -229,7 +229,7 @@ impl Conn {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Whether a socket that can be written again is of use.
+    /// Whether something is not written to the socket, be it in the out queue or sealed in the TLS session.
     pub(super) fn wants_write(&self) -> bool {
         !self.out.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }

@@ -95,10 +95,7 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
             Phase::Piping(pipe) if pipe.is_readable() => self.enqueue(key),
-            Phase::Closing { is_shut, .. } if flushed == Flushed::All && !*is_shut => {
-                *is_shut = true;
-                self.shut(key);
-            }
+            Phase::Closing { is_shut: false, .. } if flushed == Flushed::All => self.shut(key),
             _ => {}
         }
     }
@@ -106,10 +103,11 @@ impl Shard {
 
 impl Conn {
     /// Whether the broker may go on pushing. For a device of the text protocol, whose messages are
-    /// acked by being taken, only when all is taken.
+    /// acked by being written to the socket, only when all is written: what is sealed and still in the TLS
+    /// session would be lost with the process, and its senders told that it was delivered.
     fn has_taken_enough(&self, out_queue_max_bytes: usize) -> bool {
         match self.protocol {
-            Protocol::Mailbox => self.out.is_empty(),
+            Protocol::Mailbox => !self.wants_write(),
             _ => self.out.len() <= out_queue_max_bytes / 2,
         }
     }

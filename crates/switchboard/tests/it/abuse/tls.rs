@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
-use super::wire::{REQUEST, TEXT, Wire, frame};
+use super::wire::{REQUEST, TEXT, Wire, frame, read_head, request_with, small_socket};
 use crate::device::Device;
 use crate::server::Server;
 use crate::strace::{self, CONTROL, Tampering};
@@ -363,6 +363,60 @@ fn who_does_not_read_over_tls_is_closed_too() {
         assert_eq!(slow.hear(), format!("{}:{n}{text}", from.id));
     }
     assert_eq!(slow.end().0, Some(4508));
+}
+
+/// What was sealed and not written counted as written: 64 KiB of it were lost with the process, and their
+/// sender had been told `delivered`.
+#[test]
+fn delivered_to_a_text_device_over_tls_is_written_to_its_socket() {
+    let (mut server, certificate) = start(&["shards=1"]);
+    let token = crate::server::token(&server, "bob", None);
+    let request = request_with(&format!("Authorization: Bearer {token}\r\n"));
+    let mut slow = over(small_socket(&server), &certificate);
+    slow.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut slow);
+    let mut slow = Wire { stream: slow, id: 0, head };
+    assert!(slow.hear().starts_with("Your ID: bob\n"));
+    let mut sender = connect(&server, &certificate);
+    let offer = "Sec-WebSocket-Protocol: switchboard.v1.json\r\n";
+    sender.write_all(request_with(offer).as_bytes()).unwrap();
+    let head = read_head(&mut sender);
+    let mut sender = Wire { stream: sender, id: 0, head };
+    assert!(sender.ask(r#"{"type":"hello","ephemeral":true}"#).contains(r#""type":"welcome""#));
+
+    // One after the other, until its socket takes no more: the next outcome does not come.
+    sender.stream.sock.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let padding = "x".repeat(60_000);
+    let (mut delivered, mut heard, mut buffer) = (0, Vec::new(), [0; 4 << 10]);
+    while delivered < 1_000 {
+        let body = format!("<{delivered}>{padding}");
+        sender.say(&format!(
+            r#"{{"type":"send","id":"{delivered}","to":"bob","body":"{body}","receipt":true}}"#
+        ));
+        let outcome = format!(r#""id":"{delivered}","to":"bob","outcome":"delivered""#);
+        let is_delivered = loop {
+            match sender.stream.read(&mut buffer) {
+                Ok(len) => heard.extend_from_slice(&buffer[..len]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break false,
+                Err(error) => panic!("{error}"),
+            }
+            if String::from_utf8_lossy(&heard).contains(&outcome) {
+                break true;
+            }
+        };
+        if !is_delivered {
+            break;
+        }
+        delivered += 1;
+    }
+    assert!(delivered > 0);
+    server.kill();
+    let mut came = Vec::new();
+    // It ends without `close_notify`.
+    slow.stream.read_to_end(&mut came).unwrap_err();
+    let came = String::from_utf8_lossy(&came);
+    let lost = (0..delivered).filter(|n| !came.contains(&format!(":<{n}>{padding}"))).count();
+    assert_eq!(lost, 0, "of {delivered} that were told as delivered");
 }
 
 #[test]

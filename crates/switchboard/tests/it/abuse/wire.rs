@@ -97,13 +97,18 @@ impl Wire {
 
     /// As [`Wire::open`], on a socket that holds little of what it does not read.
     pub(super) fn open_small(server: &Server) -> Wire {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_recv_buffer_size(4 << 10).unwrap();
-        socket.connect(&server.address.into()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        Wire::over(socket.into(), REQUEST)
+        Wire::over(small_socket(server), REQUEST)
     }
+}
+
+/// A connected socket that holds little of what it does not read.
+pub(super) fn small_socket(server: &Server) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
 }
 
 impl<S: Read + Write> Wire<S> {
