@@ -161,7 +161,7 @@ pub(super) enum Hold {
     Store,
     /// Its device is not on disk yet, or the flap guard makes it wait: no `welcome` was said.
     Welcome,
-    /// The shard has inflated as much as it does in one turn; the hold ends with the read.
+    /// The shard has worked as much as it does in one turn; the hold ends with the read.
     Turn,
 }
 

@@ -98,7 +98,7 @@ impl Shard {
             Err(error) => return self.refuse_first(key, &error),
         };
         let identity = match token {
-            Some(token) => self.identify(&token),
+            Some(token) => self.identify(key, &token),
             None => self.anonymous(),
         };
         match identity {
@@ -116,8 +116,9 @@ impl Shard {
         self.close(key, CloseCode(close::PROTOCOL_ERROR), "the first frame must be hello");
     }
 
-    /// Who shows this token.
-    fn identify(&self, token: &str) -> Result<Identity, Unidentified> {
+    /// The device that this token names, if it is good.
+    fn identify(&mut self, key: Key, token: &str) -> Result<Identity, Unidentified> {
+        self.note_verified(key);
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
         let (names, max) = (self.shared.directory.names(), self.config.names_max());
         let device = names.intern_within(device.as_ref(), max).ok_or_else(|| {
@@ -162,7 +163,7 @@ impl Shard {
 
     /// A device of the text protocol that showed a token in its handshake.
     pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), Unidentified> {
-        let identity = self.identify(token)?;
+        let identity = self.identify(key, token)?;
         let said = Said { mailbox: None, last_seq: 0, is_text: true, is_ephemeral: false };
         self.send_to_owner(key, identity, said);
         Ok(())
@@ -207,6 +208,7 @@ impl Shard {
         conn.unread.extend_from_slice(rest);
         conn.queued = false;
         conn.dirty = false;
+        conn.holds.remove(Hold::Turn);
         self.ports.metrics.connections.add(1u64.wrapping_neg());
         self.ports.outboxes[shard].batch.moved.push(Moved { conn, hello });
     }
@@ -293,7 +295,7 @@ impl Shard {
                 self.resume(key, Hold::Welcome);
             }
             Todo::Resume(key, hold) => self.resume(key, hold),
-            Todo::Verify { key, token } => match self.identify(&token) {
+            Todo::Verify { key, token } => match self.identify(key, &token) {
                 Ok(identity) => self.decide(Input::Refreshed {
                     conn: BrokerConn(key.index),
                     device: identity.device,

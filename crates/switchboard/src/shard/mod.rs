@@ -26,6 +26,7 @@ mod tick;
 mod timers;
 mod unfinished;
 mod waiting;
+mod work;
 
 use std::collections::VecDeque;
 use std::io;
@@ -61,6 +62,7 @@ use drain::Drain;
 use inbox::{Batch, Orders};
 use ports::Ports;
 use rejected::Rejected;
+use work::Work;
 
 /// Where other shards and the control plane wake a shard.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -181,8 +183,6 @@ pub(crate) struct Shard {
     batch: Batch,
     /// Where messages are inflated; kept for its memory.
     inflated: Vec<u8>,
-    /// Bytes that were inflated in this turn.
-    inflated_bytes: usize,
     tls_handshakes_left: usize,
     /// Something was decided while the turn's output was written.
     decided_late: bool,
@@ -218,7 +218,6 @@ impl Shard {
             cipher: vec![0; cipher_len].into(),
             batch: Batch::default(),
             inflated: Vec::new(),
-            inflated_bytes: 0,
             tls_handshakes_left: 0,
             decided_late: false,
             next_generation: 0,
@@ -293,7 +292,7 @@ impl Shard {
     fn begin_turn(&mut self) {
         self.ports.begin_turn(Instant::now());
         self.tls_handshakes_left = TLS_HANDSHAKES_PER_TURN;
-        self.inflated_bytes = 0;
+        self.ports.work = Work::default();
     }
 
     fn end_turn(&mut self) {
@@ -332,7 +331,7 @@ impl Shard {
             self.ports.mark_dirty(key);
         }
         if may_read && !is_queued {
-            if self.has_inflated_enough() {
+            if self.ports.work.is_enough() {
                 self.enqueue(key);
             } else {
                 self.serve(key);
@@ -436,7 +435,7 @@ impl Shard {
     fn serve_run_queue(&mut self) {
         // Who is queued again during the turn waits for the next.
         for _ in 0..self.run_queue.len() {
-            if self.has_inflated_enough() {
+            if self.ports.work.is_enough() {
                 // The rest comes first in the next turn, before those who used this one up.
                 break;
             }

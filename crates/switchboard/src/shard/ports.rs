@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 use super::timers::Timers;
 use super::unfinished::Unfinished;
 use super::waiting::Waiting;
+use super::work::Work;
 use crate::config::Config;
 use crate::metrics::{MessageResult, ShardMetrics};
 use crate::persistence::{Job, record};
@@ -81,6 +82,8 @@ pub(super) struct Ports {
     share: Share,
     pub(super) unfinished: Unfinished,
     pub(super) waiting: Waiting,
+    /// What this turn has done.
+    pub(super) work: Work,
     /// Who is not read, as of the last look at the budget.
     pub(super) pause: Pause,
     pub(super) store_is_failing: bool,
@@ -158,6 +161,7 @@ impl Ports {
             share: Share::default(),
             unfinished: Unfinished::default(),
             waiting: Waiting::default(),
+            work: Work::default(),
             pause: Pause::Nobody,
             store_is_failing: false,
             store_is_full: false,
@@ -653,13 +657,19 @@ impl Ports {
     #[inline]
     fn answered(&mut self, index: u32, had: usize) {
         let key = self.grew(index, had);
-        if self.conns[index as usize].out.len() > self.config.out_queue_max_bytes {
+        let len = self.conns[index as usize].out.len();
+        self.note_answered(len - had);
+        if len > self.config.out_queue_max_bytes {
             self.hold(key, Hold::OutQueue);
         }
     }
 
     fn write_deflated(&mut self, index: u32, payload: &[u8]) {
         let conn = &mut self.conns[index as usize];
+        if !self.work.may_deflate() {
+            let out = conn.out.buffer(&mut self.spares);
+            return write_server_frame(out, Opcode::Text, payload);
+        }
         let deflate = match conn.deflate.as_deref_mut() {
             Some(Compression::Own(deflate)) => deflate,
             _ => self.deflate.get_or_insert_with(|| Box::new(Deflate::shared())),
@@ -672,6 +682,7 @@ impl Ports {
         write_header_reserved(out, Opcode::Text, body.len());
         let written = out.write_all(&body);
         debug_assert!(written.is_ok(), "writing into memory cannot fail");
+        self.note_deflated(payload.len());
     }
 
     /// The contexts that inflate for a connection.

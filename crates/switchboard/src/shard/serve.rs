@@ -10,10 +10,6 @@ use super::mailboxes::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
 
-/// When a shard has inflated so much in a turn, it reads nobody any more before the next: a read of
-/// 64 KiB can hold a thousand times as much, and the budgets are looked at between reads and turns.
-const INFLATED_BYTES_PER_TURN: usize = 1 << 20;
-
 /// Control frames and empty fragments that a connection may send in a second; above it 1008. Clients
 /// ping every few seconds at most, and 100 pongs a second cost a shard nothing that shows.
 const CONTROL_FRAMES_PER_S_MAX: u32 = 100;
@@ -236,25 +232,15 @@ impl Shard {
         let mut inflated = mem::take(&mut self.inflated);
         inflated.clear();
         let Some(deflate) = self.ports.inflater(key) else { return Ok(()) };
-        deflate.inflate(payload, max, &mut inflated).map_err(|error| error.violation(max))?;
+        let result = deflate.inflate(payload, max, &mut inflated);
+        self.note_inflated(key, inflated.len());
+        result.map_err(|error| error.violation(max))?;
         simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
         self.message(key, protocol, &inflated);
-        self.inflated_bytes += inflated.len();
-        if self.has_inflated_enough()
-            && let Some(conn) = self.ports.conn(key)
-            && conn.is_open()
-        {
-            conn.holds.add(Hold::Turn);
-        }
         // One large message must not be remembered by its size for ever.
         inflated.shrink_to(super::READ_BYTES);
         self.inflated = inflated;
         Ok(())
-    }
-
-    #[inline]
-    pub(super) fn has_inflated_enough(&self) -> bool {
-        self.inflated_bytes >= INFLATED_BYTES_PER_TURN
     }
 
     fn pong(&mut self, key: Key, payload: &[u8]) {

@@ -1,17 +1,21 @@
 //! permessage-deflate: used when both want it, harmless when one cheats.
 
+use std::io::Write;
 use std::net::TcpStream;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 use super::slow::peak_memory;
-use super::wire::{Frame, REQUEST, TEXT, Wire, frame, request_with};
+use super::wire::{Frame, REQUEST, TEXT, Wire, frame, read_head, request_with};
 use crate::server::Server;
+use crate::v1::client::V1;
 
 /// FIN, RSV1 and text.
 const DEFLATED: u8 = 0xC1;
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+
+const TURNS: &str = "switchboard_shard_turns_total{shard=\"0\"}";
 
 /// A client that speaks permessage-deflate, by itself and by hand.
 struct Deflated {
@@ -138,6 +142,30 @@ fn a_compressed_message_in_fragments_arrives() {
     from.wire.bytes(&frame(DEFLATED & 0x7F, first));
     from.wire.bytes(&frame(0x80, rest));
     assert_eq!(to.hear(), format!("{}:{text}", from.wire.id));
+}
+
+/// One read asked for 85 MB to be deflated: turns took half a minute, longer than systemd's watchdog waits.
+#[test]
+fn one_read_does_not_have_more_deflated_in_a_turn_than_the_bound() {
+    let server = Server::with(&["compression=true", "shards=1"]);
+    // So that a page has some 5 KB; they are away, and listed.
+    let _away: Vec<_> = (0..100).map(|_| V1::anonymous(&server).leave()).collect();
+    let headers = format!("{OFFER}Sec-WebSocket-Protocol: switchboard.v1.json\r\n");
+    let mut stream = server.socket();
+    stream.write_all(request_with(&headers).as_bytes()).unwrap();
+    let head = read_head(&mut stream);
+    let mut asks = Wire { stream, id: 0, head };
+    asks.say(r#"{"type":"hello","ephemeral":true}"#);
+    asks.frame();
+    let before = server.metric(TURNS);
+    let request = frame(TEXT, br#"{"type":"devices","id":"1"}"#);
+    asks.bytes(&request.repeat(1_000));
+    for n in 0..1_000 {
+        assert_eq!(asks.frame().first, DEFLATED, "answer {n}");
+    }
+    // 5 MB in all, of which a turn deflates 128 KiB and a page; it was one turn for all.
+    let turns = server.metric(TURNS) - before;
+    assert!(turns > 30.0, "{turns} turns");
 }
 
 /// A kilobyte of it would be a megabyte of ours.

@@ -218,6 +218,22 @@ fn what_proves_nothing_is_refused_with_the_reason() {
     }
 }
 
+/// Each is a signature to be verified, and one read holds hundreds.
+#[test]
+fn one_read_does_not_have_more_tokens_verified_in_a_turn_than_the_bound() {
+    const TURNS: &str = "switchboard_shard_turns_total{shard=\"0\"}";
+    let server = Server::with(&["shards=1"]);
+    let token = token(&server, "a", None);
+    let mut device = V1::hello(&server, json!({"token": token}));
+    let before = server.metric(TURNS);
+    device.say_all((0..320).map(|_| json!({"type": "refresh", "token": token})));
+    for _ in 0..320 {
+        device.expect(json!({"type": "refreshed"}));
+    }
+    let turns = server.metric(TURNS) - before;
+    assert!(turns >= 20.0, "{turns} turns for 320 tokens, 16 in each");
+}
+
 #[test]
 fn a_token_that_ends_is_announced_and_ends_the_connection() {
     let server = Server::with(&["shards=3"]);

@@ -74,7 +74,8 @@ fn a_text_device_sends_only_to_whom_its_token_allows() {
         let server = Server::with(&[shards]);
         let mint = "token --device s1 --allow-send hub.* --allow-send gone";
         let minted = binary().args(mint.split(' ')).current_dir(server.directory.path()).output();
-        let mut bounded = bearer(&server, String::from_utf8(minted.unwrap().stdout).unwrap().trim());
+        let mut bounded =
+            bearer(&server, String::from_utf8(minted.unwrap().stdout).unwrap().trim());
         assert!(bounded.hear().starts_with("Your ID: s1\n"));
         let (mut hub, mut other) = (V1::named(&server, "hub.1"), V1::named(&server, "other"));
         let (mut text, away) = (Device::connect(&server), V1::anonymous(&server).leave());
