@@ -104,8 +104,16 @@ pub fn refused_index(status: &str) -> usize {
 }
 
 /// Label values of `switchboard_reader_pauses_total`.
-const PAUSES: [&str; 7] =
-    ["rate_limit", "out_queue", "shard_queue", "http_pipe", "reply", "store", "welcome"];
+const PAUSES: [&str; 8] = [
+    "rate_limit",
+    "out_queue",
+    "shard_queue",
+    "http_pipe",
+    "reply",
+    "store",
+    "welcome",
+    "receiver",
+];
 
 /// Adds up histograms under one name.
 fn encode_latency(out: &mut Encoder<'_>, name: &str, help: &str, of: &[&Latency]) -> fmt::Result {

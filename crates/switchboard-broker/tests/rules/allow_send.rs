@@ -27,8 +27,7 @@ enum Came {
 
 fn say(rig: &mut Rig, conn: u32, command: &str) -> Came {
     let mut came = None;
-    let input = Input::Said { conn: Conn(conn), message: command.as_bytes() };
-    rig.broker.handle(rig.now, input, &mut |effect| match effect {
+    rig.broker.said(rig.now, Conn(conn), command.as_bytes(), &mut |effect| match effect {
         Effect::Refuse { conn: told, refusal } if told == Conn(conn) => {
             came = Some(Came::Refused(refusal));
         }

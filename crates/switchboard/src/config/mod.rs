@@ -116,7 +116,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Time for the peer to finish the closing handshake before the socket is closed.
     pub close_timeout: Duration,
-    /// Bound of one connection's out queue in bytes; at four times the bound it is closed at once.
+    /// Bound of one connection's out queue in bytes. At four times the bound its senders are paused, and it
+    /// has a second to come to twice the bound before it is closed; at sixteen times it is closed at once.
     pub out_queue_max_bytes: usize,
     /// Time without progress at a full out queue after which a connection is closed (4508); a mailbox
     /// keeps everything.

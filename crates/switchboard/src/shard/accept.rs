@@ -171,7 +171,6 @@ impl Shard {
             half_closed: false,
             queued: false,
             dirty: false,
-            is_full: false,
             protocol: Protocol::Text,
             unwritten: Unwritten::default(),
             out: OutQueue::default(),

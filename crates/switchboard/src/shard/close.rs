@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Conn, Holds, Key, Phase};
+use super::conn::{Conn, Holds, Key, Phase, Unwritten};
 use crate::metrics::close_index;
 use crate::ws::{CloseCode, CloseFrame, Opcode, write_close, write_server_frame};
 
@@ -44,7 +44,7 @@ impl Shard {
         let deadline = self.ports.now.after(self.config.close_timeout);
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
-        conn.is_full = false;
+        conn.unwritten.set(Unwritten::FULL, false);
         conn.holds = Holds::default();
         conn.unread = Vec::new();
         conn.decoder.abandon();
@@ -55,8 +55,7 @@ impl Shard {
         self.enqueue(key);
     }
 
-    /// Closes a connection whose out queue is over its last bound: at once after a message, so that
-    /// the next one finds the device gone, and at the end of the turn after control frames.
+    /// Closes a connection whose out queue is over its last bound (see [`super::crowded`]).
     pub(super) fn overflow(&mut self, key: Key) {
         if self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
             self.ports.metrics.out_queue_overflows.add(1);
@@ -83,6 +82,7 @@ impl Shard {
         self.broker.handle(now, Input::Disconnected(conn), &mut |effect| {
             self.ports.perform(effect);
         });
+        self.disperse(key);
         let metrics = &self.ports.metrics;
         metrics.closed.at(close_index(code)).add(1);
         metrics.connections.add(1u64.wrapping_neg());

@@ -41,8 +41,6 @@ pub(super) struct Conn {
     pub(super) queued: bool,
     /// In the list of those to be written.
     pub(super) dirty: bool,
-    /// The out queue is over its bound, without progress since `full_since`.
-    pub(super) is_full: bool,
     pub(super) protocol: Protocol,
     /// What a write may bring to an end.
     pub(super) unwritten: Unwritten,
@@ -118,9 +116,9 @@ pub(super) enum Compression {
 
 /// Why a connection is not read for now; several may apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Holds(u8);
+pub(super) struct Holds(u16);
 
-/// Who waits until more is written; both in one byte, as each write looks at it.
+/// Who waits until more is written; all in one byte, as each write looks at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unwritten(u8);
 
@@ -129,12 +127,15 @@ impl Unwritten {
     pub(super) const PUSHED: u8 = 1;
     /// The socket did not take all of `out`, which therefore counts among what waits.
     pub(super) const BLOCKED: u8 = 2;
+    /// The out queue is over its bound, without progress since `full_since`.
+    pub(super) const FULL: u8 = 4;
 
     #[inline]
     pub(super) fn any(self) -> bool {
         self.0 != 0
     }
 
+    #[inline]
     pub(super) fn has(self, what: u8) -> bool {
         self.0 & what != 0
     }
@@ -161,6 +162,8 @@ pub(super) enum Hold {
     Store,
     /// Its device is not on disk yet, or the flap guard makes it wait: no `welcome` was said.
     Welcome,
+    /// The out queue of the device that it sends to is over its last bound.
+    Receiver,
     /// The shard has worked as much as it does in one turn; the hold ends with the read.
     Turn,
 }
@@ -172,18 +175,18 @@ impl Holds {
     }
 
     pub(super) fn has(self, hold: Hold) -> bool {
-        self.0 & 1 << hold as u8 != 0
+        self.0 & 1 << hold as u16 != 0
     }
 
     /// Adds a reason; gives whether it is new.
     pub(super) fn add(&mut self, hold: Hold) -> bool {
         let is_new = !self.has(hold);
-        self.0 |= 1 << hold as u8;
+        self.0 |= 1 << hold as u16;
         is_new
     }
 
     pub(super) fn remove(&mut self, hold: Hold) {
-        self.0 &= !(1 << hold as u8);
+        self.0 &= !(1 << hold as u16);
     }
 }
 
@@ -227,6 +230,12 @@ pub(super) enum Flushed {
 impl Conn {
     pub(super) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether the out queue is over its bound; see [`Unwritten::FULL`].
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.unwritten.has(Unwritten::FULL)
     }
 
     /// Whether something is not written to the socket, be it in the out queue or sealed in the TLS session.

@@ -51,6 +51,24 @@ impl Shard {
         self.ports.dirty = dirty;
     }
 
+    /// Writes to a connection before the end of the turn. It stays among those that are written then,
+    /// when also what the write brings to an end goes on.
+    pub(super) fn flush_early(&mut self, key: Key) {
+        let now = self.ports.now;
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        if conn.generation != key.generation {
+            return;
+        }
+        let Ok((_, sent)) = conn.flush(&mut self.ports.spares) else {
+            self.decided_late = true;
+            return self.remove(key, "the socket failed while writing");
+        };
+        if sent > 0 && conn.is_full() {
+            conn.full_since = now;
+        }
+        self.ports.metrics.sent_bytes.add(sent as u64);
+    }
+
     #[inline]
     fn flush(&mut self, key: Key) {
         let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
@@ -64,7 +82,7 @@ impl Shard {
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
         // One branch for what is mostly false.
-        if !conn.is_open() | conn.is_full | conn.unwritten.any() {
+        if !conn.is_open() | conn.unwritten.any() {
             self.after_flush(key, flushed, sent);
         }
     }
@@ -84,14 +102,15 @@ impl Shard {
             self.decided_late = true;
         }
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.is_full {
+        if conn.is_full() {
             if conn.out.len() <= max && !conn.unwritten.has(Unwritten::PUSHED) {
-                conn.is_full = false;
+                conn.unwritten.set(Unwritten::FULL, false);
                 self.resume(key, Hold::OutQueue);
             } else if sent > 0 {
                 conn.full_since = now;
             }
         }
+        self.disperse_if_written(key);
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
             Phase::Piping(pipe) if pipe.is_readable() => self.enqueue(key),

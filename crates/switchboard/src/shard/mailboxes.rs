@@ -288,7 +288,7 @@ impl Shard {
 
     fn do_todo(&mut self, todo: Todo) {
         match todo {
-            Todo::Overflow(key) => self.overflow(key),
+            Todo::Outgrown { key, sender } => self.outgrown(key, sender),
             Todo::Close { key, code, reason } => self.close(key, CloseCode(code), &reason),
             Todo::Resume(key, Hold::Reply) => {
                 self.resume(key, Hold::Reply);

@@ -9,6 +9,7 @@ mod begun;
 mod budget;
 mod close;
 mod conn;
+mod crowded;
 mod drain;
 mod ending;
 mod flush;
@@ -58,6 +59,7 @@ use crate::store::Log;
 use crate::systemd::Systemd;
 use crate::tls::Acceptor;
 use conn::{Conn, Hold, Key, Phase};
+use crowded::Crowds;
 use drain::Drain;
 use inbox::{Batch, Orders};
 use ports::Ports;
@@ -168,6 +170,7 @@ pub(crate) struct Shard {
     ports: Ports,
     listener: Option<Listener>,
     rejected: Rejected,
+    crowds: Crowds,
     /// Connections beyond `max_connections`, oldest first, also some that have gone on or away.
     over: VecDeque<Key>,
     /// A part of the log that is to be deleted, and its record that must not be looked at yet.
@@ -210,6 +213,7 @@ impl Shard {
             poll,
             listener,
             rejected: Rejected::default(),
+            crowds: Crowds::default(),
             over: VecDeque::new(),
             compaction: None,
             compaction_waits_for: 0,
@@ -254,6 +258,7 @@ impl Shard {
             self.go_on_compacting();
             self.accept_sockets();
             self.fire_timers();
+            self.judge_crowded();
             self.tick_broker();
             self.do_todos();
             self.go_on_draining();

@@ -34,7 +34,7 @@ use crate::ws::{
 };
 
 /// An out queue at this multiple of its bound is not given the stall timeout.
-const OVERFLOW_FACTOR: usize = 4;
+pub(super) const OVERFLOW_FACTOR: usize = 4;
 
 /// The connections of a shard and the queues to the others.
 pub(super) struct Ports {
@@ -105,8 +105,9 @@ pub(super) struct Ports {
 
 /// What a port alone could not do.
 pub(super) enum Todo {
-    /// An out queue must not grow further.
-    Overflow(Key),
+    /// An out queue passed [`OVERFLOW_FACTOR`] times its bound, by a text of this sender if one of this
+    /// shard sent it.
+    Outgrown { key: Key, sender: Option<Key> },
     /// A session has ended.
     Close { key: Key, code: u16, reason: String },
     /// A reason not to read has gone.
@@ -452,11 +453,16 @@ impl Ports {
         match effect {
             Effect::Tell { conn, frame } => self.tell(conn.0, frame),
             Effect::Push { conn, frame } => {
-                self.push(conn.0, pushed_len(frame), |out| frame.write(out));
+                let had = self.push(conn.0, pushed_len(frame), |out| frame.write(out));
+                self.grew_by(conn.0, had, None);
             }
-            Effect::PushBody { conn, from, body } | Effect::DeliverBody { conn, from, body } => {
-                let len = from.len() + body.len();
-                self.push(conn.0, len, |out| write_text_delivery(out, from, body));
+            Effect::PushBody { conn, from, body } => {
+                let had = self.push_body(conn.0, from, body);
+                self.grew_by(conn.0, had, None);
+            }
+            Effect::DeliverBody { conn, from, body } => {
+                let had = self.push_body(conn.0, from, body);
+                self.grew(conn.0, had);
             }
             Effect::AwaitDrain { conn } => self.await_drain(conn.0),
             Effect::Close { conn, code, reason } => {
@@ -506,12 +512,17 @@ impl Ports {
         self.answered(index, had);
     }
 
-    /// Pushes a message out of a mailbox.
-    fn push(&mut self, index: u32, len_guess: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Writes a message to an out queue that came by v1; returns how long the queue was.
+    fn push(&mut self, index: u32, len_guess: usize, write: impl FnOnce(&mut Vec<u8>)) -> usize {
         self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
         self.delivered += 1;
-        let had = self.write_text(index, len_guess, write);
-        self.grew(index, had);
+        self.write_text(index, len_guess, write)
+    }
+
+    /// The same, to a device of the text protocol.
+    fn push_body(&mut self, index: u32, from: DeviceRef<'_>, body: &[u8]) -> usize {
+        let len = from.len() + body.len();
+        self.push(index, len, |out| write_text_delivery(out, from, body))
     }
 
     /// Appends a text frame to an out queue; returns how long the queue was. `len_guess` is how
@@ -554,8 +565,8 @@ impl Ports {
         let at = self.now.after(self.config.out_queue_stall_timeout);
         let conn = &mut self.conns[index as usize];
         conn.unwritten.set(Unwritten::PUSHED, true);
-        if !conn.is_full {
-            conn.is_full = true;
+        if !conn.is_full() {
+            conn.unwritten.set(Unwritten::FULL, true);
             conn.full_since = self.now;
         }
         self.schedule(key, at);
@@ -656,7 +667,8 @@ impl Ports {
     /// Looks after an out queue that had `had` bytes and was given an answer.
     #[inline]
     fn answered(&mut self, index: u32, had: usize) {
-        let key = self.grew(index, had);
+        // What it is told of others is not the fault of the one who made it so.
+        let key = self.grew_by(index, had, None);
         let len = self.conns[index as usize].out.len();
         self.note_answered(len - had);
         if len > self.config.out_queue_max_bytes {
@@ -693,9 +705,15 @@ impl Ports {
         }
     }
 
-    /// Looks after an out queue that had `had` bytes and was added to.
+    /// Looks after an out queue that had `had` bytes and was given a text of another device.
     #[inline]
     fn grew(&mut self, index: u32, had: usize) -> Key {
+        self.grew_by(index, had, self.speaking)
+    }
+
+    /// The same, whoever is to be paused if it grew too long.
+    #[inline(always)]
+    fn grew_by(&mut self, index: u32, had: usize, sender: Option<Key>) -> Key {
         let conn = &mut self.conns[index as usize];
         let key = Key { index, generation: conn.generation };
         if !conn.dirty {
@@ -707,10 +725,10 @@ impl Ports {
         if conn.out.len() > max {
             // One message always fits, however large it is.
             if had > 0 && conn.out.len() > max.saturating_mul(OVERFLOW_FACTOR) {
-                self.todos.push_back(Todo::Overflow(key));
+                self.todos.push_back(Todo::Outgrown { key, sender });
             }
-            if !conn.is_full {
-                conn.is_full = true;
+            if !conn.is_full() {
+                conn.unwritten.set(Unwritten::FULL, true);
                 conn.full_since = self.now;
                 let at = self.now.after(config.out_queue_stall_timeout);
                 self.schedule(key, at);

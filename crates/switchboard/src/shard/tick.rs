@@ -14,7 +14,8 @@ impl Shard {
     /// Time until the next deadline; `None` when there is none.
     pub(super) fn until_next_timer(&self) -> Option<Duration> {
         let timers = self.ports.timers.next().into_iter().chain(self.broker.next_tick());
-        let at = timers.chain(self.next_drain_step()).chain(self.rejected.next()).min()?;
+        let timers = timers.chain(self.next_drain_step()).chain(self.rejected.next());
+        let at = timers.chain(self.crowds.next()).min()?;
         let at = at.since(self.shared.uptime);
         let left = at.saturating_sub(self.shared.started.elapsed());
         // epoll counts whole milliseconds and mio rounds up, so a deadline is never early.
@@ -83,7 +84,7 @@ impl Shard {
             self.resume(key, Hold::RateLimit);
         }
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.is_full && conn.full_since.after(config.out_queue_stall_timeout) <= now {
+        if conn.is_full() && conn.full_since.after(config.out_queue_stall_timeout) <= now {
             return self.overflow(key);
         }
         if conn.waits_for_hello_or_welcome() && conn.hello_due() <= now {
@@ -144,7 +145,7 @@ impl Conn {
     /// When the peer is to be pinged, also while it is not read: its system acks, or the connection
     /// fails. Not if it said that it writes no more, or does not read what waits.
     fn ping_due(&self, now: Moment, config: &Config) -> Moment {
-        if self.half_closed || self.is_full {
+        if self.half_closed || self.is_full() {
             return now.after(config.ping_interval);
         }
         self.heard_at.max(self.pinged_at).after(config.ping_interval)
@@ -157,7 +158,7 @@ impl Conn {
             Phase::Piping(ref pipe) => pipe.deadline,
             Phase::Open => {
                 let stall =
-                    self.is_full.then(|| self.full_since.after(config.out_queue_stall_timeout));
+                    self.is_full().then(|| self.full_since.after(config.out_queue_stall_timeout));
                 let hello = self.waits_for_hello_or_welcome().then(|| self.hello_due());
                 let left = self.half_closed.then(|| self.half_closed_at.after(config.idle_timeout));
                 let budget = self.holds.has(Hold::RateLimit).then(|| {

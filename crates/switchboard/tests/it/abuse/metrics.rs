@@ -85,6 +85,7 @@ const CASES: &[Case] = &[
     (pauses!("rate_limit"), &["rate_limit_messages_per_s=100", "rate_limit_burst=1"], |server| {
         say(server, &frame(TEXT, b"help").repeat(3))
     }),
+    (pauses!("receiver"), &["out_queue_max_bytes=64KiB", "shards=1"], overflow),
     (pauses!("out_queue"), &["out_queue_max_bytes=1KiB"], |server| {
         say(server, &frame(TEXT, b"help").repeat(100))
     }),

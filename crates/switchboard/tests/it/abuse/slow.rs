@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::wire::{TEXT, Wire, frame};
 use crate::device::Device;
 use crate::server::Server;
@@ -72,6 +74,40 @@ fn closed_at_four_times_the_bound(shards: &str) {
     assert!(grew < 8 << 20, "{grew} bytes more for 1 MiB of queue");
     flood.say(&format!("send,{},later", slow.id));
     assert_eq!(flood.hear(), "Invalid destinationId");
+}
+
+/// Senders that end a large message each in the same turn filled the queue over its last bound before anything
+/// was written, and the receiver was closed as too slow.
+#[test]
+fn who_reads_all_the_time_is_not_closed_however_many_send_at_once() {
+    for shards in ["shards=1", "shards=2"] {
+        let server = Server::with(&[shards]);
+        let mut reads = Wire::open(&server);
+        let mut senders: Vec<Wire> = (0..12).map(|_| Wire::open(&server)).collect();
+        let text = "x".repeat(1_000_000);
+        let mut last = Vec::new();
+        for sender in &mut senders {
+            let message = frame(TEXT, format!("send,{},{}{text}", reads.id, sender.id).as_bytes());
+            sender.bytes(&message[..message.len() - 1]);
+            last.push(message[message.len() - 1]);
+        }
+        let received = "switchboard_received_bytes_total";
+        server.await_metric(received, |bytes| bytes > 12.0 * text.len() as f64);
+        // What comes while it is stopped is read in one turn.
+        server.signal(Signal::STOP);
+        for (sender, byte) in senders.iter_mut().zip(last) {
+            sender.bytes(&[byte]);
+        }
+        server.signal(Signal::CONT);
+        let mut heard = Vec::new();
+        for _ in &senders {
+            heard.push(reads.hear());
+        }
+        heard.sort_unstable();
+        let expected = senders.iter().map(|sender| format!("{0}:{0}{text}", sender.id));
+        assert!(heard.into_iter().eq(expected), "not what was sent");
+        assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 0.0);
+    }
 }
 
 /// Who reads in the end finds all that was accepted, in order, and then why it was closed.
