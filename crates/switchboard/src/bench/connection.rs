@@ -97,7 +97,8 @@ impl Connection {
         mut on_text: impl FnMut(&[u8], &mut Vec<u8>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         while let Some(count) = self.read_once(input, &mut on_text)? {
-            if self.wire.is_dry(count, input.len()) {
+            // A refusal and the end behind it come as one event, and the end has to be seen.
+            if self.head.is_none() && self.wire.is_dry(count, input.len()) {
                 break;
             }
         }
