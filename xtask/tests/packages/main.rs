@@ -177,6 +177,31 @@ fn all_packages_hold_the_same_binary_and_the_licences() {
 
     let licenses = ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY-LICENSES.txt"];
     assert_holds(&files_below(&npm), &licenses);
+/// npm passes no signal on: Node.js and the server went on without it, and held their port.
+#[test]
+#[ignore = "requires the packages"]
+fn the_server_ends_with_the_npx_that_started_it() {
+    let place = installed_by_npm();
+    for signal in [Signal::TERM, Signal::HUP, Signal::KILL] {
+        let mut npx = Command::new("npx");
+        npx.args(["--offline", "switchboard-broker", "--memory", "--listen", "127.0.0.1:0"]);
+        npx.current_dir(place.path());
+        Running::start(&mut npx, "Switchboard is listening on ").end_by(signal);
+    }
+}
+
+/// A shell's end is not npm's: `nohup` means the command to go on.
+#[test]
+#[ignore = "requires the packages"]
+fn the_npm_command_outlives_the_shell_that_started_it() {
+    let place = installed_by_npm();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "node_modules/.bin/switchboard --memory --listen 127.0.0.1:0 & wait"]);
+    shell.env_remove("npm_config_user_agent").current_dir(place.path());
+    let server = Running::start(&mut shell, "Switchboard is listening on ");
+    assert!(server.goes_on_after(Signal::KILL), "it ended with its shell");
+}
+
     assert_holds(&files_below(&deb.path().join("usr/share/doc/switchboard-broker")), &licenses);
     let third_party = fs::read_to_string(folder.join("THIRD-PARTY-LICENSES.txt")).unwrap();
     for library in ["rustls", "ring", "tokio", "the Rust standard library"] {

@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longer than the npm command takes to notice that npm has gone.
+const GOES_ON: Duration = Duration::from_secs(2);
+
 /// Runs a program to its end, which must be a good one; what it printed.
 pub(crate) fn output(command: &mut Command) -> String {
     without_settings(command);
@@ -87,6 +90,16 @@ impl Running {
         };
         assert_eq!(end, RecvTimeoutError::Disconnected, "it does not end");
         self.child.wait().unwrap()
+    }
+
+    /// Sends it alone a signal; returns true if what it started is there for some seconds more.
+    pub(crate) fn goes_on_after(self, signal: Signal) -> bool {
+        kill_process(self.pid(), signal).unwrap();
+        loop {
+            if let Err(end) = self.lines.recv_timeout(GOES_ON) {
+                return end == RecvTimeoutError::Timeout;
+            }
+        }
     }
 
     fn pid(&self) -> Pid {
