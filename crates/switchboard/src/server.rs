@@ -1,6 +1,6 @@
 //! The server: build, serve, drain. Reads like a table of contents.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,6 +48,7 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     let systemd = Systemd::from_env();
     let listener = listen(config.listen, "listen, port", config.idle_timeout)?;
     let address = listener.local_addr()?;
+    let has_terminal = io::stdin().is_terminal();
     let metrics = config
         .metrics_listen
         .map(|address| listen(address, "metrics_listen", config.idle_timeout))
@@ -69,7 +70,7 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     // Before anybody is told that the server is there, and so may stop it.
     let signals = {
         let _control = control.enter();
-        Signals::new(hangup)?
+        Signals::new(hangup, has_terminal)?
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
     // A shard that failed is found by whoever waits for its end.
@@ -432,7 +433,9 @@ struct Signals {
 }
 
 impl Signals {
-    fn new(hangup: Signal) -> io::Result<Signals> {
+    /// The server was started on a terminal, as its standard input.
+    has_terminal: bool,
+    fn new(hangup: Signal, has_terminal: bool) -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -440,8 +443,10 @@ impl Signals {
         })
     }
 
+            has_terminal,
     /// Until all shards have ended: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP
-    /// rereads the configuration. A shard that fails takes the others down in good order.
+    /// rereads the configuration, or drains where it says that the server's terminal is gone. A shard
+    /// that fails takes the others down in good order.
     async fn obey(
         &mut self,
         shared: &Shared,
@@ -461,6 +466,15 @@ impl Signals {
                     shared.systemd.reloading();
                     let is_applied = reload::reload(shared, source);
                     shared.systemd.reloaded(is_applied);
+                    if self.lost_terminal() {
+                        // The shell and the kernel each send one; a second one is no impatience.
+                        if is_draining {
+                            continue;
+                        }
+                        is_draining = true;
+                        drain("SIGHUP, its terminal is gone", shared, state);
+                        continue;
+                    }
                     continue;
                 }
                 signal = stop(&mut self.terminate, &mut self.interrupt) => signal,
@@ -475,6 +489,13 @@ impl Signals {
 }
 
 /// Waits for a signal to stop.
+
+    /// Returns true if the window or the login in which the server was started has been closed. A
+    /// terminal that is hung up answers EIO to everything before its SIGHUP is sent, and one on which
+    /// somebody sent a SIGHUP by hand is still there. `nohup` takes standard input away.
+    fn lost_terminal(&self) -> bool {
+        self.has_terminal && !io::stdin().is_terminal()
+    }
 async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",

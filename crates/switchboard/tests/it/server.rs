@@ -256,18 +256,14 @@ fn launch_on(
             command
         }
     };
-    command.args(["--listen", listen]).current_dir(directory.path());
+    command.args(["--listen", listen]).current_dir(directory.path()).stdin(Stdio::null());
     for setting in settings {
         command.args(["--set", setting]);
     }
     adjust(&mut command);
     without_settings(&mut command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the server starts");
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
     let mut stderr = child.stderr.take().expect("it is piped");
     let log = std::thread::spawn(move || {
         let mut log = String::new();

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 
 use tungstenite::client::IntoClientRequest;
@@ -42,6 +43,27 @@ fn admits(server: &Server, origin: &str) -> bool {
     let mut request = server.url().into_client_request().unwrap();
     request.headers_mut().insert("Origin", origin.parse().unwrap());
     tungstenite::client(request, server.socket()).is_ok()
+}
+
+/// Closing the window left a server behind that held its port.
+#[test]
+fn a_hangup_ends_a_server_whose_terminal_is_gone() {
+    // The server must not have our end of it as well.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let terminal = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+    let server = Server::spawn(tempfile::tempdir().unwrap(), &["drain=0s"], |command| {
+        command.stdin(fs::File::options().read(true).write(true).open(terminal).unwrap());
+    });
+    assert!(hang_up(&server), "a terminal that is there changes nothing");
+    drop(ours);
+    server.signal(Signal::HUP);
+    server.signal(Signal::HUP);
+    let ended = server.wait();
+    assert!(ended.status.success(), "{}", ended.log);
+    assert!(ended.log.contains("its terminal is gone"), "{}", ended.log);
 }
 
 /// The files of keys were reread, and a second one that was named since was not.
