@@ -8,7 +8,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
 use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::http::header::{LOCATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self};
@@ -74,9 +74,12 @@ pub enum ConnectError {
     Http {
         /// The status code, such as 503.
         status: u16,
-        /// What the server said, white space trimmed.
+        /// The server's explanation, or where it redirects to; empty where it has none.
         body: String,
     },
+    /// The answer to a probe is not the one of this server.
+    #[error("another program answers there, or a proxy that does not know this path")]
+    NoProbe,
     /// The server does not speak the v1 protocol.
     #[error("the server does not speak {}", switchboard_proto::v1::SUBPROTOCOL)]
     NoV1,
@@ -159,9 +162,9 @@ pub(crate) fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
     let no_subprotocol = SubProtocolError::NoSubProtocol;
     match error {
         Http(response) => {
-            let body = response.body().as_deref().unwrap_or_default();
-            let body = String::from_utf8_lossy(body).trim().to_owned();
-            ConnectError::Http { status: response.status().as_u16(), body }
+            let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default());
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            ConnectError::Http { status: response.status().as_u16(), body: said(&body, location) }
         }
         Protocol(ProtocolError::SecWebSocketSubProtocolError(why)) if why == no_subprotocol => {
             ConnectError::NoV1
@@ -172,6 +175,16 @@ pub(crate) fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
             None => ConnectError::Transport(Box::new(Io(error))),
         },
         other => ConnectError::Transport(Box::new(other)),
+    }
+}
+
+/// Returns what an HTTP error says to a person. This server explains itself in plain text; a page of HTML
+/// is a proxy's, and repeats the status.
+pub(crate) fn said(body: &str, location: Option<&str>) -> String {
+    match location {
+        Some(location) => format!("use {location}"),
+        None if body.trim_start().starts_with('<') => String::new(),
+        None => body.trim().to_owned(),
     }
 }
 

@@ -10,10 +10,10 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::connect::{ConnectError, Options, connect, explained, port};
+use crate::connect::{ConnectError, Options, connect, explained, port, said};
 use crate::tls::{self, TlsError};
 
-/// More of an answer is not read: what counts is in its first line.
+/// More of an answer is not read: that of a server which is ready is shorter.
 const ANSWER_BYTES_MAX: u64 = 4 << 10;
 
 /// Whose certificate a server may show.
@@ -26,16 +26,39 @@ pub enum Trust {
     Anyone,
 }
 
-/// Asks `/readyz` of the server at an `http` or `https` address; `Ok` if it answers 200. The answer of
-/// a server that is not ready is [`ConnectError::Http`].
+/// The probe's name, beneath the path of the server.
+const PROBE: &str = "/readyz";
+
+/// The probe's body where the server is ready.
+const READY: &str = "ready";
+
+/// Asks `readyz` beneath the path of an `http` or `https` address; `Ok` if the server is ready. An
+/// address that ends in `/readyz` is taken as it is.
+///
+/// # Errors
+/// The answer of a server that is not ready is [`ConnectError::Http`]. A 200 without the body of
+/// `/readyz` is [`ConnectError::NoProbe`]: a proxy answers 200 on paths that it does not know.
 pub async fn ready(url: &str, options: &Options, trust: Trust) -> Result<(), ConnectError> {
     let answer = tokio::time::timeout(options.timeout, ask(url, options, trust));
-    let (status, body) = answer.await.map_err(|_| ConnectError::Timeout(options.timeout))??;
-    if status == 200 { Ok(()) } else { Err(ConnectError::Http { status, body }) }
+    let answer = answer.await.map_err(|_| ConnectError::Timeout(options.timeout))??;
+    match answer.status {
+        // By line, because a proxy may send the body in chunks.
+        200 if answer.body.lines().any(|line| line.trim() == READY) => Ok(()),
+        200 => Err(ConnectError::NoProbe),
+        status => {
+            Err(ConnectError::Http { status, body: said(&answer.body, answer.location.as_deref()) })
+        }
+    }
 }
 
-/// The status and the body of the answer.
-async fn ask(url: &str, options: &Options, trust: Trust) -> Result<(u16, String), ConnectError> {
+/// An answer in HTTP/1.
+struct Answer {
+    status: u16,
+    location: Option<String>,
+    body: String,
+}
+
+async fn ask(url: &str, options: &Options, trust: Trust) -> Result<Answer, ConnectError> {
     let no_address = || ConnectError::Address { url: url.to_owned() };
     let uri: Uri = url.parse().map_err(|_| no_address())?;
     let (tls, default_port) = match (uri.scheme_str(), trust) {
@@ -77,7 +100,10 @@ async fn exchange(
     uri: &Uri,
 ) -> io::Result<Vec<u8>> {
     let host = uri.authority().map_or("", |authority| authority.as_str());
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let path = uri.path().trim_end_matches('/');
+    let path = path.strip_suffix(PROBE).unwrap_or(path);
+    let request =
+        format!("GET {path}{PROBE} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
     socket.flush().await?;
     let mut answer = Vec::new();
@@ -89,13 +115,18 @@ async fn exchange(
     Ok(answer)
 }
 
-/// Status and body of an answer in HTTP/1.
-fn parsed(answer: &[u8]) -> Option<(u16, String)> {
+fn parsed(answer: &[u8]) -> Option<Answer> {
     let answer = String::from_utf8_lossy(answer);
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let (version, rest) = head.split_once(' ')?;
     let status = rest.get(..3)?.parse().ok()?;
-    version.starts_with("HTTP/1.").then(|| (status, body.trim().to_owned()))
+    let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+    let location = headers.find(|(name, _)| name.eq_ignore_ascii_case("location"));
+    version.starts_with("HTTP/1.").then(|| Answer {
+        status,
+        location: location.map(|(_, value)| value.trim().to_owned()),
+        body: body.to_owned(),
+    })
 }
 
 fn no_http() -> io::Error {

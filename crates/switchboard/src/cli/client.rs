@@ -19,6 +19,9 @@ use super::state::TokenSource;
 /// read by everybody on the machine.
 const TOKEN_VARIABLE: &str = "SWITCHBOARD_TOKEN";
 
+/// The variable that holds the server's address.
+pub(super) const URL_VARIABLE: &str = "SWITCHBOARD_URL";
+
 /// What to do where a server's certificate is not trusted.
 pub(super) const UNTRUSTED: &str = "certificate not trusted: use --ca FILE (PEM), with the \
                                     certificate of the authority that signed it; a self-signed \
@@ -30,7 +33,7 @@ pub(super) struct Server {
     /// The server: HOST (port 8080), HOST:PORT, or ws://, wss://, http:// or https:// and these
     #[arg(
         long,
-        env = "SWITCHBOARD_URL",
+        env = URL_VARIABLE,
         default_value = "ws://127.0.0.1:8080",
         value_parser = address
     )]
@@ -43,7 +46,7 @@ pub(super) struct Server {
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// Give up where connecting, or the server's answer, takes longer
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
     pub(super) timeout: Duration,
 }
 
@@ -138,6 +141,12 @@ pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
         .build()
         .expect("a runtime of one thread needs only an epoll descriptor")
         .block_on(work)
+/// A time that is some.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let is_some = |time: &Duration| !time.is_zero();
+    Some(time(text)?).filter(is_some).ok_or_else(|| "give a time above 0s, such as 10s".to_owned())
+}
+
 }
 
 /// Completes at Ctrl-C or SIGTERM.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use switchboard_client::{ConnectError, Options, TlsError, Trust};
 
-use super::client::{address, block_on, time};
+use super::client::{URL_VARIABLE, address, block_on, timeout};
 use super::settings::Settings;
 use super::{Exit, output};
 use crate::config::Config;
@@ -16,30 +16,33 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   switchboard health                                  the server of this machine
   switchboard health --config /etc/switchboard/switchboard.toml
-  switchboard health --url https://example.org --timeout 2s
+  switchboard health --url https://example.org/switchboard/ --timeout 2s
 
-In a container: HEALTHCHECK CMD [\"switchboard\", \"health\"], with the variables,
-files and options that the server was started with.";
+In a container: HEALTHCHECK CMD [\"switchboard\", \"health\"]. The server's
+variables and files say where it is; options that it was given must be repeated.
+
+Exit codes: 0 ready, 1 not ready, not reached, or wrong usage";
 
 /// Which server is asked.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// The server: HOST (port 8080), HOST:PORT, or http:// or https:// and these [default: where the
-    /// configuration has it listen]
-    #[arg(long)]
+    /// The server: HOST (port 8080), HOST:PORT, or http:// or https:// and these; readyz beneath its
+    /// path is asked [default: `SWITCHBOARD_URL`, if that is set and no option says where the server
+    /// is; else where the configuration has it listen]
+    #[arg(long, conflicts_with = "Settings")]
     url: Option<String>,
-    /// Trust the authorities in this PEM file for https:// [default: the system's; without --url any
-    /// certificate, as that of the own server may be for another name]
+    /// Trust the authorities in this PEM file for https:// [default: the system's; without an address
+    /// any certificate, as that of the own server may be for another name]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Give up where it takes longer
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = timeout)]
     timeout: Duration,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Asks `/readyz`. Every "no" is exit code 1: more than two are not for a `HEALTHCHECK`.
+/// Asks `/readyz`. Every "no" is exit code 1: a `HEALTHCHECK` has no other.
 pub(super) fn run(args: &Args) -> Exit {
     match ask(args) {
         Ok(()) => output::print("ready\n"),
@@ -51,15 +54,25 @@ pub(super) fn run(args: &Args) -> Exit {
 }
 
 fn ask(args: &Args) -> Result<(), String> {
-    let url = match &args.url {
+    let given = args.url.clone().or_else(|| variable(&args.settings));
+    let url = match &given {
         Some(url) => by_http(url),
         None => own_url(&args.settings)?,
     };
-    let is_own = args.url.is_none() && args.ca.is_none();
+    if args.ca.is_some() && url.starts_with("http://") {
+        return Err(format!("--ca is for https://, and the server's address is {url}"));
+    }
+    let is_own = given.is_none() && args.ca.is_none();
     let trust = if is_own { Trust::Anyone } else { Trust::Authorities };
     let options = Options { ca: args.ca.clone(), timeout: args.timeout };
     let asked = block_on(switchboard_client::ready(&url, &options, trust));
     asked.map_err(|error| output::escaped(&in_words(&error, &url)))
+}
+
+/// The address that `send` and `listen` use, too. Options tell where another server is.
+fn variable(settings: &Settings) -> Option<String> {
+    let variable = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
+    variable.filter(|_| settings.is_empty())
 }
 
 /// Completes an address as clients do, which know the same server by the other scheme.
@@ -85,6 +98,7 @@ fn own_url(settings: &Settings) -> Result<String, String> {
 fn in_words(error: &ConnectError, url: &str) -> String {
     let why = match error {
         ConnectError::Http { .. } => return format!("not ready: {error}"),
+        ConnectError::NoProbe => return format!("not ready: {url}: {error}"),
         ConnectError::Address { url } => {
             return format!("{url:?} is no address; give one such as http://127.0.0.1:8080");
         }

@@ -23,6 +23,7 @@ mod store;
 mod token;
 
 use std::process::ExitCode;
+use std::{env, io};
 
 use clap::{Parser, Subcommand};
 
@@ -62,7 +63,15 @@ enum Command {
     #[command(after_help = listen::EXAMPLES)]
     Listen(listen::Args),
     /// Ask a server whether it is ready: exit code 0 if so, else 1 and the reason
-    #[command(after_help = health::EXAMPLES)]
+    #[command(
+        after_help = health::EXAMPLES,
+        // The options of the server are taken as they are, and these say nothing of where it is.
+        mut_args(|arg| {
+            let others = ["shards", "tls_key", "data_dir", "memory", "log_level"];
+            let is_other = others.contains(&arg.get_id().as_str());
+            arg.hide(is_other)
+        }),
+    )]
     Health(health::Args),
     /// Print a token by which a device proves its name
     #[command(after_help = token::EXAMPLES)]
@@ -106,7 +115,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for the server and listen: ended as asked; for send: delivered or
      accepted
-  1  failed while running; health: not ready, or not reached
+  1  failed while running; health: not ready, not reached, or wrong usage
   2  wrong usage or configuration; nothing was started or sent
   3  send, listen: could not connect
   4  send: rejected, there is no such device; mailbox: the same
@@ -158,7 +167,18 @@ impl From<Exit> for ExitCode {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // A HEALTHCHECK ends with 0 or 1: Docker reserves 2.
+        Err(error)
+            if error.use_stderr() && env::args_os().nth(1).is_some_and(|arg| arg == "health") =>
+        {
+            // Nobody may be reading; the exit code says it as well.
+            let _: io::Result<()> = error.print();
+            return Exit::Failed.into();
+        }
+        Err(error) => error.exit(),
+    };
     match cli.command.unwrap_or(Command::Serve(cli.settings)) {
         Command::Serve(settings) => serve::run(&settings).into(),
         Command::Config(command) => config::run(&command).into(),

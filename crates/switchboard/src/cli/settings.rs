@@ -70,6 +70,11 @@ impl Settings {
         dedicated.chain(set).collect()
     }
 
+    /// Returns true if no option was given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.config.is_none() && self.flags().is_empty()
+    }
+
     /// The configuration of this process.
     pub(super) fn load(&self) -> Result<Loaded, ConfigErrors> {
         config::load(Path::new(""), self.config.as_deref(), std::env::vars_os(), self.flags())

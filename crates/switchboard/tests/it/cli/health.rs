@@ -1,5 +1,9 @@
 //! `switchboard health`: an exit code and a sentence.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+
 use super::connecting::with_tls;
 use super::{Server, Shell, nobody};
 use crate::strace::{self, STORE, SYNCS, Tampering};
@@ -37,6 +41,100 @@ fn a_server_is_found_by_its_address() {
     for url in [format!("{address}"), format!("http://{address}/"), format!("ws://{address}")] {
         is_ready(&shell, &format!("--url {url}"));
     }
+}
+
+#[test]
+fn an_address_may_come_from_the_variable_of_the_clients() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let ask = |line: &str, url: &str| {
+        shell.command(&format!("health {line}")).env("SWITCHBOARD_URL", url).output().unwrap()
+    };
+    assert_eq!(ask("", &server.url()).status.code(), Some(0));
+    let port = server.address.port();
+    for (line, code) in
+        [("", 1), (&*format!("--port {port}"), 0), (&*format!("--url 127.0.0.1:{port}"), 0)]
+    {
+        assert_eq!(ask(line, &nobody()).status.code(), Some(code), "{line}");
+    }
+}
+
+/// Answers one request with this; returns what was asked for.
+fn answering(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(socket.try_clone().unwrap()).lines().map(Result::unwrap);
+        let first = lines.next().unwrap();
+        assert!(lines.any(|line| line.is_empty()), "a request ends with an empty line");
+        socket.write_all(answer.as_bytes()).unwrap();
+        first
+    });
+    (address, asked)
+}
+
+/// Behind a proxy that has it on a path it was asked at the root of the site: that path says nothing of
+/// it, and a 200 of the proxy was taken for its own.
+#[test]
+fn a_server_on_a_path_is_asked_there() {
+    for (given, path) in [
+        ("", "/readyz"),
+        ("/", "/readyz"),
+        ("/switchboard/", "/switchboard/readyz"),
+        ("/a/switchboard", "/a/switchboard/readyz"),
+        ("/a/readyz", "/a/readyz"),
+    ] {
+        let (address, asked) = answering("HTTP/1.1 200 OK\r\n\r\nready\n");
+        is_ready(&Shell::new(), &format!("--url http://{address}{given}"));
+        assert_eq!(asked.join().unwrap(), format!("GET {path} HTTP/1.1"), "{given}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_the_servers_is_no_ready() {
+    let another = "another program answers there, or a proxy that does not know this path";
+    for (answer, why) in [
+        ("200 OK\r\n\r\n", another),
+        ("200 OK\r\n\r\n<html>already there</html>", another),
+        ("404 Not Found\r\n\r\n<html>\r\n<head>", "the server answered 404"),
+        ("301 Moved\r\nLocation: http://h/a/\r\n\r\n", "the server answered 301: use http://h/a/"),
+        ("503 Busy\r\n\r\ngoing down\n", "the server answered 503: going down"),
+    ] {
+        let (address, asked) = answering(Box::leak(format!("HTTP/1.1 {answer}").into()));
+        let said = is_not_ready(&Shell::new(), &format!("--url {address}"));
+        assert!(said.starts_with("not ready: ") && said.ends_with(why), "{said}");
+        asked.join().unwrap();
+    }
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nready\n\r\n0\r\n\r\n";
+    is_ready(&Shell::new(), &format!("--url {}", answering(chunked).0));
+}
+
+/// 2 is reserved in a HEALTHCHECK.
+#[test]
+fn wrong_usage_is_exit_code_1_too() {
+    let shell = Shell::new();
+    for (line, why) in [
+        ("--timeout 0s", "above 0s"),
+        ("--no-such-option", "unexpected argument"),
+        ("--url localhost --port 8080", "cannot be used with"),
+        ("--ca none.pem", "--ca is for https://"),
+    ] {
+        let ran = shell.run(&format!("health {line}"));
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{line}");
+        assert!(ran.err.contains(why), "{}", ran.err);
+    }
+    assert_eq!(shell.run("health --help").code, Some(0));
+    assert_eq!(shell.run("listen --no-such-option").code, Some(2));
+}
+
+/// The server's options are taken as they are, so that they can be repeated.
+#[test]
+fn options_that_do_not_say_where_the_server_is_are_taken_and_not_listed() {
+    let (server, shell) = (Server::start(), Shell::new());
+    let port = server.address.port();
+    is_ready(&shell, &format!("--port {port} --shards 1 --memory --log-level debug"));
+    let help = shell.run("health --help").out;
+    assert!(help.contains("--listen") && !help.contains("--shards"), "{help}");
 }
 
 #[test]
@@ -108,7 +206,7 @@ fn who_cannot_be_reached_is_not_ready() {
     let why = is_not_ready(&shell, "--set prot=1");
     assert!(why.contains("did you mean port?"), "{why}");
     // The kernel connects, and nobody answers.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = silent.local_addr().unwrap();
     let why = is_not_ready(&shell, &format!("--url {url} --timeout 100ms"));
     assert_eq!(why, format!("cannot reach http://{url}: no answer within 100ms"));
