@@ -370,6 +370,7 @@ addEventListener("hashchange", addressFromHash);
 setInterval(showCountdown, 500);
 
 byId("websocat").textContent = `websocat --linemode-strip-newlines ${serverUrl}`;
+byId("origin").textContent = `--origin ${location.origin}`;
 speak();
 conversation.restore(connection.unanswered);
 addressFromHash();

@@ -28,29 +28,67 @@ pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &C
         );
     }
     let reachable = SocketAddr::new(reachable(address.ip()), address.port());
-    let (http, ws) = if config.tls_cert.is_some() { ("https", "wss") } else { ("http", "ws") };
+    let http = if config.tls_cert.is_some() { "https" } else { "http" };
     let metrics = metrics
         .map(|address| format!("metrics     http://{address}/metrics\n  "))
         .unwrap_or_default();
     let greeting = format!(
         "Switchboard is listening on {address}\n\n  \
          web page    {http}://{reachable}/\n  \
-         by hand     websocat --linemode-strip-newlines {ws}://{reachable}/\n  \
+         by hand     {by_hand}\n  \
          {metrics}may connect {may_connect}\n  \
-         to change   {to_change}\n  \
+         to change   {WHERE_TO_CHANGE}{INDENT}{to_change}\n  \
          stop        {stop}\n\n",
-        may_connect = access.may_connect,
-        to_change = access.to_change,
+        by_hand = by_hand(reachable, config).join(INDENT),
+        may_connect = access.may_connect.join(&format!(";{INDENT}")),
+        to_change = access.to_change_aligned().join(INDENT),
         stop = if io::stdout().is_terminal() { "Ctrl-C" } else { "SIGTERM" },
     );
     // Nobody may be reading; that is no reason not to serve.
     let _: io::Result<()> = io::stdout().write_all(greeting.as_bytes());
 }
 
+/// Begins a further line of a paragraph of the greeting.
+const INDENT: &str = "\n              ";
+
+/// Which places set a key. A running server is not the place to look for the file's path: any key may
+/// come from several.
+const WHERE_TO_CHANGE: &str =
+    "in switchboard.toml here, in the file of --config, or by --set; then restart:";
+
+/// The commands that make a device on a terminal, which differ by who may connect.
+fn by_hand(reachable: SocketAddr, config: &Config) -> Vec<String> {
+    let has_tls = config.tls_cert.is_some();
+    let url = match has_tls {
+        // The certificate is for the name that devices use.
+        true => format!("wss://HOST:{}/", reachable.port()),
+        false => format!("ws://{reachable}/"),
+    };
+    let needs_token = config.auth == Auth::Token;
+    let mut lines = Vec::new();
+    // Without a data directory there is no key for the command, only the operator's.
+    if needs_token && let Some(dir) = &config.data_dir {
+        let is_default = Some(dir) == Config::default().data_dir.as_ref();
+        let dir = if is_default { String::new() } else { format!(" --data-dir {}", dir.display()) };
+        lines.push(format!("switchboard token --device NAME{dir} > FILE"));
+    }
+    if let Some(origin) = config.allowed_origins.first() {
+        // `listen` sends no Origin.
+        let token = if needs_token { " -H \"Authorization: Bearer $(cat FILE)\"" } else { "" };
+        lines.push(format!("websocat --linemode-strip-newlines --origin {origin}{token} {url}"));
+        return lines;
+    }
+    let token = if needs_token { " --token-file FILE" } else { "" };
+    let is_default = !has_tls && reachable == SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+    let url = if is_default { String::new() } else { format!(" --url {url}") };
+    lines.push(format!("switchboard listen{token}{url}"));
+    lines
+}
+
 /// What systemd shows of a server that is up, in one line.
 pub(crate) fn status(address: SocketAddr, config: &Config) -> String {
     let Access { may_connect, .. } = Access::new(address, config);
-    format!("Listening on {address}; may connect: {may_connect}")
+    format!("Listening on {address}; may connect: {}", may_connect.join("; "))
 }
 
 /// Not in [`Access`]: it is about which tokens count, not about who needs one.
@@ -60,44 +98,70 @@ fn takes_any_audience(config: &Config) -> bool {
 
 /// Who may connect from where, and the settings that change it.
 struct Access {
-    may_connect: String,
-    to_change: String,
+    /// Parts of one sentence.
+    may_connect: Vec<String>,
+    /// Settings, and what each of them admits.
+    to_change: Vec<(String, &'static str)>,
 }
 
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "may connect: {}; to change it: {}", self.may_connect, self.to_change)
+        let to_change =
+            self.to_change.iter().map(|(setting, admits)| format!("{setting} {admits}"));
+        let to_change = to_change.collect::<Vec<_>>().join(", ");
+        let may_connect = self.may_connect.join("; ");
+        write!(f, "may connect: {may_connect}; to change it, {WHERE_TO_CHANGE} {to_change}")
     }
 }
 
 impl Access {
     fn new(address: SocketAddr, config: &Config) -> Access {
+        let any_origin = config.allowed_origins.is_empty();
         let (who, auth) = match config.auth {
-            Auth::Open => ("everybody", "auth = \"token\" admits only who shows a token"),
-            Auth::Token => ("who shows a token", "auth = \"open\" admits everybody"),
+            Auth::Open if any_origin => ("everybody", AUTH_TOKEN),
+            Auth::Open => ("who sends an Origin of allowed_origins, as a browser does", AUTH_TOKEN),
+            Auth::Token if any_origin => ("who shows a token", AUTH_OPEN),
+            Auth::Token => ("who shows a token and sends an Origin of allowed_origins", AUTH_OPEN),
         };
-        let (from, listen) = match address.ip() {
-            ip if ip.is_loopback() => (
-                "this machine only".to_owned(),
-                format!("listen = \"{}\" other machines", on(unspecified(ip), address)),
-            ),
-            ip => (
-                format!("any machine that reaches {}", one_or_all(ip)),
-                format!("listen = \"{}\" this machine only", on(loopback(ip), address)),
-            ),
+        let ip = address.ip();
+        let from = match ip.is_loopback() {
+            true if config.trusted_proxies.is_empty() => "this machine only".to_owned(),
+            true => "this machine".to_owned(),
+            false => format!("any machine that reaches {}", one_or_all(ip)),
         };
-        // Where a token is needed, a page in somebody's browser does not get in without one.
-        let any_page = config.auth == Auth::Open && config.allowed_origins.is_empty();
-        let (pages, origins) = match any_page {
-            true => ("; so may web pages of any origin", ", allowed_origins your pages only"),
-            false => ("", ""),
+        let (listen, admits) = match ip.is_loopback() {
+            true => (unspecified(ip), "other machines, too"),
+            false => (loopback(ip), "this machine only"),
         };
-        Access {
-            may_connect: format!("{who}, from {from}{pages}"),
-            to_change: format!("{auth}, {listen}{origins}"),
+        let mut access = Access {
+            may_connect: vec![format!("{who}, from {from}")],
+            to_change: vec![
+                (auth.0.to_owned(), auth.1),
+                (format!("listen = \"{}\"", on(listen, address)), admits),
+            ],
+        };
+        if ip.is_loopback() && !config.trusted_proxies.is_empty() {
+            let proxied = "so may those whom the proxies in trusted_proxies let through";
+            access.may_connect.push(proxied.to_owned());
         }
+        // Where a token is needed, a page in somebody's browser does not get in without one.
+        if config.auth == Auth::Open && any_origin {
+            access.may_connect.push("so may web pages of any origin".to_owned());
+            access.to_change.push(("allowed_origins = [...]".to_owned(), "those pages only"));
+        }
+        access
+    }
+
+    /// The settings in one column, what they admit in the next.
+    fn to_change_aligned(&self) -> Vec<String> {
+        let width = self.to_change.iter().map(|(setting, _)| setting.len()).max().unwrap_or(0);
+        let line = |(setting, admits): &(String, &str)| format!("{setting:width$}  {admits}");
+        self.to_change.iter().map(line).collect()
     }
 }
+
+const AUTH_TOKEN: (&str, &str) = ("auth = \"token\"", "who shows a token only");
+const AUTH_OPEN: (&str, &str) = ("auth = \"open\"", "everybody");
 
 /// What is listened on, in words.
 fn one_or_all(ip: IpAddr) -> String {
@@ -137,49 +201,117 @@ mod tests {
         assert!(!takes_any_audience(&Config { auth_audience: Some("a".into()), ..config }));
     }
 
+    fn says(listen: &str, config: &Config, may_connect: &str, to_change: &str) {
+        let access = Access::new(listen.parse().unwrap(), config);
+        assert_eq!(
+            access.to_string(),
+            format!("may connect: {may_connect}; to change it, {WHERE_TO_CHANGE} {to_change}")
+        );
+    }
+
     #[test]
     fn who_may_connect_from_where_is_told_with_what_changes_it() {
         let open = Config::default();
         let token = Config { auth: Auth::Token, ..Config::default() };
+        says(
+            "0.0.0.0:8080",
+            &open,
+            "everybody, from any machine that reaches this one; so may web pages of any origin",
+            "auth = \"token\" who shows a token only, listen = \"127.0.0.1:8080\" this machine only, \
+             allowed_origins = [...] those pages only",
+        );
+        says(
+            "127.0.0.1:8080",
+            &open,
+            "everybody, from this machine only; so may web pages of any origin",
+            "auth = \"token\" who shows a token only, listen = \"0.0.0.0:8080\" other machines, too, \
+             allowed_origins = [...] those pages only",
+        );
+        says(
+            "[::]:443",
+            &token,
+            "who shows a token, from any machine that reaches this one",
+            "auth = \"open\" everybody, listen = \"[::1]:443\" this machine only",
+        );
+        says(
+            "[::1]:443",
+            &token,
+            "who shows a token, from this machine only",
+            "auth = \"open\" everybody, listen = \"[::]:443\" other machines, too",
+        );
+    }
+
+    /// It said "this machine only" of a server that a proxy opens to the world.
+    #[test]
+    fn a_proxy_on_this_machine_lets_others_in() {
+        let proxied =
+            Config { trusted_proxies: vec!["127.0.0.1/32".parse().unwrap()], ..Config::default() };
+        says(
+            "127.0.0.1:80",
+            &proxied,
+            "everybody, from this machine; so may those whom the proxies in trusted_proxies let \
+             through; so may web pages of any origin",
+            "auth = \"token\" who shows a token only, listen = \"0.0.0.0:80\" other machines, too, \
+             allowed_origins = [...] those pages only",
+        );
+    }
+
+    /// It said "everybody", and programs were answered 403.
+    #[test]
+    fn where_origins_are_listed_programs_need_one_too() {
         let pages =
             Config { allowed_origins: vec!["https://a.example".into()], ..Config::default() };
-        for (config, listen, may_connect, to_change) in [
-            (
-                &open,
-                "0.0.0.0:8080",
-                "everybody, from any machine that reaches this one; so may web pages of any origin",
-                "auth = \"token\" admits only who shows a token, listen = \"127.0.0.1:8080\" this \
-                 machine only, allowed_origins your pages only",
-            ),
-            (
-                &open,
-                "127.0.0.1:8080",
-                "everybody, from this machine only; so may web pages of any origin",
-                "auth = \"token\" admits only who shows a token, listen = \"0.0.0.0:8080\" other \
-                 machines, allowed_origins your pages only",
-            ),
-            (
-                &token,
-                "[::]:443",
-                "who shows a token, from any machine that reaches this one",
-                "auth = \"open\" admits everybody, listen = \"[::1]:443\" this machine only",
-            ),
-            (
-                &token,
-                "[::1]:443",
-                "who shows a token, from this machine only",
-                "auth = \"open\" admits everybody, listen = \"[::]:443\" other machines",
-            ),
-            (
-                &pages,
-                "10.0.0.5:80",
-                "everybody, from any machine that reaches 10.0.0.5",
-                "auth = \"token\" admits only who shows a token, listen = \"127.0.0.1:80\" this \
-                 machine only",
-            ),
-        ] {
-            let access = Access::new(listen.parse().unwrap(), config);
-            assert_eq!((&*access.may_connect, &*access.to_change), (may_connect, to_change));
-        }
+        says(
+            "10.0.0.5:80",
+            &pages,
+            "who sends an Origin of allowed_origins, as a browser does, from any machine that reaches \
+             10.0.0.5",
+            "auth = \"token\" who shows a token only, listen = \"127.0.0.1:80\" this machine only",
+        );
+        let both = Config { auth: Auth::Token, ..pages };
+        says(
+            "127.0.0.1:80",
+            &both,
+            "who shows a token and sends an Origin of allowed_origins, from this machine only",
+            "auth = \"open\" everybody, listen = \"0.0.0.0:80\" other machines, too",
+        );
+    }
+
+    #[test]
+    fn the_commands_by_hand_are_those_that_get_in() {
+        let commands = |address: &str, config: &Config| by_hand(address.parse().unwrap(), config);
+        let open = Config::default();
+        assert_eq!(commands("127.0.0.1:8080", &open), ["switchboard listen"]);
+        assert_eq!(
+            commands("127.0.0.1:80", &open),
+            ["switchboard listen --url ws://127.0.0.1:80/"]
+        );
+        let tls = Config { tls_cert: Some("c".into()), ..Config::default() };
+        assert_eq!(commands("127.0.0.1:8080", &tls), ["switchboard listen --url wss://HOST:8080/"]);
+        let token = Config { auth: Auth::Token, ..Config::default() };
+        let listen = "switchboard listen --token-file FILE";
+        assert_eq!(
+            commands("127.0.0.1:8080", &token),
+            ["switchboard token --device NAME > FILE", listen]
+        );
+        let elsewhere = Config { data_dir: Some("/data".into()), ..token.clone() };
+        assert_eq!(
+            commands("127.0.0.1:8080", &elsewhere),
+            ["switchboard token --device NAME --data-dir /data > FILE", listen]
+        );
+        let memory = Config { data_dir: None, ..token };
+        assert_eq!(commands("127.0.0.1:8080", &memory), [listen]);
+        let pages = Config { allowed_origins: vec!["https://a.example".into()], ..open };
+        let websocat = "websocat --linemode-strip-newlines --origin https://a.example";
+        assert_eq!(
+            commands("127.0.0.1:8080", &pages),
+            [format!("{websocat} ws://127.0.0.1:8080/")]
+        );
+        let both = Config { auth: Auth::Token, ..pages };
+        let token = "-H \"Authorization: Bearer $(cat FILE)\"";
+        assert_eq!(
+            commands("127.0.0.1:8080", &both).last(),
+            Some(&format!("{websocat} {token} ws://127.0.0.1:8080/"))
+        );
     }
 }

@@ -165,7 +165,10 @@ fn the_start_says_who_may_connect() {
         let lines: Vec<String> = lines.take_while(|line| !line.starts_with("  stop ")).collect();
         server.kill().unwrap();
         let log = String::from_utf8(server.wait_with_output().unwrap().stderr).unwrap();
-        assert!(lines.contains(&format!("  may connect {who}")), "{lines:#?}");
+        let greeting = lines.join("\n");
+        let paragraph = who.replace("; ", ";\n              ");
+        assert!(greeting.contains(&format!("\n  may connect {paragraph}\n")), "{greeting}");
+        assert!(lines.iter().all(|line| line.len() <= 100), "{greeting}");
         let said =
             format!("\"level\":\"{level}\",\"message\":\"may connect: {who}; to change it: ");
         assert_eq!(log.matches(&said).count(), 1, "{log}");
