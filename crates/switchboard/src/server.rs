@@ -38,6 +38,9 @@ const BACKLOG: i32 = 4_096;
 /// directory and its files, the key set that is fetched, what a reload reads.
 const RESERVED_FILES: usize = 64;
 
+/// The keys that choose where devices connect.
+const LISTEN_KEYS: &str = "listen, port";
+
 /// Runs until SIGTERM or SIGINT has drained it. SIGHUP has the configuration read from `source` again.
 pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     let Loaded { mut config, warnings, .. } = loaded;
@@ -45,10 +48,10 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     log::ignored(&warnings);
     fit_to_machine(&mut config, None);
     let config = Arc::new(config);
-    let systemd = Systemd::from_env();
-    let listener = listen(config.listen, "listen, port", config.idle_timeout)?;
-    let address = listener.local_addr()?;
     let has_terminal = io::stdin().is_terminal();
+    let systemd = Systemd::from_env();
+    let listener = listen(config.listen, LISTEN_KEYS, config.idle_timeout)?;
+    let address = listener.local_addr()?;
     let metrics = config
         .metrics_listen
         .map(|address| listen(address, "metrics_listen", config.idle_timeout))
@@ -430,20 +433,20 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// The server was started on a terminal, as its standard input.
+    has_terminal: bool,
 }
 
 impl Signals {
-    /// The server was started on a terminal, as its standard input.
-    has_terminal: bool,
     fn new(hangup: Signal, has_terminal: bool) -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup,
+            has_terminal,
         })
     }
 
-            has_terminal,
     /// Until all shards have ended: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP
     /// rereads the configuration, or drains where it says that the server's terminal is gone. A shard
     /// that fails takes the others down in good order.
@@ -463,9 +466,6 @@ impl Signals {
                     None => return,
                 },
                 _ = self.hangup.recv() => {
-                    shared.systemd.reloading();
-                    let is_applied = reload::reload(shared, source);
-                    shared.systemd.reloaded(is_applied);
                     if self.lost_terminal() {
                         // The shell and the kernel each send one; a second one is no impatience.
                         if is_draining {
@@ -475,6 +475,9 @@ impl Signals {
                         drain("SIGHUP, its terminal is gone", shared, state);
                         continue;
                     }
+                    shared.systemd.reloading();
+                    let is_applied = reload::reload(shared, source);
+                    shared.systemd.reloaded(is_applied);
                     continue;
                 }
                 signal = stop(&mut self.terminate, &mut self.interrupt) => signal,
@@ -486,9 +489,6 @@ impl Signals {
             drain(signal, shared, state);
         }
     }
-}
-
-/// Waits for a signal to stop.
 
     /// Returns true if the window or the login in which the server was started has been closed. A
     /// terminal that is hung up answers EIO to everything before its SIGHUP is sent, and one on which
@@ -496,6 +496,9 @@ impl Signals {
     fn lost_terminal(&self) -> bool {
         self.has_terminal && !io::stdin().is_terminal()
     }
+}
+
+/// Waits for a signal to stop.
 async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -530,13 +533,21 @@ fn drain(signal: &str, shared: &Shared, state: &http::State) {
 /// As [`bind`]; an error names the keys that chose the address, and says what to do.
 fn listen(address: SocketAddr, keys: &str, idle_timeout: Duration) -> anyhow::Result<TcpListener> {
     bind(address, idle_timeout).map_err(|error| {
+        let another = match keys {
+            LISTEN_KEYS => "give another port by --port",
+            _ => "choose another port",
+        };
         let what_to_do = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another",
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address: see `ip address`",
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 are for root: choose another, or give the binary CAP_NET_BIND_SERVICE"
+            io::ErrorKind::AddrInUse => {
+                format!("; another program listens there: stop it, or {another}")
             }
-            _ => "",
+            io::ErrorKind::AddrNotAvailable => {
+                "; this machine has no such address: see `ip address`".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => format!(
+                "; ports below 1024 are for root: {another}, or give the binary CAP_NET_BIND_SERVICE"
+            ),
+            _ => String::new(),
         };
         anyhow::anyhow!("cannot listen on {address} ({keys}): {error}{what_to_do}")
     })

@@ -136,7 +136,10 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// There is neither a store nor a key.
-    #[error("no server's data in {dir}: start the server once, or give --data-dir")]
+    #[error(
+        "no server's data in {dir}: start the server once, or name its directory by --data-dir or its \
+         file by --config"
+    )]
     NoData {
         /// The directory that was looked in.
         dir: PathBuf,

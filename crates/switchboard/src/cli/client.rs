@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Exit;
 use super::output::escaped;
-use super::state::TokenSource;
+use super::state::{StateFile, TokenSource};
 
 /// The variable that holds a token. There is no such option, since the arguments of a process can be
 /// read by everybody on the machine.
@@ -86,14 +86,21 @@ impl Server {
         }
     }
 
-    /// Why there is no connection, and what to do.
-    pub(super) fn cannot_connect(&self, error: &OpenError) -> String {
+    /// Why there is no connection, and what to do. `state` is the device's own file, if it has one.
+    pub(super) fn cannot_connect(&self, error: &OpenError, state: Option<&StateFile>) -> String {
         let why = match error {
             // It names the address itself.
             OpenError::Connect(error @ ConnectError::Address { .. }) => return error.to_string(),
             OpenError::Connect(ConnectError::Tls(TlsError::Untrusted)) => UNTRUSTED.to_owned(),
             OpenError::Closed(ending) if ending.code == 4401 && self.token().is_none() => {
-                format!("{error}; give one by --token-file FILE or SWITCHBOARD_TOKEN")
+                match state.and_then(StateFile::path_of_token) {
+                    Some(path) => format!(
+                        "{error}; the device's token is in {}: delete that file to be a new device, or \
+                         start the server with the data directory that it had",
+                        path.display()
+                    ),
+                    None => format!("{error}; give one by --token-file FILE or SWITCHBOARD_TOKEN"),
+                }
             }
             error => error.to_string(),
         };
@@ -134,6 +141,12 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; give a time such as 10s"))
 }
 
+/// A time that is some.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let is_some = |time: &Duration| !time.is_zero();
+    Some(time(text)?).filter(is_some).ok_or_else(|| "give a time above 0s, such as 10s".to_owned())
+}
+
 /// Runs a client's work on this thread.
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime::Builder::new_current_thread()
@@ -141,12 +154,6 @@ pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
         .build()
         .expect("a runtime of one thread needs only an epoll descriptor")
         .block_on(work)
-/// A time that is some.
-pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let is_some = |time: &Duration| !time.is_zero();
-    Some(time(text)?).filter(is_some).ok_or_else(|| "give a time above 0s, such as 10s".to_owned())
-}
-
 }
 
 /// Completes at Ctrl-C or SIGTERM.

@@ -63,7 +63,7 @@ async fn open(args: &Args) -> Result<(Session, Option<StateFile>), Status> {
     let opened = Session::open(&args.server.url, options, state).await;
     let session = opened.map_err(|error: OpenError| Status::NotConnected {
         exit: args.server.exit_of(&error),
-        reason: args.server.cannot_connect(&error),
+        reason: args.server.cannot_connect(&error, file.as_ref()),
     })?;
     match file.as_ref().map(|file| file.save(&session.state())) {
         Some(Err(error)) => {

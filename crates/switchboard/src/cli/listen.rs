@@ -172,7 +172,8 @@ async fn connect(args: &Args, file: Option<&StateFile>) -> Result<Session, Stop>
             Err(error) if args.reconnect && may_help(&error) => error,
             Err(error) => return Err(Stop::NotConnected(error)),
         };
-        let (why, again) = (args.server.cannot_connect(&error), humantime::format_duration(pause));
+        let why = args.server.cannot_connect(&error, file);
+        let again = humantime::format_duration(pause);
         eprintln!("switchboard: {why}; connecting again in {again}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
@@ -279,7 +280,8 @@ fn report(args: &Args, stop: &Stop) -> Exit {
         Stop::Interrupted => return Exit::Done,
         Stop::Output(error) => return output::failed(error),
         Stop::NotConnected(error) => {
-            (args.server.exit_of(error), args.server.cannot_connect(error))
+            let file = args.state_file().ok().flatten();
+            (args.server.exit_of(error), args.server.cannot_connect(error, file.as_ref()))
         }
         Stop::Another(device) => {
             (Exit::Usage, format!("the token is that of {device}; nothing was read or acked"))

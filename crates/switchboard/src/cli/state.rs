@@ -90,6 +90,12 @@ impl StateFile {
         self.token.as_ref().map(TokenSource::read).transpose()
     }
 
+    /// Returns the file's path if the token is in it, and not in a file or variable of its own.
+    pub(super) fn path_of_token(&self) -> Option<&Path> {
+        let has_token = self.token.is_none() && self.load().is_ok_and(|it| it.token.is_some());
+        has_token.then_some(&*self.path)
+    }
+
     /// Replaces the file as a whole; when this returns it is on disk.
     pub(super) fn save(&self, state: &State) -> Result<(), StateFileError> {
         let token = if self.token.is_none() { state.token.clone() } else { None };

@@ -1,6 +1,6 @@
 //! `switchboard token`: signs a token for a device with the server's own key.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::time::Duration;
 
 use switchboard_proto::v1::DeviceRef;
@@ -13,6 +13,8 @@ Examples:
   switchboard token --device sensor-7 > sensor-7.token
   switchboard token --device alice --ttl 24h --data-dir /var/lib/switchboard
   switchboard token --device meter --allow-send 'hub-*' --allow-send billing
+  sudo -u switchboard switchboard token --device lamp \\
+      --config /etc/switchboard/switchboard.toml        of the Debian package
 
 The key is in the data directory of the server, which makes it when it starts
 the first time. Run this as the user that the server runs as. A token cannot
@@ -68,6 +70,9 @@ fn mint(args: &Args) -> Result<String, (Exit, String)> {
     let now = crate::clock::now().map_err(|error| failed(&error))?;
     let key = OwnKey::open(&dir).map_err(|error| match error {
         KeyError::NoData { .. } => usage(&error),
+        error if error.io().is_some_and(|io| io.kind() == ErrorKind::PermissionDenied) => failed(
+            &format!("{error}; run it as the server's user, such as by `sudo -u switchboard`"),
+        ),
         error => failed(&error),
     })?;
     let token = key.mint(args.device.as_ref(), args.ttl, patterns.as_ref(), now.as_secs());

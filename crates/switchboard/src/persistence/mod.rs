@@ -9,6 +9,7 @@ pub(crate) mod record;
 pub(crate) mod state;
 mod worth;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -162,6 +163,15 @@ fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
              that were accepted may be lost: restore the whole data directory from a backup, or run \
              `switchboard store repair`, which keeps what can be read; and replace the disk"
         ),
+        OpenError::InUse(_) => anyhow::anyhow!(
+            "data_dir {dir} is in use by another process: stop it, or give another directory by --data-dir"
+        ),
+        OpenError::Io(error) if error.io().kind() == ErrorKind::PermissionDenied => {
+            anyhow::anyhow!(
+                "data_dir {dir}: {error}; start the server where its user may write, or give another \
+             directory by --data-dir"
+            )
+        }
         error => anyhow::Error::new(error).context(format!("data_dir {dir}")),
     }
 }

@@ -74,7 +74,7 @@ fn a_token_is_for_the_server_with_the_same_data_directory() {
 #[test]
 fn without_a_servers_data_there_is_no_token_and_nothing_is_made() {
     let home = tempfile::tempdir().unwrap();
-    let hint = "start the server once, or give --data-dir";
+    let hint = "start the server once, or name its directory by --data-dir or its file by --config";
     for (line, dir) in [
         ("--device alice", "switchboard-data"),
         ("--device alice --data-dir a/b", "a/b"),
@@ -170,7 +170,7 @@ fn the_start_says_who_may_connect() {
         assert!(greeting.contains(&format!("\n  may connect {paragraph}\n")), "{greeting}");
         assert!(lines.iter().all(|line| line.len() <= 100), "{greeting}");
         let said =
-            format!("\"level\":\"{level}\",\"message\":\"may connect: {who}; to change it: ");
+            format!("\"level\":\"{level}\",\"message\":\"may connect: {who}; to change it, ");
         assert_eq!(log.matches(&said).count(), 1, "{log}");
         assert_eq!(log.matches("may connect").count(), 1, "{log}");
     }

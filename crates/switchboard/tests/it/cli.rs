@@ -233,7 +233,10 @@ fn an_address_that_cannot_be_had_says_what_to_do() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     for (address, advice) in [
-        (address.to_string(), "another program listens there"),
+        (
+            address.to_string(),
+            "another program listens there: stop it, or give another port by --port",
+        ),
         ("192.0.2.1:8080".to_owned(), "no such address"),
     ] {
         let ran = Shell::new().run(&format!("--memory --listen {address}"));
@@ -258,6 +261,34 @@ fn a_data_directory_that_is_a_file_is_said_to_be_one() {
         "{}",
         ran.err
     );
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_had_says_what_to_do() {
+    let (server, shell) = (Server::start(), Shell::new().with_file("token.key", "x"));
+    let taken = server.directory.path().join("switchboard-data");
+    let ran = shell.run(&format!("--listen 127.0.0.1:0 --data-dir {}", taken.display()));
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.err.contains("is in use by another process: stop it, or give another"),
+        "{}",
+        ran.err
+    );
+
+    let denied = |call: &str, path: &str, command: Command| {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-P", path]);
+        strace.args(["-e", &format!("inject={call}:error=EACCES")]);
+        strace.arg(command.get_program()).args(command.get_args());
+        Ran::from(strace.current_dir(shell.directory.path()).output().unwrap())
+    };
+    let ran = denied("mkdir", "switchboard-data", shell.command("--listen 127.0.0.1:0"));
+    assert_eq!(ran.code, Some(1));
+    let advice =
+        "start the server where its user may write, or give another directory by --data-dir";
+    assert!(ran.err.trim_end().ends_with(advice), "{}", ran.err);
+    let ran = denied("openat", "./token.key", shell.command("token --device a --data-dir ."));
+    assert!(ran.err.contains("run it as the server's user"), "{}", ran.err);
 }
 
 #[test]

@@ -100,6 +100,21 @@ fn a_message_waits_for_a_device_that_is_away_and_is_heard_once() {
     assert_eq!(listener.event()["body"], "two");
 }
 
+/// A server with other data refuses the token that the device keeps, and nobody has given one.
+#[test]
+fn a_kept_token_that_is_refused_is_named_by_its_file() {
+    let (first, second, shell) = (Server::start(), Server::start(), Shell::new());
+    drop(Listening::start(&shell, &first, "--durable --state me"));
+    let refused = shell.run(&format!("listen --durable --state me --url {}", second.url()));
+    assert_eq!(refused.code, Some(3));
+    assert!(refused.err.contains("another server or data directory"), "{}", refused.err);
+    let hint = "the device's token is in me: delete that file to be a new device, or start the server \
+                with the data directory that it had";
+    assert!(refused.err.trim_end().ends_with(hint), "{}", refused.err);
+    let sent = shell.run(&format!("send --state me --url {} nobody x", second.url()));
+    assert!(sent.err.trim_end().ends_with(hint), "{}", sent.err);
+}
+
 #[test]
 fn a_listener_comes_back_by_itself_and_resumes() {
     let shell = Shell::new();
