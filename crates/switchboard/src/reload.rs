@@ -18,12 +18,12 @@ pub(crate) fn reload(shared: &Shared, source: &Source<'_>) -> bool {
     let is_applied = applied.is_ok();
     shared.metrics.settings.reloads.at(usize::from(!is_applied)).add(1);
     match applied {
-        Ok(Reread { live, restart, .. }) => {
-            let changed = live.join(", ");
+        Ok(reread) => {
+            let changed = reread.live.join(", ");
             tracing::info!(changed, "SIGHUP: configuration, keys and certificate reread");
-            if !restart.is_empty() {
-                let keys = restart.join(", ");
-                tracing::warn!(keys, "SIGHUP: keys that have changed and need a restart");
+            if !reread.restart.is_empty() {
+                let (keys, in_force) = (reread.restart.join(", "), reread.in_force());
+                tracing::warn!(keys, in_force, "SIGHUP: keys that have changed and need a restart");
             }
         }
         Err(error) => {

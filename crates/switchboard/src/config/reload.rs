@@ -14,6 +14,15 @@ pub(crate) struct Reread {
     pub(crate) restart: Vec<&'static str>,
 }
 
+impl Reread {
+    /// The keys that wait for a restart, with the values that hold until then.
+    pub(crate) fn in_force(&self) -> String {
+        let keys = KEYS.iter().filter(|key| self.restart.contains(&key.name));
+        let shown = keys.map(|key| format!("{} = {}", key.name, (key.show)(&self.config)));
+        shown.collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl Config {
     /// Lays what may change live in `read` over the running configuration.
     pub(crate) fn reread(&self, read: &Config) -> Reread {

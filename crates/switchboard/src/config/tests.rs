@@ -626,7 +626,12 @@ fn a_reread_configuration_changes_what_may_change_live() {
     let read = good([toml(
         "shards = 3\nmax_connections = 20\nport = 9\ntls_cert = \"new\"\ntls_key = \"k\"",
     )]);
-    let Reread { config, live, restart } = running.reread(&read);
+    let reread = running.reread(&read);
+    assert_eq!(
+        reread.in_force(),
+        format!("listen = \"{}\", shards = {}", running.listen, running.shards)
+    );
+    let Reread { config, live, restart } = reread;
     assert_eq!((live, restart), (vec!["tls_cert", "max_connections"], vec!["listen", "shards"]));
     let expected = Config { max_connections: 20, tls_cert: Some("new".into()), ..running.clone() };
     assert_eq!(config, expected);

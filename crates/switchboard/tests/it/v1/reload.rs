@@ -155,6 +155,8 @@ fn what_needs_a_restart_is_named_and_stays() {
     drop((watcher, other));
     let log = server.terminate().log;
     assert!(log.contains("\"keys\":\"shards, list_devices\""), "{log}");
+    assert!(log.contains("\"in_force\":\"shards = "), "{log}");
+    assert!(log.contains(", list_devices = \\\"all\\\"\""), "{log}");
     assert!(log.contains("\"changed\":\"ping_interval\""), "{log}");
 }
 
