@@ -24,6 +24,9 @@ const MANYLINUX: &str = "manylinux_2_28";
 const LICENSES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 const THIRD_PARTY: &str = "THIRD-PARTY-LICENSES.txt";
 
+/// What the guide refers to, of `packaging`. The `.deb` names them in `crates/switchboard/Cargo.toml`.
+const EXAMPLES: [&str; 6] = ["nginx", "caddy", "prometheus", "systemd", "container", "kubernetes"];
+
 /// Makes all packages.
 pub(crate) fn run() -> ExitCode {
     let mut all = vec![tools()];
@@ -117,8 +120,18 @@ fn archive() -> Result<(), Failure> {
     let folder = parts().join(&name);
     make(&folder.join("systemd"))?;
     copy(&binary(), &folder)?;
-    for file in ["README.md", "CHANGELOG.md", "switchboard.toml"] {
+    for file in
+        ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "switchboard.toml"]
+    {
         copy(&root().join(file), &folder)?;
+    }
+    copy_folder(&root().join("docs"), &folder.join("docs"))?;
+    make(&folder.join("packaging"))?;
+    for example in EXAMPLES {
+        copy_folder(
+            &root().join("packaging").join(example),
+            &folder.join("packaging").join(example),
+        )?;
     }
     copy_licenses(&folder)?;
     copy(&parts().join(THIRD_PARTY), &folder)?;

@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::running::{Running, assert_delivers, output};
-use crate::{VERSION, assert_holds, files_below, package};
+use crate::{VERSION, assert_holds, assert_links_lead_somewhere, files_below, package};
 
 const NAME: &str = "switchboard-broker";
 const BINARY: &str = "/usr/bin/switchboard";
@@ -44,6 +44,7 @@ fn the_deb_has_everything_in_its_place() {
         "usr/share/doc/switchboard-broker/README.md",
     ];
     assert_holds(&files_below(place.path()), &wanted);
+    assert_links_lead_somewhere(&place.path().join("usr/share/doc/switchboard-broker"));
 
     let unit = place.path().join("usr/lib/systemd/system/switchboard.service");
     let unit = fs::read_to_string(unit).unwrap();

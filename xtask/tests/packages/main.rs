@@ -93,6 +93,20 @@ fn assert_holds(files: &BTreeSet<String>, wanted: &[&str]) {
     }
 }
 
+/// What the README and the guide beside it link to is in the package, too.
+fn assert_links_lead_somewhere(folder: &Path) {
+    for page in ["README.md", "docs/install.md", "docs/operations.md", "docs/containers.md"] {
+        let page = folder.join(page);
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") {
+                assert!(page.with_file_name(target).exists(), "{page:?} links to {target}");
+            }
+        }
+    }
+}
+
 #[test]
 #[ignore = "requires the packages"]
 fn the_archive_is_complete_and_its_binary_serves() {
@@ -118,6 +132,7 @@ fn the_archive_is_complete_and_its_binary_serves() {
         "CHANGELOG.md",
     ];
     assert_holds(&files, &wanted);
+    assert_links_lead_somewhere(&folder);
     assert_serves(&|| Command::new(folder.join("switchboard")));
 }
 
@@ -162,21 +177,6 @@ fn the_npm_command_ends_its_server_with_itself() {
     }
 }
 
-#[test]
-#[ignore = "requires the packages"]
-fn all_packages_hold_the_same_binary_and_the_licences() {
-    let (_place, folder) = unpacked(&archive());
-    let binary = fs::read(folder.join("switchboard")).unwrap();
-    let (_place, wheel) = installed_by_pip();
-    assert!(binary == fs::read(wheel).unwrap(), "the wheel has another binary");
-    let (_place, npm) = unpacked(&npm_platform());
-    assert!(binary == fs::read(npm.join("bin/switchboard")).unwrap(), "npm has another binary");
-    let deb = deb::unpacked();
-    let debs = fs::read(deb.path().join("usr/bin/switchboard")).unwrap();
-    assert!(binary == debs, "the .deb has another binary");
-
-    let licenses = ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY-LICENSES.txt"];
-    assert_holds(&files_below(&npm), &licenses);
 /// npm passes no signal on: Node.js and the server went on without it, and held their port.
 #[test]
 #[ignore = "requires the packages"]
@@ -202,6 +202,21 @@ fn the_npm_command_outlives_the_shell_that_started_it() {
     assert!(server.goes_on_after(Signal::KILL), "it ended with its shell");
 }
 
+#[test]
+#[ignore = "requires the packages"]
+fn all_packages_hold_the_same_binary_and_the_licences() {
+    let (_place, folder) = unpacked(&archive());
+    let binary = fs::read(folder.join("switchboard")).unwrap();
+    let (_place, wheel) = installed_by_pip();
+    assert!(binary == fs::read(wheel).unwrap(), "the wheel has another binary");
+    let (_place, npm) = unpacked(&npm_platform());
+    assert!(binary == fs::read(npm.join("bin/switchboard")).unwrap(), "npm has another binary");
+    let deb = deb::unpacked();
+    let debs = fs::read(deb.path().join("usr/bin/switchboard")).unwrap();
+    assert!(binary == debs, "the .deb has another binary");
+
+    let licenses = ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY-LICENSES.txt"];
+    assert_holds(&files_below(&npm), &licenses);
     assert_holds(&files_below(&deb.path().join("usr/share/doc/switchboard-broker")), &licenses);
     let third_party = fs::read_to_string(folder.join("THIRD-PARTY-LICENSES.txt")).unwrap();
     for library in ["rustls", "ring", "tokio", "the Rust standard library"] {
