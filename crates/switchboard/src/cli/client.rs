@@ -68,7 +68,7 @@ impl Server {
     pub(super) fn is_twice_somebody(&self, is_durable: bool) -> bool {
         let is_twice = is_durable && self.token().is_some();
         if is_twice {
-            eprintln!(
+            complain!(
                 "switchboard: --durable is for a device without a name, and {TOKEN_VARIABLE} is \
                  set: use --state FILE, or unset it"
             );

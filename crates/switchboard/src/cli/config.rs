@@ -43,7 +43,7 @@ fn check(settings: &Settings) -> Exit {
         Err(errors) => return fail("cannot use the configuration", &errors),
     };
     for warning in &loaded.warnings {
-        eprintln!("switchboard: {warning}");
+        complain!("switchboard: {warning}");
     }
     if let Err(error) = reload::certificate(&loaded.config) {
         return fail("cannot use the certificate", &error);
@@ -55,6 +55,6 @@ fn check(settings: &Settings) -> Exit {
 }
 
 fn fail(what: &str, why: &dyn Display) -> Exit {
-    eprintln!("switchboard: {what}: {why}");
+    complain!("switchboard: {what}: {why}");
     Exit::Usage
 }

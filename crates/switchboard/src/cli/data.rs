@@ -1,7 +1,7 @@
 //! The data directory of a stopped server: which one, whose it is, and reading its log.
 
 use std::fs;
-use std::io::{self, ErrorKind, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ impl Problem {
 
     /// Says it, and gives how to end.
     pub(super) fn report(&self, what: &str) -> Exit {
-        eprintln!("switchboard: cannot {what}: {}", self.words);
+        complain!("switchboard: cannot {what}: {}", self.words);
         self.exit
     }
 }
@@ -170,7 +170,7 @@ impl Progress {
         let is_round = self.records.is_multiple_of(4_096);
         if self.is_watched && is_round && self.shown_at.elapsed() >= PROGRESS_INTERVAL {
             self.shown_at = Instant::now();
-            eprint!("\r\x1b[K{}", self.line());
+            let _ = write!(io::stderr(), "\r\x1b[K{}", self.line());
         }
     }
 
@@ -184,7 +184,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_watched {
-            eprint!("\r\x1b[K");
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn send(args: &Args, input: Receiver<io::Result<Vec<u8>>>) -> E
     let state = delivery.session.close().await;
     match file.map(|file| file.save(&state)) {
         Some(Err(error)) => {
-            eprintln!("switchboard: {error}");
+            complain!("switchboard: {error}");
             worst.worse(Exit::Failed)
         }
         _ => worst,
@@ -171,7 +171,7 @@ impl<'a> Delivery<'a> {
                 line = input.recv(), if !is_read && has_room => match line {
                     Some(Ok(line)) => self.begin(line).await,
                     Some(Err(error)) => {
-                        eprintln!("switchboard: cannot read standard input: {error}");
+                        complain!("switchboard: cannot read standard input: {error}");
                         self.worst = self.worst.worse(Exit::Failed);
                         is_read = true;
                     }
@@ -194,7 +194,7 @@ impl<'a> Delivery<'a> {
         if self.args.lines
             && let Some(ending) = &self.ending
         {
-            eprintln!("switchboard: {ending}; lines without a result were not sent");
+            complain!("switchboard: {ending}; lines without a result were not sent");
             self.worst = self.worst.worse(Exit::ConnectionEnded);
         }
         true

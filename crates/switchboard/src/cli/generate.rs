@@ -32,7 +32,7 @@ pub(super) fn man_pages(directory: &Path) -> Exit {
     match written {
         Ok(()) => Exit::Done,
         Err(error) => {
-            eprintln!("switchboard: cannot write to {}: {error}", directory.display());
+            complain!("switchboard: cannot write to {}: {error}", directory.display());
             Exit::Failed
         }
     }

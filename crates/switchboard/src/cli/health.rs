@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Exit {
     match ask(args) {
         Ok(()) => output::print("ready\n"),
         Err(why) => {
-            eprintln!("switchboard: {why}");
+            complain!("switchboard: {why}");
             Exit::Failed
         }
     }

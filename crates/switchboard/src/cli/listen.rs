@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args) -> Exit {
     if let Some(name) = &args.device
         && args.server.token().is_none()
     {
-        eprintln!(
+        complain!(
             "switchboard: --device {name} requires its token: give it by --token-file FILE or \
              SWITCHBOARD_TOKEN"
         );
@@ -174,7 +174,7 @@ async fn connect(args: &Args, file: Option<&StateFile>) -> Result<Session, Stop>
         };
         let why = args.server.cannot_connect(&error, file);
         let again = humantime::format_duration(pause);
-        eprintln!("switchboard: {why}; connecting again in {again}");
+        complain!("switchboard: {why}; connecting again in {again}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
@@ -260,18 +260,18 @@ fn keep(file: Option<&StateFile>, session: &Session, last: Option<Cursor>) -> Re
 async fn refresh(args: &Args, device: &Device) {
     let token = match token(args) {
         Ok(Some(token)) if device.state().token.as_ref() != Some(&token) => token,
-        Ok(_) => return eprintln!("switchboard: the token ends within a minute; renew its file"),
-        Err(error) => return eprintln!("switchboard: {error}"),
+        Ok(_) => return complain!("switchboard: the token ends within a minute; renew its file"),
+        Err(error) => return complain!("switchboard: {error}"),
     };
     if let Err(error) = device.refresh(&token).await {
-        eprintln!("switchboard: cannot renew the token: {error}");
+        complain!("switchboard: cannot renew the token: {error}");
     }
 }
 
 fn offline(why: &str, retry_in: Duration) {
     let retry_in = Duration::from_millis(retry_in.as_millis() as u64);
     let again = humantime::format_duration(retry_in);
-    eprintln!("switchboard: offline: {}; connecting again in {again}", escaped(why));
+    complain!("switchboard: offline: {}; connecting again in {again}", escaped(why));
 }
 
 fn report(args: &Args, stop: &Stop) -> Exit {
@@ -298,7 +298,7 @@ fn report(args: &Args, stop: &Stop) -> Exit {
         Stop::State(error) => (Exit::Failed, error.to_string()),
         Stop::Watch(error) => (Exit::Failed, format!("cannot watch: {error}")),
     };
-    eprintln!("switchboard: {words}");
+    complain!("switchboard: {words}");
     exit
 }
 

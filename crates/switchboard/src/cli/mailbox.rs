@@ -1,7 +1,7 @@
 //! `switchboard mailbox`: shows the mailboxes of a stopped server, and ends one.
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -176,7 +176,7 @@ fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem
 
 /// Asks on the terminal; only a yes is one.
 fn agrees(question: &str) -> Result<bool, Problem> {
-    eprint!("{question} [y/N] ");
+    let _ = write!(io::stderr(), "{question} [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(Problem::failed)?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

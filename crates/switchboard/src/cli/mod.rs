@@ -1,5 +1,14 @@
 //! The command line: what each command takes, and what its exit code means.
 
+/// As `eprintln!`, which panics where standard error cannot be written, as on a full disk: nobody could be
+/// told then, and the exit code still says how it went.
+macro_rules! complain {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod append;
 mod client;
 mod config;
@@ -189,7 +198,7 @@ pub fn main() -> ExitCode {
         Command::Mailbox(command) => mailbox::run(&command).into(),
         Command::Store(command) => store::run(&command).into(),
         Command::Bench(args) => crate::bench::run(args).unwrap_or_else(|e| {
-            eprintln!("switchboard: cannot run the bench: {e:#}");
+            complain!("switchboard: cannot run the bench: {e:#}");
             Exit::Usage.into()
         }),
         Command::Completions { shell } => generate::completions(shell).into(),

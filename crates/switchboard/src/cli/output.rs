@@ -47,7 +47,7 @@ pub(super) fn failed(error: &io::Error) -> Exit {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Exit::Done;
     }
-    eprintln!("switchboard: cannot write to standard output: {error}");
+    complain!("switchboard: cannot write to standard output: {error}");
     Exit::Failed
 }
 

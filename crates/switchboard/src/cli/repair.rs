@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Record};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::DeviceRef;
@@ -45,6 +46,14 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     let checked = Checked::new(&disk)?;
     if checked.faults.is_empty() {
         return Ok("nothing to repair: the store is sound\n".to_owned());
+    }
+    let log = dir.join("log");
+    if is_mount(&log) {
+        return Err(Problem::failed(format!(
+            "{} is a mount of its own, which cannot be moved away: unmount it, copy what it holds into an \
+             ordinary folder of that name, and repair again; nothing was changed",
+            log.display()
+        )));
     }
     if let Err(error @ KeyError::OwnExposed { .. }) = OwnKey::check(dir, None, false) {
         // To make another one is for the operator to decide.
@@ -234,6 +243,11 @@ fn free_name(dir: &Path, now_ms: u64) -> PathBuf {
     };
     let mut free = times.filter(is_free);
     dir.join(format!("{REPAIRED}{}", free.next().expect("not every second is taken")))
+}
+
+fn is_mount(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Moves the old store away and the new one here; goes on where an earlier attempt ended.

@@ -93,8 +93,8 @@ pub(super) fn run(args: &Args) -> Exit {
         return Exit::Usage;
     }
     if args.receipt && !args.is_kept() {
-        eprintln!("switchboard: --receipt requires --state FILE, --durable or --token-file FILE:");
-        eprintln!("  nobody can be the device again to which the outcome is told");
+        complain!("switchboard: --receipt requires --state FILE, --durable or --token-file FILE:");
+        complain!("  nobody can be the device again to which the outcome is told");
         return Exit::Usage;
     }
     let Some(message) = &args.message else {
@@ -103,12 +103,12 @@ pub(super) fn run(args: &Args) -> Exit {
     let text = match text(message) {
         Ok(text) => text,
         Err(e) => {
-            eprintln!("switchboard: cannot read the message from standard input: {e}");
+            complain!("switchboard: cannot read the message from standard input: {e}");
             return Exit::Failed;
         }
     };
     if let Err(fault) = args.check(&text) {
-        eprintln!("switchboard: {fault}");
+        complain!("switchboard: {fault}");
         return Exit::Usage;
     }
     let (lines, input) = mpsc::channel(1);
@@ -215,7 +215,7 @@ pub(super) fn print(args: &Args, report: &Report) -> Exit {
         Exit::Done | Exit::Stored => exit.worse(output::print(&format!("{line}\n"))),
         _ if args.lines => exit.worse(output::print(&format!("{line}\n"))),
         _ => {
-            eprintln!("switchboard: {line}");
+            complain!("switchboard: {line}");
             exit
         }
     }

@@ -11,7 +11,7 @@ pub(super) fn run(settings: &Settings) -> Exit {
     let loaded = match settings.load() {
         Ok(loaded) => loaded,
         Err(errors) => {
-            eprintln!("switchboard: cannot start: {errors}");
+            complain!("switchboard: cannot start: {errors}");
             return Exit::Usage;
         }
     };
@@ -20,7 +20,7 @@ pub(super) fn run(settings: &Settings) -> Exit {
     match ran {
         Ok(()) => Exit::Done,
         Err(error) => {
-            eprintln!("switchboard: {error:#}");
+            complain!("switchboard: {error:#}");
             if is_usage(&error) { Exit::Usage } else { Exit::Failed }
         }
     }

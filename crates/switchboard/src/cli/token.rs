@@ -45,12 +45,12 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(token) => {
             let exit = output::print(&format!("{token}\n"));
             if exit == Exit::Done && io::stdout().is_terminal() {
-                eprintln!("{}", hint(args));
+                complain!("{}", hint(args));
             }
             exit
         }
         Err((exit, problem)) => {
-            eprintln!("switchboard: cannot make a token: {problem}");
+            complain!("switchboard: cannot make a token: {problem}");
             exit
         }
     }

@@ -263,6 +263,35 @@ fn a_log_that_is_no_folder_is_refused_and_repaired() {
     server(&shell).terminate();
 }
 
+/// The repair built the new store, could not move the log away, and from then on no start was possible.
+#[test]
+fn a_log_on_a_mount_of_its_own_is_not_repaired_and_says_why() {
+    let shell = data();
+    let log = dir(&shell).join("log");
+    fs::remove_file(dir(&shell).join("state.json")).unwrap();
+    let script = "mount --bind \"$1\" \"$1\" && shift && exec \"$@\"";
+    let mut repair = Command::new("unshare");
+    repair.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    repair.arg(&log).arg(env!("CARGO_BIN_EXE_switchboard")).args(["store", "repair"]);
+    let ran = Ran::from(repair.current_dir(shell.directory.path()).output().unwrap());
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    assert!(ran.err.contains("log is a mount of its own"), "{}", ran.err);
+    assert_eq!(shell.run("store repair").code, Some(0));
+    assert_eq!(waiting(&shell), Some(3));
+}
+
+/// A full disk took standard error, too, and each command ended by SIGABRT instead of by its exit code.
+#[test]
+fn exit_codes_hold_where_standard_error_cannot_be_written() {
+    let shell = data();
+    fs::remove_file(dir(&shell).join("state.json")).unwrap();
+    for (line, code) in [("serve", 1), ("store check", 1), ("serve --set nothing=1", 2)] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let status = shell.command(line).stderr(full).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{line}");
+    }
+}
+
 /// It was taken for damage: a repair by another user than the server's gave up what he may not read.
 #[test]
 fn what_permissions_hide_is_not_given_up_as_damaged() {
