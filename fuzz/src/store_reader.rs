@@ -12,7 +12,7 @@ use switchboard::store::{
 const HEADER_LEN: usize = 64;
 const FRAME_LEN: usize = 12;
 const OPTIONS: Options =
-    Options { segment_bytes: 4096, queue_max_bytes: 4096, max_bytes: u64::MAX };
+    Options { segment_bytes: 4096, queue_max_bytes: 4096, max_bytes: u64::MAX, overrun_bytes: 0 };
 
 type Records = Vec<(Position, Vec<u8>)>;
 

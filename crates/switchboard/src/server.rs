@@ -125,7 +125,7 @@ fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     )?;
     let keyring = Arc::new(Keyring::open(config)?);
     let (http, conns) = mpsc::channel(config.http_connections_max);
-    let budget = Arc::new(Budget::new(config.store_queue_max_bytes, config.shards));
+    let budget = Arc::new(Budget::new(budget_bytes(config, recovered.as_ref()), config.shards));
     let metrics = Arc::new(Metrics::new(config));
     metrics.store.budget.get_or_init(|| Arc::clone(&budget));
     let shared = Shared {
@@ -570,10 +570,26 @@ fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
+/// What may be not durable. On a small disk that is less than configured: what was accepted must still
+/// find room when the log is full.
+fn budget_bytes(config: &Config, recovered: Option<&store::Recovered>) -> usize {
+    let configured = config.store_queue_max_bytes;
+    let effective = recovered.map_or(configured, store::Recovered::queue_max_bytes);
+    if effective < configured {
+        tracing::info!(
+            configured,
+            effective,
+            "store_queue_max_bytes is bounded by store_max_bytes, or by the size of the disk"
+        );
+    }
+    effective
+}
+
 fn store_options(config: &Config) -> store::Options {
     store::Options {
         queue_max_bytes: config.store_queue_max_bytes,
         max_bytes: config.store_max_bytes as u64,
+        overrun_bytes: Budget::overrun_bytes(config.shards, config.max_message_bytes),
         ..store::Options::default()
     }
 }

@@ -110,8 +110,12 @@ mod tests {
     use crate::store::{DataDir, DiskFile, inspect};
 
     /// Two batches do not fit.
-    const SMALL: Options =
-        Options { segment_bytes: 2 << 20, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
+    const SMALL: Options = Options {
+        segment_bytes: 2 << 20,
+        queue_max_bytes: 1 << 20,
+        max_bytes: u64::MAX,
+        overrun_bytes: 0,
+    };
 
     /// The records of several batches.
     const COUNT: u64 = 300_000;

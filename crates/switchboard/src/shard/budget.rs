@@ -7,17 +7,29 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::READ_BYTES;
+
 /// A shard's own changes are published when they come to so many bytes.
 const PUBLISHED_AT: isize = 256 << 10;
+/// What all shards have not published is at most one part in so many of a small budget.
+const UNPUBLISHED_PART: usize = 8;
 
 /// Bytes that all shards hold of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Total(AtomicUsize);
 
 /// One shard's changes of a [`Total`] that are not published.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Share {
     unpublished: isize,
+    /// It is time to publish.
+    publish_at: usize,
+}
+
+impl Default for Share {
+    fn default() -> Share {
+        Share { unpublished: 0, publish_at: PUBLISHED_AT as usize }
+    }
 }
 
 impl Total {
@@ -32,7 +44,7 @@ impl Share {
     #[inline]
     pub(super) fn change(&mut self, bytes: isize) -> bool {
         self.unpublished += bytes;
-        self.unpublished.unsigned_abs() >= PUBLISHED_AT as usize
+        self.unpublished.unsigned_abs() >= self.publish_at
     }
 
     #[inline]
@@ -83,6 +95,19 @@ impl Budget {
     pub(crate) fn new(max: usize, shards: usize) -> Budget {
         let waiting = (0..shards).map(|_| AtomicBool::new(false)).collect();
         Budget { total: Total::default(), max, waiting }
+    }
+
+    /// By how much what is accepted may pass a budget, in bytes of records: each shard is at a read
+    /// when it is spent, which may end with a message that was incomplete. What a shard has not
+    /// published is covered, as the budget counts a message twice, as a record and as content.
+    pub(crate) fn overrun_bytes(shards: usize, message_bytes_max: usize) -> u64 {
+        shards as u64 * (READ_BYTES + message_bytes_max) as u64
+    }
+
+    /// A shard's share of it.
+    pub(super) fn share(&self) -> Share {
+        let publish_at = self.max / UNPUBLISHED_PART / self.waiting.len().max(1);
+        Share { publish_at: publish_at.clamp(1, PUBLISHED_AT as usize), ..Share::default() }
     }
 
     /// What is used of it.
@@ -156,6 +181,14 @@ mod tests {
         a.change(-750);
         assert_eq!(budget.publish(&mut a).count(), 0);
         assert_eq!(budget.bytes(), 0);
+    }
+
+    /// With 256 KiB for each shard the budget of a small store was passed several times over.
+    #[test]
+    fn the_shards_of_a_small_budget_publish_sooner() {
+        assert_eq!(Budget::new(64 << 20, 16).share().publish_at, 256 << 10);
+        assert_eq!(Budget::new(448 << 10, 4).share().publish_at, 14 << 10);
+        assert!(!Budget::new(1, 4).share().change(0));
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Ports {
             full_batches: VecDeque::new(),
             spare_batches: Vec::new(),
             unsynced: VecDeque::new(),
-            share: Share::default(),
+            share: shared.budget.share(),
             unfinished: Unfinished::default(),
             waiting: Waiting::default(),
             work: Work::default(),

@@ -180,6 +180,12 @@ impl Recovered {
         self.writer.give_up_ballast()
     }
 
+    /// What may be not durable, with what waits to be submitted: the bound of the options, or less on a
+    /// small disk. The log has room for no more when it says that it is full.
+    pub fn queue_max_bytes(&self) -> usize {
+        self.writer.queue_max_bytes()
+    }
+
     /// Where the server's state is noted.
     pub fn state_note(&self) -> StateNote {
         StateNote(self.shared.clone())

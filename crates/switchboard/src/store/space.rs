@@ -19,6 +19,12 @@ pub struct Space {
 const LEFT_FREE_PART: u64 = 20;
 /// The ballast is at most one part in so many of what there is.
 const BALLAST_PART: u64 = 8;
+/// What may be accepted beyond the queue's bound counts as at most one part in so many of what there
+/// is, or nothing would be left of a small store for many shards. With a small queue, too, it fits into
+/// the ballast.
+const OVERRUN_PART: u64 = 2 * BALLAST_PART;
+/// So much of the queue may be passed by records that no message made; see `shard/budget`.
+const QUEUE_MORE_PART: u64 = 8;
 /// No segment is made smaller than this for want of space.
 const SEGMENT_BYTES_MIN: u32 = 64 << 10;
 
@@ -34,7 +40,10 @@ pub(super) struct Plan {
     pub(super) volume: u64,
     /// Set aside for bad times: room for all that is queued, and to copy one segment.
     pub(super) ballast_bytes: u64,
+    /// All that is not durable, in the log's queue and before it.
     pub(super) queue_max_bytes: usize,
+    /// By so much more than that may be accepted before the gate closes.
+    overrun_bytes: u64,
     pub(super) segment_bytes: u32,
     /// Zeros ahead of the records.
     pub(super) zeros_ahead: u32,
@@ -51,7 +60,7 @@ impl Plan {
     /// On a small file system, or under a small quota, all parts shrink together: compaction must be
     /// able to copy a segment, and the ballast to take the queue.
     pub(super) fn new(options: &Options, total: Option<u64>) -> Plan {
-        let Options { segment_bytes, queue_max_bytes, max_bytes } = *options;
+        let Options { segment_bytes, queue_max_bytes, max_bytes, overrun_bytes } = *options;
         let zeros_ahead = ZEROS_AHEAD.min(segment_bytes);
         let volume = max_bytes.min(total.unwrap_or(u64::MAX));
         if max_bytes == u64::MAX {
@@ -60,6 +69,7 @@ impl Plan {
                 volume,
                 ballast_bytes: 0,
                 queue_max_bytes,
+                overrun_bytes,
                 segment_bytes,
                 zeros_ahead,
             };
@@ -69,8 +79,9 @@ impl Plan {
         let half = ballast_bytes / 2;
         let (queue, segment) = match ballast_bytes == wanted {
             true => (queue_max_bytes, segment_bytes),
+            // With what may pass it, it fits into half of the ballast.
             false => (
-                queue_max_bytes.min(half as usize),
+                queue_max_bytes.min((half - half / QUEUE_MORE_PART) as usize),
                 segment_bytes.min((half as u32).max(SEGMENT_BYTES_MIN)),
             ),
         };
@@ -79,6 +90,7 @@ impl Plan {
             volume,
             ballast_bytes,
             queue_max_bytes: queue,
+            overrun_bytes: overrun_bytes.min(volume / OVERRUN_PART),
             segment_bytes: segment,
             zeros_ahead: zeros_ahead.min(segment),
         }
@@ -103,9 +115,10 @@ impl Plan {
         self.queued() + u64::from(self.segment_bytes)
     }
 
-    /// All that is queued, and zeros ahead of it.
+    /// All that may be queued, with the shards and with the log, and zeros ahead of it.
     fn queued(&self) -> u64 {
-        self.queue_max_bytes as u64 + u64::from(self.zeros_ahead)
+        let queue = self.queue_max_bytes as u64;
+        queue + queue / QUEUE_MORE_PART + self.overrun_bytes + u64::from(self.zeros_ahead)
     }
 
     /// What new messages may still take, when the log has `used` bytes.
@@ -146,8 +159,12 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const OPTIONS: Options =
-        Options { segment_bytes: 64 << 20, queue_max_bytes: 64 << 20, max_bytes: 10 << 30 };
+    const OPTIONS: Options = Options {
+        segment_bytes: 64 << 20,
+        queue_max_bytes: 64 << 20,
+        max_bytes: 10 << 30,
+        overrun_bytes: 0,
+    };
 
     #[test]
     fn a_large_disk_changes_nothing_and_a_small_one_shrinks_all_parts() {
@@ -156,13 +173,27 @@ mod tests {
         assert_eq!((plan.queue_max_bytes, plan.segment_bytes), (64 << 20, 64 << 20));
         let plan = Plan::new(&OPTIONS, Some(8 * MIB));
         assert_eq!(plan.ballast_bytes, MIB);
-        assert_eq!((plan.queue_max_bytes, plan.segment_bytes), (512 << 10, 512 << 10));
+        assert_eq!((plan.queue_max_bytes, plan.segment_bytes), (448 << 10, 512 << 10));
         // A small quota on a large disk is a small disk.
         let quota = Options { max_bytes: 8 * MIB, ..OPTIONS };
         assert_eq!(Plan::new(&quota, Some(100 << 30)).headroom(), plan.headroom());
         assert!(plan.queued() <= plan.ballast_bytes, "the ballast takes all that is queued");
         let copied = plan.headroom() - plan.queued();
         assert_eq!(copied, u64::from(plan.segment_bytes), "the quota has room to copy a segment");
+    }
+
+    /// Shards held 64 MiB of accepted records before a small disk, which then had no room for them.
+    #[test]
+    fn the_ballast_takes_also_what_passes_the_bound_of_the_queue() {
+        for mib in [8, 16, 64, 300, 1_000, 2_000, 10_240] {
+            let options = Options { overrun_bytes: 64 * MIB, ..OPTIONS };
+            let plan = Plan::new(&options, Some(mib * MIB));
+            // None are written when space is short.
+            let queued = plan.queued() - u64::from(plan.zeros_ahead);
+            assert!(queued >= plan.queue_max_bytes as u64 + plan.overrun_bytes, "{plan:?}");
+            assert!(mib > 1_000 || queued <= plan.ballast_bytes, "{plan:?}");
+            assert!(plan.headroom() < mib * MIB * 3 / 8, "{plan:?}");
+        }
     }
 
     #[test]

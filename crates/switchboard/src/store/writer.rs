@@ -44,16 +44,24 @@ pub struct Options {
     /// A segment is ended before it passes this size; a larger batch makes a larger segment.
     pub segment_bytes: u32,
     /// Most bytes that are submitted and not yet durable. At the bound, `submit` gives the batch
-    /// back; an empty queue takes any batch.
+    /// back; an empty queue takes any batch. What waits to be submitted must keep to the same bound:
+    /// see [`Recovered::queue_max_bytes`](super::Recovered::queue_max_bytes).
     pub queue_max_bytes: usize,
     /// What the log may take on disk, with its ballast; `u64::MAX` is no bound, and no ballast.
-    /// A small one, or a small disk, also makes the other two smaller.
+    /// A small one, or a small disk, also makes the others smaller.
     pub max_bytes: u64,
+    /// By so much those who submit may pass the queue's bound before they notice.
+    pub overrun_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, queue_max_bytes: 64 << 20, max_bytes: u64::MAX }
+        Options {
+            segment_bytes: 64 << 20,
+            queue_max_bytes: 64 << 20,
+            max_bytes: u64::MAX,
+            overrun_bytes: 0,
+        }
     }
 }
 
@@ -218,8 +226,10 @@ impl Writer {
             Ok((segment, end, count)) => {
                 let bytes = end - segment.end();
                 self.advance(segment, end);
-                self.tell(count, listener);
+                // Before the shards hear of it: that makes room for more, and what is accepted by a
+                // gate that should be closed has no room here.
                 self.spend(bytes, listener);
+                self.tell(count, listener);
                 Turn::Worked
             }
             Err(error) => {
@@ -248,6 +258,10 @@ impl Writer {
     pub(super) fn give_up_ballast(&mut self) -> bool {
         self.is_short = true;
         self.ballast.give_up(0)
+    }
+
+    pub(super) fn queue_max_bytes(&self) -> usize {
+        self.plan.queue_max_bytes
     }
 
     /// Looks at the file system, and makes the ballast whole if it can.

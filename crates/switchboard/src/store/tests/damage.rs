@@ -8,8 +8,12 @@ use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header};
 use crate::store::{Disk, Known, OpenError, Options, Position, ReadError, StateOf};
 
-const OPTIONS: Options =
-    Options { segment_bytes: 1024, queue_max_bytes: 1 << 20, max_bytes: u64::MAX };
+const OPTIONS: Options = Options {
+    segment_bytes: 1024,
+    queue_max_bytes: 1 << 20,
+    max_bytes: u64::MAX,
+    overrun_bytes: 0,
+};
 
 /// Record sizes of one write, of the next, and so on.
 type Writes<'a> = &'a [&'a [usize]];

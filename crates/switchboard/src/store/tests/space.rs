@@ -8,7 +8,7 @@ use crate::store::writer::Turn;
 use crate::store::{Batch, Known, OpenError, Options, Recovered};
 
 const OPTIONS: Options =
-    Options { segment_bytes: 8_000, queue_max_bytes: 8_000, max_bytes: 120_000 };
+    Options { segment_bytes: 8_000, queue_max_bytes: 8_000, max_bytes: 120_000, overrun_bytes: 0 };
 
 struct Fixture {
     disk: CrashDisk,
@@ -73,7 +73,7 @@ fn the_ballast_pays_for_what_is_queued_when_others_fill_the_disk() {
     it.disk.leave_free(Some(0));
     // All that the queue may hold, by single batches.
     for _ in 0..4 {
-        it.submit(batch(&[&[7; 1_700]]));
+        it.submit(batch(&[&[7; 1_600]]));
     }
     while !matches!(it.log.writer.step(&it.ears), Turn::Idle) {}
     let told = it.told();

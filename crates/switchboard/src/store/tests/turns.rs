@@ -9,7 +9,7 @@ use crate::store::writer::Turn;
 use crate::store::{Batch, Disk, DropError, Full, Options, ReadError, Recovered};
 
 const OPTIONS: Options =
-    Options { segment_bytes: 4096, queue_max_bytes: 1000, max_bytes: u64::MAX };
+    Options { segment_bytes: 4096, queue_max_bytes: 1000, max_bytes: u64::MAX, overrun_bytes: 0 };
 
 struct Fixture {
     disk: CrashDisk,

@@ -15,7 +15,7 @@ const SEEDS: std::ops::Range<u64> = 0..1500;
 
 /// For a look that changes nothing that counts.
 const OPTIONS: Options =
-    Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX };
+    Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX, overrun_bytes: 0 };
 
 /// What ought to be in the log, over all of its incarnations.
 struct World {
@@ -97,7 +97,7 @@ impl World {
     fn options(&mut self) -> Options {
         let segment_bytes = [600, 3000, 20_000][self.random.below(3) as usize];
         let max_bytes = [u64::MAX, 60_000, 1 << 20][self.random.below(3) as usize];
-        Options { segment_bytes, queue_max_bytes: 20_000, max_bytes }
+        Options { segment_bytes, queue_max_bytes: 20_000, max_bytes, overrun_bytes: 0 }
     }
 
     /// Opens the log, if need be after crashes during the start, and compares it with the model.
