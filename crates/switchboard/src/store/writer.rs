@@ -135,6 +135,13 @@ struct Active {
     zeros_end: u32,
 }
 
+impl Active {
+    /// What the file has behind the last durable record.
+    fn bytes_behind_end(&self) -> u32 {
+        self.zeros_end.saturating_sub(self.segment.end())
+    }
+}
+
 /// The only one that writes.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -157,6 +164,11 @@ pub(super) struct Writer {
     next_number: u32,
     /// Files of failed attempts that are to be deleted before any segment is.
     abandoned: Vec<String>,
+    /// What they take on disk.
+    abandoned_bytes: u64,
+    /// The segment in which the disk began to fail: what it has behind its last durable record goes
+    /// when the disk takes something again.
+    untrimmed: Option<Active>,
     health: Health,
     /// A start would not find all that was written, so nothing more is.
     is_gone: bool,
@@ -191,6 +203,8 @@ impl Writer {
             tip: tip.unwrap_or_default(),
             next_number,
             abandoned: Vec::new(),
+            abandoned_bytes: 0,
+            untrimmed: None,
             health: Health::Well,
             is_gone: false,
             found_to: 0,
@@ -348,11 +362,10 @@ impl Writer {
             let free = space.free.saturating_sub(self.written);
             Space { free, ..space }
         });
-        let ahead = self
-            .active
-            .as_ref()
-            .map_or(0, |active| active.zeros_end.saturating_sub(active.segment.end()));
-        let used = self.shared.usage().bytes + u64::from(ahead) + self.ballast.len();
+        let ahead = self.active.as_ref().map_or(0, Active::bytes_behind_end);
+        let untrimmed = self.untrimmed.as_ref().map_or(0, Active::bytes_behind_end);
+        let left_behind = self.abandoned_bytes + u64::from(untrimmed);
+        let used = self.shared.usage().bytes + u64::from(ahead) + left_behind + self.ballast.len();
         let left = self.plan.left(used, space);
         let promised = listener.promised(left.saturating_sub(self.plan.headroom()));
         let left = left.saturating_sub(promised);
@@ -420,7 +433,11 @@ impl Writer {
     }
 
     /// Makes a segment that follows the tip, durable with its header.
+    ///
+    /// While an attempt that failed cannot be let go of there is no other: or each retry on a disk that
+    /// syncs nothing would leave a file, one a second.
     fn create(&mut self) -> Result<Active, StoreError> {
+        self.delete_abandoned()?;
         let number = self.next_number;
         let name = name_of(number);
         self.next_number += 1;
@@ -428,6 +445,7 @@ impl Writer {
         // Without its header it would be nothing, with it a crash must not find it in the way.
         if made.is_err() {
             self.abandoned.push(name);
+            self.abandoned_bytes += u64::from(self.zeros_ahead().max(HEADER_LEN));
             self.delete_abandoned().ok();
         }
         made
@@ -497,6 +515,10 @@ impl Writer {
             self.health = Health::Well;
             // Those that resist now are tried again before the next drop.
             self.delete_abandoned().ok();
+            if let Some(Active { segment, .. }) = self.untrimmed.take() {
+                // As in `finish`.
+                segment.file.truncate(u64::from(segment.end())).ok();
+            }
             listener.healthy();
         }
     }
@@ -506,10 +528,14 @@ impl Writer {
         let Some(active) = self.active.take() else { return };
         if active.segment.number != self.tip.number {
             self.abandoned.push(active.segment.name.clone());
+            self.abandoned_bytes += u64::from(active.zeros_end);
             self.delete_abandoned().ok();
         } else if error.is_no_space() {
             self.active = Some(active);
             self.finish();
+        } else {
+            // Its disk is not touched before it takes something again.
+            self.untrimmed = Some(active);
         }
     }
 
@@ -571,6 +597,7 @@ impl Writer {
             self.delete(name)?;
             self.abandoned.pop();
         }
+        self.abandoned_bytes = 0;
         Ok(())
     }
 

@@ -22,6 +22,8 @@ struct State {
     random: Random,
     /// One in so many changes fails.
     fail_one_in: Option<u64>,
+    /// Contents cannot be made durable, and all else goes on.
+    syncs_fail: bool,
     /// So many changes still happen; then none does.
     changes_left: Option<u64>,
     /// What all files may have together; the rest others have taken.
@@ -221,6 +223,7 @@ impl CrashDisk {
             files: Vec::new(),
             random: Random::new(seed),
             fail_one_in: None,
+            syncs_fail: false,
             changes_left: None,
             capacity: DISK_BYTES,
             ids: 0,
@@ -235,6 +238,11 @@ impl CrashDisk {
     /// From now on one in so many changes fails, or none.
     pub(super) fn fail_one_in(&self, one_in: Option<u64>) {
         self.with(|state| state.fail_one_in = one_in);
+    }
+
+    /// From now on no content becomes durable, or it does again.
+    pub(super) fn fail_syncs(&self, fail: bool) {
+        self.with(|state| state.syncs_fail = fail);
     }
 
     /// So many changes still happen, and then none any more; `None` is for ever.
@@ -265,6 +273,7 @@ impl CrashDisk {
                 files: state.files.clone(),
                 random: random.fork(),
                 fail_one_in: None,
+                syncs_fail: false,
                 changes_left: None,
                 capacity: state.capacity,
                 ids: state.ids,
@@ -437,6 +446,7 @@ impl DiskFile for CrashFile {
         self.with(|state, index| {
             let was_frozen = state.is_frozen();
             let permitted = state.permit(broken);
+            let permitted = if state.syncs_fail { Err(broken()) } else { permitted };
             let State { files, random, .. } = state;
             match permitted {
                 Ok(()) => files[index].sync(),

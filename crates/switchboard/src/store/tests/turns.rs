@@ -98,6 +98,32 @@ fn a_failure_is_told_once_and_tried_again_ever_more_rarely() {
     );
 }
 
+/// Each retry left a segment, because MANIFEST could not let go of it either: one a second, until the
+/// volume was full.
+#[test]
+fn retries_on_a_disk_that_syncs_nothing_leave_one_file_at_most() {
+    let mut it = fixture();
+    it.write(b"before");
+    it.submit(0, batch(&[b"kept"])).unwrap();
+    it.disk.fail_syncs(true);
+    let before = it.disk.list().unwrap().len();
+    for _ in 0..20 {
+        assert!(matches!(it.step(), Turn::Failed(..)));
+        assert!(it.disk.list().unwrap().len() <= before + 1);
+    }
+    let crashed = it.disk.crash(Loss::Process);
+    assert_eq!(reopen(&crashed, OPTIONS).unwrap().0.found.abandoned.len(), 1);
+    it.disk.fail_syncs(false);
+    it.step();
+    assert!(matches!(it.ears.take()[..], [Told::Failing, Told::Healthy, Told::Synced(..)]));
+    assert_eq!(it.disk.list().unwrap().len(), before + 1, "and the one that is written");
+    let first = it.disk.content("00000001.seg");
+    let end = it.log.shared.segment(1).unwrap().end();
+    assert_eq!(first.len(), end as usize, "nothing is left behind its last record");
+    let (_, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!(records.len(), 2);
+}
+
 #[test]
 fn a_batch_longer_than_a_segment_has_one_of_its_own() {
     let mut it = fixture();
