@@ -7,6 +7,7 @@
 mod reader;
 pub(crate) mod record;
 pub(crate) mod state;
+mod tries;
 mod worth;
 
 use std::io::ErrorKind;

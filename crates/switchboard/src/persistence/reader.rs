@@ -13,9 +13,10 @@ use switchboard_broker::{Content, Position, Record, Stats, Want};
 use switchboard_proto::DeviceId;
 
 use super::record;
+use super::tries::Tries;
 use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
-use crate::store::{self, Log, ReadError};
+use crate::store::{self, Log, ReadError, Skipping};
 
 /// How often the log is looked at for what could be compacted.
 const LOOK: Duration = Duration::from_secs(1);
@@ -23,14 +24,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const DROP_LOOK: Duration = Duration::from_millis(20);
 /// What a record takes beside its message, about.
 const RECORD_OVERHEAD: u64 = 96;
-/// After a read that failed for the first time; the pauses double.
-const RETRY: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A record that is damaged is read once more before it is given up.
-const DAMAGED_TRIES: u32 = 2;
-/// A disk that does not give a record is asked for three minutes: 0.2 + 0.4 + ... + 25.6 s, then
-/// every 30 s.
-const DISK_TRIES: u32 = 14;
 /// At the end the reader is waited for so long: its disk may hang.
 const JOIN_STALL: Duration = Duration::from_secs(5);
 
@@ -93,8 +86,7 @@ struct Fetch {
 #[derive(Debug)]
 struct Failed {
     fetch: Fetch,
-    due: Instant,
-    tries: u32,
+    tries: Tries,
 }
 
 /// Why a record was not read.
@@ -156,6 +148,16 @@ struct Compaction {
     /// Shards that have not answered for the chunk.
     awaited: usize,
     copied_bytes: u64,
+    /// What cannot be read of it was tried for long enough.
+    skipping: Option<Skipping>,
+}
+
+/// A segment that could not be compacted, as the disk refused a part of it.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    segment: u32,
+    tries: Tries,
+    is_given_up: bool,
 }
 
 struct Work {
@@ -163,6 +165,7 @@ struct Work {
     log: Arc<Log>,
     jobs: Receiver<Job>,
     compaction: Option<Compaction>,
+    refused: Option<Refused>,
     /// One for each device at most: its newest session's.
     failed: HashMap<DeviceId, Failed>,
     looked_at: Instant,
@@ -191,6 +194,7 @@ impl Reader {
             log,
             jobs,
             compaction: None,
+            refused: None,
             failed: HashMap::new(),
             looked_at: Instant::now(),
             awaits_drop: false,
@@ -238,16 +242,17 @@ impl Work {
     fn next_wait(&self) -> Duration {
         let look = if self.awaits_drop { DROP_LOOK } else { LOOK };
         let now = Instant::now();
-        let due = self.failed.values().map(|failed| failed.due.saturating_duration_since(now));
+        let due =
+            self.failed.values().map(|failed| failed.tries.due.saturating_duration_since(now));
         due.min().map_or(look, |due| due.min(look))
     }
 
     fn retry_due(&mut self, now: Instant) {
-        let due = self.failed.iter().filter(|(_, failed)| failed.due <= now);
+        let due = self.failed.iter().filter(|(_, failed)| failed.tries.due <= now);
         let devices: Vec<DeviceId> = due.map(|(&device, _)| device).collect();
         for device in devices {
             if let Some(Failed { fetch, tries, .. }) = self.failed.remove(&device) {
-                self.fetch(fetch, tries);
+                self.fetch(fetch, Some(tries));
             }
         }
     }
@@ -275,12 +280,13 @@ impl Work {
             Some(failed) if first(&failed.fetch) == first(&fetch) => failed.fetch = fetch,
             _ => {
                 self.failed.remove(&fetch.device);
-                self.fetch(fetch, 0);
+                self.fetch(fetch, None);
             }
         }
     }
 
-    fn fetch(&mut self, fetch: Fetch, tries: u32) {
+    fn fetch(&mut self, fetch: Fetch, tries: Option<Tries>) {
+        let started = Instant::now();
         let mut contents = Vec::with_capacity(fetch.wants.len());
         let mut payload = Vec::new();
         for want in &fetch.wants {
@@ -290,7 +296,8 @@ impl Work {
                 Err(unread) => {
                     self.shards.read_failed();
                     if contents.is_empty() {
-                        return self.failed(fetch, &unread, tries + 1);
+                        let tries = Tries::another(tries, started, Instant::now());
+                        return self.failed(fetch, &unread, tries);
                     }
                     // The device gets what there is, and asks for this one next.
                     break;
@@ -303,14 +310,13 @@ impl Work {
 
     /// The first content of a fetch was not read: it is tried again, or the broker is told that it
     /// is lost.
-    fn failed(&mut self, fetch: Fetch, unread: &Unread, tries: u32) {
+    fn failed(&mut self, fetch: Fetch, unread: &Unread, tries: Tries) {
         let want = fetch.wants[0];
-        let (why, tries_max) = match unread {
-            Unread::Damaged(why) => (why.as_str(), DAMAGED_TRIES),
-            Unread::Disk(why) => (why.as_str(), DISK_TRIES),
+        let (why, is_given_up) = match unread {
+            Unread::Damaged(why) => (why.as_str(), tries.suffice_for_damage()),
+            Unread::Disk(why) => (why.as_str(), tries.suffice_for_disk()),
             Unread::Elsewhere => return,
         };
-        let is_given_up = tries >= tries_max;
         if let Some(left_out) = self.unreadable.pass() {
             let position = store::Position::from_u64(want.position.0);
             let (segment, offset) = (position.segment(), position.offset());
@@ -319,7 +325,7 @@ impl Work {
                 segment,
                 offset,
                 seq = want.seq,
-                tries,
+                tries = tries.count,
                 is_given_up,
                 left_out,
                 "a message cannot be read back"
@@ -329,8 +335,7 @@ impl Work {
         if is_given_up {
             self.shards.answer(shard, Answer::Unreadable { device, session, want });
         } else {
-            let pause = RETRY.saturating_mul(1 << (tries - 1).min(16)).min(RETRY_MAX);
-            self.failed.insert(device, Failed { fetch, due: Instant::now() + pause, tries });
+            self.failed.insert(device, Failed { fetch, tries });
         }
     }
 
@@ -341,9 +346,7 @@ impl Work {
             Err(error @ ReadError::Damaged { .. }) => {
                 return Err(Unread::Damaged(error.to_string()));
             }
-            Err(ReadError::Io(error)) if error.io().kind() == ErrorKind::UnexpectedEof => {
-                return Err(Unread::Damaged(error.to_string()));
-            }
+            Err(error) if is_cut_off(&error) => return Err(Unread::Damaged(error.to_string())),
             Err(ReadError::Io(error)) => return Err(Unread::Disk(error.to_string())),
         }
         match record::read(payload) {
@@ -367,6 +370,10 @@ impl Work {
             self.shards.wake_all();
         }
         let Some(oldest) = self.log.oldest() else { return };
+        let refused = self.refused.filter(|refused| refused.segment == oldest.number);
+        if refused.is_some_and(|refused| !refused.is_given_up && now < refused.tries.due) {
+            return;
+        }
         let waiting = self.shards.waiting();
         let records = waiting.messages + waiting.mailboxes + waiting.sent_ids;
         let usage = self.log.usage();
@@ -392,6 +399,9 @@ impl Work {
             is_last: false,
             awaited: 0,
             copied_bytes: 0,
+            skipping: refused
+                .filter(|refused| refused.is_given_up)
+                .and_then(|refused| self.log.skipping(refused.segment).ok()),
         });
         self.next_chunk();
     }
@@ -402,17 +412,10 @@ impl Work {
         if compaction.is_last {
             return self.compacted(&compaction);
         }
-        let (chunk, next) = match self.read_chunk(compaction.segment, compaction.next) {
+        let started = Instant::now();
+        let (chunk, next) = match self.read_chunk(&compaction) {
             Ok(read) => read,
-            Err(error) => {
-                // It is begun again at the next look.
-                self.shards.read_failed();
-                if let Some(left_out) = self.not_compacted.pass() {
-                    let what = "the oldest part of the store cannot be compacted";
-                    tracing::error!(%error, left_out, "{what}");
-                }
-                return;
-            }
+            Err(error) => return self.not_compacted(compaction.segment, &error, started),
         };
         compaction.awaited = self.shards.count();
         (compaction.next, compaction.is_last) = (next, next.is_none());
@@ -423,16 +426,36 @@ impl Work {
         }
     }
 
-    /// Reads a chunk, and over a part behind it that is damaged; gives where to go on.
+    /// The disk refused. It is begun again when others' reads have had their time, and what cannot be
+    /// read is given up when it was tried for as long as a fetch would be: or nothing would ever come
+    /// free again behind one lost sector.
+    fn not_compacted(&mut self, segment: u32, error: &ReadError, started: Instant) {
+        self.shards.read_failed();
+        let before = self.refused.filter(|refused| refused.segment == segment);
+        let tries = Tries::another(before.map(|it| it.tries), started, Instant::now());
+        let is_given_up =
+            if is_cut_off(error) { tries.suffice_for_damage() } else { tries.suffice_for_disk() };
+        self.refused = Some(Refused { segment, tries, is_given_up });
+        if let Some(left_out) = self.not_compacted.pass() {
+            let what = "the oldest part of the store cannot be compacted";
+            tracing::error!(%error, tries = tries.count, is_given_up, left_out, "{what}");
+        }
+    }
+
+    /// Reads a chunk, and over a part behind it that is damaged; returns where to go on.
     fn read_chunk(
         &self,
-        segment: u32,
-        from: Option<store::Position>,
+        compaction: &Compaction,
     ) -> Result<(Chunk, Option<store::Position>), ReadError> {
+        let &Compaction { segment, next: from, ref skipping, .. } = compaction;
         let mut chunk = Chunk::default();
-        let read = self.log.read_segment(segment, from, &mut |position, record| {
+        let mut visit = |position: store::Position, record: &[u8]| {
             chunk.push(Position(position.to_u64()), record);
-        });
+        };
+        let read = match skipping {
+            Some(skipping) => skipping.read(from, &mut visit),
+            None => self.log.read_segment(segment, from, &mut visit),
+        };
         let damaged = match read {
             Ok(next) => return Ok((chunk, next)),
             Err(ReadError::Damaged { offset, .. }) => {
@@ -440,12 +463,15 @@ impl Work {
             }
             Err(error) => return Err(error),
         };
-        // Once more: what is read may have been damaged on its way.
-        if self.log.read(damaged, &mut Vec::new()).is_ok() {
+        // Once more: what is read may have been damaged on its way. What a disk refused was read often.
+        if skipping.is_none() && self.log.read(damaged, &mut Vec::new()).is_ok() {
             return Ok((chunk, Some(damaged)));
         }
         self.shards.read_failed();
-        let next = self.log.next_intact(damaged)?;
+        let next = match skipping {
+            Some(skipping) => skipping.next_intact(damaged)?,
+            None => self.log.next_intact(damaged)?,
+        };
         let end = next.map_or((u64::from(segment) + 1) << 32, store::Position::to_u64);
         chunk.damaged = Some(Position(damaged.to_u64())..Position(end));
         if let Some(left_out) = self.not_compacted.pass() {
@@ -471,4 +497,9 @@ impl Work {
             self.log.drop_oldest(compaction.segment);
         }
     }
+}
+
+/// Returns true for a record behind the end of its file: to try again for long is of no use.
+fn is_cut_off(error: &ReadError) -> bool {
+    matches!(error, ReadError::Io(error) if error.io().kind() == ErrorKind::UnexpectedEof)
 }

@@ -75,6 +75,10 @@ pub struct SegmentInfo {
     pub is_newest: bool,
 }
 
+/// See [`Log::skipping`].
+#[derive(Debug)]
+pub struct Skipping(Segment);
+
 /// What the log takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -251,8 +255,12 @@ impl Log {
     /// follows.
     pub fn next_intact(&self, from: Position) -> Result<Option<Position>, ReadError> {
         let segment = self.shared.segment(from.segment())?;
-        let next = segment.next_intact(from.offset(), segment.end())?;
-        Ok(next.map(|offset| segment.position(offset)))
+        next_intact(&segment, from)
+    }
+
+    /// A segment whose disk refuses parts of it for good: these are taken for damaged.
+    pub fn skipping(&self, number: u32) -> Result<Skipping, ReadError> {
+        Ok(Skipping(self.shared.segment(number)?.skipping()))
     }
 
     /// Lets the next batch begin a segment, so that the one before can be dropped.
@@ -372,16 +380,45 @@ impl Shared {
         visit: &mut dyn FnMut(Position, &[u8]),
     ) -> Result<Option<Position>, ReadError> {
         let segment = self.segment(number)?;
-        let end = segment.end();
-        let from = from.map_or(HEADER_LEN, Position::offset).min(end);
-        let walk = segment.walk(from, end, &mut Vec::new(), |offset, _, payload| {
-            visit(segment.position(offset), payload);
-            Ok::<(), ReadError>(())
-        })?;
-        match walk {
-            Walk::Whole => Ok(None),
-            Walk::More(offset) => Ok(Some(segment.position(offset))),
-            Walk::Broken(offset) => Err(ReadError::Damaged { file: segment.name.clone(), offset }),
-        }
+        read_segment(&segment, from, visit)
+    }
+}
+
+fn read_segment(
+    segment: &Segment,
+    from: Option<Position>,
+    visit: &mut dyn FnMut(Position, &[u8]),
+) -> Result<Option<Position>, ReadError> {
+    let end = segment.end();
+    let from = from.map_or(HEADER_LEN, Position::offset).min(end);
+    let walk = segment.walk(from, end, &mut Vec::new(), |offset, _, payload| {
+        visit(segment.position(offset), payload);
+        Ok::<(), ReadError>(())
+    })?;
+    match walk {
+        Walk::Whole => Ok(None),
+        Walk::More(offset) => Ok(Some(segment.position(offset))),
+        Walk::Broken(offset) => Err(ReadError::Damaged { file: segment.name.clone(), offset }),
+    }
+}
+
+fn next_intact(segment: &Segment, from: Position) -> Result<Option<Position>, ReadError> {
+    let next = segment.next_intact(from.offset(), segment.end())?;
+    Ok(next.map(|offset| segment.position(offset)))
+}
+
+impl Skipping {
+    /// As [`Log::read_segment`].
+    pub fn read(
+        &self,
+        from: Option<Position>,
+        visit: &mut dyn FnMut(Position, &[u8]),
+    ) -> Result<Option<Position>, ReadError> {
+        read_segment(&self.0, from, visit)
+    }
+
+    /// As [`Log::next_intact`].
+    pub fn next_intact(&self, from: Position) -> Result<Option<Position>, ReadError> {
+        next_intact(&self.0, from)
     }
 }

@@ -38,7 +38,8 @@ pub use disk::{DataDir, Disk, DiskFile};
 pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
 pub(crate) use error::{is_damage, is_no_space};
 pub use log::{
-    Identity, Known, Log, Recovered, SegmentInfo, StateNote, Usage, adopt, identify, inspect, open,
+    Identity, Known, Log, Recovered, SegmentInfo, Skipping, StateNote, Usage, adopt, identify,
+    inspect, open,
 };
 pub use position::Position;
 pub use queue::Full;

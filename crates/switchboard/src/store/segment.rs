@@ -13,10 +13,12 @@
 //! record without such a flush may be a remainder of the same torn write.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::disk::DiskFile;
 use super::manifest::Listed;
+use super::skipping::SkippingFile;
 use super::{Position, ReadError, StoreError};
 
 /// Bytes of a header.
@@ -189,7 +191,7 @@ pub(super) struct Segment {
     pub(super) number: u32,
     pub(super) id: u64,
     pub(super) name: String,
-    pub(super) file: Box<dyn DiskFile>,
+    pub(super) file: Arc<dyn DiskFile>,
     pub(super) seal: Seal,
     /// Up to where its records are durable.
     end: AtomicU32,
@@ -211,7 +213,21 @@ impl Segment {
         let seal = Seal::new(header);
         let name = name_of(header.number);
         let &Header { number, id, .. } = header;
-        Segment { number, id, name, file, seal, end: AtomicU32::new(end) }
+        Segment { number, id, name, file: file.into(), seal, end: AtomicU32::new(end) }
+    }
+
+    /// The segment, with zeros for what cannot be read of it.
+    pub(super) fn skipping(&self) -> Segment {
+        let file: Arc<dyn DiskFile> = Arc::new(SkippingFile::new(Arc::clone(&self.file)));
+        let end = AtomicU32::new(self.end());
+        Segment {
+            number: self.number,
+            id: self.id,
+            name: self.name.clone(),
+            file,
+            seal: self.seal,
+            end,
+        }
     }
 
     /// Up to where its records are durable.

@@ -1,7 +1,9 @@
-//! A disk with sectors that cannot be read, as a repair must take it: they read as zeros, which is no
-//! record, and so what lies behind them is found.
+//! A disk with sectors that cannot be read, as a repair and compaction must take it: they read as zeros,
+//! which is no record, and so what lies behind them is found.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Disk, DiskFile, is_damage};
 
@@ -12,8 +14,44 @@ const SECTOR: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct SkippingDisk<'a>(pub(super) &'a dyn Disk);
 
+/// The same of a single file. What is behind its end, too, reads as zeros.
 #[derive(Debug)]
-struct SkippingFile(Box<dyn DiskFile>);
+pub(super) struct SkippingFile {
+    file: Arc<dyn DiskFile>,
+    lost: Mutex<Lost>,
+}
+
+/// What is known of sectors that cannot be read. None is asked for twice: a disk may take many seconds
+/// to say no.
+#[derive(Debug, Default)]
+struct Lost {
+    sectors: BTreeSet<u64>,
+    /// A read that ended here met one, so up to here it goes sector by sector.
+    single_to: u64,
+}
+
+impl SkippingFile {
+    pub(super) fn new(file: Arc<dyn DiskFile>) -> SkippingFile {
+        SkippingFile { file, lost: Mutex::default() }
+    }
+}
+
+impl Lost {
+    /// How many of `len` bytes at `offset` may be asked of the disk at once.
+    fn readable(&self, offset: u64, len: usize) -> usize {
+        let sector = offset / SECTOR;
+        let most = match self.sectors.range(sector + 1..).next() {
+            _ if offset < self.single_to => to_sector_end(offset),
+            Some(lost) => lost * SECTOR - offset,
+            None => u64::MAX,
+        };
+        len.min(usize::try_from(most).unwrap_or(usize::MAX))
+    }
+}
+
+fn to_sector_end(offset: u64) -> u64 {
+    SECTOR - offset % SECTOR
+}
 
 impl Disk for SkippingDisk<'_> {
     fn list(&self) -> io::Result<Vec<String>> {
@@ -23,7 +61,7 @@ impl Disk for SkippingDisk<'_> {
         self.0.create(name)
     }
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(SkippingFile(self.0.open(name)?)))
+        Ok(Box::new(SkippingFile::new(self.0.open(name)?.into())))
     }
     fn delete(&self, name: &str) -> io::Result<()> {
         self.0.delete(name)
@@ -38,51 +76,53 @@ impl Disk for SkippingDisk<'_> {
 
 impl DiskFile for SkippingFile {
     fn size(&self) -> io::Result<u64> {
-        self.0.size()
+        self.file.size()
     }
 
-    /// As far as the end of a sector, so that only what cannot be read is skipped.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let first = match self.0.read_at(buffer, offset) {
-            Err(error) if is_damage(&error) => error,
-            read => return read,
-        };
-        let to_end = (SECTOR - offset % SECTOR).min(self.0.size()?.saturating_sub(offset));
-        let len = buffer.len().min(to_end as usize);
-        match self.0.read_at(&mut buffer[..len], offset) {
-            Err(error) if is_damage(&error) && len > 0 => {
-                buffer[..len].fill(0);
-                Ok(len)
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_sector = buffer.len().min(to_sector_end(offset) as usize);
+        while !lost.sectors.contains(&(offset / SECTOR)) {
+            let len = lost.readable(offset, buffer.len());
+            match self.file.read_at(&mut buffer[..len], offset) {
+                Err(error) if is_damage(&error) && len <= in_sector => {
+                    lost.sectors.insert(offset / SECTOR);
+                }
+                Err(error) if is_damage(&error) => lost.single_to = offset + len as u64,
+                Ok(0) => break,
+                read => return read,
             }
-            Err(_) if len == 0 => Err(first),
-            read => read,
         }
+        buffer[..in_sector].fill(0);
+        Ok(in_sector)
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.0.write_at(slices, offset)
+        self.file.write_at(slices, offset)
     }
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.truncate(len)
+        self.file.truncate(len)
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
+        self.file.allocate(len)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
-    /// A file of three sectors, of which the second cannot be read.
-    #[derive(Debug)]
-    struct BadSector;
+    /// A file of three sectors, of which the second cannot be read; counts in how many reads it was in.
+    #[derive(Debug, Default)]
+    struct BadSector(AtomicUsize);
 
     impl DiskFile for BadSector {
         fn size(&self) -> io::Result<u64> {
@@ -91,6 +131,7 @@ mod tests {
         fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
             let end = (offset + buffer.len() as u64).min(3 * SECTOR);
             if offset < 2 * SECTOR && end > SECTOR {
+                self.0.fetch_add(1, Ordering::Relaxed);
                 return Err(rustix::io::Errno::IO.into());
             }
             buffer.fill(7);
@@ -116,10 +157,18 @@ mod tests {
     /// One sector that cannot be read made a repair give up all of the log.
     #[test]
     fn what_cannot_be_read_is_zeros_and_the_rest_is_what_it_was() {
-        let file = SkippingFile(Box::new(BadSector));
-        let mut all = vec![1; 3 * SECTOR as usize];
-        super::super::segment::read_exact_at(&file, "a file", &mut all, 0).unwrap();
-        let expected = [7, 0, 7].map(|byte| vec![byte; SECTOR as usize]).concat();
-        assert_eq!(all, expected);
+        let disk = Arc::new(BadSector::default());
+        let file = SkippingFile::new(disk.clone());
+        let read = |len: usize, offset| {
+            let mut read = vec![1; len];
+            super::super::segment::read_exact_at(&file, "a file", &mut read, offset).unwrap();
+            read
+        };
+        let expected = [7, 0, 7, 0].map(|byte| vec![byte; SECTOR as usize]).concat();
+        assert_eq!(read(4 * SECTOR as usize, 0), expected);
+        for (from, to) in [(10, 20), (4_000, 8_300), (5_000, 5_001), (9_000, 16_384)] {
+            assert_eq!(read(to - from, from as u64), expected[from..to]);
+        }
+        assert_eq!(disk.0.load(Ordering::Relaxed), 2, "it is not asked for again");
     }
 }

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
-use crate::store::segment::{HEADER_LEN, Header};
+use crate::store::segment::{HEADER_LEN, Header, Walk};
 use crate::store::{Disk, Known, OpenError, Options, Position, ReadError, StateOf};
 
 const OPTIONS: Options = Options {
@@ -485,4 +485,29 @@ fn a_running_log_reads_on_behind_what_is_damaged() {
         assert_eq!(next, records.get(hit + 1).map(|(position, _)| position.offset()));
         put(byte);
     }
+}
+
+/// One sector that the disk refuses stopped compaction for good.
+#[test]
+fn a_running_log_reads_on_behind_what_its_disk_refuses() {
+    let (disk, records) = log(&[&[10, 3_000, 6_000, 20, 9_000, 5]]);
+    let (open, _) = reopen(&disk, OPTIONS).unwrap();
+    disk.lose("00000001.seg", 5_000);
+    let refused = open.shared.read_segment(1, None, &mut |_, _| {});
+    let Err(ReadError::Io(refused)) = refused else { panic!("{refused:?}") };
+    assert!(refused.to_string().contains("00000001.seg at byte 4096"), "{refused}");
+    let segment = open.shared.segment(1).unwrap().skipping();
+    let offset = |nth: usize| records[nth].0.offset();
+    let walk = |from: u32| {
+        let mut found = Vec::new();
+        let walk = segment.walk(from, segment.end(), &mut Vec::new(), |offset, _, _| {
+            found.push(offset);
+            Ok::<(), ReadError>(())
+        });
+        (walk.unwrap(), found)
+    };
+    assert_eq!(walk(offset(0)), (Walk::Broken(offset(2)), vec![offset(0), offset(1)]));
+    let next = segment.next_intact(offset(2), segment.end()).unwrap();
+    assert_eq!(next, Some(offset(3)));
+    assert_eq!(walk(offset(3)), (Walk::Whole, vec![offset(3), offset(4), offset(5)]));
 }
