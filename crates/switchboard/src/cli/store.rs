@@ -196,6 +196,11 @@ impl Checked {
         for file in &found.abandoned {
             report.push_str(&format!("{file}: is no part of the log; the next start deletes it\n"));
         }
+        for file in &found.foreign {
+            report.push_str(&format!(
+                "{file}: belongs to another log, or to an older state of this one; it is left as it is\n"
+            ));
+        }
         for note in &self.notes {
             report.push_str(&format!("{note}\n"));
         }

@@ -257,6 +257,16 @@ fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)
             "the end of a write that a crash interrupted was cut off; nothing in it was accepted"
         );
     }
+    for file in &found.abandoned {
+        tracing::info!(file, "it was no part of the log any more and is deleted");
+    }
+    for file in &found.foreign {
+        tracing::warn!(
+            file,
+            "a segment in log/ belongs to another log, or to an older state of this one; it is left as it \
+             is, and nothing in it counts: move it to where it belongs"
+        );
+    }
     if origin == Origin::Older {
         tracing::info!(
             "the data directory is of a version that kept no MANIFEST; from now on it has one"

@@ -21,8 +21,11 @@ pub struct Found {
     pub bytes: u64,
     /// What a crash left behind the last whole record, if anything.
     pub cut: Option<Cut>,
-    /// Files of attempts that had failed before the log went on elsewhere.
+    /// Files of attempts that had failed before the log went on elsewhere, and of segments that were
+    /// dropped. They are deleted.
     pub abandoned: Vec<String>,
+    /// Segments that are no part of the log and cannot be told to have been. They are left as they are.
+    pub foreign: Vec<String>,
 }
 
 /// The remainder of a write that a crash interrupted. It had not been told as synced.
@@ -47,6 +50,8 @@ pub(super) struct Chain {
     pub(super) found: Found,
     /// The highest number of any file.
     pub(super) newest_number: u32,
+    /// What the oldest segment says of the one before it, which was dropped.
+    before: Previous,
     /// Bytes of the newest segment's file, once it is mended.
     pub(super) file_len: u32,
     /// Where the last write of the newest segment began.
@@ -77,7 +82,7 @@ pub(super) fn read(
         None => link(&mut files)?,
     };
     chain.newest_number = newest_number.max(listed.map_or(0, |listed| listed.tried));
-    chain.found.abandoned.extend(files.into_keys().map(name_of));
+    chain.sort_out(files)?;
     let mut buffer = Vec::new();
     let count = chain.segments.len();
     for at in 0..count {
@@ -183,6 +188,7 @@ fn link(files: &mut BTreeMap<u32, Surveyed>) -> Result<Chain, OpenError> {
                     return Err(damaged(header.number, 0, "its header names a later segment"));
                 }
                 next = header.previous;
+                chain.before = next;
             }
             // The oldest segments have been dropped, always the oldest first.
             None if files.range(..next.number).next().is_none() => break,
@@ -213,6 +219,7 @@ fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<
                 }
                 let segment = bounded(&header, file, next.end, chain.segments.is_empty())?;
                 next = header.previous;
+                chain.before = next;
                 segment
             }
             None => return Err(wrong(&name_of(next.number), "is missing")),
@@ -286,6 +293,42 @@ fn damaged(number: u32, offset: u32, what: &'static str) -> OpenError {
 }
 
 impl Chain {
+    /// Tells what the log left behind from what somebody else put there. Files are left behind by
+    /// attempts that failed, and by the drop of the segment before the oldest, should a crash have come
+    /// before they were certain to be deleted. All of these hold nothing, are the segment that was
+    /// dropped, or name one of the log, or that one, as the one before.
+    fn sort_out(&mut self, files: BTreeMap<u32, Surveyed>) -> Result<(), OpenError> {
+        for (number, file) in files {
+            let is_ours = match &file {
+                Surveyed::Segment(header, _) => {
+                    self.left_behind(header) || !file.holds_anything()?
+                }
+                Surveyed::Blank => true,
+                Surveyed::Damaged => false,
+            };
+            let names = if is_ours { &mut self.found.abandoned } else { &mut self.found.foreign };
+            names.push(name_of(number));
+        }
+        Ok(())
+    }
+
+    fn left_behind(&self, header: &Header) -> bool {
+        // A header of version 1 does not say the id of the one before, and is believed.
+        let is = |number: u32, id: u64, other: Previous| {
+            number == other.number && (id == other.id || other.id == 0 || id == 0)
+        };
+        let Previous { number, id, .. } = header.previous;
+        if self.before.number == 0 && number == 0 {
+            // An attempt before the log had its first record.
+            return true;
+        }
+        let is_dropped = is(header.number, header.id, self.before);
+        let names_dropped = number > 0 && is(number, id, self.before);
+        is_dropped
+            || names_dropped
+            || self.segments.iter().any(|segment| is(number, id, segment.tip()))
+    }
+
     fn replay(
         &mut self,
         at: usize,

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
-use crate::store::segment::{HEADER_LEN, Header, Walk};
+use crate::store::segment::{HEADER_LEN, Header, Previous, Walk};
 use crate::store::{Disk, Known, OpenError, Options, Position, ReadError, StateOf};
 
 const OPTIONS: Options = Options {
@@ -449,6 +449,36 @@ fn dropped_segments_and_unfinished_ones_may_be_there_again() {
     assert_eq!(found, records[1..]);
     assert_eq!(recovered.found.abandoned, ["00000001.seg", "00000004.seg"]);
     assert_eq!(reopen(&disk, OPTIONS).unwrap().0.found.abandoned, [""; 0]);
+}
+
+/// Segments of another store, put into `log/` by mistake, were deleted at the start.
+#[test]
+fn segments_of_another_log_are_left_as_they_are_where_this_one_has_none() {
+    let (disk, _) = log(&[&[10], &[], &[20], &[], &[30]]);
+    let (mut log, _) = reopen(&disk, OPTIONS).unwrap();
+    for segment in [1, 2] {
+        log.shared.queue.ask(Entry::Drop { segment });
+        log.writer.step(&Ears::default());
+    }
+    let third = disk.content("00000003.seg");
+    let number_and_previous = |number: u32, previous: u32, id: u64| {
+        let header = Header::from_bytes(&third).unwrap();
+        let previous = Previous { number: previous, end: 90, id };
+        let header = Header { number, previous, id: header.id + 100, ..header };
+        [&header.to_bytes()[..], &third[HEADER_LEN as usize..]].concat()
+    };
+    let first = number_and_previous(1, 0, 0);
+    disk.put("00000001.seg", &first);
+    // Not the one that was dropped, but of the same number.
+    let second = number_and_previous(2, 1, 7);
+    disk.put("00000002.seg", &second);
+    for _ in 0..2 {
+        let (recovered, found) = reopen(&disk, OPTIONS).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(recovered.found.foreign, ["00000001.seg", "00000002.seg"]);
+        assert_eq!(recovered.found.abandoned, [""; 0]);
+    }
+    assert!(disk.content("00000001.seg") == first && disk.content("00000002.seg") == second);
 }
 
 #[test]

@@ -112,6 +112,7 @@ impl World {
             match reopen(&self.disk, options) {
                 Ok((recovered, records)) => {
                     self.compare(&records);
+                    assert_eq!(recovered.found.foreign, [""; 0], "the log left them itself");
                     self.miss_one(&recovered);
                     self.disk.freeze_after(None);
                     (self.is_failing, self.is_full) = (false, false);
