@@ -91,8 +91,9 @@ pub struct StoreError {
 
 /// What became of a file that only the process that has it open still reads.
 const GONE: &str = "it, or the directory that it was in, was removed or replaced while the server ran; \
-                    put it back, or stop the server, and restore the whole data directory from a backup \
-                    or run `switchboard store repair`, which keeps what is intact";
+                    move that very file back, and the server goes on; or stop the server, put a copy of \
+                    the file in its place, restore the whole data directory from a backup or run \
+                    `switchboard store repair`, which keeps what is intact, and start it";
 
 fn at(offset: Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
@@ -207,12 +208,22 @@ pub enum DropError {
     Io(#[from] StoreError),
 }
 
-/// The log ended, and some records never became durable.
+/// The log was not closed in order.
 #[derive(Debug, Error)]
-#[error("{records} records could not be made durable: {error}")]
+#[error("{}: {error}", not_closed(*records))]
 pub struct CloseError {
-    /// How many records are lost.
+    /// How many records never became durable. With none nothing is lost, and the next start takes the
+    /// end for a crash.
     pub records: usize,
     /// What the disk said to the last attempt.
     pub error: StoreError,
+}
+
+fn not_closed(records: usize) -> String {
+    match records {
+        0 => "all records are durable, but that the log is closed could not be noted, and the next start \
+              takes it for a crash"
+            .to_owned(),
+        _ => format!("{records} records could not be made durable, none of which had been accepted"),
+    }
 }

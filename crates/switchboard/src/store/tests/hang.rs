@@ -98,7 +98,22 @@ fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     log.submit(0, batch(&[b"one", b"two"])).unwrap();
     let error = log.close_within(Duration::from_millis(10)).unwrap_err();
     assert_eq!(error.records, 2);
-    assert!(error.to_string().contains("does not answer"), "{error}");
+    let said = error.to_string();
+    assert!(said.starts_with("2 records could not be made durable"), "{said}");
+    assert!(said.contains("does not answer"), "{said}");
+    disk.open_door();
+}
+
+/// "0 records could not be made durable" was said of a stop that only MANIFEST kept from its end.
+#[test]
+fn an_end_that_cannot_be_noted_loses_nothing_and_says_so() {
+    let disk = HangingDisk::new();
+    let recovered = open(Arc::new(disk.clone()), Options::default(), &mut |_, _| Ok(())).unwrap();
+    let log = recovered.start(Box::new(Ears::default())).unwrap();
+    disk.shut_door();
+    let error = log.close_within(Duration::from_millis(10)).unwrap_err();
+    assert_eq!(error.records, 0);
+    assert!(error.to_string().starts_with("all records are durable"), "{error}");
     disk.open_door();
 }
 
