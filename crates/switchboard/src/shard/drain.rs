@@ -86,6 +86,8 @@ impl Shard {
         if self.ports.conns.is_empty() {
             self.append_rest();
         }
+        // The turn has submitted and forwarded already, and nothing else may wake this shard.
+        self.offer_outboxes_late();
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         if self.ports.is_at_rest() {
             inbox.rest();

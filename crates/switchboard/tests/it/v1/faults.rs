@@ -240,6 +240,25 @@ fn a_crowd_that_fills_a_small_store_at_once_does_not_bring_it_above_its_quota() 
     assert_eq!(server.metric("switchboard_store_failures_total"), 0.0);
 }
 
+/// What a shard had left to record at its end was appended after the turn had submitted: nothing was to
+/// wake it then, and the last acks were not recorded.
+#[test]
+fn a_stop_while_the_store_is_full_ends_in_order() {
+    let server = Server::with(&["shards=2", "store_max_bytes=8MiB", "mailbox_max_messages=10000"]);
+    let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let body = json!({"body": "x".repeat(50_000)});
+    let refused = fill_store(&mut a, |id| with(send(&b.device, &id.to_string()), &body), 0);
+    let mut device = b.back(&server, 0);
+    for id in 0..refused.min(10) {
+        let seq = device.take(&id.to_string());
+        device.ack(seq);
+    }
+    device.leave();
+    a.leave();
+    let ended = server.terminate();
+    assert!(ended.status.success(), "{}", ended.log);
+}
+
 /// For want of 8 KiB for its manifest no command got on with it.
 #[test]
 fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
