@@ -1,4 +1,4 @@
-//! DeviceSlots for devices with mailboxes, over all shards.
+//! Slots for devices with mailboxes, over all shards.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

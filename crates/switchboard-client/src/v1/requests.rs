@@ -255,7 +255,7 @@ impl ReplyTo {
             ReplyTo::Cancel(answer) => tell(answer, Err(rejection.into())),
             ReplyTo::Devices(answer) => tell(answer, Err(rejection.into())),
             ReplyTo::Watch(answer) | ReplyTo::Refuse(_, answer) => {
-                tell(answer, Err(rejection.into()))
+                tell(answer, Err(rejection.into()));
             }
             ReplyTo::Refresh(answer) => tell(answer, Err(rejection.into())),
         }
