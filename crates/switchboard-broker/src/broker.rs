@@ -15,6 +15,7 @@ use crate::mailboxes::{
     Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Position, Record, SendFilter,
     TextReplyTo, Want,
 };
+use crate::shrink::{KEPT_BY_SHARD, shrink};
 
 /// Time as the caller tells it: milliseconds since some start of its own, never backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -647,6 +648,7 @@ impl Broker {
             return;
         };
         if device.id.is_number() && self.conns.remove(&device.id).is_some() {
+            shrink(&mut self.conns, KEPT_BY_SHARD);
             self.end_anonymous(device.id, now, effect);
         }
     }

@@ -12,6 +12,7 @@ use switchboard_proto::v1::DeviceRef;
 use switchboard_proto::{DeviceId, text};
 
 use crate::device_slots::DeviceSlots;
+use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{HashKey, Names, ShardId, Shown};
 
 /// Stripes of the id -> shard map; devices of neighbouring ids never meet on one lock.
@@ -171,7 +172,9 @@ impl Directory {
     /// Forgets a device that ended; returns who watches it.
     pub(crate) fn forget(&self, id: DeviceId) -> Vec<Watcher> {
         if let Some(stripe) = self.stripe(id) {
-            stripe.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let mut owners = stripe.write().unwrap_or_else(PoisonError::into_inner);
+            owners.remove(&id);
+            shrink(&mut *owners, KEPT_BY_SHARD);
         }
         let shown = self.names.show(id);
         let mut listed = self.listed();

@@ -11,6 +11,7 @@ mod directory;
 mod duplicates;
 mod mailboxes;
 mod names;
+mod shrink;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
 pub use clock::{Jump, LastRun, StampClock};

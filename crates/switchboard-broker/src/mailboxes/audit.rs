@@ -1,8 +1,9 @@
 //! Counts anew what is kept as sums: for tests.
 
-use super::Stats;
 use super::totals::Totals;
+use super::{Device, Stats};
 use crate::Broker;
+use crate::shrink::{self, KEPT, KEPT_BY_SHARD};
 
 impl Broker {
     /// Counts what waits and what is remembered, and says where a sum that is kept differs, or
@@ -25,6 +26,7 @@ impl Broker {
             stats.sessions += u64::from(device.session.is_some());
             stats.recount(Totals::default(), totals);
             all += totals;
+            device.audit_memory().map_err(|fault| format!("{id:?}: {fault}"))?;
             stats.sent_ids += device.sent.len() as u64;
             if device.sent.len() > self.mailboxes.limits.dedup_ids_per_device_max {
                 return Err(format!("{id:?} has {} ids", device.sent.len()));
@@ -50,13 +52,27 @@ impl Broker {
         if let Some(id) = stale.find(|id| !self.mailboxes.devices.contains_key(id)) {
             return Err(format!("{id:?} is no more, and its record is to be made up for"));
         }
-        let (alarms, alarms_max) = self.mailboxes.timers.audit();
-        // One for each reason to look at a device.
-        let set_max = 5 * self.mailboxes.devices.len();
-        if alarms > alarms_max || self.mailboxes.timers.len() > set_max {
-            let set = self.mailboxes.timers.len();
-            return Err(format!("{alarms} alarms, of which {set} count; {set_max} may"));
-        }
-        self.mailboxes.audit_crowd()
+        self.mailboxes.timers.audit(self.mailboxes.devices.len())?;
+        self.mailboxes.audit_crowd()?;
+        self.audit_memory()
+    }
+
+    /// Whether the tables of the shard gave back the memory that they do not need.
+    fn audit_memory(&self) -> Result<(), String> {
+        let mailboxes = &self.mailboxes;
+        shrink::audit("devices", &mailboxes.devices, KEPT_BY_SHARD)?;
+        shrink::audit("appends", &mailboxes.pending, KEPT_BY_SHARD)?;
+        shrink::audit("envelopes", &mailboxes.local, KEPT_BY_SHARD)?;
+        shrink::audit("waiting connections", &mailboxes.waiting, KEPT_BY_SHARD)?;
+        shrink::audit("connections", &self.conns, KEPT_BY_SHARD)
+    }
+}
+
+impl Device {
+    /// Whether its tables gave back the memory that they do not need; those of its mailbox look
+    /// themselves.
+    fn audit_memory(&self) -> Result<(), String> {
+        self.sent.audit()?;
+        self.receipts.iter().try_for_each(|set| shrink::audit("receipts", set.as_ref(), KEPT))
     }
 }

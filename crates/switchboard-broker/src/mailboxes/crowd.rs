@@ -4,6 +4,7 @@ use switchboard_proto::DeviceId;
 
 use super::sent::Sent;
 use super::{Mailboxes, Now};
+use crate::shrink::{self, KEPT, shrink};
 
 /// Devices that are tried before a send goes on with one id too many.
 const TRIES_MAX: usize = 8;
@@ -145,9 +146,7 @@ impl Mailboxes {
         let Some(class) = usize::from(standing.class).checked_sub(1) else { return };
         let members = &mut self.crowd.of(id).members[class];
         members.swap_remove(standing.index as usize);
-        if members.capacity() > 64 && members.capacity() > 4 * members.len() {
-            members.shrink_to(2 * members.len());
-        }
+        shrink(members, KEPT);
         let moved = members.get(standing.index as usize).copied();
         if let Some(device) = moved.and_then(|moved| self.devices.get_mut(&moved)) {
             device.sent.standing.index = standing.index;
@@ -177,6 +176,7 @@ impl Mailboxes {
                 left = left.saturating_sub(1);
                 is_one_of_them || now.at.since(sent.at()) >= window
             });
+            device.rest_if_away();
             let dropped = device.sent.dropped(dropped);
             self.ids_dropped(id, dropped);
         }
@@ -202,6 +202,9 @@ impl Mailboxes {
             }
         }
         let crowds = [&self.crowd.named, &self.crowd.anonymous];
+        for members in crowds.iter().flat_map(|classes| &classes.members) {
+            shrink::audit("members of a class", members, KEPT)?;
+        }
         let ids: usize = crowds.iter().map(|classes| classes.ids).sum();
         let all: usize =
             crowds.iter().flat_map(|classes| classes.members.iter().map(Vec::len)).sum();

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::Moment;
+use crate::shrink::{self, KEPT, shrink};
 
 /// Numbers of messages by when they expire.
 ///
@@ -32,7 +33,14 @@ impl Expiries {
             return None;
         }
         self.0.pop();
+        self.shrink(KEPT);
         Some(seq)
+    }
+
+    /// Returns memory that is not needed any more; keeps some for `kept` numbers.
+    #[inline]
+    pub(super) fn shrink(&mut self, kept: usize) {
+        shrink(&mut self.0, kept);
     }
 
     /// Returns when the next one expires of those that wait.
@@ -43,6 +51,7 @@ impl Expiries {
                 return Some(at);
             }
             self.0.pop();
+            self.shrink(KEPT);
         }
     }
 
@@ -52,13 +61,17 @@ impl Expiries {
         let max = 2 * waiting + SLACK;
         if self.0.len() > max {
             self.0.retain(|Reverse((_, seq))| waits(*seq));
-            self.0.shrink_to(max);
+            self.shrink(KEPT);
         }
     }
 
-    /// Returns how many numbers are here, and how many may be at most.
-    pub(super) fn audit(&self, waiting: usize) -> (usize, usize) {
-        (self.0.len(), 2 * waiting + SLACK)
+    /// Says so if more numbers are here than `waiting` messages may have, or more memory. For tests.
+    pub(super) fn audit(&self, waiting: usize) -> Result<(), String> {
+        let (len, max) = (self.0.len(), 2 * waiting + SLACK);
+        if len > max {
+            return Err(format!("{len} expiries of at most {max}"));
+        }
+        shrink::audit("expiries", &self.0, KEPT)
     }
 }
 
@@ -102,8 +115,7 @@ mod tests {
                 looked_at.set(looked_at.get() + 1);
                 seq >= left
             });
-            let (len, max) = expiries.audit(waiting);
-            assert!(len <= max);
+            expiries.audit(waiting).unwrap();
         }
         assert!(looked_at.get() <= 2 * COUNT, "{looked_at:?}");
         assert_eq!(expiries.next(|_| false), None);

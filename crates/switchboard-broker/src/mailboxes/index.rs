@@ -6,6 +6,8 @@
 //! else is looked at, neither to pass over others nor to move them. Linear probing, and shifting
 //! back on removal (Knuth, The Art of Computer Programming, vol. 3, section 6.4, algorithm R).
 
+use crate::shrink::Table;
+
 /// From hashes to numbers.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -123,10 +125,36 @@ impl Index {
 
     #[cold]
     fn grow(&mut self) {
-        let len = (2 * self.slots.len()).max(SLOTS_MIN);
-        let slots = std::mem::replace(&mut self.slots, vec![Slot::default(); len]);
+        self.move_to((2 * self.slots.len()).max(SLOTS_MIN));
+    }
+
+    /// Moves all numbers to this many new slots.
+    fn move_to(&mut self, slots: usize) {
+        let slots = std::mem::replace(&mut self.slots, vec![Slot::default(); slots]);
         for slot in slots.into_iter().filter(|slot| !slot.is_empty()) {
             self.place(slot);
+        }
+    }
+}
+
+impl Table for Index {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn capacity(&self) -> usize {
+        3 * self.slots.len() / 4
+    }
+
+    fn shrink_to(&mut self, capacity: usize) {
+        let slots = match capacity.max(self.len) {
+            0 => 0,
+            numbers => (4 * numbers).div_ceil(3).next_power_of_two().max(SLOTS_MIN),
+        };
+        if slots < self.slots.len() {
+            self.move_to(slots);
         }
     }
 }
@@ -138,6 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::shrink;
 
     /// Hashes that meet: in their high halves, and only in the low ones.
     fn hash() -> impl Strategy<Value = u64> {
@@ -163,6 +192,7 @@ mod tests {
                         index.remove(hash, number);
                     }
                     index.remove(hash, u32::MAX);
+                    shrink::shrink(&mut index, 0);
                 } else {
                     let number = hashes.len() as u32;
                     hashes.push(hash);
@@ -170,6 +200,7 @@ mod tests {
                     map.insert(hash, number);
                 }
                 prop_assert_eq!(index.len, map.len());
+                prop_assert_eq!(shrink::audit("index", &index, SLOTS_MIN), Ok(()));
                 for hash in &hashes {
                     let found = index.find(*hash, |other| hashes[other as usize] == *hash);
                     prop_assert_eq!(found, map.get(hash).copied());

@@ -9,6 +9,7 @@ use super::expiries::Expiries;
 use super::shares::{Load, Quota, Shares};
 use super::totals::{OUTCOME_MEMORY, OfAnonymous, Totals, memory_of};
 use super::{Content, Position};
+use crate::shrink::{self, KEPT, shrink};
 use crate::{Moment, RECEIPT_BYTES, StampClock};
 
 /// What waits for one device.
@@ -134,6 +135,10 @@ pub(crate) enum State {
     /// Gone; waits for those before it.
     Gone,
 }
+
+/// Entries that a mailbox keeps memory for while its device is there: bursts of twice as many that are
+/// acked at once allocate nothing.
+const ENTRIES_KEPT: usize = 32;
 
 /// The moment that never comes.
 pub(crate) const NEVER: Moment = Moment::from_ms(u64::MAX);
@@ -263,15 +268,24 @@ impl Mailbox {
 
     #[cold]
     fn judge_share(&mut self, from: DeviceId, len: usize, load: Load, quota: &Quota) -> bool {
-        if quota.is_calm(load) && quota.is_free_for_all(load, len) {
-            self.shares = None;
-            return true;
-        }
         let entries = &self.entries;
         let shares = self.shares.get_or_insert_with(|| {
-            Box::new(Shares::counted(entries.iter().filter(|entry| entry.waits())))
+            let waiting = entries.iter().filter(|entry| entry.waits());
+            Box::new(Shares::counted(quota, waiting))
         });
-        shares.may_add(quota, load, from, len)
+        let may_add = shares.may_add(quota, load, from, len);
+        // One long message was judged, and little waits.
+        self.end_shares();
+        may_add
+    }
+
+    /// Stops counting who sent what waits, once it does not matter any more.
+    #[inline]
+    fn end_shares(&mut self) {
+        if self.shares.is_some() {
+            let load = self.load();
+            self.shares.take_if(|shares| shares.is_over(load));
+        }
     }
 
     /// Reserves room for an outcome; `false` when there is none left.
@@ -409,10 +423,15 @@ impl Mailbox {
         if self.gone > 0 {
             self.drop_gone();
         }
-        if self.entries.is_empty() && self.entries.capacity() > 64 {
-            self.entries = VecDeque::new();
-        }
+        shrink(&mut self.entries, ENTRIES_KEPT);
+        self.end_shares();
         self.expiries.prune(self.totals.messages, |seq| waits(&self.entries, seq));
+    }
+
+    /// Its device is away: nothing is kept for what may come.
+    pub(crate) fn rest(&mut self) {
+        shrink(&mut self.entries, 0);
+        self.expiries.shrink(0);
     }
 
     fn drop_gone(&mut self) {
@@ -420,7 +439,7 @@ impl Mailbox {
             self.entries.pop_front();
             self.gone -= 1;
         }
-        if self.gone > 64 && 2 * self.gone > self.entries.len() {
+        if self.gone > 2 * KEPT && 2 * self.gone > self.entries.len() {
             self.entries.retain(|entry| entry.state != State::Gone);
             self.gone = 0;
         }
@@ -753,13 +772,13 @@ impl Mailbox {
         if outcomes != self.outcomes.messages {
             return Err(format!("{outcomes} outcomes, kept {:?}", self.outcomes));
         }
-        let (expiries, max) = self.expiries.audit(self.totals.messages);
-        if expiries > max {
-            return Err(format!("{expiries} expiries of at most {max}"));
+        self.expiries.audit(self.totals.messages)?;
+        shrink::audit("entries", &self.entries, ENTRIES_KEPT)?;
+        if self.gone > 2 * KEPT && 2 * self.gone > self.entries.len() {
+            return Err(format!("{} of {} entries are gone", self.gone, self.entries.len()));
         }
-        let shares = Shares::counted(self.entries.iter().filter(waits));
-        if self.shares.as_ref().is_some_and(|kept| **kept != shares) {
-            return Err(format!("shares are {shares:?}, kept {:?}", self.shares));
+        if let Some(shares) = &self.shares {
+            shares.audit(self.load(), self.entries.iter().filter(waits))?;
         }
         Ok(totals)
     }

@@ -45,6 +45,7 @@ pub use record::{
 pub use recover::Replay;
 
 use crate::broker::{Broker, Effect};
+use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{Moment, ShardId, StampClock};
 use crowd::Crowd;
 use mailbox::Mailbox;
@@ -358,6 +359,7 @@ impl Mailboxes {
     /// A device is no more. Its numbers are not given again to one of its id.
     pub(crate) fn remove(&mut self, id: DeviceId) -> Option<Box<Device>> {
         let device = self.devices.remove(&id)?;
+        shrink(&mut self.devices, KEPT_BY_SHARD);
         self.ids_end(id, &device.sent);
         self.timers.clear(id);
         self.stale_records.remove(&id);
@@ -370,6 +372,13 @@ impl Mailboxes {
     pub(crate) fn use_up(&mut self, id: DeviceId, next_seq: u64) {
         let used_to = self.used_to(id);
         *used_to = next_seq.max(*used_to);
+    }
+
+    /// A connection does not wait for the flap guard any more; returns for which device it did.
+    fn end_wait(&mut self, conn: crate::Conn) -> Option<DeviceId> {
+        let device = self.waiting.remove(&conn);
+        shrink(&mut self.waiting, KEPT_BY_SHARD);
+        device
     }
 
     /// When acks are to be recorded. While the store cannot sync they wait here, one mark for each
@@ -396,6 +405,14 @@ impl Mailboxes {
 }
 
 impl Device {
+    /// While it is away memory is kept only for what is there.
+    fn rest_if_away(&mut self) {
+        if self.session.is_none() {
+            self.mailbox.rest();
+            self.sent.rest();
+        }
+    }
+
     fn new(id: DeviceId, mailbox_name: u64, now: Now) -> Device {
         Device {
             mailbox_name,
@@ -453,6 +470,7 @@ impl Broker {
         while let Some(envelope) = self.mailboxes.local.pop_front() {
             self.envelope(now, envelope, out);
         }
+        shrink(&mut self.mailboxes.local, KEPT_BY_SHARD);
     }
 
     /// Deals with an envelope from another shard, or from this one.

@@ -11,6 +11,7 @@ use super::{
     OutcomeRecord, Position, Record,
 };
 use crate::broker::{Broker, Effect};
+use crate::shrink::{KEPT, shrink};
 
 /// How a message ends.
 pub(super) struct End {
@@ -326,7 +327,11 @@ impl Device {
     /// another by now than the one of the same id that asked.
     fn may_be_told(&mut self, of: MessageKey, is_of_ephemeral: bool) -> bool {
         let is_mine = match &mut self.receipts {
-            Some(receipts) => is_of_ephemeral && receipts.remove(&of),
+            Some(receipts) => {
+                let is_mine = is_of_ephemeral && receipts.remove(&of);
+                shrink(receipts.as_mut(), KEPT);
+                is_mine
+            }
             None => !is_of_ephemeral,
         };
         is_mine && !self.is_ending

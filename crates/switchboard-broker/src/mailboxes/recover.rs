@@ -14,6 +14,7 @@ use super::{
     OutcomeRecord, Position, Record, SentIdRecord, session,
 };
 use crate::broker::{Broker, Effect};
+use crate::shrink::{KEPT_BY_SHARD, shrink};
 
 /// What a replay notes and only its end can judge.
 #[derive(Debug, Default)]
@@ -296,6 +297,7 @@ impl Broker {
         }
         // Senders that are gone and whose messages are still here.
         self.mailboxes.devices.retain(|_, device| device.mailbox_name != 0);
+        shrink(&mut self.mailboxes.devices, KEPT_BY_SHARD);
         self.arm(now, &mut replay);
         let ids: Vec<DeviceId> = self.mailboxes.devices.keys().copied().collect();
         for id in ids {

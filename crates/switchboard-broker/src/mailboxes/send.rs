@@ -636,6 +636,7 @@ impl Broker {
         let window = self.mailboxes.limits.dedup_window;
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let dropped = device.sent.drop_front(|sent| now.at.since(sent.at()) >= window);
+        device.rest_if_away();
         let dropped = device.sent.dropped(dropped);
         self.mailboxes.ids_dropped(id, dropped);
         self.set_window_alarm(now, id);

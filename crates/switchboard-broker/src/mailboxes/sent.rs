@@ -11,6 +11,7 @@ use switchboard_proto::v1::Durability;
 use super::MessageKey;
 use super::crowd::Standing;
 use super::index::Index;
+use crate::shrink::{self, KEPT, shrink};
 use crate::{Digest, Moment};
 
 /// The ids of one device, oldest first.
@@ -28,7 +29,7 @@ pub(crate) struct Sent {
 
 /// One id that was sent under. Half a million of these are kept: 40 bytes, and 8 in the index. Both
 /// tables double when they are full, the index at three quarters, so an id takes 51 to 101 bytes, about 70
-/// on average.
+/// on average; up to 203 bytes when most ids of its device were forgotten (see [`crate::shrink`]).
 ///
 /// Of the digests it has half. Two ids of one device that share it, one in 2^64, would make the
 /// second `id_reused`; to lose a message receiver and body would have to share theirs, too.
@@ -296,9 +297,9 @@ impl Sent {
         if self.deferred.is_empty() {
             return (0, 0);
         }
-        self.deferred
-            .remove(&id.half())
-            .map_or((0, 0), |deferred| (deferred.cancels, deferred.cancel_session))
+        let deferred = self.deferred.remove(&id.half());
+        shrink(&mut self.deferred, KEPT);
+        deferred.map_or((0, 0), |deferred| (deferred.cancels, deferred.cancel_session))
     }
 
     /// Something is known of a message, perhaps not all: its answers are not open any more. Gives those
@@ -345,7 +346,9 @@ impl Sent {
             self.entries.pop_back();
         }
         let popped = before - self.entries.len();
-        Some((open, popped + self.drop_front(|_| false)))
+        let dropped = popped + self.drop_front(|_| false);
+        self.shrink(KEPT);
+        Some((open, dropped))
     }
 
     /// Forgets from the oldest on while `is_over` says so; one that is still asked stays, and
@@ -363,11 +366,30 @@ impl Sent {
             self.first += 1;
             dropped += 1;
         }
-        if dropped > 0 && self.entries.is_empty() && self.entries.capacity() > 16 {
-            self.entries = VecDeque::new();
-            self.by_id = Index::default();
+        if dropped > 0 {
+            self.shrink(KEPT);
         }
         dropped
+    }
+
+    /// Returns memory that is not needed any more; keeps some for `kept` ids.
+    #[inline]
+    pub(crate) fn shrink(&mut self, kept: usize) {
+        shrink(&mut self.entries, kept);
+        shrink(&mut self.by_id, kept);
+    }
+
+    /// Its device is away: nothing is kept for what it may send.
+    pub(crate) fn rest(&mut self) {
+        self.shrink(0);
+        shrink(&mut self.deferred, 0);
+    }
+
+    /// See [`shrink::audit`].
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        shrink::audit("ids", &self.entries, KEPT)?;
+        shrink::audit("index of ids", &self.by_id, KEPT)?;
+        shrink::audit("deferred answers", &self.deferred, KEPT)
     }
 
     /// Forgets what is older than the window, and the oldest if there are `max`.

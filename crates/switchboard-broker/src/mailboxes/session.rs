@@ -245,12 +245,12 @@ impl Broker {
         false
     }
 
-    /// A device may be one for which nothing waits.
+    /// A device may be away, or something of one that is away is gone. Nothing may wait for it then.
     pub(super) fn note_idle(&mut self, id: DeviceId) {
-        if id.is_number()
-            && let Some(device) = self.mailboxes.devices.get(&id)
-            && device.is_idle()
-        {
+        let device = self.mailboxes.devices.get_mut(&id);
+        let Some(device) = device.filter(|device| device.is_idle()) else { return };
+        device.rest_if_away();
+        if id.is_number() {
             self.mailboxes.idle.insert((device.away_since, id));
         }
     }
@@ -282,7 +282,7 @@ impl Broker {
         out: Out<'_>,
     ) {
         let id = waiting.hello.device;
-        self.mailboxes.waiting.remove(&waiting.hello.conn);
+        self.mailboxes.end_wait(waiting.hello.conn);
         self.begin(now, waiting.hello, out);
         self.go_on_counting(id, takeovers);
     }
@@ -296,7 +296,7 @@ impl Broker {
         // What it says already is for later.
         out(Effect::AwaitReply { conn });
         if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
-            self.mailboxes.waiting.remove(&older.hello.conn);
+            self.mailboxes.end_wait(older.hello.conn);
             out(taken_over(older.hello.conn));
         }
         self.mailboxes.waiting.insert(conn, id);
@@ -377,7 +377,7 @@ impl Broker {
     fn end_waiting(&mut self, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if let Some(older) = device.waiting.take() {
-            self.mailboxes.waiting.remove(&older.hello.conn);
+            self.mailboxes.end_wait(older.hello.conn);
             out(taken_over(older.hello.conn));
         }
     }
@@ -429,7 +429,7 @@ impl Broker {
             self.end_session(now, id, None, out);
             return;
         }
-        if let Some(id) = self.mailboxes.waiting.remove(&conn)
+        if let Some(id) = self.mailboxes.end_wait(conn)
             && let Some(device) = self.mailboxes.devices.get_mut(&id)
         {
             device.waiting = None;
@@ -689,11 +689,12 @@ impl Broker {
             return self.mailboxes.timers.set(waiting.until, Alarm::Waiting, id);
         }
         if let Some(waiting) = device.waiting.take() {
-            self.mailboxes.waiting.remove(&waiting.hello.conn);
-            if device.is_leaving() {
+            let (is_leaving, is_ephemeral) = (device.is_leaving(), device.is_ephemeral);
+            self.mailboxes.end_wait(waiting.hello.conn);
+            if is_leaving {
                 return self.wait(now, waiting.hello, LEAVING_WAIT, out);
             }
-            if device.is_ephemeral {
+            if is_ephemeral {
                 return self.replace_ephemeral(now, waiting.hello, out);
             }
             self.open(now, waiting.hello, out);

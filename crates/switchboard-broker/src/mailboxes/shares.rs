@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 
 use super::mailbox::Entry;
+use crate::shrink::{self, KEPT, shrink};
 
 /// Messages that one sender may have in a mailbox, however full it is.
 const MESSAGES_MIN: usize = 10;
@@ -28,12 +29,14 @@ pub(crate) struct Load {
 }
 
 /// Who has how much in one mailbox. It is counted when the mailbox is past the point up to which no
-/// sender can be above his share, and kept until it is less than a quarter full: between the two
-/// lie as many messages as were counted, so counting costs each of them once.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// sender can be above his share, and kept until less than half of that is left: as many messages as
+/// were counted have left by then, or half as many, so counting costs each of them a constant time.
+#[derive(Debug, Default)]
 pub(crate) struct Shares {
     by_sender: FxHashMap<DeviceId, Load>,
     anonymous: Load,
+    /// With this in the mailbox counting begins.
+    free_for_all: Load,
 }
 
 impl Load {
@@ -69,14 +72,14 @@ impl Quota {
     /// anonymous together, whose bound is three quarters of `max`.
     #[inline]
     pub(crate) fn is_free_for_all(&self, load: Load, len: usize) -> bool {
-        let part = if self.limits_anonymous { self.share.min(75) } else { self.share };
-        load.messages < self.messages_max * part / 100
-            && load.bytes + len <= self.bytes_max / 100 * part
+        let free = self.free_for_all();
+        load.messages < free.messages && load.bytes + len <= free.bytes
     }
 
-    /// Whether so little is in the mailbox that counting can begin anew another time.
-    pub(crate) fn is_calm(&self, load: Load) -> bool {
-        load.messages < self.messages_max / 4 && load.bytes < self.bytes_max / 4
+    #[inline]
+    fn free_for_all(&self) -> Load {
+        let part = if self.limits_anonymous { self.share.min(75) } else { self.share };
+        Load { messages: self.messages_max * part / 100, bytes: self.bytes_max / 100 * part }
     }
 
     /// Whether a sender who has `own` of `load` may add `len` bytes.
@@ -95,10 +98,18 @@ impl Quota {
 
 impl Shares {
     /// Counts what waits in a mailbox.
-    pub(crate) fn counted<'a>(waiting: impl Iterator<Item = &'a Entry>) -> Shares {
-        let mut shares = Shares::default();
+    pub(crate) fn counted<'a>(quota: &Quota, waiting: impl Iterator<Item = &'a Entry>) -> Shares {
+        let mut shares = Shares { free_for_all: quota.free_for_all(), ..Shares::default() };
         waiting.filter(|entry| !entry.is_outcome()).for_each(|entry| shares.add(entry));
         shares
+    }
+
+    /// Whether so little is in the mailbox that counting can begin anew another time.
+    #[inline]
+    pub(crate) fn is_over(&self, load: Load) -> bool {
+        let free = self.free_for_all;
+        let is_calm = 2 * load.messages < free.messages && 2 * load.bytes < free.bytes;
+        is_calm || load.messages == 0
     }
 
     pub(crate) fn add(&mut self, entry: &Entry) {
@@ -115,6 +126,7 @@ impl Shares {
             load.remove(len);
             if load.messages == 0 {
                 self.by_sender.remove(&entry.from);
+                shrink(&mut self.by_sender, KEPT);
             }
         }
         if entry.from.is_number() {
@@ -129,5 +141,24 @@ impl Shares {
             && (!quota.limits_anonymous
                 || !from.is_number()
                 || quota.is_within_anonymous(self.anonymous, len))
+    }
+
+    /// Says where what is counted differs from what waits, or memory is not given back. For tests.
+    pub(crate) fn audit<'a>(
+        &self,
+        load: Load,
+        waiting: impl Iterator<Item = &'a Entry>,
+    ) -> Result<(), String> {
+        if self.is_over(load) {
+            return Err(format!("shares are counted of no more than {load:?}"));
+        }
+        let mut counted = Shares::default();
+        waiting.filter(|entry| !entry.is_outcome()).for_each(|entry| counted.add(entry));
+        let shares = (&counted.by_sender, counted.anonymous);
+        let kept = (&self.by_sender, self.anonymous);
+        if shares != kept {
+            return Err(format!("shares are {shares:?}, kept {kept:?}"));
+        }
+        shrink::audit("shares", &self.by_sender, KEPT)
     }
 }

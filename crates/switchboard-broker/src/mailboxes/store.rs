@@ -9,6 +9,7 @@ use super::envelope::{Envelope, Reply, ReplyTo};
 use super::{MessageKey, Now, Out, Position};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
+use crate::shrink::{KEPT_BY_SHARD, shrink};
 
 /// Contents of an online device that the store has too are kept up to this many bytes, so that
 /// what is pushed next need not be fetched.
@@ -107,6 +108,7 @@ impl Broker {
             self.synced_one(now, pending, position, out);
             self.settle_local(now, out);
         }
+        shrink(&mut self.mailboxes.pending, KEPT_BY_SHARD);
     }
 
     fn synced_one(&mut self, now: Now, pending: Pending, position: Position, out: Out<'_>) {

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 
 use crate::Moment;
+use crate::shrink::{self, KEPT_BY_SHARD, shrink};
 
 /// Why a device is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +57,7 @@ impl Timers {
         for alarm in [Expiry, Token, Waiting, Away, Window] {
             self.due.remove(&(device, alarm));
         }
+        shrink(&mut self.due, KEPT_BY_SHARD);
         self.prune();
     }
 
@@ -68,8 +70,10 @@ impl Timers {
     pub(crate) fn take_due(&mut self, now: Moment) -> Option<(Alarm, DeviceId)> {
         while self.next()? <= now {
             let Reverse((at, alarm, device)) = self.heap.pop()?;
+            shrink(&mut self.heap, KEPT_BY_SHARD);
             if self.due.get(&(device, alarm)) == Some(&at) {
                 self.due.remove(&(device, alarm));
+                shrink(&mut self.due, KEPT_BY_SHARD);
                 return Some((alarm, device));
             }
         }
@@ -82,18 +86,19 @@ impl Timers {
             let due = &self.due;
             self.heap
                 .retain(|Reverse((at, alarm, device))| due.get(&(*device, *alarm)) == Some(at));
-            self.heap.shrink_to(2 * due.len() + SLACK);
+            shrink(&mut self.heap, KEPT_BY_SHARD);
         }
     }
 
-    /// Entries in the heap, and how many may be there at most.
-    pub(crate) fn audit(&self) -> (usize, usize) {
-        (self.heap.len(), 2 * self.due.len() + SLACK)
-    }
-
-    /// How many alarms are set for devices.
-    pub(crate) fn len(&self) -> usize {
-        self.due.len()
+    /// Says so if there are more alarms, or more memory for them, than `devices` may have. For tests.
+    pub(crate) fn audit(&self, devices: usize) -> Result<(), String> {
+        let (entries, set) = (self.heap.len(), self.due.len());
+        // One for each reason to look at a device.
+        if entries > 2 * set + SLACK || set > 5 * devices {
+            return Err(format!("{entries} alarms, of which {set} count, for {devices} devices"));
+        }
+        shrink::audit("alarms", &self.heap, KEPT_BY_SHARD)?;
+        shrink::audit("alarms that count", &self.due, KEPT_BY_SHARD)
     }
 }
 

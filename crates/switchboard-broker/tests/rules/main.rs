@@ -8,6 +8,7 @@ mod ended;
 mod ending;
 mod ephemeral;
 mod expiry;
+mod memory;
 mod promised;
 mod quarantine;
 mod records;
