@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use switchboard_proto::DeviceId;
 
 use super::expiries::Expiries;
+use super::reserved::{OutcomesFull, Reserved};
 use super::shares::{Load, Quota, Shares};
 use super::totals::{OUTCOME_MEMORY, OfAnonymous, Totals, memory_of};
 use super::{Content, Position};
@@ -46,7 +47,7 @@ pub(crate) struct Mailbox {
     /// Which messages expire when.
     expiries: Expiries,
     /// Outcomes that this device asked for and that have room reserved.
-    reserved: usize,
+    reserved: Reserved,
     /// Those of them whose outcomes will be in memory only.
     reserved_in_memory: usize,
     /// Bytes of what is here although the store has it too.
@@ -170,7 +171,7 @@ impl Mailbox {
             outcomes: Load::default(),
             shares: None,
             expiries: Expiries::default(),
-            reserved: 0,
+            reserved: Reserved::default(),
             reserved_in_memory: 0,
             cached: 0,
             longest: 0,
@@ -179,7 +180,7 @@ impl Mailbox {
 
     /// Whether nothing waits, no outcome is asked for and none is to be recorded.
     pub(crate) fn is_unused(&self) -> bool {
-        self.entries.is_empty() && self.reserved == 0
+        self.entries.is_empty() && self.reserved.len() == 0
     }
 
     /// See the field.
@@ -288,16 +289,23 @@ impl Mailbox {
         }
     }
 
-    /// Reserves room for an outcome; `false` when there is none left.
-    pub(crate) fn reserve_outcome(&mut self, outcomes_max: usize) -> bool {
-        let has_room = self.outcomes.messages + self.reserved < outcomes_max;
-        self.reserved += usize::from(has_room);
-        has_room
+    /// Reserves room for the outcome of a message to `receiver`, if there is some.
+    pub(crate) fn reserve_outcome(
+        &mut self,
+        receiver: DeviceId,
+        quota: &Quota,
+    ) -> Result<(), OutcomesFull> {
+        self.reserved.try_add(receiver, self.outcomes.messages, quota)
+    }
+
+    /// The same, however much there is.
+    pub(crate) fn restore_reserved(&mut self, receiver: DeviceId) {
+        self.reserved.add(receiver);
     }
 
     /// Releases the room reserved for an outcome, or uses it.
-    pub(crate) fn release_outcome(&mut self) {
-        self.reserved = self.reserved.saturating_sub(1);
+    pub(crate) fn release_outcome(&mut self, receiver: DeviceId) {
+        self.reserved.remove(receiver);
     }
 
     /// Sets memory aside for one of the reserved outcomes.
@@ -432,6 +440,7 @@ impl Mailbox {
     pub(crate) fn rest(&mut self) {
         shrink(&mut self.entries, 0);
         self.expiries.shrink(0);
+        self.reserved.rest();
     }
 
     fn drop_gone(&mut self) {
@@ -736,7 +745,7 @@ impl Mailbox {
 
     /// Outcomes that wait, and those that are reserved.
     pub(crate) fn outcomes(&self) -> usize {
-        self.outcomes.messages + self.reserved
+        self.outcomes.messages + self.reserved.len()
     }
 
     /// A replay leaves stamps where moments belong.
@@ -773,6 +782,7 @@ impl Mailbox {
             return Err(format!("{outcomes} outcomes, kept {:?}", self.outcomes));
         }
         self.expiries.audit(self.totals.messages)?;
+        self.reserved.audit()?;
         shrink::audit("entries", &self.entries, ENTRIES_KEPT)?;
         if self.gone > 2 * KEPT && 2 * self.gone > self.entries.len() {
             return Err(format!("{} of {} entries are gone", self.gone, self.entries.len()));

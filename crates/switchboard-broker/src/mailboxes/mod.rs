@@ -20,6 +20,7 @@ mod push;
 mod quarantine;
 mod record;
 mod recover;
+mod reserved;
 mod send;
 mod sent;
 mod session;
@@ -68,7 +69,8 @@ pub struct Limits {
     pub mailbox_bytes_max: usize,
     /// What one sender may have of a mailbox, of what is free without his own, in percent.
     pub mailbox_sender_share: usize,
-    /// Outcomes that a device may have asked for and not acked.
+    /// Outcomes that a device may have asked for and not acked; of those that are pending at one
+    /// receiver, [`Limits::mailbox_sender_share`] of what the others leave.
     pub outcomes_max: usize,
     /// Bytes that the messages of one shard may take that are in memory only.
     pub memory_messages_max_bytes: usize,
@@ -130,6 +132,12 @@ impl Limits {
             share: self.mailbox_sender_share,
             limits_anonymous: !id.is_number(),
         }
+    }
+
+    /// What outcomes this device may have asked for, and how many of them of messages to one receiver.
+    /// Room for one is room for the longest: bytes are not counted.
+    fn outcomes_quota_of(&self, id: DeviceId) -> Quota {
+        Quota { messages_max: self.outcomes_max, bytes_max: 0, ..self.quota_of(id) }
     }
 }
 

@@ -101,7 +101,7 @@ impl Broker {
             return self.send_to_owner(of.device, Envelope::Unwanted(of), out);
         };
         let before = device.mailbox.totals();
-        device.mailbox.release_outcome();
+        device.mailbox.release_outcome(of.device);
         let seq = device.mailbox.next_seq();
         let of_shown = self.directory.names().show(of.device);
         let is_ephemeral = device.is_ephemeral;

@@ -289,10 +289,10 @@ impl Broker {
 
     /// The replay is over: what it left open is closed, and the clocks are set.
     pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
-        for ended in replay.receipts.values() {
+        for (of, ended) in &replay.receipts {
             if let Some(device) = self.mailboxes.devices.get_mut(&ended.from) {
                 // As many as were promised, however full the mailbox is.
-                device.mailbox.reserve_outcome(usize::MAX);
+                device.mailbox.restore_reserved(of.device);
             }
         }
         // Senders that are gone and whose messages are still here.

@@ -10,6 +10,7 @@ use switchboard_proto::v1::{
 
 use super::envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
 use super::mailbox::{Entry, Kept, Kind, NEVER, State};
+use super::reserved::OutcomesFull;
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
@@ -134,7 +135,7 @@ impl Broker {
             return Err((code, rejection(code).to_owned()));
         }
         let limits = &self.mailboxes.limits;
-        let (ids_max, outcomes_max) = (limits.dedup_ids_per_device_max, limits.outcomes_max);
+        let (ids_max, quota) = (limits.dedup_ids_per_device_max, limits.outcomes_quota_of(id));
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(Noted::default()) };
         let is_ephemeral = device.is_ephemeral;
         if device.sent.len() >= ids_max {
@@ -142,12 +143,13 @@ impl Broker {
             let message = "too many messages of yours wait for their answers";
             return Err((RejectCode::RateLimited, message.to_owned()));
         }
-        if send.receipt && !device.mailbox.reserve_outcome(outcomes_max) {
-            let message = "too many outcomes of yours are asked for and not acked: ack what waits";
-            return Err((RejectCode::OutcomesFull, message.to_owned()));
+        if send.receipt
+            && let Err(full) = device.mailbox.reserve_outcome(to, &quota)
+        {
+            return Err(outcomes_full(full, send));
         }
         let session = device.session.as_ref().map_or(0, |session| session.number);
-        let keeps_memory = send.receipt && self.keep_outcome_memory(id, durability)?;
+        let keeps_memory = send.receipt && self.keep_outcome_memory(id, to, durability)?;
         let (at, receipt, state) = (now.at, send.receipt, SentState::Asked);
         let new = NewId {
             id: digest,
@@ -174,6 +176,7 @@ impl Broker {
     fn keep_outcome_memory(
         &mut self,
         id: DeviceId,
+        to: DeviceId,
         durability: Durability,
     ) -> Result<bool, (RejectCode, String)> {
         let limits = &self.mailboxes.limits;
@@ -194,7 +197,7 @@ impl Broker {
         if durability == Durability::Disk && !device.is_ephemeral {
             return Ok(false);
         }
-        device.mailbox.release_outcome();
+        device.mailbox.release_outcome(to);
         let message = if is_above { MEMORY_FULL } else { ANONYMOUS_FULL };
         Err((RejectCode::StoreFull, message.to_owned()))
     }
@@ -574,7 +577,7 @@ impl Broker {
                 };
                 let Some((open, dropped)) = device.sent.rejected(digest, session) else { return };
                 if open.receipt {
-                    device.mailbox.release_outcome();
+                    device.mailbox.release_outcome(open.to);
                 }
                 let dropped = device.sent.dropped(dropped);
                 self.mailboxes.ids_dropped(to, dropped);
@@ -775,6 +778,24 @@ const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait 
 fn nobody(send: &Send<'_>) -> (RejectCode, String) {
     let shown: String = send.to.to_string().chars().take(ECHO_CHARS_MAX).collect();
     (RejectCode::NoSuchDevice, format!("no device has the id {shown}"))
+}
+
+/// Says which outcomes take the room, and what frees it.
+#[cold]
+fn outcomes_full(full: OutcomesFull, send: &Send<'_>) -> (RejectCode, String) {
+    let message = match full {
+        OutcomesFull::All { pending, waiting } => format!(
+            "outcomes of {pending} messages are pending and {waiting} wait (outcomes_max): ack what waits,              cancel messages or give them a ttl_ms"
+        ),
+        OutcomesFull::Receiver { pending } => format!(
+            "outcomes of {pending} messages to {} are pending: cancel them or give them a ttl_ms",
+            send.to
+        ),
+        OutcomesFull::Anonymous { pending } => format!(
+            "outcomes of {pending} messages to devices without a name are pending: cancel them or give              them a ttl_ms"
+        ),
+    };
+    (RejectCode::OutcomesFull, message)
 }
 
 fn reused() -> (RejectCode, String) {

@@ -107,6 +107,8 @@ pub(crate) struct OpenAnswers {
     /// How many `cancel`s are, and to which session.
     pub(crate) cancels: u16,
     pub(crate) cancel_session: u32,
+    /// The receiver.
+    pub(crate) to: DeviceId,
     /// Whether the sender asked for an outcome.
     pub(crate) receipt: bool,
     /// Whether memory is set aside for that, should it be in memory only.
@@ -318,6 +320,7 @@ impl Sent {
             duplicates: 0,
             cancels: 0,
             cancel_session: 0,
+            to: sent.to,
             receipt: sent.has(flag::RECEIPT),
             keeps_memory: sent.has(flag::KEEPS_MEMORY),
         };

@@ -7,7 +7,7 @@ use super::mailbox::Entry;
 use crate::shrink::{self, KEPT, shrink};
 
 /// Messages that one sender may have in a mailbox, however full it is.
-const MESSAGES_MIN: usize = 10;
+pub(super) const MESSAGES_MIN: usize = 10;
 
 /// What a mailbox may hold, and how much of it one sender.
 #[derive(Clone, Copy, Debug)]
@@ -83,14 +83,14 @@ impl Quota {
     }
 
     /// Whether a sender who has `own` of `load` may add `len` bytes.
-    fn is_within_share(&self, load: Load, own: Load, len: usize) -> bool {
+    pub(super) fn is_within_share(&self, load: Load, own: Load, len: usize) -> bool {
         let others = load.without(own);
         let messages = (self.messages_max.saturating_sub(others.messages)) * self.share / 100;
         let bytes = (self.bytes_max.saturating_sub(others.bytes)) / 100 * self.share;
         own.messages < messages.max(MESSAGES_MIN) && (own.bytes == 0 || own.bytes + len <= bytes)
     }
 
-    fn is_within_anonymous(&self, anonymous: Load, len: usize) -> bool {
+    pub(super) fn is_within_anonymous(&self, anonymous: Load, len: usize) -> bool {
         let (messages, bytes) = (self.messages_max * 3 / 4, self.bytes_max / 4 * 3);
         anonymous.messages < messages && anonymous.bytes + len <= bytes
     }

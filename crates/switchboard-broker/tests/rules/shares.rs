@@ -188,3 +188,64 @@ fn messages_in_memory_have_one_bound_over_all_mailboxes() {
     let done = rig.say(0, r#"{"type":"send","id":"m-a","to":"bob","body":""}"#);
     assert!(done.frames.iter().any(|(to, frame)| *to == 0 && frame.contains("accepted")));
 }
+
+/// Asks for outcomes of messages to somebody until it is refused; returns how many were accepted, and
+/// the refusal.
+fn ask_outcomes(rig: &mut Rig, conn: u32, to: &str) -> (usize, String) {
+    let ids_before = rig.broker.stats().sent_ids;
+    for id in 0.. {
+        let send = r#"{"type":"send","body":1,"receipt":true,"#;
+        let name = ids_before as usize + id;
+        let done = rig.say(conn, &format!("{send}\"id\":\"m-{name}\",\"to\":\"{to}\"}}"));
+        let (_, answer) = done.frames.iter().find(|(to, _)| *to == conn).expect("an answer");
+        if !answer.contains("\"accepted\"") {
+            return (id, answer.clone());
+        }
+    }
+    unreachable!("outcomes have bounds")
+}
+
+/// Two strangers who asked a bot and never acked its answers once took all room for its outcomes, for as
+/// long as their devices lived; and it was told to ack what waits, where nothing waited.
+#[test]
+fn receivers_who_do_not_ack_leave_room_for_the_outcomes_of_others() {
+    let mut rig = Rig::new(Limits { outcomes_max: 100, ..Limits::default() }, false);
+    rig.hello(99, "bot", None);
+    rig.hello(98, "friend", None);
+    (0..3).for_each(|conn| anonymous(&mut rig, conn));
+    let (asked, refusal) = ask_outcomes(&mut rig, 99, "100000000");
+    assert_eq!(asked, 50, "half of the room");
+    let message =
+        "outcomes of 50 messages to 100000000 are pending: cancel them or give them a ttl_ms";
+    assert!(refusal.contains("\"outcomes_full\"") && refusal.contains(message), "{refusal}");
+    assert_eq!(ask_outcomes(&mut rig, 99, "100000001").0, 25, "half of what is left");
+    let (asked, refusal) = ask_outcomes(&mut rig, 99, "100000002");
+    assert_eq!(asked, 0);
+    assert!(refusal.contains("75 messages to devices without a name are pending"), "{refusal}");
+    let (asked, refusal) = ask_outcomes(&mut rig, 99, "friend");
+    assert_eq!(asked, 12, "half of what they leave to those with names");
+    assert!(refusal.contains("outcomes of 12 messages to friend"), "{refusal}");
+    rig.broker.audit(100, 100).unwrap();
+    rig.say(98, r#"{"type":"ack","seq":12}"#);
+    assert_eq!(ask_outcomes(&mut rig, 99, "friend").0, 10, "as many as anybody may have");
+    rig.say(99, r#"{"type":"ack","seq":12}"#);
+    rig.broker.audit(100, 100).unwrap();
+    rig.say(0, r#"{"type":"ack","seq":50}"#);
+    rig.say(99, r#"{"type":"ack","seq":62}"#);
+    assert_eq!(ask_outcomes(&mut rig, 99, "100000002").0, 32);
+    rig.broker.audit(100, 100).unwrap();
+}
+
+#[test]
+fn where_all_room_is_in_use_the_sender_learns_what_uses_it() {
+    let mut rig = Rig::new(Limits { outcomes_max: 4, ..Limits::default() }, false);
+    rig.hello(99, "bot", None);
+    rig.hello(98, "friend", None);
+    let (asked, refusal) = ask_outcomes(&mut rig, 99, "friend");
+    assert_eq!(asked, 4);
+    assert!(refusal.contains("outcomes of 4 messages are pending and 0 wait"), "{refusal}");
+    rig.say(98, r#"{"type":"ack","seq":3}"#);
+    let (asked, refusal) = ask_outcomes(&mut rig, 99, "friend");
+    assert_eq!(asked, 0);
+    assert!(refusal.contains("outcomes of 1 messages are pending and 3 wait"), "{refusal}");
+}

@@ -82,7 +82,8 @@ pub struct Config {
     pub mailbox_max_bytes: usize,
     /// What one sender may have of a mailbox, of what is free without his own messages, in percent.
     pub mailbox_sender_share: usize,
-    /// Outcomes that a device may have asked for and not acked; above it `outcomes_full`.
+    /// Outcomes that a device may have asked for and not acked; above it `outcomes_full`. One receiver has
+    /// the share above of them.
     pub outcomes_max: usize,
     /// What messages may take in all that are in memory only; above it senders are told `store_full`.
     pub memory_messages_max_bytes: usize,
