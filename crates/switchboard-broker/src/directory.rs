@@ -78,9 +78,10 @@ struct Listed {
     ids: Devices<DeviceId>,
     /// Named devices, in the order of their names; they are listed behind the numbers.
     named: Devices<Arc<str>>,
-    /// The watchers of each device, with their shards. Clients choose what they watch, so these are
-    /// trees: there is no hash that a client could make collide.
-    watchers: BTreeMap<Shown, BTreeMap<DeviceId, ShardId>>,
+    /// Which devices are watched by which, with the shards of these. Clients choose what they watch, so
+    /// this is a tree: there is no hash that a client could make collide. It is one for all, because
+    /// most devices have one watcher, and a tree for that alone takes 136 bytes.
+    watchers: BTreeMap<(Shown, DeviceId), ShardId>,
     /// The lowest `list_max` ids as `1, 2, 3`. Kept, because a welcome carries it and it changes
     /// only when one of those ids comes or goes.
     head: String,
@@ -88,6 +89,10 @@ struct Listed {
     head_has_names: bool,
     head_is_stale: bool,
 }
+
+/// Each connection may watch a thousand devices. This key is what one takes, beside
+/// two thirds of it in the session and what the trees leave free.
+const _: () = assert!(size_of::<(Shown, DeviceId)>() == 24);
 
 /// Devices in order, each with the wall clock since when it is there or away. The connected ones
 /// are apart: to list them costs nothing for those that are away, however many these are.
@@ -185,20 +190,14 @@ impl Directory {
     /// From now on `watcher` is told when the device comes or goes; gives how it stands.
     pub(crate) fn watch(&self, device: &Shown, watcher: Watcher) -> Option<Presence> {
         let mut listed = self.listed();
-        let watchers = listed.watchers.entry(device.clone()).or_default();
-        watchers.insert(watcher.device, watcher.shard);
+        listed.watchers.insert((device.clone(), watcher.device), watcher.shard);
         listed.find(device)
     }
 
     /// Ends what [`Directory::watch`] began.
     pub(crate) fn unwatch(&self, device: &Shown, watcher: Watcher) {
         let mut listed = self.listed();
-        if let Some(watchers) = listed.watchers.get_mut(device) {
-            watchers.remove(&watcher.device);
-            if watchers.is_empty() {
-                listed.watchers.remove(device);
-            }
-        }
+        listed.watchers.remove(&(device.clone(), watcher.device));
     }
 
     /// Devices in order, numbers before names: at most `limit`, and whether there are more.
@@ -337,8 +336,9 @@ impl Listed {
     }
 
     fn watchers_of(&self, shown: &Shown) -> Vec<Watcher> {
-        let watchers = self.watchers.get(shown).into_iter().flatten();
-        watchers.map(|(&device, &shard)| Watcher { device, shard }).collect()
+        let watched = |device| (shown.clone(), DeviceId::new(device));
+        let watchers = self.watchers.range(watched(0)..=watched(u64::MAX));
+        watchers.map(|((_, device), &shard)| Watcher { device: *device, shard }).collect()
     }
 
     /// Notes how a device stands; gives whether it came or went.
@@ -538,5 +538,27 @@ mod tests {
         assert_eq!(info(&directory, ids[0]), "[100000003, ann]");
         directory.forget(ids[0]);
         assert_eq!(page(None, 1), (vec![number(1)], true));
+    }
+
+    #[test]
+    fn a_device_is_known_to_those_who_watch_it_and_to_no_others() {
+        let directory = directory(1, 10);
+        let device = |number| DeviceId::new(DeviceId::FIRST.get() + number);
+        let watcher = |number| Watcher { device: device(number), shard: ShardId(0) };
+        for (watched, by) in [(1, 1), (1, 2), (2, 1), (3, 3)] {
+            directory.watch(&Shown::Number(device(watched)), watcher(by));
+        }
+        directory.watch(&Shown::Name("ann".into()), watcher(1));
+        assert_eq!(directory.present(device(1), true, 0), [watcher(1), watcher(2)]);
+        let ann = directory.names().intern(DeviceRef::Name("ann"));
+        assert_eq!(directory.present(ann, true, 0), [watcher(1)]);
+        directory.unwatch(&Shown::Number(device(1)), watcher(1));
+        assert_eq!(directory.present(device(1), false, 1), [watcher(2)]);
+        assert_eq!(directory.present(device(4), true, 1), []);
+        for (watched, by) in [(1, 2), (2, 1), (3, 3)] {
+            directory.unwatch(&Shown::Number(device(watched)), watcher(by));
+        }
+        directory.unwatch(&Shown::Name("ann".into()), watcher(1));
+        assert!(directory.listed().watchers.is_empty());
     }
 }
