@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Auth, Config};
+use crate::log;
 
 /// Says that the server is there, and on standard output what to do next.
 pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &Config) {
@@ -44,6 +45,8 @@ pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &C
         to_change = access.to_change_aligned().join(INDENT),
         stop = if io::stdout().is_terminal() { "Ctrl-C" } else { "SIGTERM" },
     );
+    // Whoever waits for the greeting finds the log lines before it.
+    log::flush();
     // Nobody may be reading; that is no reason not to serve.
     let _: io::Result<()> = io::stdout().write_all(greeting.as_bytes());
 }

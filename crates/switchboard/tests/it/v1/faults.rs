@@ -349,7 +349,8 @@ fn fill_with_receipts(server: &Server) -> (Vec<V1>, Vec<Away>) {
         let mut sender = V1::anonymous(server);
         for _ in 0..2 {
             let receiver = V1::anonymous(server).leave();
-            let of_one = 500;
+            // Two receivers have at most a half and a quarter of the outcomes of one sender.
+            let of_one = 250;
             sender.say_all((0..of_one).map(|n| {
                 let id = format!("{}-{n}", receivers.len());
                 with(send(&receiver.device, &id), &json!({"receipt": true}))
