@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use switchboard_broker::Moment;
 
 use super::admission::{Admission, Permit, SPARE_SOCKETS};
-use super::conn::{Conn, ControlFrames, Holds, Key, Phase, Protocol, Unwritten};
+use super::conn::{Conn, ControlFrames, Key, Phase, Protocol, ReadPauses, Unwritten};
 use super::out::OutQueue;
 use super::ports::Ports;
 use super::rejected::say_busy_and_close;
@@ -166,7 +166,7 @@ impl Shard {
             phase: Phase::Handshake { deadline, awaits_proxy_header },
             tls,
             deflate: None,
-            holds: Holds::default(),
+            read_pauses: ReadPauses::default(),
             readable: false,
             half_closed: false,
             queued: false,

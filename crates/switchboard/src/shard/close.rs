@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Conn, Holds, Key, Phase, Unwritten};
+use super::conn::{Conn, Key, Phase, ReadPauses, Unwritten};
 use crate::metrics::close_index;
 use crate::ws::{CloseCode, CloseFrame, Opcode, write_close, write_server_frame};
 
@@ -45,7 +45,7 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
         conn.unwritten.set(Unwritten::FULL, false);
-        conn.holds = Holds::default();
+        conn.read_pauses = ReadPauses::default();
         conn.unread = Vec::new();
         conn.decoder.abandon();
         self.ports.count_unfinished(key, 0);

@@ -32,7 +32,7 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     pub(super) tls: Option<Box<Session>>,
     pub(super) deflate: Option<Box<Compression>>,
-    pub(super) holds: Holds,
+    pub(super) read_pauses: ReadPauses,
     /// The socket may have more to read.
     pub(super) readable: bool,
     /// The peer has said that it writes no more, so a short read is not the last.
@@ -47,7 +47,7 @@ pub(super) struct Conn {
 
     pub(super) out: OutQueue,
     /// Bytes that were read and not yet dealt with: an incomplete handshake, or what came in
-    /// one read with the command after which the connection was held.
+    /// one read with the command after which reading was paused.
     pub(super) unread: Vec<u8>,
     /// When the last byte came.
     pub(super) heard_at: Moment,
@@ -116,7 +116,7 @@ pub(super) enum Compression {
 
 /// Why a connection is not read for now; several may apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Holds(u16);
+pub(super) struct ReadPauses(u16);
 
 /// Who waits until more is written; all in one byte, as each write looks at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Unwritten {
 
 /// One reason not to read a connection; an index into the metric's labels, but for the last.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Hold {
+pub(super) enum ReadPause {
     /// It spent its rate limit.
     RateLimit,
     /// It does not read the answers to its own commands.
@@ -164,29 +164,29 @@ pub(super) enum Hold {
     Welcome,
     /// The out queue of the device that it sends to is over its last bound.
     Receiver,
-    /// The shard has worked as much as it does in one turn; the hold ends with the read.
+    /// The shard has worked as much as it does in one turn; the pause ends with the read.
     Turn,
 }
 
-impl Holds {
+impl ReadPauses {
     #[inline]
     pub(super) fn any(self) -> bool {
         self.0 != 0
     }
 
-    pub(super) fn has(self, hold: Hold) -> bool {
-        self.0 & 1 << hold as u16 != 0
+    pub(super) fn has(self, pause: ReadPause) -> bool {
+        self.0 & 1 << pause as u16 != 0
     }
 
-    /// Adds a reason; gives whether it is new.
-    pub(super) fn add(&mut self, hold: Hold) -> bool {
-        let is_new = !self.has(hold);
-        self.0 |= 1 << hold as u16;
+    /// Adds a reason; returns whether it is new.
+    pub(super) fn add(&mut self, pause: ReadPause) -> bool {
+        let is_new = !self.has(pause);
+        self.0 |= 1 << pause as u16;
         is_new
     }
 
-    pub(super) fn remove(&mut self, hold: Hold) {
-        self.0 &= !(1 << hold as u16);
+    pub(super) fn remove(&mut self, pause: ReadPause) {
+        self.0 &= !(1 << pause as u16);
     }
 }
 

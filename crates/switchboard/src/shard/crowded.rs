@@ -11,7 +11,7 @@ use std::time::Duration;
 use switchboard_broker::Moment;
 
 use super::Shard;
-use super::conn::{Conn, Hold, Key};
+use super::conn::{Conn, Key, ReadPause};
 use super::ports::OVERFLOW_FACTOR;
 
 /// In this time a queue that passed [`OVERFLOW_FACTOR`] times its bound must come to half of that.
@@ -65,7 +65,7 @@ impl Shard {
         let crowd = self.crowds.0.entry(key).or_insert(crowd);
         if let Some(sender) = sender {
             crowd.senders.push(sender);
-            self.ports.hold(sender, Hold::Receiver);
+            self.ports.pause_reading(sender, ReadPause::Receiver);
         }
     }
 
@@ -99,7 +99,7 @@ impl Shard {
     pub(super) fn disperse(&mut self, key: Key) {
         let Some(Crowd { senders, .. }) = self.crowds.0.remove(&key) else { return };
         for sender in senders {
-            self.resume(sender, Hold::Receiver);
+            self.resume(sender, ReadPause::Receiver);
         }
     }
 }

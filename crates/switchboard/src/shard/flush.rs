@@ -5,7 +5,7 @@ use std::mem;
 use switchboard_broker::{Conn as BrokerConn, Input};
 
 use super::Shard;
-use super::conn::{Conn, Flushed, Hold, Key, Phase, Protocol, Unwritten};
+use super::conn::{Conn, Flushed, Key, Phase, Protocol, ReadPause, Unwritten};
 
 impl Shard {
     /// Offers each other shard what is for it; what a full one does not take waits until it is woken.
@@ -24,8 +24,8 @@ impl Shard {
             return false;
         }
         outbox.refill(max);
-        for key in mem::take(&mut outbox.held) {
-            self.resume(key, Hold::ShardQueue);
+        for key in mem::take(&mut outbox.paused) {
+            self.resume(key, ReadPause::ShardQueue);
         }
         true
     }
@@ -105,7 +105,7 @@ impl Shard {
         if conn.is_full() {
             if conn.out.len() <= max && !conn.unwritten.has(Unwritten::PUSHED) {
                 conn.unwritten.set(Unwritten::FULL, false);
-                self.resume(key, Hold::OutQueue);
+                self.resume(key, ReadPause::OutQueue);
             } else if sent > 0 {
                 conn.full_since = now;
             }

@@ -12,7 +12,7 @@ use switchboard_proto::v1::SUBPROTOCOL;
 
 use super::admission::Permit;
 use super::budget::Pause;
-use super::conn::{Compression, Conn, Hold, Key, Phase, Protocol};
+use super::conn::{Compression, Conn, Key, Phase, Protocol, ReadPause};
 use super::mailboxes::HELLO_MAX_BYTES;
 use super::pipe::Pipe;
 use super::ports::Ports;
@@ -301,7 +301,7 @@ impl Shard {
             Ok(passed) if passed == bytes.len() => {}
             Ok(passed) => {
                 conn.unread.extend_from_slice(&bytes[passed..]);
-                self.ports.hold(key, Hold::HttpPipe);
+                self.ports.pause_reading(key, ReadPause::HttpPipe);
             }
             // It takes no more; the answer may still stand in the pipe, and its end closes.
             Err(_) => pipe.became_readable(),

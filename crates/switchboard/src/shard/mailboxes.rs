@@ -12,7 +12,7 @@ use switchboard_proto::v1::{
 
 use super::Shard;
 use super::budget::Pause;
-use super::conn::{Conn, Hold, Key, Protocol};
+use super::conn::{Conn, Key, Protocol, ReadPause};
 use super::ports::{Ports, Todo};
 use crate::auth::{Claims, TokenError};
 use crate::config::Auth;
@@ -208,7 +208,7 @@ impl Shard {
         conn.unread.extend_from_slice(rest);
         conn.queued = false;
         conn.dirty = false;
-        conn.holds.remove(Hold::Turn);
+        conn.read_pauses.remove(ReadPause::Turn);
         self.ports.metrics.connections.add(1u64.wrapping_neg());
         self.ports.outboxes[shard].batch.moved.push(Moved { conn, hello });
     }
@@ -251,7 +251,7 @@ impl Shard {
         self.decide(Input::Hello(hello));
         self.ports.entering = None;
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.holds.has(Hold::Welcome) {
+        if conn.read_pauses.has(ReadPause::Welcome) {
             if conn.half_closed {
                 return self.remove(key, "the peer left");
             }
@@ -290,11 +290,11 @@ impl Shard {
         match todo {
             Todo::Outgrown { key, sender } => self.outgrown(key, sender),
             Todo::Close { key, code, reason } => self.close(key, CloseCode(code), &reason),
-            Todo::Resume(key, Hold::Reply) => {
-                self.resume(key, Hold::Reply);
-                self.resume(key, Hold::Welcome);
+            Todo::Resume(key, ReadPause::Reply) => {
+                self.resume(key, ReadPause::Reply);
+                self.resume(key, ReadPause::Welcome);
             }
-            Todo::Resume(key, hold) => self.resume(key, hold),
+            Todo::Resume(key, pause) => self.resume(key, pause),
             Todo::Verify { key, token } => match self.identify(key, &token) {
                 Ok(identity) => self.decide(Input::Refreshed {
                     conn: BrokerConn(key.index),
@@ -420,9 +420,9 @@ impl Shard {
         self.ports.publish_charges();
         let budget = &self.shared.budget;
         let is_answered = self.ports.store_is_failing && budget.pause(true) == Pause::Nobody;
-        if !self.ports.held_for_store.is_empty() && (budget.has_room() || is_answered) {
-            for key in std::mem::take(&mut self.ports.held_for_store) {
-                self.resume(key, Hold::Store);
+        if !self.ports.paused_for_store.is_empty() && (budget.has_room() || is_answered) {
+            for key in std::mem::take(&mut self.ports.paused_for_store) {
+                self.resume(key, ReadPause::Store);
             }
         }
     }

@@ -58,7 +58,7 @@ use crate::persistence::{Answer, Chunk, Ids, Job, Shards};
 use crate::store::Log;
 use crate::systemd::Systemd;
 use crate::tls::Acceptor;
-use conn::{Conn, Hold, Key, Phase};
+use conn::{Conn, Key, Phase, ReadPause};
 use crowded::Crowds;
 use drain::Drain;
 use inbox::{Batch, Orders};
@@ -356,7 +356,7 @@ impl Shard {
         let now = self.ports.now;
         let idle_timeout = self.config.idle_timeout;
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.holds.any() && (is_gone || conn.holds.has(Hold::Welcome)) {
+        if conn.read_pauses.any() && (is_gone || conn.read_pauses.has(ReadPause::Welcome)) {
             return self.remove(key, "the peer left");
         }
         conn.half_closed_at = now;
@@ -372,7 +372,7 @@ impl Shard {
             self.enqueue(key);
         }
         if event.is_writable() {
-            self.resume(key, Hold::HttpPipe);
+            self.resume(key, ReadPause::HttpPipe);
         }
     }
 
@@ -459,13 +459,13 @@ impl Shard {
     }
 
     /// Takes a reason away for which a connection was not read.
-    fn resume(&mut self, key: Key, hold: Hold) {
+    fn resume(&mut self, key: Key, pause: ReadPause) {
         let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
-        if !conn.holds.has(hold) {
+        if !conn.read_pauses.has(pause) {
             return;
         }
-        conn.holds.remove(hold);
+        conn.read_pauses.remove(pause);
         // It was we who did not read: its silence does not count.
         conn.heard_at = now;
         self.excuse_unfinished(key);

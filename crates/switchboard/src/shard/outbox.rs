@@ -14,11 +14,11 @@ pub(super) struct Outbox {
     pub(super) batch: Batch,
     /// Who is to be told how a watched device stands, once the batch is taken that is at its bound.
     ///
-    /// Nobody can be held for it: devices come and go as their connections do. But it is a state, so
+    /// Nobody can be paused for it: devices come and go as their connections do. But it is a state, so
     /// only the latest counts, and there is never more of it than is watched.
     presence: BTreeMap<Watch, Presence>,
-    /// Connections that are held until the shard has taken the batch.
-    pub(super) held: Vec<Key>,
+    /// Connections whose reading is paused until the shard has taken the batch.
+    pub(super) paused: Vec<Key>,
     /// The shard was full, and wakes this one when it is not.
     pub(super) is_refused: bool,
 }

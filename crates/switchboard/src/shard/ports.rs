@@ -16,7 +16,7 @@ use switchboard_proto::{DeviceId, text};
 
 use super::Shared;
 use super::budget::{Pause, Share};
-use super::conn::{Compression, Conn, Hold, Key, Protocol, Unwritten};
+use super::conn::{Compression, Conn, Key, Protocol, ReadPause, Unwritten};
 use super::inbox::message_bytes;
 use super::out::Spares;
 use super::outbox::Outbox;
@@ -89,7 +89,7 @@ pub(super) struct Ports {
     pub(super) store_is_failing: bool,
     /// The store gave a batch back; it says when there is room.
     pub(super) store_is_full: bool,
-    pub(super) held_for_store: Vec<Key>,
+    pub(super) paused_for_store: Vec<Key>,
     /// Chunks of the log that were dealt with in this turn.
     pub(super) compacted: usize,
     /// Bytes of their records that were appended again.
@@ -111,7 +111,7 @@ pub(super) enum Todo {
     /// A session has ended.
     Close { key: Key, code: u16, reason: String },
     /// A reason not to read has gone.
-    Resume(Key, Hold),
+    Resume(Key, ReadPause),
     /// A device shows another token.
     Verify { key: Key, token: String },
 }
@@ -166,7 +166,7 @@ impl Ports {
             pause: Pause::Nobody,
             store_is_failing: false,
             store_is_full: false,
-            held_for_store: Vec::new(),
+            paused_for_store: Vec::new(),
             compacted: 0,
             copied_bytes: 0,
             positions: Vec::new(),
@@ -212,7 +212,7 @@ impl Ports {
     pub(super) fn has_something_for_store(&self) -> bool {
         self.has_appends()
             || self.compacted > 0
-            || !self.held_for_store.is_empty()
+            || !self.paused_for_store.is_empty()
             || !self.share.is_published()
     }
 
@@ -306,23 +306,25 @@ impl Ports {
             Protocol::Hello => pause == Pause::All,
         };
         if must_wait && conn.is_open() {
-            self.hold_for_store(key);
+            self.pause_for_store(key);
         }
     }
 
     /// Does not read a connection until there is room in the store.
-    pub(super) fn hold_for_store(&mut self, key: Key) {
-        if self.conn(key).is_none_or(|conn| conn.holds.has(Hold::Store)) {
+    pub(super) fn pause_for_store(&mut self, key: Key) {
+        if self.conn(key).is_none_or(|conn| conn.read_pauses.has(ReadPause::Store)) {
             return;
         }
-        self.hold(key, Hold::Store);
-        if self.held_for_store.len() > 2 * self.conns.len() + 64 {
+        self.pause_reading(key, ReadPause::Store);
+        if self.paused_for_store.len() > 2 * self.conns.len() + 64 {
             // Most of them are gone: they waited for long.
-            let mut held = mem::take(&mut self.held_for_store);
-            held.retain(|key| self.conn(*key).is_some_and(|conn| conn.holds.has(Hold::Store)));
-            self.held_for_store = held;
+            let mut paused = mem::take(&mut self.paused_for_store);
+            paused.retain(|key| {
+                self.conn(*key).is_some_and(|conn| conn.read_pauses.has(ReadPause::Store))
+            });
+            self.paused_for_store = paused;
         }
-        self.held_for_store.push(key);
+        self.paused_for_store.push(key);
         self.shared.budget.wait(self.shard_index());
     }
 
@@ -477,7 +479,7 @@ impl Ports {
             Effect::Send { shard, envelope } => self.send_envelope(shard, envelope),
             Effect::AwaitReply { conn } => self.await_reply(self.key(conn.0)),
             Effect::Replied { conn } => {
-                self.todos.push_back(Todo::Resume(self.key(conn.0), Hold::Reply));
+                self.todos.push_back(Todo::Resume(self.key(conn.0), ReadPause::Reply));
             }
             Effect::TextAccepted { .. } => {
                 self.metrics.messages.at(MessageResult::Stored as usize).add(1);
@@ -498,8 +500,8 @@ impl Ports {
     /// A device waits for its `welcome`, or a text for the word of its receiver's side.
     fn await_reply(&mut self, key: Key) {
         let is_unwelcomed = self.entering == Some(key)
-            || self.conn(key).is_some_and(|conn| conn.holds.has(Hold::Welcome));
-        self.hold(key, if is_unwelcomed { Hold::Welcome } else { Hold::Reply });
+            || self.conn(key).is_some_and(|conn| conn.read_pauses.has(ReadPause::Welcome));
+        self.pause_reading(key, if is_unwelcomed { ReadPause::Welcome } else { ReadPause::Reply });
     }
 
     pub(super) fn key(&self, index: u32) -> Key {
@@ -584,8 +586,8 @@ impl Ports {
         if outbox.batch.bytes() >= max
             && let Some(key) = self.speaking
         {
-            outbox.held.push(key);
-            self.hold(key, Hold::ShardQueue);
+            outbox.paused.push(key);
+            self.pause_reading(key, ReadPause::ShardQueue);
         }
     }
 
@@ -672,7 +674,7 @@ impl Ports {
         let len = self.conns[index as usize].out.len();
         self.note_answered(len - had);
         if len > self.config.out_queue_max_bytes {
-            self.hold(key, Hold::OutQueue);
+            self.pause_reading(key, ReadPause::OutQueue);
         }
     }
 
@@ -748,17 +750,17 @@ impl Ports {
         if outbox.batch.bytes() >= self.config.shard_queue_max_bytes
             && let Some(key) = self.speaking
         {
-            outbox.held.push(key);
-            self.hold(key, Hold::ShardQueue);
+            outbox.paused.push(key);
+            self.pause_reading(key, ReadPause::ShardQueue);
         }
     }
 
     /// Stops reading a connection.
-    pub(super) fn hold(&mut self, key: Key, hold: Hold) {
+    pub(super) fn pause_reading(&mut self, key: Key, pause: ReadPause) {
         if let Some(conn) = self.conn(key)
-            && conn.holds.add(hold)
+            && conn.read_pauses.add(pause)
         {
-            self.metrics.pauses.at(hold as usize).add(1);
+            self.metrics.pauses.at(pause as usize).add(1);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The rate limit: how many messages a connection may send, and what holds it back.
 
 use super::Shard;
-use super::conn::{Hold, Key};
+use super::conn::{Key, ReadPause};
 
 impl Shard {
     /// Nanoseconds of budget that one message costs.
@@ -10,13 +10,13 @@ impl Shard {
     }
 
     /// Takes one message from the connection's budget (the generic cell rate algorithm, ITU-T
-    /// I.371); a connection without budget is held until it has some again.
+    /// I.371); a connection without budget is not read until it has some again.
     pub(super) fn spend(&mut self, key: Key) {
         let (now_ns, interval_ns) = (self.ports.now_ns(), self.rate_interval_ns());
         let Some(conn) = self.ports.conn(key) else { return };
         conn.spent_until_ns = conn.spent_until_ns.max(now_ns) + interval_ns;
         if !self.rate_limit_allows(key) {
-            self.ports.hold(key, Hold::RateLimit);
+            self.ports.pause_reading(key, ReadPause::RateLimit);
             self.schedule_next(key);
         }
     }

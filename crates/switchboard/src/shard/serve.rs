@@ -5,7 +5,7 @@ use std::mem;
 use switchboard_broker::Conn as BrokerConn;
 
 use super::budget::Pause;
-use super::conn::{Hold, Key, Phase, Protocol};
+use super::conn::{Key, Phase, Protocol, ReadPause};
 use super::mailboxes::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
@@ -28,7 +28,7 @@ impl Shard {
         if !conn.unread.is_empty() {
             self.deal_with_backlog(key);
         }
-        if self.ports.conn(key).is_some_and(|conn| conn.readable && !conn.holds.any()) {
+        if self.ports.conn(key).is_some_and(|conn| conn.readable && !conn.read_pauses.any()) {
             let mut buffer = mem::take(&mut self.buffer);
             self.read(key, &mut buffer);
             self.buffer = buffer;
@@ -37,10 +37,10 @@ impl Shard {
         self.go_on(key);
     }
 
-    /// Deals with what was left when the connection was held.
+    /// Deals with what was left when reading was paused.
     fn deal_with_backlog(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
-        if conn.unread.is_empty() || conn.holds.any() {
+        if conn.unread.is_empty() || conn.read_pauses.any() {
             return;
         }
         if !matches!(conn.phase, Phase::Handshake { .. }) {
@@ -114,13 +114,13 @@ impl Shard {
     /// Whoever may have more to read comes again, behind everybody else.
     fn go_on(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
-        conn.holds.remove(Hold::Turn);
-        if (conn.readable || !conn.unread.is_empty() && conn.is_open()) && !conn.holds.any() {
+        conn.read_pauses.remove(ReadPause::Turn);
+        if (conn.readable || !conn.unread.is_empty() && conn.is_open()) && !conn.read_pauses.any() {
             self.enqueue(key);
         }
     }
 
-    /// Deals with frames; what comes after a command that holds the connection is kept.
+    /// Deals with frames; what comes after a command that pauses reading is kept.
     ///
     /// Whoever could send to a mailbox is paused before what was read, not before each frame: the
     /// budget is looked at as often as shards publish what they take of it.
@@ -141,7 +141,7 @@ impl Shard {
             if conn.generation != key.generation || !conn.is_open() {
                 break;
             }
-            if conn.holds.any() {
+            if conn.read_pauses.any() {
                 conn.unread.extend_from_slice(&bytes[at..]);
                 break;
             }
@@ -229,7 +229,7 @@ impl Shard {
         }
         // As it came, but unmasked already.
         write_client_frame(&mut conn.unread, Opcode::Text, message, [0; 4]);
-        self.ports.hold_for_store(key);
+        self.ports.pause_for_store(key);
         true
     }
 

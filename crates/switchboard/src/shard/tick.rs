@@ -6,7 +6,7 @@ use switchboard_broker::Moment;
 use switchboard_proto::v1::{HELLO_TIMEOUT, close};
 
 use super::Shard;
-use super::conn::{Conn, Hold, Key, Phase, Protocol};
+use super::conn::{Conn, Key, Phase, Protocol, ReadPause};
 use crate::config::Config;
 use crate::ws::{CloseCode, Opcode, Refusal};
 
@@ -81,7 +81,7 @@ impl Shard {
         let now = self.ports.now;
         let config = std::sync::Arc::clone(&self.config);
         if self.rate_limit_allows(key) {
-            self.resume(key, Hold::RateLimit);
+            self.resume(key, ReadPause::RateLimit);
         }
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.is_full() && conn.full_since.after(config.out_queue_stall_timeout) <= now {
@@ -98,7 +98,7 @@ impl Shard {
         if conn.half_closed && conn.half_closed_at.after(config.idle_timeout) <= now {
             return self.remove(key, "the peer left idle_timeout ago");
         }
-        if !conn.holds.any() && conn.heard_at.after(config.idle_timeout) <= now {
+        if !conn.read_pauses.any() && conn.heard_at.after(config.idle_timeout) <= now {
             return self.remove(key, "silent for idle_timeout");
         }
         if conn.ping_due(now, &config) <= now {
@@ -111,7 +111,7 @@ impl Shard {
 impl Conn {
     /// Whether a message that has begun takes too long, and it is not we who did not read it.
     fn is_too_slow(&self, now: Moment, config: &Config) -> bool {
-        let may_be_judged = self.unfinished > 0 && !self.holds.any() && !self.readable;
+        let may_be_judged = self.unfinished > 0 && !self.read_pauses.any() && !self.readable;
         may_be_judged && self.begun_at.after(config.message_timeout) <= now
     }
 
@@ -120,11 +120,11 @@ impl Conn {
         /// It is due, and what came of it is about to be read.
         const AGAIN: Duration = Duration::from_millis(100);
         let due = self.begun_at.after(config.message_timeout).max(now.after(AGAIN));
-        (self.unfinished > 0 && !self.holds.any()).then_some(due)
+        (self.unfinished > 0 && !self.read_pauses.any()).then_some(due)
     }
 
     fn waits_for_hello_or_welcome(&self) -> bool {
-        self.protocol == Protocol::Hello || self.holds.has(Hold::Welcome)
+        self.protocol == Protocol::Hello || self.read_pauses.has(ReadPause::Welcome)
     }
 
     /// When the first frame must have come, and then its answer gone. `full_since` is when the wait
@@ -135,7 +135,7 @@ impl Conn {
 
     /// How a connection is closed that waited too long.
     fn why_not_welcomed(&self) -> (CloseCode, &'static str) {
-        if self.holds.has(Hold::Welcome) || self.holds.has(Hold::Store) {
+        if self.read_pauses.has(ReadPause::Welcome) || self.read_pauses.has(ReadPause::Store) {
             (CloseCode::TRY_AGAIN_LATER, "the store takes too long to note your device; come back")
         } else {
             (CloseCode(close::NO_HELLO), "no hello within 10 s")
@@ -161,11 +161,12 @@ impl Conn {
                     self.is_full().then(|| self.full_since.after(config.out_queue_stall_timeout));
                 let hello = self.waits_for_hello_or_welcome().then(|| self.hello_due());
                 let left = self.half_closed.then(|| self.half_closed_at.after(config.idle_timeout));
-                let budget = self.holds.has(Hold::RateLimit).then(|| {
+                let budget = self.read_pauses.has(ReadPause::RateLimit).then(|| {
                     let at_ns = self.spent_until_ns.saturating_sub(rate_tolerance_ns);
                     Moment::from_ms(at_ns.div_ceil(1_000_000))
                 });
-                let silence = (!self.holds.any()).then(|| self.heard_at.after(config.idle_timeout));
+                let silence =
+                    (!self.read_pauses.any()).then(|| self.heard_at.after(config.idle_timeout));
                 let ping = self.ping_due(now, config);
                 let message = self.message_due(now, config);
                 [stall, budget, hello, left, silence, message]

@@ -5,7 +5,7 @@
 //! it is counted in one unit, about what a byte costs to inflate, so that one bound holds for any mixture.
 
 use super::Shard;
-use super::conn::{Hold, Key};
+use super::conn::{Key, ReadPause};
 use super::ports::Ports;
 
 /// When a shard has done so much in a turn, it reads nobody any more before the next: some milliseconds.
@@ -56,14 +56,14 @@ impl Ports {
     }
 
     /// Notes work that was done for a connection. If that is enough for a turn, the connection is not
-    /// read on; the hold ends with the read ([`Shard::serve`]).
+    /// read on; the pause ends with the read ([`Shard::serve`]).
     fn note_work(&mut self, key: Option<Key>, work: usize) {
         self.work.done = self.work.done.saturating_add(work);
         if self.work.is_enough()
             && let Some(conn) = key.and_then(|key| self.conn(key))
             && conn.is_open()
         {
-            conn.holds.add(Hold::Turn);
+            conn.read_pauses.add(ReadPause::Turn);
         }
     }
 }
