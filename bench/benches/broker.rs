@@ -28,7 +28,7 @@ fn broker_with(devices: u32) -> Broker {
     broker
 }
 
-/// What the sender says to the device on connection `to`. Two texts in turn are no duplicates.
+/// Returns the sender's command to the device on connection `to`. Two texts in turn are no duplicates.
 fn commands(broker: &Broker, to: Conn, size: usize) -> [String; 2] {
     let id = broker.device(to).expect("the device is connected");
     ["x", "y"].map(|filler| format!("send,{id},{}", filler.repeat(size)))

@@ -48,7 +48,7 @@ fn as_body(text: &str) {
     }
 }
 
-/// How deep a value nests; 0 for what is no array or object.
+/// Returns how deep a value nests; 0 for what is no array or object.
 fn depth(value: &Value) -> usize {
     let inner = match value {
         Value::Array(elements) => elements.iter().map(depth).max(),

@@ -70,7 +70,7 @@ impl Program {
         Err(Failure::exited(format!("`{line}` failed: {status}"), status.code()))
     }
 
-    /// What the program prints, without the blanks around it; `None` if it fails.
+    /// Returns what the program prints, without the blanks around it; `None` if it fails.
     pub(crate) fn output(mut self) -> Option<String> {
         let output = self.command.stderr(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

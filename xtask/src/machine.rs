@@ -13,7 +13,7 @@ pub(crate) fn ensure_strace() -> Result<PathBuf, Failure> {
     ensure(|| find(&["strace"]), "strace", missing)
 }
 
-/// What runs the Python client of `docs/clients`: a `python3` that has its library.
+/// Returns the interpreter that runs the Python client of `docs/clients`: a `python3` that has its library.
 pub(crate) fn ensure_python() -> Result<PathBuf, Failure> {
     let version = |python: &Path| Program::new(python).args("-m websockets --version").output();
     let found = || find_where(&["python3"], |python| version(python).is_some());

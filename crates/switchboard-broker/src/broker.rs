@@ -460,8 +460,9 @@ impl Broker {
         effect(Effect::Refuse { conn, refusal });
     }
 
-    /// How a command is refused whose receiver the sender's token does not allow. By the token alone,
-    /// before the receiver is looked for: the answer does not tell whether it is there.
+    /// Returns how a command is refused whose receiver the sender's token does not allow. By the
+    /// token alone, before the receiver is looked for: the answer does not tell whether it is
+    /// there.
     #[cold]
     fn forbidden(&self, id: DeviceId, message: &[u8]) -> Option<Refusal> {
         let (to, refusal) = match text::parse(message) {
@@ -527,7 +528,7 @@ impl Broker {
         }
     }
 
-    /// Whether a message of the text protocol goes into a mailbox, for which the store must have
+    /// Returns whether a message of the text protocol goes into a mailbox, for which the store must have
     /// room. Who has a name has a mailbox, if there is such a device.
     pub fn goes_to_mailbox(&self, message: &[u8]) -> bool {
         match text::parse(message) {

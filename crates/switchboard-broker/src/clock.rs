@@ -90,7 +90,7 @@ mod tests {
         wall_ms: 8_000_000_000,
     };
 
-    /// How far stamps went on from the end of the last run, when the wall clock and the uptime went
+    /// Returns how far stamps went on from the end of the last run, when the wall clock and the uptime went
     /// on by these.
     fn resumed(wall_by_ms: i64, uptime_by_ms: u64) -> (u64, Option<Jump>) {
         let uptime = LAST.uptime.after(Duration::from_millis(uptime_by_ms));

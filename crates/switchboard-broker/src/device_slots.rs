@@ -40,7 +40,7 @@ impl DeviceSlots {
         self.of(id).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many are taken.
+    /// Returns how many are taken.
     pub(crate) fn taken(&self) -> usize {
         self.named.load(Ordering::Relaxed) + self.anonymous()
     }

@@ -143,12 +143,12 @@ impl Directory {
         self.next_id.load(Ordering::Relaxed)
     }
 
-    /// Gives the next id, which no device had before.
+    /// Returns the next id, which no device had before.
     pub fn new_id(&self) -> DeviceId {
         DeviceId::new(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Gives a new device on `shard` the next id, which no device had before.
+    /// Registers a new device on `shard` and returns its id, which no device had before.
     pub fn add(&self, shard: ShardId) -> DeviceId {
         let id = self.new_id();
         self.set_owner(id, Owner { shard, has_mailbox: false });
@@ -187,7 +187,7 @@ impl Directory {
         if was_online { listed.watchers_of(&shown) } else { Vec::new() }
     }
 
-    /// From now on `watcher` is told when the device comes or goes; gives how it stands.
+    /// From now on `watcher` is told when the device comes or goes; returns how it stands.
     pub(crate) fn watch(&self, device: &Shown, watcher: Watcher) -> Option<Presence> {
         let mut listed = self.listed();
         listed.watchers.insert((device.clone(), watcher.device), watcher.shard);
@@ -227,7 +227,7 @@ impl Directory {
         (page, has_more)
     }
 
-    /// How many devices have a mailbox, on all shards.
+    /// Returns how many devices have a mailbox, on all shards.
     pub fn devices(&self) -> usize {
         self.slots.taken()
     }
@@ -263,9 +263,9 @@ impl Directory {
         self.store_room.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether the outcome of one more message may be promised. A store that is asked only now and then
-    /// whether it is full would be promised more between two times than it has: a message with its
-    /// records may be much shorter than its outcome.
+    /// Returns whether the outcome of one more message may be promised. A store that is asked only
+    /// now and then whether it is full would be promised more between two times than it has: a
+    /// message with its records may be much shorter than its outcome.
     pub(crate) fn may_promise_outcome(&self) -> bool {
         let room = self.store_room.load(Ordering::Relaxed);
         self.promised_bytes() + RECEIPT_BYTES as u64 <= room
@@ -281,13 +281,13 @@ impl Directory {
         &self.names
     }
 
-    /// Where a device is that is on another shard; with one shard there is none.
+    /// Returns where a device is that is on another shard; with one shard there is none.
     pub(crate) fn owner_of(&self, id: DeviceId) -> Option<Owner> {
         let stripe = self.stripe(id)?.read().unwrap_or_else(PoisonError::into_inner);
         stripe.get(&id).copied()
     }
 
-    /// How many shards there are.
+    /// Returns how many shards there are.
     pub(crate) fn shards(&self) -> u16 {
         self.shards
     }
@@ -330,7 +330,7 @@ impl Listed {
         }
     }
 
-    /// How many devices are connected.
+    /// Returns how many devices are connected.
     fn connected(&self) -> usize {
         self.ids.online.len() + self.named.online.len()
     }
@@ -341,7 +341,7 @@ impl Listed {
         watchers.map(|((_, device), &shard)| Watcher { device: *device, shard }).collect()
     }
 
-    /// Notes how a device stands; gives whether it came or went.
+    /// Notes how a device stands; returns whether it came or went.
     fn set(&mut self, shown: &Shown, presence: Presence, list_max: usize) -> bool {
         let was_online = match shown {
             Shown::Number(id) => self.ids.set(*id, presence),
@@ -353,7 +353,7 @@ impl Listed {
         was_online != presence.online
     }
 
-    /// Forgets a device; gives whether it was connected.
+    /// Forgets a device; returns whether it was connected.
     fn remove(&mut self, shown: &Shown) -> bool {
         let was_online = match shown {
             Shown::Number(id) => self.ids.remove(id),
@@ -409,7 +409,7 @@ impl<K: Ord + Clone> Devices<K> {
         online.or_else(away)
     }
 
-    /// Notes how a device stands; gives whether it was connected.
+    /// Notes how a device stands; returns whether it was connected.
     fn set(&mut self, key: K, presence: Presence) -> bool {
         let Presence { online, since_ms } = presence;
         if online {
@@ -422,7 +422,7 @@ impl<K: Ord + Clone> Devices<K> {
         }
     }
 
-    /// Forgets a device; gives whether it was connected.
+    /// Forgets a device; returns whether it was connected.
     fn remove(&mut self, key: &K) -> bool {
         self.away.remove(key);
         self.online.remove(key).is_some()

@@ -79,7 +79,7 @@ pub(crate) struct LastText {
 }
 
 impl LastText {
-    /// Whether the same text again counts as a duplicate: it is the same and the window is open.
+    /// Returns whether the same text again counts as a duplicate: it is the same and the window is open.
     #[inline]
     pub(crate) fn is_repeated_by(&self, digest: Digest, now: Moment) -> bool {
         self.digest == digest && now.since(self.at()) < DUPLICATE_WINDOW

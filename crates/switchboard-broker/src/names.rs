@@ -126,7 +126,7 @@ impl Names {
         known.or_else(|| (self.len() < max).then(|| self.intern(device)))
     }
 
-    /// Whether any device has a name.
+    /// Returns whether any device has a name.
     pub(crate) fn has_any(&self) -> bool {
         self.len() > 0
     }
@@ -135,7 +135,7 @@ impl Names {
         self.table.read().unwrap_or_else(PoisonError::into_inner).names.len()
     }
 
-    /// How a device is shown.
+    /// Returns how a device is shown.
     pub fn show(&self, id: DeviceId) -> Shown {
         if id.is_number() {
             return Shown::Number(id);

@@ -24,7 +24,7 @@ impl DeviceId {
         self.0
     }
 
-    /// Whether a device that the server numbers can have this id: it is below 2^63.
+    /// Returns whether a device that the server numbers can have this id: it is below 2^63.
     #[inline]
     pub const fn is_number(self) -> bool {
         self.0 >> 63 == 0
@@ -38,7 +38,7 @@ impl DeviceId {
         if canonical { digits.parse().ok().map(Self) } else { None }
     }
 
-    /// How many bytes the id takes in decimal: 1 to 20.
+    /// Returns how many bytes the id takes in decimal: 1 to 20.
     pub const fn decimal_len(self) -> usize {
         match self.0.checked_ilog10() {
             Some(log) => log as usize + 1,

@@ -93,7 +93,7 @@ pub(crate) fn serve(mut socket: TcpStream, options: Options) -> io::Result<()> {
     }
 }
 
-/// Reads the request; gives the upgrade and the first bytes after it, or refuses and gives none.
+/// Reads the request; returns the upgrade and the first bytes after it, or refuses and gives none.
 fn handshake(socket: &mut TcpStream) -> io::Result<Option<(Box<Upgrade>, Vec<u8>)>> {
     let mut received = Vec::new();
     let refusal = loop {
@@ -114,7 +114,7 @@ fn handshake(socket: &mut TcpStream) -> io::Result<Option<(Box<Upgrade>, Vec<u8>
     Ok(None)
 }
 
-/// Whether the peer said more before it ended.
+/// Returns whether the peer said more before it ended.
 fn read_more(socket: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 4 << 10];
     let len = socket.read(&mut buffer)?;

@@ -88,7 +88,7 @@ fn by_hand(reachable: SocketAddr, config: &Config) -> Vec<String> {
     lines
 }
 
-/// What systemd shows of a server that is up, in one line.
+/// Returns what systemd shows of a server that is up, in one line.
 pub(crate) fn status(address: SocketAddr, config: &Config) -> String {
     let Access { may_connect, .. } = Access::new(address, config);
     format!("Listening on {address}; may connect: {}", may_connect.join("; "))
@@ -166,7 +166,7 @@ impl Access {
 const AUTH_TOKEN: (&str, &str) = ("auth = \"token\"", "who shows a token only");
 const AUTH_OPEN: (&str, &str) = ("auth = \"open\"", "everybody");
 
-/// What is listened on, in words.
+/// Returns what is listened on, in words.
 fn one_or_all(ip: IpAddr) -> String {
     if ip.is_unspecified() { "this one".to_owned() } else { ip.to_string() }
 }

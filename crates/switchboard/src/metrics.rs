@@ -322,12 +322,12 @@ impl Metrics {
         Metrics { shards, store, settings, registry }
     }
 
-    /// Whether nothing becomes durable for now.
+    /// Returns whether nothing becomes durable for now.
     pub fn store_is_failing(&self) -> bool {
         self.store.is_failing.value() > 0
     }
 
-    /// What waits in the mailboxes of all shards.
+    /// Returns what waits in the mailboxes of all shards.
     pub fn waiting(&self) -> Stats {
         let sum = |number: fn(&ShardMetrics) -> &Number| {
             self.shards.iter().map(|shard| number(shard).value()).sum()

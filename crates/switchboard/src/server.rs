@@ -570,8 +570,8 @@ fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
-/// What may be not durable. On a small disk that is less than configured: what was accepted must still
-/// find room when the log is full.
+/// Returns what may be not durable. On a small disk that is less than configured: what was accepted
+/// must still find room when the log is full.
 fn budget_bytes(config: &Config, recovered: Option<&store::Recovered>) -> usize {
     let configured = config.store_queue_max_bytes;
     let effective = recovered.map_or(configured, store::Recovered::queue_max_bytes);

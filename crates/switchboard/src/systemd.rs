@@ -34,7 +34,7 @@ pub(crate) struct Systemd {
 }
 
 impl Systemd {
-    /// What the variables of this process say.
+    /// Returns what the variables of this process say.
     pub(crate) fn from_env() -> Systemd {
         let address = env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty());
         let socket = address.and_then(|address| match connect(&address) {

@@ -94,7 +94,7 @@ pub(crate) struct Opened {
 }
 
 impl Session {
-    /// Whether the TLS handshake goes on.
+    /// Returns whether the TLS handshake goes on.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
@@ -124,12 +124,12 @@ impl Session {
         Ok(opened)
     }
 
-    /// Whether ciphertext waits to be written.
+    /// Returns whether ciphertext waits to be written.
     pub(crate) fn wants_write(&self) -> bool {
         self.connection.wants_write()
     }
 
-    /// Encrypts some of `plain`; gives how much.
+    /// Encrypts some of `plain`; returns how much.
     pub(crate) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
         self.connection.writer().write(plain)
     }

@@ -42,7 +42,7 @@ pub(super) fn write(file: &Path) -> Result<(), Failure> {
     super::write(file, &all)
 }
 
-/// What cargo links into the binary, without the project's own crates.
+/// Returns what cargo links into the binary, without the project's own crates.
 fn libraries() -> Result<BTreeSet<Library>, Failure> {
     let tree = Program::cargo()
         .args("tree --locked --package switchboard --edges normal,no-proc-macro --prefix none")
@@ -61,7 +61,7 @@ fn library(line: &str) -> Option<Library> {
     (!is_own).then(|| (name.to_owned(), version.to_owned(), license.to_owned()))
 }
 
-/// Where cargo keeps the sources of each name and version.
+/// Returns where cargo keeps the sources of each name and version.
 fn places() -> Result<BTreeMap<(String, String), PathBuf>, Failure> {
     let failed = || Failure::new("`cargo metadata` failed");
     let text = Program::cargo().args("metadata --locked --format-version 1").output();

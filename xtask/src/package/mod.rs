@@ -54,12 +54,12 @@ pub(crate) fn steps() -> Vec<Step> {
     ]
 }
 
-/// Where the packages are.
+/// Returns where the packages are.
 fn made() -> PathBuf {
     root().join("target/package")
 }
 
-/// What goes into packages and is made by this command.
+/// Returns what goes into packages and is made by this command.
 fn parts() -> PathBuf {
     root().join("target/package-parts")
 }
@@ -100,7 +100,7 @@ fn wheel() -> Result<(), Failure> {
         .run()
 }
 
-/// What the binary says about itself.
+/// Returns what the binary says about itself.
 fn generated() -> Result<(), Failure> {
     let completions = parts().join("completions");
     make(&completions)?;
@@ -151,7 +151,7 @@ fn archive() -> Result<(), Failure> {
         .run()
 }
 
-/// What is in it stands in `crates/switchboard/Cargo.toml`.
+/// Its contents are listed in `crates/switchboard/Cargo.toml`.
 fn deb() -> Result<(), Failure> {
     dated(Program::new(tools::cargo_deb()))
         // Else it warns that it does not build what else lies in `target`.

@@ -170,7 +170,7 @@ impl Publisher {
         Ok(write_out(&mut self.socket, &mut self.out)?)
     }
 
-    /// Reads until nothing is left; gives how many acknowledgements came.
+    /// Reads until nothing is left; returns how many acknowledgements came.
     fn read(&mut self) -> anyhow::Result<usize> {
         let mut chunk = [0; 64 << 10];
         let mut acknowledged = 0;

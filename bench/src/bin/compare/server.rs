@@ -99,7 +99,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub(crate) fn target(&self) -> &Target {
         self.target.as_ref().expect("a server is handed out once its address is known")
     }

@@ -33,7 +33,7 @@ impl Workload {
         value.get_name().to_owned()
     }
 
-    /// How much more CPU per message than the reference Switchboard may take.
+    /// Returns how much more CPU per message than the reference Switchboard may take.
     pub(crate) fn bound(self) -> f64 {
         if self == Self::Batched { 1.15 } else { 1.10 }
     }

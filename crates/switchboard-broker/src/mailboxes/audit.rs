@@ -57,7 +57,7 @@ impl Broker {
         self.audit_memory()
     }
 
-    /// Whether the tables of the shard gave back the memory that they do not need.
+    /// Returns whether the tables of the shard gave back the memory that they do not need.
     fn audit_memory(&self) -> Result<(), String> {
         let mailboxes = &self.mailboxes;
         shrink::audit("devices", &mailboxes.devices, KEPT_BY_SHARD)?;
@@ -69,7 +69,7 @@ impl Broker {
 }
 
 impl Device {
-    /// Whether its tables gave back the memory that they do not need; those of its mailbox look
+    /// Returns whether its tables gave back the memory that they do not need; those of its mailbox look
     /// themselves.
     fn audit_memory(&self) -> Result<(), String> {
         self.sent.audit()?;

@@ -90,7 +90,7 @@ impl Content {
         Content::new(Kind::Bodiless, 0, id, None, b"")
     }
 
-    /// How the message of this id ended.
+    /// Returns how the message of this id ended.
     pub(crate) fn outcome(
         id: &str,
         outcome: Outcome,
@@ -132,7 +132,7 @@ impl Content {
         text(id)
     }
 
-    /// Whether it is a message whose body is in the store only.
+    /// Returns whether it is a message whose body is in the store only.
     #[inline]
     pub(crate) fn is_bodiless(&self) -> bool {
         self.0[16] == Kind::Bodiless.to_byte()

@@ -57,7 +57,7 @@ pub(super) struct Dropped {
 }
 
 impl Sent {
-    /// What it means for the device's class that this many ids were just dropped.
+    /// Returns what it means for the device's class that this many ids were just dropped.
     #[inline]
     pub(super) fn dropped(&self, ids: usize) -> Dropped {
         let changes_class = ids > 0 && !may_stay(self.standing.class, self.len());
@@ -85,7 +85,7 @@ fn class_of(len: usize) -> u8 {
     len.checked_ilog2().map_or(0, |log| log as u8 + 1)
 }
 
-/// Whether a device that holds `len` ids may stay in its class: one that goes back and forth over
+/// Returns whether a device that holds `len` ids may stay in its class: one that goes back and forth over
 /// a power of two is not moved each time.
 fn may_stay(class: u8, len: usize) -> bool {
     let from = 1_usize << class >> 1;
@@ -182,7 +182,7 @@ impl Mailboxes {
         }
     }
 
-    /// Whether the standings are what the ids say. For tests.
+    /// Returns whether the standings are what the ids say. For tests.
     pub(super) fn audit_crowd(&self) -> Result<(), String> {
         let mut members = 0;
         for (&id, device) in &self.devices {

@@ -138,7 +138,7 @@ impl Deliver<'_> {
         }
     }
 
-    /// What counts toward a mailbox's bytes, under this id: its own, or one that the server made.
+    /// Returns what counts toward a mailbox's bytes, under this id: its own, or one that the server made.
     pub(crate) fn len_under(&self, id: &str) -> usize {
         self.body.len() + id.len() + self.re.as_ref().map_or(0, |re| re.len())
     }

@@ -35,7 +35,7 @@ impl Slot {
         self.0 as u32
     }
 
-    /// Whether it may be of this hash.
+    /// Returns whether it may be of this hash.
     fn may_be(self, hash: u64) -> bool {
         self.0 >> 32 == hash >> 32 | 1
     }
@@ -85,7 +85,7 @@ impl Index {
         self.slots[hole] = Slot::default();
     }
 
-    /// Where the search for a slot begins.
+    /// Returns where the search for a slot begins.
     #[inline]
     fn home(&self, slot: Slot) -> usize {
         // The highest bits; there are far fewer slots than 2^31, and none is sought in none.

@@ -178,7 +178,7 @@ impl Mailbox {
         }
     }
 
-    /// Whether nothing waits, no outcome is asked for and none is to be recorded.
+    /// Returns whether nothing waits, no outcome is asked for and none is to be recorded.
     pub(crate) fn is_unused(&self) -> bool {
         self.entries.is_empty() && self.reserved.len() == 0
     }
@@ -199,7 +199,7 @@ impl Mailbox {
         self.reserved_to = self.reserved_to.max(seq);
     }
 
-    /// Adds an entry at the end; gives its number. `entry.seq` is set here.
+    /// Adds an entry at the end; returns its number. `entry.seq` is set here.
     pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
         entry.seq = self.next_seq;
         self.next_seq += 1;
@@ -252,12 +252,12 @@ impl Mailbox {
         Load { messages, bytes }.without(self.outcomes)
     }
 
-    /// Whether a message of `len` bytes is within the quota.
+    /// Returns whether a message of `len` bytes is within the quota.
     pub(crate) fn has_room(&self, len: usize, quota: &Quota) -> bool {
         quota.has_room(self.load(), len)
     }
 
-    /// Whether it is also within its sender's share of the quota.
+    /// Returns whether it is also within its sender's share of the quota.
     #[inline]
     pub(crate) fn is_within_share(&mut self, from: DeviceId, len: usize, quota: &Quota) -> bool {
         let load = self.load();
@@ -393,7 +393,7 @@ impl Mailbox {
         Some(Taken { seq, from, id, receipt, maybe_seen, is_stored, is_outcome, is_of_ephemeral })
     }
 
-    /// It is recorded that an entry is out, and how it ended: it is gone. Gives whether a copy of
+    /// It is recorded that an entry is out, and how it ended: it is gone. Returns whether a copy of
     /// its record may lie behind that of the outcome.
     pub(crate) fn settle(&mut self, seq: u64) -> bool {
         let mut is_moved = false;
@@ -537,7 +537,7 @@ impl Mailbox {
         self.entries.partition_point(is_pushed)
     }
 
-    /// Whether everything was pushed in this session.
+    /// Returns whether everything was pushed in this session.
     #[inline]
     pub(crate) fn is_all_pushed(&self) -> bool {
         self.entries.back().is_none_or(|entry| entry.seq <= self.cursor)
@@ -845,7 +845,7 @@ pub(crate) struct Acked {
 }
 
 impl Entry {
-    /// Whether its sender asked for an outcome.
+    /// Returns whether its sender asked for an outcome.
     pub(crate) fn receipt(&self) -> bool {
         matches!(self.kind, Kind::WithReceipt | Kind::ReceiptOfEphemeral)
     }
@@ -858,18 +858,18 @@ impl Entry {
         self.kind == Kind::Outcome
     }
 
-    /// Whether it is in the mailbox for the device.
+    /// Returns whether it is in the mailbox for the device.
     pub(crate) fn waits(&self) -> bool {
         matches!(self.state, State::Ready | State::Unsynced)
     }
 
-    /// Whether its record is or will be in the store.
+    /// Returns whether its record is or will be in the store.
     pub(crate) fn is_stored(&self) -> bool {
         self.kept != Kept::Here
     }
 
-    /// What it adds to [`Mailbox::totals`] while it waits; an outcome is for account of the mailbox's
-    /// device.
+    /// Returns the amount it adds to [`Mailbox::totals`] while it waits; an outcome is for account of the
+    /// mailbox's device.
     #[inline]
     fn totals(&self, is_devices_anonymous: bool) -> Totals {
         let takes = memory_of(self.len as usize);
@@ -881,8 +881,8 @@ impl Entry {
         Totals { messages: 1, bytes: self.len as usize, memory, receipts: 0, anonymous }
     }
 
-    /// What it adds to [`Mailbox::totals`], if its sender asked for an outcome, until that is recorded: what
-    /// the outcome's records may take in the store.
+    /// Returns the amount it adds to [`Mailbox::totals`], if its sender asked for an outcome, until that
+    /// is recorded: what the outcome's records may take in the store.
     fn reserve(&self) -> Totals {
         if !self.is_stored() {
             return Totals::default();
@@ -892,12 +892,12 @@ impl Entry {
         Totals { receipts: 1, anonymous, ..Totals::default() }
     }
 
-    /// Whether what it says is here, and not only in the store.
+    /// Returns whether what it says is here, and not only in the store.
     pub(crate) fn has_content(&self) -> bool {
         self.content.as_ref().is_some_and(|content| !content.is_bodiless())
     }
 
-    /// What it adds to [`Mailbox::cached`].
+    /// Returns the amount it adds to [`Mailbox::cached`].
     fn cached_bytes(&self) -> usize {
         let counts =
             !self.position.is_nowhere() && self.has_content() && self.state == State::Ready;

@@ -124,7 +124,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What the mailbox of this device may hold.
+    /// Returns what the mailbox of this device may hold.
     fn quota_of(&self, id: DeviceId) -> Quota {
         Quota {
             messages_max: self.mailbox_messages_max,
@@ -134,8 +134,8 @@ impl Limits {
         }
     }
 
-    /// What outcomes this device may have asked for, and how many of them of messages to one receiver.
-    /// Room for one is room for the longest: bytes are not counted.
+    /// Returns what outcomes this device may have asked for, and how many of them of messages to
+    /// one receiver. Room for one is room for the longest: bytes are not counted.
     fn outcomes_quota_of(&self, id: DeviceId) -> Quota {
         Quota { messages_max: self.outcomes_max, bytes_max: 0, ..self.quota_of(id) }
     }
@@ -152,7 +152,7 @@ pub struct Now {
 
 /// Whether a token lets a device send to another.
 pub trait SendFilter: fmt::Debug + Send + Sync {
-    /// Whether it may send to the device that is shown so.
+    /// Returns whether it may send to the device that is shown so.
     fn allows(&self, to: &str) -> bool;
 }
 
@@ -401,7 +401,7 @@ impl Mailboxes {
         is_due.then_some(self.stale_records_at)
     }
 
-    /// Whether a device's mailbox is here.
+    /// Returns whether a device's mailbox is here.
     pub(crate) fn has(&self, id: DeviceId) -> bool {
         self.devices.contains_key(&id)
     }
@@ -526,7 +526,7 @@ impl Broker {
         format!("{:016x}", device.mailbox_name ^ self.mailboxes.epoch)
     }
 
-    /// How much waits.
+    /// Returns how much waits.
     pub fn stats(&self) -> Stats {
         self.mailboxes.stats
     }
@@ -548,7 +548,7 @@ impl Broker {
         owner(device, self.mailboxes.shards) == self.shard
     }
 
-    /// Whether what is accepted now is said to be on disk.
+    /// Returns whether what is accepted now is said to be on disk.
     fn strongest(&self) -> switchboard_proto::v1::Durability {
         use switchboard_proto::v1::Durability;
         if self.mailboxes.is_durable { Durability::Disk } else { Durability::Memory }

@@ -323,8 +323,8 @@ impl Broker {
 }
 
 impl Device {
-    /// Whether the outcome of a message is for this device. Where one of them was ephemeral it may be
-    /// another by now than the one of the same id that asked.
+    /// Returns whether the outcome of a message is for this device. Where one of them was ephemeral
+    /// it may be another by now than the one of the same id that asked.
     fn may_be_told(&mut self, of: MessageKey, is_of_ephemeral: bool) -> bool {
         let is_mine = match &mut self.receipts {
             Some(receipts) => {

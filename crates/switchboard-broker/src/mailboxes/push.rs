@@ -270,7 +270,7 @@ impl Broker {
 /// Bytes of a pushed frame beside body and id, about.
 const PUSH_OVERHEAD: usize = 128;
 
-/// How a session is shown what waited.
+/// Returns how a session is shown what waited.
 fn push<'a>(session: &Session, frame: &'a ServerFrame<'a>) -> Effect<'a> {
     let conn = session.conn;
     match *frame {

@@ -66,7 +66,7 @@ impl Broker {
         }
     }
 
-    /// Whether a damaged part of the store may be deleted. Not before all outcomes of the messages
+    /// Returns whether a damaged part of the store may be deleted. Not before all outcomes of the messages
     /// in it are recorded: their records are all that a start would know of them.
     pub fn may_drop_damaged(&self, part: &Range<Position>) -> bool {
         let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());

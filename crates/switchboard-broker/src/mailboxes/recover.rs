@@ -231,7 +231,7 @@ impl Broker {
         Ended { from, id: self.key.digest(id.as_bytes()) }
     }
 
-    /// Whether the message that is in a mailbox now is the one that an outcome names.
+    /// Returns whether the message that is in a mailbox now is the one that an outcome names.
     fn is_about(&self, of: MessageKey, from: DeviceId, id: &str) -> bool {
         let entry =
             self.mailboxes.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
@@ -360,7 +360,7 @@ impl Broker {
         }
     }
 
-    /// Whether [`Broker::compact`] may be asked about this record now, or must wait.
+    /// Returns whether [`Broker::compact`] may be asked about this record now, or must wait.
     ///
     /// The outcome that a message awaits may be recorded already, and that record lie in the part that
     /// goes, too, acked and forgotten. A copy of the message would then come back to life.
@@ -445,7 +445,7 @@ impl Broker {
         }
     }
 
-    /// Whether an entry is in a mailbox, also one that awaits its outcome, and this is its record.
+    /// Returns whether an entry is in a mailbox, also one that awaits its outcome, and this is its record.
     fn holds(&self, id: DeviceId, seq: u64, position: Position) -> bool {
         let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
@@ -505,7 +505,7 @@ impl MessageRecord<'_> {
         }
     }
 
-    /// What it says, as it is pushed.
+    /// Returns what it says, as it is pushed.
     pub fn content(&self) -> Content {
         Content::message(self.id, self.re, self.sent_at_ms, self.body)
     }
@@ -540,7 +540,7 @@ impl OutcomeRecord<'_> {
         }
     }
 
-    /// What it says, as it is pushed.
+    /// Returns what it says, as it is pushed.
     pub fn content(&self) -> Content {
         Content::outcome(self.id, self.outcome, self.at_ms, self.maybe_seen, self.reason)
     }

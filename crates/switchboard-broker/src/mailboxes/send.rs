@@ -100,7 +100,7 @@ impl Broker {
         }
     }
 
-    /// What an id is to the device that sends under it now, and by what it is known from here on.
+    /// Returns what an id is to the device that sends under it now, and by what it is known from here on.
     fn judge_sent(
         &mut self,
         now: Now,
@@ -262,7 +262,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Whether a message is within `max_message_bytes` as it will be pushed, whatever number it
+    /// Returns whether a message is within `max_message_bytes` as it will be pushed, whatever number it
     /// gets: a receiver that bounds what it reads by what `welcome` named would close on it, and
     /// again on every visit.
     #[inline(always)]

@@ -171,7 +171,7 @@ impl SentId {
         }
     }
 
-    /// Whether its sender took it back.
+    /// Returns whether its sender took it back.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.has(flag::CANCELLED)
     }
@@ -186,7 +186,7 @@ impl Sent {
         self.entries.len()
     }
 
-    /// What an id is to its sender. One whose window is over is new, also where it is still kept
+    /// Returns what an id is to its sender. One whose window is over is new, also where it is still kept
     /// because an older one is not answered yet.
     #[inline]
     pub(crate) fn judge(
@@ -304,7 +304,7 @@ impl Sent {
         deferred.map_or((0, 0), |deferred| (deferred.cancels, deferred.cancel_session))
     }
 
-    /// Something is known of a message, perhaps not all: its answers are not open any more. Gives those
+    /// Something is known of a message, perhaps not all: its answers are not open any more. Returns those
     /// that were, to `session`.
     pub(crate) fn answered(&mut self, id: Digest, session: u32) -> Option<OpenAnswers> {
         let index = self.index(id)?;
@@ -334,7 +334,7 @@ impl Sent {
         open
     }
 
-    /// A message was not accepted, and its id is forgotten. Gives who waits for that in `session`,
+    /// A message was not accepted, and its id is forgotten. Returns the answers that are open in `session`,
     /// and how many ids are remembered less.
     pub(crate) fn rejected(&mut self, id: Digest, session: u32) -> Option<(OpenAnswers, usize)> {
         let index = self.index(id)?;
@@ -412,7 +412,7 @@ impl Sent {
     }
 }
 
-/// Where the entry lies whose number ends so, in a list that begins with `first`. There are never
+/// Returns where the entry lies whose number ends so, in a list that begins with `first`. There are never
 /// as many as 2^32.
 #[inline]
 fn index_of(low: u32, first: u64) -> usize {

@@ -100,7 +100,7 @@ pub(crate) struct Waiting {
 }
 
 impl Takeovers {
-    /// Counts one; gives whether it is one too many in short time.
+    /// Counts one; returns whether it is one too many in short time.
     fn count(&mut self, now: Moment) -> bool {
         while self.0.front().is_some_and(|&at| now.since(at) >= FLAP_WINDOW) {
             self.0.pop_front();
@@ -230,7 +230,7 @@ impl Broker {
     }
 
     /// Ends the anonymous device of this shard that is away the longest and for which nothing waits;
-    /// gives whether there was one.
+    /// returns whether there was one.
     ///
     /// Looks at each device once: one that turns out to have something waiting comes back only when it
     /// has not any more.
@@ -588,7 +588,7 @@ impl Broker {
         }
     }
 
-    /// Whether a device's token lets it send to another.
+    /// Returns whether a device's token lets it send to another.
     pub(super) fn may_send(&self, id: DeviceId, to: DeviceId) -> bool {
         self.allows(id, self.show(to).as_ref())
     }
@@ -649,7 +649,7 @@ impl Broker {
         self.set_token_alarm(id);
     }
 
-    /// Whether [`Input::Tick`](crate::Input::Tick) has something to do.
+    /// Returns whether [`Input::Tick`](crate::Input::Tick) has something to do.
     #[inline]
     pub fn is_due(&self, now: Moment) -> bool {
         self.mailboxes.timers.next().is_some_and(|at| at <= now)
@@ -868,12 +868,12 @@ impl Device {
         session.map(|session| session.conn)
     }
 
-    /// Whether it is away, and nobody of it waits to be let in.
+    /// Returns whether it is away, and nobody of it waits to be let in.
     fn is_idle(&self) -> bool {
         self.session.is_none() && self.waiting.is_none() && !self.is_leaving()
     }
 
-    /// Whether it ends as soon as its pending outcomes are recorded.
+    /// Returns whether it ends as soon as its pending outcomes are recorded.
     fn is_leaving(&self) -> bool {
         self.is_ending || (self.is_ephemeral && self.session.is_none())
     }
@@ -888,7 +888,7 @@ impl Device {
         if self.is_ephemeral { id.of_incarnation(self.mailbox_name) } else { id }
     }
 
-    /// Whether a newcomer names this mailbox.
+    /// Returns whether a newcomer names this mailbox.
     fn knows(&self, hello: &Hello, epoch: u64) -> bool {
         hello.mailbox.as_deref() == Some(&format!("{:016x}", self.mailbox_name ^ epoch))
     }
@@ -899,7 +899,7 @@ impl Device {
         self.mailbox.reserved_to().max(self.reserving_to).max(self.mailbox.next_seq())
     }
 
-    /// How it stands, as the store keeps it.
+    /// Returns how it stands, as the store keeps it.
     ///
     /// One that is ending is marked as such: should a crash come before the record of its end, it goes
     /// on ending.

@@ -50,7 +50,7 @@ impl Load {
         self.bytes -= len;
     }
 
-    /// What is left of this without that.
+    /// Returns what is left of this without that.
     pub(crate) fn without(self, other: Load) -> Load {
         let messages = self.messages.saturating_sub(other.messages);
         Load { messages, bytes: self.bytes.saturating_sub(other.bytes) }
@@ -58,13 +58,13 @@ impl Load {
 }
 
 impl Quota {
-    /// Whether a message of `len` bytes more is within the whole.
+    /// Returns whether a message of `len` bytes more is within the whole.
     #[inline]
     pub(crate) fn has_room(&self, load: Load, len: usize) -> bool {
         load.messages < self.messages_max && load.bytes + len <= self.bytes_max
     }
 
-    /// Whether nobody can be above his share where one of `len` bytes is added to `load`.
+    /// Returns whether nobody can be above his share where one of `len` bytes is added to `load`.
     ///
     /// A sender with `o` of `w` messages may add one if `o + 1 <= s * (max - (w - o))`. With a share
     /// `s` of at most 1 the left side grows with `o` at least as fast as the right one, so all is
@@ -82,7 +82,7 @@ impl Quota {
         Load { messages: self.messages_max * part / 100, bytes: self.bytes_max / 100 * part }
     }
 
-    /// Whether a sender who has `own` of `load` may add `len` bytes.
+    /// Returns whether a sender who has `own` of `load` may add `len` bytes.
     pub(super) fn is_within_share(&self, load: Load, own: Load, len: usize) -> bool {
         let others = load.without(own);
         let messages = (self.messages_max.saturating_sub(others.messages)) * self.share / 100;
@@ -104,7 +104,7 @@ impl Shares {
         shares
     }
 
-    /// Whether so little is in the mailbox that counting can begin anew another time.
+    /// Returns whether so little is in the mailbox that counting can begin anew another time.
     #[inline]
     pub(crate) fn is_over(&self, load: Load) -> bool {
         let free = self.free_for_all;
@@ -134,7 +134,7 @@ impl Shares {
         }
     }
 
-    /// Whether a sender may add a message of `len` bytes to a mailbox that holds `load`.
+    /// Returns whether a sender may add a message of `len` bytes to a mailbox that holds `load`.
     pub(crate) fn may_add(&self, quota: &Quota, load: Load, from: DeviceId, len: usize) -> bool {
         let own = self.by_sender.get(&from).copied().unwrap_or_default();
         quota.is_within_share(load, own, len)

@@ -58,13 +58,13 @@ impl Broker {
         self.mailboxes.stale_records.remove(&id);
     }
 
-    /// Whether a device came or went is recorded later, because the store is full and has it that it is
-    /// there.
+    /// Returns whether a device came or went is recorded later, because the store is full and has
+    /// it that it is there.
     ///
-    /// A client that comes and goes would make a record each time, and so bring the log above its bound.
-    /// Nothing that is promised depends on it: after a crash one that is there by the store may have seen
-    /// everything and is away since the start, which is what a crash always leaves of those that were
-    /// connected. So it is seen as present longer than it was, and never shorter.
+    /// A client that comes and goes would make a record each time, and so bring the log above its
+    /// bound. Nothing that is promised depends on it: after a crash one that is there by the store
+    /// may have seen everything and is away since the start, which is what a crash always leaves of
+    /// those that were connected. So it is seen as present longer than it was, and never shorter.
     pub(super) fn may_put_off_record(&self, id: DeviceId) -> bool {
         self.mailboxes.is_full
             && self.mailboxes.devices.get(&id).is_some_and(|device| device.is_recorded_online)
@@ -95,7 +95,7 @@ impl Broker {
         self.mailboxes.stale_records_at = now.at;
     }
 
-    /// What tells a device from itself before it ended: numbers begin anew.
+    /// Returns what tells a device from itself before it ended: numbers begin anew.
     pub(super) fn incarnation(&self, id: DeviceId) -> u64 {
         self.mailboxes.devices.get(&id).map_or(0, |device| device.mailbox_name)
     }

@@ -28,7 +28,8 @@ pub(crate) struct OfAnonymous {
     pub(crate) memory: usize,
 }
 
-/// What an entry of `len` bytes takes that is in memory only, and about what its record does on disk.
+/// Returns what an entry of `len` bytes takes that is in memory only, and about what its record
+/// does on disk.
 pub(crate) const fn memory_of(len: usize) -> usize {
     /// Itself, the head of its content, and what the allocator adds.
     const OVERHEAD: usize = 128;
@@ -62,8 +63,9 @@ impl SubAssign for Totals {
 }
 
 impl OfAnonymous {
-    /// Whether a message of `len` bytes more would be above three quarters of the memory or of the store,
-    /// where that is the bound for those without a name: not before a device with a name has come.
+    /// Returns whether a message of `len` bytes more would be above three quarters of the memory or
+    /// of the store, where that is the bound for those without a name: not before a device with a
+    /// name has come.
     pub(super) fn is_above(
         self,
         durability: Durability,

@@ -5,7 +5,7 @@ use switchboard_broker::{Limits, Record};
 use crate::records::{ANN, BOB, device, message, outcome, refused};
 use crate::rig::Rig;
 
-/// What ann is told of when she comes.
+/// Returns the outcomes that ann is told of when she comes.
 fn told(mut rig: Rig) -> Vec<String> {
     rig.hello(0, "ann", None);
     let frames = rig.sync().frames;

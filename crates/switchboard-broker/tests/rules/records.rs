@@ -52,7 +52,7 @@ pub(crate) fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static
     })
 }
 
-/// What ann sent to bob and bob refused.
+/// Returns what ann sent to bob and bob refused.
 pub(crate) fn refused(seq: u64) -> Record<'static> {
     Record::Ended(EndedRecord {
         device: BOB,

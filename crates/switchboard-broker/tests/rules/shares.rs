@@ -6,7 +6,7 @@ use switchboard_proto::v1::DeviceRef;
 
 use crate::rig::Rig;
 
-/// Sends from a connection to `bob` until it is refused; gives how many were accepted, and the refusal.
+/// Sends from a connection to `bob` until it is refused; returns how many were accepted, and the refusal.
 fn fill(rig: &mut Rig, conn: u32, body: &str) -> (usize, String) {
     for id in 0.. {
         let frame = format!(r#"{{"type":"send","id":"m-{id}","to":"bob","body":"{body}"}}"#);

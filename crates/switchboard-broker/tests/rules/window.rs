@@ -4,7 +4,7 @@ use switchboard_broker::{Input, Limits};
 
 use crate::rig::Rig;
 
-/// Sends from one of two devices to the other; gives whether the answer says that it is a retry.
+/// Sends from one of two devices to the other; returns whether the answer says that it is a retry.
 fn send(rig: &mut Rig, from: u32, id: u32) -> bool {
     let to = ["ann", "bob"][1 - from as usize];
     let frame = format!(r#"{{"type":"send","id":"m-{id}","to":"{to}","body":{id}}}"#);

@@ -168,7 +168,7 @@ impl Client {
         }
     }
 
-    /// What it remembers of the mailbox that it has now.
+    /// Returns what it remembers of the mailbox that it has now.
     pub(crate) fn marks(&mut self) -> Option<&mut Marks> {
         self.marks.get_mut(self.mailbox.as_ref()?)
     }

@@ -87,7 +87,7 @@ impl Config {
         }
     }
 
-    /// What a retry can rely on.
+    /// Returns what a retry can rely on.
     pub(crate) fn window(&self) -> Window {
         let limits = &self.limits;
         Window {

@@ -93,7 +93,7 @@ pub(crate) struct Window {
 }
 
 impl Ledger {
-    /// A send reached the server; gives which of its arrivals this is.
+    /// A send reached the server; returns which of its arrivals this is.
     pub(crate) fn arrived(&mut self, serial: usize, mut arrival: Arrival, window: Window) -> usize {
         self.arrived += 1;
         arrival.order = self.arrived;

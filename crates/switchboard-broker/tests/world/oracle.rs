@@ -312,7 +312,7 @@ impl World {
         self.real_ms - message.arrivals[0].real_ms >= ttl_ms
     }
 
-    /// Which message an outcome is about.
+    /// Returns which message an outcome is about.
     fn message_of(&self, link: usize, id: &str, to: &str) -> usize {
         let client = self.links[link].client;
         let found = self.ledger.messages.iter().position(|message| {

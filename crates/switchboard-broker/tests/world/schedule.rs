@@ -567,7 +567,7 @@ impl World {
         }
     }
 
-    /// Lets time pass to what is due soon, and does it; gives whether there was something.
+    /// Lets time pass to what is due soon, and does it; returns whether there was something.
     fn do_what_is_due(&mut self) -> bool {
         let now = self.now.at.ms();
         let due = |world: &World, shard: usize| world.brokers[shard].next_tick().map(Moment::ms);
@@ -641,7 +641,7 @@ impl World {
         self.connect(client, false, Memory::Good);
     }
 
-    /// Everybody acks what is new to him; gives whether somebody had something.
+    /// Everybody acks what is new to him; returns whether somebody had something.
     fn ack_all(&mut self) -> bool {
         let mut has_acked = false;
         for link in self.links_that(|world, at| world.links[at].is_open && !world.links[at].is_text)

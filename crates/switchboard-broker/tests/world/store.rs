@@ -113,7 +113,7 @@ impl Store {
         acked
     }
 
-    /// Whether the log, or what is on its way into it, says that a device exists.
+    /// Returns whether the log, or what is on its way into it, says that a device exists.
     pub(crate) fn knows(&self, device: &Shown) -> bool {
         let durable = self.durable.iter().map(|(_, stored)| stored);
         let unsynced = self.unsynced.iter().map(|(_, stored)| stored);
@@ -126,7 +126,7 @@ impl Store {
         all.rev().find_map(says) == Some(true)
     }
 
-    /// Whether everything that was appended is on disk, and everybody knows.
+    /// Returns whether everything that was appended is on disk, and everybody knows.
     pub(crate) fn is_idle(&self) -> bool {
         self.unsynced.is_empty()
             && self.batches.iter().all(Vec::is_empty)

@@ -310,7 +310,7 @@ impl World {
         }
     }
 
-    /// Who is on a connection. Nothing may be done to one that is closed or gone.
+    /// Returns the device on a connection. Nothing may be done to one that is closed or gone.
     fn link_on(&self, shard: usize, conn: Conn) -> usize {
         let link = self.seats[shard][conn.0 as usize].expect("an effect is for a connection");
         assert!(self.links[link].is_open, "an effect for a closed connection: {conn:?}");

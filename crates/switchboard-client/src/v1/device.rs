@@ -159,13 +159,13 @@ impl Device {
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
-    /// What the application is to keep, so that the next run is the same device and goes on where
+    /// Returns what the application is to keep, so that the next run is the same device and goes on where
     /// this one is now.
     pub fn state(&self) -> State {
         self.kept.state()
     }
 
-    /// What is to be kept once `cursor` is acked: kept before the ack, nothing is pushed again that
+    /// Returns what is to be kept once `cursor` is acked: kept before the ack, nothing is pushed again that
     /// was taken, wherever a crash comes between.
     pub fn state_with(&self, cursor: Cursor) -> State {
         self.kept.state_with(cursor)

@@ -42,7 +42,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// What an ack of this event names, if it is one that is acked.
+    /// Returns what an ack of this event names, if it is one that is acked.
     pub fn cursor(&self) -> Option<Cursor> {
         match self {
             Event::Message(message) => Some(message.cursor),
@@ -85,7 +85,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// What a device of the text protocol would see: a string bare, anything else as compact JSON.
+    /// Returns what a device of the text protocol would see: a string bare, anything else as compact JSON.
     pub fn text(&self) -> String {
         let mut text = Vec::with_capacity(self.body.len());
         switchboard_proto::v1::write_text_of_body(&mut text, self.body.as_bytes());

@@ -154,7 +154,7 @@ impl Kept {
         let _ = self.end.set(ending);
     }
 
-    /// How the session ended.
+    /// Returns how the session ended.
     pub(super) fn ending(&self) -> Ending {
         self.end.get().cloned().unwrap_or_else(|| Ending::broken("the session was dropped"))
     }

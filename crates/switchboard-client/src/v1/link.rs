@@ -123,7 +123,7 @@ impl Link {
         }
     }
 
-    /// What a close frame says that came already.
+    /// Returns what a close frame says that came already.
     async fn last_words(&mut self) -> Option<Ending> {
         let words = async {
             loop {

@@ -60,7 +60,7 @@ enum State {
 }
 
 impl Requests {
-    /// Whether another one may be handed in.
+    /// Returns whether another one may be handed in.
     pub(super) fn has_room(&self) -> bool {
         self.waiting.len() < REQUESTS_MAX
     }
@@ -143,7 +143,7 @@ impl Requests {
         }
     }
 
-    /// Gives an answer to whom it is for; gives the number of a message whose refusal was heard.
+    /// Returns an answer to whom it is for; returns the number of a message whose refusal was heard.
     pub(super) fn answer(&mut self, event: ServerEvent, now: Instant) -> Option<u64> {
         match event {
             ServerEvent::Accepted { id, durability, duplicate } => {

@@ -57,7 +57,7 @@ impl Session {
         Ok(Session { device, events, welcome, ack, current: None, task })
     }
 
-    /// What the device does; may be cloned.
+    /// Returns what the device does; may be cloned.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -67,13 +67,13 @@ impl Session {
         &self.welcome.device
     }
 
-    /// What the server said on the first connection; later ones come as [`Event::Online`], as does
+    /// Returns what the server said on the first connection; later ones come as [`Event::Online`], as does
     /// this.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
-    /// What the application is to keep; see [`Device::state`].
+    /// Returns what the application is to keep; see [`Device::state`].
     pub fn state(&self) -> State {
         self.device.state()
     }

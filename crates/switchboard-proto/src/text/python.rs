@@ -62,7 +62,7 @@ fn unsigned(text: &str) -> Option<Option<u64>> {
     after_digit.then_some(number)
 }
 
-/// Whether Python's `str.isspace` holds: Unicode's `White_Space` and the four ASCII
+/// Returns whether Python's `str.isspace` holds: Unicode's `White_Space` and the four ASCII
 /// information separators, which Unicode classes as separators of paragraphs and segments.
 fn is_space(char: char) -> bool {
     char.is_whitespace() || matches!(char, '\x1c'..='\x1f')

@@ -78,7 +78,7 @@ pub fn write_delivery(out: &mut Vec<u8>, from: &Sender, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// How many bytes [`write_delivery`] appends, exactly.
+/// Returns how many bytes [`write_delivery`] appends, exactly.
 #[inline]
 pub fn delivery_len(from: &Sender, text: &[u8]) -> usize {
     from.prefix_len + text.len()

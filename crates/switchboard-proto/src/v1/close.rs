@@ -14,7 +14,7 @@ pub const TAKEN_OVER: u16 = 4409;
 /// The device does not read what is pushed to it. Its mailbox keeps everything.
 pub const TOO_SLOW: u16 = 4508;
 
-/// What a close code of v1 is called in reasons and logs; `None` if it is none of v1's own.
+/// Returns what a close code of v1 is called in reasons and logs; `None` if it is none of v1's own.
 pub const fn name(code: u16) -> Option<&'static str> {
     Some(match code {
         PROTOCOL_ERROR => "protocol error",

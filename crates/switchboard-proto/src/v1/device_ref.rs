@@ -54,7 +54,7 @@ impl<'a> DeviceRef<'a> {
         }
     }
 
-    /// How many bytes [`write`](DeviceRef::write) appends, exactly: 1 to [`NAME_LEN_MAX`].
+    /// Returns how many bytes [`write`](DeviceRef::write) appends, exactly: 1 to [`NAME_LEN_MAX`].
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "no id is empty")]
     pub fn len(&self) -> usize {
@@ -101,7 +101,7 @@ pub(super) fn number(digits: &[u8]) -> Option<DeviceId> {
     (number >> 63 == 0).then(|| DeviceId::new(number))
 }
 
-/// Whether a name may hold the byte after its first.
+/// Returns whether a name may hold the byte after its first.
 fn in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
 }

@@ -70,7 +70,7 @@ fn id_of(fields: &Fields<'_>) -> Option<String> {
     fields.name(Field::Id, ID_LEN_MAX).ok().flatten().map(Cow::into_owned)
 }
 
-/// What the frame is, or the unknown type that it names.
+/// Returns what the frame is, or the unknown type that it names.
 #[inline]
 fn client_kind<'a>(fields: &Fields<'a>) -> Read<Result<ClientKind, Cow<'a, [u8]>>> {
     let name = required(Field::Type, fields.bytes(Field::Type)?)?;

@@ -15,7 +15,7 @@ fn wrong<T>(field: Field, wanted: &str, value: &[u8]) -> Read<T> {
     Err(format!("`{field}` must be {wanted}, and is {}", kind_of(value)))
 }
 
-/// What a value is, for an error's message; never what it says.
+/// Returns what a value is, for an error's message; never what it says.
 fn kind_of(value: &[u8]) -> &'static str {
     match value[0] {
         b'"' => "a string",

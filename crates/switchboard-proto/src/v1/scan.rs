@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// Scans the object that begins at `start`; gives its end.
+    /// Scans the object that begins at `start`; returns its end.
     #[inline]
     fn scan_object(&mut self, start: usize) -> Scanned<usize> {
         let text = self.text;
@@ -148,7 +148,7 @@ impl<'a> Fields<'a> {
         (end > 0).then(|| &self.text[start as usize..end as usize])
     }
 
-    /// Whether the field stands there more than once.
+    /// Returns whether the field stands there more than once.
     #[inline]
     pub(super) fn is_repeated(&self, field: Field) -> bool {
         self.repeated & (1 << (field as u32)) != 0
@@ -431,7 +431,7 @@ impl Nest {
         self.objects & 1 == 1
     }
 
-    /// What closes the innermost.
+    /// Returns what closes the innermost.
     fn closing(&self) -> u8 {
         if self.in_object() { b'}' } else { b']' }
     }
@@ -534,7 +534,7 @@ fn digits_end(text: &[u8], start: usize) -> Scanned<usize> {
     if at == start { fault("expected a digit", at) } else { Ok(at) }
 }
 
-/// What the inner part of a string means that has been scanned.
+/// Returns what the inner part of a string means that has been scanned.
 fn unescaped(inner: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(inner.len());
     let mut at = 0;

@@ -23,7 +23,7 @@ const MESSAGE_FIXED_LEN: usize =
 /// What `re` adds, without its own bytes.
 const RE_FIXED_LEN: usize = r#","re":"""#.len();
 
-/// Whether a `message` is surely no longer than `max` bytes, whatever its strings hold, its number
+/// Returns whether a `message` is surely no longer than `max` bytes, whatever its strings hold, its number
 /// and its sender: `strings` are the bytes of its `id` and its `re`.
 #[inline]
 pub fn is_short_message(body: usize, strings: usize, max: usize) -> bool {

@@ -103,7 +103,7 @@ fn welcome() -> impl Strategy<Value = ServerEvent> {
     )
 }
 
-/// What becomes of messages.
+/// Returns what becomes of messages.
 fn message_event() -> impl Strategy<Value = ServerEvent> {
     let outcome = (device(), select(Outcome::ALL), any::<bool>(), option::of(text()));
     prop_oneof![
@@ -146,7 +146,7 @@ fn device_event() -> impl Strategy<Value = DeviceEvent> {
     })
 }
 
-/// What becomes of devices and connections.
+/// Returns what becomes of devices and connections.
 fn device_frame() -> impl Strategy<Value = ServerEvent> {
     let devices = proptest::collection::vec(device_event(), 0..5);
     prop_oneof![

@@ -58,7 +58,7 @@ const FRAMES: &[(&str, &[(&str, Shape)])] = &[
     ("ping", &[("id?", ID)]),
 ];
 
-/// What the frame says, in the form of the vectors; `Err` if it is bad.
+/// Returns what the frame says, in the form of the vectors; `Err` if it is bad.
 pub(crate) fn read(frame: &str) -> Result<Value, Value> {
     let bad = |id| Err(error("bad_frame", id));
     let Some(members) = members(frame) else { return bad(None) };
@@ -150,7 +150,7 @@ fn members(text: &str) -> Option<Vec<(String, String)>> {
     Some(members)
 }
 
-/// Whether half a surrogate pair is escaped in a valid text; `serde_json` sees it only in strings
+/// Returns whether half a surrogate pair is escaped in a valid text; `serde_json` sees it only in strings
 /// that it decodes.
 fn has_half_pair(text: &str) -> bool {
     let plain = text.replace(r"\\", "x");
@@ -163,7 +163,7 @@ fn has_half_pair(text: &str) -> bool {
     char::decode_utf16(units).any(|character| character.is_err())
 }
 
-/// How deep a valid text nests.
+/// Returns how deep a valid text nests.
 fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0, 0);
     let (mut in_string, mut escaped) = (false, false);

@@ -184,7 +184,7 @@ impl RawClaims {
     }
 }
 
-/// Which claim made `payload` unreadable.
+/// Returns which claim made `payload` unreadable.
 fn misread(payload: &[u8]) -> TokenError {
     let Some(claims) = read_object::<Map<String, Value>>(payload) else {
         return TokenError::NotJwt;

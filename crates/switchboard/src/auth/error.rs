@@ -78,12 +78,12 @@ fn utc(unix_s: u64) -> humantime::Rfc3339Timestamp {
 }
 
 impl KeyError {
-    /// What the system said of the own key's file.
+    /// Returns what the system said of the own key's file.
     pub(crate) fn io(&self) -> Option<&io::Error> {
         if let KeyError::Own { cause, .. } = self { Some(cause) } else { None }
     }
 
-    /// Whether it is about keys that the configuration names, not the server's own.
+    /// Returns whether it is about keys that the configuration names, not the server's own.
     pub(crate) fn is_of_operator(&self) -> bool {
         matches!(
             self,

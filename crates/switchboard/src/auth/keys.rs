@@ -40,7 +40,7 @@ impl Key {
         Key { kid: kid.map(Box::from), algorithm, key }
     }
 
-    /// Whether this key has the token's `kid`.
+    /// Returns whether this key has the token's `kid`.
     pub(super) fn is_named(&self, kid: Option<&str>) -> bool {
         kid.is_some() && self.kid.as_deref() == kid
     }

@@ -31,7 +31,7 @@ impl Missing {
         self.sets = sets;
     }
 
-    /// Whether a key that set number `set` lacks may come with a later one. Only the set that is
+    /// Returns whether a key that set number `set` lacks may come with a later one. Only the set that is
     /// to judge says no: with those behind it, it begins anew, as the answer is old by then.
     pub(super) fn may_come(&mut self, kid: Option<&str>, set: u64) -> bool {
         let name = self.hasher.hash_one(kid);

@@ -96,7 +96,7 @@ impl Keyring {
         })
     }
 
-    /// Whether the operator's keys can be used, for `config check`; makes and fetches nothing.
+    /// Returns whether the operator's keys can be used, for `config check`; makes and fetches nothing.
     pub fn check(config: &Config) -> Result<(), KeyError> {
         OperatorKeys::read(config).map(drop)
     }
@@ -118,7 +118,7 @@ impl Keyring {
         Ok(())
     }
 
-    /// What `token` proves at this time, or why nothing.
+    /// Returns what `token` proves at this time, or why nothing.
     ///
     /// The tokens of the own key are judged by their signature and their time; `auth_audience`
     /// and `auth_issuer` are for the operator's.
@@ -166,7 +166,7 @@ impl Keyring {
         if remote.may_bring(signed.kid, keys.set) { TokenError::KeyAwaited } else { error }
     }
 
-    /// What signs the server's own tokens.
+    /// Returns what signs the server's own tokens.
     pub fn own(&self) -> &OwnKey {
         &self.own
     }

@@ -71,7 +71,7 @@ impl OwnKey {
         .map(OwnKey::from_bytes)
     }
 
-    /// Holds the key of a store to what the store knows of it; gives its fingerprint.
+    /// Holds the key of a store to what the store knows of it; returns its fingerprint.
     ///
     /// `known` is what was given before. With `may_make` a key that is missing is made, and is on disk
     /// when this returns. Two processes that make one at once get the same.
@@ -140,8 +140,8 @@ impl OwnKey {
     }
 }
 
-/// Whether a `kid` is that of this server's own key or of another server's. No key of the operator's
-/// may have one.
+/// Returns whether a `kid` is that of this server's own key or of another server's. No key of the
+/// operator's may have one.
 pub(super) fn is_own_kid(kid: &str) -> bool {
     let Some(rest) = kid.strip_prefix(OWN_KID) else { return false };
     let Some(fingerprint) = rest.strip_prefix('-') else { return rest.is_empty() };

@@ -40,7 +40,7 @@ impl Patterns {
         if good { Ok(Patterns(patterns)) } else { Err(PatternsError::Bad) }
     }
 
-    /// Whether one of the patterns matches `id`, as it stands on the wire.
+    /// Returns whether one of the patterns matches `id`, as it stands on the wire.
     pub fn allows(&self, id: &str) -> bool {
         self.0.iter().any(|pattern| matches(pattern, id))
     }

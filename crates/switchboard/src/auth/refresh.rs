@@ -40,7 +40,7 @@ impl Remote {
         Ok(Some(Remote { fetcher, gap: GAP, missing: Mutex::default() }))
     }
 
-    /// Whether a key of this name, which set number `set` lacks, may come with a later one.
+    /// Returns whether a key of this name, which set number `set` lacks, may come with a later one.
     pub(super) fn may_bring(&self, kid: Option<&str>, set: u64) -> bool {
         self.lock_missing().may_come(kid, set)
     }
@@ -100,7 +100,7 @@ impl Keyring {
         }
     }
 
-    /// Fetches once; gives the number of keys.
+    /// Fetches once; returns the number of keys.
     async fn refresh(&self, remote: &Remote) -> Result<usize, String> {
         remote.lock_missing().begin_fetch();
         let fetched = remote.fetcher.fetch().await.map_err(|error| error.to_string());

@@ -39,8 +39,8 @@ impl Process {
         Ok(total)
     }
 
-    /// Which part of its CPU time so far was the kernel's. The kernel samples it once per tick, so it
-    /// means something over seconds.
+    /// Returns which part of its CPU time so far was the kernel's. The kernel samples it once per
+    /// tick, so it means something over seconds.
     pub fn kernel_share(self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(self.path("stat"))
             .with_context(|| format!("process {} has ended", self.pid))?;

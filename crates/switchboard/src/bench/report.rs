@@ -7,10 +7,10 @@ use serde::Serialize;
 
 /// A result that can be shown.
 pub(super) trait Report: Serialize {
-    /// What is shown to people: a label and a value with its unit.
+    /// Returns what is shown to people: a label and a value with its unit.
     fn rows(&self) -> Vec<(&'static str, String)>;
 
-    /// Whether the server did all that was asked of it.
+    /// Returns whether the server did all that was asked of it.
     fn passed(&self) -> bool;
 }
 

@@ -23,7 +23,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether every message so far came once, in order and unharmed.
+    /// Returns whether every message so far came once, in order and unharmed.
     pub fn is_clean(&self) -> bool {
         self.lost + self.repeated + self.foreign + self.refused == 0
     }
@@ -37,7 +37,7 @@ impl Tally {
 }
 
 impl Tally {
-    /// What people are shown of it.
+    /// Returns what people are shown of it.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         if self.is_clean() {
             let verdict = format!("all {} came once and in order", self.delivered);

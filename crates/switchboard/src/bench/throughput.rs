@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// What ends the load, the warm-up included.
+    /// Returns what ends the load, the warm-up included.
     pub(super) fn goal(&self) -> Goal {
         let time = self.warmup_seconds + self.seconds;
         self.messages.map_or(Goal::Time(time), Goal::Count)
@@ -197,7 +197,7 @@ impl Run {
         }
     }
 
-    /// What released the next message so far.
+    /// Returns what released the next message so far.
     fn released(&self) -> u64 {
         if self.is_v1 { self.accepted } else { self.delivered }
     }

@@ -106,7 +106,7 @@ impl Wire {
         registry.register(&mut self.socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Whether a read of `count` bytes into `room` tells that nothing more is there.
+    /// Returns whether a read of `count` bytes into `room` tells that nothing more is there.
     pub(super) fn is_dry(&self, count: usize, room: usize) -> bool {
         self.tls.is_none() && count < room
     }

@@ -56,7 +56,7 @@ impl Server {
         Options { ca: self.ca.clone(), timeout: self.timeout }
     }
 
-    /// Where the token comes from, if there is one.
+    /// Returns where the token comes from, if there is one.
     pub(super) fn token(&self) -> Option<TokenSource> {
         let variable = || std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
         let file = self.token_file.clone().map(TokenSource::File);

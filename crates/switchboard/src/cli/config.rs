@@ -36,7 +36,7 @@ pub(super) fn run(command: &Command) -> Exit {
     }
 }
 
-/// Whether a server would start with it, as far as that shows without a data directory and a port.
+/// Returns whether a server would start with it, as far as that shows without a data directory and a port.
 fn check(settings: &Settings) -> Exit {
     let loaded = match settings.load() {
         Ok(loaded) => loaded,

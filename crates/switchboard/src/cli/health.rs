@@ -81,7 +81,7 @@ fn by_http(url: &str) -> String {
     url.strip_prefix("ws").map_or(url.clone(), |rest| format!("http{rest}"))
 }
 
-/// Where the server of this configuration listens.
+/// Returns where the server of this configuration listens.
 fn own_url(settings: &Settings) -> Result<String, String> {
     let loaded =
         settings.load().map_err(|errors| format!("cannot tell where the server is: {errors}"))?;

@@ -90,7 +90,7 @@ impl Args {
         self.durable || self.state.is_some() || self.server.token().is_some()
     }
 
-    /// Where the place in the mailbox is kept. A device whose token is in a variable has only the
+    /// Returns where the cursor into the mailbox is kept. A device whose token is in a variable has only the
     /// server's own memory of it, unless a file is named.
     fn state_file(&self) -> Result<Option<StateFile>, StateFileError> {
         match (&self.state, &self.server.token_file) {

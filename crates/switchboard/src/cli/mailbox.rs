@@ -182,7 +182,7 @@ fn agrees(question: &str) -> Result<bool, Problem> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// What is owed to senders, each in its mailbox, as if the device had been away for too long.
+/// Returns what is owed to senders, each in its mailbox, as if the device had been away for too long.
 fn append_outcomes(
     mailboxes: &Mailboxes,
     id: &str,

@@ -220,18 +220,18 @@ impl Mailbox {
         self.entries.extend(behind);
     }
 
-    /// What waits for the device.
+    /// Returns the entries that wait for the device.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (u64, &Entry)> {
         let entries = self.entries.range(self.acked_to + 1..);
         entries.filter(|(_, entry)| entry.end.is_none()).map(|(&seq, entry)| (seq, entry))
     }
 
-    /// Whether the device has acked this entry, whose outcome is not recorded yet.
+    /// Returns whether the device has acked this entry, whose outcome is not recorded yet.
     pub(super) fn is_acked(&self, seq: u64) -> bool {
         seq <= self.acked_to
     }
 
-    /// Whether the device may have seen it; if it was there when the server ended, nobody knows.
+    /// Returns whether the device may have seen it; if it was there when the server ended, nobody knows.
     pub(super) fn may_have_seen(&self, seq: u64) -> bool {
         self.away_since_ms.is_none() || seq <= self.pushed_to
     }
@@ -247,7 +247,7 @@ mod tests {
     use super::super::records::{ALICE, BOB, device, message, outcome, refused};
     use super::*;
 
-    /// What waits for a device, and what is there in all, after these records.
+    /// Returns what waits for a device, and what is there in all, after these records.
     fn waits(device: &str, records: &[Record<'_>]) -> Option<(Vec<u64>, usize)> {
         let mut mailboxes = Mailboxes::default();
         records.iter().for_each(|record| mailboxes.take(record));

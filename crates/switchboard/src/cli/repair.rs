@@ -178,7 +178,7 @@ impl Copied {
     }
 }
 
-/// State and key of the new store; gives whether the key is new.
+/// State and key of the new store; returns whether the key is new.
 fn write_state(
     disk: &DataDir,
     built: &Path,
@@ -232,7 +232,7 @@ fn identify(dir: &Path) -> Result<Known, Problem> {
     store::identify(&disk).map_err(Problem::failed)
 }
 
-/// Where the new store waits to be put in place; no earlier repair has used this time for a name.
+/// Returns where the new store waits to be put in place; no earlier repair has used this time for a name.
 fn free_name(dir: &Path, now_ms: u64) -> PathBuf {
     let times = (0..).map(|second| {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms + 1_000 * second);
@@ -291,8 +291,8 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     Ok(damaged)
 }
 
-/// Whether there is anything under a name. What the system cannot tell at the moment is an error: to
-/// take it for missing would lose it.
+/// Returns whether there is anything under a name. What the system cannot tell at the moment is an
+/// error: to take it for missing would lose it.
 fn is_there(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -352,7 +352,7 @@ mod tests {
     use super::super::records::{ALICE, BOB, REASON, device, message, outcome, refused};
     use super::*;
 
-    /// Which of bob's messages are acked, with an outcome that their sender is still to be told,
+    /// Returns which of bob's messages are acked, with an outcome that their sender is still to be told,
     /// after the repair of a log with these records in which that of the first outcome rotted.
     fn owed_after_repair(records: &[Record<'_>]) -> (usize, Vec<u64>) {
         let dir = tempfile::tempdir().unwrap();

@@ -125,7 +125,7 @@ impl Args {
         self.durable || self.state.is_some() || (is_asked_to_last && self.server.token().is_some())
     }
 
-    /// Where the sender's identity is kept, if it is.
+    /// Returns where the sender's identity is kept, if it is.
     ///
     /// `listen --durable` has a file of its own: two commands of one user with one identity would
     /// end each other's connection.

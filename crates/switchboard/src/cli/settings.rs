@@ -45,7 +45,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// What was given, `--set` last.
+    /// Returns what was given, `--set` last.
     pub(super) fn flags(&self) -> Vec<Flag> {
         let memory = self.memory.then(String::new);
         let dedicated = [

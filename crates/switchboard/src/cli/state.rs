@@ -68,7 +68,7 @@ impl StateFile {
         Ok(StateFile::new(users_states()?.join(name), None))
     }
 
-    /// What is kept; nothing, for a device that is new.
+    /// Returns what is kept; nothing, for a device that is new.
     pub(super) fn load(&self) -> Result<State, StateFileError> {
         let content = match fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| self.error("read", e))?,
@@ -142,7 +142,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Where a user's programs keep their states (XDG Base Directory Specification 0.8).
+/// Returns where a user's programs keep their states (XDG Base Directory Specification 0.8).
 fn users_states() -> Result<PathBuf, StateFileError> {
     let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let states = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));

@@ -19,7 +19,7 @@ pub(super) trait Kind {
     /// What the checked configuration holds.
     type Value;
 
-    /// What is accepted, for the end of "give …".
+    /// Returns what is accepted, for the end of "give …".
     fn wanted(&self) -> String;
     /// The checked value; `None` when `raw` is not as [`wanted`](Kind::wanted) says.
     fn parse(&self, raw: &Raw) -> Option<Self::Value>;

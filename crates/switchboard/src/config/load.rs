@@ -136,7 +136,7 @@ impl Loaded {
         format!("{name} = {value} ({})", self.origin(name))
     }
 
-    /// Where the value of the field `name` came from.
+    /// Returns where the value of the field `name` came from.
     pub fn origin(&self, name: &str) -> &Origin {
         self.origins.get(name).unwrap_or(&Origin::Default)
     }

@@ -187,7 +187,7 @@ pub enum KeySet {
 }
 
 impl Config {
-    /// What devices with mailboxes may have, on each of `shards` shards.
+    /// Returns what devices with mailboxes may have, on each of `shards` shards.
     pub(crate) fn limits(&self, shards: usize) -> switchboard_broker::Limits {
         switchboard_broker::Limits {
             in_flight_max: self.in_flight_max,
@@ -223,7 +223,7 @@ impl Config {
         }
     }
 
-    /// Whether somebody else may sign tokens.
+    /// Returns whether somebody else may sign tokens.
     pub(crate) fn has_operator_keys(&self) -> bool {
         self.auth_hs256_secret_file.is_some()
             || !self.auth_public_keys.is_empty()

@@ -47,7 +47,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// What a server that just started answers from.
+    /// Returns what a server that just started answers from.
     pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>, keyring: &Arc<Keyring>) -> State {
         State {
             metrics: Arc::clone(metrics),

@@ -139,7 +139,7 @@ pub(crate) fn open(
     Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
 }
 
-/// Whether a folder lies where the state is to be written: that does not pass.
+/// Returns whether a folder lies where the state is to be written: that does not pass.
 fn is_in_the_way(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<StateError>().and_then(StateError::io);
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::IsADirectory)
@@ -282,7 +282,7 @@ fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)
 }
 
 impl Ids {
-    /// Whether the next id may be given, and whether more should be reserved soon.
+    /// Returns whether the next id may be given, and whether more should be reserved soon.
     pub(crate) fn may_give(&self, next: u64) -> (bool, bool) {
         let to = self.reserved_to.load(Ordering::Acquire);
         (next.saturating_add(IDS_MARGIN) <= to, next.saturating_add(IDS_RESERVED / 2) > to)

@@ -29,13 +29,13 @@ const JOIN_STALL: Duration = Duration::from_secs(5);
 
 /// The shards, as far as the reader knows them.
 pub(crate) trait Shards: Send + Sync {
-    /// How many there are.
+    /// Returns how many there are.
     fn count(&self) -> usize;
     /// Tells a shard what was read for it.
     fn answer(&self, shard: usize, answer: Answer);
     /// Has each of them count what waits.
     fn wake_all(&self);
-    /// What waits in all mailboxes, as counted last.
+    /// Returns what waits in all mailboxes, as counted last.
     fn waiting(&self) -> Stats;
     /// Counts a read that failed.
     fn read_failed(&self);

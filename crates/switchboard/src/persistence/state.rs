@@ -104,8 +104,8 @@ pub(crate) enum StateError {
 }
 
 impl StateError {
-    /// Whether the file is not what it was; anything else, such as too many open files, says nothing
-    /// about it.
+    /// Returns whether the file is not what it was; anything else, such as too many open files,
+    /// says nothing about it.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             StateError::Wrong { .. } => true,
@@ -114,12 +114,12 @@ impl StateError {
         }
     }
 
-    /// What the system said, where it did.
+    /// Returns what the system said, where it did.
     pub(crate) fn io(&self) -> Option<&io::Error> {
         if let StateError::Io { cause, .. } = self { Some(cause) } else { None }
     }
 
-    /// Whether the disk is full, or a quota on it.
+    /// Returns whether the disk is full, or a quota on it.
     pub(crate) fn is_no_space(&self) -> bool {
         matches!(self, StateError::Io { cause, .. } if is_no_space(cause))
     }
@@ -180,7 +180,7 @@ impl State {
         Ok((state, Origin::Same))
     }
 
-    /// What the file says, if there is one.
+    /// Returns what the file says, if there is one.
     pub(crate) fn read(dir: &Dir) -> Result<Option<State>, StateError> {
         let path = dir.path().join(FILE);
         let bytes = match dir.read_file(FILE, LEN_MAX) {
@@ -210,7 +210,7 @@ impl State {
         Ok(Some(state))
     }
 
-    /// What the file says, if it is there and not damaged.
+    /// Returns what the file says, if it is there and not damaged.
     pub(crate) fn read_intact(dir: &Dir) -> Result<Option<State>, StateError> {
         match State::read(dir) {
             Err(StateError::Wrong { .. }) => Ok(None),
@@ -250,7 +250,7 @@ impl State {
         Ok(State { store, generation: 0, epoch: random()?, ..self })
     }
 
-    /// Whether the directory, or the manifest in it, is another than when this was written.
+    /// Returns whether the directory, or the manifest in it, is another than when this was written.
     fn has_moved(&self, dir: &Dir) -> Result<bool, StateError> {
         let (inode, manifest) = (inode(dir)?, manifest(dir)?);
         Ok(self.inode != inode || self.manifest.as_ref().is_some_and(|was| *was != manifest))

@@ -35,7 +35,7 @@ pub(super) struct Worth {
 }
 
 impl Worth {
-    /// Whether the oldest segment, or the only one, should be compacted.
+    /// Returns whether the oldest segment, or the only one, should be compacted.
     pub(super) fn is_compacted(&mut self, log: &Log, now: Instant) -> bool {
         if !log.is_tight {
             let small = SMALL_BYTES.min(log.volume / 4);

@@ -90,12 +90,12 @@ impl Admission {
 }
 
 impl Permit {
-    /// Whether the server is full, so that this socket may only be told so.
+    /// Returns whether the server is full, so that this socket may only be told so.
     pub(super) fn is_over(&self) -> bool {
         self.admission.sockets() > self.admission.sockets_max.load(Ordering::Relaxed)
     }
 
-    /// Whether the address is a proxy that may speak for others.
+    /// Returns whether the address is a proxy that may speak for others.
     pub(super) fn is_trusted_proxy(&self) -> bool {
         self.admission.trusts(self.address)
     }

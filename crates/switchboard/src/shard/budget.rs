@@ -33,14 +33,14 @@ impl Default for Share {
 }
 
 impl Total {
-    /// What has been published.
+    /// Returns what has been published.
     pub(crate) fn bytes(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
 impl Share {
-    /// Notes a change; gives whether it is time to publish.
+    /// Notes a change; returns whether it is time to publish.
     #[inline]
     pub(super) fn change(&mut self, bytes: isize) -> bool {
         self.unpublished += bytes;
@@ -52,7 +52,7 @@ impl Share {
         self.unpublished == 0
     }
 
-    /// Publishes; gives the new total.
+    /// Publishes; returns the new total.
     ///
     /// What one shard adds and another takes away again must be published before it is forwarded,
     /// or the total would pass below 0.
@@ -110,12 +110,12 @@ impl Budget {
         Share { publish_at: publish_at.clamp(1, PUBLISHED_AT as usize), ..Share::default() }
     }
 
-    /// What is used of it.
+    /// Returns the bytes in use.
     pub(crate) fn bytes(&self) -> usize {
         self.total.bytes()
     }
 
-    /// Who is not read for now. A store that fails answers senders at once, and takes nothing.
+    /// Returns whose reading is paused for now. A store that fails answers senders at once, and takes nothing.
     pub(super) fn pause(&self, is_failing: bool) -> Pause {
         let used = self.bytes();
         if used < self.max {
@@ -129,13 +129,13 @@ impl Budget {
         }
     }
 
-    /// Whether those who are paused may be read again. A quarter of it must be free, so that not
+    /// Returns whether those who are paused may be read again. A quarter of it must be free, so that not
     /// each sync wakes all of them for one message.
     pub(super) fn has_room(&self) -> bool {
         self.bytes() <= self.max - self.max / 4
     }
 
-    /// Publishes a shard's share; gives the shards that are to be woken.
+    /// Publishes a shard's share; returns the shards that are to be woken.
     pub(super) fn publish(&self, share: &mut Share) -> impl Iterator<Item = usize> {
         share.publish(&self.total);
         let has_room = self.has_room();

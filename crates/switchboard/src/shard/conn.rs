@@ -198,7 +198,7 @@ pub(super) struct ControlFrames {
 }
 
 impl ControlFrames {
-    /// Counts one; gives whether it is within `max` per second.
+    /// Counts one; returns whether it is within `max` per second.
     pub(super) fn count(&mut self, now: Moment, max: u32) -> bool {
         let second = (now.ms() / 1_000) as u32;
         if self.second != second {
@@ -232,13 +232,14 @@ impl Conn {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Whether the out queue is over its bound; see [`Unwritten::FULL`].
+    /// Returns whether the out queue is over its bound; see [`Unwritten::FULL`].
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.unwritten.has(Unwritten::FULL)
     }
 
-    /// Whether something is not written to the socket, be it in the out queue or sealed in the TLS session.
+    /// Returns whether something is not written to the socket, be it in the out queue or sealed in
+    /// the TLS session.
     pub(super) fn wants_write(&self) -> bool {
         !self.out.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
@@ -255,7 +256,7 @@ impl Conn {
         Ok(Filled { len: opened.len, is_end: opened.is_end })
     }
 
-    /// Writes what waits; gives how far it came and how many bytes the socket took.
+    /// Writes what waits; returns how far it came and how many bytes the socket took.
     #[inline]
     pub(super) fn flush(&mut self, spares: &mut Spares) -> io::Result<(Flushed, usize)> {
         if self.tls.is_some() {

@@ -74,7 +74,7 @@ impl Shard {
         self.drain.as_ref().map(|_| self.ports.now.after(STEP))
     }
 
-    /// Whether there is nothing left to do, here and on the other shards (see [`super::ending`]).
+    /// Returns whether there is nothing left to do, here and on the other shards (see [`super::ending`]).
     pub(super) fn is_drained(&mut self) -> bool {
         let Some(&Drain { ends_at, gives_up_at, .. }) = self.drain.as_ref() else { return false };
         if self.ports.now >= gives_up_at {

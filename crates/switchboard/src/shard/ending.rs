@@ -38,7 +38,7 @@ impl Ending {
         self.busy.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether all were at rest at the same time.
+    /// Returns whether all were at rest at the same time.
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::SeqCst)
     }

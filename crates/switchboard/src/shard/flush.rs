@@ -121,7 +121,7 @@ impl Shard {
 }
 
 impl Conn {
-    /// Whether the broker may go on pushing. For a device of the text protocol, whose messages are
+    /// Returns whether the broker may go on pushing. For a device of the text protocol, whose messages are
     /// acked by being written to the socket, only when all is written: what is sealed and still in the TLS
     /// session would be lost with the process, and its senders told that it was delivered.
     fn has_taken_enough(&self, out_queue_max_bytes: usize) -> bool {

@@ -92,7 +92,7 @@ impl Shard {
         }
     }
 
-    /// Starts the TLS that follows a PROXY header; gives the plaintext of what came with it, or
+    /// Starts the TLS that follows a PROXY header; returns the plaintext of what came with it, or
     /// `None` where the bytes are in the clear already.
     fn begin_tls(&mut self, key: Key, cipher: &[u8]) -> Option<Vec<u8>> {
         if self.shared.tls.is_none() || self.ports.conn(key)?.tls.is_some() {
@@ -144,7 +144,7 @@ impl Shard {
         Ok(Some(len))
     }
 
-    /// What is asked beyond RFC 6455: origin, places, compression.
+    /// Returns what is asked beyond RFC 6455: origin, places, compression.
     fn check(&mut self, key: Key, upgrade: &mut Upgrade) -> Result<(), Refusal> {
         if self.drain.is_some() {
             return Err(Refusal::busy("This server is going down."));

@@ -125,7 +125,7 @@ impl Batch {
             && self.envelopes.is_empty()
     }
 
-    /// What counts toward `shard_queue_max_bytes`.
+    /// Returns the bytes that count toward `shard_queue_max_bytes`.
     pub(super) fn bytes(&self) -> usize {
         self.text.len() + self.texts.len() * size_of::<TextEntry>() + self.other_bytes
     }
@@ -171,7 +171,7 @@ impl Batch {
     }
 }
 
-/// What a message takes of the store's budget while it is on its way; 0 for what is no message.
+/// Returns what a message takes of the store's budget while it is on its way; 0 for what is no message.
 ///
 /// No less than it takes as a record and as the content of a mailbox (see [`super::budget`]), so
 /// that taking it in uses up no more than its sending did.
@@ -240,7 +240,7 @@ impl Inbox {
         self.notify(state);
     }
 
-    /// Whether the store has said something.
+    /// Returns whether the store has said something.
     #[inline]
     pub(super) fn has_store_events(&self) -> bool {
         self.has_store_events.load(Ordering::SeqCst)
@@ -300,7 +300,7 @@ impl Inbox {
         state.has_ended = true;
     }
 
-    /// Whether [`Inbox::end`] was called.
+    /// Returns whether [`Inbox::end`] was called.
     pub(crate) fn has_ended(&self) -> bool {
         self.lock().has_ended
     }
@@ -326,7 +326,7 @@ impl Inbox {
         self.asleep.store(false, Ordering::SeqCst);
     }
 
-    /// Takes everything, leaving `batch` (empty) in its place; gives who waits for room, and
+    /// Takes everything, leaving `batch` (empty) in its place; returns who waits for room, and
     /// the operator's orders.
     pub(super) fn take(&self, batch: &mut Batch) -> Option<(Vec<ShardId>, Orders)> {
         if !self.filled.load(Ordering::SeqCst) {

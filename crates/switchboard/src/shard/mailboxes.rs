@@ -152,7 +152,7 @@ impl Shard {
         Ok(Identity { device, token: Some(token.into()), token_ends_ms: None, filter: None })
     }
 
-    /// Whether a new id may be given: those on disk as given are not used up.
+    /// Returns whether a new id may be given: those on disk as given are not used up.
     pub(super) fn may_give_id(&self) -> bool {
         let (may, wants_more) = self.shared.ids.may_give(self.shared.directory.next_id());
         if wants_more {

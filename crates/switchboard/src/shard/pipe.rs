@@ -36,7 +36,7 @@ impl Pipe {
         self.readable = true;
     }
 
-    /// Passes plaintext to the HTTP server; gives how much the pipe took.
+    /// Passes plaintext to the HTTP server; returns how much the pipe took.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -56,7 +56,7 @@ impl Pipe {
         let _: io::Result<()> = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Takes what the HTTP server answered, unless `out` is still long; gives whether the answer
+    /// Takes what the HTTP server answered, unless `out` is still long; returns whether the answer
     /// has ended.
     pub(super) fn take(&mut self, out: &mut OutQueue, spares: &mut Spares) -> io::Result<bool> {
         if !self.readable || out.len() >= TAKE_BYTES {

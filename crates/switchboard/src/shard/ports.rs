@@ -186,14 +186,14 @@ impl Ports {
         usize::from(self.shard.0)
     }
 
-    /// Whether something waits for the end of a turn. What was refused waits to be asked for.
+    /// Returns whether something waits for the end of a turn. What was refused waits to be asked for.
     pub(super) fn has_something_to_forward(&self) -> bool {
         let waits = |outbox: &Outbox| !outbox.is_refused && !outbox.batch.is_empty();
         let may_submit = self.shared.log.get().is_some() && !self.store_is_full;
         self.outboxes.iter().any(waits) || (may_submit && self.has_appends())
     }
 
-    /// Whether nothing is on its way to another shard or to the disk.
+    /// Returns whether nothing is on its way to another shard or to the disk.
     pub(super) fn is_at_rest(&self) -> bool {
         self.conns.is_empty()
             && self.outboxes.iter().all(|outbox| outbox.batch.is_empty())
@@ -201,13 +201,13 @@ impl Ports {
             && !self.has_appends()
     }
 
-    /// Whether there are records that the store has not.
+    /// Returns whether there are records that the store has not.
     #[inline]
     fn has_appends(&self) -> bool {
         !self.appends.0.is_empty() || !self.full_batches.is_empty()
     }
 
-    /// Whether the end of a turn has something to do for the store, or for the budget.
+    /// Returns whether the end of a turn has something to do for the store, or for the budget.
     #[inline]
     pub(super) fn has_something_for_store(&self) -> bool {
         self.has_appends()
@@ -344,7 +344,7 @@ impl Ports {
         (self.now.ms() as i64 + self.wall_less_uptime_ms) as u64
     }
 
-    /// Whether the gauges should be set again.
+    /// Returns whether the gauges should be set again.
     pub(super) fn stats_are_stale(&mut self) -> bool {
         let is_stale = self.now.ms() >= self.stats_at.ms() + STALE_MS;
         if is_stale {
@@ -765,7 +765,7 @@ impl Ports {
     }
 }
 
-/// How long a pushed frame is, about.
+/// Returns how long a pushed frame is, about.
 #[inline]
 fn pushed_len(frame: &ServerFrame<'_>) -> usize {
     match frame {
@@ -785,7 +785,7 @@ fn write_text_delivery(out: &mut Vec<u8>, from: DeviceRef<'_>, body: &[u8]) {
 const COMPRESSED_LEN_MIN: usize = 256;
 
 impl Conn {
-    /// Whether a message of `len` bytes is sent compressed.
+    /// Returns whether a message of `len` bytes is sent compressed.
     #[inline]
     fn compresses(&self, len: usize) -> bool {
         self.deflate.is_some() && len >= COMPRESSED_LEN_MIN

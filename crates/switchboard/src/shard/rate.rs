@@ -21,7 +21,7 @@ impl Shard {
         }
     }
 
-    /// Whether the connection's budget holds one more message.
+    /// Returns whether the connection's budget holds one more message.
     pub(super) fn rate_limit_allows(&mut self, key: Key) -> bool {
         let (now_ns, tolerance_ns) = (self.ports.now_ns(), self.rate_tolerance_ns());
         self.ports
@@ -29,7 +29,7 @@ impl Shard {
             .is_none_or(|conn| conn.spent_until_ns.saturating_sub(now_ns) <= tolerance_ns)
     }
 
-    /// How far ahead of time a connection may have spent and still say one more message.
+    /// Returns how far ahead of time a connection may have spent and still say one more message.
     pub(super) fn rate_tolerance_ns(&self) -> u64 {
         let burst = self.config.rate_limit_burst.max(1);
         self.rate_interval_ns() * u64::from(burst - 1)

@@ -133,7 +133,7 @@ impl Shard {
         }
     }
 
-    /// Gives whether something came in pieces.
+    /// Returns whether something came in pieces.
     fn decode(&mut self, key: Key, bytes: &mut [u8]) -> bool {
         let (mut at, mut any_pieces) = (0, false);
         while at < bytes.len() {
@@ -212,7 +212,7 @@ impl Shard {
         }
     }
 
-    /// Keeps a text for later that goes to a mailbox while the store has no room; gives whether it
+    /// Keeps a text for later that goes to a mailbox while the store has no room; returns whether it
     /// did. Whoever sent to a mailbox before is paused before the next frame is read instead.
     #[cold]
     fn put_back(&mut self, key: Key, protocol: Protocol, message: &[u8]) -> bool {

@@ -109,7 +109,7 @@ impl Shard {
 }
 
 impl Conn {
-    /// Whether a message that has begun takes too long, and it is not we who did not read it.
+    /// Returns whether a message that has begun takes too long, and it is not we who did not read it.
     fn is_too_slow(&self, now: Moment, config: &Config) -> bool {
         let may_be_judged = self.unfinished > 0 && !self.read_pauses.any() && !self.readable;
         may_be_judged && self.begun_at.after(config.message_timeout) <= now
@@ -133,7 +133,7 @@ impl Conn {
         self.full_since.after(HELLO_TIMEOUT)
     }
 
-    /// How a connection is closed that waited too long.
+    /// Returns how a connection is closed that waited too long.
     fn why_not_welcomed(&self) -> (CloseCode, &'static str) {
         if self.read_pauses.has(ReadPause::Welcome) || self.read_pauses.has(ReadPause::Store) {
             (CloseCode::TRY_AGAIN_LATER, "the store takes too long to note your device; come back")

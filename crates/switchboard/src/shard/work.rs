@@ -30,13 +30,13 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Whether nobody is to be read any more in this turn.
+    /// Returns whether nobody is to be read any more in this turn.
     #[inline]
     pub(super) fn is_enough(&self) -> bool {
         self.done >= WORK_PER_TURN
     }
 
-    /// Whether one more message may be deflated.
+    /// Returns whether one more message may be deflated.
     pub(super) fn may_deflate(&self) -> bool {
         self.deflated_bytes < DEFLATED_BYTES_PER_TURN
     }

@@ -38,7 +38,7 @@ impl Ballast {
         self.len
     }
 
-    /// What is missing of it.
+    /// Returns what is missing of it.
     pub(super) fn lacking(&self) -> u64 {
         self.target.saturating_sub(self.len)
     }

@@ -45,17 +45,17 @@ impl Batch {
         self.push_with(|out| out.extend_from_slice(record));
     }
 
-    /// How many records there are.
+    /// Returns how many records there are.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no record.
+    /// Returns whether there is no record.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// What the batch takes on disk and of the queue's bound, in bytes.
+    /// Returns the size of the batch on disk and in the queue, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -93,7 +93,7 @@ impl Batch {
         &self.bytes
     }
 
-    /// Where each record's frame begins, and how long the record is.
+    /// Returns where each record's frame begins, and how long the record is.
     fn spans(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut next = 0;
         std::iter::from_fn(move || {
@@ -115,7 +115,7 @@ pub struct Synced {
 }
 
 impl Synced {
-    /// Where each record lies, in the order in which they were pushed.
+    /// Returns where each record lies, in the order in which they were pushed.
     pub fn positions(&self) -> impl Iterator<Item = Position> {
         let (segment, first) = (self.first.segment(), self.first.offset());
         self.batch.spans().map(move |(start, _)| Position::new(segment, first + start as u32))

@@ -101,7 +101,7 @@ impl Dir {
         self.open_file(name, OFlags::PATH)?.metadata()
     }
 
-    /// What is found under a name; opens nothing, as this is asked when no descriptor may be left.
+    /// Returns what is found under a name; opens nothing, as this is asked when no descriptor may be left.
     pub(super) fn id_of(&self, name: &str) -> io::Result<FileId> {
         let found = fs::statat(&self.file, name, AtFlags::empty())?;
         Ok(FileId(found.st_dev, found.st_ino))

@@ -32,7 +32,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn space(&self) -> io::Result<Space> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// Whether a start would find this open file under this name. A disk that cannot tell says yes.
+    /// Returns whether a start would find this open file under this name. A disk that cannot tell says yes.
     fn finds(&self, _name: &str, _file: &dyn DiskFile) -> io::Result<bool> {
         Ok(true)
     }
@@ -61,7 +61,7 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes all of the file durable, also that it was cut off.
     fn sync_all(&self) -> io::Result<()>;
-    /// Which file it is, for [`Disk::finds`].
+    /// Returns which file it is, for [`Disk::finds`].
     fn id(&self) -> io::Result<FileId> {
         Err(ErrorKind::Unsupported.into())
     }
@@ -148,7 +148,7 @@ fn open_log(root: &Dir) -> Result<Dir, Errno> {
     root.open_dir(LOG).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// Whether this is what has the name.
+/// Returns whether this is what has the name.
 fn is_at(dir: &Dir, name: &str, id: FileId) -> io::Result<bool> {
     match dir.id_of(name) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

@@ -129,7 +129,7 @@ impl StoreError {
         move |cause| StoreError::new(doing, file, cause)
     }
 
-    /// Whether the disk is full, or a quota on it.
+    /// Returns whether the disk is full, or a quota on it.
     pub fn is_no_space(&self) -> bool {
         is_no_space(&self.cause)
     }
@@ -144,13 +144,13 @@ impl StoreError {
         self.doing == "open" && self.cause.kind() == io::ErrorKind::NotFound
     }
 
-    /// What the operating system said.
+    /// Returns what the operating system said.
     pub fn io(&self) -> &io::Error {
         &self.cause
     }
 }
 
-/// Whether the system says that the disk is full, or a quota on it.
+/// Returns whether the system says that the disk is full, or a quota on it.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

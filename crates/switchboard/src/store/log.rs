@@ -140,7 +140,7 @@ pub fn inspect(
     Ok(recover::read(disk, Some(&content), replay)?.found)
 }
 
-/// Gives a log of a version that had no manifest one, and changes nothing else. Only what the
+/// Returns a log of a version that had no manifest one, and changes nothing else. Only what the
 /// segments themselves show can be held against it.
 pub fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
     recover::adopt(disk)
@@ -184,13 +184,13 @@ impl Recovered {
         self.writer.give_up_ballast()
     }
 
-    /// What may be not durable, with what waits to be submitted: the bound of the options, or less on a
-    /// small disk. The log has room for no more when it says that it is full.
+    /// Returns what may be not durable, with what waits to be submitted: the bound of the options,
+    /// or less on a small disk. The log has room for no more when it says that it is full.
     pub fn queue_max_bytes(&self) -> usize {
         self.writer.queue_max_bytes()
     }
 
-    /// Where the server's state is noted.
+    /// Returns where the server's state is noted.
     pub fn state_note(&self) -> StateNote {
         StateNote(self.shared.clone())
     }
@@ -238,7 +238,7 @@ impl Log {
     }
 
     /// Reads a segment's records in order, about 1 MiB of them from `from` on, or from its first;
-    /// gives where to go on.
+    /// returns where to go on.
     ///
     /// # Errors
     /// A record that is not intact is [`ReadError::Damaged`]; those before it have been visited.
@@ -288,12 +288,12 @@ impl Log {
         self.shared.volume
     }
 
-    /// Whether space for new messages is short, or used up.
+    /// Returns whether space for new messages is short, or used up.
     pub fn is_tight(&self) -> bool {
         self.shared.stats.is_tight.load(Relaxed) > 0
     }
 
-    /// Whether a segment is being dropped.
+    /// Returns whether a segment is being dropped.
     pub fn is_dropping(&self) -> bool {
         self.shared.is_dropping.load(Acquire)
     }
@@ -306,12 +306,12 @@ impl Log {
         }
     }
 
-    /// How much there is.
+    /// Returns how much there is.
     pub fn usage(&self) -> Usage {
         self.shared.usage()
     }
 
-    /// What was counted since the start.
+    /// Returns what was counted since the start.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats
     }

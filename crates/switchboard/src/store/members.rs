@@ -82,7 +82,7 @@ impl Members {
         }
     }
 
-    /// What a header says of the segment before. A header of version 1 says no id, and is believed:
+    /// Returns what a header says of the segment before. A header of version 1 says no id, and is believed:
     /// there is nothing better.
     fn previous(&self, header: &Header) -> Previous {
         let Previous { number, end, id } = header.previous;
@@ -90,7 +90,7 @@ impl Members {
         Previous { number, end, id: if id == 0 { found } else { id } }
     }
 
-    /// Whether a segment follows one of the log, behind all that the manifest has as durable.
+    /// Returns whether a segment follows one of the log, behind all that the manifest has as durable.
     fn goes_on(&self, header: &Header) -> bool {
         let previous = self.previous(header);
         let is_short = previous.number == self.tip.number && previous.end < self.tip.end;

@@ -94,7 +94,7 @@ impl Queue {
         entries.append(&mut self.lock().entries);
     }
 
-    /// So many bytes are durable; gives the shards that wait, if there is room for them now.
+    /// So many bytes are durable; returns the shards that wait, if there is room for them now.
     pub(super) fn release(&self, bytes: usize, stats: &Stats) -> Vec<usize> {
         let mut state = self.lock();
         state.bytes -= bytes;

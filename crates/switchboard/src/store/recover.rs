@@ -102,7 +102,7 @@ pub(super) fn manifest(disk: &dyn Disk) -> Result<Manifest, OpenError> {
     Ok(Manifest::create(disk, Content { store, ..Content::default() })?)
 }
 
-/// What the manifest says; nothing, where a log would be made.
+/// Returns what the manifest says; nothing, where a log would be made.
 pub(super) fn content(disk: &dyn Disk) -> Result<Content, OpenError> {
     match (Manifest::find(disk)?, identify(disk)?) {
         (manifest::Found::Intact { manifest, .. }, _) => Ok(manifest.content),
@@ -124,7 +124,7 @@ pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
     Ok(if is_empty { Known::Nothing } else { Known::Unlisted })
 }
 
-/// Gives a log of a version that had no manifest one. On a full disk it takes the place of what the
+/// Returns a log of a version that had no manifest one. On a full disk it takes the place of what the
 /// log can do without.
 pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
     if survey(disk)?.values().any(Surveyed::had_manifest) {
@@ -244,12 +244,12 @@ fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<
 }
 
 impl Surveyed {
-    /// Whether it is of a version that has a manifest.
+    /// Returns whether it is of a version that has a manifest.
     fn had_manifest(&self) -> bool {
         matches!(self, Surveyed::Segment(header, _) if header.version > 1)
     }
 
-    /// Whether there is anything behind a header.
+    /// Returns whether there is anything behind a header.
     fn holds_anything(&self) -> Result<bool, StoreError> {
         match self {
             Surveyed::Blank => Ok(false),

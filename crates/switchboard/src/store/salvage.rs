@@ -154,7 +154,7 @@ fn collect(
     Ok((files, renamed))
 }
 
-/// Which of them belong to the log; those that were renamed are put back, where nothing better has
+/// Returns which of them belong to the log; those that were renamed are put back, where nothing better has
 /// their name.
 fn members(
     files: &mut Files,

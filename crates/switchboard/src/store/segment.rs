@@ -161,7 +161,7 @@ impl Seal {
         record[8..12].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// What `bytes` at `offset` begin with, when the segment has `room` bytes from there on.
+    /// Returns what `bytes` at `offset` begin with, when the segment has `room` bytes from there on.
     fn decode(self, bytes: &[u8], offset: u32, room: u32) -> Decoded<'_> {
         if room < FRAME_LEN as u32 {
             return Decoded::Broken;
@@ -249,7 +249,7 @@ impl Segment {
         Listed { number: self.number, id: self.id }
     }
 
-    /// Where the record at `offset` lies in the log.
+    /// Returns where the record at `offset` lies in the log.
     pub(super) fn position(&self, offset: u32) -> Position {
         Position::new(self.number, offset)
     }

@@ -37,7 +37,7 @@ impl SkippingFile {
 }
 
 impl Lost {
-    /// How many of `len` bytes at `offset` may be asked of the disk at once.
+    /// Returns how many of `len` bytes at `offset` may be asked of the disk at once.
     fn readable(&self, offset: u64, len: usize) -> usize {
         let sector = offset / SECTOR;
         let most = match self.sectors.range(sector + 1..).next() {

@@ -104,13 +104,13 @@ impl Plan {
         2 * (self.max_bytes / u64::from(self.segment_bytes)) + SEGMENTS_MORE
     }
 
-    /// Whether there is no bound: then nothing is looked at, and there is no ballast.
+    /// Returns whether there is no bound: then nothing is looked at, and there is no ballast.
     pub(super) fn is_unbounded(&self) -> bool {
         self.max_bytes == u64::MAX
     }
 
-    /// What may come although the gate is closed: all that is queued, zeros ahead of it, and the copy
-    /// of a segment that compaction will drop.
+    /// Returns what may come although the gate is closed: all that is queued, zeros ahead of it,
+    /// and the copy of a segment that compaction will drop.
     pub(super) fn headroom(&self) -> u64 {
         self.queued() + u64::from(self.segment_bytes)
     }
@@ -121,7 +121,7 @@ impl Plan {
         queue + queue / QUEUE_MORE_PART + self.overrun_bytes + u64::from(self.zeros_ahead)
     }
 
-    /// What new messages may still take, when the log has `used` bytes.
+    /// Returns what new messages may still take, when the log has `used` bytes.
     pub(super) fn left(&self, used: u64, space: Option<Space>) -> u64 {
         let quota = self.max_bytes.saturating_sub(used);
         let disk = space
@@ -129,7 +129,7 @@ impl Plan {
         quota.min(disk)
     }
 
-    /// Whether the ballast may take what it lacks: not what the writer needs at the moment.
+    /// Returns whether the ballast may take what it lacks: not what the writer needs at the moment.
     pub(super) fn may_refill(&self, lacking: u64, space: Option<Space>) -> bool {
         space.is_none_or(|space| space.free >= lacking + self.queued())
     }
@@ -144,7 +144,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Judges anew; gives whether it opened or closed. Without its ballast the log is full.
+    /// Judges anew; returns whether it opened or closed. Without its ballast the log is full.
     pub(super) fn judge(&mut self, plan: &Plan, left: u64, is_short: bool) -> bool {
         let headroom = plan.headroom();
         let needed = if self.is_full { headroom + headroom / 2 } else { headroom };

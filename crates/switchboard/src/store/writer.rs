@@ -136,7 +136,7 @@ struct Active {
 }
 
 impl Active {
-    /// What the file has behind the last durable record.
+    /// Returns what the file has behind the last durable record.
     fn bytes_behind_end(&self) -> u32 {
         self.zeros_end.saturating_sub(self.segment.end())
     }
@@ -393,7 +393,7 @@ impl Writer {
         if self.is_short || self.gate.is_full { 0 } else { self.plan.zeros_ahead }
     }
 
-    /// Writes and syncs the batches at the front that fit into the segment; gives its new end and
+    /// Writes and syncs the batches at the front that fit into the segment; returns its new end and
     /// their number.
     fn flush(&mut self) -> Result<(Arc<Segment>, u32, usize), StoreError> {
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u32;

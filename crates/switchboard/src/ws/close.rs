@@ -24,7 +24,7 @@ impl CloseCode {
     /// The device did not read what it was sent.
     pub const TOO_SLOW: CloseCode = CloseCode(4508);
 
-    /// Whether a peer may send this code: the registered ones but those that never travel (1005,
+    /// Returns whether a peer may send this code: the registered ones but those that never travel (1005,
     /// 1006, 1015), and the ranges for libraries (3000) and applications (4000).
     pub fn may_be_sent(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)

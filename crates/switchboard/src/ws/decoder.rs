@@ -183,7 +183,7 @@ impl Decoder {
         self.max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
     }
 
-    /// Whether what is incomplete has begun since this was last asked.
+    /// Returns whether what is incomplete has begun since this was last asked.
     pub fn take_begun(&mut self) -> bool {
         let asked = |partial: &mut Box<Partial>| std::mem::replace(&mut partial.is_asked, true);
         self.partial.as_mut().is_some_and(|partial| !asked(partial))
@@ -272,7 +272,7 @@ impl Decoder {
         Ok(Decoded { consumed, event, in_pieces: true })
     }
 
-    /// Moves header bytes from the input until the header is whole; gives how many it took.
+    /// Moves header bytes from the input until the header is whole; returns how many it took.
     fn read_header(&self, partial: &mut Partial, input: &[u8]) -> Result<usize, Violation> {
         let had = usize::from(partial.header_len);
         let taken = input.len().min(HEADER_LEN_MAX - had);

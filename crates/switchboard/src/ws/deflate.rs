@@ -108,7 +108,7 @@ impl Negotiated {
         }
     }
 
-    /// Whether one [`Deflate`] can serve all connections that agreed on this.
+    /// Returns whether one [`Deflate`] can serve all connections that agreed on this.
     pub fn is_shareable(self) -> bool {
         self == Negotiated {
             server_takeover: false,

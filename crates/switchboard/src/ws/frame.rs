@@ -35,7 +35,7 @@ impl Opcode {
         })
     }
 
-    /// Whether this is a control frame: at most 125 bytes, never fragmented.
+    /// Returns whether this is a control frame: at most 125 bytes, never fragmented.
     pub fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
     }

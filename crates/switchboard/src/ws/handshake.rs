@@ -137,7 +137,7 @@ impl Refusal {
 }
 
 impl Request {
-    /// Whether the client offers the subprotocol of v1.
+    /// Returns whether the client offers the subprotocol of v1.
     pub fn offers(&self, subprotocol: &str) -> bool {
         let offered = self.protocols.as_deref().unwrap_or_default();
         offered.split(',').any(|one| one.trim() == subprotocol)
@@ -232,7 +232,7 @@ fn read_head(request: &httparse::Request<'_, '_>, head_len: usize) -> Parsed {
     }
 }
 
-/// RFC 6455 section 4.2.1, point by point; gives the value of `Sec-WebSocket-Accept`.
+/// RFC 6455 section 4.2.1, point by point; returns the value of `Sec-WebSocket-Accept`.
 fn check_upgrade(
     request: &httparse::Request<'_, '_>,
     asks_upgrade: bool,
@@ -306,7 +306,7 @@ fn joined(headers: &[Header<'_>], name: &str) -> Option<String> {
     all
 }
 
-/// Whether a comma-separated header holds a token, in any case.
+/// Returns whether a comma-separated header holds a token, in any case.
 fn has_token(headers: &[Header<'_>], name: &str, token: &str) -> bool {
     headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).any(|header| {
         header

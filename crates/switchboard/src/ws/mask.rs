@@ -12,7 +12,7 @@ const LONG: usize = 512;
 
 /// Masks or unmasks `payload` in place; `offset` is the position of its first byte in the frame.
 ///
-/// Gives whether the result is ASCII, which costs nothing to notice in passing and saves most
+/// Returns whether the result is ASCII, which costs nothing to notice in passing and saves most
 /// texts the UTF-8 check.
 #[inline]
 pub fn mask(payload: &mut [u8], key: [u8; 4], offset: usize) -> bool {

@@ -64,7 +64,7 @@ impl Client {
         Client::shake_hands(server, from, true)
     }
 
-    /// Connects by v1; gives the welcome too. `hello` lacks only its type.
+    /// Connects by v1; returns the welcome too. `hello` lacks only its type.
     pub(crate) fn v1(
         server: &Server,
         from: IpAddr,

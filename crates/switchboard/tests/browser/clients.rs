@@ -25,7 +25,7 @@ const START: &str = "
 /// Messages between two crashes.
 const BURST: usize = 20;
 
-/// Starts the client in a page that has the server's origin and no script of its own; gives its id.
+/// Starts the client in a page that has the server's origin and no script of its own; returns its id.
 async fn start(page: &Page, server: &Server) -> String {
     page.load(&format!("{}healthz", server.page())).await;
     page.run(START, vec![json!(CLIENT), json!(server.socket())]).await;

@@ -68,14 +68,14 @@ impl Page {
         }
     }
 
-    /// How many elements match `css`.
+    /// Returns how many elements match `css`.
     pub(crate) async fn count(&self, css: &str) -> u64 {
         let script = "return document.querySelectorAll(arguments[0]).length;";
         let count = self.run(script, vec![json!(css)]).await;
         count.as_u64().expect("a length is a number")
     }
 
-    /// What the field `css` holds.
+    /// Returns what the field `css` holds.
     pub(crate) async fn value(&self, css: &str) -> String {
         let script = "return document.querySelector(arguments[0]).value;";
         string(self.run(script, vec![json!(css)]).await)
@@ -151,7 +151,7 @@ impl Page {
     }
 
     /// Opens this page once more, in a tab that has a copy of what this one stored, as a browser's
-    /// "duplicate tab" does, and turns to it. Gives the tab that was left.
+    /// "duplicate tab" does, and turns to it. Returns the tab that was left.
     pub(crate) async fn duplicate(&self) -> Tab {
         let this = self.tab().await;
         self.run("open(location.href);", vec![]).await;
@@ -210,7 +210,7 @@ impl Page {
         self.client.close().await.expect("the browser closes");
     }
 
-    /// Runs a script in the page; gives what it returns.
+    /// Runs a script in the page; returns what it returns.
     pub(crate) async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
         self.client.execute(script, arguments).await.expect("the script runs")
     }

@@ -111,7 +111,7 @@ fn heard_by_theirs(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End) {
     }
 }
 
-/// What we hear in a stream, in tungstenite's terms.
+/// Returns what we hear in a stream, in tungstenite's terms.
 fn heard_by_ours(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End, Option<Violation>) {
     let Outcome { mut said, violation, .. } = decode(role, max, stream);
     said.retain(|said| *said != Said::EmptyFragment);

@@ -10,7 +10,7 @@ use crate::stream::{
 const RSV2: u8 = 0x20;
 const RSV3: u8 = 0x10;
 
-/// What a client says wrongly; section of RFC 6455; what is told; the close code.
+/// Returns what a client says wrongly; section of RFC 6455; what is told; the close code.
 fn wrongs() -> Vec<(&'static str, Vec<u8>, Violation, u16)> {
     let frame = |first, payload: &[u8]| frame(Role::Server, first, payload);
     let close = |payload: &[u8]| frame(FIN | CLOSE, payload);

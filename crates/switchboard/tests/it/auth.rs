@@ -16,7 +16,7 @@ use switchboard::config::Config;
 
 use crate::server::{Server, binary};
 
-/// Where a server with this data directory was started once.
+/// Returns where a server with this data directory was started once.
 fn started_with(data_dir: &str) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     let mut server = Server::spawn(home, &[&format!("data_dir={data_dir}")], |_| {});
@@ -30,7 +30,7 @@ fn token(home: &Path, line: &str) -> Output {
     binary().args(args).current_dir(home).output().unwrap()
 }
 
-/// What the printed token proves to a server with this data directory.
+/// Returns what the printed token proves to a server with this data directory.
 fn claims(output: &Output, data_dir: PathBuf) -> Claims {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stderr, b"", "standard output is no terminal");

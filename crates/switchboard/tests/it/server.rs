@@ -119,7 +119,7 @@ impl Server {
         (self.child, self.log) = (child, Some(log));
     }
 
-    /// Where devices connect.
+    /// Returns where devices connect.
     pub(crate) fn url(&self) -> String {
         format!("ws://{}/", self.address)
     }
@@ -132,7 +132,7 @@ impl Server {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the end that something else brings about; gives how it ended.
+    /// Waits for the end that something else brings about; returns how it ended.
     pub(crate) fn await_end(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server::Server;
 
-/// What a server's command begins with so that its system calls may be tampered with: whoever made
+/// Returns what a server's command begins with so that its system calls may be tampered with: whoever made
 /// a user namespace may trace what is in it, also where else only a parent may trace its child.
 pub(crate) fn prefix() -> Vec<String> {
     ["unshare", "--user", "--map-root-user"].map(str::to_owned).to_vec()

@@ -172,7 +172,7 @@ impl State {
         }
     }
 
-    /// What the files that can be found have.
+    /// Returns what the files that can be found have.
     fn used(&self) -> u64 {
         self.names.values().map(|&index| self.files[index].cache.len() as u64).sum()
     }
@@ -290,7 +290,7 @@ impl CrashDisk {
         })
     }
 
-    /// What a file holds.
+    /// Returns what a file holds.
     pub(super) fn content(&self, name: &str) -> Vec<u8> {
         self.with(|state| state.files[state.names[name]].cache.clone())
     }

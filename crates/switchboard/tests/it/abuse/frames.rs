@@ -9,7 +9,7 @@ use crate::server::{PATIENCE, Server};
 
 const MIB: usize = 1 << 20;
 
-/// What it is, what is sent, and which code answers it.
+/// Returns what it is, what is sent, and which code answers it.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let mut cases = vec![
         ("unmasked", b"\x81\x04help".to_vec(), 1002),

@@ -170,7 +170,7 @@ impl<S: Read + Write> Wire<S> {
         self.hear()
     }
 
-    /// Reads up to the close frame and to the clean end of the stream behind it; gives the code,
+    /// Reads up to the close frame and to the clean end of the stream behind it; returns the code,
     /// if there was one, and the reason.
     pub(super) fn end(&mut self) -> (Option<u16>, String) {
         let payload = loop {

@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 
 use super::{Server, Shell, Value, json, nobody};
 
-/// What `send` and `listen` say when they cannot connect: the same.
+/// Returns what `send` and `listen` say when they cannot connect: the same.
 fn cannot_connect(shell: &Shell, url: &str, more: &str) -> String {
     let run = |command: &str| {
         let ran = shell.run(command);

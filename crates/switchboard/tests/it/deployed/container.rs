@@ -26,7 +26,7 @@ fn instruction(name: &str) -> Vec<String> {
     all.remove(0)
 }
 
-/// What is copied out of the project, each with whether it is for the build.
+/// Returns what is copied out of the project, each with whether it is for the build.
 fn copied() -> Vec<String> {
     let from_project = |words: &Vec<String>| !words[0].starts_with("--from=");
     let copies = instructions("COPY").into_iter().filter(from_project);

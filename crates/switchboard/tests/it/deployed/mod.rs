@@ -24,7 +24,7 @@ fn lint(linter: &str, arguments: &[&str], file: &str) {
     assert!(output.status.success(), "{linter}: {output:#?}");
 }
 
-/// Where `cargo xtask test` puts it, or else on `PATH`.
+/// Returns where `cargo xtask test` puts it, or else on `PATH`.
 fn program(linter: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in target/");
     let installed = target.join("linters/bin").join(linter);

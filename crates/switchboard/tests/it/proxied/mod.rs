@@ -17,7 +17,7 @@ use crate::server::{Server, binary};
 
 const GUIDE: &str = include_str!("../../../../../docs/operations.md");
 
-/// What the guide has in switchboard.toml behind a proxy.
+/// Returns what the guide has in switchboard.toml behind a proxy.
 fn settings_of_the_guide() -> &'static str {
     let section = GUIDE.split_once("\n## Behind a proxy\n").expect("the section is there").1;
     let block = section.split_once("```toml\n").expect("it has settings").1;
@@ -97,7 +97,7 @@ fn a_client_counts_by_its_own_address_whatever_it_says() {
     }
 }
 
-/// What a page names in attributes and imports, as it stands there.
+/// Returns what a page names in attributes and imports, as it stands there.
 fn named_in(text: &str) -> BTreeSet<&str> {
     let behind = |mark: &'static str| {
         text.split(mark).skip(1).filter_map(|rest| rest.split_once('"').map(|(name, _)| name))

@@ -185,8 +185,8 @@ impl Drop for Proxy {
     }
 }
 
-/// What Debian's nginx.conf is around an example, as far as it matters here: one process, in a directory
-/// of its own.
+/// Returns what Debian's nginx.conf is around an example, as far as it matters here: one process,
+/// in a directory of its own.
 fn nginx_conf(directory: &Path) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {kind};\n"))

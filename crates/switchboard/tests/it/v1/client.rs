@@ -91,7 +91,7 @@ impl V1 {
         self.welcome["device"].as_str().expect("a welcome").to_owned()
     }
 
-    /// What it must know to come back.
+    /// Returns what it must know to come back.
     pub(crate) fn away(&self) -> Away {
         let mailbox = self.welcome["mailbox"].as_str().expect("a welcome").to_owned();
         Away { device: self.device(), token: self.token.clone(), mailbox }
@@ -172,7 +172,7 @@ impl V1 {
         self.ask(with(send(to, id), more), json!({"type": "accepted", "id": id}));
     }
 
-    /// Is pushed the message with this id; gives its `seq`.
+    /// Is pushed the message with this id; returns its `seq`.
     #[track_caller]
     pub(crate) fn take(&mut self, id: &str) -> u64 {
         self.expect(json!({"type": "message", "id": id}))["seq"].as_u64().unwrap()
@@ -191,7 +191,7 @@ impl V1 {
         );
     }
 
-    /// Reads to the close frame; gives its code and reason.
+    /// Reads to the close frame; returns its code and reason.
     #[track_caller]
     pub(crate) fn end(&mut self) -> (u16, String) {
         let mut end = None;
@@ -207,7 +207,7 @@ impl V1 {
         (frame.code.into(), frame.reason.as_str().to_owned())
     }
 
-    /// What comes next. A read that may time out is interrupted by any signal.
+    /// Returns what comes next. A read that may time out is interrupted by any signal.
     pub(super) fn read(&mut self) -> Result<Message, Error> {
         loop {
             match self.socket.read() {

@@ -31,7 +31,7 @@ struct Program {
 }
 
 impl Program {
-    /// Starts it and waits for its welcome; gives its id, too.
+    /// Starts it and waits for its welcome; returns its id, too.
     fn start(run: Run<'_>, server: &Server, state: &str) -> (Program, String) {
         Program::start_at(&server.url(), run, server, state)
     }
@@ -65,7 +65,7 @@ impl Program {
         self.input.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
     }
 
-    /// Ends it by the end of its input; gives what it said until then.
+    /// Ends it by the end of its input; returns what it said until then.
     fn end(mut self) -> Vec<Value> {
         drop(self.input.take());
         let mut said = Vec::new();
@@ -188,7 +188,7 @@ fn the_python_client_loses_and_doubles_nothing_over_crashes() {
     nothing_is_lost_or_doubled(Server::alone_on("127.0.0.2"), &run, &run);
 }
 
-/// How `cli.mjs` is run, if there is a Node that can.
+/// Returns how `cli.mjs` is run, if there is a Node that can.
 fn javascript() -> Option<impl Fn() -> Command> {
     // Node 20 has it under a flag, later ones without, and they may give the flag up.
     let flags: [&[&str]; 2] = [&[], &["--experimental-websocket"]];

@@ -49,7 +49,7 @@ impl SmallDisk {
         SmallDisk { holder, place }
     }
 
-    /// What a command must begin with to see the disk.
+    /// Returns what a command must begin with to see the disk.
     fn prefix(&self) -> Vec<String> {
         let target = format!("--target={}", self.holder.id());
         let begin = "cd \"$1\" && shift && exec \"$@\"";
@@ -117,7 +117,7 @@ fn send_itself(device: &mut V1, id: &str) {
     assert_eq!(told, ["\"accepted\"", "\"message\""]);
 }
 
-/// Sends messages until one is refused; gives its number.
+/// Sends messages until one is refused; returns its number.
 pub(super) fn fill_store(sender: &mut V1, message: impl Fn(u64) -> Value, from: u64) -> u64 {
     (from..)
         .find(|id| {
@@ -748,7 +748,7 @@ fn while_the_store_fails_known_devices_come_in_and_new_ones_are_told_to_come_bac
     V1::anonymous(&server).hears_nothing();
 }
 
-/// How a server ends that cannot have this data directory: its exit code and its log.
+/// Returns how a server ends that cannot have this data directory: its exit code and its log.
 fn refused_start(directory: &Path) -> (Option<i32>, String) {
     let ran = binary().args(["--listen", "127.0.0.1:0"]).current_dir(directory).output().unwrap();
     (ran.status.code(), String::from_utf8(ran.stderr).unwrap())

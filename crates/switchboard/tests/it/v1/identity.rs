@@ -74,7 +74,7 @@ fn with_operator_keys(settings: &[&str]) -> Server {
     Server::spawn(directory, &settings, |_| {})
 }
 
-/// What a server says to a token that it does not take.
+/// Returns what a server says to a token that it does not take.
 fn refusal(server: &Server, token: &str) -> String {
     let mut device = V1::open(server);
     device.say_hello(json!({"token": token}));

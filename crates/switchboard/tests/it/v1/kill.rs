@@ -143,7 +143,7 @@ impl World {
 }
 
 impl Ledger {
-    /// What was promised and has not come, at most a few.
+    /// Returns what was promised and has not come, at most a few.
     fn open_points(&self) -> Vec<String> {
         let unanswered = self.unanswered.iter().enumerate().filter(|(_, n)| **n > 0);
         let unanswered = unanswered.map(|(peer, n)| format!("{peer} has {n} unanswered"));
@@ -187,7 +187,7 @@ impl Ledger {
 }
 
 impl Fate {
-    /// Whether something is owed that has not come.
+    /// Returns whether something is owed that has not come.
     fn is_open(&self) -> bool {
         let is_kept = self.is_accepted && self.is_disk;
         is_kept && if self.wants_receipt { self.outcomes.is_empty() } else { self.received == 0 }
@@ -354,7 +354,7 @@ impl Peer {
         world.note(|ledger| note(ledger.messages.get_mut(&(self.index, n)).expect("it was sent")));
     }
 
-    /// Whether a `seq` was not seen; if it was, it must have stood for the same.
+    /// Returns whether a `seq` was not seen; if it was, it must have stood for the same.
     fn is_new(&mut self, frame: &Value, peer: &str) -> bool {
         let seq = frame["seq"].as_u64().unwrap();
         let word = |name: &str| frame[name].as_str().unwrap().to_owned();

@@ -22,7 +22,7 @@ fn start(toml: &str) -> Server {
     Server::spawn(directory, &[], |_| {})
 }
 
-/// Has it read this file; gives whether it was applied.
+/// Has it read this file; returns whether it was applied.
 fn reload(server: &Server, toml: &str) -> bool {
     fs::write(server.directory.path().join("switchboard.toml"), toml).unwrap();
     hang_up(server)
@@ -38,7 +38,7 @@ fn hang_up(server: &Server) -> bool {
     server.metric(&applied) > was_applied
 }
 
-/// Whether a page of this origin may connect.
+/// Returns whether a page of this origin may connect.
 fn admits(server: &Server, origin: &str) -> bool {
     let mut request = server.url().into_client_request().unwrap();
     request.headers_mut().insert("Origin", origin.parse().unwrap());

@@ -47,7 +47,7 @@ async fn send(device: &Device, to: &str, id: &str) {
     device.send(outgoing).await.unwrap();
 }
 
-/// How a message of this device ended: its id, the word, the reason.
+/// Returns how a message of this device ended: its id, the word, the reason.
 async fn outcome(session: &mut Session) -> (String, Word<Outcome>, Option<String>) {
     let Event::Outcome(receipt) = next(session).await else { panic!("no outcome") };
     session.device().ack(receipt.cursor);
