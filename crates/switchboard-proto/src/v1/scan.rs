@@ -489,7 +489,7 @@ fn escape_end(text: &[u8], start: usize) -> Scanned<usize> {
         _ => return fault("no such escape", start),
     }
     match code_unit(text, start) {
-        None => fault("`\\u` wants four hexadecimal digits", start),
+        None => fault("`\\u` requires four hexadecimal digits", start),
         Some(0xD800..=0xDBFF) => match code_unit(text, start + 6) {
             Some(0xDC00..=0xDFFF) => Ok(start + 12),
             _ => fault("half a surrogate pair", start),

@@ -59,10 +59,12 @@ pub enum TokenError {
     )]
     BadSubject,
     /// `sub` is a number, and the key is not this server's own.
-    #[error("only this server itself gives numeric ids; this key may sign for names")]
+    #[error(
+        "numeric device ids require a token issued by this server; this key may sign for names"
+    )]
     ForeignNumber,
     /// `sub` is a number, and `auth` is `token`.
-    #[error("this server wants a token of a device with a name (auth = \"token\")")]
+    #[error("this server requires a token of a device with a name (auth = \"token\")")]
     NoName,
     /// A claim that is read here has the wrong type or is out of bounds.
     #[error("the token's claim {0} cannot be read")]

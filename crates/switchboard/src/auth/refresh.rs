@@ -85,7 +85,7 @@ impl Keyring {
                     REFRESH
                 }
                 Err(problem) => {
-                    tracing::warn!(%problem, "auth_jwks: the old key set stays");
+                    tracing::warn!(%problem, "auth_jwks: refresh failed; keeping the previous keys");
                     remote.gap
                 }
             };

@@ -140,7 +140,7 @@ impl Shard {
     /// A new device without a name, and the token that will prove it.
     fn anonymous(&mut self) -> Result<Identity, Unidentified> {
         if self.config.auth == Auth::Token {
-            return Err(Unidentified::for_good("this server wants a token (auth = \"token\")"));
+            return Err(Unidentified::for_good("this server requires a token (auth = \"token\")"));
         }
         if !self.may_give_id() {
             let reason = "the store cannot reserve new ids now; come back soon";

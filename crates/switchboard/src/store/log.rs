@@ -350,7 +350,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // Who wants to know calls `close`.
+        // Call `close` to see errors.
         self.close().ok();
     }
 }

@@ -75,7 +75,7 @@ impl Refusal {
     pub fn origin(origin: Option<&str>) -> Refusal {
         let body = match origin {
             Some(origin) => format!("Origin {origin} is not in this server's allowed_origins."),
-            None => "This server's allowed_origins wants an Origin header.".to_owned(),
+            None => "Missing Origin header (`allowed_origins` is configured).".to_owned(),
         };
         Refusal { status: "403 Forbidden", headers: "", body }
     }
@@ -83,7 +83,7 @@ impl Refusal {
     /// 401: a token is wanted, and this client showed none.
     pub fn unauthorized() -> Refusal {
         let headers = "WWW-Authenticate: Bearer\r\n";
-        let body = "This server wants a token: Authorization: Bearer <token>.".to_owned();
+        let body = "This server requires a token: Authorization: Bearer <token>.".to_owned();
         Refusal { status: "401 Unauthorized", headers, body }
     }
 
@@ -243,7 +243,7 @@ fn check_upgrade(
         return Err(Refusal::method(method));
     }
     if request.version != Some(1) {
-        return Err(Refusal::bad_request("A WebSocket handshake wants HTTP/1.1."));
+        return Err(Refusal::bad_request("A WebSocket handshake requires HTTP/1.1."));
     }
     if find(headers, "host").is_none() {
         return Err(Refusal::bad_request("The Host header is missing."));

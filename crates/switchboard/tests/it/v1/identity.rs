@@ -161,7 +161,7 @@ fn where_tokens_are_wanted_those_of_anonymous_devices_do_not_count() {
     let mut server = Server::start();
     let number = V1::anonymous(&server).leave().token;
     server.restart_with(&["auth=token"]);
-    let wanted = "this server wants a token of a device with a name (auth = \"token\")";
+    let wanted = "this server requires a token of a device with a name (auth = \"token\")";
     assert_eq!(refusal(&server, &number), wanted);
     let frame = bearer(&server, &number).close_frame().unwrap();
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4401, wanted));
