@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{DeviceRef, PublicId};
 use switchboard_proto::{DeviceId, text};
 
 use crate::device_slots::DeviceSlots;
 use crate::shrink::{KEPT_BY_SHARD, shrink};
-use crate::{HashKey, Names, ShardId, Shown};
+use crate::{HashKey, Names, ShardId};
 
 /// Stripes of the id -> shard map; devices of neighbouring ids never meet on one lock.
 const STRIPES: usize = 64;
@@ -81,7 +81,7 @@ struct Listed {
     /// Which devices are watched by which, with the shards of these. Clients choose what they watch, so
     /// this is a tree: there is no hash that a client could make collide. It is one for all, because
     /// most devices have one watcher, and a tree for that alone takes 136 bytes.
-    watchers: BTreeMap<(Shown, DeviceId), ShardId>,
+    watchers: BTreeMap<(PublicId, DeviceId), ShardId>,
     /// The lowest `list_max` ids as `1, 2, 3`. Kept, because a welcome carries it and it changes
     /// only when one of those ids comes or goes.
     head: String,
@@ -92,7 +92,7 @@ struct Listed {
 
 /// Each connection may watch a thousand devices. This key is what one takes, beside
 /// two thirds of it in the session and what the trees leave free.
-const _: () = assert!(size_of::<(Shown, DeviceId)>() == 24);
+const _: () = assert!(size_of::<(PublicId, DeviceId)>() == 24);
 
 /// Devices in order, each with the wall clock since when it is there or away. The connected ones
 /// are apart: to list them costs nothing for those that are away, however many these are.
@@ -188,14 +188,14 @@ impl Directory {
     }
 
     /// From now on `watcher` is told when the device comes or goes; returns how it stands.
-    pub(crate) fn watch(&self, device: &Shown, watcher: Watcher) -> Option<Presence> {
+    pub(crate) fn watch(&self, device: &PublicId, watcher: Watcher) -> Option<Presence> {
         let mut listed = self.listed();
         listed.watchers.insert((device.clone(), watcher.device), watcher.shard);
         listed.find(device)
     }
 
     /// Ends what [`Directory::watch`] began.
-    pub(crate) fn unwatch(&self, device: &Shown, watcher: Watcher) {
+    pub(crate) fn unwatch(&self, device: &PublicId, watcher: Watcher) {
         let mut listed = self.listed();
         listed.watchers.remove(&(device.clone(), watcher.device));
     }
@@ -205,7 +205,7 @@ impl Directory {
         &self,
         after: Option<DeviceRef<'_>>,
         limit: usize,
-    ) -> (Vec<(Shown, Presence)>, bool) {
+    ) -> (Vec<(PublicId, Presence)>, bool) {
         let listed = self.listed();
         let numbers = match after {
             None => Some(Bound::Unbounded),
@@ -217,10 +217,10 @@ impl Directory {
             _ => Bound::Unbounded,
         };
         let numbers = numbers.iter().flat_map(|from| {
-            listed.ids.behind(from.as_ref()).map(|(id, presence)| (Shown::Number(*id), presence))
+            listed.ids.behind(from.as_ref()).map(|(id, presence)| (PublicId::Number(*id), presence))
         });
         let named = listed.named.behind(names);
-        let named = named.map(|(name, presence)| (Shown::Name(Arc::clone(name)), presence));
+        let named = named.map(|(name, presence)| (PublicId::Name(Arc::clone(name)), presence));
         let mut page: Vec<_> = numbers.chain(named).take(limit + 1).collect();
         let has_more = page.len() > limit;
         page.truncate(limit);
@@ -323,10 +323,10 @@ impl Directory {
 }
 
 impl Listed {
-    fn find(&self, shown: &Shown) -> Option<Presence> {
+    fn find(&self, shown: &PublicId) -> Option<Presence> {
         match shown {
-            Shown::Number(id) => self.ids.find(id),
-            Shown::Name(name) => self.named.find(name),
+            PublicId::Number(id) => self.ids.find(id),
+            PublicId::Name(name) => self.named.find(name),
         }
     }
 
@@ -335,17 +335,17 @@ impl Listed {
         self.ids.online.len() + self.named.online.len()
     }
 
-    fn watchers_of(&self, shown: &Shown) -> Vec<Watcher> {
+    fn watchers_of(&self, shown: &PublicId) -> Vec<Watcher> {
         let watched = |device| (shown.clone(), DeviceId::new(device));
         let watchers = self.watchers.range(watched(0)..=watched(u64::MAX));
         watchers.map(|((_, device), &shard)| Watcher { device: *device, shard }).collect()
     }
 
     /// Notes how a device stands; returns whether it came or went.
-    fn set(&mut self, shown: &Shown, presence: Presence, list_max: usize) -> bool {
+    fn set(&mut self, shown: &PublicId, presence: Presence, list_max: usize) -> bool {
         let was_online = match shown {
-            Shown::Number(id) => self.ids.set(*id, presence),
-            Shown::Name(name) => self.named.set(Arc::clone(name), presence),
+            PublicId::Number(id) => self.ids.set(*id, presence),
+            PublicId::Name(name) => self.named.set(Arc::clone(name), presence),
         };
         if was_online != presence.online {
             self.came_or_went(shown, presence.online, list_max);
@@ -354,10 +354,10 @@ impl Listed {
     }
 
     /// Forgets a device; returns whether it was connected.
-    fn remove(&mut self, shown: &Shown) -> bool {
+    fn remove(&mut self, shown: &PublicId) -> bool {
         let was_online = match shown {
-            Shown::Number(id) => self.ids.remove(id),
-            Shown::Name(name) => self.named.remove(name),
+            PublicId::Number(id) => self.ids.remove(id),
+            PublicId::Name(name) => self.named.remove(name),
         };
         if was_online {
             self.came_or_went(shown, false, 0);
@@ -365,14 +365,14 @@ impl Listed {
         was_online
     }
 
-    fn came_or_went(&mut self, shown: &Shown, online: bool, list_max: usize) {
+    fn came_or_went(&mut self, shown: &PublicId, online: bool, list_max: usize) {
         let connected = self.connected();
         self.head_is_stale |= match shown {
-            Shown::Number(id) if online => {
+            PublicId::Number(id) if online => {
                 connected <= list_max || Some(*id) < self.head_last || self.head_has_names
             }
-            Shown::Number(id) => Some(*id) <= self.head_last,
-            Shown::Name(_) => connected <= list_max || self.head_has_names,
+            PublicId::Number(id) => Some(*id) <= self.head_last,
+            PublicId::Name(_) => connected <= list_max || self.head_has_names,
         };
     }
 
@@ -529,9 +529,9 @@ mod tests {
             let shown = page.iter().map(|(shown, presence)| (shown.clone(), presence.online));
             (shown.collect::<Vec<_>>(), has_more)
         };
-        let number = |at: usize| (Shown::Number(ids[at]), at.is_multiple_of(3));
+        let number = |at: usize| (PublicId::Number(ids[at]), at.is_multiple_of(3));
         assert_eq!(page(None, 4), ((0..4).map(number).collect(), true));
-        let rest = vec![number(4), number(5), (Shown::Name("ann".into()), true)];
+        let rest = vec![number(4), number(5), (PublicId::Name("ann".into()), true)];
         assert_eq!(page(Some(DeviceRef::Number(ids[3])), 4), (rest, false));
         assert_eq!(info(&directory, ids[0]), "[100000000, 100000003, ... and 1 more]");
         directory.present(ids[0], false, 10);
@@ -546,19 +546,19 @@ mod tests {
         let device = |number| DeviceId::new(DeviceId::FIRST.get() + number);
         let watcher = |number| Watcher { device: device(number), shard: ShardId(0) };
         for (watched, by) in [(1, 1), (1, 2), (2, 1), (3, 3)] {
-            directory.watch(&Shown::Number(device(watched)), watcher(by));
+            directory.watch(&PublicId::Number(device(watched)), watcher(by));
         }
-        directory.watch(&Shown::Name("ann".into()), watcher(1));
+        directory.watch(&PublicId::Name("ann".into()), watcher(1));
         assert_eq!(directory.present(device(1), true, 0), [watcher(1), watcher(2)]);
         let ann = directory.names().intern(DeviceRef::Name("ann"));
         assert_eq!(directory.present(ann, true, 0), [watcher(1)]);
-        directory.unwatch(&Shown::Number(device(1)), watcher(1));
+        directory.unwatch(&PublicId::Number(device(1)), watcher(1));
         assert_eq!(directory.present(device(1), false, 1), [watcher(2)]);
         assert_eq!(directory.present(device(4), true, 1), []);
         for (watched, by) in [(1, 2), (2, 1), (3, 3)] {
-            directory.unwatch(&Shown::Number(device(watched)), watcher(by));
+            directory.unwatch(&PublicId::Number(device(watched)), watcher(by));
         }
-        directory.unwatch(&Shown::Name("ann".into()), watcher(1));
+        directory.unwatch(&PublicId::Name("ann".into()), watcher(1));
         assert!(directory.listed().watchers.is_empty());
     }
 }

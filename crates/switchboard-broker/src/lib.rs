@@ -22,4 +22,4 @@ pub use mailboxes::{
     MessageKey, MessageOutcome, MessageRecord, Now, OutcomeRecord, Position, Record, Replay, Reply,
     ReplyTo, SendFilter, SentIdRecord, Stats, TextReplyTo, Want, owner,
 };
-pub use names::{HashKey, Names, Shown};
+pub use names::{HashKey, Names};

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{DeviceRef, PublicId};
 
 /// Set in the ids that stand for names, inside this process only: what [`DeviceId::is_number`] asks
 /// for.
@@ -49,34 +49,6 @@ impl BuildHasher for HashKey {
 
     fn build_hasher(&self) -> SipHasher13 {
         SipHasher13::new_with_key(&self.0)
-    }
-}
-
-/// How a device is shown: its number, or its name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Shown {
-    /// An anonymous device.
-    Number(DeviceId),
-    /// A named one.
-    Name(Arc<str>),
-}
-
-impl Shown {
-    /// As it stands on the wire.
-    pub fn as_ref(&self) -> DeviceRef<'_> {
-        match self {
-            Shown::Number(id) => DeviceRef::Number(*id),
-            Shown::Name(name) => DeviceRef::Name(name),
-        }
-    }
-}
-
-impl From<DeviceRef<'_>> for Shown {
-    fn from(device: DeviceRef<'_>) -> Shown {
-        match device {
-            DeviceRef::Number(id) => Shown::Number(id),
-            DeviceRef::Name(name) => Shown::Name(name.into()),
-        }
     }
 }
 
@@ -136,13 +108,13 @@ impl Names {
     }
 
     /// Returns how a device is shown.
-    pub fn show(&self, id: DeviceId) -> Shown {
+    pub fn show(&self, id: DeviceId) -> PublicId {
         if id.is_number() {
-            return Shown::Number(id);
+            return PublicId::Number(id);
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let index = (id.get() & !NAME_BIT) as usize;
-        Shown::Name(Arc::clone(table.names.get(index).expect("the bit is set only by intern")))
+        PublicId::Name(Arc::clone(table.names.get(index).expect("the bit is set only by intern")))
     }
 }
 

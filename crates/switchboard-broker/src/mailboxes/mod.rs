@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Outcome, RejectCode};
+use switchboard_proto::v1::{Outcome, PublicId, RejectCode};
 
 pub use content::Content;
 pub use envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
@@ -531,15 +531,15 @@ impl Broker {
         self.mailboxes.stats
     }
 
-    fn show(&self, device: DeviceId) -> crate::Shown {
+    fn show(&self, device: DeviceId) -> PublicId {
         self.directory.names().show(device)
     }
 
     /// Stands for a message's receiver and body; the same in every run.
     fn content(&self, to: DeviceId, body: &[u8]) -> crate::Digest {
         let to = match self.show(to) {
-            crate::Shown::Number(id) => id.get(),
-            crate::Shown::Name(name) => self.key.digest(name.as_bytes()).half(),
+            PublicId::Number(id) => id.get(),
+            PublicId::Name(name) => self.key.digest(name.as_bytes()).half(),
         };
         self.key.content(to, body)
     }

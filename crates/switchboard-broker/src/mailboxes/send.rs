@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
-    Durability, ID_LEN_MAX, REASON_LEN_MAX, RejectCode, Send, ServerFrame, body_len_of_text,
-    is_short_message, message_len,
+    DeviceRef, Durability, ID_LEN_MAX, REASON_LEN_MAX, RejectCode, Send, ServerFrame,
+    body_len_of_text, is_short_message, message_len,
 };
 
 use super::envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
@@ -214,7 +214,7 @@ impl Broker {
 
     /// The receiver, if there ever was one of that id.
     fn known(&self, send: &Send<'_>) -> Result<DeviceId, (RejectCode, String)> {
-        let device = send.to.device().ok_or_else(|| nobody(send))?;
+        let device = DeviceRef::parse(&send.to).ok_or_else(|| nobody(send))?;
         self.directory.names().find(device).ok_or_else(|| nobody(send))
     }
 
@@ -776,7 +776,7 @@ const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait 
                           with what you sent";
 
 fn nobody(send: &Send<'_>) -> (RejectCode, String) {
-    let shown: String = send.to.to_string().chars().take(ECHO_CHARS_MAX).collect();
+    let shown: String = send.to.chars().take(ECHO_CHARS_MAX).collect();
     (RejectCode::NoSuchDevice, format!("no device has the id {shown}"))
 }
 
@@ -785,14 +785,16 @@ fn nobody(send: &Send<'_>) -> (RejectCode, String) {
 fn outcomes_full(full: OutcomesFull, send: &Send<'_>) -> (RejectCode, String) {
     let message = match full {
         OutcomesFull::All { pending, waiting } => format!(
-            "outcomes of {pending} messages are pending and {waiting} wait (outcomes_max): ack what waits,              cancel messages or give them a ttl_ms"
+            "outcomes of {pending} messages are pending and {waiting} wait (outcomes_max): ack what waits, \
+             cancel messages or give them a ttl_ms"
         ),
         OutcomesFull::Receiver { pending } => format!(
             "outcomes of {pending} messages to {} are pending: cancel them or give them a ttl_ms",
             send.to
         ),
         OutcomesFull::Anonymous { pending } => format!(
-            "outcomes of {pending} messages to devices without a name are pending: cancel them or give              them a ttl_ms"
+            "outcomes of {pending} messages to devices without a name are pending: cancel them or give \
+             them a ttl_ms"
         ),
     };
     (RejectCode::OutcomesFull, message)

@@ -1,13 +1,14 @@
 //! Who is there: hello, takeover, leaving, tokens, and what time does to a device.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
-    Address, BAD_FRAMES_MAX, BAD_FRAMES_WINDOW, ClientFrame, DEVICES_LIMIT_MAX, DeviceRef,
-    DeviceStatus, FrameError, FrameErrorCode, RejectCode, ServerFrame, WATCH_MAX, Welcome, close,
+    BAD_FRAMES_MAX, BAD_FRAMES_WINDOW, ClientFrame, DEVICES_LIMIT_MAX, DeviceRef, DeviceStatus,
+    FrameError, FrameErrorCode, PublicId, RejectCode, ServerFrame, WATCH_MAX, Welcome, close,
     parse_client,
 };
 
@@ -16,7 +17,7 @@ use super::{Device, Envelope, Event, Now, Out, Position, Record, SendFilter};
 use crate::broker::{Broker, Effect};
 use crate::device_slots::DeviceSlotsMax;
 use crate::directory::Watcher;
-use crate::{Conn, Moment, Shown, StampClock};
+use crate::{Conn, Moment, StampClock};
 
 /// Takeovers of one device within [`FLAP_WINDOW`] from which on `welcome` waits.
 const FLAP_MIN: usize = 5;
@@ -46,7 +47,7 @@ pub(crate) struct Session {
     token_ends: Option<(Moment, u64)>,
     is_warned: bool,
     bad_frames: BadFrames,
-    pub(super) watching: BTreeSet<Shown>,
+    pub(super) watching: BTreeSet<PublicId>,
 }
 
 /// What the welcome will say.
@@ -544,7 +545,7 @@ impl Broker {
             }
             ClientFrame::Cancel { id: message } => self.cancel_frame(now, id, &message, out),
             ClientFrame::Devices { id: frame, after, limit } => {
-                self.devices_frame(id, &frame, after.as_ref(), limit, out);
+                self.devices_frame(id, &frame, after.as_deref(), limit, out);
             }
             ClientFrame::Watch { id: frame, devices } => {
                 self.watch_frame(now, id, &frame, &devices, out);
@@ -723,20 +724,16 @@ impl Broker {
         &self,
         id: DeviceId,
         frame_id: &str,
-        after: Option<&Address<'_>>,
+        after: Option<&str>,
         limit: Option<u32>,
         out: Out<'_>,
     ) {
         if !self.mailboxes.limits.list_devices {
             return self.reject(id, frame_id, RejectCode::NotAllowed, HIDDEN, out);
         }
-        let after = match after.map(|after| (after, after.device())) {
-            None => None,
-            Some((_, Some(device))) => Some(device),
-            Some((_, None)) => {
-                let message = "`after` is no device id; give the `next` of the page before";
-                return self.reject(id, frame_id, RejectCode::BadRequest, message, out);
-            }
+        let Ok(after) = after.map(|after| DeviceRef::parse(after).ok_or(())).transpose() else {
+            let message = "`after` is no device id; give the `next` of the page before";
+            return self.reject(id, frame_id, RejectCode::BadRequest, message, out);
         };
         let limit = limit.unwrap_or(DEVICES_LIMIT_MAX).min(DEVICES_LIMIT_MAX) as usize;
         let (page, has_more) = self.directory.page(after, limit);
@@ -764,13 +761,13 @@ impl Broker {
         now: Now,
         id: DeviceId,
         frame_id: &str,
-        devices: &[Address<'_>],
+        devices: &[Cow<'_, str>],
         out: Out<'_>,
     ) {
         if !self.mailboxes.limits.list_devices {
             return self.reject(id, frame_id, RejectCode::NotAllowed, HIDDEN, out);
         }
-        let Some(shown) = shown(devices) else {
+        let Some(shown) = public_ids(devices) else {
             let message = "`devices` holds a string that is no device id";
             return self.reject(id, frame_id, RejectCode::BadRequest, message, out);
         };
@@ -779,8 +776,8 @@ impl Broker {
         let Some(session) = self.session(id) else { return };
         let mut new = BTreeSet::new();
         let mut is_new =
-            |shown: &Shown| !session.watching.contains(shown) && new.insert(shown.clone());
-        let added: Vec<Shown> = shown.into_iter().filter(|shown| is_new(shown)).collect();
+            |shown: &PublicId| !session.watching.contains(shown) && new.insert(shown.clone());
+        let added: Vec<PublicId> = shown.into_iter().filter(|shown| is_new(shown)).collect();
         if session.watching.len() + added.len() > WATCH_MAX {
             let message = format!("a connection watches at most {WATCH_MAX} devices");
             return self.reject(id, frame_id, RejectCode::BadRequest, &message, out);
@@ -800,16 +797,16 @@ impl Broker {
         &mut self,
         id: DeviceId,
         frame_id: &str,
-        devices: Option<&[Address<'_>]>,
+        devices: Option<&[Cow<'_, str>]>,
         out: Out<'_>,
     ) {
         let watcher = Watcher { device: id, shard: self.shard };
         let directory = Arc::clone(&self.directory);
         let Some(session) = self.session(id) else { return };
-        let ended: Vec<Shown> = match devices {
+        let ended: Vec<PublicId> = match devices {
             None => std::mem::take(&mut session.watching).into_iter().collect(),
             Some(devices) => {
-                let meant = devices.iter().filter_map(|device| device.device().map(Shown::from));
+                let meant = devices.iter().filter_map(|device| public_id(device));
                 meant.filter(|shown| session.watching.remove(shown)).collect()
             }
         };
@@ -903,7 +900,7 @@ impl Device {
     ///
     /// One that is ending is marked as such: should a crash come before the record of its end, it goes
     /// on ending.
-    pub(super) fn record<'a>(&self, shown: &'a Shown, clock: StampClock) -> Record<'a> {
+    pub(super) fn record<'a>(&self, shown: &'a PublicId, clock: StampClock) -> Record<'a> {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
@@ -938,8 +935,12 @@ fn taken_over(conn: Conn) -> Effect<'static> {
     Effect::Close { conn, code: close::TAKEN_OVER, reason }
 }
 
-fn shown(devices: &[Address<'_>]) -> Option<Vec<Shown>> {
-    devices.iter().map(|device| device.device().map(Shown::from)).collect()
+fn public_ids(devices: &[Cow<'_, str>]) -> Option<Vec<PublicId>> {
+    devices.iter().map(|device| public_id(device)).collect()
+}
+
+fn public_id(device: &str) -> Option<PublicId> {
+    DeviceRef::parse(device).map(PublicId::from)
 }
 
 /// The moment of the server's uptime at which the wall clock will show `wall_ms`.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use switchboard_broker::{Conn, Moment, Shown};
-use switchboard_proto::v1::{Address, ClientFrame, Durability, Outcome, Send};
+use switchboard_broker::{Conn, Moment};
+use switchboard_proto::v1::{ClientFrame, Durability, Outcome, PublicId, Send};
 
 /// One user of the server.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(crate) struct Client {
     /// It says in hello that it leaves nothing behind.
     pub(crate) is_ephemeral: bool,
     /// Who it is, once it was told so.
-    pub(crate) device: Option<Shown>,
+    pub(crate) device: Option<PublicId>,
     pub(crate) link: Option<usize>,
     /// The mailbox as the last welcome called it.
     pub(crate) mailbox: Option<String>,
@@ -151,7 +151,7 @@ pub(crate) enum Request {
 }
 
 impl Client {
-    pub(crate) fn new(kind: ClientKind, name: Option<Shown>) -> Client {
+    pub(crate) fn new(kind: ClientKind, name: Option<PublicId>) -> Client {
         Client {
             kind,
             is_ephemeral: false,
@@ -188,7 +188,7 @@ impl Sending<'_> {
     pub(crate) fn write(&self) -> Vec<u8> {
         written(&ClientFrame::Send(Send {
             id: self.id.into(),
-            to: Address::new(self.to.into()),
+            to: self.to.into(),
             body: self.body.as_bytes(),
             ttl_ms: self.ttl_ms,
             re: self.receipt.then(|| "re".into()),

@@ -1,7 +1,7 @@
 //! What happens next: drawn at random, and at the end everything that is still open.
 
 use switchboard_broker::Moment;
-use switchboard_proto::v1::{Address, ClientFrame, Durability};
+use switchboard_proto::v1::{ClientFrame, Durability};
 
 use crate::client::{Client, ClientKind, Sending, What, written};
 use crate::ledger::Message;
@@ -351,7 +351,7 @@ impl World {
     fn step_ask(&mut self) {
         let Some(link) = self.speaker_by_v1() else { return };
         let id = format!("q{}", self.random.below(1_000_000));
-        let devices = || vec![Address::new("bob".into()), Address::new("100000000".into())];
+        let devices = || vec!["bob".into(), "100000000".into()];
         let ask = What::Ask { id: id.clone() };
         let (frame, what) = match self.random.below(6) {
             0 => (ClientFrame::Ack { seq: 1 << 40 }, What::Nonsense),

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use switchboard_broker::{
     DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Position, Record,
-    SentIdRecord, Shown,
+    SentIdRecord,
 };
-use switchboard_proto::v1::Outcome;
+use switchboard_proto::v1::{Outcome, PublicId};
 
 /// The log, and what is on its way into it.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Up to where the log says that each device acked.
-    pub(crate) fn acked_to(&self) -> BTreeMap<Shown, u64> {
+    pub(crate) fn acked_to(&self) -> BTreeMap<PublicId, u64> {
         let mut acked = BTreeMap::new();
         for (_, stored) in &self.durable {
             let (device, seq) = match stored {
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Returns whether the log, or what is on its way into it, says that a device exists.
-    pub(crate) fn knows(&self, device: &Shown) -> bool {
+    pub(crate) fn knows(&self, device: &PublicId) -> bool {
         let durable = self.durable.iter().map(|(_, stored)| stored);
         let unsynced = self.unsynced.iter().map(|(_, stored)| stored);
         let says = |stored: &Stored| match stored {
@@ -139,20 +139,20 @@ impl Store {
 pub(crate) enum Stored {
     Message(Message),
     Outcome(OutcomeOf),
-    Acked { device: Shown, seq: u64 },
-    Removed { device: Shown, seq: u64 },
+    Acked { device: PublicId, seq: u64 },
+    Removed { device: PublicId, seq: u64 },
     Ended(Ended),
     Device(StoredDevice),
-    Gone { device: Shown },
+    Gone { device: PublicId },
     SentId(SentId),
 }
 
 /// See [`MessageRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
-    pub(crate) to: Shown,
+    pub(crate) to: PublicId,
     pub(crate) seq: u64,
-    from: Shown,
+    from: PublicId,
     id: String,
     is_id_taken: bool,
     body: Vec<u8>,
@@ -166,10 +166,10 @@ pub(crate) struct Message {
 /// See [`OutcomeRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct OutcomeOf {
-    pub(crate) to: Shown,
+    pub(crate) to: PublicId,
     pub(crate) seq: u64,
     id: String,
-    pub(crate) of: Shown,
+    pub(crate) of: PublicId,
     pub(crate) of_seq: u64,
     outcome: Outcome,
     at_ms: u64,
@@ -180,7 +180,7 @@ pub(crate) struct OutcomeOf {
 /// See [`EndedRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ended {
-    device: Shown,
+    device: PublicId,
     seq: u64,
     outcome: Outcome,
     at_ms: u64,
@@ -191,7 +191,7 @@ pub(crate) struct Ended {
 /// See [`DeviceRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StoredDevice {
-    pub(crate) device: Shown,
+    pub(crate) device: PublicId,
     mailbox: u64,
     reserved_to: u64,
     acked_to: u64,
@@ -202,9 +202,9 @@ pub(crate) struct StoredDevice {
 /// See [`SentIdRecord`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SentId {
-    from: Shown,
+    from: PublicId,
     id: Digest,
-    to: Shown,
+    to: PublicId,
     seq: u64,
     content: Digest,
     at: Moment,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use switchboard_broker::{
     Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Effect, Envelope, HashKey,
-    Hello, Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, Shown,
-    StampClock, Want, owner,
+    Hello, Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, StampClock, Want,
+    owner,
 };
 use switchboard_proto::DeviceId;
+use switchboard_proto::v1::PublicId;
 
 use crate::client::{Client, ClientKind, Link, Up, What};
 use crate::config::Config;
@@ -96,14 +97,14 @@ impl World {
         let mut random = Random::new(seed);
         let config = Config::drawn(&mut random);
         let named = (0..config.named).map(|at| {
-            let name = Shown::Name(["ann", "bob", "cleo", "dora"][at].into());
+            let name = PublicId::Name(["ann", "bob", "cleo", "dora"][at].into());
             Client::new(ClientKind::Named, Some(name))
         });
         let anonymous = (0..config.anonymous).map(|_| Client::new(ClientKind::Anonymous, None));
         let text = (0..config.texts).map(|_| Client::new(ClientKind::Text, None));
         let ephemeral = ["eve", "fay"].into_iter().take(config.ephemeral).map(|name| Client {
             is_ephemeral: true,
-            ..Client::new(ClientKind::Named, Some(Shown::Name(name.into())))
+            ..Client::new(ClientKind::Named, Some(PublicId::Name(name.into())))
         });
         let clients = named.chain(ephemeral).chain(anonymous).chain(text).collect();
         let at = Moment::from_ms(1_000);
@@ -593,7 +594,7 @@ impl World {
         self.handle(shard, Input::Fetched { device, session, contents });
     }
 
-    fn content(&self, stored: &Stored, device: &Shown, seq: u64) -> Content {
+    fn content(&self, stored: &Stored, device: &PublicId, seq: u64) -> Content {
         match stored {
             Stored::Message(message) => {
                 assert_eq!((&message.to, message.seq), (device, seq), "another's record");

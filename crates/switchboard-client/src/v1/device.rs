@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use switchboard_proto::v1::{Address, ClientFrame, DeviceEvent, WATCH_MAX, parse_client};
+use switchboard_proto::v1::{ClientFrame, DeviceEvent, WATCH_MAX, parse_client};
 use tokio::sync::{mpsc, oneshot};
 
 use super::kept::{Kept, frame};
@@ -109,7 +109,7 @@ impl Device {
         limit: Option<u32>,
     ) -> Result<DevicePage, AskError> {
         let id = random_id();
-        let after = after.map(|after| Address::new(Cow::Borrowed(after)));
+        let after = after.map(Cow::Borrowed);
         let text = checked(&ClientFrame::Devices { id: Cow::Borrowed(&id), after, limit });
         let frames = vec![text.map_err(AskError::Invalid)?];
         let (reply_to, answer) = oneshot::channel();
@@ -188,7 +188,7 @@ pub(super) fn watch_text<'a>(
     devices: impl Iterator<Item = &'a str>,
     is_watch: bool,
 ) -> Result<String, String> {
-    let (id, devices) = (Cow::Borrowed(id), devices.map(|text| Address::new(Cow::Borrowed(text))));
+    let (id, devices) = (Cow::Borrowed(id), devices.map(Cow::Borrowed));
     let devices = devices.collect();
     checked(&if is_watch {
         ClientFrame::Watch { id, devices }

@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use switchboard_proto::v1::{
-    Address, ClientFrame, Durability, Send, parse_client, write_body_of_text,
-};
+use switchboard_proto::v1::{ClientFrame, Durability, Send, parse_client, write_body_of_text};
 
 use super::SendError;
 use super::kept::frame;
@@ -55,7 +53,7 @@ impl Outgoing {
     pub(super) fn frame(&self) -> Result<String, SendError> {
         let text = frame(&ClientFrame::Send(Send {
             id: Cow::Borrowed(&self.id),
-            to: Address::new(Cow::Borrowed(&self.to)),
+            to: Cow::Borrowed(&*self.to),
             body: self.body.trim_ascii().as_bytes(),
             ttl_ms: self.ttl.map(|ttl| ttl.as_millis().try_into().unwrap_or(u64::MAX)),
             re: self.re.as_deref().map(Cow::Borrowed),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Address, Durability, FrameErrorCode};
+use super::{Durability, FrameErrorCode};
 
 /// A frame from a client, borrowed from its text.
 ///
@@ -45,7 +45,7 @@ pub enum ClientFrame<'a> {
         /// Comes back with the answer.
         id: Cow<'a, str>,
         /// The `next` of the page before; none for the first page.
-        after: Option<Address<'a>>,
+        after: Option<Cow<'a, str>>,
         /// At most so many, 1 to [`DEVICES_LIMIT_MAX`](super::DEVICES_LIMIT_MAX).
         limit: Option<u32>,
     },
@@ -54,14 +54,14 @@ pub enum ClientFrame<'a> {
         /// Comes back with the answer.
         id: Cow<'a, str>,
         /// At most [`WATCH_MAX`](super::WATCH_MAX).
-        devices: Vec<Address<'a>>,
+        devices: Vec<Cow<'a, str>>,
     },
     /// Asks to be told no more; answered `watching`, as is `watch`.
     Unwatch {
         /// Comes back with the answer.
         id: Cow<'a, str>,
         /// At most [`WATCH_MAX`](super::WATCH_MAX); none for all that are watched.
-        devices: Option<Vec<Address<'a>>>,
+        devices: Option<Vec<Cow<'a, str>>>,
     },
     /// Replaces the connection's token before it ends, by one for the same device.
     Refresh {
@@ -80,8 +80,11 @@ pub enum ClientFrame<'a> {
 pub struct Send<'a> {
     /// The sender's name for it, 1 to [`ID_LEN_MAX`](super::ID_LEN_MAX) bytes.
     pub id: Cow<'a, str>,
-    /// Who shall get it.
-    pub to: Address<'a>,
+    /// The receiver's id, for [`DeviceRef::parse`](super::DeviceRef::parse).
+    ///
+    /// A string that is no id makes no bad frame: a person who mistypes an id gets `rejected`, not
+    /// an `error` that counts toward the end of the connection.
+    pub to: Cow<'a, str>,
     /// Any JSON value, valid and exactly as it was sent, without the white space around it.
     pub body: &'a [u8],
     /// How long it may wait for an ack; none: as long as the mailbox lives.

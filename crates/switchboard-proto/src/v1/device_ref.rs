@@ -1,7 +1,7 @@
-//! How v1 frames name a device: by its number or by its name.
+//! The id by which clients know a device: a number or a name.
 
-use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use super::NAME_LEN_MAX;
 use crate::DeviceId;
@@ -32,14 +32,6 @@ impl<'a> DeviceRef<'a> {
                 valid.then_some(DeviceRef::Name(text))
             }
             _ => None,
-        }
-    }
-
-    /// The id, kept apart from the text that it was read from.
-    pub fn into_owned(self) -> Address<'static> {
-        match self {
-            DeviceRef::Number(id) => Address::Number(id),
-            DeviceRef::Name(name) => Address::Name(Cow::Owned(name.to_owned())),
         }
     }
 
@@ -83,7 +75,7 @@ impl From<DeviceId> for DeviceRef<'_> {
 /// The device with this number, in decimal digits without leading zeros; `None` if no v1 device
 /// can have it.
 #[inline]
-pub(super) fn number(digits: &[u8]) -> Option<DeviceId> {
+fn number(digits: &[u8]) -> Option<DeviceId> {
     /// 2^63 - 1 has as many, and none of as many overflows.
     const DIGITS_MAX: usize = 19;
 
@@ -106,57 +98,38 @@ fn in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
 }
 
-/// What stands in a frame where a device id belongs: a string that may name no possible device.
-///
-/// It is no bad frame: whoever types a wrong id gets `rejected`, not an `error` that counts
-/// toward the end of the connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address<'a> {
-    /// A number below 2^63.
+/// The id of a device, kept apart from the text that it was read from: what a [`DeviceRef`] borrows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PublicId {
+    /// A device that the server numbered.
     Number(DeviceId),
-    /// A valid name.
-    Name(Cow<'a, str>),
-    /// A string that is no device's id, nor ever will be.
-    Impossible(Cow<'a, str>),
+    /// A device that its token names.
+    Name(Arc<str>),
 }
 
-impl<'a> Address<'a> {
-    /// Reads any string.
+impl PublicId {
+    /// Returns the id, borrowed.
     #[inline]
-    pub fn new(text: Cow<'a, str>) -> Address<'a> {
-        match DeviceRef::parse(&text) {
-            Some(DeviceRef::Number(id)) => Address::Number(id),
-            Some(DeviceRef::Name(_)) => Address::Name(text),
-            None => Address::Impossible(text),
-        }
-    }
-
-    /// The id; `None` if it is an impossible one.
-    #[inline]
-    pub fn device(&self) -> Option<DeviceRef<'_>> {
+    pub fn as_ref(&self) -> DeviceRef<'_> {
         match self {
-            Address::Number(id) => Some(DeviceRef::Number(*id)),
-            Address::Name(name) => Some(DeviceRef::Name(name)),
-            Address::Impossible(_) => None,
+            PublicId::Number(id) => DeviceRef::Number(*id),
+            PublicId::Name(name) => DeviceRef::Name(name),
         }
     }
 }
 
-impl<'a> From<DeviceRef<'a>> for Address<'a> {
-    fn from(device: DeviceRef<'a>) -> Self {
+impl From<DeviceRef<'_>> for PublicId {
+    fn from(device: DeviceRef<'_>) -> PublicId {
         match device {
-            DeviceRef::Number(id) => Address::Number(id),
-            DeviceRef::Name(name) => Address::Name(Cow::Borrowed(name)),
+            DeviceRef::Number(id) => PublicId::Number(id),
+            DeviceRef::Name(name) => PublicId::Name(name.into()),
         }
     }
 }
 
-impl fmt::Display for Address<'_> {
+impl fmt::Display for PublicId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Number(id) => id.fmt(out),
-            Address::Name(text) | Address::Impossible(text) => text.fmt(out),
-        }
+        self.as_ref().fmt(out)
     }
 }
 
@@ -177,8 +150,7 @@ mod tests {
             assert_eq!(device.len(), text.len());
             assert_eq!(device.to_string(), text);
             assert_eq!(matches!(device, DeviceRef::Name(_)), names.contains(&text));
-            assert_eq!(Address::from(device), Address::new(Cow::Borrowed(text)));
-            assert_eq!(Address::from(device).device(), Some(device));
+            assert_eq!(PublicId::from(device).as_ref(), device);
         }
     }
 
@@ -209,11 +181,6 @@ mod tests {
         ];
         for text in wrong {
             assert_eq!(DeviceRef::parse(text), None, "{text:?}");
-            assert_eq!(
-                Address::new(Cow::Borrowed(text)),
-                Address::Impossible(Cow::Borrowed(text)),
-                "{text:?}"
-            );
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use body::{body_len_of_text, write_body_of_text, write_text_of_body};
 pub use client_frame::{ClientFrame, FrameError, Send};
-pub use device_ref::{Address, DeviceRef};
+pub use device_ref::{DeviceRef, PublicId};
 pub use parse_client::parse_client;
 pub use scan::{BodyFault, check_body};
 pub use server_event::{DeviceEvent, NoServerFrame, ServerEvent, WelcomeEvent, Word, parse_server};

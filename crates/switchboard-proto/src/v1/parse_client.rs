@@ -96,15 +96,15 @@ fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>
         },
         ClientKind::Devices => ClientFrame::Devices {
             id: id(fields)?,
-            after: fields.address(Field::After)?,
+            after: fields.device(Field::After)?,
             limit: fields.count(Field::Limit, DEVICES_LIMIT_MAX)?,
         },
         ClientKind::Watch => ClientFrame::Watch {
             id: id(fields)?,
-            devices: required(Field::Devices, fields.addresses(Field::Devices)?)?,
+            devices: required(Field::Devices, fields.devices(Field::Devices)?)?,
         },
         ClientKind::Unwatch => {
-            ClientFrame::Unwatch { id: id(fields)?, devices: fields.addresses(Field::Devices)? }
+            ClientFrame::Unwatch { id: id(fields)?, devices: fields.devices(Field::Devices)? }
         }
         ClientKind::Refresh => ClientFrame::Refresh {
             token: required(Field::Token, fields.text_max(Field::Token, TOKEN_LEN_MAX)?)?,
@@ -116,7 +116,7 @@ fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>
 fn read_send<'a>(fields: &Fields<'a>) -> Read<Send<'a>> {
     Ok(Send {
         id: id(fields)?,
-        to: required(Field::To, fields.address(Field::To)?)?,
+        to: required(Field::To, fields.device(Field::To)?)?,
         body: required(Field::Body, fields.any(Field::Body)?)?,
         ttl_ms: fields.integer(Field::TtlMs)?,
         re: fields.name(Field::Re, ID_LEN_MAX)?,

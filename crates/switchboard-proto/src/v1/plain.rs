@@ -6,9 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::device_ref::number;
 use super::scan::{element_end, plain_end};
-use super::{Address, ClientFrame, Durability, ID_LEN_MAX, INTEGER_MAX, Send};
+use super::{ClientFrame, Durability, ID_LEN_MAX, INTEGER_MAX, Send};
 
 /// Reads a plain frame; `None` where it is not plain, whether right or wrong.
 #[inline]
@@ -26,10 +25,7 @@ pub(super) fn parse(text: &[u8]) -> Option<ClientFrame<'_>> {
 fn send(rest: &[u8]) -> Option<Send<'_>> {
     let (id, rest) = id(rest)?;
     let (to, rest) = string(rest.strip_prefix(b",\"to\":\"")?)?;
-    let to = match number(to) {
-        Some(id) => Address::Number(id),
-        None => Address::new(Cow::Borrowed(utf8(to)?)),
-    };
+    let to = Cow::Borrowed(utf8(to)?);
     let rest = rest.strip_prefix(b",\"body\":")?;
     let (body, rest) = rest.split_at(element_end(rest)?);
     let send = Send { id, to, body, ttl_ms: None, re: None, durability: None, receipt: false };

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::device_ref::number;
 use super::scan::{Elements, Fields, integer_of, text_of, utf8};
 use super::words::Field;
-use super::{Address, INTEGER_MAX, WATCH_MAX};
+use super::{INTEGER_MAX, WATCH_MAX};
 
 /// A value, or what is wrong with the field and what would be right.
 pub(super) type Read<T> = Result<T, String>;
@@ -116,28 +115,24 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A device's id, be it possible or not.
+    /// A device's id: any string, which may be the id of no possible device.
     #[inline]
-    pub(super) fn address(&self, field: Field) -> Read<Option<Address<'a>>> {
+    pub(super) fn device(&self, field: Field) -> Read<Option<Cow<'a, str>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
-        let Some(bytes) = self.string(field) else { return wrong(field, DEVICE_WANTED, value) };
-        if let Some(id) = number(&bytes) {
-            return Ok(Some(Address::Number(id)));
-        }
-        match utf8(bytes) {
-            Some(text) => Ok(Some(Address::new(text))),
+        match self.string(field).and_then(utf8) {
             None => wrong(field, DEVICE_WANTED, value),
+            text => Ok(text),
         }
     }
 
     /// An array of at most [`WATCH_MAX`] device ids.
-    pub(super) fn addresses(&self, field: Field) -> Read<Option<Vec<Address<'a>>>> {
+    pub(super) fn devices(&self, field: Field) -> Read<Option<Vec<Cow<'a, str>>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
         let Some(mut elements) = Elements::of(value) else {
             return wrong(field, "an array of device ids", value);
         };
         let devices: Read<Vec<_>> =
-            elements.by_ref().take(WATCH_MAX).map(|element| address(field, element)).collect();
+            elements.by_ref().take(WATCH_MAX).map(|element| device(field, element)).collect();
         match elements.next() {
             Some(_) => Err(format!("`{field}` must have at most {WATCH_MAX} ids, and has more")),
             None => devices.map(Some),
@@ -147,11 +142,8 @@ impl<'a> Fields<'a> {
 
 const DEVICE_WANTED: &str = "a device id, which is always a string, as in \"100000000\"";
 
-fn address(field: Field, value: &[u8]) -> Read<Address<'_>> {
-    match text_of(value) {
-        Some(text) => Ok(Address::new(text)),
-        None => wrong(field, DEVICE_WANTED, value),
-    }
+fn device(field: Field, value: &[u8]) -> Read<Cow<'_, str>> {
+    text_of(value).map_or_else(|| wrong(field, DEVICE_WANTED, value), Ok)
 }
 
 /// The value of a field that must not be left out.

@@ -1,7 +1,9 @@
 //! Writes frames as compact JSON, the fields always in the same order.
 
+use std::borrow::Cow;
+
 use super::scan::plain_end;
-use super::{Address, ClientFrame, DeviceRef, DeviceStatus, Send, ServerFrame, Welcome};
+use super::{ClientFrame, DeviceRef, DeviceStatus, Send, ServerFrame, Welcome};
 
 /// The bytes of an escaped control character, `\u0001`; no byte of a string takes more.
 const ESCAPED_LEN_MAX: usize = 6;
@@ -217,7 +219,7 @@ impl ClientFrame<'_> {
             ClientFrame::Devices { id, after, limit } => {
                 let frame = begin!(out, "devices").text(quoted!("id"), id);
                 let frame = match after {
-                    Some(after) => frame.address(quoted!("after"), after),
+                    Some(after) => frame.text(quoted!("after"), after),
                     None => frame,
                 };
                 frame.number_if_set(key!("limit"), limit.map(u64::from)).end();
@@ -225,13 +227,13 @@ impl ClientFrame<'_> {
             ClientFrame::Watch { id, devices } => {
                 begin!(out, "watch")
                     .text(quoted!("id"), id)
-                    .addresses(key!("devices"), devices)
+                    .devices(key!("devices"), devices)
                     .end();
             }
             ClientFrame::Unwatch { id, devices } => {
                 let frame = begin!(out, "unwatch").text(quoted!("id"), id);
                 match devices {
-                    Some(devices) => frame.addresses(key!("devices"), devices).end(),
+                    Some(devices) => frame.devices(key!("devices"), devices).end(),
                     None => frame.end(),
                 }
             }
@@ -248,7 +250,7 @@ impl ClientFrame<'_> {
 fn write_send(out: &mut Vec<u8>, send: &Send<'_>) {
     begin!(out, "send")
         .text(quoted!("id"), &send.id)
-        .address(quoted!("to"), &send.to)
+        .text(quoted!("to"), &send.to)
         .raw(key!("body"), send.body)
         .number_if_set(key!("ttl_ms"), send.ttl_ms)
         .text_if_set(quoted!("re"), send.re.as_deref())
@@ -305,18 +307,10 @@ impl Object<'_> {
         self
     }
 
-    fn address(self, key: &'static str, address: &Address<'_>) -> Self {
-        match address {
-            Address::Impossible(text) => self.text(key, text),
-            Address::Name(name) => self.word(key, name),
-            Address::Number(id) => self.device(key, DeviceRef::Number(*id)),
-        }
-    }
-
-    fn addresses(self, key: &'static str, addresses: &[Address<'_>]) -> Self {
+    fn devices(self, key: &'static str, devices: &[Cow<'_, str>]) -> Self {
         let mut frame = self.raw(key, b"[");
-        for (index, address) in addresses.iter().enumerate() {
-            frame = frame.address(if index == 0 { "\"" } else { ",\"" }, address);
+        for (index, device) in devices.iter().enumerate() {
+            frame = frame.text(if index == 0 { "\"" } else { ",\"" }, device);
         }
         frame.raw("]", b"")
     }

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::Value;
 use switchboard_proto::v1::{
-    self, Address, ClientFrame, DeviceEvent, Durability, FrameErrorCode, INTEGER_MAX, Outcome,
-    RejectCode, Send, ServerEvent, WelcomeEvent, Word,
+    self, ClientFrame, DeviceEvent, Durability, FrameErrorCode, INTEGER_MAX, Outcome, RejectCode,
+    Send, ServerEvent, WelcomeEvent, Word,
 };
 
 use crate::shown;
@@ -30,12 +30,12 @@ fn device() -> impl Strategy<Value = String> {
     prop_oneof!["[a-zA-Z][a-zA-Z0-9._:@-]{0,127}", (0..1u64 << 63).prop_map(|id| id.to_string())]
 }
 
-fn address() -> impl Strategy<Value = Address<'static>> {
-    prop_oneof![4 => device(), 1 => text()].prop_map(|text| Address::new(Cow::Owned(text)))
+fn any_device() -> impl Strategy<Value = Cow<'static, str>> {
+    prop_oneof![4 => device(), 1 => text()].prop_map(Cow::Owned)
 }
 
-fn addresses() -> impl Strategy<Value = Vec<Address<'static>>> {
-    proptest::collection::vec(address(), 0..4)
+fn any_devices() -> impl Strategy<Value = Vec<Cow<'static, str>>> {
+    proptest::collection::vec(any_device(), 0..4)
 }
 
 fn body() -> impl Strategy<Value = &'static str> {
@@ -45,7 +45,7 @@ fn body() -> impl Strategy<Value = &'static str> {
 fn send() -> impl Strategy<Value = Send<'static>> {
     let durability = option::of(select(&Durability::ALL[1..]));
     let options = (option::of(number()), option::of(cow()), durability, any::<bool>());
-    (cow(), address(), body(), options).prop_map(
+    (cow(), any_device(), body(), options).prop_map(
         |(id, to, body, (ttl_ms, re, durability, receipt))| Send {
             id,
             to,
@@ -60,7 +60,7 @@ fn send() -> impl Strategy<Value = Send<'static>> {
 
 fn client_frame() -> impl Strategy<Value = ClientFrame<'static>> {
     let hello = (option::of(cow()), option::of(cow()), option::of(number()), any::<bool>());
-    let devices = (cow(), option::of(address()), option::of(1..=1000u32));
+    let devices = (cow(), option::of(any_device()), option::of(1..=1000u32));
     prop_oneof![
         hello.prop_map(|(token, mailbox, last_seq, ephemeral)| ClientFrame::Hello {
             ephemeral,
@@ -73,8 +73,8 @@ fn client_frame() -> impl Strategy<Value = ClientFrame<'static>> {
         (number(), option::of(cow())).prop_map(|(seq, reason)| ClientFrame::Refuse { seq, reason }),
         cow().prop_map(|id| ClientFrame::Cancel { id }),
         devices.prop_map(|(id, after, limit)| ClientFrame::Devices { id, after, limit }),
-        (cow(), addresses()).prop_map(|(id, devices)| ClientFrame::Watch { id, devices }),
-        (cow(), option::of(addresses()))
+        (cow(), any_devices()).prop_map(|(id, devices)| ClientFrame::Watch { id, devices }),
+        (cow(), option::of(any_devices()))
             .prop_map(|(id, devices)| ClientFrame::Unwatch { id, devices }),
         cow().prop_map(|token| ClientFrame::Refresh { token }),
         option::of(cow()).prop_map(|id| ClientFrame::Ping { id }),

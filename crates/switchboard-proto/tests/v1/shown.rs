@@ -1,9 +1,11 @@
 //! Shows frames in the form of the vectors.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 use switchboard_proto::v1::{
-    Address, ClientFrame, DeviceRef, DeviceStatus, Durability, FrameError, Send, ServerEvent,
-    ServerFrame, Welcome, WelcomeEvent, Word,
+    ClientFrame, DeviceRef, DeviceStatus, Durability, FrameError, Send, ServerEvent, ServerFrame,
+    Welcome, WelcomeEvent, Word,
 };
 
 /// An object without the members that are null or false, which is how frames are written too.
@@ -18,15 +20,15 @@ fn if_true(flag: bool) -> Option<bool> {
     flag.then_some(true)
 }
 
-fn address(address: &Address<'_>) -> Value {
-    match address {
-        Address::Impossible(text) => json!({"impossible": text}),
-        possible => json!(possible.to_string()),
+fn device(id: &str) -> Value {
+    match DeviceRef::parse(id) {
+        None => json!({"impossible": id}),
+        Some(_) => json!(id),
     }
 }
 
-fn addresses(devices: &[Address<'_>]) -> Value {
-    devices.iter().map(address).collect()
+fn all(ids: &[Cow<'_, str>]) -> Value {
+    ids.iter().map(|id| device(id)).collect()
 }
 
 fn raw(body: &[u8]) -> &str {
@@ -40,7 +42,7 @@ pub(crate) fn client(frame: &ClientFrame<'_>) -> Value {
             "ephemeral": if_true(*ephemeral),
         }),
         ClientFrame::Send(Send { id, to, body, ttl_ms, re, durability, receipt }) => json!({
-            "type": "send", "id": id, "to": address(to), "body": raw(body), "ttl_ms": ttl_ms,
+            "type": "send", "id": id, "to": device(to), "body": raw(body), "ttl_ms": ttl_ms,
             "re": re, "durability": durability.map(Durability::as_str),
             "receipt": if_true(*receipt),
         }),
@@ -50,14 +52,14 @@ pub(crate) fn client(frame: &ClientFrame<'_>) -> Value {
         }
         ClientFrame::Cancel { id } => json!({"type": "cancel", "id": id}),
         ClientFrame::Devices { id, after, limit } => {
-            let after = after.as_ref().map(address);
+            let after = after.as_deref().map(device);
             json!({"type": "devices", "id": id, "after": after, "limit": limit})
         }
         ClientFrame::Watch { id, devices } => {
-            json!({"type": "watch", "id": id, "devices": addresses(devices)})
+            json!({"type": "watch", "id": id, "devices": all(devices)})
         }
         ClientFrame::Unwatch { id, devices } => {
-            json!({"type": "unwatch", "id": id, "devices": devices.as_deref().map(addresses)})
+            json!({"type": "unwatch", "id": id, "devices": devices.as_deref().map(all)})
         }
         ClientFrame::Refresh { token } => json!({"type": "refresh", "token": token}),
         ClientFrame::Ping { id } => json!({"type": "ping", "id": id}),

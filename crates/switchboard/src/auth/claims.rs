@@ -1,55 +1,17 @@
 //! What a token says, once its signature is verified.
 
-use std::fmt;
-
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use switchboard_proto::DeviceId;
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{DeviceRef, PublicId};
 
 use super::error::TokenError;
 use super::patterns::Patterns;
-
-/// A device as a token names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum DeviceIdent {
-    /// Given by this server to a device that came without a name; below 2^63.
-    Number(DeviceId),
-    /// A letter, then up to 127 of `A-Z a-z 0-9 . _ : @ -`.
-    Name(Box<str>),
-}
-
-impl DeviceIdent {
-    /// The same, borrowed.
-    pub fn as_ref(&self) -> DeviceRef<'_> {
-        match self {
-            DeviceIdent::Number(id) => DeviceRef::Number(*id),
-            DeviceIdent::Name(name) => DeviceRef::Name(name),
-        }
-    }
-}
-
-impl From<DeviceRef<'_>> for DeviceIdent {
-    fn from(device: DeviceRef<'_>) -> DeviceIdent {
-        match device {
-            DeviceRef::Number(id) => DeviceIdent::Number(id),
-            DeviceRef::Name(name) => DeviceIdent::Name(name.into()),
-        }
-    }
-}
-
-/// As it stands on the wire.
-impl fmt::Display for DeviceIdent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_ref().fmt(f)
-    }
-}
 
 /// What a valid token grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     /// Who its bearer is.
-    pub device: DeviceIdent,
+    pub device: PublicId,
     /// When it ends, leeway included; `None` is never.
     pub expires_at_ms: Option<u64>,
     /// Whom the device may send to; `None` is everybody.
@@ -129,8 +91,8 @@ impl Claims {
         };
         let expires_at_s = raw.in_force(leeway_s, now_unix_s)?;
         let device = raw.sub.as_deref().and_then(DeviceRef::parse);
-        let device = DeviceIdent::from(device.ok_or(TokenError::BadSubject)?);
-        if signed_by == SignedBy::Operator && matches!(device, DeviceIdent::Number(_)) {
+        let device = PublicId::from(device.ok_or(TokenError::BadSubject)?);
+        if signed_by == SignedBy::Operator && matches!(device, PublicId::Number(_)) {
             return Err(TokenError::ForeignNumber);
         }
         let allow_send = raw.allow_send.map(Patterns::new).transpose();

@@ -26,9 +26,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use switchboard_proto::v1::PublicId;
 use tokio::sync::Notify;
 
-pub use claims::{Claims, DeviceIdent};
+pub use claims::Claims;
 pub use error::{KeyError, TokenError};
 pub use own::OwnKey;
 pub use patterns::{PATTERN_LEN_MAX, PATTERNS_MAX, Patterns, PatternsError};
@@ -139,7 +140,7 @@ impl Keyring {
         let claims = decode(payload).ok_or(TokenError::NotJwt)?;
         let rules = &self.operator_keys().rules;
         let claims = Claims::judge(&claims, signed_by, rules, now_unix_s)?;
-        if matches!(claims.device, DeviceIdent::Number(_)) && !self.takes_numbers {
+        if matches!(claims.device, PublicId::Number(_)) && !self.takes_numbers {
             return Err(TokenError::NoName);
         }
         Ok(claims)

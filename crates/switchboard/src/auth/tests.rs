@@ -13,7 +13,7 @@ use ring::signature::{
 use ring::{hmac, rsa};
 use serde_json::{Value, json};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{DeviceRef, PublicId};
 
 use super::*;
 use crate::config::KeySet;
@@ -161,11 +161,11 @@ impl Operator {
     }
 }
 
-fn name(name: &str) -> DeviceIdent {
-    DeviceIdent::Name(name.into())
+fn name(name: &str) -> PublicId {
+    PublicId::Name(name.into())
 }
 
-fn device(keyring: &Keyring, token: &str) -> Result<DeviceIdent, TokenError> {
+fn device(keyring: &Keyring, token: &str) -> Result<PublicId, TokenError> {
     keyring.verify(token, NOW).map(|claims| claims.device)
 }
 
@@ -404,7 +404,7 @@ fn own_and_operators_keys_are_never_confused() {
     ] {
         assert_eq!(device(&keyring, &token), Err(error), "{token}");
     }
-    let number = Ok(DeviceIdent::Number(DeviceId::new(100_000_000)));
+    let number = Ok(PublicId::Number(DeviceId::new(100_000_000)));
     assert_eq!(
         device(&keyring, &same.token(Some("switchboard"), &json!({ "sub": "100000000" }))),
         number

@@ -7,7 +7,7 @@ use std::time::Duration;
 use switchboard_client::v1::OpenError;
 use switchboard_client::{ConnectError, Options, TlsError};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Address, DeviceRef};
+use switchboard_proto::v1::{DeviceRef, PublicId};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -126,9 +126,9 @@ pub(super) fn address(text: &str) -> Result<String, Infallible> {
 }
 
 /// A device's number or name.
-pub(super) fn device(text: &str) -> Result<Address<'static>, String> {
+pub(super) fn device(text: &str) -> Result<PublicId, String> {
     let number = DeviceId::from_decimal(text).map(DeviceRef::Number);
-    let device = number.or_else(|| DeviceRef::parse(text)).map(DeviceRef::into_owned);
+    let device = number.or_else(|| DeviceRef::parse(text)).map(PublicId::from);
     device.ok_or_else(|| {
         "a device's id is a number such as 100000000, or its name: a letter, then A-Z a-z 0-9 . _ : \
          @ -"

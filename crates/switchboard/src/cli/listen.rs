@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use switchboard_client::v1::{Ack, Cursor, Device, Event, Message, OpenError, Options, Receipt};
 use switchboard_client::v1::{Session, State, Welcome};
 use switchboard_client::{ConnectError, Ending};
-use switchboard_proto::v1::Address;
+use switchboard_proto::v1::PublicId;
 
 use super::Exit;
 use super::client::{Server, block_on, device, interrupted};
@@ -61,7 +61,7 @@ pub(super) struct Args {
     state: Option<PathBuf>,
     /// Also tell when this device comes and goes; may be given again
     #[arg(long, value_name = "ID", value_parser = device)]
-    watch: Vec<Address<'static>>,
+    watch: Vec<PublicId>,
 }
 
 /// The pause before connecting again, doubled after each failure.
@@ -205,7 +205,7 @@ async fn watch(args: &Args, device: &Device) -> Result<(), Stop> {
     if args.watch.is_empty() {
         return Ok(());
     }
-    let watched: Vec<String> = args.watch.iter().map(Address::to_string).collect();
+    let watched: Vec<String> = args.watch.iter().map(PublicId::to_string).collect();
     let watched: Vec<&str> = watched.iter().map(String::as_str).collect();
     device.watch(&watched).await.map_err(|error| Stop::Watch(error.to_string()))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use switchboard_client::v1::{Outgoing, RejectCode, Word};
-use switchboard_proto::v1::{Address, ID_LEN_MAX, check_body};
+use switchboard_proto::v1::{ID_LEN_MAX, PublicId, check_body};
 use tokio::sync::mpsc::{self, Receiver};
 
 use super::Exit;
@@ -45,7 +45,7 @@ Exit codes: 0 delivered or accepted, 1 failed, 2 wrong usage,
 pub(super) struct Args {
     /// The device to send to: its id, which its page or `switchboard listen` shows, or its name
     #[arg(value_parser = device)]
-    pub(super) to: Address<'static>,
+    pub(super) to: PublicId,
     /// The message; - reads it from standard input, less one final new line
     #[arg(value_name = "MSG", allow_hyphen_values = true, required_unless_present = "lines")]
     message: Option<String>,

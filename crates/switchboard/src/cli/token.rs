@@ -3,10 +3,10 @@
 use std::io::{self, ErrorKind, IsTerminal};
 use std::time::Duration;
 
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{DeviceRef, PublicId};
 
 use super::{Exit, data, output};
-use crate::auth::{DeviceIdent, KeyError, OwnKey, Patterns, TOKEN_LEN_MAX};
+use crate::auth::{KeyError, OwnKey, Patterns, TOKEN_LEN_MAX};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +28,7 @@ Exit codes: 0 printed, 1 failed, 2 wrong usage or no server's data there";
 pub(super) struct Args {
     /// The device's name: a letter, then up to 127 of A-Z a-z 0-9 . _ : @ -
     #[arg(long, value_name = "NAME", value_parser = name)]
-    device: DeviceIdent,
+    device: PublicId,
     /// How long it is valid, such as 24h or 30days [default: as long as the key]
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     ttl: Option<Duration>,
@@ -91,7 +91,7 @@ fn hint(args: &Args) -> String {
     format!("Valid {until}. Whoever has it is {}: keep it secret.", args.device)
 }
 
-fn name(text: &str) -> Result<DeviceIdent, String> {
+fn name(text: &str) -> Result<PublicId, String> {
     match DeviceRef::parse(text) {
         Some(device @ DeviceRef::Name(_)) => Ok(device.into()),
         _ if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => Err(

@@ -11,8 +11,9 @@ use std::time::SystemTime;
 
 use tempfile::TempDir;
 
-use switchboard::auth::{Claims, DeviceIdent, Keyring, Patterns};
+use switchboard::auth::{Claims, Keyring, Patterns};
 use switchboard::config::Config;
+use switchboard_proto::v1::PublicId;
 
 use crate::server::{Server, binary};
 
@@ -55,7 +56,7 @@ fn refused(output: &Output, code: i32, words: &str) {
 #[test]
 fn a_token_is_for_the_server_with_the_same_data_directory() {
     let home = started_with("switchboard-data");
-    let alice = DeviceIdent::Name("alice".into());
+    let alice = PublicId::Name("alice".into());
     let expected = Claims { device: alice, expires_at_ms: None, allow_send: None };
     let default = home.path().join("switchboard-data");
     assert_eq!(claims(&token(home.path(), "--device alice"), default), expected);
