@@ -1,8 +1,8 @@
 //! A file that takes space while there is some, and gives it up when others took the last of it.
 //!
-//! A log on a full disk could not write the acks that would make segments of it dead, and so would
-//! stay full. The ballast pays for them. It is given up in pieces, as whoever filled the disk may
-//! also take what becomes free.
+//! A log on a full disk could not write the acks that make its segments dead, and so would stay
+//! full. The ballast makes room for them. It is given up in pieces, as the process that filled the
+//! disk may also take what becomes free.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{Disk, DiskFile, StoreError};
 
 /// Its name in the data directory.
 const NAME: &str = "ballast";
-/// A piece is at least one part in so many.
+/// A piece is at least this fraction of the ballast.
 const PIECES: u64 = 8;
 
 /// Space that is set aside.
@@ -21,24 +21,25 @@ pub(super) struct Ballast {
     file: Option<Box<dyn DiskFile>>,
     target: u64,
     len: u64,
-    /// This run has seen to it that all of the file has blocks. A copy of it may be sparse.
+    /// Set once this run has allocated all blocks of the file: a copy of it may be sparse.
     is_allocated: bool,
 }
 
 impl Ballast {
-    /// Finds what an earlier run set aside.
+    /// Returns the ballast that an earlier run set aside, whole or not.
     pub(super) fn find(disk: Arc<dyn Disk>, target: u64) -> Ballast {
+        // An error shows again in `fill`, which reports it.
         let file = disk.open(NAME).ok();
         let len = file.as_ref().and_then(|file| file.size().ok()).unwrap_or(0);
         Ballast { disk, file, target, len, is_allocated: false }
     }
 
-    /// Bytes of the file.
+    /// Returns the bytes of the file.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Returns what is missing of it.
+    /// Returns the bytes that are missing.
     pub(super) fn lacking(&self) -> u64 {
         self.target.saturating_sub(self.len)
     }
@@ -47,7 +48,7 @@ impl Ballast {
         self.target == 0 || (self.is_allocated && self.lacking() == 0)
     }
 
-    /// Makes it whole. On an error it is what it was.
+    /// Makes it whole. After an error it is as large as before.
     pub(super) fn fill(&mut self) -> Result<(), StoreError> {
         let file = match &self.file {
             Some(file) => file,
@@ -61,9 +62,11 @@ impl Ballast {
                 self.file.insert(made?)
             }
         };
+        // `fallocate` never shrinks a file: one of a larger target must be cut down as well.
         let filled = file.allocate(self.target).and_then(|()| file.truncate(self.target));
         if let Err(error) = filled {
-            // What was taken of a disk that is too full is needed more elsewhere.
+            // A `fallocate` that fails with ENOSPC may keep the blocks that it got (ext4), and
+            // on a disk that is this full others need them more.
             file.truncate(self.len).ok();
             return Err(StoreError::new("allocate", NAME, error));
         }
@@ -71,9 +74,10 @@ impl Ballast {
         Ok(())
     }
 
-    /// Gives up a piece, at least `bytes` if there are so many; `false` when nothing is left.
+    /// Gives up a piece, at least `bytes` if there are so many; false if nothing is left.
     pub(super) fn give_up(&mut self, bytes: u64) -> bool {
         let Some(file) = self.file.as_ref().filter(|_| self.len > 0) else { return false };
+        // Parts of the whole, not of what is left: those would become ever smaller and never end.
         let len = self.len.saturating_sub(bytes.max(self.len.max(self.target) / PIECES));
         if file.truncate(len).is_err() {
             return false;
@@ -82,7 +86,7 @@ impl Ballast {
         true
     }
 
-    /// Does without: this disk cannot have one.
+    /// Gives up filling it: this disk cannot have one.
     pub(super) fn forgo(&mut self) {
         self.target = 0;
     }

@@ -5,18 +5,18 @@ use super::segment::{FRAME_LEN, Frame, Seal};
 
 /// Most bytes of a batch, so that offsets in a segment fit into 32 bits.
 ///
-/// A shard ends a batch when it passes 4 MiB, and a record is at most a text of 256 MiB (the largest
-/// `max_message_bytes`) of which each byte is written as six (`\\u0000`): 1.51 GiB together.
+/// A shard ends a batch when it passes 4 MiB, and the longest record is a text of 256 MiB (the
+/// largest `max_message_bytes`) with each byte escaped as six (`\u0000`): 1.51 GiB together.
 const LEN_MAX: usize = 2 << 30;
 
 /// Records that one shard submits together.
 ///
-/// They lie in one segment, in order, and are told as synced together. After a crash in between, a
-/// first part of them may be there. The memory is the batch's own and is given back with
-/// [`Synced`].
+/// They are written to one segment, in order, and reported as synced together. A crash before that
+/// may leave any number of them, counted from the first. The batch owns its memory, and
+/// [`Synced`] returns it for reuse.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// As they will lie in the segment; frames hold only the length until they are sealed.
+    /// The records as in the segment; a frame contains only the length until it is sealed.
     bytes: Vec<u8>,
     len: usize,
 }
@@ -25,7 +25,7 @@ impl Batch {
     /// Adds the record that `write` appends.
     ///
     /// # Panics
-    /// When `write` takes bytes away, or when the batch passes 2 GiB.
+    /// If `write` removes bytes, or if the batch passes 2 GiB.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let frame = self.bytes.len();
         let start = frame + FRAME_LEN;
@@ -40,17 +40,17 @@ impl Batch {
     /// Adds a record.
     ///
     /// # Panics
-    /// When the batch passes 2 GiB.
+    /// If the batch passes 2 GiB.
     pub fn push(&mut self, record: &[u8]) {
         self.push_with(|out| out.extend_from_slice(record));
     }
 
-    /// Returns how many records there are.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns whether there is no record.
+    /// Returns true if there is no record.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -69,12 +69,12 @@ impl Batch {
         self.len = 0;
     }
 
-    /// The records, in order.
+    /// Returns the records, in order.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
         self.spans().map(|(start, len)| &self.bytes[start + FRAME_LEN..][..len])
     }
 
-    /// Ties the records to where they will lie: from `first` on, in the write that begins at
+    /// Completes the frames of records that will lie from `first` on, in the write that begins at
     /// `flush`.
     pub(super) fn seal(&mut self, seal: Seal, first: u32, flush: u32) {
         let mut rest = &mut self.bytes[..];
@@ -88,12 +88,12 @@ impl Batch {
         }
     }
 
-    /// The records as they lie in the segment.
+    /// Returns the bytes to be written to the segment.
     pub(super) fn framed(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Returns where each record's frame begins, and how long the record is.
+    /// Returns the start of each record's frame, and the record's length.
     fn spans(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut next = 0;
         std::iter::from_fn(move || {
@@ -108,14 +108,14 @@ impl Batch {
 /// A batch that became durable.
 #[derive(Debug)]
 pub struct Synced {
-    /// The batch, also given back for its memory.
+    /// The batch; its memory can be reused.
     pub batch: Batch,
-    /// Where its first record lies.
+    /// Position of its first record.
     pub first: Position,
 }
 
 impl Synced {
-    /// Returns where each record lies, in the order in which they were pushed.
+    /// Returns the position of each record, in the order in which they were pushed.
     pub fn positions(&self) -> impl Iterator<Item = Position> {
         let (segment, first) = (self.first.segment(), self.first.offset());
         self.batch.spans().map(move |(start, _)| Position::new(segment, first + start as u32))

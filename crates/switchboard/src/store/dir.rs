@@ -1,7 +1,7 @@
-//! A directory that is worked in through its descriptor.
+//! A directory that is used through its descriptor.
 //!
-//! A path leads elsewhere once somebody has moved the directory and put another in its place. The
-//! descriptor stays with the directory that was opened, and with the lock on it.
+//! A path leads elsewhere once the directory was moved and another put in its place. The descriptor
+//! stays with the directory that was opened, and with the lock on it.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode};
 use rustix::io::retry_on_intr;
 
-/// What a file system calls a file: device and inode.
+/// Identity of a file in its file system: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId(u64, u64);
 
@@ -30,7 +30,7 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    /// Opens the directory to which the path leads now.
+    /// Opens the directory that the path leads to now.
     pub(crate) fn open(path: &Path) -> io::Result<Dir> {
         let file = open_at(fs::CWD, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         Ok(Dir { file, path: path.to_owned() })
@@ -41,29 +41,29 @@ impl Dir {
         Ok(Dir { file, path: self.path.join(name) })
     }
 
-    /// Opens a file; one that this makes is for its user alone.
+    /// Opens a file; if this creates it, only its user may read or write it.
     pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         open_at(&self.file, Path::new(name), flags)
     }
 
-    /// As [`open_to_read`], of a name here.
+    /// As [`open_to_read`], for a name in this directory.
     pub(super) fn open_to_read(&self, name: &str) -> io::Result<File> {
         open_to_read_at(&self.file, Path::new(name))
     }
 
-    /// The content of a file, of a longer one the first `len_max` bytes.
+    /// Returns the content of a file, but at most its first `len_max` bytes.
     pub(crate) fn read_file(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open_to_read(name)?.take(len_max).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Makes a directory for its user alone.
+    /// Makes a directory that only its user may enter.
     pub(super) fn make_dir(&self, name: &str) -> io::Result<()> {
         Ok(fs::mkdirat(&self.file, name, Mode::RWXU)?)
     }
 
-    /// Replaces `to` if that is there.
+    /// Renames a file; replaces `to` if it exists.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(fs::renameat(&self.file, from, &self.file, to)?)
     }
@@ -73,12 +73,12 @@ impl Dir {
         Ok(fs::unlinkat(&self.file, name, AtFlags::empty())?)
     }
 
-    /// Makes durable what was made, renamed and deleted.
+    /// Makes creations, renames and deletions durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 
-    /// The names of all files.
+    /// Returns the names of all files.
     pub(super) fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(&self.file)? {
@@ -91,18 +91,19 @@ impl Dir {
         Ok(names)
     }
 
-    /// Of the directory itself.
+    /// Returns the metadata of the directory itself.
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// Of a file in it, which need not be readable.
+    /// Returns the metadata of a file in it, which need not be readable.
     pub(crate) fn metadata_of(&self, name: &str) -> io::Result<Metadata> {
         self.open_file(name, OFlags::PATH)?.metadata()
     }
 
-    /// Returns what is found under a name; opens nothing, as this is asked when no descriptor may be left.
+    /// Returns the identity of the file under a name.
     pub(super) fn id_of(&self, name: &str) -> io::Result<FileId> {
+        // Not by opening the file: this must also work when no file descriptor is left.
         let found = fs::statat(&self.file, name, AtFlags::empty())?;
         Ok(FileId(found.st_dev, found.st_ino))
     }
@@ -111,24 +112,25 @@ impl Dir {
         FileId::of(&self.file)
     }
 
-    /// The path that led here when it was opened; for words to people.
+    /// Returns the path that led here when it was opened; only for messages to people.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The descriptor.
+    /// Returns the open directory, for its lock.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 }
 
-/// Opens a file for reading. Anything may lie in its place: what is no file is an error, which
-/// [counts as damage](super::is_damage), and a pipe is not waited for.
+/// Opens a file for reading. Anything that is not a regular file is an error, which
+/// [counts as damage](super::is_damage).
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open_to_read_at(fs::CWD, path)
 }
 
 fn open_to_read_at(dir: impl std::os::fd::AsFd, path: &Path) -> io::Result<File> {
+    // To open a pipe without NONBLOCK would wait for a process that writes to it.
     let file = open_at(dir, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(ErrorKind::IsADirectory, "it is no file"));

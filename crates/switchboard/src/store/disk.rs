@@ -1,4 +1,4 @@
-//! What the log needs of a disk, and the real one.
+//! The disk as the log sees it, and its real implementation.
 
 use std::fmt;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -15,80 +15,84 @@ use super::{OpenError, Space, StoreError, is_damage};
 
 /// A directory of files. Names are plain file names.
 ///
-/// What is created or deleted is certain to have been so after a crash only once
-/// [`Disk::sync_dir`] succeeded.
+/// A creation or deletion is certain to survive a crash only once [`Disk::sync_dir`] succeeded.
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// The names of all files, in any order.
+    /// Returns the names of all files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file that must not exist.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Deletes a file; those that hold it open still read it.
+    /// Deletes a file; where it is open it can still be read.
     fn delete(&self, name: &str) -> io::Result<()>;
     /// Makes creations and deletions durable.
     fn sync_dir(&self) -> io::Result<()>;
-    /// The file system below it. One that cannot tell bounds nothing.
+    /// Returns the space of the file system. An error means that it cannot tell, and bounds
+    /// nothing.
     fn space(&self) -> io::Result<Space> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// Returns whether a start would find this open file under this name. A disk that cannot tell says yes.
+    /// Returns true if a start would find this open file under this name, or if the disk cannot
+    /// tell.
     fn finds(&self, _name: &str, _file: &dyn DiskFile) -> io::Result<bool> {
         Ok(true)
     }
-    /// A number that is new each time, also after a restart.
+    /// Returns a number that is new each time, also after a restart.
     fn fresh_id(&self) -> io::Result<u64>;
 }
 
 /// An open file.
 ///
-/// What is written is certain to be there after a crash only once a sync succeeded. After a sync
-/// that failed, nothing is known of what was written since the one before, and a later sync that
+/// Written bytes are certain to survive a crash only once a sync succeeded. After a sync that
+/// failed, nothing is known of what was written since the one before, and a later sync that
 /// succeeds says nothing about it.
 pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Bytes of the file.
+    /// Returns the length of the file in bytes.
     fn size(&self) -> io::Result<u64>;
-    /// Reads some bytes; 0 at the end.
+    /// Reads at least one byte and returns how many; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes all bytes, one slice after the other; only one thread may write. On an error some
-    /// may have been written.
+    /// Writes all bytes, one slice after the other; only one thread may write. After an error a
+    /// first part may have been written.
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
-    /// Cuts the file off.
+    /// Sets the length of the file.
     fn truncate(&self, len: u64) -> io::Result<()>;
-    /// Makes the first `len` bytes take space on the disk; what they held may be gone.
+    /// Allocates blocks for the first `len` bytes, whose content may be lost.
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes content, and the length if it grew, durable.
     fn sync_data(&self) -> io::Result<()>;
-    /// Makes all of the file durable, also that it was cut off.
+    /// Makes all of the file durable, including that it was cut off.
     fn sync_all(&self) -> io::Result<()>;
-    /// Returns which file it is, for [`Disk::finds`].
+    /// Returns the identity of the file, for [`Disk::finds`].
     fn id(&self) -> io::Result<FileId> {
         Err(ErrorKind::Unsupported.into())
     }
 }
 
-/// The data directory, which one process holds at a time.
+/// The data directory, which one process may open at a time.
 ///
-/// All work in it goes through the descriptors that were opened at first. A path would lead a server
-/// whose directory was moved away into the one that was put there, with the store of another server.
+/// All work in it goes through the descriptors of the first opening. By path, a server whose
+/// directory was moved away would work in the one that was put there, with the store of another
+/// server.
 #[derive(Debug)]
 pub struct DataDir {
-    /// Holds the lock, which ends with the file, and so with the process. It is on the directory
-    /// itself, because a file could be deleted and made again while it is locked.
+    /// Has the lock, which ends with the descriptor, and so with the process. It is on the
+    /// directory itself, because a lock file could be deleted and made again while it is
+    /// locked.
     root: Dir,
-    /// The folder of the segments. Where it cannot be opened, that is said when it is needed.
+    /// The folder of the segments. An error from opening it is reported when the folder is needed.
     log: Result<Dir, Errno>,
-    /// The file that versions before lock, so that none of them runs beside this one.
+    /// `LOCK`, which earlier versions lock, so that none of them runs beside this one.
     _old_lock: Option<File>,
-    /// Files are opened for reading only, which a read-only file system allows.
+    /// Set if files are opened for reading only, which a read-only file system allows.
     is_read_only: bool,
 }
 
 const LOG: &str = "log";
 
 impl DataDir {
-    /// Opens the directory, making what is missing, for this process alone. One that it makes is for
-    /// its user alone, and not for git; what is there keeps its mode, as every file has its own.
+    /// Opens the directory for this process alone, and makes what is missing. A directory that it
+    /// makes is for its user alone, and hidden from git; one that exists keeps its mode, as
+    /// each file in it has a mode of its own.
     pub fn open(dir: &Path) -> Result<DataDir, OpenError> {
         let is_new = !dir.exists();
         make_dir(dir)?;
@@ -102,16 +106,18 @@ impl DataDir {
             root.make_dir(LOG).map_err(StoreError::of("create", &path.to_string_lossy()))?;
             log = open_log(&root);
         }
-        // The way to the log must be as durable as the log. The parent may be somebody else's.
+        // The names that lead to the log must be as durable as the log.
         if let Ok(log) = &log {
             sync(log)?;
         }
         sync(&root)?;
+        // The parent may belong to another user, so an error is not one of the store.
         drop(root.open_dir("..").and_then(|parent| parent.sync()));
         Ok(DataDir { root, log, _old_lock: old_lock, is_read_only: false })
     }
 
-    /// As [`DataDir::open_as_it_is`], for reading: to write is an error, and all may be read-only.
+    /// As [`DataDir::open_as_it_is`], for reading only: a write is an error, and the file
+    /// system may be read-only.
     pub fn open_to_read(dir: &Path) -> Result<DataDir, OpenError> {
         Ok(DataDir { is_read_only: true, ..DataDir::open_as_it_is(dir)? })
     }
@@ -123,12 +129,12 @@ impl DataDir {
         Ok(DataDir { root, log, _old_lock: old_lock, is_read_only: false })
     }
 
-    /// The path that led to the directory when it was opened.
+    /// Returns the path that led to the directory when it was opened.
     pub fn path(&self) -> &Path {
         self.root.path()
     }
 
-    /// The directory, for what lies beside the log.
+    /// Returns the directory, for files beside the log.
     pub(crate) fn root(&self) -> &Dir {
         &self.root
     }
@@ -137,9 +143,10 @@ impl DataDir {
         Ok(self.log.as_ref().map_err(|errno| *errno)?)
     }
 
-    /// Segments lie in the log's folder, manifest and ballast beside it: the manifest must tell that
-    /// the folder is gone, and a copy of the folder needs no ballast.
+    /// Returns the folder that a file belongs to: `log/` for segments, else the data directory.
     fn folder_of(&self, name: &str) -> io::Result<&Dir> {
+        // The manifest lies beside the folder so that it can tell that the folder is gone; the
+        // ballast so that a copy of the folder does not have it.
         if number_of(name).is_some() { self.log() } else { Ok(&self.root) }
     }
 }
@@ -148,7 +155,7 @@ fn open_log(root: &Dir) -> Result<Dir, Errno> {
     root.open_dir(LOG).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// Returns whether this is what has the name.
+/// Returns true if this file has the name.
 fn is_at(dir: &Dir, name: &str, id: FileId) -> io::Result<bool> {
     match dir.id_of(name) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -161,7 +168,7 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
     made.map_err(StoreError::of("create", &dir.to_string_lossy()))
 }
 
-/// Keeps the key and everybody's messages out of a repository in which a server is tried.
+/// Keeps the key and all messages out of a git repository in which a server is tried.
 fn hide_from_git(dir: &Path) -> Result<(), StoreError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let made = Dir::open(dir).and_then(|dir| dir.open_file(".gitignore", flags));
@@ -169,7 +176,8 @@ fn hide_from_git(dir: &Path) -> Result<(), StoreError> {
     written.map_err(StoreError::of("create", &dir.join(".gitignore").to_string_lossy()))
 }
 
-/// Takes the lock on the directory, and that on `LOCK` in it, if it is there or to be made.
+/// Takes the lock on the directory, and that on the file `LOCK` in it if that exists or is to be
+/// made.
 fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
     let root = Dir::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
     take_lock(dir, root.file())?;
@@ -181,7 +189,7 @@ fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
     };
     let old = match opened {
         Ok(file) => file,
-        // No version before this one has it locked.
+        // Then no earlier version can have it locked.
         Err(error) if !is_made && (error.kind() == ErrorKind::NotFound || is_damage(&error)) => {
             return Ok((root, None));
         }
@@ -221,7 +229,8 @@ impl Disk for DataDir {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        // To open a pipe for reading would wait for whoever writes to it.
+        // To open a pipe for reading would wait for a process that writes to it; with RDWR,
+        // Linux does not wait.
         let flags = match self.is_read_only {
             true => OFlags::RDONLY | OFlags::NONBLOCK,
             false => OFlags::RDWR,
@@ -234,6 +243,7 @@ impl Disk for DataDir {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        // Both, as the manifest and the ballast are made in the data directory itself.
         self.log()?.sync()?;
         self.root.sync()
     }
@@ -245,6 +255,7 @@ impl Disk for DataDir {
 
     fn finds(&self, name: &str, file: &dyn DiskFile) -> io::Result<bool> {
         let folder = self.folder_of(name)?;
+        // The folder's own name counts as well: it may have been moved with all that is in it.
         let is_found = number_of(name).is_none() || is_at(&self.root, LOG, folder.id()?)?;
         Ok(is_found && is_at(folder, name, file.id()?)?)
     }
@@ -264,9 +275,13 @@ impl DiskFile for File {
     }
 
     fn write_at(&self, mut slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        // std has no stable vectored write at an offset. Readers use `pread`, which does not
+        // look at the file's position, so only a second writer could move it.
         let mut file = self;
         file.seek(SeekFrom::Start(offset))?;
         while !slices.is_empty() {
+            // Often a part: std passes at most IOV_MAX (1,024) slices, Linux writes at most 2
+            // GiB, and a disk that becomes full takes the bytes for which it has blocks.
             match file.write_vectored(slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => IoSlice::advance_slices(&mut slices, len),
@@ -284,6 +299,7 @@ impl DiskFile for File {
     fn allocate(&self, len: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
         match fallocate(self, FallocateFlags::empty(), 0, len) {
+            // NFS before 4.2, for example: only written blocks are certain to be there.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, len),
             allocated => Ok(allocated?),
         }

@@ -1,4 +1,4 @@
-//! What can go wrong, by operation.
+//! Errors of the log, one type for each operation.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,19 +7,19 @@ use thiserror::Error;
 
 use super::{Disk, DiskFile};
 
-/// Why the log cannot be opened. Nothing was changed by an attempt that ends in one of these,
-/// except for [`OpenError::Io`].
+/// Reason why the log cannot be opened. Only an attempt that ends in [`OpenError::Io`] may have
+/// changed something on disk.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The directory belongs to another process that runs.
+    /// Another running process holds the lock on the directory.
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
-    /// Something else lies where versions before had a file that they locked.
+    /// `LOCK`, which earlier versions locked, is not a regular file.
     #[error("{} is no file that can be opened ({cause}): it holds nothing, remove it", path.display())]
     NoLock {
         /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         cause: io::Error,
     },
     /// The log was written by a newer version of this program.
@@ -27,19 +27,19 @@ pub enum OpenError {
     Newer {
         /// Name of the segment's file.
         file: String,
-        /// The version that it has.
+        /// Its format version.
         found: u32,
-        /// The newest version that is understood.
+        /// The newest version that this program reads.
         known: u32,
     },
-    /// A part of the log that had been synced cannot be read any more.
+    /// A synced part of the log cannot be read any more.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Damaged {
         /// Name of the segment's file.
         file: String,
-        /// Where the damage begins.
+        /// Offset at which the damage begins.
         offset: u64,
-        /// What was found there.
+        /// The finding, for the operator.
         what: &'static str,
     },
     /// A part of the log is gone, or belongs to another log.
@@ -47,27 +47,28 @@ pub enum OpenError {
     Wrong {
         /// Name of the file.
         file: String,
-        /// What is wrong with it; completes a sentence that begins with the name.
+        /// The finding; completes a sentence that begins with the name.
         what: &'static str,
     },
-    /// Whoever replays the log did not understand a record.
+    /// The replay did not understand a record.
     #[error("{file} has a record at byte {offset} that cannot be used: {reason}")]
     Record {
         /// Name of the segment's file.
         file: String,
-        /// Where the record begins.
+        /// Offset at which the record begins.
         offset: u64,
-        /// What the replay said.
+        /// The replay's error.
         reason: String,
     },
-    /// The disk refused.
+    /// The disk failed an operation.
     #[error(transparent)]
     Io(#[from] StoreError),
 }
 
 impl OpenError {
-    /// Returns true if the log is not what it was: to try again is of no use. Anything else, such as
-    /// too many open files or permissions, says nothing about what the disk holds.
+    /// Returns true if the log has lost something, so that another attempt is of no use. Any other
+    /// error, such as too many open files or missing permissions, says nothing about what the disk
+    /// holds.
     pub fn is_damage(&self) -> bool {
         match self {
             OpenError::InUse(_) | OpenError::NoLock { .. } | OpenError::Newer { .. } => false,
@@ -77,19 +78,19 @@ impl OpenError {
     }
 }
 
-/// What the disk refused.
+/// An operation that the disk failed.
 #[derive(Debug, Error)]
 #[error("cannot {doing} {file}{}: {cause}", at(*offset))]
 pub struct StoreError {
     pub(super) doing: &'static str,
     pub(super) file: String,
-    /// Where in the file, if it was read.
+    /// Offset in the file of a read that failed.
     pub(super) offset: Option<u64>,
-    /// Not called `source`: then whoever prints the chain of causes would say it twice.
+    // Not called `source`: the message contains it, and a printed chain of causes would repeat it.
     pub(super) cause: io::Error,
 }
 
-/// What became of a file that only the process that has it open still reads.
+/// Advice about a file that no name leads to any more.
 const GONE: &str = "it, or the directory that it was in, was removed or replaced while the server ran; \
                     move that very file back, and the server goes on; or stop the server, put a copy of \
                     the file in its place, restore the whole data directory from a backup or run \
@@ -104,12 +105,12 @@ impl StoreError {
         StoreError { doing, file: file.to_owned(), offset: None, cause }
     }
 
-    /// The file could not be read at `offset`.
+    /// A read of the file at `offset` that failed.
     pub(super) fn reading(file: &str, offset: u64, cause: io::Error) -> StoreError {
         StoreError { offset: Some(offset), ..StoreError::new("read", file, cause) }
     }
 
-    /// Fails if a start would not find this file.
+    /// Fails if a start would not find this open file under its name.
     pub(super) fn unless_found(
         disk: &dyn Disk,
         name: &str,
@@ -129,13 +130,14 @@ impl StoreError {
         move |cause| StoreError::new(doing, file, cause)
     }
 
-    /// Returns whether the disk is full, or a quota on it.
+    /// Returns true if the disk, or a quota on it, is full.
     pub fn is_no_space(&self) -> bool {
         is_no_space(&self.cause)
     }
 
-    /// Returns true if the disk does not return what it was given: to try again is of no use.
+    /// Returns true if the disk does not return what was written: another attempt is of no use.
     pub fn is_damage(&self) -> bool {
+        // EIO from a write or a sync says nothing about what is already stored.
         ["open", "read", "list"].contains(&self.doing) && is_damage(&self.cause)
     }
 
@@ -144,20 +146,20 @@ impl StoreError {
         self.doing == "open" && self.cause.kind() == io::ErrorKind::NotFound
     }
 
-    /// Returns what the operating system said.
+    /// Returns the operating system's error.
     pub fn io(&self) -> &io::Error {
         &self.cause
     }
 }
 
-/// Returns whether the system says that the disk is full, or a quota on it.
+/// Returns true for an error that says that the disk, or a quota on it, is full.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Returns true for an error that says that what was to be read is damaged: a sector or a block of the
-/// file system is lost (read(2), and what ext4, XFS and dm-integrity return for a wrong checksum), or
-/// something other than a file is in its place.
+/// Returns true for a read error that means damage: a sector or a block of the file system is lost
+/// (see read(2), and what ext4, XFS and dm-integrity return for a wrong checksum), or something
+/// other than a file is in its place.
 pub(crate) fn is_damage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     const DAMAGE: [Errno; 9] = [
@@ -175,26 +177,26 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
         || Errno::from_io_error(error).is_some_and(|errno| DAMAGE.contains(&errno))
 }
 
-/// Why a record cannot be read.
+/// Reason why a record cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// The segment was dropped, or there never was one.
     #[error("segment {0} is gone")]
     Gone(u32),
-    /// There is no intact record at that place.
+    /// There is no intact record at that offset.
     #[error("{file} holds no intact record at byte {offset}")]
     Damaged {
         /// Name of the segment's file.
         file: String,
-        /// Where a record was expected.
+        /// Offset at which a record was expected.
         offset: u32,
     },
-    /// The disk refused.
+    /// The disk failed an operation.
     #[error(transparent)]
     Io(#[from] StoreError),
 }
 
-/// Why a segment was not dropped.
+/// Reason why a segment was not dropped.
 #[derive(Debug, Error)]
 pub enum DropError {
     /// It is not the oldest one.
@@ -203,19 +205,19 @@ pub enum DropError {
     /// It is the newest one with synced records.
     #[error("segment {0} is the newest")]
     Newest(u32),
-    /// The disk refused. The segment may be gone or not; it can be tried again.
+    /// The disk failed an operation. The segment may or may not be gone; the drop can be retried.
     #[error(transparent)]
     Io(#[from] StoreError),
 }
 
-/// The log was not closed in order.
+/// The log could not be closed in order.
 #[derive(Debug, Error)]
 #[error("{}: {error}", not_closed(*records))]
 pub struct CloseError {
-    /// How many records never became durable. With none nothing is lost, and the next start takes the
-    /// end for a crash.
+    /// Number of records that never became durable. If it is 0 nothing is lost, and the next start
+    /// recovers as after a crash.
     pub records: usize,
-    /// What the disk said to the last attempt.
+    /// The error of the last attempt.
     pub error: StoreError,
 }
 

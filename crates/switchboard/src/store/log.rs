@@ -28,34 +28,34 @@ pub struct Log {
 #[derive(Debug)]
 struct Running {
     thread: JoinHandle<Result<(), CloseError>>,
-    /// Closed when the thread ends.
+    /// Disconnected when the thread ends: a thread cannot be joined with a timeout.
     ended: Receiver<()>,
 }
 
-/// A disk on which nothing becomes durable for so long is not waited for at the end.
+/// Time without progress after which `close` no longer waits for the disk.
 const CLOSE_STALL: Duration = Duration::from_secs(15);
 
-/// A log whose records were replayed, and that is not yet written.
+/// A log whose records were replayed, and whose writer is not started yet.
 #[derive(Debug)]
 pub struct Recovered {
-    /// What there was.
+    /// The log as it was found.
     pub found: Found,
     pub(super) shared: Arc<Shared>,
     pub(super) writer: Writer,
 }
 
-/// Notes in the manifest which state belongs to the log.
+/// Notes in the manifest which server state belongs to the log.
 #[derive(Clone, Debug)]
 pub struct StateNote(Arc<Shared>);
 
 impl StateNote {
-    /// The log's random id.
+    /// Returns the log's random id.
     pub fn store(&self) -> u64 {
         self.0.manifest().content.store
     }
 
-    /// Notes a state that is on disk, and which ids it says may have been given: so that no id is
-    /// given twice when the state is lost. Durable when it returns.
+    /// Notes the generation of the state on disk, and its mark of ids that may have been given, so
+    /// that no id is given twice if the state is lost. Durable when it returns.
     pub fn set(&self, generation: u64, ids_to: u64) -> Result<(), StoreError> {
         let mut manifest = self.0.manifest();
         manifest.content.state_generation = generation;
@@ -64,32 +64,32 @@ impl StateNote {
     }
 }
 
-/// A segment as its owner sees it.
+/// A segment as the log's owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
-    /// Its number; what [`Position::segment`] gives.
+    /// Its number, as in [`Position::segment`].
     pub number: u32,
-    /// Bytes up to its last durable record.
+    /// Bytes up to the end of its last durable record.
     pub bytes: u32,
-    /// Whether it is the newest one, which cannot be dropped.
+    /// True for the newest segment, which cannot be dropped.
     pub is_newest: bool,
 }
 
-/// See [`Log::skipping`].
+/// A segment in which lost sectors read as zeros; see [`Log::skipping`].
 #[derive(Debug)]
 pub struct Skipping(Segment);
 
-/// What the log takes.
+/// Size of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Segments with durable records.
+    /// Number of segments with durable records.
     pub segments: usize,
-    /// Bytes of theirs.
+    /// Their bytes up to the last durable record of each.
     pub bytes: u64,
 }
 
-/// Opens the log, mends what a crash left, and hands every durable record to `replay`, in order.
-/// Where there is none it is made; one that is not as its manifest has it is refused.
+/// Opens the log, hands every durable record to `replay`, in order, and repairs what a crash left.
+/// Makes the log if there is none, and refuses one that is not as its manifest has it.
 pub fn open(
     disk: Arc<dyn Disk>,
     options: Options,
@@ -97,15 +97,19 @@ pub fn open(
 ) -> Result<Recovered, OpenError> {
     let mut manifest = recover::manifest(&*disk)?;
     let chain = recover::read(&*disk, Some(&manifest.content), replay)?;
-    // Before files are deleted that it does not name.
+    // Before `mend` deletes files: the copy that does not name them may be in the page cache
+    // only, and after a power failure the older copy would count, which may name one of them.
     manifest.secure()?;
     match chain.mend(&*disk) {
         // On some file systems even writing in place needs space.
         Err(error) if error.is_no_space() && ballast::give_up_all(&*disk) => chain.mend(&*disk)?,
         mended => mended?,
     }
+    // After `mend`: were the tip durable before the records up to it, a power failure in between
+    // would make the next start refuse the log.
     chain.list_in(&mut manifest.content);
     manifest.sync()?;
+    // A file system that cannot tell its size does not bound the log.
     let plan = Plan::new(&options, disk.space().ok().map(|space| space.total));
     let Chain { segments, found, newest_number, file_len, .. } = chain;
     let segments: Vec<Arc<Segment>> = segments.into_iter().map(Arc::new).collect();
@@ -126,8 +130,8 @@ pub fn open(
     Ok(Recovered { found, shared, writer })
 }
 
-/// Reads the log as [`open`] does and changes nothing. `has_manifest` is false for a log of a
-/// version that had none.
+/// Reads and checks the log as [`open`] does, and changes nothing. `has_manifest` is false for
+/// a log of a version that had none.
 pub fn inspect(
     disk: &dyn Disk,
     has_manifest: bool,
@@ -140,28 +144,29 @@ pub fn inspect(
     Ok(recover::read(disk, Some(&content), replay)?.found)
 }
 
-/// Returns a log of a version that had no manifest one, and changes nothing else. Only what the
-/// segments themselves show can be held against it.
+/// Makes the manifest for a log of a version that had none. Only what the segments show can be
+/// checked.
 pub fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
     recover::adopt(disk)
 }
 
-/// Who the log is, as its manifest has it.
+/// Identity of a log, as its manifest has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Random, drawn when the log was made.
     pub store: u64,
     /// Generation of the state that belongs to it; 0 while there is none.
     pub state_generation: u64,
-    /// Ids of devices below this one may have been given; 0 where an earlier version wrote it.
+    /// Ids of devices below this one may have been given; 0 if an earlier version wrote the
+    /// manifest.
     pub ids_to: u64,
-    /// Whether there is a segment.
+    /// True if there is a segment.
     pub has_segments: bool,
-    /// One of the manifest's two copies cannot be read; the next start writes both.
+    /// True if one of the manifest's two copies cannot be read; the next start writes both.
     pub is_half: bool,
 }
 
-/// What the directory says of the log, before it is opened.
+/// Knowledge of the log before it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Neither manifest nor segments.
@@ -172,25 +177,26 @@ pub enum Known {
     Listed(Identity),
 }
 
-/// Looks which log there is; changes nothing.
+/// Tells which log the directory has; changes nothing.
 pub fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
     recover::identify(disk)
 }
 
 impl Recovered {
-    /// Gives up a piece of the ballast for something else that must be written at the start; `false`
-    /// when there is none.
+    /// Gives up a piece of the ballast for something else that must be written at the start; false
+    /// if there is none.
     pub fn give_up_ballast(&mut self) -> bool {
         self.writer.give_up_ballast()
     }
 
-    /// Returns what may be not durable, with what waits to be submitted: the bound of the options,
-    /// or less on a small disk. The log has room for no more when it says that it is full.
+    /// Returns the bound of all bytes that are not durable, including those that wait to be
+    /// submitted: that of the options, or less on a small disk. Once the log says that it is
+    /// full it has room for no more than that.
     pub fn queue_max_bytes(&self) -> usize {
         self.writer.queue_max_bytes()
     }
 
-    /// Returns where the server's state is noted.
+    /// Returns a handle that notes the server's state in the manifest.
     pub fn state_note(&self) -> StateNote {
         StateNote(self.shared.clone())
     }
@@ -209,9 +215,10 @@ impl Recovered {
 }
 
 impl Log {
-    /// Hands in what a shard wants durable; never waits. The listener is told when it is.
+    /// Queues a shard's batch; never waits. The listener is told when it is durable.
     ///
-    /// At the queue's bound, and when the log is closed, the batch comes back.
+    /// # Errors
+    /// Returns the batch if the queue is at its bound, or the log is closed.
     pub fn submit(&self, shard: usize, batch: Batch) -> Result<(), Full> {
         if batch.is_empty() {
             return Ok(());
@@ -219,26 +226,26 @@ impl Log {
         self.shared.queue.submit(shard, batch, &self.shared.stats)
     }
 
-    /// As [`Log::submit`], whatever the queue holds: the shard ends, and has no more.
+    /// Queues the last batch of a shard that ends, whatever the queue's bound.
     pub fn submit_last(&self, shard: usize, batch: Batch) {
         if !batch.is_empty() {
             self.shared.queue.submit_last(shard, batch, &self.shared.stats);
         }
     }
 
-    /// Reads a record into `payload`, replacing what is there. Waits for the disk if it must, but
+    /// Reads a record into `payload`, replacing what is there. May wait for a read of the disk, but
     /// never for a sync.
     pub fn read(&self, position: Position, payload: &mut Vec<u8>) -> Result<(), ReadError> {
         self.shared.segment(position.segment())?.read(position.offset(), payload)
     }
 
-    /// The oldest segment with durable records.
+    /// Returns the oldest segment with durable records.
     pub fn oldest(&self) -> Option<SegmentInfo> {
         self.shared.oldest()
     }
 
-    /// Reads a segment's records in order, about 1 MiB of them from `from` on, or from its first;
-    /// returns where to go on.
+    /// Visits about 1 MiB of a segment's records in order, from `from` or from the first;
+    /// returns the position at which to go on.
     ///
     /// # Errors
     /// A record that is not intact is [`ReadError::Damaged`]; those before it have been visited.
@@ -251,67 +258,69 @@ impl Log {
         self.shared.read_segment(number, from, visit)
     }
 
-    /// The first intact record of a segment at or behind `from`, where none is; `None` when none
-    /// follows.
+    /// Returns the position of the first intact record at or behind `from`, in the same segment;
+    /// `None` if there is none.
     pub fn next_intact(&self, from: Position) -> Result<Option<Position>, ReadError> {
         let segment = self.shared.segment(from.segment())?;
         next_intact(&segment, from)
     }
 
-    /// A segment whose disk refuses parts of it for good: these are taken for damaged.
+    /// Returns a segment in which sectors that the disk refuses count as damaged.
     pub fn skipping(&self, number: u32) -> Result<Skipping, ReadError> {
         Ok(Skipping(self.shared.segment(number)?.skipping()))
     }
 
-    /// Lets the next batch begin a segment, so that the one before can be dropped.
+    /// Begins a new segment, so that the one before can be dropped.
     pub fn roll(&self) {
         self.shared.queue.ask(Entry::Roll);
     }
 
     /// Deletes a segment, which must be the oldest one, once all that was submitted before this
-    /// call is durable. The listener hears what came of it.
+    /// call is durable. The listener is told the outcome.
     pub fn drop_oldest(&self, number: u32) {
         self.shared.is_dropping.store(true, Release);
         self.shared.queue.ask(Entry::Drop { segment: number });
     }
 
-    /// As [`Log::drop_oldest`], of a segment in which nothing counts any more: nothing need be durable
-    /// before. So it can be dropped when the disk is full.
+    /// As [`Log::drop_oldest`], for a segment of which nothing was copied: nothing need be durable
+    /// before. So it can be dropped while the disk is full and the queue stands.
     pub fn drop_dead(&self, number: u32) {
         self.shared.is_dropping.store(true, Release);
         self.shared.dead.store(number, Relaxed);
+        // Only to wake the writer, which takes `dead` before anything in its queue.
         self.look();
     }
 
-    /// Bytes of the file system, or of the quota if that is less.
+    /// Returns the size of the file system, or the quota if that is less, in bytes.
     pub fn volume(&self) -> u64 {
         self.shared.volume
     }
 
-    /// Returns whether space for new messages is short, or used up.
+    /// Returns true if space for new messages is short, or used up.
     pub fn is_tight(&self) -> bool {
         self.shared.stats.is_tight.load(Relaxed) > 0
     }
 
-    /// Returns whether a segment is being dropped.
+    /// Returns true while a segment is being dropped.
     pub fn is_dropping(&self) -> bool {
         self.shared.is_dropping.load(Acquire)
     }
 
-    /// Asks the writer to look at the file system: how much there is, and whether it can set its
-    /// ballast aside.
+    /// Asks the writer to look at the file system: for its free space, for the ballast if that
+    /// is not whole, and for files that were removed.
     pub fn look(&self) {
+        // At most one is queued: while the disk hangs, one more would come every second.
         if !self.shared.is_look_due.swap(true, Relaxed) {
             self.shared.queue.ask(Entry::Look);
         }
     }
 
-    /// Returns how much there is.
+    /// Returns the size of the log.
     pub fn usage(&self) -> Usage {
         self.shared.usage()
     }
 
-    /// Returns what was counted since the start.
+    /// Returns the log's counters, which begin at the start.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats
     }
@@ -320,8 +329,8 @@ impl Log {
     /// nothing.
     ///
     /// # Errors
-    /// A disk that refuses is tried once more, and then what is not durable is given up. So it is
-    /// when the disk hangs: then the thread is left behind, and ends with the process.
+    /// A disk that fails is tried once more; then what is not durable is given up. The same
+    /// goes for a disk that hangs: the thread is left behind, and ends with the process.
     pub fn close(&self) -> Result<(), CloseError> {
         self.close_within(CLOSE_STALL)
     }
@@ -334,6 +343,7 @@ impl Log {
             let stats = &self.shared.stats;
             stats.submitted.load(Relaxed) - stats.records.load(Relaxed)
         };
+        // Only a standstill counts: a slow disk with a full queue may need far longer than `stall`.
         let mut before = lacking();
         while ended.recv_timeout(stall) == Err(RecvTimeoutError::Timeout) {
             let now = lacking();

@@ -1,8 +1,8 @@
-//! `MANIFEST`: the log's own word for which segments it has and how far it is durable.
+//! `MANIFEST`: names the oldest and newest segment of the log, and how far it is durable.
 //!
-//! Without it a log that lost its end, its beginning or everything looks like a shorter log, and an
-//! accepted message that is missing looks like one that never came. The file has a fixed size and
-//! is written in place, so a full disk does not stop it:
+//! Without it a log that lost its end, its beginning or everything looks like a shorter log, and a
+//! missing accepted message looks like one that never came. The file has a fixed size and is
+//! written in place, so that a full disk does not stop it:
 //!
 //! ```text
 //! slot     at 0 and at 4096; the intact one with the higher generation counts
@@ -11,11 +11,11 @@
 //!          tip (number u32, end u32, id u64), ids u64, zeros up to 124, checksum u32
 //! ```
 //! Numbers are little-endian. A write goes to the slot that was not synced last. So whatever a
-//! crash does to it, the last synced content stays.
+//! crash does to it, the content that was synced last stays.
 //!
-//! The tip is noted after each sync of the log, before anybody is told, and is not synced itself:
-//! that survives the death of the process, and after a power failure an older tip is still a lower
-//! bound. [`Manifest::sync`] follows when the writer comes to rest.
+//! The tip is noted after each sync of the log, before any shard is told, and is not synced itself:
+//! the note survives the death of the process, and after a power failure an older tip is still a
+//! lower bound. [`Manifest::sync`] follows when the writer comes to rest.
 
 use std::io::{ErrorKind, IoSlice};
 
@@ -24,15 +24,15 @@ use super::{Disk, DiskFile, StoreError};
 
 /// The file's name.
 pub(super) const NAME: &str = "MANIFEST";
-/// The format that is written, and the newest that is read.
+/// The format version that is written, and the newest that is read.
 const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"swblist\n";
 const SLOT_LEN: usize = 128;
 const CHECKED_LEN: usize = SLOT_LEN - 4;
 /// A page apart: no device tears both with one write.
 const SLOT_AT: [usize; 2] = [0, 4096];
-/// A slot is written as a whole page: a part of a page that the disk has lost cannot be written, as
-/// the rest would have to be read first.
+/// A slot is written as a whole page: to write a part of a page, the kernel reads the rest first,
+/// which fails if the disk has lost it.
 const PAGE_LEN: usize = 4096;
 const FILE_LEN: usize = 8192;
 const IS_CLEAN: u32 = 1;
@@ -45,24 +45,24 @@ pub(super) struct Listed {
     pub(super) id: u64,
 }
 
-/// What the manifest says.
+/// Content of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
     /// Rises with each write.
     pub(super) generation: u64,
     /// Random, drawn when the store was made.
     pub(super) store: u64,
-    /// Of the `state.json` that belongs to the log; 0 while there is none.
+    /// Generation of the `state.json` that belongs to the log; 0 while there is none.
     pub(super) state_generation: u64,
     /// Segments above the newest and up to this number are attempts that were given up.
     pub(super) tried: u32,
     pub(super) oldest: Listed,
     pub(super) newest: Listed,
-    /// All up to here is durable; there may be more, unless the stop was clean.
+    /// The log is durable up to here; there may be more behind it, unless the stop was clean.
     pub(super) tip: Previous,
-    /// The log was closed in order, so nothing lies behind the tip.
+    /// Set if the log was closed in order, so that nothing lies behind the tip.
     pub(super) is_clean: bool,
-    /// As the state has it: ids below this one may have been given. 0 where an earlier version wrote
+    /// Ids below this one may have been given, as noted in the state; 0 if an earlier version wrote
     /// the manifest.
     pub(super) ids_to: u64,
 }
@@ -72,13 +72,13 @@ pub(super) struct Content {
 pub(super) struct Manifest {
     file: Box<dyn DiskFile>,
     pub(super) content: Content,
-    /// Holds what was synced last, and is not touched before the other one is synced.
+    /// The slot that was synced last; it is not written before the other one is synced.
     synced_slot: usize,
-    /// There is something that no sync covers.
+    /// Set while some content is not synced.
     is_dirty: bool,
 }
 
-/// What the disk has of a manifest.
+/// The manifest as found on disk.
 #[derive(Debug)]
 pub(super) enum Found {
     Missing,
@@ -86,7 +86,7 @@ pub(super) enum Found {
     Damaged,
     Intact {
         manifest: Manifest,
-        /// The other slot cannot be read. A crash may leave it so, too.
+        /// True if the other slot cannot be read. A crash, too, may leave it so.
         is_half: bool,
     },
 }
@@ -118,7 +118,7 @@ impl Content {
         out.try_into().expect("a slot is as long as its fields")
     }
 
-    /// `None` when these are not the intact bytes of a slot.
+    /// Parses a slot; `None` if it is damaged, or of a newer version.
     fn from_bytes(bytes: &[u8]) -> Option<Content> {
         let u32_at =
             |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
@@ -143,18 +143,20 @@ impl Content {
 }
 
 impl Manifest {
+    /// Reads the manifest; changes nothing.
     pub(super) fn find(disk: &dyn Disk) -> Result<Found, StoreError> {
         let file = match disk.open(NAME) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Missing),
             Err(error) => return Err(StoreError::new("open", NAME, error)),
         };
-        // It has this length from the moment that it was finished.
+        // Only while it is made does it have another length.
         if file.size().map_err(StoreError::of("read", NAME))? != FILE_LEN as u64 {
             return Ok(Found::Damaged);
         }
         let mut unreadable = None;
         let mut slots = [None; 2];
+        // One read each: a single one over both would fail for one lost sector.
         for (slot, at) in slots.iter_mut().zip(SLOT_AT) {
             let mut bytes = [0; SLOT_LEN];
             match read_exact_at(&*file, NAME, &mut bytes, at as u64) {
@@ -170,11 +172,12 @@ impl Manifest {
             return unreadable.map_or(Ok(Found::Damaged), Err);
         };
         let is_half = slots.iter().any(Option::is_none);
+        // Dirty, and the newest slot only assumed to be synced: see `secure`.
         let manifest = Manifest { file, content, synced_slot: newest, is_dirty: true };
         Ok(Found::Intact { manifest, is_half })
     }
 
-    /// Makes the file, durable, or finishes one that a crash left unfinished.
+    /// Makes the file durably, or finishes one that a crash left unfinished.
     pub(super) fn create(disk: &dyn Disk, content: Content) -> Result<Manifest, StoreError> {
         let file = match disk.open(NAME) {
             Err(error) if error.kind() == ErrorKind::NotFound => disk.create(NAME),
@@ -190,7 +193,7 @@ impl Manifest {
             .and_then(|()| file.write_at(&mut [IoSlice::new(&bytes)], 0))
             .and_then(|()| file.sync_all());
         if let Err(error) = written {
-            // One slot of two on a full disk would pass for a manifest.
+            // With one of two slots, as on a full disk, it would pass for a manifest.
             file.truncate(0).ok();
             return Err(StoreError::new("write", NAME, error));
         }
@@ -203,15 +206,16 @@ impl Manifest {
         StoreError::unless_found(disk, NAME, &*self.file)
     }
 
-    /// Makes durable what was found. The newer slot may be in the page cache only, and then the
-    /// other one is the last that was synced. To write the same bytes again harms neither: where
-    /// they are durable nothing changes, and where they are not the other slot counts.
+    /// Makes durable what was found, so that the slot which [`Manifest::find`] took for synced is.
     pub(super) fn secure(&mut self) -> Result<(), StoreError> {
+        // The newer slot may be in the page cache only, and then the other one was synced last. To
+        // write the same bytes again harms neither: if they are durable nothing changes, and if a
+        // crash tears them the other slot counts.
         self.write_slot(self.synced_slot)?;
         self.file.sync_data().map_err(StoreError::of("sync", NAME))
     }
 
-    /// Writes the content to the slot that may be lost.
+    /// Writes the content, not synced, to the slot that was not synced last; returns which one.
     fn write(&mut self) -> Result<usize, StoreError> {
         let slot = 1 - self.synced_slot;
         self.is_dirty = true;
@@ -226,15 +230,17 @@ impl Manifest {
         written.map_err(StoreError::of("write", NAME))
     }
 
-    /// Makes the content durable.
+    /// Writes the content and makes it durable.
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         let slot = self.write()?;
         self.file.sync_data().map_err(StoreError::of("sync", NAME))?;
+        // Only now do the slots change roles: after a sync that failed the next write goes to
+        // the same slot again, and the other one keeps what is durable.
         (self.synced_slot, self.is_dirty) = (slot, false);
         Ok(())
     }
 
-    /// Makes durable what is not.
+    /// Makes the content durable unless it is.
     pub(super) fn settle(&mut self) -> Result<(), StoreError> {
         if self.is_dirty { self.sync() } else { Ok(()) }
     }
@@ -243,14 +249,16 @@ impl Manifest {
         self.is_dirty
     }
 
-    /// Notes up to where the log is durable. A note that fails leaves an older one, which is true.
+    /// Notes the durable end of the log, without a sync.
     pub(super) fn note_tip(&mut self, tip: Previous) {
         self.content.tip = tip;
+        // If it fails an older tip stays, which is a lower bound.
         self.write().ok();
     }
 
-    /// A segment begins; nothing may be written to it before this has succeeded.
+    /// Notes that a segment begins; no record may be written to it before this has succeeded.
     pub(super) fn list(&mut self, segment: Listed) -> Result<(), StoreError> {
+        // Nothing is durable yet, so an earlier attempt at the first segment does not count.
         if self.content.tip.number == 0 {
             self.content.oldest = segment;
         }
@@ -259,8 +267,8 @@ impl Manifest {
         self.sync()
     }
 
-    /// The newest segment has no durable record and is given up; when this has succeeded its file
-    /// may go, and may also stay, whatever is in it.
+    /// Notes that the newest segment is given up, as it has no durable record. Once this has
+    /// succeeded its file may go, or stay with anything in it.
     pub(super) fn unlist(&mut self) -> Result<(), StoreError> {
         let Previous { number, id, .. } = self.content.tip;
         if self.content.newest.number != number {
@@ -273,15 +281,17 @@ impl Manifest {
         self.settle()
     }
 
-    /// The log begins with this segment; when this has succeeded those before it may go.
+    /// Notes that the log begins with this segment; once this has succeeded those before it may go.
     pub(super) fn begin_with(&mut self, oldest: Listed) -> Result<(), StoreError> {
         self.content.oldest = oldest;
         self.sync()
     }
 
-    /// The log is closed; twice, so that both slots say it.
+    /// Notes that the log is closed.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
         self.content.is_clean = true;
+        // Twice, so that both slots say it: were one lost, the older would pass for a crash, in
+        // which a missing end could be a torn write.
         self.sync()?;
         self.sync()
     }

@@ -1,8 +1,8 @@
-//! Which of the segments in a damaged log's folder belong to the log.
+//! Tells which segments in a damaged log's folder belong to the log.
 //!
-//! A segment of another log may lie there, put by a mistaken copy. Its numbers and offsets mean
-//! nothing here, and neither do its messages. So a segment is taken for the log's only where random
-//! ids say so: the manifest lists it, a segment of the log names it as the one before, or it names
+//! A mistaken copy may have put a segment of another log there. Its numbers and offsets mean
+//! nothing here, and neither do its messages. So a segment counts as the log's only if random ids
+//! say so: the manifest lists it, a segment of the log names it as the one before, or it names
 //! one of the log as the one before.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,12 @@ use super::segment::{Header, Previous};
 /// The segments that belong to the log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
-    /// Of all files that have one.
+    /// The intact headers of all files, by number.
     headers: BTreeMap<u32, Header>,
     is_listed: bool,
-    /// As the manifest has it.
+    /// The manifest's tip.
     tip: Previous,
-    /// By number, the ids of the log's segments as far as they are known, also of missing ones.
+    /// The known ids of the log's segments by number, also of missing segments.
     ids: BTreeMap<u32, u64>,
 }
 
@@ -30,6 +30,7 @@ impl Members {
                 it.tip = *tip;
                 let listed = [(oldest.number, oldest.id), (newest.number, newest.id)];
                 it.ids.extend(listed.into_iter().chain([(tip.number, tip.id)]));
+                // Number 0 stands for no segment.
                 it.ids.remove(&0);
                 it.follow();
             }
@@ -39,7 +40,7 @@ impl Members {
         it
     }
 
-    /// The id that the log's segment of this number has, if it is known.
+    /// Returns the id of the log's segment of this number, if it is known.
     pub(super) fn id(&self, number: u32) -> Option<u64> {
         self.ids.get(&number).copied()
     }
@@ -48,8 +49,9 @@ impl Members {
         self.id(header.number) == Some(header.id)
     }
 
-    /// Takes in a segment that lay under another name; false if it is not the log's, or not needed.
+    /// Adds a segment that lay under another name; false if it is not the log's, or not needed.
     pub(super) fn put_back(&mut self, header: &Header) -> bool {
+        // Under the right name there is already a better candidate.
         if !self.has(header) || self.headers.contains_key(&header.number) {
             return false;
         }
@@ -59,12 +61,14 @@ impl Members {
         true
     }
 
-    /// Takes in what is linked to what is known. What the newer ones name goes first: it tells a
-    /// segment from one of a copy of the log that went another way.
+    /// Adds all segments that are linked, by any number of steps, to those that are known.
     fn follow(&mut self) {
         let headers: Vec<Header> = self.headers.values().copied().collect();
         loop {
             let known = self.ids.len();
+            // Backwards first: a known segment names the one before it by id. A copy of the log
+            // that diverged has a segment that goes on from the same one, and forwards both
+            // would pass.
             for header in headers.iter().rev().filter(|header| header.previous.number > 0) {
                 let previous = self.previous(header);
                 if self.has(header) && previous.id != 0 {
@@ -82,24 +86,28 @@ impl Members {
         }
     }
 
-    /// Returns what a header says of the segment before. A header of version 1 says no id, and is believed:
-    /// there is nothing better.
+    /// Returns a header's link to the segment before. In version 1 it has no id; then the file
+    /// of that number is believed to be the one, for want of anything better.
     fn previous(&self, header: &Header) -> Previous {
         let Previous { number, end, id } = header.previous;
         let found = self.headers.get(&number).map_or(0, |header| header.id);
         Previous { number, end, id: if id == 0 { found } else { id } }
     }
 
-    /// Returns whether a segment follows one of the log, behind all that the manifest has as durable.
+    /// Returns true if a segment follows one of the log, behind all that the manifest has as
+    /// durable.
     fn goes_on(&self, header: &Header) -> bool {
         let previous = self.previous(header);
+        // It would end the segment before at a point that the log had passed: a diverged copy
+        // did that.
         let is_short = previous.number == self.tip.number && previous.end < self.tip.end;
         previous.number < header.number
             && self.id(previous.number) == Some(previous.id)
             && !is_short
     }
 
-    /// Without a manifest, the log is taken to be what most of the segments are linked to.
+    /// Returns the largest set of linked segments, which is taken for the log if there is no
+    /// manifest.
     fn largest_family(&self) -> BTreeMap<u32, u64> {
         let mut largest = (0, BTreeMap::new());
         let mut left = self.headers.clone();
@@ -117,9 +125,10 @@ impl Members {
         largest.1
     }
 
-    /// Where a header is lost nobody knows which segment came before, and those that it linked stand
-    /// alone: they are taken where nothing speaks against it.
+    /// Adds segments that stand alone because the header that linked them is lost, if nothing
+    /// speaks against them.
     fn fill_gaps(&mut self) {
+        // The newest first: its header may say which of the older ones belong to it.
         while let Some(header) = self.headers.values().rev().find(|header| self.is_in_gap(header)) {
             self.ids.insert(header.number, header.id);
             self.follow();
@@ -131,10 +140,13 @@ impl Members {
             return false;
         }
         let passes_over = match self.ids.range(header.number..).next() {
-            // Its header says what came before, and that is known.
+            // The next segment's header is intact, and what it names as the one before is known
+            // already: not this one.
             Some((number, _)) => self.headers.get(number).is_some_and(|above| self.has(above)),
             None => self.is_listed,
         };
+        // One that names a segment at or before the last known one would end the log there,
+        // while it is known to go on.
         let below = self.ids.range(..header.number).next_back();
         !passes_over && below.is_none_or(|(&number, _)| header.previous.number > number)
     }

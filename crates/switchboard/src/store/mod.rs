@@ -1,14 +1,14 @@
 //! The log: everything durable, in one append-only sequence of checksummed records.
 //!
 //! Shards submit [`Batch`]es of opaque records. One writer thread takes all that is queued, writes
-//! it with one write and one `fdatasync`, and tells each shard once; what arrives meanwhile shares
-//! the next sync. Nobody waits for a timer.
+//! it with one write and one `fdatasync`, and tells each shard once; batches that arrive meanwhile
+//! share the next sync. No batch waits for a timer.
 //!
 //! The log is a chain of segment files. The header of each names the segment before it and the
-//! offset up to which that one counts; the newest readable header decides. So a segment whose write
-//! or sync failed is left as it is: the log goes on in a fresh one, and what lies behind the
-//! promise of the old one was never said to be there. See `segment` for the format, `recover` for
-//! the start, `writer` for failures.
+//! offset at which that one ends; `MANIFEST` names the oldest and the newest. A segment whose write
+//! or sync failed is not written again: the log goes on in a fresh one, whose header ends the old
+//! one at its last durable record. Bytes behind that end were never reported as synced. See
+//! `segment` for the format, `recover` for the start, `writer` for failures.
 
 mod ballast;
 mod batch;

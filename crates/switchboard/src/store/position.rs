@@ -1,8 +1,8 @@
-//! Where a record lies.
+//! Positions of records in the log.
 
-/// Where a record lies; orders records as they were written.
+/// The position of a record; orders records as they were written.
 ///
-/// A place stays true until its segment is dropped.
+/// A position stays valid until its segment is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 
@@ -22,12 +22,12 @@ impl Position {
         self.0 as u32
     }
 
-    /// The place as one number.
+    /// The position as one number.
     pub fn to_u64(self) -> u64 {
         self.0
     }
 
-    /// The place that [`Position::to_u64`] made a number of.
+    /// Restores a position from the number that [`Position::to_u64`] returned.
     pub fn from_u64(number: u64) -> Position {
         Position(number)
     }

@@ -1,4 +1,4 @@
-//! What shards have submitted and the writer has not yet taken.
+//! The queue between the shards, which submit, and the writer.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::stats::add;
 use super::{Batch, Stats};
 
-/// The queue is at its bound, or the log is closed: here is the batch again. The listener's `room`
-/// will tell the shard when to come back.
+/// Returns a batch because the queue is at its bound, or the log is closed. The listener's `room`
+/// tells the shard when to submit it again.
 #[derive(Debug)]
 pub struct Full(pub Batch);
 
-/// What the writer is to do, in order.
+/// A task for the writer.
 #[derive(Debug)]
 pub(super) enum Entry {
     Batch {
@@ -21,15 +21,18 @@ pub(super) enum Entry {
         batch: Batch,
         submitted: Instant,
     },
+    /// Begin a segment.
     Roll,
     /// Look at the file system.
     Look,
+    /// Delete a segment, which must be the oldest.
     Drop {
         segment: u32,
     },
 }
 
-/// From the shards to the writer. Bounded in bytes, of which those count that are not yet durable.
+/// The writer's tasks, oldest first. Bounded in bytes of batches, which count until they are
+/// durable.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -41,7 +44,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     entries: VecDeque<Entry>,
-    /// Of entries and of what the writer has taken.
+    /// Bytes of the entries' batches, and of those that the writer has taken.
     bytes: usize,
     /// Shards that found the queue full.
     waiting: Vec<usize>,
@@ -53,10 +56,11 @@ impl Queue {
         Queue { state: Mutex::default(), changed: Condvar::new(), max_bytes }
     }
 
-    /// Takes the batch, or gives it back when the bound is passed. An empty queue takes any.
+    /// Takes the batch, or returns it if it would pass the bound.
     pub(super) fn submit(&self, shard: usize, batch: Batch, stats: &Stats) -> Result<(), Full> {
         let mut state = self.lock();
         let bytes = state.bytes + batch.bytes();
+        // An empty queue takes any batch: one that is larger than the bound would wait for ever.
         if state.closing || (state.bytes > 0 && bytes > self.max_bytes) {
             if !state.waiting.contains(&shard) {
                 state.waiting.push(shard);
@@ -71,7 +75,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the batch of a shard that ends, whatever the bound: it has no later turn.
+    /// Takes the batch of a shard that ends, whatever the bound: it has no later turn in which it
+    /// could submit it again.
     pub(super) fn submit_last(&self, shard: usize, batch: Batch, stats: &Stats) {
         let mut state = self.lock();
         state.bytes += batch.bytes();
@@ -89,12 +94,12 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Moves everything behind what the writer has.
+    /// Appends all entries to `entries`.
     pub(super) fn take(&self, entries: &mut VecDeque<Entry>) {
         entries.append(&mut self.lock().entries);
     }
 
-    /// So many bytes are durable; returns the shards that wait, if there is room for them now.
+    /// Notes that so many bytes are durable; returns the shards that wait, if there is room now.
     pub(super) fn release(&self, bytes: usize, stats: &Stats) -> Vec<usize> {
         let mut state = self.lock();
         state.bytes -= bytes;
@@ -102,27 +107,27 @@ impl Queue {
         if state.bytes < self.max_bytes { std::mem::take(&mut state.waiting) } else { Vec::new() }
     }
 
-    /// Nothing is taken any more; the writer ends when it has written all.
+    /// Closes the queue: `submit` takes nothing any more, and the writer ends once all is written.
     pub(super) fn close(&self) {
         self.lock().closing = true;
         self.changed.notify_one();
     }
 
-    /// Waits for an entry; `false` when there will be none.
+    /// Waits for an entry; false if the queue is closed and has none.
     pub(super) fn wait(&self) -> bool {
         let idle = |state: &mut State| state.entries.is_empty() && !state.closing;
         let state = self.changed.wait_while(self.lock(), idle);
         !state.unwrap_or_else(PoisonError::into_inner).entries.is_empty()
     }
 
-    /// Waits for an entry or for closing, but not longer; `false` when neither came.
+    /// Waits for an entry or for closing, at most so long; false if neither came.
     pub(super) fn wait_at_most(&self, at_most: Duration) -> bool {
         let idle = |state: &mut State| state.entries.is_empty() && !state.closing;
         let waited = self.changed.wait_timeout_while(self.lock(), at_most, idle);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Waits so long, or until closing; says whether it is closing.
+    /// Waits so long, or until closing; true if the queue is closed.
     pub(super) fn wait_for_close(&self, at_most: Duration) -> bool {
         let open = |state: &mut State| !state.closing;
         let waited = self.changed.wait_timeout_while(self.lock(), at_most, open);

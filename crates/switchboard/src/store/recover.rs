@@ -1,4 +1,4 @@
-//! The start: finds the segments that the manifest names, replays them, and mends their end.
+//! The start: finds the segments that the manifest names, replays them, and repairs their end.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::segment::{
 };
 use super::{Disk, DiskFile, Identity, Known, OpenError, Position, StoreError};
 
-/// What a start found.
+/// The log as a start found it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Segments of the log.
@@ -19,30 +19,30 @@ pub struct Found {
     pub records: u64,
     /// Bytes of the segments up to their last records.
     pub bytes: u64,
-    /// What a crash left behind the last whole record, if anything.
+    /// The truncated tail behind the last whole record, if a crash left one.
     pub cut: Option<Cut>,
-    /// Files of attempts that had failed before the log went on elsewhere, and of segments that were
-    /// dropped. They are deleted.
+    /// Files that the log left behind: failed attempts to begin a segment, and dropped segments.
+    /// They are deleted.
     pub abandoned: Vec<String>,
-    /// Segments that are no part of the log and cannot be told to have been. They are left as they are.
+    /// Segments of which nothing shows that the log wrote them. They are left as they are.
     pub foreign: Vec<String>,
 }
 
-/// The remainder of a write that a crash interrupted. It had not been told as synced.
+/// The remainder of a write that a crash interrupted. It had not been reported as synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// Name of the segment's file.
     pub file: String,
-    /// Where it begins.
+    /// Offset at which it begins.
     pub offset: u32,
-    /// How long it is.
+    /// Its length.
     pub bytes: u32,
 }
 
-/// Is called with every record, in order. An error, in words for the operator, ends the start.
+/// Callback for every record, in order. An error, in words for the operator, ends the start.
 pub type Replay<'a> = &'a mut dyn FnMut(Position, &[u8]) -> Result<(), String>;
 
-/// The log as it was found; nothing is changed yet.
+/// The log as found, before anything is changed.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     /// From the oldest to the newest, each with its end.
@@ -50,26 +50,26 @@ pub(super) struct Chain {
     pub(super) found: Found,
     /// The highest number of any file.
     pub(super) newest_number: u32,
-    /// What the oldest segment says of the one before it, which was dropped.
+    /// The dropped segment before the oldest, from the oldest one's header.
     before: Previous,
-    /// Bytes of the newest segment's file, once it is mended.
+    /// Bytes of the newest segment's file, once it is repaired.
     pub(super) file_len: u32,
-    /// Where the last write of the newest segment began.
+    /// Offset at which the last write of the newest segment began.
     last_flush: u32,
 }
 
-/// A segment's file, as far as its header tells.
+/// A segment's file, judged by its header alone.
 #[derive(Debug)]
 enum Surveyed {
     Segment(Header, Box<dyn DiskFile>),
-    /// Nothing but a header that was not finished, so never more than an attempt.
+    /// At most an unfinished header: an attempt, never a segment with records.
     Blank,
-    /// No header, and yet content.
+    /// Content, and no intact header.
     Damaged,
 }
 
-/// Reads the whole log, as the manifest has it. Without one, of an older version, nobody knows
-/// whether something is missing at its beginning or its end.
+/// Reads the whole log and holds it against the manifest. A log of an older version has none, and
+/// then a missing beginning or end goes unnoticed.
 pub(super) fn read(
     disk: &dyn Disk,
     listed: Option<&Content>,
@@ -81,6 +81,8 @@ pub(super) fn read(
         Some(listed) => link_listed(&mut files, listed)?,
         None => link(&mut files)?,
     };
+    // The file of an attempt may come back, as its deletion is not synced. So its number is not
+    // used again: `create` would fail on the file, or the manifest name the wrong one.
     chain.newest_number = newest_number.max(listed.map_or(0, |listed| listed.tried));
     chain.sort_out(files)?;
     let mut buffer = Vec::new();
@@ -88,21 +90,23 @@ pub(super) fn read(
     for at in 0..count {
         chain.replay(at, at + 1 == count, &mut buffer, replay)?;
     }
+    // Last, since only the replay shows where the newest segment ends.
     listed.map_or(Ok(()), |listed| chain.hold_to(listed))?;
     Ok(chain)
 }
 
-/// The manifest of the log, made now for a log that is new.
+/// Opens the manifest; makes it for a new log.
 pub(super) fn manifest(disk: &dyn Disk) -> Result<Manifest, OpenError> {
     if let manifest::Found::Intact { manifest, .. } = Manifest::find(disk)? {
         return Ok(manifest);
     }
+    // Refuses segments without a manifest: one that is made now would not name them.
     content(disk)?;
     let store = disk.fresh_id().map_err(StoreError::of("name", "the store"))?;
     Ok(Manifest::create(disk, Content { store, ..Content::default() })?)
 }
 
-/// Returns what the manifest says; nothing, where a log would be made.
+/// Returns the manifest's content; the default for a directory without a log.
 pub(super) fn content(disk: &dyn Disk) -> Result<Content, OpenError> {
     match (Manifest::find(disk)?, identify(disk)?) {
         (manifest::Found::Intact { manifest, .. }, _) => Ok(manifest.content),
@@ -112,7 +116,7 @@ pub(super) fn content(disk: &dyn Disk) -> Result<Content, OpenError> {
     }
 }
 
-/// Looks which log there is.
+/// Tells which log the directory has; changes nothing.
 pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
     if let manifest::Found::Intact { manifest, is_half } = Manifest::find(disk)? {
         let Content { store, state_generation, ids_to, newest, .. } = manifest.content;
@@ -120,13 +124,15 @@ pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
         let identity = Identity { store, state_generation, ids_to, has_segments, is_half };
         return Ok(Known::Listed(identity));
     }
+    // A blank file never had a record, so there is nothing that a new log could hide.
     let is_empty = survey(disk)?.values().all(|file| matches!(file, Surveyed::Blank));
     Ok(if is_empty { Known::Nothing } else { Known::Unlisted })
 }
 
-/// Returns a log of a version that had no manifest one. On a full disk it takes the place of what the
-/// log can do without.
+/// Makes the manifest for a log of a version that had none. On a full disk the ballast, or else the
+/// zeros behind the last record, make room for it.
 pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
+    // Had one segment a manifest, it is lost, and with it the knowledge of where the log ended.
     if survey(disk)?.values().any(Surveyed::had_manifest) {
         return Err(wrong(manifest::NAME, "is missing, and the log has segments"));
     }
@@ -167,14 +173,16 @@ fn survey_file(disk: &dyn Disk, number: u32) -> Result<Surveyed, OpenError> {
         Some(_) => Err(damaged(number, 0, "it is another segment, renamed")),
         None if len <= HEADER_LEN => Ok(Surveyed::Blank),
         None => {
-            // Records are written only once the header is synced.
+            // Records are written only once the header is synced, so a torn header has only zeros
+            // behind it.
             let used = used_end(&*file, &name, HEADER_LEN, len)?;
             Ok(if used == HEADER_LEN { Surveyed::Blank } else { Surveyed::Damaged })
         }
     }
 }
 
-/// Takes the segments of the log out of `files`, following the headers from the newest one back.
+/// Takes the segments of a log without a manifest out of `files`: follows the headers back from the
+/// newest one.
 fn link(files: &mut BTreeMap<u32, Surveyed>) -> Result<Chain, OpenError> {
     let mut chain = Chain::default();
     let newest = files.iter().rev().find(|(_, file)| !matches!(file, Surveyed::Blank));
@@ -200,7 +208,8 @@ fn link(files: &mut BTreeMap<u32, Surveyed>) -> Result<Chain, OpenError> {
     Ok(chain)
 }
 
-/// Takes the segments out of `files` that are listed, no more and no fewer.
+/// Takes the segments of the log out of `files`, from the newest one that the manifest names to the
+/// oldest, no more and no fewer.
 fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<Chain, OpenError> {
     let Content { oldest, newest, tried, .. } = *listed;
     for (&number, file) in files.range(newest.number + 1..) {
@@ -214,6 +223,7 @@ fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<
     while next.number > 0 {
         let segment = match files.remove(&next.number) {
             Some(Surveyed::Segment(header, file)) => {
+                // Id 0 comes from a header of version 1, which does not contain it.
                 if next.id != 0 && header.id != next.id {
                     return Err(wrong(&name_of(next.number), "belongs to another log"));
                 }
@@ -244,12 +254,12 @@ fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<
 }
 
 impl Surveyed {
-    /// Returns whether it is of a version that has a manifest.
+    /// Returns true for a segment of a version that has a manifest.
     fn had_manifest(&self) -> bool {
         matches!(self, Surveyed::Segment(header, _) if header.version > 1)
     }
 
-    /// Returns whether there is anything behind a header.
+    /// Returns true if there is anything but zeros behind the header.
     fn holds_anything(&self) -> Result<bool, StoreError> {
         match self {
             Surveyed::Blank => Ok(false),
@@ -264,7 +274,8 @@ impl Surveyed {
     }
 }
 
-/// The segment with its end: what the next one says, or of the newest all of its file.
+/// Returns the segment with its end, which the next one's header says; of the newest one it is the
+/// end of its file, until the replay finds better.
 fn bounded(
     header: &Header,
     file: Box<dyn DiskFile>,
@@ -273,7 +284,7 @@ fn bounded(
 ) -> Result<Segment, OpenError> {
     let name = name_of(header.number);
     let len = file.size().map_err(StoreError::of("read", &name))?;
-    // Surveyed already: the length fits.
+    // `survey_file` refused lengths that do not fit.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     if is_newest {
         return Ok(Segment::new(header, file, len));
@@ -293,12 +304,13 @@ fn damaged(number: u32, offset: u32, what: &'static str) -> OpenError {
 }
 
 impl Chain {
-    /// Tells what the log left behind from what somebody else put there. Files are left behind by
-    /// attempts that failed, and by the drop of the segment before the oldest, should a crash have come
-    /// before they were certain to be deleted. All of these hold nothing, are the segment that was
-    /// dropped, or name one of the log, or that one, as the one before.
+    /// Tells the remaining files that the log left behind, which are deleted, from foreign ones,
+    /// which stay.
     fn sort_out(&mut self, files: BTreeMap<u32, Surveyed>) -> Result<(), OpenError> {
         for (number, file) in files {
+            // A crash may bring back files of failed attempts and the segment that was dropped
+            // last. Only the random ids show that a file is one of these; by its number alone
+            // it could be a segment of another store, copied here by mistake.
             let is_ours = match &file {
                 Surveyed::Segment(header, _) => {
                     self.left_behind(header) || !file.holds_anything()?
@@ -312,14 +324,16 @@ impl Chain {
         Ok(())
     }
 
+    /// Returns true for the segment that was dropped last, and for an attempt behind it or behind a
+    /// segment of the log.
     fn left_behind(&self, header: &Header) -> bool {
-        // A header of version 1 does not say the id of the one before, and is believed.
+        // A header of version 1 does not contain the id of the one before, and is believed.
         let is = |number: u32, id: u64, other: Previous| {
             number == other.number && (id == other.id || other.id == 0 || id == 0)
         };
         let Previous { number, id, .. } = header.previous;
         if self.before.number == 0 && number == 0 {
-            // An attempt before the log had its first record.
+            // An attempt from before the log had its first record.
             return true;
         }
         let is_dropped = is(header.number, header.id, self.before);
@@ -355,6 +369,8 @@ impl Chain {
         self.last_flush = last_flush;
         match walk {
             Walk::Broken(offset) if is_newest => self.cut(at, offset)?,
+            // The next segment's header was synced with this one's durable end, so no torn
+            // write can lie before it.
             Walk::Broken(offset) => {
                 return Err(damaged(segment.number, offset, "there is no intact record"));
             }
@@ -364,12 +380,13 @@ impl Chain {
         Ok(())
     }
 
-    /// Ends the newest segment at `offset`, where there is no record, unless that place had been
-    /// synced.
+    /// Ends the newest segment at `offset`, where there is no intact record, unless a record behind
+    /// proves that the place had been synced.
     fn cut(&mut self, at: usize, offset: u32) -> Result<(), OpenError> {
         let segment = &self.segments[at];
         let len = segment.end();
         let used = segment.used_end(offset, len)?;
+        // Zeros that were written ahead stay: the next writes fill them.
         self.file_len = len;
         if used > offset {
             if segment.proof_behind(offset, used)?.is_some() {
@@ -383,8 +400,8 @@ impl Chain {
         Ok(())
     }
 
-    /// All up to the manifest's tip had been synced, and perhaps been told; after a clean stop that
-    /// is all.
+    /// Refuses a log that does not reach the manifest's tip: all up to there had been synced, and
+    /// perhaps been accepted.
     fn hold_to(&self, listed: &Content) -> Result<(), OpenError> {
         let tip = listed.tip;
         if tip.number == 0 {
@@ -401,6 +418,9 @@ impl Chain {
         if end < tip.end {
             return Err(damaged(segment.number, end, "accepted records stood here"));
         }
+        // More than the tip is usual after a crash, as the tip is noted without a sync. After a
+        // clean stop it is not: then the manifest, or the segment, is not the one that was
+        // closed.
         let is_more = end > tip.end || at + 1 < self.segments.len() || self.found.cut.is_some();
         if listed.is_clean && is_more {
             return Err(damaged(segment.number, tip.end, "the log had been closed here"));
@@ -408,15 +428,16 @@ impl Chain {
         Ok(())
     }
 
-    /// Gives up the ballast and the zeros ahead of the records; `false` when there was neither.
+    /// Gives up the ballast and the zeros behind the last record; false if there was neither.
     fn make_room(&self, disk: &dyn Disk) -> bool {
         let is_given_up = ballast::give_up_all(disk);
+        // A torn tail is left to `mend`, so that the start reports it.
         let newest =
             self.segments.last().filter(|it| self.found.cut.is_none() && it.end() < self.file_len);
         is_given_up || newest.is_some_and(|it| it.file.truncate(u64::from(it.end())).is_ok())
     }
 
-    /// Says in the manifest what there is.
+    /// Enters the segments and the tip in the manifest's content.
     pub(super) fn list_in(&self, content: &mut Content) {
         let listed = |segment: Option<&Segment>| segment.map(Segment::listed).unwrap_or_default();
         content.oldest = listed(self.segments.first());
@@ -426,24 +447,27 @@ impl Chain {
         content.is_clean = false;
     }
 
-    /// Makes what was replayed durable, and takes away what was not.
-    ///
-    /// The last write may be in the page cache only, and after a failed sync the kernel may even
-    /// take it for written. So it is written once more before anything is built on it. All before
-    /// it had been synced. The directory is synced last: until then nothing was promised that a
-    /// file which comes back, or goes, could break.
+    /// Makes durable what was replayed, cuts off the torn tail and deletes what the log left
+    /// behind.
     pub(super) fn mend(&self, disk: &dyn Disk) -> Result<(), StoreError> {
         if let Some(newest) = self.segments.last() {
+            // A torn write may contain whole records. Left there, one of them would be replayed
+            // behind a later record that happens to end where it begins.
             if self.found.cut.is_some() {
                 let cut = newest.file.truncate(u64::from(newest.end()));
                 cut.map_err(StoreError::of("cut", &newest.name))?;
             }
+            // The last write may be in the page cache only, and after a failed sync the kernel
+            // takes its pages for clean: another sync would succeed without writing them. So
+            // they are made dirty again. All writes before the last had been synced.
             newest.rewrite(self.last_flush, newest.end())?;
+            // Not `sync_data`: the cut, too, must be durable.
             newest.file.sync_all().map_err(StoreError::of("sync", &newest.name))?;
         }
         for name in &self.found.abandoned {
             disk.delete(name).map_err(StoreError::of("delete", name))?;
         }
+        // Last: nothing was promised yet that a file which comes back, or is gone, could break.
         disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))
     }
 }

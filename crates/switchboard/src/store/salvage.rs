@@ -1,4 +1,4 @@
-//! Reads what is intact of a damaged log, and names everything that is not.
+//! Reads the intact records of a damaged log, and reports everything that is not intact.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,38 +13,39 @@ use super::segment::{
 use super::skipping::SkippingDisk;
 use super::{Disk, DiskFile, OpenError, StoreError, is_damage};
 
-/// What a damaged log still holds.
+/// Result of reading a damaged log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvaged {
-    /// A sentence for each place that is not as it should be.
+    /// One sentence for each fault.
     pub faults: Vec<String>,
-    /// Bytes that held something and cannot be read; of files that are gone nobody knows.
+    /// Bytes that had content and cannot be read, without those of missing files, which nobody
+    /// knows.
     pub lost_bytes: u64,
-    /// Intact records.
+    /// Number of intact records.
     pub records: u64,
 }
 
-/// A segment's file as it lies there.
+/// A segment's file as found.
 struct Remains {
-    /// `None` when it cannot be read.
+    /// `None` if it is damaged.
     header: Option<Header>,
     file: Box<dyn DiskFile>,
     len: u32,
 }
 
-/// What others say of a segment.
+/// Knowledge of a segment from the manifest and from other segments' headers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hearsay {
     id: Option<u64>,
-    /// Up to here it was durable, exactly.
+    /// The exact end of its durable records.
     end: Option<u32>,
-    /// Up to here it was durable, at least.
+    /// A lower bound of that end.
     tip: u32,
-    /// Nothing was written behind the tip.
+    /// True if nothing was written behind the tip.
     is_closed: bool,
 }
 
-/// To which log the server's state belongs, and since when.
+/// Reference from the server's state to its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateOf {
     /// The log's random id.
@@ -53,16 +54,14 @@ pub struct StateOf {
     pub generation: u64,
 }
 
-/// Hands every intact record to `visit`, in order, also those behind damaged places; `None` stands
-/// where something is lost, or may be. Changes nothing.
+/// Hands every intact record to `visit`, in order, including those behind damaged places; `None`
+/// stands for a place where something is, or may be, lost. Changes nothing.
 ///
-/// A manifest of another log than the state's, or one that is older than it, is not believed: by it
-/// every segment would be foreign. Segments of another log are named, and none of their records is
-/// taken.
+/// Segments of another log are reported, and none of their records is taken.
 ///
 /// # Errors
-/// When the disk cannot be read for another reason than damage, such as too many open files, or a
-/// newer version wrote the log. Sectors that it has lost are skipped.
+/// If the disk cannot be read for another reason than damage, such as too many open files, or if a
+/// newer version wrote the log. Lost sectors are skipped.
 pub fn salvage(
     disk: &dyn Disk,
     state: Option<StateOf>,
@@ -76,6 +75,9 @@ pub fn salvage(
         Err(error) if error.is_damage() => None,
         Err(error) => return Err(error.into()),
     };
+    // A manifest of another log than the state's, or an older one from a backup, is not
+    // believed: by it every segment would be foreign. One generation behind is not old, as a
+    // crash may come between the write of the state and its note in the manifest.
     let listed = listed.filter(|listed| {
         let is_of = |state: StateOf| {
             listed.store == state.store && listed.state_generation + 1 >= state.generation
@@ -99,16 +101,16 @@ pub fn salvage(
         }
     }
     if listed.is_none() {
-        // Nobody knows where the log ended.
+        // Only the manifest knows the end of the log, so its last records may be missing.
         visit(None);
     }
     Ok(it)
 }
 
-/// By their numbers.
+/// Segments' files by their numbers.
 type Files = BTreeMap<u32, Remains>;
 
-/// The files that may be part of the log, and those that lie under another segment's name.
+/// Returns the files that may be part of the log, and those that have another segment's name.
 fn collect(
     disk: &dyn Disk,
     listed: Option<&Content>,
@@ -118,6 +120,7 @@ fn collect(
         Err(error) if error.kind() == ErrorKind::NotADirectory => Vec::new(),
         names => names.map_err(StoreError::of("list", "the log"))?,
     };
+    // Dropped, or attempts that were given up: their content counts for nothing.
     let is_out = |number: u32, listed: &Content| {
         number < listed.oldest.number || (number > listed.newest.number && number <= listed.tried)
     };
@@ -144,7 +147,7 @@ fn collect(
         if listed.is_some_and(|listed| number > listed.newest.number) {
             let len = remains.len;
             if used_end(&*remains.file, &name, HEADER_LEN.min(len), len)? <= HEADER_LEN {
-                // An attempt that was not finished.
+                // An attempt that a crash interrupted before the manifest named it.
                 continue;
             }
         }
@@ -154,8 +157,8 @@ fn collect(
     Ok((files, renamed))
 }
 
-/// Returns which of them belong to the log; those that were renamed are put back, where nothing better has
-/// their name.
+/// Returns the members of the log among the files; renamed ones are put back, unless an intact
+/// segment has their name.
 fn members(
     files: &mut Files,
     mut renamed: Vec<(Header, Remains)>,
@@ -163,7 +166,7 @@ fn members(
 ) -> Members {
     let headers = files.iter().filter_map(|(&number, remains)| Some((number, remains.header?)));
     let mut members = Members::new(headers.collect(), listed);
-    // Each says the id of the one before it.
+    // The newest first: each one that is put back names the id of the one before it.
     renamed.sort_by_key(|(header, _)| Reverse(header.number));
     for (header, remains) in renamed {
         if members.put_back(&header) {
@@ -175,6 +178,7 @@ fn members(
 
 fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
     let len = file.size().map_err(StoreError::of("read", name))?;
+    // Longer than a segment can be: what offsets can reach is read all the same.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
@@ -189,8 +193,10 @@ fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
     Ok(Remains { header, file, len })
 }
 
-/// Takes out attempts that were given up: the header of a later segment passes over them.
+/// Removes attempts that were given up: the header of a later segment passes over them.
 fn leave_attempts(files: &mut Files) {
+    // An attempt and the segment that replaced it both follow the same one. The attempt's
+    // records were written again behind it, and would be read twice.
     let headers: Vec<Header> = files.values().filter_map(|remains| remains.header).collect();
     files.retain(|&number, _| {
         let later = headers.iter().find(|header| header.number > number);
@@ -198,7 +204,7 @@ fn leave_attempts(files: &mut Files) {
     });
 }
 
-/// Segments that others name and that are not there.
+/// Returns the numbers of segments that are named somewhere and are missing.
 fn missing(files: &Files, listed: Option<&Content>) -> Vec<u32> {
     let oldest = listed.map_or(0, |listed| listed.oldest.number);
     let headers = files.values().filter_map(|remains| remains.header);
@@ -206,7 +212,7 @@ fn missing(files: &Files, listed: Option<&Content>) -> Vec<u32> {
     if let Some(Content { oldest, newest, tip, .. }) = listed {
         named.extend([oldest.number, newest.number, tip.number]);
     }
-    // Without a manifest the oldest ones may have been dropped.
+    // Without a manifest those before the oldest file may have been dropped.
     let first = if listed.is_some() { oldest } else { files.keys().next().copied().unwrap_or(0) };
     named.retain(|number| *number >= first.max(1) && !files.contains_key(number));
     named.sort_unstable();
@@ -214,6 +220,7 @@ fn missing(files: &Files, listed: Option<&Content>) -> Vec<u32> {
     named
 }
 
+/// Collects what the manifest and other headers say of a segment.
 fn hearsay(number: u32, files: &Files, members: &Members, listed: Option<&Content>) -> Hearsay {
     let mut said = Hearsay { id: members.id(number), ..Hearsay::default() };
     let later = files.values().filter_map(|remains| remains.header);
@@ -228,7 +235,7 @@ fn hearsay(number: u32, files: &Files, members: &Members, listed: Option<&Conten
 }
 
 impl Salvaged {
-    /// Leaves out the segments of other logs.
+    /// Removes and reports the segments of other logs.
     fn leave_foreign(&mut self, files: &mut Files, members: &Members, newest: Option<u32>) {
         files.retain(|&number, remains| {
             let is_foreign = remains.header.is_some_and(|header| !members.has(&header));
@@ -242,6 +249,7 @@ impl Salvaged {
         });
     }
 
+    /// Visits the intact records of a segment, and reports its faults.
     fn take(
         &mut self,
         number: u32,
@@ -255,11 +263,12 @@ impl Salvaged {
             && said.id.is_none()
             && used_end(&*file, &name, HEADER_LEN.min(len), len)? <= HEADER_LEN
         {
-            // An attempt that was not finished.
+            // An attempt that a crash interrupted.
             return Ok(());
         }
         let header = match (header, said.id) {
             (Some(header), _) => header,
+            // The records' checksums need only number and id, and both are known.
             (None, Some(id)) => {
                 self.faults.push(format!("the header of {name} is damaged"));
                 Header { version: VERSION, number, id, previous: Previous::default() }
@@ -280,6 +289,8 @@ impl Salvaged {
             self.faults.push(format!("{name} ends at byte {len}, {gone} bytes too early"));
             self.lost_bytes += u64::from(gone);
         }
+        // Behind the end that a later header names may lie whole records of a write whose sync
+        // failed. They were written again to the next segment, and would be read twice.
         let end = said.end.map_or(len, |end| end.max(said.tip)).min(len);
         let segment = Segment::new(&header, file, end);
         self.walk(&segment, end, must.min(len), said.is_closed, visit)?;
@@ -289,7 +300,7 @@ impl Salvaged {
         Ok(())
     }
 
-    /// Takes all intact records before `end`; up to `must` nothing else may be there.
+    /// Visits all intact records before `end`; anything else before `must` is a fault.
     fn walk(
         &mut self,
         segment: &Segment,
@@ -312,11 +323,12 @@ impl Salvaged {
                 Walk::Whole => return Ok(()),
                 Walk::More(next) => next,
                 Walk::Broken(at) => {
+                    // Zeros before `must` are damage as well: records stood there.
                     let used = segment.used_end(at, end)?.max(must);
                     let next = segment.next_intact(at + 1, used)?;
                     let is_torn = at >= must && segment.proof_behind(at, used)?.is_none();
                     if is_torn && (!is_closed || used == at) {
-                        // What a crash interrupted; it had not been accepted.
+                        // The tail of a write that a crash interrupted; nothing in it was accepted.
                         return Ok(());
                     }
                     let lost = next.unwrap_or(used) - at;

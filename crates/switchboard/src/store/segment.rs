@@ -7,10 +7,10 @@
 //! ```
 //! Numbers are little-endian. A record's checksum covers the segment's random id and number, the
 //! record's own offset, its length, its flush and its payload: bytes of another file, or of
-//! another place, are never taken for a record. `flush` is the offset at which the write began
-//! that the record was part of. As a write begins only when the one before it has been synced, a
-//! record with a flush behind a damaged place proves that the damaged place was once durable; a
-//! record without such a flush may be a remainder of the same torn write.
+//! another offset, are never taken for a record. `flush` is the offset at which the write began
+//! that contained the record. A write begins only once the one before it is synced. So a record
+//! whose flush lies behind a damaged place proves that the damaged place was once durable; any
+//! other record behind it may be part of the same torn write.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -25,17 +25,18 @@ use super::{Position, ReadError, StoreError};
 pub(super) const HEADER_LEN: u32 = 64;
 /// Bytes before each record's payload.
 pub(super) const FRAME_LEN: usize = 12;
-/// The format that is written, and the newest that is read.
+/// The format version that is written, and the newest that is read.
 ///
-/// Version 1 lacks the previous segment's id, and the log that it belongs to has no manifest.
+/// A header of version 1 lacks the previous segment's id, and a log of version 1 has no manifest.
 pub(super) const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"swblog\r\n";
-/// What the header's checksum covers; every version keeps these fields and the checksum in place.
+/// Bytes that the header's checksum covers; every version keeps these fields and the checksum in
+/// place, so that a newer version is recognised as one.
 const CHECKED_LEN: usize = 32;
-/// How much is read at once.
+/// Bytes per read of a walk over records.
 const CHUNK_LEN: u32 = 1 << 20;
-/// How much is read for one record at first; most are shorter.
+/// Bytes of the first read for a single record; most records are shorter.
 const RECORD_GUESS_LEN: u32 = 2048;
 
 /// The first bytes of a segment.
@@ -43,17 +44,17 @@ const RECORD_GUESS_LEN: u32 = 2048;
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) number: u32,
-    /// Random, so that no two segments ever seal a record alike.
+    /// Random, so that the records of one segment never pass for those of another.
     pub(super) id: u64,
     pub(super) previous: Previous,
 }
 
-/// Up to where the log goes in the segment before; number 0 when there is none.
+/// The end of the log in the segment before; number 0 if there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Previous {
     pub(super) number: u32,
     pub(super) end: u32,
-    /// That segment's id; 0 where a header of version 1 does not say it.
+    /// That segment's id; 0 in a header of version 1, which does not contain it.
     pub(super) id: u64,
 }
 
@@ -76,10 +77,12 @@ impl Header {
         bytes
     }
 
-    /// `None` when these are not the whole, intact bytes of a header.
+    /// Parses a header; `None` if it is incomplete or damaged.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..HEADER_LEN as usize)?;
         let version = u32_at(bytes, 8);
+        // The second checksum is that of version 2 exactly: a newer version may use its bytes for
+        // something else, and must still be told from damage.
         let intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(bytes, CHECKED_LEN)
             && (version != 2 || crc32c::crc32c(&bytes[36..44]) == u32_at(bytes, 44));
         (bytes.starts_with(&MAGIC) && intact).then(|| Header {
@@ -103,7 +106,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// What stands before a payload.
+/// The frame before a payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     pub(super) len: u32,
@@ -120,24 +123,24 @@ impl Frame {
         bytes[..4].copy_from_slice(&len.to_le_bytes());
     }
 
-    /// With the payload, in bytes.
+    /// Returns the length of frame and payload, in bytes.
     fn whole_len(self) -> u64 {
         FRAME_LEN as u64 + u64::from(self.len)
     }
 }
 
-/// Ties records to their segment.
+/// The first part of each record's checksum: ties records to their segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seal(u32);
 
-/// What bytes that may be a record are.
+/// Result of decoding bytes that may be a record.
 #[derive(Debug)]
 enum Decoded<'a> {
     /// An intact record.
     Record { flush: u32, payload: &'a [u8] },
-    /// The beginning of what may be a record of this length.
+    /// The beginning of a possible record of this length, frame included.
     Partial(u32),
-    /// No record.
+    /// Not a record.
     Broken,
 }
 
@@ -154,14 +157,15 @@ impl Seal {
         crc32c::crc32c_append(sum, &(payload.len() as u32).to_le_bytes())
     }
 
-    /// Completes the frame of a record that has only its length.
+    /// Completes a frame that contains only the record's length.
     pub(super) fn seal(self, record: &mut [u8], offset: u32, flush: u32) {
         let checksum = self.checksum(offset, flush, &record[FRAME_LEN..]);
         record[4..8].copy_from_slice(&flush.to_le_bytes());
         record[8..12].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Returns what `bytes` at `offset` begin with, when the segment has `room` bytes from there on.
+    /// Decodes the record at the start of `bytes`, which lie at `offset`, where the segment has
+    /// `room` bytes left.
     fn decode(self, bytes: &[u8], offset: u32, room: u32) -> Decoded<'_> {
         if room < FRAME_LEN as u32 {
             return Decoded::Broken;
@@ -170,7 +174,8 @@ impl Seal {
             return Decoded::Partial(FRAME_LEN as u32);
         }
         let frame = Frame::read(bytes);
-        // Zeros, the usual end, have flush 0.
+        // Zeros, the usual end, have flush 0. The length is checked before it is believed, so
+        // that a damaged one never asks for more than the segment has.
         if frame.flush < HEADER_LEN || frame.flush > offset || frame.whole_len() > u64::from(room) {
             return Decoded::Broken;
         }
@@ -185,7 +190,7 @@ impl Seal {
     }
 }
 
-/// An open segment, for reading by anybody and writing by one.
+/// An open segment: any thread may read it, only the writer writes it.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u32,
@@ -193,18 +198,18 @@ pub(super) struct Segment {
     pub(super) name: String,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) seal: Seal,
-    /// Up to where its records are durable.
+    /// Offset behind the last durable record.
     end: AtomicU32,
 }
 
-/// How a walk over records ended.
+/// Outcome of a walk over records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walk {
-    /// The records went on to the end of what was to be walked.
+    /// Intact records up to the given end.
     Whole,
-    /// The chunk was used up; go on here.
+    /// The chunk is used up; the walk goes on at this offset.
     More(u32),
-    /// There is no record at this offset, which lies before the end.
+    /// There is no intact record at this offset, which lies before the end.
     Broken(u32),
 }
 
@@ -216,7 +221,7 @@ impl Segment {
         Segment { number, id, name, file: file.into(), seal, end: AtomicU32::new(end) }
     }
 
-    /// The segment, with zeros for what cannot be read of it.
+    /// Returns the segment with zeros in place of sectors that cannot be read.
     pub(super) fn skipping(&self) -> Segment {
         let file: Arc<dyn DiskFile> = Arc::new(SkippingFile::new(Arc::clone(&self.file)));
         let end = AtomicU32::new(self.end());
@@ -230,7 +235,7 @@ impl Segment {
         }
     }
 
-    /// Up to where its records are durable.
+    /// Returns the offset behind the last durable record.
     pub(super) fn end(&self) -> u32 {
         self.end.load(Ordering::Acquire)
     }
@@ -239,25 +244,25 @@ impl Segment {
         self.end.store(end, Ordering::Release);
     }
 
-    /// The segment, as far as it is durable.
+    /// Returns the durable end of the log in this segment.
     pub(super) fn tip(&self) -> Previous {
         Previous { number: self.number, end: self.end(), id: self.id }
     }
 
-    /// As the manifest names it.
+    /// Returns the segment as the manifest names it.
     pub(super) fn listed(&self) -> Listed {
         Listed { number: self.number, id: self.id }
     }
 
-    /// Returns where the record at `offset` lies in the log.
+    /// Returns the position in the log of the record at `offset`.
     pub(super) fn position(&self, offset: u32) -> Position {
         Position::new(self.number, offset)
     }
 
-    /// Visits the records from `from` on, at most about a chunk of them.
+    /// Visits the records from `from` on, about 1 MiB of them at most.
     ///
-    /// `visit` is given offset, flush and payload, and may end the walk with an error. `buffer` is
-    /// only memory.
+    /// `visit` is called with offset, flush and payload, and may end the walk with an error.
+    /// `buffer` is memory to reuse.
     pub(super) fn walk<E: From<StoreError>>(
         &self,
         from: u32,
@@ -276,7 +281,9 @@ impl Segment {
                     at += (FRAME_LEN + payload.len()) as u32;
                 }
                 Decoded::Broken => return Ok(Walk::Broken(at)),
+                // Read again from its beginning with the next chunk, so `buffer` need not be moved.
                 Decoded::Partial(_) if at > from => return Ok(Walk::More(at)),
+                // A single record that is longer than a chunk.
                 Decoded::Partial(whole_len) => {
                     len = whole_len.max(len);
                     self.fill(buffer, from, len)?;
@@ -289,6 +296,7 @@ impl Segment {
     /// Reads the payload of the record at `offset` into `payload`, replacing what is there.
     pub(super) fn read(&self, offset: u32, payload: &mut Vec<u8>) -> Result<(), ReadError> {
         let damaged = || ReadError::Damaged { file: self.name.clone(), offset };
+        // Behind the durable end there is no record yet, whatever the page cache shows.
         let room = self.end().saturating_sub(offset);
         let mut len = RECORD_GUESS_LEN.min(room);
         loop {
@@ -306,18 +314,21 @@ impl Segment {
         }
     }
 
-    /// The first intact record in `damage..end` that proves that the byte at `damage` had been
-    /// synced, if there is one.
+    /// Returns the offset of the first intact record in `damage..end` which proves that the byte at
+    /// `damage` had been synced, if there is one.
     pub(super) fn proof_behind(&self, damage: u32, end: u32) -> Result<Option<u32>, StoreError> {
         self.first_record(damage, damage, end)
     }
 
-    /// The first intact record in `from..end` whose flush lies behind `flush`.
+    /// Returns the offset of the first intact record in `from..end` whose flush lies behind
+    /// `flush`.
     fn first_record(&self, mut from: u32, flush: u32, end: u32) -> Result<Option<u32>, StoreError> {
         let mut buffer = Vec::new();
         while from < end {
             let len = CHUNK_LEN.min(end - from);
             self.fill(&mut buffer, from, len)?;
+            // Where the last intact record ended says nothing here: the damaged one's length is
+            // lost, so a record may begin at any byte.
             for at in candidates(&buffer, from, flush) {
                 if self.is_record(at, end)? {
                     return Ok(Some(at));
@@ -330,7 +341,8 @@ impl Segment {
         Ok(None)
     }
 
-    /// The first intact record in `from..end`, whatever it follows.
+    /// Returns the offset of the first intact record in `from..end`, whichever write it was
+    /// part of.
     pub(super) fn next_intact(&self, from: u32, end: u32) -> Result<Option<u32>, StoreError> {
         self.first_record(from, HEADER_LEN - 1, end)
     }
@@ -347,12 +359,12 @@ impl Segment {
         }
     }
 
-    /// The offset behind the last byte in `from..end` that is not zero; `from` if all are.
+    /// Returns the offset behind the last byte in `from..end` that is not zero; `from` if all are.
     pub(super) fn used_end(&self, from: u32, end: u32) -> Result<u32, StoreError> {
         used_end(&*self.file, &self.name, from, end)
     }
 
-    /// Writes what the file holds in `from..end` once more.
+    /// Writes the content of `from..end` once more; see `Chain::mend` for the reason.
     pub(super) fn rewrite(&self, from: u32, end: u32) -> Result<(), StoreError> {
         let mut buffer = Vec::new();
         let mut at = from;
@@ -373,7 +385,8 @@ impl Segment {
     }
 }
 
-/// The offset behind the last byte in `from..end` of a file that is not zero; `from` if all are.
+/// Returns the offset behind the last byte in `from..end` of a file that is not zero; `from` if all
+/// are.
 pub(super) fn used_end(
     file: &dyn DiskFile,
     name: &str,
@@ -394,16 +407,19 @@ pub(super) fn used_end(
     Ok(used)
 }
 
-/// Offsets in `buffer`, which lies at `from`, where a frame may begin whose flush lies behind
-/// `behind`.
+/// Returns the offsets at which a frame may begin whose flush lies behind `behind`; `buffer`
+/// lies at
+/// `from`.
 fn candidates(buffer: &[u8], from: u32, behind: u32) -> impl Iterator<Item = u32> {
+    // Each candidate costs a read and a checksum. Of random bytes, as in bodies, a part of
+    // `at / 2^32` passes: one offset in 64 at the end of a segment of 64 MiB.
     buffer.windows(FRAME_LEN).zip(from..).filter_map(move |(frame, at)| {
         let flush = u32_at(frame, 4);
         (flush > behind && flush <= at).then_some(at)
     })
 }
 
-/// Reads all of `buffer`; a file that ends before is an error.
+/// Fills `buffer`; a file that ends too early is an `UnexpectedEof` error.
 pub(super) fn read_exact_at(
     file: &dyn DiskFile,
     name: &str,
@@ -426,12 +442,12 @@ pub(super) fn read_exact_at(
     Ok(())
 }
 
-/// The name of a segment's file.
+/// Returns the name of a segment's file.
 pub(super) fn name_of(number: u32) -> String {
     format!("{number:08}.seg")
 }
 
-/// The number that a file's name says; `None` for a file that is no segment.
+/// Returns the number in a segment file's name; `None` for any other name.
 pub(super) fn number_of(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".seg")?.parse().ok()?;
     (name_of(number) == name && number > 0).then_some(number)

@@ -1,5 +1,5 @@
-//! A disk with sectors that cannot be read, as a repair and compaction must take it: they read as zeros,
-//! which is no record, and so what lies behind them is found.
+//! A view of a disk in which lost sectors read as zeros, for repair and compaction: zeros are no
+//! record, so the intact records behind them are found.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
@@ -7,26 +7,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Disk, DiskFile, is_damage};
 
-/// The unit in which a disk loses what it held, on all that are in use.
+/// Unit in which a disk loses data: no disk in use has larger sectors.
 const SECTOR: u64 = 4096;
 
-/// Reads zeros where the disk cannot read.
+/// A disk whose lost sectors read as zeros.
 #[derive(Debug)]
 pub(super) struct SkippingDisk<'a>(pub(super) &'a dyn Disk);
 
-/// The same of a single file. What is behind its end, too, reads as zeros.
+/// A file whose lost sectors read as zeros, and so do bytes behind its end.
 #[derive(Debug)]
 pub(super) struct SkippingFile {
     file: Arc<dyn DiskFile>,
     lost: Mutex<Lost>,
 }
 
-/// What is known of sectors that cannot be read. None is asked for twice: a disk may take many seconds
-/// to say no.
+/// The sectors known to be lost. Each is asked for twice at most, since a disk may take many
+/// seconds to fail a read.
 #[derive(Debug, Default)]
 struct Lost {
     sectors: BTreeSet<u64>,
-    /// A read that ended here met one, so up to here it goes sector by sector.
+    /// End of a longer read that failed: up to here sectors are read one by one.
     single_to: u64,
 }
 
@@ -37,7 +37,7 @@ impl SkippingFile {
 }
 
 impl Lost {
-    /// Returns how many of `len` bytes at `offset` may be asked of the disk at once.
+    /// Returns how many of `len` bytes at `offset` may be read at once.
     fn readable(&self, offset: u64, len: usize) -> usize {
         let sector = offset / SECTOR;
         let most = match self.sectors.range(sector + 1..).next() {
@@ -85,10 +85,12 @@ impl DiskFile for SkippingFile {
         while !lost.sectors.contains(&(offset / SECTOR)) {
             let len = lost.readable(offset, buffer.len());
             match self.file.read_at(&mut buffer[..len], offset) {
+                // Within one sector: this is the lost one.
                 Err(error) if is_damage(&error) && len <= in_sector => {
                     lost.sectors.insert(offset / SECTOR);
                 }
                 Err(error) if is_damage(&error) => lost.single_to = offset + len as u64,
+                // Behind the end: the caller believes a length that the file no longer has.
                 Ok(0) => break,
                 read => return read,
             }
@@ -120,7 +122,8 @@ mod tests {
 
     use super::*;
 
-    /// A file of three sectors, of which the second cannot be read; counts in how many reads it was in.
+    /// A file of three sectors, of which the second cannot be read; counts in how many reads it
+    /// was in.
     #[derive(Debug, Default)]
     struct BadSector(AtomicUsize);
 

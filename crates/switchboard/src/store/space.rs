@@ -1,8 +1,8 @@
-//! What the log may take on its disk, as arithmetic.
+//! Division of the disk's space, as arithmetic.
 //!
-//! New messages end before the space does: the gate closes while there is still room for all that
-//! may be queued already. What goes on behind a closed gate (acks, outcomes, how devices stand,
-//! compaction) has the rest of the room, and the ballast.
+//! New messages are refused before the space runs out: the gate closes while there is still
+//! room for all that may be queued already. What goes on behind a closed gate (acks, outcomes,
+//! records of devices, compaction) has the rest of the room, and the ballast.
 
 use super::writer::{Options, ZEROS_AHEAD};
 
@@ -11,54 +11,56 @@ use super::writer::{Options, ZEROS_AHEAD};
 pub struct Space {
     /// Its size in bytes.
     pub total: u64,
-    /// What may still be written.
+    /// Bytes that this process may still write.
     pub free: u64,
 }
 
-/// One part in so many of a file system is left to others.
+/// Fraction of the file system that is left to others: a twentieth.
 const LEFT_FREE_PART: u64 = 20;
-/// The ballast is at most one part in so many of what there is.
+/// Largest fraction of the volume that the ballast takes: an eighth.
 const BALLAST_PART: u64 = 8;
-/// What may be accepted beyond the queue's bound counts as at most one part in so many of what there
-/// is, or nothing would be left of a small store for many shards. With a small queue, too, it fits into
-/// the ballast.
+/// Largest fraction of the volume that counts for what may be accepted beyond the queue's
+/// bound: else nothing would be left of a small store for many shards. Half of the ballast's,
+/// so that both this and a small queue fit into the ballast.
 const OVERRUN_PART: u64 = 2 * BALLAST_PART;
-/// So much of the queue may be passed by records that no message made; see `shard/budget`.
+/// Fraction of the queue by which records that no message made may pass its bound; see
+/// `shard/budget`.
 const QUEUE_MORE_PART: u64 = 8;
-/// No segment is made smaller than this for want of space.
+/// Smallest segment that a small volume leads to.
 const SEGMENT_BYTES_MIN: u32 = 64 << 10;
 
-/// See [`Plan::segments_max`].
+/// Allowance for smaller segments; see [`Plan::segments_max`].
 const SEGMENTS_MORE: u64 = 16;
 
-/// How the space that there is, is divided.
+/// Sizes of the log's parts, which share the space of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// What the log may take, with the ballast.
+    /// Most bytes of the log, with the ballast.
     max_bytes: u64,
-    /// The file system, or the quota if that is less.
+    /// Bytes of the file system, or of the quota if that is less.
     pub(super) volume: u64,
-    /// Set aside for bad times: room for all that is queued, and to copy one segment.
+    /// Bytes set aside for a full disk: room for all that is queued, and to copy one segment.
     pub(super) ballast_bytes: u64,
-    /// All that is not durable, in the log's queue and before it.
+    /// Most bytes that are not durable, in the log's queue and before it.
     pub(super) queue_max_bytes: usize,
-    /// By so much more than that may be accepted before the gate closes.
+    /// Most bytes beyond that which may be accepted before the gate closes.
     overrun_bytes: u64,
     pub(super) segment_bytes: u32,
-    /// Zeros ahead of the records.
+    /// Most zeros ahead of the records.
     pub(super) zeros_ahead: u32,
 }
 
 impl Options {
-    /// About as many files as the log has open at most; see `Plan::segments_max`.
+    /// Returns about the most files that the log has open at once; see `Plan::segments_max`.
     pub fn files_max(&self) -> u64 {
         Plan::new(self, None).segments_max()
     }
 }
 
 impl Plan {
-    /// On a small file system, or under a small quota, all parts shrink together: compaction must be
-    /// able to copy a segment, and the ballast to take the queue.
+    /// Divides the space, of which the file system has `total` bytes. On a small one, or under
+    /// a small quota, all parts shrink together: compaction must be able to copy a segment, and
+    /// the ballast to take the queue.
     pub(super) fn new(options: &Options, total: Option<u64>) -> Plan {
         let Options { segment_bytes, queue_max_bytes, max_bytes, overrun_bytes } = *options;
         let zeros_ahead = ZEROS_AHEAD.min(segment_bytes);
@@ -79,7 +81,8 @@ impl Plan {
         let half = ballast_bytes / 2;
         let (queue, segment) = match ballast_bytes == wanted {
             true => (queue_max_bytes, segment_bytes),
-            // With what may pass it, it fits into half of the ballast.
+            // Half of the ballast is for the queue, including the part by which its bound may
+            // be passed; the other half for the copy of a segment, or for `overrun_bytes`.
             false => (
                 queue_max_bytes.min((half - half / QUEUE_MORE_PART) as usize),
                 segment_bytes.min((half as u32).max(SEGMENT_BYTES_MIN)),
@@ -96,57 +99,66 @@ impl Plan {
         }
     }
 
-    /// Segments that the log has at most, each with an open file. Of two in a row one batch did not fit
-    /// into the first, so together they are more than one whole segment. A disk that is short of space
-    /// or fails makes smaller ones; for those, and for one that begins while another goes, there are
-    /// some more.
+    /// Returns the most segments that the log has, each with an open file.
     pub(super) fn segments_max(&self) -> u64 {
+        // Twice, since of two segments in a row the first had no room for a batch of the second, so
+        // only together are they larger than a whole one. The rest is for the smaller ones of a
+        // disk that is full or fails, and for one that begins while another goes.
         2 * (self.max_bytes / u64::from(self.segment_bytes)) + SEGMENTS_MORE
     }
 
-    /// Returns whether there is no bound: then nothing is looked at, and there is no ballast.
+    /// Returns true if there is no bound: then free space is not looked at, and there is no
+    /// ballast.
     pub(super) fn is_unbounded(&self) -> bool {
         self.max_bytes == u64::MAX
     }
 
-    /// Returns what may come although the gate is closed: all that is queued, zeros ahead of it,
-    /// and the copy of a segment that compaction will drop.
+    /// Returns the bytes that may be written although the gate is closed: all that is queued, zeros
+    /// ahead of it, and the copy of a segment that compaction will drop.
     pub(super) fn headroom(&self) -> u64 {
+        // The copy lies beside its segment until that is dropped; without room for both the log
+        // would pass its quota.
         self.queued() + u64::from(self.segment_bytes)
     }
 
-    /// All that may be queued, with the shards and with the log, and zeros ahead of it.
+    /// Returns the most bytes that may be queued, with the shards and with the log, and zeros ahead
+    /// of them.
     fn queued(&self) -> u64 {
         let queue = self.queue_max_bytes as u64;
         queue + queue / QUEUE_MORE_PART + self.overrun_bytes + u64::from(self.zeros_ahead)
     }
 
-    /// Returns what new messages may still take, when the log has `used` bytes.
+    /// Returns the bytes that the log may still grow by, if it has `used` bytes.
     pub(super) fn left(&self, used: u64, space: Option<Space>) -> u64 {
         let quota = self.max_bytes.saturating_sub(used);
+        // A file system that cannot be asked bounds nothing; a write that fails will tell.
         let disk = space
             .map_or(u64::MAX, |Space { total, free }| free.saturating_sub(total / LEFT_FREE_PART));
         quota.min(disk)
     }
 
-    /// Returns whether the ballast may take what it lacks: not what the writer needs at the moment.
+    /// Returns true if the ballast may take the bytes that it lacks.
     pub(super) fn may_refill(&self, lacking: u64, space: Option<Space>) -> bool {
+        // All that is queued must still fit, or the ballast would be given up again at once.
         space.is_none_or(|space| space.free >= lacking + self.queued())
     }
 }
 
-/// Whether new messages are taken. It opens later than it closes, so that it does not flap.
+/// Gate for new messages. It opens at more free space than it closes at, so that it does not flap.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Gate {
     pub(super) is_full: bool,
-    /// Space is so short that compaction should not wait.
+    /// Set while space is so short that compaction should not wait.
     pub(super) is_tight: bool,
 }
 
 impl Gate {
-    /// Judges anew; returns whether it opened or closed. Without its ballast the log is full.
+    /// Opens or closes the gate, for a log that may grow by `left` bytes; returns true if that is a
+    /// change. `is_short` says that its ballast is not whole.
     pub(super) fn judge(&mut self, plan: &Plan, left: u64, is_short: bool) -> bool {
         let headroom = plan.headroom();
+        // Without its ballast the log counts as full, however much is free: what is accepted
+        // now could not be written if the disk were full again.
         let needed = if self.is_full { headroom + headroom / 2 } else { headroom };
         let is_full = is_short || left < needed;
         self.is_tight = is_full || left < 2 * headroom;

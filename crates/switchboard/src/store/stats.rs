@@ -1,11 +1,11 @@
-//! What the log counts.
+//! Counters and gauges of the log.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::counters::Latency;
 
-/// What the log counts; written by its threads, read by anybody.
+/// Counters and gauges of the log; written by its threads, readable by any.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Records that became durable.
@@ -14,29 +14,30 @@ pub struct Stats {
     pub batches: AtomicU64,
     /// Writes that became durable, each with one sync.
     pub syncs: AtomicU64,
-    /// Bytes that became durable, with their frames.
+    /// Bytes that became durable, frames included.
     pub synced_bytes: AtomicU64,
-    /// Attempts that the disk refused.
+    /// Attempts that failed at the disk.
     pub failures: AtomicU64,
     /// Submits that found the queue full.
     pub full: AtomicU64,
-    /// Submitted and not yet durable, now.
+    /// Bytes that are submitted and not yet durable.
     pub queue_bytes: AtomicU64,
-    /// Free on the file system, as far as is known; 0 where nothing bounds the log.
+    /// Free bytes of the file system at the last look, less the log's writes since; 0 if the log
+    /// has no bound.
     pub free_bytes: AtomicU64,
-    /// What new messages may take before they are refused; 0 where nothing bounds the log.
+    /// Bytes that new messages may take before they are refused; 0 if the log has no bound.
     pub left_bytes: AtomicU64,
-    /// Set aside.
+    /// Bytes of the ballast.
     pub ballast_bytes: AtomicU64,
-    /// 1 while there is no space for new messages.
+    /// 1 while new messages are refused for want of space.
     pub is_full: AtomicU64,
-    /// 1 while there will be none soon.
+    /// 1 while they are, or soon will be.
     pub is_tight: AtomicU64,
     /// Records that were submitted.
     pub submitted: AtomicU64,
     /// Durations of the syncs.
     pub sync_duration: Latency,
-    /// From the submit of a batch until it is durable.
+    /// Time from the submit of a batch until it is durable.
     pub append: Latency,
 }
 

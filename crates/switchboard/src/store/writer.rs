@@ -1,9 +1,9 @@
-//! The one that writes: takes what is queued, writes and syncs it, and tells the shards.
+//! The writer: takes the queued batches, writes and syncs them, and tells the shards.
 //!
 //! [`Writer::step`] is one turn; the thread in `log` is a loop around it. A write or a sync that
-//! fails ends the segment at its last durable record. What was not durable stays in memory and is
-//! written again, to a fresh segment whose header says where the old one ends. The header is
-//! synced, and the directory, before the first record is written behind it.
+//! fails ends the segment at its last durable record. The batches that are not durable stay in
+//! memory and are written again, to a fresh segment whose header says where the old one ends. The
+//! header is synced, and the directory, before the first record is written behind it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -20,37 +20,38 @@ use super::space::{Gate, Plan, Space};
 use super::stats::{add, set};
 use super::{Batch, CloseError, Disk, DropError, Stats, StoreError, Synced};
 
-/// Zeros are written so far ahead of the records, up to the segment's size. Then a sync writes
-/// only data, where a growing file also needs its length and its blocks in the file system's
-/// journal. Measured on ext4: half the time per sync for writes of 22 KiB (`fallocate` saves
-/// nothing there, as its extents are converted in the same journal), for twice the bytes.
+/// Most zeros that are written ahead of the records, within the segment's size. With them a sync
+/// writes only data, while a growing file also needs its length and its blocks in the file system's
+/// journal. Measured on ext4: half the time per sync for writes of 22 KiB, for twice the bytes.
+/// `fallocate` saves nothing there, as its extents are converted in the same journal.
 pub(super) const ZEROS_AHEAD: u32 = 1 << 20;
-/// While the disk is full so much is written at once, unless one batch is more, and segments end
-/// early, so that little must be found at a time and comes free soon.
+/// Most bytes of one write while the disk is full, unless a single batch is larger: few bytes must
+/// be free at a time.
 const SHORT_WRITE_BYTES: u32 = 256 << 10;
+/// Size of a segment while the disk is full: a small one is dead, and its space free, sooner.
 const SHORT_SEGMENT_BYTES: u32 = 4 << 20;
 
-/// At each look so many segments are looked for by their names, in turn: 10 GiB of them in 5 s.
+/// Number of segments that are looked for by name at each look, in turn: 10 GiB of them in 5 s.
 const FOUND_PER_LOOK: usize = 32;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// The writer has come to rest when it had nothing to do for so long.
+/// Idle time after which the writer syncs the manifest.
 const REST: Duration = Duration::from_secs(1);
 
-/// How the log behaves.
+/// Sizes and bounds of the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// A segment is ended before it passes this size; a larger batch makes a larger segment.
     pub segment_bytes: u32,
-    /// Most bytes that are submitted and not yet durable. At the bound, `submit` gives the batch
-    /// back; an empty queue takes any batch. What waits to be submitted must keep to the same bound:
-    /// see [`Recovered::queue_max_bytes`](super::Recovered::queue_max_bytes).
+    /// Most bytes that are submitted and not yet durable. At the bound, `submit` returns the batch;
+    /// an empty queue takes any batch. What waits to be submitted must keep to the same bound: see
+    /// [`Recovered::queue_max_bytes`](super::Recovered::queue_max_bytes).
     pub queue_max_bytes: usize,
-    /// What the log may take on disk, with its ballast; `u64::MAX` is no bound, and no ballast.
-    /// A small one, or a small disk, also makes the others smaller.
+    /// Most bytes of the log on disk, with its ballast; `u64::MAX` is no bound, and no ballast.
+    /// A small bound, or a small disk, also makes the other sizes smaller.
     pub max_bytes: u64,
-    /// By so much those who submit may pass the queue's bound before they notice.
+    /// Bytes by which the shards may pass the queue's bound before they notice.
     pub overrun_bytes: u64,
 }
 
@@ -65,58 +66,58 @@ impl Default for Options {
     }
 }
 
-/// Who is told what became durable; called on the writer's thread, so it must not wait.
+/// Receiver of the writer's events. Called on the writer's thread, so it must not wait.
 pub trait Listener: Send {
-    /// All that one shard had in a write is durable; the batches are in the order in which it
-    /// submitted them.
+    /// All batches of one shard in a write are durable; they are in the order in which it submitted
+    /// them.
     fn synced(&self, shard: usize, batches: Vec<Synced>);
     /// A shard that was given [`Full`](super::Full) may submit again.
     fn room(&self, shard: usize);
-    /// From now on nothing becomes durable. It is tried again until it does.
+    /// From now on nothing becomes durable. The writer retries until it does.
     fn failing(&self, error: &StoreError);
-    /// Whether there is no space for new messages. What is submitted nevertheless is written as
-    /// long as the disk takes it.
+    /// The gate for new messages closed or opened. Batches that are submitted while it is
+    /// closed are written as long as the disk takes them.
     fn full(&self, _is_full: bool) {}
-    /// New messages may take so many bytes, of which those are not subtracted that the log was promised
-    /// to have for records which come also when it is full: returns these.
+    /// Returns the bytes that are promised to records which come also when the log is full.
+    /// They are not yet subtracted from `left`, the bytes that new messages may take.
     fn promised(&self, _left: u64) -> u64 {
         0
     }
-    /// No space can be set aside on this disk; the log goes on without.
+    /// No space can be set aside on this disk; the log goes on without a ballast.
     fn no_ballast(&self, _error: &StoreError) {}
     /// The failure is over: what was submitted meanwhile becomes durable.
     fn healthy(&self);
-    /// What became of [`Log::drop_oldest`](super::Log::drop_oldest).
+    /// Outcome of [`Log::drop_oldest`](super::Log::drop_oldest).
     fn dropped(&self, segment: u32, result: Result<(), DropError>);
 }
 
-/// What writer and readers have in common.
+/// State that writer and readers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
-    /// The writer notes segments and tip, the server its own state.
+    /// Behind a lock, as the writer notes segments and tip, and the server its own state.
     pub(super) manifest: Mutex<Manifest>,
     pub(super) stats: Stats,
-    /// The file system, or the quota if that is less.
+    /// Bytes of the file system, or of the quota if that is less.
     pub(super) volume: u64,
-    /// A segment that is to be dropped, whether or not what was submitted before is durable; 0 is
+    /// A segment to be dropped at once, even if what was submitted before is not durable; 0 is
     /// none.
     pub(super) dead: AtomicU32,
-    /// Somebody waits for a segment to be dropped.
+    /// Set while a requested drop is not finished.
     pub(super) is_dropping: AtomicBool,
-    /// The writer was asked to look at the file system and has not yet.
+    /// Set while a look at the file system is queued.
     pub(super) is_look_due: AtomicBool,
 }
 
-/// What a turn came to.
+/// Outcome of a turn.
 #[derive(Debug)]
 pub(super) enum Turn {
     /// Something was done; there may be more.
     Worked,
     /// There was nothing to do.
     Idle,
-    /// The disk refused; to be tried again after this time.
+    /// The disk failed; to be retried after this time.
     Failed(Duration, StoreError),
 }
 
@@ -131,18 +132,18 @@ enum Health {
 #[derive(Debug)]
 struct Active {
     segment: Arc<Segment>,
-    /// Up to here there are zeros behind the records.
+    /// End of the zeros behind the records, and so of the file.
     zeros_end: u32,
 }
 
 impl Active {
-    /// Returns what the file has behind the last durable record.
+    /// Returns the bytes that the file has behind its last durable record.
     fn bytes_behind_end(&self) -> u32 {
         self.zeros_end.saturating_sub(self.segment.end())
     }
 }
 
-/// The only one that writes.
+/// The only writer of segments.
 #[derive(Debug)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -150,35 +151,36 @@ pub(super) struct Writer {
     plan: Plan,
     ballast: Ballast,
     gate: Gate,
-    /// The disk took no more: the ballast is not whole again since.
+    /// Set when the disk is full, until the ballast is whole again.
     is_short: bool,
-    /// What the file system had at the last look, and what was written since.
+    /// The file system at the last look.
     space: Option<Space>,
+    /// Bytes written since that look.
     written: u64,
-    /// Taken from the queue and not yet done.
+    /// Entries taken from the queue and not yet done.
     pending: VecDeque<Entry>,
-    /// None: the next write makes a segment.
+    /// `None` makes the next write begin a segment.
     active: Option<Active>,
-    /// Up to where the log is durable.
+    /// The durable end of the log.
     tip: Previous,
     next_number: u32,
     /// Files of failed attempts that are to be deleted before any segment is.
     abandoned: Vec<String>,
-    /// What they take on disk.
+    /// Their bytes on disk.
     abandoned_bytes: u64,
-    /// The segment in which the disk began to fail: what it has behind its last durable record goes
-    /// when the disk takes something again.
+    /// The segment in which the disk began to fail. It is cut off behind its last durable
+    /// record once the disk works again.
     untrimmed: Option<Active>,
     health: Health,
-    /// A start would not find all that was written, so nothing more is.
+    /// Set while a start would not find all files; then nothing is written.
     is_gone: bool,
-    /// Segments up to this one were looked for in this round.
+    /// Segments up to this number were looked for in this round.
     found_to: u32,
     zeros: Vec<u8>,
 }
 
 impl Writer {
-    /// Goes on behind `newest`, whose file has `file_len` bytes.
+    /// Returns a writer that appends to `newest`, a segment and the length of its file.
     pub(super) fn new(
         shared: Arc<Shared>,
         disk: Arc<dyn Disk>,
@@ -212,8 +214,9 @@ impl Writer {
         }
     }
 
-    /// Does the next thing: one write with its sync, or one wish.
+    /// Does one write with its sync, or one other task of the queue.
     pub(super) fn step(&mut self, listener: &dyn Listener) -> Turn {
+        // Ahead of the queue, whose batches may be waiting for the very space that this frees.
         let dead = self.shared.dead.swap(0, Relaxed);
         if dead != 0 {
             self.drop_and_tell(dead, listener);
@@ -231,6 +234,7 @@ impl Writer {
     }
 
     fn step_flush(&mut self, listener: &dyn Listener) -> Turn {
+        // A sync of a file without a name succeeds, and its content is lost with the process.
         if self.is_gone
             && let Err(error) = self.check()
         {
@@ -240,8 +244,8 @@ impl Writer {
             Ok((segment, end, count)) => {
                 let bytes = end - segment.end();
                 self.advance(segment, end);
-                // Before the shards hear of it: that makes room for more, and what is accepted by a
-                // gate that should be closed has no room here.
+                // The gate is judged before `tell` makes room for more batches: what came in
+                // through a gate that should be closed would have no space on disk.
                 self.spend(bytes, listener);
                 self.tell(count, listener);
                 Turn::Worked
@@ -251,24 +255,26 @@ impl Writer {
                 if error.is_no_space() && self.make_space(listener) {
                     return Turn::Worked;
                 }
-                // That the folder is gone says more than that no file can be made.
+                // Prefer the error that names the cause: in a removed directory no file can be
+                // made.
                 let error = self.check().err().unwrap_or(error);
                 self.fail(error, listener)
             }
         }
     }
 
-    /// The disk is full. From now on little is written at a time; `false` when there is no ballast
-    /// left to give up for it.
+    /// Answers a full disk: writes become small, and the ballast gives up space for the next one.
+    /// Returns false if there is none left.
     fn make_space(&mut self, listener: &dyn Listener) -> bool {
         self.is_short = true;
+        // At least the first batch is written, however large: less would fail again.
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u64;
         let is_given_up = self.ballast.give_up(first + u64::from(SHORT_WRITE_BYTES));
         self.judge(listener);
         is_given_up
     }
 
-    /// Gives up a piece of the ballast, whatever for; `false` when there is none.
+    /// Gives up a piece of the ballast, whatever for; false if there is none.
     pub(super) fn give_up_ballast(&mut self) -> bool {
         self.is_short = true;
         self.ballast.give_up(0)
@@ -278,12 +284,14 @@ impl Writer {
         self.plan.queue_max_bytes
     }
 
-    /// Looks at the file system, and makes the ballast whole if it can.
+    /// Looks at the file system: for free space, to make the ballast whole, and for missing files.
     fn look(&mut self, listener: &dyn Listener) {
+        // First, so that a request that comes meanwhile is queued again.
         self.shared.is_look_due.store(false, Relaxed);
         self.observe();
         if !self.ballast.is_whole() && self.plan.may_refill(self.ballast.lacking(), self.space) {
             match self.ballast.fill() {
+                // It will not get better on this disk, unlike a lack of space.
                 Err(error) if !error.is_no_space() => {
                     listener.no_ballast(&error);
                     self.ballast.forgo();
@@ -291,7 +299,8 @@ impl Writer {
                 _ => self.observe(),
             }
         }
-        // Without bound and ballast, a disk that takes something again is as good as before.
+        // A log without a ballast has target 0, which counts as whole: only a write can show
+        // whether its disk is still full.
         self.is_short = !self.ballast.is_whole();
         self.judge(listener);
         let was_gone = self.is_gone;
@@ -302,8 +311,8 @@ impl Writer {
         }
     }
 
-    /// Fails while a start would not find MANIFEST, the segment that is written, or one of the next few
-    /// of the others. What is written to a file without a name is synced, and lost with the process.
+    /// Fails while a start would not find `MANIFEST`, the segment that is written, or one of
+    /// the next few of the others.
     fn check(&mut self) -> Result<(), StoreError> {
         let checked = self.find_files();
         self.is_gone = checked.is_err();
@@ -322,7 +331,8 @@ impl Writer {
         self.active.as_ref().map_or(Ok(()), |active| find(&active.segment))?;
         let next: Vec<Arc<Segment>> = {
             let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
-            // Those before the oldest are about to go.
+            // A segment before the manifest's oldest is being dropped; its file may be gone
+            // already.
             let rest = segments.range(oldest.max(self.found_to + 1)..);
             rest.take(FOUND_PER_LOOK).map(|(_, segment)| segment.clone()).collect()
         };
@@ -341,12 +351,13 @@ impl Writer {
         self.written = 0;
     }
 
-    /// So much was written; it counts before the next look.
+    /// Subtracts written bytes from the free space that was seen last.
     fn spend(&mut self, bytes: u32, listener: &dyn Listener) {
         if self.plan.is_unbounded() {
             return;
         }
         self.written += u64::from(bytes);
+        // Others write to the disk as well, and the looks of the reader are a second apart.
         if self.written > self.plan.headroom() / 4 {
             self.observe();
         }
@@ -364,6 +375,8 @@ impl Writer {
         });
         let ahead = self.active.as_ref().map_or(0, Active::bytes_behind_end);
         let untrimmed = self.untrimmed.as_ref().map_or(0, Active::bytes_behind_end);
+        // All that lies on disk counts, also what a failing disk does not let go of: without it a
+        // quota of 64 MiB once became 217 MiB.
         let left_behind = self.abandoned_bytes + u64::from(untrimmed);
         let used = self.shared.usage().bytes + u64::from(ahead) + left_behind + self.ballast.len();
         let left = self.plan.left(used, space);
@@ -378,23 +391,23 @@ impl Writer {
         if is_changed {
             listener.full(self.gate.is_full);
         }
-        // The shards first: whoever reads that there is space may send at once.
+        // After the shards were told: a client that reads the metric may send at once.
         set(&stats.is_full, self.gate.is_full.into());
     }
 
-    /// A segment ends before it passes this.
+    /// Returns the size that a segment must not pass.
     fn segment_bytes(&self) -> u32 {
         let most = if self.is_short { SHORT_SEGMENT_BYTES } else { u32::MAX };
         self.plan.segment_bytes.min(most)
     }
 
-    /// So many zeros are written ahead; none where space is short.
+    /// Returns the number of zeros to write ahead; 0 while space is short.
     fn zeros_ahead(&self) -> u32 {
         if self.is_short || self.gate.is_full { 0 } else { self.plan.zeros_ahead }
     }
 
-    /// Writes and syncs the batches at the front that fit into the segment; returns its new end and
-    /// their number.
+    /// Writes and syncs the batches at the front that fit into the segment; returns the
+    /// segment, its new end and the number of batches.
     fn flush(&mut self) -> Result<(Arc<Segment>, u32, usize), StoreError> {
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u32;
         let (segment_bytes, zeros_ahead) = (self.segment_bytes(), self.zeros_ahead());
@@ -411,6 +424,7 @@ impl Writer {
         let segment = active.segment.clone();
         let start = segment.end();
         let most = if self.is_short { SHORT_WRITE_BYTES } else { u32::MAX };
+        // The first batch always goes in: an empty segment takes one that is larger than itself.
         let room = segment_bytes.saturating_sub(start).min(most).max(first);
         let (count, end) = seal(&mut self.pending, &segment, room);
         let are_enough = end <= active.zeros_end || zeros_ahead == 0;
@@ -420,6 +434,7 @@ impl Writer {
         let mut slices: Vec<_> = batches.chain([zeros]).map(IoSlice::new).collect();
         let written = segment.file.write_at(&mut slices, u64::from(start));
         written.map_err(StoreError::of("write", &segment.name))?;
+        // Before the sync: if that fails, what the file has behind its end still takes space.
         active.zeros_end = active.zeros_end.max(zeros_end);
         self.sync(&segment)?;
         Ok((segment, end, count))
@@ -427,22 +442,24 @@ impl Writer {
 
     fn sync(&self, segment: &Segment) -> Result<(), StoreError> {
         let started = Instant::now();
+        // A sync that failed is never repeated on the same pages: ext4, XFS and Btrfs mark them
+        // clean, so that the next one succeeds without having written them. See `abandon`.
         segment.file.sync_data().map_err(StoreError::of("sync", &segment.name))?;
         self.shared.stats.sync_duration.observe(started.elapsed(), 1);
         Ok(())
     }
 
     /// Makes a segment that follows the tip, durable with its header.
-    ///
-    /// While an attempt that failed cannot be let go of there is no other: or each retry on a disk that
-    /// syncs nothing would leave a file, one a second.
     fn create(&mut self) -> Result<Active, StoreError> {
+        // No new attempt before the last one is gone, or each retry on a disk that syncs
+        // nothing would leave a file, one a second.
         self.delete_abandoned()?;
         let number = self.next_number;
         let name = name_of(number);
+        // Also used up by an attempt that fails: its file may come back after a power failure.
         self.next_number += 1;
         let made = self.create_file(number, &name);
-        // Without its header it would be nothing, with it a crash must not find it in the way.
+        // The file may have its header already, and the manifest may name it.
         if made.is_err() {
             self.abandoned.push(name);
             self.abandoned_bytes += u64::from(self.zeros_ahead().max(HEADER_LEN));
@@ -458,6 +475,9 @@ impl Writer {
         let zeros_end = self.zeros_ahead().max(HEADER_LEN);
         let zeros = &self.zeros[..(zeros_end - HEADER_LEN) as usize];
         let bytes = header.to_bytes();
+        // Content, then name, then manifest, each durable before the next: what the manifest
+        // names must be there after a crash, or the start refuses the log. A sync of the file
+        // alone does not make its name durable.
         file.write_at(&mut [IoSlice::new(&bytes), IoSlice::new(zeros)], 0)
             .map_err(StoreError::of("write", name))?;
         file.sync_data().map_err(StoreError::of("sync", name))?;
@@ -467,7 +487,7 @@ impl Writer {
         Ok(Active { segment, zeros_end })
     }
 
-    /// The segment is durable up to `end`.
+    /// Moves the durable end of the log to `end` of the segment.
     fn advance(&mut self, segment: Arc<Segment>, end: u32) {
         add(&self.shared.stats.syncs, 1);
         add(&self.shared.stats.synced_bytes, (end - segment.end()) as usize);
@@ -477,10 +497,12 @@ impl Writer {
             segments.insert(segment.number, segment.clone());
         }
         self.tip = segment.tip();
+        // Before any shard is told: after kill -9 a tip behind what was accepted would let a
+        // start take damage in an accepted record for a torn write.
         self.shared.manifest().note_tip(self.tip);
     }
 
-    /// Takes the first `count` batches, which are now durable, and tells everybody.
+    /// Removes the first `count` batches, which are now durable, and tells their shards.
     fn tell(&mut self, count: usize, listener: &dyn Listener) {
         self.recover(listener);
         let segment = self.active.as_ref().map(|active| active.segment.clone());
@@ -509,11 +531,11 @@ impl Writer {
         waiting.into_iter().for_each(|shard| listener.room(shard));
     }
 
-    /// Says that the failure is over, if there was one.
+    /// Ends a failure, if there was one.
     fn recover(&mut self, listener: &dyn Listener) {
         if let Health::Failing(_) = self.health {
             self.health = Health::Well;
-            // Those that resist now are tried again before the next drop.
+            // Files that cannot be deleted now are retried before the next segment begins or goes.
             self.delete_abandoned().ok();
             if let Some(Active { segment, .. }) = self.untrimmed.take() {
                 // As in `finish`.
@@ -523,28 +545,29 @@ impl Writer {
         }
     }
 
-    /// Ends the active segment where it is durable. One without a record is no part of the log.
+    /// Ends the active segment at its last durable record, after a write or a sync that failed.
     fn abandon(&mut self, error: &StoreError) {
         let Some(active) = self.active.take() else { return };
+        // Without a durable record it is no part of the log, and goes as a whole.
         if active.segment.number != self.tip.number {
             self.abandoned.push(active.segment.name.clone());
             self.abandoned_bytes += u64::from(active.zeros_end);
             self.delete_abandoned().ok();
         } else if error.is_no_space() {
+            // The next attempt needs the space of what was written behind the end.
             self.active = Some(active);
             self.finish();
         } else {
-            // Its disk is not touched before it takes something again.
+            // A disk that fails is not touched more than it must be; see `recover`.
             self.untrimmed = Some(active);
         }
     }
 
-    /// No record follows in the active segment.
-    ///
-    /// Zeros, or a torn write, behind its last record are space that others need. If cutting them off
-    /// fails they stay, and mean nothing: the next header says where this one ends.
+    /// Ends the active segment, and cuts off what lies behind its last record.
     fn finish(&mut self) {
         if let Some(Active { segment, .. }) = self.active.take() {
+            // Zeros or a torn write, of which only the space matters: the next header says
+            // where this segment ends. So an error changes nothing.
             segment.file.truncate(u64::from(segment.end())).ok();
         }
     }
@@ -562,8 +585,7 @@ impl Writer {
         Turn::Failed(wait, error)
     }
 
-    /// Begins a segment, unless the active one has no record. It belongs to the log before there is
-    /// a record in it, so that the one before can be dropped at once.
+    /// Begins a segment, unless the active one has no record.
     fn roll(&mut self, listener: &dyn Listener) {
         if self.active.as_ref().is_none_or(|active| active.segment.end() == HEADER_LEN) {
             return;
@@ -573,8 +595,10 @@ impl Writer {
         if made.as_ref().is_err_and(StoreError::is_no_space) && self.make_space(listener) {
             made = self.create();
         }
-        // Else the next batch tries again.
+        // An error is not reported: the next batch tries again, and meets it.
         if let Ok(active) = made {
+            // It becomes the tip without a record, so that the segment before can be dropped at
+            // once.
             self.advance(active.segment.clone(), HEADER_LEN);
             self.active = Some(active);
         }
@@ -587,10 +611,10 @@ impl Writer {
         self.judge(listener);
     }
 
-    /// Deletes files of failed attempts; those that resist are kept in mind. The manifest lets go
-    /// of them first, or a crash in between would look as if the newest segment were missing.
+    /// Deletes files of failed attempts; those that cannot be deleted stay in the list.
     fn delete_abandoned(&mut self) -> Result<(), StoreError> {
         if !self.abandoned.is_empty() {
+            // First, or after a crash in between the newest segment would seem to be missing.
             self.shared.manifest().unlist()?;
         }
         while let Some(name) = self.abandoned.last() {
@@ -601,7 +625,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes a file, which may be gone already.
+    /// Deletes a file; one that is gone already is no error, as a drop is retried as a whole.
     fn delete(&self, name: &str) -> Result<(), StoreError> {
         match self.disk.delete(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -611,10 +635,7 @@ impl Writer {
         }
     }
 
-    /// Deletes the oldest segment. Everything submitted before is durable already.
-    ///
-    /// The manifest says first, durably, that the log begins with the next one: a crash in between
-    /// leaves a file that is not part of the log any more, and none that is missing.
+    /// Deletes the oldest segment.
     fn drop_oldest(&mut self, number: u32) -> Result<(), DropError> {
         let (oldest, next) = {
             let segments = self.shared.segments.read().unwrap_or_else(PoisonError::into_inner);
@@ -627,7 +648,11 @@ impl Writer {
         let Some(next) = next.filter(|_| number != self.tip.number) else {
             return Err(DropError::Newest(number));
         };
+        // A start knows a failed attempt by the segment that it names as the one before it.
+        // Once that one and the next are dropped, the file would count as foreign.
         self.delete_abandoned()?;
+        // Durable before the file goes: a crash in between then leaves a file that is no part
+        // of the log any more, and none that is missing.
         self.shared.manifest().begin_with(next)?;
         self.delete(&name_of(number))?;
         self.disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))?;
@@ -636,7 +661,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Works until the queue is closed and all is durable, or the disk refuses for good.
+    /// Works until the queue is closed and all is durable, or the disk failed once more after that.
     pub(super) fn run(mut self, listener: &dyn Listener) -> Result<(), CloseError> {
         let shared = self.shared.clone();
         let mut is_last_try = false;
@@ -645,7 +670,8 @@ impl Writer {
                 Turn::Worked => {}
                 Turn::Idle if self.rest() => {}
                 Turn::Idle => {
-                    // One that cannot be noted is taken for a crash, which loses nothing either.
+                    // If it cannot be noted the next start recovers as after a crash: all is
+                    // durable.
                     shared.manifest().close().ok();
                     return Ok(());
                 }
@@ -660,10 +686,11 @@ impl Writer {
 }
 
 impl Writer {
-    /// Waits for something to do; `false` when there will be nothing. After a while in which
-    /// nothing came the manifest is synced: then a power failure, too, leaves the last tip.
+    /// Waits for something to do; false if the queue is closed and empty.
     fn rest(&self) -> bool {
         let queue = &self.shared.queue;
+        // Under load the tip is noted without a sync. Synced at rest, the last one survives a power
+        // failure, too.
         let is_dirty = self.shared.manifest().is_dirty();
         if is_dirty && !queue.wait_at_most(REST) {
             self.shared.manifest().settle().ok();
@@ -678,7 +705,8 @@ impl Shared {
     }
 }
 
-/// The batches up to the first wish.
+/// Returns the batches up to the first other entry: a roll or a drop must see all before it
+/// durable.
 fn front_batches(pending: &VecDeque<Entry>) -> impl Iterator<Item = &Batch> {
     pending.iter().map_while(|entry| match entry {
         Entry::Batch { batch, .. } => Some(batch),
@@ -686,7 +714,7 @@ fn front_batches(pending: &VecDeque<Entry>) -> impl Iterator<Item = &Batch> {
     })
 }
 
-/// Seals the batches at the front that fit into `room` for the end of the segment; gives their
+/// Seals the batches at the front that fit into `room` for the end of the segment; returns their
 /// number and the end behind them.
 fn seal(pending: &mut VecDeque<Entry>, segment: &Segment, room: u32) -> (usize, u32) {
     let start = segment.end();
@@ -704,7 +732,7 @@ fn seal(pending: &mut VecDeque<Entry>, segment: &Segment, room: u32) -> (usize, 
     (count, end)
 }
 
-/// Up to where a write of `start..end` is filled with zeros, if it passes those that are there.
+/// Returns the end of the zeros behind a write of `start..end` that passes those in the file.
 fn zeros_end(start: u32, end: u32, segment_bytes: u32) -> u32 {
     // Zeros behind a large write would cost about as much as they save.
     if end - start > ZEROS_AHEAD / 4 {

@@ -26,7 +26,7 @@ struct State {
     syncs_fail: bool,
     /// So many changes still happen; then none does.
     changes_left: Option<u64>,
-    /// What all files may have together; the rest others have taken.
+    /// Most bytes of all files together; others have taken the rest.
     capacity: u64,
     ids: u64,
     /// Pages of files that cannot be read.
@@ -45,7 +45,7 @@ enum NameChange {
     Deleted(String),
 }
 
-/// What a file holds: as read now, and as it is sure to be after a crash.
+/// Content of a file: as read now, and as it is certain to be after a crash.
 #[derive(Clone, Debug, Default)]
 struct Content {
     cache: Vec<u8>,
@@ -59,7 +59,7 @@ enum Change {
     Truncate(usize),
 }
 
-/// How much of what was not synced a crash leaves.
+/// Kinds of crashes, by what they leave of unsynced changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Loss {
     /// The process died; the page cache lives.
@@ -152,7 +152,7 @@ impl Content {
         survivors.iter().for_each(|change| change.apply(&mut self.durable));
     }
 
-    /// What an earlier sync lost stays lost, though the page cache shows it.
+    /// Changes that an earlier sync lost stay lost, though the page cache shows them.
     fn sync(&mut self) {
         self.unsynced.drain(..).for_each(|change| change.apply(&mut self.durable));
     }

@@ -384,7 +384,7 @@ fn a_segment_of_a_copy_of_the_log_ends_nothing_that_is_durable() {
     assert_eq!((found, salvaged.faults), (all, vec!["00000002.seg belongs to another log".into()]));
 }
 
-/// Where a header between is lost, a segment is linked to nothing: it is taken all the same.
+/// A segment that is linked to nothing, because a header between is lost, is taken all the same.
 #[test]
 fn a_segment_between_two_that_are_lost_is_salvaged() {
     let (disk, records) = log(&[&[10], &[], &[11], &[], &[12], &[], &[13], &[], &[14]]);

@@ -16,7 +16,7 @@ use super::{
     open,
 };
 
-/// What a listener was told.
+/// A call of the listener.
 #[derive(Debug)]
 enum Told {
     Synced(usize, Vec<(Position, Vec<u8>)>),

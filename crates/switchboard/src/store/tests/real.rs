@@ -142,7 +142,7 @@ fn a_look_changes_nothing() {
     assert!(std::fs::read(&segment).unwrap() == bytes);
 }
 
-/// What was accepted after the file had gone was lost with the process.
+/// Messages that were accepted after the file was removed were lost with the process.
 #[test]
 fn a_file_that_is_gone_fails_the_log_until_it_is_back() {
     let home = tempfile::tempdir().unwrap();

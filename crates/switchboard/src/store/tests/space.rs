@@ -112,7 +112,7 @@ fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
     assert_eq!(records.len() as u64, submitted);
 }
 
-/// What comes also when the log is full has its room from the moment when it is promised.
+/// Records that come also when the log is full have their room from the moment of the promise.
 #[test]
 fn the_gate_closes_for_what_is_promised_and_opens_when_it_is_not_any_more() {
     struct Promised(Ears, u64);

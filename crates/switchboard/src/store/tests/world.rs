@@ -17,7 +17,7 @@ const SEEDS: std::ops::Range<u64> = 0..1500;
 const OPTIONS: Options =
     Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX, overrun_bytes: 0 };
 
-/// What ought to be in the log, over all of its incarnations.
+/// Model of the log's content, over all of its incarnations.
 struct World {
     random: Random,
     disk: CrashDisk,
