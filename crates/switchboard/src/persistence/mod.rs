@@ -1,8 +1,8 @@
-//! What of the brokers' state survives: their records as bytes, the replay at the start, reading
-//! back what waits, and compaction the log's oldest part.
+//! Persistence of the brokers' state: their records as bytes, the replay at the start, reading
+//! messages back, and compacting the oldest part of the log.
 //!
-//! The brokers know no bytes and [`crate::store`] knows no messages; this room stands
-//! between them.
+//! The brokers know no bytes and [`crate::store`] knows no messages; this module stands between
+//! them.
 
 mod reader;
 pub(crate) mod record;
@@ -27,33 +27,34 @@ use crate::store::{self, DataDir, Found, OpenError, Options, Recovered, StateNot
 pub(crate) use reader::{Answer, Chunk, Job, Reader, Shards};
 use state::{Origin, State, StateError};
 
-/// Ids reserved at once: a start after a crash skips at most as many.
+/// Number of ids reserved at once, most of which a start after a crash skips.
 const IDS_RESERVED: u64 = 10_000;
-/// Two for each shard that may ask at the same time.
+/// Number of reserved ids that are left unused, as shards ask without a lock: two for each that may
+/// ask at the same time.
 const IDS_MARGIN: u64 = 2_048;
-/// As many as may have been given of which the store knows nothing.
+/// Most ids that may have been given without a record of them in the store.
 pub(crate) const IDS_AHEAD: u64 = IDS_RESERVED + IDS_MARGIN;
 
-/// The brokers as the last run left them, and where their records go.
+/// The brokers as the last run left them, and the log for their records.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) brokers: Vec<(Broker, Replay)>,
     pub(crate) recovered: Option<Recovered>,
     pub(crate) ids: Ids,
-    /// What the server's uptime begins at.
+    /// The server's uptime at the beginning of this run.
     pub(crate) uptime: Moment,
 }
 
-/// Which ids may be given; all below the mark are on disk as given.
+/// The ids that may be given: those below a mark that is on disk.
 #[derive(Debug)]
 pub(crate) struct Ids {
     reserved_to: AtomicU64,
-    /// What is noted with them.
+    /// Clock whose stamp is noted with them.
     clock: StampClock,
     kept: Option<std::sync::Mutex<Kept>>,
 }
 
-/// The server's own state, and where the log notes it.
+/// The server's own state, and its note in the log's manifest.
 #[derive(Debug)]
 struct Kept {
     disk: Arc<DataDir>,
@@ -61,7 +62,8 @@ struct Kept {
     note: StateNote,
 }
 
-/// Opens the data directory, or begins with nothing in memory.
+/// Opens the data directory and replays its log into the brokers; without a directory all is in
+/// memory, and begins empty.
 pub(crate) fn open(
     data_dir: Option<&Path>,
     directory: &Arc<Directory>,
@@ -71,7 +73,8 @@ pub(crate) fn open(
     wall_ms: u64,
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
-    // Before anything is made in the directory: what is missing of it lies in the repaired store.
+    // Before anything is made in the directory: the files that are missing in it are in the
+    // repaired store, which was not moved into place.
     let is_there = dir.exists();
     anyhow::ensure!(
         !is_there || dir.is_dir(),
@@ -88,6 +91,8 @@ pub(crate) fn open(
     remove_unfinished_repair(dir);
     let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
+    // A backup does not know which ids were given after it was made. Had one of them been given
+    // again, the device that has its token could read the other's mailbox.
     if origin == Origin::Copied {
         directory.skip_unknown_ids(wall_ms);
     }
@@ -103,10 +108,14 @@ pub(crate) fn open(
     let mut recovered = store::open(disk.clone(), options, &mut |position, bytes| {
         let record = record::read(bytes)
             .map_err(|error| format!("the record at {position:?} cannot be read: {error}"))?;
+        // The uptime is noted only every 10 s; after a crash the newest message is nearer to
+        // the end. It must not run backwards, since the duplicate window is counted by it.
         if let Record::Message(message) = &record {
             uptime = uptime.max(message.at);
         }
         let now = Now { at: uptime, wall_ms };
+        // To all of them: records know nothing of shards, and there may be another number of
+        // them now.
         for (broker, replay) in &mut brokers {
             broker.replay(now, replay, &record, Position(position.to_u64()));
         }
@@ -118,8 +127,9 @@ pub(crate) fn open(
     brokers.iter_mut().for_each(|(broker, _)| broker.stamp_by(clock));
     let note = recovered.state_note();
     state.store = note.store();
-    // A crash may have come between the last write of the state and this note of it. Were it not made
-    // up for before the next write, another crash would leave the state two ahead, as no run does.
+    // A crash may have come between the last write of the state and its note. Without this another
+    // crash after the next write would leave the state two generations ahead, and it would be
+    // refused.
     note.set(state.generation, state.ids_to)?;
     let reserved_to = AtomicU64::new(state.ids_to);
     let kept = Some(std::sync::Mutex::new(Kept { disk, state, note }));
@@ -133,13 +143,13 @@ pub(crate) fn open(
             // A log without a state that belongs to it would be refused at the next start.
             return Err(error);
         }
-        // Those who are known can be served. It is tried again all the time.
+        // Known devices can be served all the same. The reservation is retried all the time.
         tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
     }
     Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
 }
 
-/// Returns whether a folder lies where the state is to be written: that does not pass.
+/// Returns true if a folder lies where the state is to be written: that does not go away by itself.
 fn is_in_the_way(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<StateError>().and_then(StateError::io);
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::IsADirectory)
@@ -150,7 +160,7 @@ fn is_no_space(error: &anyhow::Error) -> bool {
         || error.downcast_ref::<StoreError>().is_some_and(StoreError::is_no_space)
 }
 
-/// Why the log is not opened, and how to go on.
+/// Adds advice to an error of opening the log.
 fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
     let dir = dir.display();
     match error {
@@ -177,7 +187,7 @@ fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
     }
 }
 
-/// Why a directory of a version without `MANIFEST` did not get one, and how to go on.
+/// Adds advice to an error of making `MANIFEST` for a directory of a version without one.
 fn not_adopted(dir: &Path, error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Io(error) if error.is_no_space() => anyhow::anyhow!(
@@ -190,8 +200,8 @@ fn not_adopted(dir: &Path, error: OpenError) -> anyhow::Error {
     }
 }
 
-/// The state, held to the log, with the fingerprint of the key that belongs to both. A log of an
-/// older version gets its manifest here.
+/// Opens the state and checks that log and key belong to it; notes the key's fingerprint in it.
+/// A log of an older version gets its manifest here.
 fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
     let known = store::identify(disk).map_err(|error| refused(dir, error))?;
     let (mut state, origin) = State::open(disk.root(), known)?;
@@ -199,7 +209,7 @@ fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
     let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;
     state.token_key = Some(key);
     if origin == Origin::Older {
-        // Those versions had their ballast among the segments, where nobody would give it up again.
+        // Those versions had their ballast among the segments, where this one does not look for it.
         disk.root().remove("log/ballast").ok();
         store::adopt(disk).map_err(|error| not_adopted(dir, error))?;
     }
@@ -220,7 +230,7 @@ fn in_memory(directory: &Arc<Directory>, shards: usize, limits: &Limits) -> anyh
     Ok(Opened { brokers: brokers.collect(), recovered: None, ids, uptime: Moment::default() })
 }
 
-/// The clock that records are stamped by, as the last run left it and the time since moved it.
+/// Returns the clock that stamps records, resumed from the last run's and moved by the time since.
 fn resume(state: &State, uptime: Moment, wall_ms: u64) -> StampClock {
     let last = LastRun {
         uptime: Moment::from_ms(state.uptime_ms),
@@ -282,7 +292,7 @@ fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)
 }
 
 impl Ids {
-    /// Returns whether the next id may be given, and whether more should be reserved soon.
+    /// Returns two answers: may the next id be given, and should more be reserved soon.
     pub(crate) fn may_give(&self, next: u64) -> (bool, bool) {
         let to = self.reserved_to.load(Ordering::Acquire);
         (next.saturating_add(IDS_MARGIN) <= to, next.saturating_add(IDS_RESERVED / 2) > to)
@@ -306,18 +316,21 @@ impl Ids {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         (changed.wall_ms, changed.stamp_ms) = (wall.as_millis() as u64, self.clock.stamp(uptime));
         let generation = changed.write(kept.disk.root())?;
-        // Should this fail, the same generation is written again: never two ahead.
+        // If this fails `kept.state` stays as it was, so the next attempt writes the same
+        // generation again: the file is never two ahead of the manifest.
         kept.note.set(generation, ids_to)?;
         kept.state = changed;
+        // Last: an id may be given only once its reservation is on disk.
         self.reserved_to.store(ids_to, Ordering::Release);
         Ok(())
     }
 }
 
-/// What begins the name of a directory in which a repair is ready, and not yet in its place.
+/// Prefix of the name of a directory with a repaired store that is complete and not yet in place.
 pub(crate) const REPAIRED: &str = "repaired-";
 
-/// The directory of a repair that was not finished, if there is one.
+/// Returns the directory of a repair that was interrupted while it put its store in place, if there
+/// is one.
 pub(crate) fn interrupted_repair(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
     let unlisted = |error| anyhow::anyhow!("cannot list {}: {error}", dir.display());
     for entry in std::fs::read_dir(dir).map_err(unlisted)? {
@@ -329,12 +342,14 @@ pub(crate) fn interrupted_repair(dir: &Path) -> anyhow::Result<Option<PathBuf>> 
     Ok(None)
 }
 
-/// The store that a repair builds; it counts for nothing before it is [`REPAIRED`].
+/// Name of the directory in which a repair builds a store; it counts for nothing before it is
+/// renamed to one with the prefix [`REPAIRED`].
 pub(crate) const BEING_BUILT: &str = "repair.tmp";
 
-/// Removes what a repair left that was killed while it copied: it may be as large as the log.
+/// Removes what a repair left that was killed while it copied.
 fn remove_unfinished_repair(dir: &Path) {
     let path = dir.join(BEING_BUILT);
+    // It may be as large as the log. An error only warns: the server can run beside it.
     match std::fs::remove_dir_all(&path) {
         Ok(()) => tracing::info!(path = %path.display(), "an unfinished repair was removed"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -344,5 +359,5 @@ fn remove_unfinished_repair(dir: &Path) {
     }
 }
 
-/// How often the uptime is noted, and the log looked at.
+/// Interval at which the uptime and the mark of ids are noted.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_secs(10);

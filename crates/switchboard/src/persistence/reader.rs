@@ -1,5 +1,5 @@
-//! Reads the log beside the writer: what devices come for, and the oldest segment when most of it
-//! is dead.
+//! Reads the log beside the writer: messages that devices fetch, and the oldest segment, to compact
+//! it once most of the log is dead.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -18,22 +18,22 @@ use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
 use crate::store::{self, Log, ReadError, Skipping};
 
-/// How often the log is looked at for what could be compacted.
+/// Interval at which the log is judged for compaction.
 const LOOK: Duration = Duration::from_secs(1);
-/// While a segment is being dropped: then the next one can be looked at.
+/// The same while a segment is being dropped, so that the next one can follow soon.
 const DROP_LOOK: Duration = Duration::from_millis(20);
-/// What a record takes beside its message, about.
+/// Estimated bytes of a record beside its message.
 const RECORD_OVERHEAD: u64 = 96;
-/// At the end the reader is waited for so long: its disk may hang.
+/// Longest wait for the thread at the end: its disk may hang.
 const JOIN_STALL: Duration = Duration::from_secs(5);
 
-/// The shards, as far as the reader knows them.
+/// The shards, as the reader sees them.
 pub(crate) trait Shards: Send + Sync {
-    /// Returns how many there are.
+    /// Returns the number of shards.
     fn count(&self) -> usize;
-    /// Tells a shard what was read for it.
+    /// Hands an answer to a shard.
     fn answer(&self, shard: usize, answer: Answer);
-    /// Has each of them count what waits.
+    /// Wakes all shards, so that each counts anew what waits.
     fn wake_all(&self);
     /// Returns what waits in all mailboxes, as counted last.
     fn waiting(&self) -> Stats;
@@ -41,34 +41,34 @@ pub(crate) trait Shards: Send + Sync {
     fn read_failed(&self);
 }
 
-/// What the reader has for a shard.
+/// An answer of the reader to a shard.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Contents that a device waits for.
+    /// Contents of messages that a device waits for, as many as could be read.
     Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)> },
-    /// The record that a device waits for cannot be read.
+    /// The record that a device waits for is lost.
     Unreadable { device: DeviceId, session: u32, want: Want },
     /// A part of the log that is to be deleted.
     Compact(Arc<Chunk>),
 }
 
-/// What a shard wants of the reader.
+/// A task for the reader.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Contents for a device.
+    /// Read contents for a device.
     Fetch {
-        /// Who asks.
+        /// The shard to answer.
         shard: usize,
-        /// For whom.
+        /// The device that waits.
         device: DeviceId,
-        /// Comes back with the answer.
+        /// Number of its session, returned with the answer.
         session: u32,
-        /// What.
+        /// The records to read, in order.
         wants: Vec<Want>,
     },
     /// A shard has appended again what still counts of the chunk that it was given.
     Compacted {
-        /// How much that was.
+        /// Bytes that it appended for that.
         copied_bytes: u64,
     },
 }
@@ -89,14 +89,14 @@ struct Failed {
     tries: Tries,
 }
 
-/// Why a record was not read.
+/// Reason why a record was not read.
 #[derive(Debug)]
 enum Unread {
-    /// It was copied elsewhere; the broker knows the new place by now.
+    /// Its segment was dropped after it was copied; the broker knows the new position by now.
     Elsewhere,
-    /// What is there is not what was written.
+    /// The bytes are not those that were written.
     Damaged(String),
-    /// The disk refused.
+    /// The disk failed the read.
     Disk(String),
 }
 
@@ -114,7 +114,7 @@ impl Chunk {
         self.records.push((position, self.bytes.len()));
     }
 
-    /// The records and where they lie, in order.
+    /// Returns the records and their positions, in order.
     pub(crate) fn records(&self) -> impl Iterator<Item = (Position, &[u8])> {
         let mut start = 0;
         self.records.iter().map(move |&(position, end)| {
@@ -124,7 +124,7 @@ impl Chunk {
         })
     }
 
-    /// A part behind the records in which none can be read.
+    /// Returns the damaged part behind the records, if there is one.
     pub(crate) fn damaged(&self) -> Option<&Range<Position>> {
         self.damaged.as_ref()
     }
@@ -134,7 +134,7 @@ impl Chunk {
 #[derive(Debug)]
 pub(crate) struct Reader {
     thread: JoinHandle<()>,
-    /// Closed when the thread ends.
+    /// Disconnected when the thread ends: a thread cannot be joined with a timeout.
     ended: Receiver<()>,
 }
 
@@ -148,11 +148,11 @@ struct Compaction {
     /// Shards that have not answered for the chunk.
     awaited: usize,
     copied_bytes: u64,
-    /// What cannot be read of it was tried for long enough.
+    /// Set once its unreadable parts were tried for long enough: they are skipped.
     skipping: Option<Skipping>,
 }
 
-/// A segment that could not be compacted, as the disk refused a part of it.
+/// A segment that could not be compacted, as the disk failed to read a part of it.
 #[derive(Clone, Copy, Debug)]
 struct Refused {
     segment: u32,
@@ -169,7 +169,7 @@ struct Work {
     /// One for each device at most: its newest session's.
     failed: HashMap<DeviceId, Failed>,
     looked_at: Instant,
-    /// A segment is being dropped, and another may follow.
+    /// Set while a segment is being dropped, after which another may follow.
     awaits_drop: bool,
     worth: Worth,
     unreadable: LineLimit,
@@ -177,8 +177,8 @@ struct Work {
 }
 
 impl Reader {
-    /// A channel for jobs. What is in it is bounded by who asks: a session has one fetch under way,
-    /// a shard one chunk.
+    /// Returns a channel for jobs. Its senders bound it: a session has one fetch under way, a shard
+    /// one chunk.
     pub(crate) fn channel() -> (Sender<Job>, Receiver<Job>) {
         channel()
     }
@@ -211,8 +211,9 @@ impl Reader {
         Ok(Reader { thread, ended })
     }
 
-    /// Waits for the thread, unless the disk keeps it. It has nothing to lose.
+    /// Waits for the thread, but not for long if the disk hangs.
     pub(crate) fn join(self) -> anyhow::Result<()> {
+        // A thread that only reads can be left behind: it has nothing to lose.
         if self.ended.recv_timeout(JOIN_STALL) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the disk does not answer a read; it is not waited for");
             return Ok(());
@@ -273,10 +274,12 @@ impl Work {
         }
     }
 
-    /// A device that comes again for a record that could not be read does not bring it nearer.
+    /// Begins a fetch, unless the same one failed before and waits for its next try.
     fn begin_fetch(&mut self, fetch: Fetch) {
         let first = |fetch: &Fetch| fetch.wants.first().map(|want| want.position);
         match self.failed.get_mut(&fetch.device) {
+            // A device that reconnects again and again must not make the disk retry a bad
+            // sector, which may take it seconds each time. The newest session gets the answer.
             Some(failed) if first(&failed.fetch) == first(&fetch) => failed.fetch = fetch,
             _ => {
                 self.failed.remove(&fetch.device);
@@ -292,6 +295,7 @@ impl Work {
         for want in &fetch.wants {
             match self.content(want.position, &mut payload) {
                 Ok(content) => contents.push((want.seq, content)),
+                // The answer may be empty; the broker then asks with the new position.
                 Err(Unread::Elsewhere) => break,
                 Err(unread) => {
                     self.shards.read_failed();
@@ -308,8 +312,8 @@ impl Work {
         self.shards.answer(shard, Answer::Fetched { device, session, contents });
     }
 
-    /// The first content of a fetch was not read: it is tried again, or the broker is told that it
-    /// is lost.
+    /// Handles a fetch whose first content could not be read: it is retried later, or the broker is
+    /// told that the content is lost.
     fn failed(&mut self, fetch: Fetch, unread: &Unread, tries: Tries) {
         let want = fetch.wants[0];
         let (why, is_given_up) = match unread {
@@ -360,13 +364,16 @@ impl Work {
     /// Begins to compact the oldest segment if that is worth it.
     fn look(&mut self, now: Instant) {
         if self.compaction.is_some() || self.log.is_dropping() {
-            // The writer may be failing, and then its queue stands; it looks by itself.
+            // The writer is to look all the same: a drop may wait long behind batches. If it
+            // fails its queue stands still, and it looks for its files with each try.
             return self.log.look();
         }
         self.awaits_drop = false;
         self.log.look();
         if self.log.is_tight() {
-            // A shard that sleeps since the last ack counts as live what it has not counted since.
+            // A shard counts what waits in its turns. One that sleeps since the last ack would
+            // go on showing acked messages as live, and the log would seem not worth
+            // compacting.
             self.shards.wake_all();
         }
         let Some(oldest) = self.log.oldest() else { return };
@@ -389,7 +396,7 @@ impl Work {
             return;
         }
         if oldest.is_newest {
-            // It can be dropped once there is another.
+            // It can be dropped once there is another; the next look finds that.
             return self.log.roll();
         }
         self.compaction = Some(Compaction {
@@ -417,6 +424,8 @@ impl Work {
             Ok(read) => read,
             Err(error) => return self.not_compacted(compaction.segment, &error, started),
         };
+        // Each shard answers for each chunk, also if it has nothing in it. Only then comes the
+        // next, so that a slow shard has one chunk to keep, not a segment.
         compaction.awaited = self.shards.count();
         (compaction.next, compaction.is_last) = (next, next.is_none());
         self.compaction = Some(compaction);
@@ -426,11 +435,12 @@ impl Work {
         }
     }
 
-    /// The disk refused. It is begun again when others' reads have had their time, and what cannot be
-    /// read is given up when it was tried for as long as a fetch would be: or nothing would ever come
-    /// free again behind one lost sector.
+    /// Ends a compaction whose segment the disk failed to read; it is begun again later.
     fn not_compacted(&mut self, segment: u32, error: &ReadError, started: Instant) {
         self.shards.read_failed();
+        // Given up after as long as a fetch would be: else one lost sector in the oldest
+        // segment would keep all space behind it from ever becoming free. The pause leaves time
+        // for others' reads.
         let before = self.refused.filter(|refused| refused.segment == segment);
         let tries = Tries::another(before.map(|it| it.tries), started, Instant::now());
         let is_given_up =
@@ -442,7 +452,8 @@ impl Work {
         }
     }
 
-    /// Reads a chunk, and over a part behind it that is damaged; returns where to go on.
+    /// Reads a chunk, and finds the end of a damaged part behind it; returns the position at
+    /// which to go on.
     fn read_chunk(
         &self,
         compaction: &Compaction,
@@ -463,7 +474,8 @@ impl Work {
             }
             Err(error) => return Err(error),
         };
-        // Once more: what is read may have been damaged on its way. What a disk refused was read often.
+        // Read once more, as it may have been damaged on its way from the disk. Not while
+        // sectors are skipped: those were read often enough.
         if skipping.is_none() && self.log.read(damaged, &mut Vec::new()).is_ok() {
             return Ok((chunk, Some(damaged)));
         }
@@ -487,10 +499,12 @@ impl Work {
         Ok((chunk, next))
     }
 
-    /// All shards have dealt with all of the segment.
+    /// Has the segment dropped, once all shards have dealt with all of it.
     fn compacted(&mut self, compaction: &Compaction) {
         self.worth.compacted(compaction.bytes, compaction.copied_bytes);
         self.awaits_drop = true;
+        // Without copies nothing in the queue must be durable before, so the drop need not wait
+        // for a full disk, which only it can help.
         if compaction.copied_bytes == 0 {
             self.log.drop_dead(compaction.segment);
         } else {
@@ -499,7 +513,7 @@ impl Work {
     }
 }
 
-/// Returns true for a record behind the end of its file: to try again for long is of no use.
+/// Returns true for a record behind the end of its file: it is damage, and waiting does not help.
 fn is_cut_off(error: &ReadError) -> bool {
     matches!(error, ReadError::Io(error) if error.io().kind() == ErrorKind::UnexpectedEof)
 }

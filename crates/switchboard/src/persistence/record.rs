@@ -18,16 +18,16 @@ const GONE: u8 = 6;
 const SENT_ID: u8 = 7;
 const ENDED: u8 = 8;
 
-/// Stands for a time, or a length, that is not there.
+/// Value of a time that is absent.
 const ABSENT: u64 = u64::MAX;
 
-/// A record that this version cannot read.
+/// Reason why a record cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RecordError {
-    /// Of a newer version, or no record.
+    /// Its tag is unknown: a newer version wrote it, or it is no record.
     #[error("it is of kind {0}, which this version does not know; a newer one wrote it")]
     Unknown(u8),
-    /// It ends early, or a field of it cannot be.
+    /// It ends early or goes on too long, or a field has an impossible value.
     #[error("its content makes no sense")]
     Malformed,
 }
@@ -112,7 +112,7 @@ fn write_seq(tag: u8, device: DeviceRef<'_>, seq: u64, out: &mut Vec<u8>) {
     write_u64(seq, out);
 }
 
-/// A number is told from a name by its first byte: a name's length is at least 1.
+/// Appends a device: a number behind a 0, or a name behind its length, which is at least 1.
 fn write_device(device: DeviceRef<'_>, out: &mut Vec<u8>) {
     match device {
         DeviceRef::Number(id) => {
@@ -123,14 +123,16 @@ fn write_device(device: DeviceRef<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Ids and names have at most 128 bytes; what is longer was refused at the door.
+/// Appends a text behind its length in one byte.
 fn write_text(text: &str, out: &mut Vec<u8>) {
+    // Ids and names have at most 128 bytes: longer ones were refused when the frame was parsed.
     let len = text.len().min(usize::from(u8::MAX));
     out.push(len as u8);
     out.extend_from_slice(&text.as_bytes()[..len]);
 }
 
 fn write_option(text: Option<&str>, out: &mut Vec<u8>) {
+    // `u16::MAX` stands for `None`; ids and reasons are far shorter.
     let len = text.map_or(u16::MAX, |text| text.len() as u16);
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(text.unwrap_or_default().as_bytes());
@@ -240,7 +242,7 @@ fn read_sent_id<'a>(fields: &mut Fields<'a>) -> Option<SentIdRecord<'a>> {
     })
 }
 
-/// What is left of a record.
+/// The rest of a record that is being read.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -287,9 +289,11 @@ impl<'a> Fields<'a> {
         if self.0.first() == Some(&0) {
             self.0 = &self.0[1..];
             let id = self.u64()?;
+            // The top bit marks interned names, whose numbers mean nothing outside of the process.
             return (id >> 63 == 0).then(|| DeviceRef::Number(DeviceId::new(id)));
         }
         let device = DeviceRef::parse(self.text()?)?;
+        // Digits would parse as a number, which is never written as text.
         matches!(device, DeviceRef::Name(_)).then_some(device)
     }
 }

@@ -1,8 +1,8 @@
-//! What the server knows of itself from one run to the next: `state.json` in the data directory.
+//! The server's own state from one run to the next: `state.json` in the data directory.
 //!
-//! Small and rarely changed, so it is a file of its own, replaced as a whole: written beside,
-//! synced, renamed. Then the log's manifest notes its generation. So the file may be one generation
-//! ahead of the manifest after a crash, and is never behind.
+//! It is small and rarely changed, so it is a file of its own and replaced as a whole: written
+//! under another name, synced, renamed. Then the log's manifest notes its generation. So after
+//! a crash the file may be one generation ahead of the manifest, and is never behind.
 
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Write};
@@ -23,10 +23,10 @@ use crate::store::{Dir, Identity, Known, StateOf, is_damage, is_no_space};
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
 const MANIFEST: &str = "MANIFEST";
-/// More is not read: it has less than a tenth.
+/// Most bytes that are read; the file has less than a tenth of that.
 const LEN_MAX: u64 = 64 << 10;
-/// Goes up when a file of this version would be misread by an older one. Version 1 is of a server
-/// whose log had no manifest.
+/// Format version; it goes up when an older server would misread the file. Version 1 is from
+/// servers whose log had no manifest.
 const VERSION: u32 = 2;
 
 /// The content of the file.
@@ -39,61 +39,61 @@ pub(crate) struct State {
     /// Rises each time that the file is replaced.
     #[serde(default)]
     pub(super) generation: u64,
-    /// Drawn when the store was made, and again when it is found to be a copy: mailboxes are named
-    /// after it.
+    /// Random number from which mailboxes get their names. Drawn when the store is made, and again
+    /// when it is found to be a copy.
     pub(crate) epoch: u64,
-    /// What the file system calls the data directory; a copy is called otherwise.
+    /// Inode of the data directory; a copy has another.
     inode: u64,
-    /// What it calls the manifest, which is written in place and never replaced, and when that was
-    /// born: files that a backup put into the same directory differ in it.
+    /// Inode and birth time of the manifest, which is written in place and never replaced:
+    /// files that a backup put into the same directory have others.
     #[serde(default)]
     manifest: Option<String>,
     /// Ids of devices below this one may have been given.
     pub(crate) ids_to: u64,
-    /// How long the server has run, over all its runs.
+    /// Time that the server has run, over all its runs.
     pub(crate) uptime_ms: u64,
-    /// The wall clock, and the stamp of records, when that was noted; 0 in the files of servers that
-    /// did not note them.
+    /// The wall clock when the uptime was noted; 0 in files of servers that did not note it.
     #[serde(default)]
     pub(crate) wall_ms: u64,
+    /// The stamp of records at the same time; 0 likewise.
     #[serde(default)]
     pub(crate) stamp_ms: u64,
-    /// Under which ids and contents are hashed, in base64.
+    /// Key under which ids and contents are hashed, in base64.
     digest_key: String,
     /// Fingerprint of `token.key`.
     #[serde(default)]
     pub(crate) token_key: Option<String>,
-    /// CRC-32C of all fields but itself and `uptime_ms`, which people set by hand.
+    /// CRC-32C of all fields but itself and `uptime_ms`, which may be set by hand.
     #[serde(default)]
     checksum: u32,
 }
 
-/// Why the file cannot be used.
+/// Reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// It cannot be read or written.
     #[error("{path}: {cause}")]
     Io {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
-    /// It is not there, or not as this server wrote it last.
+    /// It is missing, or not as this server wrote it last.
     #[error(
         "{path} {why}; restore the whole data directory from a backup, or run `switchboard store \
          repair`, which keeps what is intact"
     )]
     Wrong {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         why: String,
     },
     /// A newer server wrote it.
     #[error("{path} is of version {found}, and this server knows {VERSION}: run a newer one")]
     Newer {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
         /// Its version.
         found: u32,
@@ -104,7 +104,7 @@ pub(crate) enum StateError {
 }
 
 impl StateError {
-    /// Returns whether the file is not what it was; anything else, such as too many open files,
+    /// Returns true if the file has lost something; any other error, such as too many open files,
     /// says nothing about it.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
@@ -114,33 +114,33 @@ impl StateError {
         }
     }
 
-    /// Returns what the system said, where it did.
+    /// Returns the system's error, if there is one.
     pub(crate) fn io(&self) -> Option<&io::Error> {
         if let StateError::Io { cause, .. } = self { Some(cause) } else { None }
     }
 
-    /// Returns whether the disk is full, or a quota on it.
+    /// Returns true if the disk, or a quota on it, is full.
     pub(crate) fn is_no_space(&self) -> bool {
         matches!(self, StateError::Io { cause, .. } if is_no_space(cause))
     }
 }
 
-/// Whether the data directory is where it was.
+/// Origin of the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// It did not exist before.
+    /// It is new.
     New,
-    /// It is the one that the last run wrote.
+    /// The last run wrote it.
     Same,
     /// A version wrote it whose log had no manifest.
     Older,
-    /// It was copied, or restored from a backup: what was acked since is not known.
+    /// It was copied, or restored from a backup: acks and ids since then are not known.
     Copied,
 }
 
 impl State {
-    /// The state of a data directory, held to what its log knows of it; a new one where there is
-    /// neither. Changes nothing.
+    /// Reads the state of a data directory and checks it against its log; returns a new one if
+    /// there is neither. Changes nothing.
     pub(crate) fn open(dir: &Dir, log: Known) -> Result<(State, Origin), StateError> {
         let read = State::read(dir)?;
         let wrong = |file: &str, why: &str| {
@@ -148,12 +148,14 @@ impl State {
         };
         let (mut state, log) = match (read, log) {
             (None, Known::Nothing) => return Ok((State::new()?, Origin::New)),
-            // A crash came before it was written for the first time.
+            // A crash came before it was written for the first time. Nothing was accepted yet.
             (None, Known::Listed(Identity { state_generation: 0, has_segments: false, .. })) => {
                 return Ok((State::new()?, Origin::New));
             }
             (None, _) => return wrong(FILE, "is missing, and there is a log that it belongs to"),
             (Some(mut state), Known::Nothing | Known::Unlisted) if state.version == 1 => {
+                // Version 1 noted only the directory's inode, so only a copied directory is
+                // noticed.
                 if state.inode != inode(dir)? {
                     state.epoch = random()?;
                 }
@@ -170,9 +172,12 @@ impl State {
         if state.generation < log.state_generation {
             return wrong(FILE, "is older than the log: it was copied from a backup by itself");
         }
+        // One ahead is what a crash leaves between the rename and the manifest's note.
         if state.generation > log.state_generation + 1 {
             return wrong(MANIFEST, "is older than state.json: it was copied from a backup");
         }
+        // What devices acked after the copy was made is not in it. Under new names they forget what
+        // they had seen; under the old ones they would take new messages for old.
         if state.has_moved(dir)? {
             state.epoch = random()?;
             return Ok((state, Origin::Copied));
@@ -180,7 +185,7 @@ impl State {
         Ok((state, Origin::Same))
     }
 
-    /// Returns what the file says, if there is one.
+    /// Reads the file; `None` if there is none.
     pub(crate) fn read(dir: &Dir) -> Result<Option<State>, StateError> {
         let path = dir.path().join(FILE);
         let bytes = match dir.read_file(FILE, LEN_MAX) {
@@ -197,6 +202,7 @@ impl State {
         };
         let json = |error: serde_json::Error| damaged(error.to_string());
         let value: Value = serde_json::from_slice(&bytes).map_err(json)?;
+        // Before the fields: those of a newer version may be others.
         let version = value["version"].as_u64().unwrap_or_default() as u32;
         if version > VERSION {
             return Err(StateError::Newer { path, found: version });
@@ -204,13 +210,14 @@ impl State {
         let checksum = checksum(&value);
         let state: State = serde_json::from_value(value).map_err(json)?;
         state.key_bytes().ok_or_else(|| damaged("digest_key is no key".to_owned()))?;
+        // Version 1 had no checksum.
         if version > 1 && state.checksum != checksum {
             return Err(damaged("its checksum does not fit".to_owned()));
         }
         Ok(Some(state))
     }
 
-    /// Returns what the file says, if it is there and not damaged.
+    /// Reads the file; `None` if it is missing or damaged.
     pub(crate) fn read_intact(dir: &Dir) -> Result<Option<State>, StateError> {
         match State::read(dir) {
             Err(StateError::Wrong { .. }) => Ok(None),
@@ -218,13 +225,13 @@ impl State {
         }
     }
 
-    /// To which log it says that it belongs.
+    /// Returns the log that it says it belongs to; `None` in version 1, which does not say it.
     pub(crate) fn of_log(&self) -> Option<StateOf> {
         let &State { version, store, generation, .. } = self;
         (version > 1).then_some(StateOf { store, generation })
     }
 
-    /// A state that no file has yet.
+    /// Returns a new state, which is not written yet.
     pub(crate) fn new() -> Result<State, StateError> {
         let mut key = [0; DigestKey::LEN];
         getrandom::fill(&mut key).map_err(StateError::NoRandomness)?;
@@ -245,23 +252,26 @@ impl State {
         })
     }
 
-    /// The same for another store: all mailboxes get new names.
+    /// Returns the same state for another store: all mailboxes get new names.
     pub(crate) fn for_store(self, store: u64) -> Result<State, StateError> {
         Ok(State { store, generation: 0, epoch: random()?, ..self })
     }
 
-    /// Returns whether the directory, or the manifest in it, is another than when this was written.
+    /// Returns true if the directory, or the manifest in it, is not the one for which this was
+    /// written.
     fn has_moved(&self, dir: &Dir) -> Result<bool, StateError> {
         let (inode, manifest) = (inode(dir)?, manifest(dir)?);
         Ok(self.inode != inode || self.manifest.as_ref().is_some_and(|was| *was != manifest))
     }
 
     /// Replaces the file by its next generation; when this returns it is on disk.
+    ///
+    /// Returns the generation.
     pub(crate) fn write(&mut self, dir: &Dir) -> Result<u64, StateError> {
         self.write_for(dir, dir)
     }
 
-    /// As [`State::write`], with the manifest beside it, both of which are then moved to `home`.
+    /// As [`State::write`], to a directory with a manifest; both files will be moved to `home`.
     pub(crate) fn write_for(&mut self, home: &Dir, dir: &Dir) -> Result<u64, StateError> {
         (self.inode, self.manifest) = (inode(home)?, Some(manifest(dir)?));
         self.version = VERSION;
@@ -273,13 +283,16 @@ impl State {
         let failed = |cause| StateError::Io { path: path.clone(), cause };
         let not_beside = |cause| StateError::Io { path: dir.path().join(&name), cause };
         let bytes = serde_json::to_vec_pretty(self).expect("numbers and text are JSON");
-        // A crash may have left one. Anything else that lies there, such as a pipe, goes as well.
+        // A crash may have left one. Anything else that lies there, such as a pipe, which an
+        // open would wait for, goes as well.
         match dir.remove(&name) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(not_beside(error)),
             _ => {}
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let mut file = dir.open_file(&name, flags).map_err(not_beside)?;
+        // The content is durable before the name leads to it, or a crash could leave an empty
+        // file in place of the old one; then the directory, as a rename alone may be undone.
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(not_beside)?;
         dir.rename(&name, FILE).and_then(|()| dir.sync()).map_err(failed)?;
         Ok(self.generation)
@@ -289,13 +302,14 @@ impl State {
         STANDARD.decode(&self.digest_key).ok()?.try_into().ok()
     }
 
-    /// The key under which ids and contents are hashed.
+    /// Returns the key under which ids and contents are hashed.
     pub(crate) fn digest_key(&self) -> DigestKey {
         DigestKey::new(self.key_bytes().expect("it was checked when it was read"))
     }
 }
 
-/// Over the fields as a reader of JSON sees them: white space and order do not count.
+/// Returns the checksum of the fields as JSON values: white space and order do not count, so
+/// that the file may be edited by hand.
 fn checksum(state: &Value) -> u32 {
     let mut fields: Vec<_> = state.as_object().into_iter().flatten().collect();
     fields.retain(|(name, _)| !["checksum", "uptime_ms"].contains(&name.as_str()));
@@ -305,10 +319,11 @@ fn checksum(state: &Value) -> u32 {
     })
 }
 
-/// The name that the file system gave to the manifest.
+/// Returns the manifest's inode and birth time.
 fn manifest(dir: &Dir) -> Result<String, StateError> {
     let manifest = known(dir.path().join(MANIFEST), dir.metadata_of(MANIFEST))?;
-    // Not every file system knows when.
+    // An inode number is used again after a file is deleted, so it is not enough. Not every file
+    // system has a birth time.
     let born = manifest.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let born = born.map_or(0, |at| at.as_nanos());
     Ok(format!("{}:{born}", manifest.ino()))
@@ -322,7 +337,7 @@ fn known(path: PathBuf, metadata: io::Result<Metadata>) -> Result<Metadata, Stat
     metadata.map_err(|cause| StateError::Io { path, cause })
 }
 
-/// A random number that is not 0.
+/// Returns a random number that is not 0.
 pub(crate) fn random() -> Result<u64, StateError> {
     getrandom::u64().map(|number| number | 1).map_err(StateError::NoRandomness)
 }

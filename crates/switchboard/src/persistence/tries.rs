@@ -1,17 +1,19 @@
-//! When a read that failed is tried again, and when it is given up, as arithmetic.
+//! Retries of reads that failed: when to try again and when to give up, as arithmetic.
 
 use std::time::{Duration, Instant};
 
-/// After a read that failed for the first time; the pauses double.
+/// Pause after the first read that failed; each further pause is twice as long.
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A disk that takes long to refuse is left alone for so many times as long: one thread reads for all
-/// devices, and most of its time must be theirs.
+/// Least pause as a multiple of the time that the read took to fail: one thread reads for all
+/// devices, and a bad sector must not take most of its time.
 const PAUSE_PER_TIME: u32 = 4;
-/// A record that is damaged is read once more before it is given up.
+/// Reads of a damaged record before it is given up: one more, as the first may have been damaged on
+/// its way from the disk.
 const DAMAGED_TRIES: u32 = 2;
-/// A disk that does not give a record is asked for three minutes: 0.2 + 0.4 + ... + 25.6 s, then
-/// every 30 s. One that is slow to refuse is asked less often in that time.
+/// Reads of a record that the disk refuses before it is given up: about three minutes of them,
+/// after 0.2 + 0.4 + ... + 25.6 s and then every 30 s. A disk that is slow to fail is asked
+/// less often in that time.
 const DISK_TRIES: u32 = 14;
 const DISK_PATIENCE: Duration = Duration::from_secs(180);
 
@@ -19,32 +21,34 @@ const DISK_PATIENCE: Duration = Duration::from_secs(180);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tries {
     pub(super) count: u32,
-    /// When the first one began.
+    /// Time at which the first one began.
     since: Instant,
-    /// When the last one ended.
+    /// Time at which the last one ended.
     last: Instant,
-    /// When it is read again.
+    /// Time of the next one.
     pub(super) due: Instant,
 }
 
 impl Tries {
-    /// The tries so far and one more, which began at `started` and has failed now.
+    /// Returns the tries so far and one more, which began at `started` and failed at `now`.
     pub(super) fn another(before: Option<Tries>, started: Instant, now: Instant) -> Tries {
         let (count, since) = before.map_or((1, started), |it| (it.count + 1, it.since));
+        // 2^16 is far beyond `RETRY_MAX`; a larger shift could overflow.
         let doubled = RETRY.saturating_mul(1 << (count - 1).min(16)).min(RETRY_MAX);
         let took = now.saturating_duration_since(started);
         let due = now + doubled.max(took.saturating_mul(PAUSE_PER_TIME));
         Tries { count, since, last: now, due }
     }
 
-    /// Whether to give up what was read and is damaged.
+    /// Returns true if a damaged record should be given up.
     pub(super) fn suffice_for_damage(&self) -> bool {
         self.count >= DAMAGED_TRIES
     }
 
-    /// Whether to give up what the disk refuses.
+    /// Returns true if a record that the disk refuses should be given up.
     pub(super) fn suffice_for_disk(&self) -> bool {
         let took = self.last.saturating_duration_since(self.since);
+        // At least two: a single read that hangs for minutes proves nothing about the sector.
         self.count >= DISK_TRIES || (self.count > 1 && took >= DISK_PATIENCE)
     }
 }

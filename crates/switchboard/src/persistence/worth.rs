@@ -1,47 +1,51 @@
-//! Whether it is worth compaction the oldest segment, as arithmetic.
+//! Decides if the oldest segment is worth compacting, as arithmetic.
 
 use std::time::{Duration, Instant};
 
-/// A log up to this size, and up to a quarter of what there is, is left alone while there is space.
+/// A log up to this size, or up to a quarter of the volume if that is less, is left alone while
+/// there is space.
 const SMALL_BYTES: u64 = 192 << 20;
-/// One that is a single segment is begun anew from this size on, where space is short.
+/// Size from which on a log of a single segment is compacted while space is short.
 const SINGLE_BYTES_MIN: u64 = 64 << 10;
-/// A rest after a round of all segments that gained nothing, unless an eighth of the log, or half a
-/// segment, died meanwhile: somebody makes records that soon mean nothing, and a full log has no room
-/// for a minute of them.
+/// Rest after a round through all segments that gained nothing. It ends early if the log grew by an
+/// eighth, or by half a segment: then there are new records, which may be dead soon, and a full log
+/// has no room for a minute of them.
 const REST: Duration = Duration::from_secs(60);
 
-/// The log as it is known from outside.
+/// Sizes of the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Log {
     pub(super) bytes: u64,
     pub(super) segments: usize,
-    /// What still counts of it, about.
+    /// Estimated bytes of records that still count.
     pub(super) live_bytes: u64,
     pub(super) oldest_bytes: u64,
-    /// What there is for it, and others.
+    /// Bytes of the file system, or of the quota if that is less.
     pub(super) volume: u64,
-    /// Space is short.
+    /// True if space is short.
     pub(super) is_tight: bool,
 }
 
-/// Judges, and learns from what compaction came to.
+/// Decides by the sizes of the log, and by the results of earlier compactions.
 #[derive(Debug, Default)]
 pub(super) struct Worth {
-    /// Segments in a row of which nearly all had to be copied.
+    /// Number of segments in a row of which more than three quarters had to be copied.
     futile: usize,
-    /// Until when, and the log's size when the rest began.
+    /// The end of a rest, and the log's size when it began.
     rest: Option<(Instant, u64)>,
 }
 
 impl Worth {
-    /// Returns whether the oldest segment, or the only one, should be compacted.
+    /// Returns true if the oldest segment, or the only one, should be compacted.
     pub(super) fn is_compacted(&mut self, log: &Log, now: Instant) -> bool {
         if !log.is_tight {
+            // At twice what lives, one copied byte frees about one that is dead.
             let small = SMALL_BYTES.min(log.volume / 4);
             return log.segments > 1 && log.bytes >= small.max(2 * log.live_bytes);
         }
         let dead = log.bytes.saturating_sub(log.live_bytes);
+        // A single segment cannot be dropped before another begins, so all that lives in it is
+        // copied at once: only if more than half of it is dead.
         if log.segments == 1 {
             return log.bytes >= SINGLE_BYTES_MIN && 2 * dead > log.bytes;
         }
@@ -54,7 +58,8 @@ impl Worth {
             return false;
         }
         if self.futile > log.segments {
-            // What counts was estimated too low: all has been copied, and copying on gains nothing.
+            // A whole round was copied: the estimate of what lives is too low, and another
+            // round would only wear the disk.
             (self.futile, self.rest) = (0, Some((now + REST, log.bytes)));
             return false;
         }
@@ -62,7 +67,7 @@ impl Worth {
         dead >= least
     }
 
-    /// So much of a segment had to be copied.
+    /// Notes the result of a compaction: of a segment of `bytes`, `copied_bytes` had to be copied.
     pub(super) fn compacted(&mut self, bytes: u64, copied_bytes: u64) {
         let is_futile = copied_bytes > bytes / 4 * 3;
         self.futile = if is_futile { self.futile + 1 } else { 0 };

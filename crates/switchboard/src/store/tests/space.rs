@@ -62,8 +62,8 @@ impl Fixture {
     }
 }
 
-/// Other processes take the last byte. What is accepted is written into the space of the ballast, and
-/// nothing more is accepted until that is whole again.
+/// Other processes take the last byte. What is accepted is written into the space of the
+/// ballast, and nothing more is accepted until that is whole again.
 #[test]
 fn the_ballast_pays_for_what_is_queued_when_others_fill_the_disk() {
     let mut it = fixture(OPTIONS);
