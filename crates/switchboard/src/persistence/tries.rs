@@ -11,9 +11,9 @@ const PAUSE_PER_TIME: u32 = 4;
 /// Reads of a damaged record before it is given up: one more, as the first may have been damaged on
 /// its way from the disk.
 const DAMAGED_TRIES: u32 = 2;
-/// Reads of a record that the disk refuses before it is given up: about three minutes of them,
-/// after 0.2 + 0.4 + ... + 25.6 s and then every 30 s. A disk that is slow to fail is asked
-/// less often in that time.
+/// Reads of a record that the disk refuses before it is given up. With pauses of 0.2, 0.4, ...
+/// 25.6 s and then 30 s they take three minutes. A disk that is slow to fail is asked less often
+/// in that time.
 const DISK_TRIES: u32 = 14;
 const DISK_PATIENCE: Duration = Duration::from_secs(180);
 

@@ -1,4 +1,4 @@
-//! The listening socket: it is the first shard's, and its sockets go round to all.
+//! The listening socket, which belongs to the first shard; accepted sockets go to all in turn.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -24,7 +24,7 @@ use crate::ws::{Decoder, Role};
 
 /// Sockets accepted per turn; the rest wait in the kernel's backlog for the next.
 const ACCEPTS_PER_TURN: usize = 128;
-/// How often running out of file descriptors is logged.
+/// Least interval between two log lines about missing file descriptors.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A socket on its way to its shard.
@@ -40,14 +40,14 @@ pub(crate) struct Listener {
     socket: TcpListener,
     ready: bool,
     next_shard: usize,
-    /// A file descriptor kept for the moment when there is no other, so that whoever connects
-    /// then is rejected instead of left waiting.
+    /// A file descriptor kept for the moment when there is no other, so that a client which
+    /// connects then is rejected instead of left waiting.
     spare: Option<File>,
     complained_at: Option<Instant>,
 }
 
 impl Listener {
-    /// A listener on a bound, nonblocking socket.
+    /// Returns a listener on a bound, nonblocking socket.
     pub(crate) fn new(socket: std::net::TcpListener) -> Listener {
         Listener {
             socket: TcpListener::from_std(socket),
@@ -58,8 +58,10 @@ impl Listener {
         }
     }
 
-    /// Sockets accepted from now on inherit it; see [`server`](crate::server).
+    /// Sets the idle timeout of sockets that are accepted from now on; see
+    /// [`server`](crate::server).
     pub(super) fn set_idle_timeout(&self, idle_timeout: Duration) {
+        // Accepted sockets inherit the option, so it costs no system call for each of them.
         let set = sockopt::set_tcp_user_timeout(&self.socket, idle_timeout.as_millis() as u32);
         if let Err(error) = set {
             tracing::warn!(%error, "new connections keep the old idle_timeout in the kernel");
@@ -78,12 +80,11 @@ impl Listener {
         self.ready = true;
     }
 
-    /// At the file-descriptor limit: gives up the spare one to take a socket and turn it away.
-    ///
-    /// accept(2) complains of the limit before it looks whether anybody waits; that nobody does
-    /// shows only here.
+    /// At the limit of file descriptors: gives up the spare one to accept a socket and reject it.
     fn turn_away(&mut self) -> io::Result<()> {
         self.spare = None;
+        // accept(2) reports the limit before it looks for a waiting connection. So only this
+        // call can show that none waits.
         let rejected = self.socket.accept().map(|(socket, _)| say_busy_and_close(socket));
         self.spare = open_spare();
         if rejected.is_ok() {
@@ -108,7 +109,7 @@ fn open_spare() -> Option<File> {
 }
 
 impl Shard {
-    /// Accepts what waits, up to a bound, and deals it out to the shards in turn.
+    /// Accepts waiting sockets, up to a bound, and deals them out to the shards in turn.
     pub(super) fn accept_sockets(&mut self) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = &mut self.listener else { return };
@@ -117,15 +118,18 @@ impl Shard {
             }
             match listener.socket.accept() {
                 Ok((socket, peer)) => self.deal_out(Accepted { socket, peer }),
+                // Not before EAGAIN: edge-triggered, the listener does not tell twice of what
+                // it has.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
                 Err(error) if is_out_of_files(&error) => match listener.turn_away() {
                     Ok(()) => self.ports.metrics.accept_failures.add(1),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
-                    // Somebody else took the spare one. The next turn tries again.
+                    // Another thread took the spare one. The next turn tries again.
                     Err(error) if is_out_of_files(&error) => return,
                     Err(_) => {}
                 },
-                // The peer was gone before it was accepted: its own affair (accept(2)).
+                // Errors of that connection, such as ECONNABORTED, which accept(2) passes on;
+                // the next one may be fine.
                 Err(_) => {}
             }
         }
@@ -142,15 +146,17 @@ impl Shard {
         }
     }
 
-    /// Takes a socket in and awaits its handshake.
+    /// Admits a socket and awaits its handshake.
     pub(super) fn open(&mut self, Accepted { socket, peer }: Accepted) {
         self.ports.metrics.accepted.add(1);
+        // Another shard may have accepted it just before the drain began.
         if self.drain.is_some() {
             return;
         }
         let mut permit = self.admit(peer.ip());
         let is_over = permit.is_over();
         let awaits_proxy_header = permit.is_trusted_proxy();
+        // A proxy is not counted: the address of its client comes later, in a header.
         if !awaits_proxy_header && permit.count().is_err() {
             return self.turn_away(socket);
         }
@@ -190,7 +196,8 @@ impl Shard {
         self.watch(key, deadline);
         if is_over {
             self.note_over(key);
-            // It may have asked already; in a crowd it would give way before its event came.
+            // It may have asked already. In a crowd it would give way to others before its
+            // event came.
             if let Some(conn) = self.ports.conn(key) {
                 conn.readable = true;
                 self.serve(key);
@@ -208,18 +215,19 @@ impl Shard {
         self.over.push_back(key);
     }
 
-    /// Lets a socket in. When the spare places are taken, the oldest connection that stands on one
-    /// gives way: a probe asks at once, and must not wait for strangers who say nothing.
+    /// Admits a socket; if the spare places are taken, the oldest connection in one gives way.
     fn admit(&mut self, peer: IpAddr) -> Permit {
         let admission = Arc::clone(&self.shared.admission);
         if let Some(permit) = Admission::admit(&admission, peer) {
             return permit;
         }
+        // The oldest, since a health check asks at once, and must not wait for connections that say
+        // nothing.
         self.make_way();
         Admission::admit_one_more(&admission, peer)
     }
 
-    /// Turns the oldest connection away that is beyond `max_connections`, and no device and no
+    /// Rejects the oldest connection that is beyond `max_connections` and neither a device nor a
     /// request.
     fn make_way(&mut self) {
         while let Some(key) = self.over.pop_front() {
@@ -230,23 +238,24 @@ impl Shard {
                     self.poll.registry().deregister(&mut conn.socket).ok();
                     return self.turn_away(conn.socket);
                 }
-                // It was told so before.
+                // It was told 503 before.
                 Some(Phase::Closing { .. }) => return self.remove(key, "it gave way"),
                 _ => {}
             }
         }
     }
 
-    /// Closes a socket that may not even ask; without TLS it is told why.
+    /// Rejects a socket that may not even ask; without TLS it is told 503.
     fn turn_away(&mut self, socket: TcpStream) {
         self.ports.metrics.refused.at(refused_index("503")).add(1);
+        // A TLS handshake costs more than a rejected client is worth, so it is closed unread.
         if self.shared.tls.is_none() {
             let deadline = self.ports.now.after(self.config.close_timeout);
             self.rejected.add(socket, deadline);
         }
     }
 
-    /// A TLS session for a new connection; `None` where there is no TLS.
+    /// Returns a TLS session for a new connection; `None` without TLS.
     pub(super) fn new_session(&self) -> Option<Box<Session>> {
         let acceptor = self.shared.tls.as_ref()?;
         Some(Box::new(acceptor.session().expect("the configuration was checked when loaded")))
@@ -269,7 +278,7 @@ impl Shard {
     }
 }
 
-/// The process (EMFILE) or the system (ENFILE) has no file descriptor left.
+/// Returns true if the process (EMFILE) or the system (ENFILE) has no file descriptor left.
 fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE]

@@ -1,20 +1,21 @@
-//! What all shards together may hold: of what is not durable, of messages that are not whole, of
-//! what waits to be written.
+//! Bounds over all shards together: on what is not durable, on incomplete messages, and on out
+//! queues.
 //!
-//! Each bound is one number that the shards share. A shard collects its changes in a number of its
-//! own and publishes them once a turn, or when they are many, so an ordinary message costs an
-//! addition. The bound may therefore be passed by [`PUBLISHED_AT`] and one message for each shard.
+//! Each bound is on one number that the shards share. A shard collects its changes in a number
+//! of its own and publishes them once a turn, or when they are many, so that an ordinary
+//! message costs an addition. Therefore a bound may be passed by [`PUBLISHED_AT`] and one
+//! message for each shard.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::READ_BYTES;
 
-/// A shard's own changes are published when they come to so many bytes.
+/// Bytes of a shard's own changes at which they are published.
 const PUBLISHED_AT: isize = 256 << 10;
-/// What all shards have not published is at most one part in so many of a small budget.
+/// Largest fraction of a small budget, an eighth, that all shards together have not published.
 const UNPUBLISHED_PART: usize = 8;
 
-/// Bytes that all shards hold of one kind.
+/// Bytes of one kind in all shards, as far as they are published.
 #[derive(Debug, Default)]
 pub(crate) struct Total(AtomicUsize);
 
@@ -22,7 +23,7 @@ pub(crate) struct Total(AtomicUsize);
 #[derive(Debug)]
 pub(super) struct Share {
     unpublished: isize,
-    /// It is time to publish.
+    /// Absolute value at which it is time to publish.
     publish_at: usize,
 }
 
@@ -33,14 +34,14 @@ impl Default for Share {
 }
 
 impl Total {
-    /// Returns what has been published.
+    /// Returns the published total.
     pub(crate) fn bytes(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
 impl Share {
-    /// Notes a change; returns whether it is time to publish.
+    /// Notes a change; returns true if it is time to publish.
     #[inline]
     pub(super) fn change(&mut self, bytes: isize) -> bool {
         self.unpublished += bytes;
@@ -52,59 +53,62 @@ impl Share {
         self.unpublished == 0
     }
 
-    /// Publishes; returns the new total.
+    /// Publishes the changes; returns the new total.
     ///
-    /// What one shard adds and another takes away again must be published before it is forwarded,
-    /// or the total would pass below 0.
+    /// Bytes that one shard adds and another subtracts must be published before they are forwarded,
+    /// or the total could pass below 0.
     pub(super) fn publish(&mut self, total: &Total) -> usize {
         let change = std::mem::take(&mut self.unpublished);
+        // The cast of a negative change wraps, and so does the addition: together they subtract.
         total.0.fetch_add(change as usize, Ordering::SeqCst).wrapping_add(change as usize)
     }
 }
 
-/// Who is not read for now, because too much is not durable.
+/// Connections that are not read for now, because too much is not durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pause {
-    /// Everybody is read.
+    /// None: all are read.
     #[default]
     Nobody,
-    /// Devices that could send to a mailbox.
+    /// Those of devices that could send to a mailbox.
     Senders,
-    /// Everybody whose frames could make a record, also by a `hello` or an ack.
+    /// All whose frames could make a record, also by a `hello` or an ack.
     All,
 }
 
 /// The budget for what is not durable: records that are not synced, the contents of their messages
 /// in mailboxes, and messages on their way between shards.
 ///
-/// A sender is not read on when it is spent: its next read is not carried out, so nothing is refused,
-/// and what grows is one read for each sender that was being served. Only syncs free it (a message that is taken from another shard keeps
-/// its share), and acks do not: so to pause who acks cannot make it last longer. Records that no
-/// message made (acks, how a device stands) may use an eighth more; then nobody is read who could
-/// make them.
+/// When it is spent, senders are paused before their next read is carried out. So nothing is
+/// refused, and the excess is one read for each sender that was being served. Only syncs free
+/// it (a message that another shard takes in keeps its share), and acks do not. So pausing a
+/// device whose acks wait behind its sends does not prolong the pause. Records that no message
+/// made (acks, how a device stands) may use an eighth more; then all are paused that could make
+/// them.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: Total,
     max: usize,
-    /// Shards in which somebody is paused.
+    /// For each shard, set while a connection of it is paused.
     waiting: Vec<AtomicBool>,
 }
 
 impl Budget {
-    /// One of `max` bytes for so many shards.
+    /// Returns a budget of `max` bytes for so many shards.
     pub(crate) fn new(max: usize, shards: usize) -> Budget {
         let waiting = (0..shards).map(|_| AtomicBool::new(false)).collect();
         Budget { total: Total::default(), max, waiting }
     }
 
-    /// By how much what is accepted may pass a budget, in bytes of records: each shard is at a read
-    /// when it is spent, which may end with a message that was incomplete. What a shard has not
-    /// published is covered, as the budget counts a message twice, as a record and as content.
+    /// Returns the bytes of records by which accepted messages may pass a budget.
     pub(crate) fn overrun_bytes(shards: usize, message_bytes_max: usize) -> u64 {
+        // When it is spent each shard may be at a read, which may end with a message that was
+        // incomplete before. What a shard has not published needs nothing here, as the budget
+        // counts a message twice: as a record and as content.
         shards as u64 * (READ_BYTES + message_bytes_max) as u64
     }
 
-    /// A shard's share of it.
+    /// Returns a shard's share of it.
     pub(super) fn share(&self) -> Share {
         let publish_at = self.max / UNPUBLISHED_PART / self.waiting.len().max(1);
         Share { publish_at: publish_at.clamp(1, PUBLISHED_AT as usize), ..Share::default() }
@@ -115,9 +119,11 @@ impl Budget {
         self.total.bytes()
     }
 
-    /// Returns whose reading is paused for now. A store that fails answers senders at once, and takes nothing.
+    /// Returns the connections that are to be paused.
     pub(super) fn pause(&self, is_failing: bool) -> Pause {
         let used = self.bytes();
+        // While the store fails, messages are refused at once and take nothing, so senders need
+        // not wait for a sync that may not come. Acks and `hello` still make records.
         if used < self.max {
             Pause::Nobody
         } else if used >= self.max + self.max / 8 {
@@ -129,14 +135,17 @@ impl Budget {
         }
     }
 
-    /// Returns whether those who are paused may be read again. A quarter of it must be free, so that not
-    /// each sync wakes all of them for one message.
+    /// Returns true if the paused connections may be read again.
     pub(super) fn has_room(&self) -> bool {
+        // Not at the first free byte, or each sync would wake all of them for one message.
         self.bytes() <= self.max - self.max / 4
     }
 
     /// Publishes a shard's share; returns the shards that are to be woken.
     pub(super) fn publish(&self, share: &mut Share) -> impl Iterator<Item = usize> {
+        // First the total, then the flags; a shard that waits sets its flag, then looks at the
+        // total. In the one order that SeqCst gives, one of the two sees the other, and no
+        // wake-up is lost.
         share.publish(&self.total);
         let has_room = self.has_room();
         let waits = move |shard: &usize| {
@@ -147,7 +156,8 @@ impl Budget {
         (0..self.waiting.len()).filter(waits)
     }
 
-    /// The shard wants to be woken when there is room. It must look once more after this.
+    /// Asks that the shard be woken when there is room. It must look at the total once more
+    /// after this.
     pub(super) fn wait(&self, shard: usize) {
         self.waiting[shard].store(true, Ordering::SeqCst);
     }

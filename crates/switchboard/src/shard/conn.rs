@@ -1,4 +1,4 @@
-//! One connection: what the shard keeps of it, and its socket's reads and writes.
+//! A connection: its state in the shard, and its socket's reads and writes.
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -11,18 +11,19 @@ use super::pipe::Pipe;
 use crate::tls::Session;
 use crate::ws::{Decoder, Deflate};
 
-/// A place in the shard's slab, and which of its tenants is meant.
+/// Key of a connection: an index into the shard's slab, and a generation that tells the connection
+/// from earlier ones at the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) index: u32,
     pub(super) generation: u32,
 }
 
-/// One connection. An idle one is this and nothing else: no task, no channel, no buffer.
+/// One connection. An idle one is this entry and nothing else: no task, no channel, no buffer.
 ///
-/// Laid out by hand: with thousands of busy connections each message finds its sender and its
-/// receiver in memory, not in the cache, and what an ordinary message touches is in the first two
-/// cache lines.
+/// Laid out by hand, with the fields that an ordinary message touches in the first two cache lines:
+/// with thousands of busy connections a message finds neither its sender's nor its receiver's entry
+/// in the cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Conn {
@@ -33,73 +34,76 @@ pub(super) struct Conn {
     pub(super) tls: Option<Box<Session>>,
     pub(super) deflate: Option<Box<Compression>>,
     pub(super) read_pauses: ReadPauses,
-    /// The socket may have more to read.
+    /// Set while the socket may have more to read.
     pub(super) readable: bool,
-    /// The peer has said that it writes no more, so a short read is not the last.
+    /// Set once the peer has shut its sending side (EPOLLRDHUP): a short read is then not the last.
     pub(super) half_closed: bool,
-    /// In the run queue.
+    /// Set while it is in the run queue.
     pub(super) queued: bool,
-    /// In the list of those to be written.
+    /// Set while it is in the list of connections to be written.
     pub(super) dirty: bool,
     pub(super) protocol: Protocol,
-    /// What a write may bring to an end.
+    /// Conditions that a write may end.
     pub(super) unwritten: Unwritten,
 
     pub(super) out: OutQueue,
-    /// Bytes that were read and not yet dealt with: an incomplete handshake, or what came in
-    /// one read with the command after which reading was paused.
+    /// Bytes that were read and not yet dealt with: an incomplete handshake, or the rest of a read
+    /// behind the command after which reading was paused.
     pub(super) unread: Vec<u8>,
-    /// When the last byte came.
+    /// Time of the last byte from the peer; a pause that ends counts as one.
     pub(super) heard_at: Moment,
 
     pub(super) permit: Permit,
-    /// When the last ping went.
+    /// Time of the last ping.
     pub(super) pinged_at: Moment,
-    /// When the timer entry that counts fires.
+    /// Time of the timer entry that counts.
     pub(super) timer_at: Moment,
+    /// Time since which the out queue is full and the socket takes nothing of it; until
+    /// `welcome` is said, the time at which waiting for it began.
     pub(super) full_since: Moment,
-    /// The rate limit's state: the time, in nanoseconds, up to which the budget is spent.
+    /// State of the rate limit: the time, in nanoseconds, up to which the budget is spent.
     pub(super) spent_until_ns: u64,
     pub(super) control_frames: ControlFrames,
-    /// Bytes of the message that is not complete, as they are counted.
+    /// Bytes of the incomplete message, as counted last.
     pub(super) unfinished: usize,
-    /// When that message began; if the connection was paused meanwhile, when that ended.
+    /// Time at which that message began, or at which the last read pause since then ended.
     pub(super) begun_at: Moment,
-    /// It sent to a mailbox, by the text protocol.
+    /// Set once it sent to a mailbox by the text protocol.
     pub(super) stores: bool,
-    /// When the peer said that it writes no more, if `half_closed`.
+    /// Time at which the peer shut its sending side, if `half_closed`.
     pub(super) half_closed_at: Moment,
 }
 
-// mio adds a field of its own to each socket in debug builds, so this holds in release builds.
+// Only in release builds: in debug builds mio adds a field of its own to each socket.
 const _: () = assert!(cfg!(debug_assertions) || std::mem::offset_of!(Conn, out) == 64);
 const _: () = assert!(cfg!(debug_assertions) || std::mem::offset_of!(Conn, permit) == 128);
 
-/// What a connection is in the middle of.
+/// Phase of a connection.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// TLS, PROXY header and request head, until the deadline.
+    /// PROXY header, TLS handshake and request head, until the deadline.
     Handshake {
         deadline: Moment,
         /// A PROXY protocol header may come first.
         awaits_proxy_header: bool,
     },
-    /// A device.
+    /// WebSocket.
     Open,
     /// HTTP over TLS whose plaintext is pumped to the HTTP server.
     Piping(Box<Pipe>),
     /// The last bytes are being written, then the peer's end is awaited, until the deadline.
+    /// `is_shut` is set once our sending side is shut.
     Closing { deadline: Moment, is_shut: bool },
 }
 
-/// What a connection speaks.
+/// Protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// The text protocol, for a device that lives as long as the connection.
     Text,
     /// The text protocol, for a device with a mailbox.
     Mailbox,
-    /// v1, and the first frame has not come.
+    /// v1, whose first frame has not come.
     Hello,
     /// v1.
     V1,
@@ -114,18 +118,18 @@ pub(super) enum Compression {
     Own(Box<Deflate>),
 }
 
-/// Why a connection is not read for now; several may apply.
+/// The reasons for which a connection is not read for now; several may apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ReadPauses(u16);
 
-/// Who waits until more is written; all in one byte, as each write looks at it.
+/// Conditions that a write may end; in one byte, as each write looks at all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unwritten(u8);
 
 impl Unwritten {
-    /// The broker, until what was pushed has been taken.
+    /// The broker waits until the connection has taken what was pushed.
     pub(super) const PUSHED: u8 = 1;
-    /// The socket did not take all of `out`, which therefore counts among what waits.
+    /// The socket did not take all of `out`, whose memory is therefore counted in `Waiting`.
     pub(super) const BLOCKED: u8 = 2;
     /// The out queue is over its bound, without progress since `full_since`.
     pub(super) const FULL: u8 = 4;
@@ -145,7 +149,7 @@ impl Unwritten {
     }
 }
 
-/// One reason not to read a connection; an index into the metric's labels, but for the last.
+/// One reason not to read a connection. All but the last are indexes into the metric's labels.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ReadPause {
     /// It spent its rate limit.
@@ -154,17 +158,17 @@ pub(super) enum ReadPause {
     OutQueue,
     /// The queue to the shard that it sends to is full.
     ShardQueue,
-    /// The HTTP server does not take more for now.
+    /// The HTTP server takes no more of its request for now.
     HttpPipe,
-    /// The shard that owns the receiver has not said whether there is room.
+    /// The shard that owns the receiver has not replied yet if it has room for the text.
     Reply,
-    /// The store has as much as it may hold in memory.
+    /// Too much is not durable; see `Budget`.
     Store,
-    /// Its device is not on disk yet, or the flap guard makes it wait: no `welcome` was said.
+    /// No `welcome` was said: its device is not on disk yet, or the flap guard makes it wait.
     Welcome,
     /// The out queue of the device that it sends to is over its last bound.
     Receiver,
-    /// The shard has worked as much as it does in one turn; the pause ends with the read.
+    /// The shard has done enough work for one turn; this pause ends with the read.
     Turn,
 }
 
@@ -178,7 +182,7 @@ impl ReadPauses {
         self.0 & 1 << pause as u16 != 0
     }
 
-    /// Adds a reason; returns whether it is new.
+    /// Adds a reason; returns true if it is new.
     pub(super) fn add(&mut self, pause: ReadPause) -> bool {
         let is_new = !self.has(pause);
         self.0 |= 1 << pause as u16;
@@ -190,7 +194,8 @@ impl ReadPauses {
     }
 }
 
-/// Control frames and empty fragments in the current second: cheap to send, dear to answer.
+/// Counter of control frames and empty fragments in the current second: they cost a client less to
+/// send than the shard to answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ControlFrames {
     second: u32,
@@ -198,7 +203,7 @@ pub(super) struct ControlFrames {
 }
 
 impl ControlFrames {
-    /// Counts one; returns whether it is within `max` per second.
+    /// Counts one; returns true if it is within `max` per second.
     pub(super) fn count(&mut self, now: Moment, max: u32) -> bool {
         let second = (now.ms() / 1_000) as u32;
         if self.second != second {
@@ -209,16 +214,16 @@ impl ControlFrames {
     }
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filled {
-    /// Bytes, in the clear.
+    /// Number of bytes, decrypted.
     pub(super) len: usize,
-    /// The peer will send no more.
+    /// True if the peer will send no more.
     pub(super) is_end: bool,
 }
 
-/// How far writing came.
+/// Outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
     /// Nothing waits, in the TLS session either.
@@ -232,19 +237,19 @@ impl Conn {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Returns whether the out queue is over its bound; see [`Unwritten::FULL`].
+    /// Returns true if the out queue is over its bound; see [`Unwritten::FULL`].
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.unwritten.has(Unwritten::FULL)
     }
 
-    /// Returns whether something is not written to the socket, be it in the out queue or sealed in
-    /// the TLS session.
+    /// Returns true if something is not written to the socket, be it in the out queue or
+    /// encrypted in the TLS session.
     pub(super) fn wants_write(&self) -> bool {
         !self.out.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
-    /// Reads once, in the clear, into `buffer`; `cipher` is where TLS bytes pass through.
+    /// Reads once, decrypted, into `buffer`; `cipher` is memory for the TLS bytes.
     pub(super) fn fill(&mut self, buffer: &mut [u8], cipher: &mut [u8]) -> io::Result<Filled> {
         let Some(tls) = &mut self.tls else {
             let len = read(&mut self.socket, &mut self.readable, self.half_closed, buffer)?;
@@ -256,7 +261,7 @@ impl Conn {
         Ok(Filled { len: opened.len, is_end: opened.is_end })
     }
 
-    /// Writes what waits; returns how far it came and how many bytes the socket took.
+    /// Writes what waits; returns the outcome and the number of bytes that the socket took.
     #[inline]
     pub(super) fn flush(&mut self, spares: &mut Spares) -> io::Result<(Flushed, usize)> {
         if self.tls.is_some() {
@@ -271,7 +276,8 @@ impl Conn {
                     sent += len;
                     self.out.wrote(len, spares);
                     if is_short {
-                        // The socket's buffer is full; epoll tells when there is room.
+                        // The socket's buffer is full (epoll(7)): another write would only
+                        // return EAGAIN. An event says when there is room.
                         self.unwritten.set(Unwritten::BLOCKED, true);
                         return Ok((Flushed::Blocked, sent));
                     }
@@ -302,9 +308,11 @@ impl Conn {
                     Err(error) => return Err(error),
                 }
             }
+            // During the handshake plaintext stays in `out`, where its bytes are counted.
             if self.out.is_empty() || tls.is_handshaking() {
                 return Ok((Flushed::All, sent));
             }
+            // A part at a time: in the TLS session none of our bounds counts it.
             let waiting = self.out.waiting();
             let sealed = tls.seal(&waiting[..waiting.len().min(SEAL_BYTES)])?;
             self.out.wrote(sealed, spares);
@@ -312,7 +320,7 @@ impl Conn {
     }
 }
 
-/// Plaintext encrypted before the next write: four TLS records.
+/// Bytes of plaintext that are encrypted before the next write: four TLS records.
 const SEAL_BYTES: usize = 64 << 10;
 
 impl Filled {
@@ -321,10 +329,7 @@ impl Filled {
     }
 }
 
-/// Reads once; `None` is the end of the stream, and nothing to read is 0 bytes.
-///
-/// A short read from a stream socket means that it is empty (epoll(7)), which saves asking again,
-/// except when the peer has shut its side: then the end itself is still to be read.
+/// Reads once; returns `None` at the end of the stream, and 0 bytes if there is nothing to read.
 #[inline]
 fn read(
     socket: &mut TcpStream,
@@ -336,6 +341,10 @@ fn read(
         match socket.read(buffer) {
             Ok(0) => return Ok(None),
             Ok(len) => {
+                // A short read from a stream socket means that it is empty (epoll(7)), which
+                // saves a read that returns EAGAIN. But not if the peer has shut its side: the
+                // end of the stream is still to be read, and edge-triggered epoll does not tell
+                // of it again.
                 *readable = len == buffer.len() || half_closed;
                 return Ok(Some(len));
             }

@@ -1,9 +1,10 @@
-//! Receivers whose out queue passed its last bound, and the senders that are not read meanwhile.
+//! Receivers whose out queue passed its last bound, and the senders that are paused meanwhile.
 //!
-//! A queue can be that long although its device reads all the time: a few senders finish a large message
-//! each in the same turn, before anything is written. So the queue is written first. What the socket does not
-//! take then gives the device [`GRACE`] to read, in which those who send to it are paused; so it cannot be
-//! pushed over a bound by others, and a device that does not read stops nobody for longer than that.
+//! A queue can be that long although its device reads all the time: a few senders finish a large
+//! message each in the same turn, before anything is written. So the queue is written first. If the
+//! socket does not take enough, the device has [`GRACE`] to read, and its senders on this shard are
+//! paused for that time. So they cannot push it over the next bound, and a device that does not
+//! read stops its senders for no longer than that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,29 +15,30 @@ use super::Shard;
 use super::conn::{Conn, Key, ReadPause};
 use super::ports::OVERFLOW_FACTOR;
 
-/// In this time a queue that passed [`OVERFLOW_FACTOR`] times its bound must come to half of that.
+/// Time in which a queue that passed [`OVERFLOW_FACTOR`] times its bound must come to half of that.
 ///
-/// To half, so that a device that reads just enough to stay cannot have its senders paused again with each
-/// small message: between two pauses it has read, and been sent, twice `out_queue_max_bytes`.
+/// To half, so that a device that reads just enough to stay cannot have its senders paused
+/// again with each small message: between two pauses it has read, and been sent, twice
+/// `out_queue_max_bytes`.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// At this multiple of its bound a queue is not given that time either: other shards, whose devices are
-/// not paused, filled it.
+/// Multiple of its bound at which a queue gets no time either: it was filled by other shards, whose
+/// devices are not paused.
 const OVERFLOW_FACTOR_MAX: usize = 4 * OVERFLOW_FACTOR;
 
-/// The receivers, each with those who wait for it. There is none where all are read.
+/// The receivers whose queue is too long, each with the senders that wait for it. Mostly none.
 #[derive(Debug, Default)]
 pub(super) struct Crowds(BTreeMap<Key, Crowd>);
 
 #[derive(Debug)]
 struct Crowd {
     ends_at: Moment,
-    /// Each connection waits for one receiver at most, since it is not read.
+    /// The senders that wait. Each waits for one receiver at most, since it is not read.
     senders: Vec<Key>,
 }
 
 impl Crowds {
-    /// When the next of them has had its time.
+    /// Returns the time at which the grace of the next one ends.
     pub(super) fn next(&self) -> Option<Moment> {
         self.0.values().map(|crowd| crowd.ends_at).min()
     }
@@ -48,9 +50,11 @@ impl Crowds {
 }
 
 impl Shard {
-    /// The out queue of a connection passed [`OVERFLOW_FACTOR`] times its bound; `sender` is the connection
-    /// of this shard whose text did it.
+    /// Handles an out queue that passed [`OVERFLOW_FACTOR`] times its bound; `sender` is the
+    /// connection of this shard whose text did it, if there is one.
     pub(super) fn outgrown(&mut self, key: Key, sender: Option<Key>) {
+        // Written to before it is judged: all of it may have come in this turn, in which
+        // nothing was written yet.
         self.flush_early(key);
         let now = self.ports.now;
         let max = self.config.out_queue_max_bytes;
@@ -61,6 +65,7 @@ impl Shard {
         if conn.is_over(OVERFLOW_FACTOR_MAX, max) {
             return self.overflow(key);
         }
+        // An entry that is there keeps its end: texts of other shards must not prolong the grace.
         let crowd = Crowd { ends_at: now.after(GRACE), senders: Vec::new() };
         let crowd = self.crowds.0.entry(key).or_insert(crowd);
         if let Some(sender) = sender {
@@ -75,14 +80,16 @@ impl Shard {
             return;
         }
         for key in self.crowds.due(self.ports.now) {
-            // The others were dispersed when they were written to.
+            // Still too long: a queue that came to half of it lost its entry when it was
+            // written to.
             self.overflow(key);
+            // `overflow` does so for a connection that is open; here also for any other.
             self.disperse(key);
         }
     }
 
-    /// The queue of a connection was written to: whoever waits for it goes on once it is at half of what is
-    /// too much.
+    /// Lets the senders that wait for a connection go on if its queue, which was written to, is
+    /// at half of what is too much.
     #[inline]
     pub(super) fn disperse_if_written(&mut self, key: Key) {
         if self.crowds.0.is_empty() {
@@ -94,8 +101,8 @@ impl Shard {
         }
     }
 
-    /// Those who wait for a connection go on: it has room, or is gone, of which they are told when they
-    /// send again.
+    /// Lets the senders that wait for a connection go on: it has room, or is gone, and then
+    /// they are told so when they send again.
     pub(super) fn disperse(&mut self, key: Key) {
         let Some(Crowd { senders, .. }) = self.crowds.0.remove(&key) else { return };
         for sender in senders {

@@ -1,4 +1,5 @@
-//! Going down: connections are told 1001 one after the other, so that not all come back at once.
+//! The drain: connections are closed with 1001 one after the other, so that not all come back at
+//! once.
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use super::Shard;
 use super::conn::{Conn, Key, Phase};
 use crate::ws::CloseCode;
 
-/// How often a draining shard closes some of its connections.
+/// Interval at which a draining shard closes some of its connections.
 const STEP: Duration = Duration::from_millis(10);
 
-/// When devices are told to come back: a restart takes about as long.
+/// Time after which devices are told to come back: a restart takes about as long.
 const RECONNECT_IN: Duration = Duration::from_secs(1);
 
 /// A drain under way.
@@ -19,11 +20,12 @@ const RECONNECT_IN: Duration = Duration::from_secs(1);
 pub(super) struct Drain {
     began_at: Moment,
     over: Duration,
-    /// When whoever is left is cut off.
+    /// Time at which the connections that are left are cut off.
     ends_at: Moment,
-    /// When the shard ends even if something is left to do, because the store does not sync.
+    /// Time at which the shard ends even if something is left to do, because the store does not
+    /// sync.
     gives_up_at: Moment,
-    /// Connections that are still to be told.
+    /// Connections that are still to be closed.
     left: Vec<Key>,
     total: usize,
 }
@@ -31,6 +33,8 @@ pub(super) struct Drain {
 impl Shard {
     /// Stops accepting and begins to close connections, spread over `over`.
     pub(super) fn begin_drain(&mut self, over: Duration) {
+        // First of all: from now on the kernel refuses new connections, which can try another
+        // server.
         self.listener = None;
         let now = self.ports.now;
         let open = self.ports.conns.iter().filter(|(_, conn)| conn.is_open());
@@ -42,12 +46,14 @@ impl Shard {
         self.drain = Some(Drain { began_at: now, over, ends_at, gives_up_at, left, total });
     }
 
-    /// Closes those whose time has come.
+    /// Closes the connections whose time has come.
     pub(super) fn go_on_draining(&mut self) {
         let now = self.ports.now;
         let Some(drain) = &mut self.drain else { return };
         let over_ms = drain.over.as_millis().max(1) as u64;
         let passed_ms = (now.since(drain.began_at).as_millis() as u64).min(over_ms);
+        // Counted from the beginning, so that a turn that came late closes more, and rounding
+        // does not add up. Keys of connections that went by themselves find nothing.
         let keep = drain.total - (drain.total as u64 * passed_ms / over_ms) as usize;
         let due = drain.left.split_off(keep.min(drain.left.len()));
         let all_are_told = drain.left.is_empty();
@@ -60,9 +66,10 @@ impl Shard {
         }
     }
 
-    /// Until everybody is told, who is inside may still ask, such as `/readyz`; then nobody waits
-    /// for those who have not asked yet.
+    /// Ends the connections that have not asked for anything yet.
     fn end_handshakes(&mut self) {
+        // Not before all devices are told: until then requests, such as for `/readyz`, are
+        // answered.
         let shaking = |conn: &Conn| matches!(conn.phase, Phase::Handshake { .. });
         let conns = self.ports.conns.iter().filter(|(_, conn)| shaking(conn));
         for key in conns.map(key_of).collect::<Vec<Key>>() {
@@ -74,15 +81,19 @@ impl Shard {
         self.drain.as_ref().map(|_| self.ports.now.after(STEP))
     }
 
-    /// Returns whether there is nothing left to do, here and on the other shards (see [`super::ending`]).
+    /// Returns true if there is nothing left to do, here and on the other shards (see
+    /// [`super::ending`]).
     pub(super) fn is_drained(&mut self) -> bool {
         let Some(&Drain { ends_at, gives_up_at, .. }) = self.drain.as_ref() else { return false };
+        // A disk that syncs nothing must not keep the server from stopping. The records that
+        // are left were never accepted.
         if self.ports.now >= gives_up_at {
             return true;
         }
         if self.ports.now >= ends_at {
             self.remove_all();
         }
+        // Without a connection nothing more can be collected, such as acks that share a record.
         if self.ports.conns.is_empty() {
             self.append_rest();
         }

@@ -8,14 +8,17 @@ use super::Shard;
 use super::conn::{Conn, Flushed, Key, Phase, Protocol, ReadPause, Unwritten};
 
 impl Shard {
-    /// Offers each other shard what is for it; what a full one does not take waits until it is woken.
+    /// Offers each other shard its batch; one that a full shard does not take waits until that
+    /// wakes this one.
     pub(super) fn offer_outboxes(&mut self) {
         for shard in 0..self.ports.outboxes.len() {
+            // Again while it was taken: presence that waited beside a full batch makes the next
+            // one.
             while !self.ports.outboxes[shard].batch.is_empty() && self.offer(shard) {}
         }
     }
 
-    /// Offers a shard a batch; returns whether it took it.
+    /// Offers a shard its batch; returns true if it took it.
     fn offer(&mut self, shard: usize) -> bool {
         let (id, max) = (self.ports.shard(), self.config.shard_queue_max_bytes);
         let outbox = &mut self.ports.outboxes[shard];
@@ -30,7 +33,8 @@ impl Shard {
         true
     }
 
-    /// Something was decided at the end of a turn: nothing may come that would begin another.
+    /// Carries out what was decided after the turn's batches were offered: no event would begin
+    /// another turn for it.
     pub(super) fn offer_outboxes_late(&mut self) {
         self.do_todos();
         self.submit_appends();
@@ -46,13 +50,14 @@ impl Shard {
         if mem::take(&mut self.decided_late) {
             self.offer_outboxes_late();
         }
-        // Flushing marks nobody, but a connection that is resumed may have.
+        // A write itself marks no connection dirty, but what it lets go on may. Those are
+        // written in the next turn, for which `has_work` does not let the shard sleep.
         dirty.append(&mut self.ports.dirty);
         self.ports.dirty = dirty;
     }
 
-    /// Writes to a connection before the end of the turn. It stays among those that are written then,
-    /// when also what the write brings to an end goes on.
+    /// Writes to a connection before the end of the turn. It stays dirty, and is written again
+    /// then: what waits for the write goes on only at that point.
     pub(super) fn flush_early(&mut self, key: Key) {
         let now = self.ports.now;
         let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
@@ -81,13 +86,13 @@ impl Shard {
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
-        // One branch for what is mostly false.
+        // `|`, not `||`: one branch, which is mostly not taken.
         if !conn.is_open() | conn.unwritten.any() {
             self.after_flush(key, flushed, sent);
         }
     }
 
-    /// The cases in which a write lets something else go on.
+    /// Lets go on what waited for a write.
     fn after_flush(&mut self, key: Key, flushed: Flushed, sent: usize) {
         let now = self.ports.now;
         let max = self.config.out_queue_max_bytes;
@@ -95,6 +100,7 @@ impl Shard {
         if conn.unwritten.has(Unwritten::BLOCKED) {
             self.ports.count_waiting(key);
         }
+        // Looked up anew each time: what the broker decides may have closed or removed it.
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unwritten.has(Unwritten::PUSHED) && conn.has_taken_enough(max) {
             conn.unwritten.set(Unwritten::PUSHED, false);
@@ -107,6 +113,7 @@ impl Shard {
                 conn.unwritten.set(Unwritten::FULL, false);
                 self.resume(key, ReadPause::OutQueue);
             } else if sent > 0 {
+                // Any progress counts: a slow link with a long queue is no stalled device.
                 conn.full_since = now;
             }
         }
@@ -114,6 +121,7 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
             Phase::Piping(pipe) if pipe.is_readable() => self.enqueue(key),
+            // Not before the close frame is written: a shut socket takes no more.
             Phase::Closing { is_shut: false, .. } if flushed == Flushed::All => self.shut(key),
             _ => {}
         }
@@ -121,11 +129,12 @@ impl Shard {
 }
 
 impl Conn {
-    /// Returns whether the broker may go on pushing. For a device of the text protocol, whose messages are
-    /// acked by being written to the socket, only when all is written: what is sealed and still in the TLS
-    /// session would be lost with the process, and its senders told that it was delivered.
+    /// Returns true if the broker may go on pushing.
     fn has_taken_enough(&self, out_queue_max_bytes: usize) -> bool {
         match self.protocol {
+            // A device of the text protocol acks nothing: a message counts as delivered once it is
+            // written to the socket. What is encrypted and still in the TLS session would be
+            // lost with the process, after its senders were told that it was delivered.
             Protocol::Mailbox => !self.wants_write(),
             _ => self.out.len() <= out_queue_max_bytes / 2,
         }

@@ -1,4 +1,5 @@
-//! The broker's way out: its effects become bytes in out queues and texts for other shards.
+//! Output of the broker: its effects become bytes in out queues, texts for other shards and
+//! records.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -33,14 +34,14 @@ use crate::ws::{
     write_server_frame_with,
 };
 
-/// An out queue at this multiple of its bound is not given the stall timeout.
+/// Multiple of its bound at which an out queue is not given the stall timeout; see `crowded`.
 pub(super) const OVERFLOW_FACTOR: usize = 4;
 
 /// The connections of a shard and the queues to the others.
 pub(super) struct Ports {
     shard: ShardId,
     pub(super) shared: Arc<Shared>,
-    /// As of the last SIGHUP.
+    /// The configuration as of the last SIGHUP.
     pub(super) config: Arc<Config>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) conns: Slab<Conn>,
@@ -51,80 +52,82 @@ pub(super) struct Ports {
     turn_started: Instant,
     /// Connections to be written at the end of the turn, each once.
     pub(super) dirty: Vec<Key>,
-    /// What the shard is to do when the broker has decided.
+    /// Tasks for the shard once the broker has decided.
     pub(super) todos: VecDeque<Todo>,
-    /// What is to be handed to each other shard.
+    /// Batches for all shards, by number.
     pub(super) outboxes: Vec<Outbox>,
     /// The connection whose command is being carried out.
     pub(super) speaking: Option<Key>,
-    /// Texts delivered in this turn that were read in it.
+    /// Number of texts delivered in this turn that were read in it.
     delivered: u64,
-    /// When the texts that other shards forwarded in this turn were read, and how many.
+    /// Times at which the texts that other shards forwarded were read, with their numbers.
     forwarded: Vec<(Instant, u64)>,
-    /// Who sent the last text that was delivered; often he sends the next.
+    /// Sender of the last text that was delivered; often it sends the next one, too.
     sender: text::Sender,
-    /// For all connections that share it.
+    /// Compression contexts of all connections that share them.
     deflate: Option<Box<Deflate>>,
     scratch: Vec<u8>,
     /// A connection that leaves this shard for the one that owns its device.
     pub(super) leaving: Option<(Key, usize, Hello)>,
     /// The connection whose session is being opened.
     pub(super) entering: Option<Key>,
-    /// Records of this turn, for the store, and what they take of the budget.
+    /// The batch that is being filled, and its charge to the budget.
     appends: (Appends, usize),
     /// Bytes of all records ever appended.
     pub(super) appended_bytes: usize,
-    /// Batches before it.
+    /// Batches before it, with their charges, oldest first.
     full_batches: VecDeque<(Appends, usize)>,
     spare_batches: Vec<Appends>,
-    /// What the batches take of the budget that the store has, oldest first.
+    /// Charges of the batches that the store has, oldest first.
     pub(super) unsynced: VecDeque<usize>,
     share: Share,
     pub(super) unfinished: Unfinished,
     pub(super) waiting: Waiting,
-    /// What this turn has done.
+    /// Work done in this turn.
     pub(super) work: Work,
-    /// Who is not read, as of the last look at the budget.
+    /// Connections that are paused, as of the last look at the budget.
     pub(super) pause: Pause,
     pub(super) store_is_failing: bool,
-    /// The store gave a batch back; it says when there is room.
+    /// Set when the store returned a batch, until it says that there is room.
     pub(super) store_is_full: bool,
     pub(super) paused_for_store: Vec<Key>,
-    /// Chunks of the log that were dealt with in this turn.
+    /// Number of chunks of the log that were dealt with and not yet reported.
     pub(super) compacted: usize,
     /// Bytes of their records that were appended again.
     pub(super) copied_bytes: usize,
     pub(super) positions: Vec<Position>,
-    /// To the thread that reads the store; none where nothing is kept.
+    /// Sender to the thread that reads the store; `None` if all is in memory.
     jobs: Option<Sender<Job>>,
-    /// Unix time less uptime, in milliseconds, and when it was looked at.
+    /// Unix time less uptime, in milliseconds.
     wall_less_uptime_ms: i64,
+    /// Time at which that was looked at.
     wall_at: Moment,
     stats_at: Moment,
 }
 
-/// What a port alone could not do.
+/// A task that the ports cannot do alone.
 pub(super) enum Todo {
-    /// An out queue passed [`OVERFLOW_FACTOR`] times its bound, by a text of this sender if one of this
-    /// shard sent it.
+    /// Handle an out queue that passed [`OVERFLOW_FACTOR`] times its bound, by a text of this
+    /// sender if it is of this shard.
     Outgrown { key: Key, sender: Option<Key> },
-    /// A session has ended.
+    /// Close a connection whose session has ended.
     Close { key: Key, code: u16, reason: String },
-    /// A reason not to read has gone.
+    /// Remove a reason for which a connection was not read.
     Resume(Key, ReadPause),
-    /// A device shows another token.
+    /// Verify another token of a device.
     Verify { key: Key, token: String },
 }
 
-/// How old the wall clock and the gauges may be.
+/// Greatest age of the wall clock and the gauges.
 const STALE_MS: u64 = 500;
-/// Batches kept for their memory.
+/// Most empty batches that are kept for their memory.
 const SPARE_BATCHES: usize = 4;
-/// A batch is ended when it passes this: the memory of a growing one is moved, old and new at once.
+/// Size at which a batch is ended: when a longer one grows, the old and the new memory exist at
+/// once.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What a message takes that is being accepted, beside what it says: its entry, its id, whom to answer,
-/// and what the allocator adds.
+/// Memory of a message that is being accepted, beside its content: its entry, its id, the
+/// connection to answer, and the allocator's overhead.
 const NOTES_BYTES: usize = 256;
 
 /// Bytes of an ordinary answer of v1, with an id like a UUID.
@@ -186,14 +189,15 @@ impl Ports {
         usize::from(self.shard.0)
     }
 
-    /// Returns whether something waits for the end of a turn. What was refused waits to be asked for.
+    /// Returns true if something waits for the end of a turn. Batches that were refused do not:
+    /// the other shard, or the store, says when it has room.
     pub(super) fn has_something_to_forward(&self) -> bool {
         let waits = |outbox: &Outbox| !outbox.is_refused && !outbox.batch.is_empty();
         let may_submit = self.shared.log.get().is_some() && !self.store_is_full;
         self.outboxes.iter().any(waits) || (may_submit && self.has_appends())
     }
 
-    /// Returns whether nothing is on its way to another shard or to the disk.
+    /// Returns true if nothing is on its way to another shard or to the disk.
     pub(super) fn is_at_rest(&self) -> bool {
         self.conns.is_empty()
             && self.outboxes.iter().all(|outbox| outbox.batch.is_empty())
@@ -201,13 +205,13 @@ impl Ports {
             && !self.has_appends()
     }
 
-    /// Returns whether there are records that the store has not.
+    /// Returns true if there are records that the store does not have yet.
     #[inline]
     fn has_appends(&self) -> bool {
         !self.appends.0.is_empty() || !self.full_batches.is_empty()
     }
 
-    /// Returns whether the end of a turn has something to do for the store, or for the budget.
+    /// Returns true if the end of a turn has something to do for the store, or for the budget.
     #[inline]
     pub(super) fn has_something_for_store(&self) -> bool {
         self.has_appends()
@@ -221,7 +225,7 @@ impl Ports {
         let had = batch.bytes();
         batch.push_with(|out| record::write(record, out));
         let bytes = batch.bytes() - had;
-        // Until it is synced its mailbox has a message's content, too, and notes of it.
+        // Until it is synced a message's content is also in its mailbox.
         let is_message = matches!(record, Record::Message(_));
         let charge = if is_message { 2 * bytes + NOTES_BYTES } else { bytes };
         *charged += charge;
@@ -234,13 +238,15 @@ impl Ports {
         self.note_that_it_stores();
     }
 
-    /// Hands in the records; what the store does not take waits until it says that there is room.
+    /// Submits the batches; one that the store does not take waits until it says that there is
+    /// room.
     pub(super) fn submit_batches(&mut self, log: &Log) {
         while !self.store_is_full
             && let Some((batch, charge)) = self.next_batch()
         {
             match log.submit(self.shard_index(), batch) {
                 Ok(()) => self.unsynced.push_back(charge),
+                // In front again: records of one device must stay in order.
                 Err(full) => {
                     self.full_batches.push_front((full.0, charge));
                     self.store_is_full = true;
@@ -249,14 +255,14 @@ impl Ports {
         }
     }
 
-    /// Hands in what there is, whatever the store holds: there is no later turn.
+    /// Submits all batches, whatever the store's bound: there is no later turn.
     pub(super) fn submit_last(&mut self, log: &Log) {
         while let Some((batch, _)) = self.next_batch() {
             log.submit_last(self.shard_index(), batch);
         }
     }
 
-    /// The oldest records that the store has not, and what they take of the budget.
+    /// Takes the oldest batch that the store does not have, with its charge.
     fn next_batch(&mut self) -> Option<(Appends, usize)> {
         if let Some(full) = self.full_batches.pop_front() {
             return Some(full);
@@ -268,14 +274,14 @@ impl Ports {
         Some(mem::replace(&mut self.appends, (fresh, 0)))
     }
 
-    /// Notes that more, or less, is not durable.
+    /// Charges bytes that are not durable to the budget; a negative number frees them.
     pub(super) fn charge(&mut self, bytes: isize) {
         if self.share.change(bytes) {
             self.publish_charges();
         }
     }
 
-    /// Tells the other shards by how much the budget is used; wakes those for whom there is room.
+    /// Publishes the changes of the budget; wakes the shards for which there is room now.
     pub(super) fn publish_charges(&mut self) {
         if !self.share.is_published() {
             for shard in self.shared.budget.publish(&mut self.share) {
@@ -285,8 +291,10 @@ impl Ports {
         self.pause = self.shared.budget.pause(self.store_is_failing);
     }
 
-    /// A device of the text protocol that sent to a mailbox will wait for room before it sends again.
+    /// Notes that the device which speaks sent to a mailbox.
     fn note_that_it_stores(&mut self) {
+        // Most devices of the text protocol never do. So only from its first such text on is
+        // one paused before its reads, while that first one is caught by `put_back`.
         if let Some(key) = self.speaking
             && let Some(conn) = self.conn(key)
             && conn.protocol == Protocol::Text
@@ -295,7 +303,8 @@ impl Ports {
         }
     }
 
-    /// Pauses a connection whose next frame could need room in the store, while there is none.
+    /// Pauses a connection if its next frame could make a record and the budget has no room for
+    /// that.
     #[cold]
     pub(super) fn pause_if_it_stores(&mut self, key: Key) {
         let pause = self.pause;
@@ -310,14 +319,14 @@ impl Ports {
         }
     }
 
-    /// Does not read a connection until there is room in the store.
+    /// Pauses a connection until the budget has room.
     pub(super) fn pause_for_store(&mut self, key: Key) {
         if self.conn(key).is_none_or(|conn| conn.read_pauses.has(ReadPause::Store)) {
             return;
         }
         self.pause_reading(key, ReadPause::Store);
         if self.paused_for_store.len() > 2 * self.conns.len() + 64 {
-            // Most of them are gone: they waited for long.
+            // Keys of connections that went while they waited pile up while the store hangs.
             let mut paused = mem::take(&mut self.paused_for_store);
             paused.retain(|key| {
                 self.conn(*key).is_some_and(|conn| conn.read_pauses.has(ReadPause::Store))
@@ -325,6 +334,8 @@ impl Ports {
             self.paused_for_store = paused;
         }
         self.paused_for_store.push(key);
+        // There may be room by now, of which no shard would tell this one any more. `submit`
+        // looks once more at the end of this turn.
         self.shared.budget.wait(self.shard_index());
     }
 
@@ -339,12 +350,12 @@ impl Ports {
         }
     }
 
-    /// Unix time; looked at now and then, and in between as old as the turn.
+    /// Returns Unix time: the turn's uptime plus a difference that is looked at every 500 ms.
     pub(super) fn wall_ms(&self) -> u64 {
         (self.now.ms() as i64 + self.wall_less_uptime_ms) as u64
     }
 
-    /// Returns whether the gauges should be set again.
+    /// Returns true if the gauges should be set again.
     pub(super) fn stats_are_stale(&mut self) -> bool {
         let is_stale = self.now.ms() >= self.stats_at.ms() + STALE_MS;
         if is_stale {
@@ -353,7 +364,7 @@ impl Ports {
         is_stale
     }
 
-    /// Counts the turn's work and how long its messages took.
+    /// Counts the turn and observes the latency of its messages.
     pub(super) fn end_turn(&mut self, now: Instant) {
         let took = now.duration_since(self.turn_started);
         self.metrics.turns.add(1);
@@ -366,27 +377,30 @@ impl Ports {
         }
     }
 
-    /// Nanoseconds since the start, for the rate limit.
+    /// Returns the uptime in nanoseconds, for the rate limit.
     pub(super) fn now_ns(&self) -> u64 {
+        // `now` counts milliseconds, which are too coarse for thousands of messages per second.
         let since_start = self.turn_started.duration_since(self.shared.started);
         self.shared.uptime.ms() * 1_000_000 + since_start.as_nanos() as u64
     }
 
-    /// Notes when the texts that are about to be delivered were read.
+    /// Notes the times at which the texts that are about to be delivered were read.
     pub(super) fn forwarded_at(&mut self, received: &[(Instant, u64)]) {
         self.forwarded.extend_from_slice(received);
     }
 
-    /// The connection that an event's token names, if it is still that one.
+    /// Returns the connection that an event's token names, if it is still there.
     #[inline]
     pub(super) fn by_token(&mut self, token: usize) -> Option<(Key, &mut Conn)> {
+        // Events of one wait may name a connection that an earlier one of them removed, and
+        // another may have its index since.
         let index = token as u32;
         let conn = self.conns.get_mut(index as usize)?;
         let key = Key { index, generation: conn.generation };
         ((token >> 33) as u32 == conn.generation & (u32::MAX >> 1)).then_some((key, conn))
     }
 
-    /// The token that [`Ports::by_token`] reads: index, a bit for the pipe, generation.
+    /// Returns the token that [`Ports::by_token`] reads: index, a bit for the pipe, generation.
     pub(super) fn token(key: Key) -> mio::Token {
         mio::Token(key.index as usize | (key.generation as usize & (u32::MAX as usize >> 1)) << 33)
     }
@@ -416,15 +430,17 @@ impl Ports {
     /// Makes sure that the connection is looked at no later than `at`.
     pub(super) fn schedule(&mut self, key: Key, at: Moment) {
         let Some(conn) = self.conn(key) else { return };
+        // A later deadline needs no entry: the earlier one that is there asks for the next when
+        // it fires.
         if at < conn.timer_at {
             conn.timer_at = at;
             self.timers.add(at, key);
         }
     }
 
-    /// Does what the broker decided.
+    /// Carries out an effect.
     ///
-    /// Inlined into the broker's decision, so that the ordinary effect is never put together.
+    /// Inlined into the broker's decision, so that the ordinary effect is never built in memory.
     #[inline(always)]
     pub(super) fn perform(&mut self, effect: Effect<'_>) {
         match effect {
@@ -450,7 +466,7 @@ impl Ports {
         }
     }
 
-    /// What concerns devices with mailboxes.
+    /// Carries out the effects that concern devices with mailboxes.
     fn perform_more(&mut self, effect: Effect<'_>) {
         match effect {
             Effect::Tell { conn, frame } => self.tell(conn.0, frame),
@@ -497,7 +513,8 @@ impl Ports {
         }
     }
 
-    /// A device waits for its `welcome`, or a text for the word of its receiver's side.
+    /// Pauses a connection that waits for its `welcome`, or whose text waits for the receiver's
+    /// shard.
     fn await_reply(&mut self, key: Key) {
         let is_unwelcomed = self.entering == Some(key)
             || self.conn(key).is_some_and(|conn| conn.read_pauses.has(ReadPause::Welcome));
@@ -508,27 +525,28 @@ impl Ports {
         Key { index, generation: self.conns[index as usize].generation }
     }
 
-    /// Answers a v1 device, or tells it something that is not its mailbox's.
+    /// Sends a v1 device an answer, or another frame that is not from its mailbox.
     pub(super) fn tell(&mut self, index: u32, frame: &ServerFrame<'_>) {
         let had = self.write_text(index, ANSWER_LEN, |out| frame.write(out));
         self.answered(index, had);
     }
 
-    /// Writes a message to an out queue that came by v1; returns how long the queue was.
+    /// Appends a message from a mailbox to an out queue; returns the queue's length before.
     fn push(&mut self, index: u32, len_guess: usize, write: impl FnOnce(&mut Vec<u8>)) -> usize {
         self.metrics.messages.at(MessageResult::Delivered as usize).add(1);
         self.delivered += 1;
         self.write_text(index, len_guess, write)
     }
 
-    /// The same, to a device of the text protocol.
+    /// As [`Ports::push`], to a device of the text protocol.
     fn push_body(&mut self, index: u32, from: DeviceRef<'_>, body: &[u8]) -> usize {
         let len = from.len() + body.len();
         self.push(index, len, |out| write_text_delivery(out, from, body))
     }
 
-    /// Appends a text frame to an out queue; returns how long the queue was. `len_guess` is how
-    /// long the text is, about: where nothing is compressed, it is written behind its header at once.
+    /// Appends a text frame to an out queue; returns the queue's length before. `len_guess` is
+    /// about the length of the text, which is written behind its header at once unless it is
+    /// compressed.
     #[inline]
     fn write_text(
         &mut self,
@@ -561,12 +579,14 @@ impl Ports {
         }
     }
 
-    /// The broker pushes no more until the connection has taken what is there.
+    /// Notes that the broker pushes no more until the connection has taken what is there.
     fn await_drain(&mut self, index: u32) {
         let key = self.key(index);
         let at = self.now.after(self.config.out_queue_stall_timeout);
         let conn = &mut self.conns[index as usize];
         conn.unwritten.set(Unwritten::PUSHED, true);
+        // It counts as full, so that the stall timeout also ends a device that takes nothing of
+        // a queue below the bound.
         if !conn.is_full() {
             conn.unwritten.set(Unwritten::FULL, true);
             conn.full_since = self.now;
@@ -577,6 +597,8 @@ impl Ports {
 
     fn send_envelope(&mut self, shard: ShardId, envelope: Envelope) {
         if let Envelope::Deliver(_) = envelope {
+            // Charged when it is sent: on arrival it could only be refused, after its sender
+            // went on.
             self.charge(message_bytes(&envelope) as isize);
             self.note_that_it_stores();
         }
@@ -591,15 +613,15 @@ impl Ports {
         }
     }
 
-    /// Gives the reader of the store something to do.
+    /// Gives the reader of the store a job.
     pub(super) fn ask_reader(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // It ends only after all shards have.
+            // The reader ends only after all shards, so an error means that its thread panicked.
             jobs.send(job).ok();
         }
     }
 
-    /// Keeps the memory of a batch that is synced.
+    /// Keeps the memory of a synced batch for another one.
     pub(super) fn give_back(&mut self, mut batch: Appends) {
         if self.spare_batches.len() < SPARE_BATCHES {
             batch.clear();
@@ -653,8 +675,7 @@ impl Ports {
         self.answer(conn, refusal.text());
     }
 
-    /// Sends a device the answer to its own command. If it does not read its answers it is not
-    /// read either, so that it cannot make us keep more than the bound.
+    /// Sends a device the answer to its own command.
     fn answer(&mut self, BrokerConn(index): BrokerConn, answer: &str) {
         self.answer_frame(index, Opcode::Text, answer.as_bytes());
     }
@@ -666,13 +687,16 @@ impl Ports {
         self.answered(index, had);
     }
 
-    /// Looks after an out queue that had `had` bytes and was given an answer.
+    /// Checks the bounds of an out queue that had `had` bytes before an answer.
     #[inline]
     fn answered(&mut self, index: u32, had: usize) {
-        // What it is told of others is not the fault of the one who made it so.
+        // No sender is paused for it: what a device is told of others, such as presence, is not
+        // the fault of the connection that speaks.
         let key = self.grew_by(index, had, None);
         let len = self.conns[index as usize].out.len();
         self.note_answered(len - had);
+        // A device that does not read its answers is not read either, so that its commands
+        // cannot make us keep more than the bound.
         if len > self.config.out_queue_max_bytes {
             self.pause_reading(key, ReadPause::OutQueue);
         }
@@ -699,7 +723,7 @@ impl Ports {
         self.note_deflated(payload.len());
     }
 
-    /// The contexts that inflate for a connection.
+    /// Returns the contexts that inflate for a connection.
     pub(super) fn inflater(&mut self, key: Key) -> Option<&mut Deflate> {
         match self.conns.get_mut(key.index as usize)?.deflate.as_deref_mut() {
             Some(Compression::Own(deflate)) => Some(deflate),
@@ -707,13 +731,13 @@ impl Ports {
         }
     }
 
-    /// Looks after an out queue that had `had` bytes and was given a text of another device.
+    /// Checks the bounds of an out queue that had `had` bytes before a text of another device.
     #[inline]
     fn grew(&mut self, index: u32, had: usize) -> Key {
         self.grew_by(index, had, self.speaking)
     }
 
-    /// The same, whoever is to be paused if it grew too long.
+    /// As [`Ports::grew`]; `sender` is to be paused if the queue is too long.
     #[inline(always)]
     fn grew_by(&mut self, index: u32, had: usize, sender: Option<Key>) -> Key {
         let conn = &mut self.conns[index as usize];
@@ -725,7 +749,8 @@ impl Ports {
         let config = &self.config;
         let max = config.out_queue_max_bytes;
         if conn.out.len() > max {
-            // One message always fits, however large it is.
+            // An empty queue takes any message: a large one alone says nothing of how its
+            // device reads.
             if had > 0 && conn.out.len() > max.saturating_mul(OVERFLOW_FACTOR) {
                 self.todos.push_back(Todo::Outgrown { key, sender });
             }
@@ -742,6 +767,8 @@ impl Ports {
     fn forward(&mut self, shard: ShardId, from: DeviceId, to: DeviceId, text: &[u8]) {
         self.metrics.messages.at(MessageResult::Forwarded as usize).add(1);
         let outbox = &mut self.outboxes[usize::from(shard.0)];
+        // Taken although it may pass the bound: only reading on is paused, so that nothing is
+        // dropped.
         outbox.batch.push_text(self.shard, from, to, text);
         match outbox.batch.received.last_mut() {
             Some((at, texts)) if *at == self.turn_started => *texts += 1,
@@ -765,7 +792,7 @@ impl Ports {
     }
 }
 
-/// Returns how long a pushed frame is, about.
+/// Returns about the length of a pushed frame.
 #[inline]
 fn pushed_len(frame: &ServerFrame<'_>) -> usize {
     match frame {
@@ -774,18 +801,18 @@ fn pushed_len(frame: &ServerFrame<'_>) -> usize {
     }
 }
 
-/// What a device of the text protocol is shown of a message: `<from>:<body>`.
+/// Appends a message as a device of the text protocol sees it: `<from>:<body>`.
 fn write_text_delivery(out: &mut Vec<u8>, from: DeviceRef<'_>, body: &[u8]) {
     from.write(out);
     out.push(b':');
     write_text_of_body(out, body);
 }
 
-/// Shorter messages are sent as they are: they hardly shrink, and would take the time all the same.
+/// Least length of a message that is compressed: shorter ones hardly shrink, for the same time.
 const COMPRESSED_LEN_MIN: usize = 256;
 
 impl Conn {
-    /// Returns whether a message of `len` bytes is sent compressed.
+    /// Returns true if a message of `len` bytes is sent compressed.
     #[inline]
     fn compresses(&self, len: usize) -> bool {
         self.deflate.is_some() && len >= COMPRESSED_LEN_MIN

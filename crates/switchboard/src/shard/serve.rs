@@ -1,4 +1,4 @@
-//! The middle of a turn: what one connection sent becomes events, and events become decisions.
+//! Input of a turn: bytes of a connection become events, and events become decisions.
 
 use std::mem;
 
@@ -10,12 +10,13 @@ use super::mailboxes::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
 
-/// Control frames and empty fragments that a connection may send in a second; above it 1008. Clients
-/// ping every few seconds at most, and 100 pongs a second cost a shard nothing that shows.
+/// Most control frames and empty fragments that a connection may send in a second; above it is
+/// closed with 1008. Clients ping every few seconds at most, and 100 pongs a second cost a
+/// shard nothing that shows.
 const CONTROL_FRAMES_PER_S_MAX: u32 = 100;
 
 impl Shard {
-    /// Reads a connection once and deals with what came.
+    /// Reads a connection once and deals with its input.
     pub(super) fn serve(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.queued = false;
@@ -25,6 +26,7 @@ impl Shard {
             }
             self.tls_handshakes_left -= 1;
         }
+        // First, as it came before what is read now. It may pause reading again.
         if !conn.unread.is_empty() {
             self.deal_with_backlog(key);
         }
@@ -37,12 +39,13 @@ impl Shard {
         self.go_on(key);
     }
 
-    /// Deals with what was left when reading was paused.
+    /// Deals with the input that was kept when reading was paused.
     fn deal_with_backlog(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unread.is_empty() || conn.read_pauses.any() {
             return;
         }
+        // In a handshake it is an incomplete head, which waits for the next read.
         if !matches!(conn.phase, Phase::Handshake { .. }) {
             let mut backlog = mem::take(&mut conn.unread);
             self.deal_with_input(key, &mut backlog);
@@ -63,6 +66,7 @@ impl Shard {
             Ok(filled) => filled,
             Err(error) => return self.read_failed(key, &error),
         };
+        // Over TLS both may come in one read: what was said before the end still counts.
         if filled.len > 0 {
             self.ports.metrics.received_bytes.add(filled.len as u64);
             self.deal_with_input(key, &mut buffer[..filled.len]);
@@ -72,12 +76,13 @@ impl Shard {
         }
     }
 
-    /// The peer says no more. Over TLS it may have asked just before, and the answer is due to
-    /// it; without TLS such a request has left the shard with its socket.
+    /// Handles the end of a peer's stream.
     fn peer_ended(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.readable = false;
         match &mut conn.phase {
+            // A half-closed client may still read the answer to its request. Without TLS such a
+            // request has left the shard with its socket.
             Phase::Piping(pipe) => pipe.end_request(),
             Phase::Closing { is_shut: false, .. } if conn.tls.is_some() => {}
             _ => self.remove(key, "the peer ended the connection"),
@@ -93,25 +98,25 @@ impl Shard {
                 self.ports.metrics.refused.at(crate::metrics::refused_index("tls")).add(1);
                 tracing::debug!(peer = %conn.permit.address(), %error, "TLS handshake failed");
             }
-            // The alert that says what was wrong; if it does not fit now, it is not worth waiting.
+            // The alert says what was wrong; if it does not fit now, it is not worth waiting for.
             while tls.wants_write() && tls.write_to(&mut conn.socket).is_ok() {}
         }
         self.remove(key, "the socket failed while reading");
     }
 
-    /// Deals with bytes in the clear, by what the connection is in the middle of.
+    /// Deals with decrypted bytes, by the connection's phase.
     fn deal_with_input(&mut self, key: Key, bytes: &mut [u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
         match &mut conn.phase {
             Phase::Open => self.frames(key, bytes),
             Phase::Handshake { .. } => self.handshake(key, bytes),
             Phase::Piping(_) => self.pump_request(key, bytes),
-            // It was told why; what it still says no longer counts.
+            // Read and dropped: unread bytes in a socket that is closed would cause a reset.
             Phase::Closing { .. } => {}
         }
     }
 
-    /// Whoever may have more to read comes again, behind everybody else.
+    /// Puts the connection at the end of the run queue if it may have more to read.
     fn go_on(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.read_pauses.remove(ReadPause::Turn);
@@ -120,11 +125,10 @@ impl Shard {
         }
     }
 
-    /// Deals with frames; what comes after a command that pauses reading is kept.
-    ///
-    /// Whoever could send to a mailbox is paused before what was read, not before each frame: the
-    /// budget is looked at as often as shards publish what they take of it.
+    /// Deals with frames; bytes behind a command that pauses reading are kept.
     pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
+        // Before a read, not before each frame: `pause` changes only as shards publish their
+        // changes of the budget, and a look for each frame would cost every message.
         if self.ports.pause != Pause::Nobody {
             self.ports.pause_if_it_stores(key);
         }
@@ -133,10 +137,11 @@ impl Shard {
         }
     }
 
-    /// Returns whether something came in pieces.
+    /// Decodes frames and deals with their events; returns true if one of them came in pieces.
     fn decode(&mut self, key: Key, bytes: &mut [u8]) -> bool {
         let (mut at, mut any_pieces) = (0, false);
         while at < bytes.len() {
+            // Looked up for each frame: the one before may have closed, removed or paused it.
             let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { break };
             if conn.generation != key.generation || !conn.is_open() {
                 break;
@@ -189,7 +194,7 @@ impl Shard {
         self.message(key, protocol, message);
     }
 
-    // As a call it costs 2 % of the instructions of a short text.
+    // As a call it would cost 2 % of the instructions of a short text.
     #[inline(always)]
     fn message(&mut self, key: Key, protocol: Protocol, message: &[u8]) {
         if self.ports.pause != Pause::Nobody && self.put_back(key, protocol, message) {
@@ -212,22 +217,24 @@ impl Shard {
         }
     }
 
-    /// Keeps a text for later that goes to a mailbox while the store has no room; returns whether it
-    /// did. Whoever sent to a mailbox before is paused before the next frame is read instead.
+    /// Keeps a text to a mailbox for later if the budget has no room; returns true if it did,
+    /// or closed the connection.
     #[cold]
     fn put_back(&mut self, key: Key, protocol: Protocol, message: &[u8]) -> bool {
+        // Other connections that could send to a mailbox were paused before this was read.
         if protocol != Protocol::Text || !self.broker.goes_to_mailbox(message) {
             return false;
         }
         let Some(conn) = self.ports.conn(key) else { return true };
         conn.stores = true;
         if message.len() > READ_BYTES {
-            // No more is kept of a connection that is not read than one read brings.
+            // Of a paused connection no more is kept than one read brings.
             let reason = "the store can take no more for now; send it again later";
             self.close(key, CloseCode::TRY_AGAIN_LATER, reason);
             return true;
         }
-        // As it came, but unmasked already.
+        // As a frame again, with a mask of zeros, as it is unmasked already; the rest of the
+        // read is appended behind it.
         write_client_frame(&mut conn.unread, Opcode::Text, message, [0; 4]);
         self.ports.pause_for_store(key);
         true
@@ -244,7 +251,7 @@ impl Shard {
         result.map_err(|error| error.violation(max))?;
         simdutf8::basic::from_utf8(&inflated).map_err(|_| Violation::NotUtf8)?;
         self.rare_message(key, protocol, &inflated);
-        // One large message must not be remembered by its size for ever.
+        // One large message must not keep its memory for ever.
         inflated.shrink_to(super::READ_BYTES);
         self.inflated = inflated;
         Ok(())

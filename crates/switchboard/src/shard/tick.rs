@@ -1,4 +1,4 @@
-//! What time does to a connection: pings, silence, stalls, deadlines.
+//! Timers of connections: pings, silence, stalls, deadlines.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::ws::{CloseCode, Opcode, Refusal};
 
 impl Shard {
-    /// Time until the next deadline; `None` when there is none.
+    /// Returns the time until the next deadline; `None` if there is none.
     pub(super) fn until_next_timer(&self) -> Option<Duration> {
         let timers = self.ports.timers.next().into_iter().chain(self.broker.next_tick());
         let timers = timers.chain(self.next_drain_step()).chain(self.rejected.next());
@@ -27,7 +27,7 @@ impl Shard {
         self.rejected.close_due(now);
         while let Some((at, key)) = self.ports.timers.take_due(now) {
             let Some(conn) = self.ports.conn(key) else { continue };
-            // An entry that a nearer one replaced.
+            // Replaced by an earlier entry, as entries are not removed from the heap.
             if conn.timer_at != at {
                 continue;
             }
@@ -43,7 +43,7 @@ impl Shard {
         });
     }
 
-    /// Makes sure that the connection is looked at when the next of its deadlines comes.
+    /// Schedules the next deadline of a connection.
     pub(super) fn schedule_next(&mut self, key: Key) {
         let (now, tolerance_ns) = (self.ports.now, self.rate_tolerance_ns());
         if let Some(conn) = self.ports.conn(key) {
@@ -98,6 +98,8 @@ impl Shard {
         if conn.half_closed && conn.half_closed_at.after(config.idle_timeout) <= now {
             return self.remove(key, "the peer left idle_timeout ago");
         }
+        // While it is paused the silence is ours. A dead peer shows then by pings that its
+        // system does not ack (TCP_USER_TIMEOUT).
         if !conn.read_pauses.any() && conn.heard_at.after(config.idle_timeout) <= now {
             return self.remove(key, "silent for idle_timeout");
         }
@@ -109,15 +111,16 @@ impl Shard {
 }
 
 impl Conn {
-    /// Returns whether a message that has begun takes too long, and it is not we who did not read it.
+    /// Returns true if a message that has begun takes too long.
     fn is_too_slow(&self, now: Moment, config: &Config) -> bool {
+        // Not while more of it may wait in the socket, which we did not read.
         let may_be_judged = self.unfinished > 0 && !self.read_pauses.any() && !self.readable;
         may_be_judged && self.begun_at.after(config.message_timeout) <= now
     }
 
-    /// When that is to be judged next.
+    /// Returns the time at which that is to be judged next.
     fn message_due(&self, now: Moment, config: &Config) -> Option<Moment> {
-        /// It is due, and what came of it is about to be read.
+        /// Pause before a due message is judged again, as more of it is about to be read.
         const AGAIN: Duration = Duration::from_millis(100);
         let due = self.begun_at.after(config.message_timeout).max(now.after(AGAIN));
         (self.unfinished > 0 && !self.read_pauses.any()).then_some(due)
@@ -127,13 +130,14 @@ impl Conn {
         self.protocol == Protocol::Hello || self.read_pauses.has(ReadPause::Welcome)
     }
 
-    /// When the first frame must have come, and then its answer gone. `full_since` is when the wait
-    /// began: a queue cannot be full before anything was said.
+    /// Returns the time by which the first frame must have come, and then `welcome` been said.
     fn hello_due(&self) -> Moment {
+        // The field serves as the start of the wait: the queue cannot be full before anything
+        // was said.
         self.full_since.after(HELLO_TIMEOUT)
     }
 
-    /// Returns how a connection is closed that waited too long.
+    /// Returns the close code and reason for a connection that waited too long.
     fn why_not_welcomed(&self) -> (CloseCode, &'static str) {
         if self.read_pauses.has(ReadPause::Welcome) || self.read_pauses.has(ReadPause::Store) {
             (CloseCode::TRY_AGAIN_LATER, "the store takes too long to note your device; come back")
@@ -142,16 +146,18 @@ impl Conn {
         }
     }
 
-    /// When the peer is to be pinged, also while it is not read: its system acks, or the connection
-    /// fails. Not if it said that it writes no more, or does not read what waits.
+    /// Returns the time of the next ping, also of a paused connection: its system acks the
+    /// bytes, or the connection fails.
     fn ping_due(&self, now: Moment, config: &Config) -> Moment {
+        // No ping to a peer that will not answer any more, nor behind a queue that is too long
+        // already.
         if self.half_closed || self.is_full() {
             return now.after(config.ping_interval);
         }
         self.heard_at.max(self.pinged_at).after(config.ping_interval)
     }
 
-    /// When this connection must be looked at again.
+    /// Returns the earliest of the connection's deadlines.
     fn next_deadline(&self, now: Moment, config: &Config, rate_tolerance_ns: u64) -> Moment {
         match self.phase {
             Phase::Handshake { deadline, .. } | Phase::Closing { deadline, .. } => deadline,

@@ -1,26 +1,26 @@
-//! What waits in all out queues together is bounded, too: each alone may be long.
+//! The bound on all out queues together: each alone may be long.
 
 use super::Shard;
 use super::budget::{Share, Total};
 use super::conn::{Key, Phase};
 use super::ports::Ports;
 
-/// Those who are being closed may hold this part of `out_queues_max_bytes`, beside it: time to read
-/// what waits and the close frame behind it.
+/// Fraction of `out_queues_max_bytes`, a quarter, that connections which are being closed may
+/// take in addition: they have time to read what waits and the close frame behind it.
 const CLOSING_PART: usize = 4;
 
-/// What the out queues of one shard take that their sockets did not empty.
+/// Memory of one shard's out queues that their sockets did not empty.
 ///
-/// Looked at only when a socket took less than all, so that it costs nothing where all are read.
+/// Counted only when a socket took less than all, so that it costs nothing while all devices read.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     open: Queues,
     closing: Queues,
-    /// Something waits, or is not published.
+    /// Set while something waits, or is not published.
     is_any: bool,
 }
 
-/// Those of one kind, by the connection's place in the slab.
+/// The queues of one kind, by the connection's index in the slab.
 #[derive(Debug, Default)]
 struct Queues {
     of: Vec<usize>,
@@ -28,7 +28,7 @@ struct Queues {
     share: Share,
 }
 
-/// The same of all shards.
+/// Memory of all shards' out queues.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueues {
     open: Total,
@@ -36,18 +36,19 @@ pub(crate) struct OutQueues {
 }
 
 impl Waiting {
-    /// The out queue of a connection takes so many bytes.
+    /// Notes the bytes that the out queue of a connection takes.
     pub(super) fn note(&mut self, index: u32, is_closing: bool, bytes: usize) {
         let (is, other) = match is_closing {
             true => (&mut self.closing, &mut self.open),
             false => (&mut self.open, &mut self.closing),
         };
         is.note(index, bytes);
+        // A connection that begins to close changes from one kind to the other.
         other.note(index, 0);
         self.is_any = true;
     }
 
-    /// A connection is gone.
+    /// Forgets a connection that is gone.
     pub(super) fn forget(&mut self, index: u32) {
         self.note(index, false, 0);
     }
@@ -73,7 +74,7 @@ impl Queues {
         self.share.change(bytes as isize - had as isize);
     }
 
-    /// The places of those that wait, the longest last.
+    /// Returns the slab indexes of the queues that wait, the longest last.
     fn by_length(&self) -> Vec<usize> {
         let mut waiting: Vec<usize> = (0..self.of.len()).filter(|at| self.of[*at] > 0).collect();
         waiting.sort_unstable_by_key(|at| self.of[*at]);
@@ -82,13 +83,16 @@ impl Queues {
 }
 
 impl Ports {
-    /// Counts what the out queue of a connection takes that its socket did not empty.
+    /// Counts the memory of an out queue that its socket did not empty.
     pub(super) fn count_waiting(&mut self, key: Key) {
         let Some(conn) = self.conn(key) else { return };
         let (bytes, is_closing) = match conn.phase {
+            // The memory, not the length: the written part of a buffer is not free before it is
+            // emptied.
             Phase::Open => (conn.out.held_bytes(), false),
             Phase::Closing { .. } => (conn.out.held_bytes(), true),
-            // The answer to a request: of one head, or what the HTTP server was let write.
+            // Bounded already: the answer to one request head, or what `Pipe::take` takes at a
+            // time.
             Phase::Handshake { .. } | Phase::Piping(_) => (0, false),
         };
         conn.unwritten.set(super::conn::Unwritten::BLOCKED, bytes > 0);
@@ -98,12 +102,12 @@ impl Ports {
 
 impl Shard {
     /// Closes the devices with the longest queues while all shards together hold too much, and this
-    /// one more than its share. At least one shard does, so the bound is kept.
-    ///
-    /// What they hold is held until they have read it or `close_timeout` is over. While that is too
-    /// much, the longest of them are cut off.
+    /// one more than its share. Their queues stay until they are read or `close_timeout` is
+    /// over; if those come to too much, the longest are cut off.
     #[inline]
     pub(super) fn bound_out_queues(&mut self) {
+        // If all together are over the bound, at least one shard is over its share of it, and
+        // closes some. So the bound holds although no shard waits for another.
         if self.ports.waiting.is_any {
             self.bound_waiting();
         }
@@ -115,7 +119,7 @@ impl Shard {
         let shared = std::sync::Arc::clone(&self.shared);
         let totals = &shared.out_queues;
         self.ports.waiting.publish(totals);
-        // Before others are closed, who therefore have the time of a turn at least.
+        // Before more are closed, so that those have at least until the next turn to read.
         if totals.closing.bytes() > max / CLOSING_PART {
             self.cut_off_longest(totals, max / CLOSING_PART);
         }
@@ -146,6 +150,7 @@ impl Shard {
             self.overflow(self.ports.key(index as u32));
             self.ports.waiting.publish(totals);
         }
+        // Their senders on other shards are told, and the turn has offered its batches already.
         self.offer_outboxes_late();
     }
 }

@@ -1,28 +1,31 @@
-//! A bound on what one turn does for what it reads, where that costs far more than the bytes show.
+//! A bound on the work that one turn does for what it reads, which may cost far more than the read.
 //!
-//! A read of 64 KiB can ask for a thousand times as much: a compressed message is inflated, 1,900 `devices`
-//! are answered with a page each, which is deflated, and 200 `refresh` have a signature verified each. All of
-//! it is counted in one unit, about what a byte costs to inflate, so that one bound holds for any mixture.
+//! A read of 64 KiB can ask for a thousand times as much work: a compressed message is
+//! inflated, 1,900
+//! `devices` are answered with a page each, which is deflated, and 200 `refresh` have a signature
+//! verified each. All of it is counted in one unit, about what a byte costs to inflate, so that one
+//! bound holds for any mixture.
 
 use super::Shard;
 use super::conn::{Key, ReadPause};
 use super::ports::Ports;
 
-/// When a shard has done so much in a turn, it reads nobody any more before the next: some milliseconds.
+/// Work, some milliseconds of it, after which a shard reads no connection any more in this turn.
 const WORK_PER_TURN: usize = 1 << 20;
 
-/// A byte that is deflated takes about as long as so many that are inflated.
+/// Work of deflating one byte: about as long as inflating so many.
 const WORK_PER_DEFLATED_BYTE: usize = 8;
 
-/// A token that is verified: 16 in a turn, as TLS handshakes, which the same signatures make slow.
+/// Work of verifying a token: 16 in a turn, as with TLS handshakes, which the same signatures make
+/// slow.
 const WORK_PER_TOKEN: usize = WORK_PER_TURN / 16;
 
-/// Messages are also deflated that nobody asked for in this turn: from other shards, and out of mailboxes.
-/// When it comes to so many bytes, the rest of the turn's messages go uncompressed, as RFC 7692 section 6
-/// allows for each.
+/// Bytes deflated in a turn after which its other messages go uncompressed, as RFC 7692 section 6
+/// allows for each message. Unlike work for a read, messages from other shards and out of mailboxes
+/// cannot be put off.
 const DEFLATED_BYTES_PER_TURN: usize = 1 << 20;
 
-/// What a turn has done.
+/// Work done in this turn.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     done: usize,
@@ -30,13 +33,13 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Returns whether nobody is to be read any more in this turn.
+    /// Returns true if no connection is to be read any more in this turn.
     #[inline]
     pub(super) fn is_enough(&self) -> bool {
         self.done >= WORK_PER_TURN
     }
 
-    /// Returns whether one more message may be deflated.
+    /// Returns true if one more message may be deflated.
     pub(super) fn may_deflate(&self) -> bool {
         self.deflated_bytes < DEFLATED_BYTES_PER_TURN
     }
@@ -49,16 +52,18 @@ impl Ports {
         self.note_work(self.speaking, bytes.saturating_mul(WORK_PER_DEFLATED_BYTE));
     }
 
-    /// Notes that the connection whose command is being carried out was answered so many bytes: a page
-    /// of devices costs about as much as to inflate it.
+    /// Notes that the connection whose command is being carried out was answered so many bytes.
     pub(super) fn note_answered(&mut self, bytes: usize) {
+        // To write a page of devices costs about as much as to inflate it.
         self.note_work(self.speaking, bytes);
     }
 
-    /// Notes work that was done for a connection. If that is enough for a turn, the connection is not
-    /// read on; the pause ends with the read ([`Shard::serve`]).
+    /// Notes work that was done for a connection. If that is enough for a turn, the connection is
+    /// paused until the end of its read ([`Shard::serve`]).
     fn note_work(&mut self, key: Option<Key>, work: usize) {
         self.work.done = self.work.done.saturating_add(work);
+        // The pause makes `decode` keep the rest of what was read. Without it one read would go
+        // on to its end, however much each of its commands costs.
         if self.work.is_enough()
             && let Some(conn) = key.and_then(|key| self.conn(key))
             && conn.is_open()
