@@ -1,4 +1,4 @@
-//! Who may come in: the bounds on connections, in all and per client address.
+//! Admission: the bounds on connections, in all and per client address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,8 +10,9 @@ use ipnet::IpNet;
 use crate::config::Config;
 use crate::ws::Request;
 
-/// Sockets accepted beyond `max_connections`, so that one over the bound can be told so and the
-/// health check and metrics answer on a full server. Beyond these the oldest of them gives way.
+/// Number of sockets accepted beyond `max_connections`, so that a connection over the bound can
+/// be told so, and health check and metrics answer on a full server. Beyond these the oldest of
+/// them gives way.
 pub(crate) const SPARE_SOCKETS: usize = 64;
 
 /// Counts the sockets of all shards.
@@ -19,23 +20,23 @@ pub(crate) const SPARE_SOCKETS: usize = 64;
 pub(crate) struct Admission {
     sockets: AtomicUsize,
     sockets_max: AtomicUsize,
-    /// Sockets that came while `max_connections_per_ip` was not 0.
+    /// Number of sockets by address, of those that came while `max_connections_per_ip` was not 0.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
     per_ip_max: AtomicUsize,
     trusted_proxies: RwLock<Vec<IpNet>>,
 }
 
-/// A socket's right to be here. Dropping it makes room.
+/// Permit of a socket, which counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     /// The client's address as far as it is known.
     address: IpAddr,
-    /// It counts toward its address's bound.
+    /// Set once it counts toward its address's bound.
     is_counted: bool,
 }
 
-/// The client's address holds `max_connections_per_ip` already.
+/// Error if the client's address has `max_connections_per_ip` already.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
@@ -50,7 +51,7 @@ impl Admission {
         }
     }
 
-    /// Goes by these bounds from now on; who is in stays.
+    /// Applies new bounds; sockets above them stay.
     pub(super) fn configure(&self, config: &Config) {
         self.sockets_max.store(config.max_connections, Ordering::Relaxed);
         self.per_ip_max.store(config.max_connections_per_ip, Ordering::Relaxed);
@@ -58,7 +59,7 @@ impl Admission {
         proxies.clone_from(&config.trusted_proxies);
     }
 
-    /// Lets a socket in; `None` when even the spare places are taken.
+    /// Admits a socket; `None` if even the spare places are taken.
     pub(super) fn admit(admission: &Arc<Admission>, peer: IpAddr) -> Option<Permit> {
         let had = admission.sockets.fetch_add(1, Ordering::Relaxed);
         let permit = Permit {
@@ -67,18 +68,20 @@ impl Admission {
             is_counted: false,
         };
         let max = admission.sockets_max.load(Ordering::Relaxed);
+        // The permit is made first, so that it is dropped, and the count corrected, if this fails.
         (had < max + SPARE_SOCKETS).then_some(permit)
     }
 
-    /// Lets a socket in although the spare places are taken, after another one of the same shard
-    /// gave way. Where none was there to do so, this is one more for the shard, and the next to.
+    /// Admits a socket although the spare places are taken, after another one of the same shard
+    /// gave way. If there was none, this is one more for the shard, and the next that gives
+    /// way.
     pub(super) fn admit_one_more(admission: &Arc<Admission>, peer: IpAddr) -> Permit {
         admission.sockets.fetch_add(1, Ordering::Relaxed);
         let admission = Arc::clone(admission);
         Permit { admission, address: peer.to_canonical(), is_counted: false }
     }
 
-    /// Sockets here now.
+    /// Returns the number of sockets now.
     pub(crate) fn sockets(&self) -> usize {
         self.sockets.load(Ordering::Relaxed)
     }
@@ -90,31 +93,28 @@ impl Admission {
 }
 
 impl Permit {
-    /// Returns whether the server is full, so that this socket may only be told so.
+    /// Returns true if the server is full, so that this socket may only be told so.
     pub(super) fn is_over(&self) -> bool {
         self.admission.sockets() > self.admission.sockets_max.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the address is a proxy that may speak for others.
+    /// Returns true if the address is a proxy that may speak for others.
     pub(super) fn is_trusted_proxy(&self) -> bool {
         self.admission.trusts(self.address)
     }
 
-    /// The client's address as far as it is known.
+    /// Returns the client's address as far as it is known.
     pub(super) fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// A trusted proxy said whom it speaks for.
+    /// Replaces the address by that of the client that a trusted proxy speaks for.
     pub(super) fn speaks_for(&mut self, address: IpAddr) {
         debug_assert!(!self.is_counted, "an address is known before it is counted");
         self.address = address.to_canonical();
     }
 
-    /// Takes the client's address from what proxies wrote into the request.
-    ///
-    /// A proxy writes one of the two headers and passes the other on as its client sent it. So where they
-    /// name different addresses, one may be forged, and the address stays the proxy's own.
+    /// Takes the client's address from the headers that proxies wrote into the request.
     pub(super) fn follow_forwarded(&mut self, request: &Request) {
         if !self.is_trusted_proxy() {
             return;
@@ -124,6 +124,8 @@ impl Permit {
         let common = request.x_forwarded_for.as_deref();
         let common = common.map(|header| self.client_by(&x_forwarded_for(header)));
         match (standard, common) {
+            // A proxy writes one of the two headers and passes the other on as its client sent
+            // it. If they differ one may be forged, so the address stays the proxy's own.
             (Some(client), Some(other)) if client != other => {}
             (Some(client), _) | (None, Some(client)) => self.speaks_for(client),
             (None, None) => {}
@@ -131,11 +133,10 @@ impl Permit {
     }
 
     /// Returns the first address, going back along the chain of proxies, that is not a trusted one.
-    ///
-    /// The last entry was written by the proxy that is connected to us, the one before by the
-    /// proxy before it; what an untrusted hop wrote is only its word and is not read.
     fn client_by(&self, hops: &[Option<IpAddr>]) -> IpAddr {
         let mut client = self.address;
+        // The last entry was written by the proxy that is connected to us, the one before by
+        // the proxy before it. An entry by an untrusted hop may be forged and is not read.
         for hop in hops.iter().rev() {
             match hop {
                 Some(address) if self.admission.trusts(client) => client = address.to_canonical(),
@@ -179,7 +180,8 @@ impl Drop for Permit {
     }
 }
 
-/// One subscriber is one IPv4 address or one IPv6 /64 (RFC 6177 gives each site at least that).
+/// Returns the address that counts for one subscriber: an IPv4 address, or an IPv6 /64, as RFC 6177
+/// gives each site at least that.
 fn bucket(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -187,13 +189,14 @@ fn bucket(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The addresses in X-Forwarded-For, first hop first; `None` for what is no address.
+/// Returns the addresses in X-Forwarded-For, first hop first; `None` for a hop that names no
+/// address.
 fn x_forwarded_for(header: &str) -> Vec<Option<IpAddr>> {
     header.split(',').map(|hop| read_address(hop.trim())).collect()
 }
 
-/// The `for=` addresses in Forwarded (RFC 7239 section 4), first hop first; `None` for a hop that
-/// names no address.
+/// Returns the `for=` addresses in Forwarded (RFC 7239 section 4), first hop first; `None` for
+/// a hop that names no address.
 fn forwarded(header: &str) -> Vec<Option<IpAddr>> {
     header
         .split(',')
@@ -207,7 +210,7 @@ fn forwarded(header: &str) -> Vec<Option<IpAddr>> {
         .collect()
 }
 
-/// `1.2.3.4`, `1.2.3.4:5`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:5`.
+/// Parses `1.2.3.4`, `1.2.3.4:5`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:5`.
 fn read_address(text: &str) -> Option<IpAddr> {
     if let Some(rest) = text.strip_prefix('[') {
         return rest.split_once(']')?.0.parse().ok();

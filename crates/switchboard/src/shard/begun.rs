@@ -1,8 +1,10 @@
-//! The start of the shards: nobody is let in before all have put their devices into the directory.
+//! The start of the shards: no connection is accepted before all have put their devices into the
+//! directory.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Passed by all shards together; a [`std::sync::Barrier`] that one which fails does not leave closed.
+/// A barrier that all shards pass together. Unlike [`std::sync::Barrier`] it also opens if one
+/// fails.
 #[derive(Debug)]
 pub(crate) struct Begun {
     state: Mutex<State>,
@@ -16,13 +18,13 @@ struct State {
 }
 
 impl Begun {
-    /// Awaits so many.
+    /// Returns a barrier for so many shards.
     pub(crate) fn new(shards: usize) -> Begun {
         let state = Mutex::new(State { awaited: shards, has_failed: false });
         Begun { state, changed: Condvar::new() }
     }
 
-    /// Waits for the others; `false` when one of them failed, and there is nothing to serve.
+    /// Waits for the others; false if one of them failed, and there is nothing to serve.
     pub(super) fn pass(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.awaited -= 1;
@@ -31,7 +33,7 @@ impl Begun {
         self.wait()
     }
 
-    /// As [`Begun::pass`], for somebody who is not awaited.
+    /// As [`Begun::pass`], for a thread that the others do not wait for.
     pub(crate) fn wait(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = |state: &mut State| state.awaited > 0 && !state.has_failed;
@@ -39,8 +41,10 @@ impl Begun {
         state.awaited == 0
     }
 
-    /// A shard is gone. Once all have passed, that is nothing to wait for.
+    /// Notes that a shard is gone, so that the others do not wait for it.
     pub(crate) fn end(&self) {
+        // Called by every shard that ends. Once all have passed, `awaited` is 0 and this
+        // changes nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner).has_failed = true;
         self.changed.notify_all();
     }

@@ -33,6 +33,7 @@ impl Shard {
         if !self.ports.conn(key).is_some_and(|conn| conn.is_open()) {
             return;
         }
+        // Before the close frame, so that nothing is delivered behind it.
         self.leave(key, Some(code), reason);
         let conn = &mut self.ports.conns[key.index as usize];
         write_close(conn.out.buffer(&mut self.ports.spares), code, reason);
@@ -44,6 +45,8 @@ impl Shard {
         let deadline = self.ports.now.after(self.config.close_timeout);
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
+        // From here on only the deadline bounds the wait, and the peer is read to its end,
+        // whatever had paused it; what it said and is not dealt with no longer counts.
         conn.unwritten.set(Unwritten::FULL, false);
         conn.read_pauses = ReadPauses::default();
         conn.unread = Vec::new();
@@ -74,7 +77,7 @@ impl Shard {
         self.ports.conns.remove(key.index as usize);
     }
 
-    /// Takes a device out of the broker, so that from now on nobody finds it.
+    /// Removes a device from the broker, so that from now on no sender finds it.
     pub(super) fn leave(&mut self, key: Key, code: Option<CloseCode>, why: &str) {
         let now = self.ports.now();
         let conn = BrokerConn(key.index);
@@ -93,14 +96,14 @@ impl Shard {
         }
     }
 
-    /// Says that nothing more will be sent, and awaits the peer's end.
-    ///
-    /// Closing the socket now, with unread bytes in it, would send a reset that can overtake the
-    /// close frame; so the socket is half closed and read to its end first.
+    /// Shuts our sending side, and awaits the peer's end.
     pub(super) fn shut(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
+        // Only half closed, and read to its end first: closed now, with unread bytes in it, the
+        // socket would send a reset, which can overtake the close frame.
         match conn.say_no_more() {
-            // The socket is full of what came before: it is said when there is room, within the deadline.
+            // The socket has no room for the TLS alert; it is sent when there is, within the
+            // deadline.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(_) => return self.remove(key, "closed"),
             Ok(()) => {}
@@ -109,7 +112,7 @@ impl Shard {
             *is_shut = true;
         }
         if conn.half_closed {
-            // Its end was perhaps read already, and is not told twice.
+            // Its end may have been reported already, and edge-triggered epoll does not repeat it.
             conn.readable = true;
             self.enqueue(key);
         }

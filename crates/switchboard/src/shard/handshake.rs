@@ -1,4 +1,4 @@
-//! The start of a connection: PROXY header, request head, and what comes of it.
+//! The start of a connection: PROXY header, TLS, request head, and the answer to it.
 
 use std::mem;
 use std::net::IpAddr;
@@ -24,17 +24,17 @@ use crate::ws::{Deflate, Parsed, Refusal, Upgrade, parse_request};
 /// Time for the HTTP server to answer one request, after which it closes the connection.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An HTTP request that wants no WebSocket, for the HTTP server: its socket, and what was read of
-/// it already.
+/// An HTTP request that asks for no WebSocket, for the HTTP server: its socket, and the bytes that
+/// were read already.
 #[derive(Debug)]
 pub(crate) struct HttpConn {
     pub(crate) socket: HttpSocket,
     pub(crate) head: Vec<u8>,
-    /// Held while the socket is open. A TLS connection's stays with its shard.
+    /// Kept while the socket is open. The permit of a TLS connection stays with its shard.
     pub(crate) permit: Option<Permit>,
 }
 
-/// Where the rest of the request comes from and the answer goes.
+/// Socket for the rest of the request, and for the answer.
 #[derive(Debug)]
 pub(crate) enum HttpSocket {
     /// The client itself.
@@ -43,11 +43,11 @@ pub(crate) enum HttpSocket {
     Pipe(std::os::unix::net::UnixStream),
 }
 
-/// The HTTP server has as many requests as it takes, or there is no file descriptor for a pipe.
+/// Error if the HTTP server has as many requests as it takes, or there is no descriptor for a pipe.
 #[derive(Debug)]
 struct NoRoom;
 
-/// What a PROXY protocol header says, and how long it is.
+/// Result of reading a PROXY protocol header; `len` is its length.
 enum ProxyHeader {
     None,
     Incomplete,
@@ -67,7 +67,7 @@ impl Shard {
         self.begin(key, &mut all);
     }
 
-    /// Reads everything that has come so far; keeps it if it is not enough.
+    /// Reads all bytes that have come so far; keeps them if they are not enough.
     fn begin(&mut self, key: Key, bytes: &mut [u8]) {
         let skip = match self.proxy_header(key, bytes) {
             Ok(Some(len)) => len,
@@ -92,8 +92,8 @@ impl Shard {
         }
     }
 
-    /// Starts the TLS that follows a PROXY header; returns the plaintext of what came with it, or
-    /// `None` where the bytes are in the clear already.
+    /// Starts the TLS that follows a PROXY header; returns the plaintext of the bytes behind
+    /// the header, or `None` if they are not encrypted, or decrypted already.
     fn begin_tls(&mut self, key: Key, cipher: &[u8]) -> Option<Vec<u8>> {
         if self.shared.tls.is_none() || self.ports.conn(key)?.tls.is_some() {
             return None;
@@ -120,7 +120,8 @@ impl Shard {
         }
     }
 
-    /// Length of the PROXY header that a trusted proxy sent; `None` while it is incomplete.
+    /// Reads the PROXY header of a trusted proxy; returns its length, or `None` while it is
+    /// incomplete.
     fn proxy_header(&mut self, key: Key, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         let Some(conn) = self.ports.conn(key) else { return Ok(Some(0)) };
         let Phase::Handshake { awaits_proxy_header, .. } = &mut conn.phase else {
@@ -144,7 +145,8 @@ impl Shard {
         Ok(Some(len))
     }
 
-    /// Returns what is asked beyond RFC 6455: origin, places, compression.
+    /// Checks the request beyond RFC 6455: origin and bounds on connections; negotiates
+    /// compression.
     fn check(&mut self, key: Key, upgrade: &mut Upgrade) -> Result<(), Refusal> {
         if self.drain.is_some() {
             return Err(Refusal::busy("This server is going down."));
@@ -161,6 +163,7 @@ impl Shard {
         if conn.permit.is_over() {
             return Err(Refusal::busy("This server holds as many connections as it may."));
         }
+        // Before it is counted, so that it counts for its client and not for the proxy.
         conn.permit.follow_forwarded(&upgrade.request);
         if conn.permit.count().is_err() {
             let address = conn.permit.address();
@@ -180,11 +183,12 @@ impl Shard {
         Ok(())
     }
 
-    /// Accepts the handshake; from here on there is a device.
+    /// Accepts the handshake.
     fn welcome(&mut self, key: Key, upgrade: &Upgrade, bytes: &mut [u8]) {
         let now = self.ports.now;
         let is_v1 = upgrade.request.offers(SUBPROTOCOL);
         let token = upgrade.request.bearer_token();
+        // Before the answer: afterwards a client could be told only by a close frame.
         if let Some(refusal) = self.text_refusal(is_v1, token) {
             return self.refuse(key, &refusal);
         }
@@ -201,7 +205,7 @@ impl Shard {
         self.ports.mark_dirty(key);
         self.ports.metrics.connections.add(1);
         match token {
-            // Who it is comes in its first frame.
+            // The first frame will say which device it is.
             _ if is_v1 => {}
             Some(token) => {
                 if let Err(refused) = self.text_with_token(key, token) {
@@ -218,7 +222,7 @@ impl Shard {
         self.frames(key, &mut bytes[upgrade.head_len..]);
     }
 
-    /// Why a device of the text protocol is not let in.
+    /// Returns the refusal for a device of the text protocol that may not come in now.
     fn text_refusal(&self, is_v1: bool, token: Option<&str>) -> Option<Refusal> {
         if is_v1 {
             return None;
@@ -233,7 +237,7 @@ impl Shard {
         (!self.may_give_id()).then(|| Refusal::busy("No new ids can be reserved on disk for now."))
     }
 
-    /// A new device of the text protocol, for as long as its connection lives.
+    /// Makes a new device of the text protocol, which lives as long as its connection.
     fn connect_anonymous(&mut self, key: Key) {
         let id = BrokerConn(key.index);
         self.decide(Input::Connected(id));
@@ -253,7 +257,7 @@ impl Shard {
         self.begin_closing(key);
     }
 
-    /// Gives a request that wants no WebSocket to the HTTP server.
+    /// Passes a request that asks for no WebSocket to the HTTP server.
     fn pass_to_http(&mut self, key: Key, head: &[u8]) {
         let passed = match self.ports.conns[key.index as usize].tls {
             Some(_) => self.pass_through_pipe(key, head),
@@ -283,7 +287,7 @@ impl Shard {
         self.poll.registry().register(&mut ours, token, interest).map_err(|_| NoRoom)?;
         let socket = HttpSocket::Pipe(theirs.into());
         place.send(HttpConn { socket, head: head.to_vec(), permit: None });
-        // The HTTP server gives up earlier; this ends a client that does not read its answer.
+        // The HTTP server gives up earlier; this ends a client that does not read the answer.
         let deadline = self.ports.now.after(2 * REQUEST_TIMEOUT);
         if let Some(conn) = self.ports.conn(key) {
             conn.phase = Phase::Piping(Box::new(Pipe::new(ours, deadline)));
@@ -292,8 +296,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Pumps more of the request to the HTTP server; what the pipe does not take waits, and what
-    /// comes behind the answer is dropped.
+    /// Pumps more of the request to the HTTP server; bytes that the pipe does not take wait,
+    /// and those that come behind the answer are dropped.
     pub(super) fn pump_request(&mut self, key: Key, bytes: &[u8]) {
         let Some(conn) = self.ports.conn(key) else { return };
         let Phase::Piping(pipe) = &mut conn.phase else { return };
@@ -303,7 +307,8 @@ impl Shard {
                 conn.unread.extend_from_slice(&bytes[passed..]);
                 self.ports.pause_reading(key, ReadPause::HttpPipe);
             }
-            // It takes no more; the answer may still stand in the pipe, and its end closes.
+            // The HTTP server takes no more of the request. Its answer may still be in the
+            // pipe, so that is read to its end, which closes the connection.
             Err(_) => pipe.became_readable(),
         }
     }
@@ -340,7 +345,7 @@ fn read_proxy_header(bytes: &[u8]) -> ProxyHeader {
         return ProxyHeader::Incomplete;
     }
     let header = HeaderResult::parse(bytes);
-    // To the parser a line with too few words is incomplete, whatever follows it.
+    // The parser calls a line with too few words incomplete, whatever follows it.
     if header.is_incomplete() && !is_line {
         return ProxyHeader::Incomplete;
     }

@@ -1,4 +1,4 @@
-//! How shards hand each other texts and sockets: in batches, with one wake-up.
+//! Forwarding between shards: texts, envelopes and sockets, in batches, with one wake-up.
 
 use std::io;
 use std::mem;
@@ -15,15 +15,15 @@ use super::ending::Ending;
 use super::mailboxes::{Moved, StoreEvent};
 use crate::config::Config;
 
-/// What others have for one shard.
+/// Input of one shard from other threads.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
-    /// Whether `state` holds anything; read without the lock before going to sleep.
+    /// Set while `state` may have something; read without the lock before the shard sleeps.
     filled: AtomicBool,
-    /// Whether the store has said something; read without the lock once a turn.
+    /// Set while there are events of the store; read without the lock once a turn.
     has_store_events: AtomicBool,
-    /// Whether the shard is in, or about to be in, a poll that only the waker ends.
+    /// Set while the shard is in, or about to be in, a poll that only the waker ends.
     asleep: AtomicBool,
     waker: Waker,
     max_bytes: usize,
@@ -34,25 +34,26 @@ pub(crate) struct Inbox {
 struct State {
     batch: Batch,
     orders: Orders,
-    /// From the store and its reader: at most one answer for each batch and fetch.
+    /// Events of the store and its reader: at most one for each batch, fetch and chunk.
     store: Vec<StoreEvent>,
     /// Shards that found the batch full and are to be woken when it is taken.
     waiting: Vec<ShardId>,
-    /// The shard drains and is at rest, as [`Ending`] counts it.
+    /// Set while the shard drains and is at rest, as [`Ending`] counts it.
     is_at_rest: bool,
-    /// The shard is gone: nothing stirs it any more.
+    /// Set once the shard has ended: nothing stirs it any more.
     has_ended: bool,
 }
 
-/// What the operator wants of a shard, by a signal.
+/// Orders of the operator, given by signals.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
-    /// To close its connections over this time, and to end.
+    /// Close the connections over this time, and end.
     pub(super) drain: Option<Duration>,
+    /// Go on under this configuration.
     pub(super) config: Option<Arc<Config>>,
 }
 
-/// What one shard has for another, in order.
+/// Input of one shard from another, in order.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     texts: Vec<TextEntry>,
@@ -60,20 +61,20 @@ pub(super) struct Batch {
     text: Vec<u8>,
     pub(super) returned: Vec<Returned>,
     pub(super) sockets: Vec<Accepted>,
-    /// Connections whose devices live there.
+    /// Connections whose devices that shard owns.
     pub(super) moved: Vec<Moved>,
-    /// What its broker is told by ours.
+    /// Envelopes from broker to broker.
     pub(super) envelopes: Vec<Envelope>,
-    /// What the envelopes and the late refusals hold.
+    /// Bytes of the envelopes and the late refusals.
     other_bytes: usize,
-    /// For the latency histogram: when how many of `texts` were received.
+    /// Times at which `texts` were received, with their numbers, for the latency histogram.
     pub(super) received: Vec<(Instant, u64)>,
 }
 
-/// A text that found nobody: who sent it, and what it counts as among duplicates.
+/// A text whose receiver had left: its sender, and its digest in the duplicate window.
 pub(super) type Returned = (DeviceId, Digest);
 
-/// A batch keeps no more memory than this when it is emptied.
+/// Most memory that an empty batch keeps.
 const KEPT_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +160,7 @@ impl Batch {
         self.received.clear();
     }
 
-    /// The memory of a batch, full or empty.
+    /// Returns the memory of a batch, full or empty.
     fn kept_bytes(&self) -> usize {
         self.text.capacity()
             + self.texts.capacity() * size_of::<TextEntry>()
@@ -171,13 +172,12 @@ impl Batch {
     }
 }
 
-/// Returns what a message takes of the store's budget while it is on its way; 0 for what is no message.
-///
-/// No less than it takes as a record and as the content of a mailbox (see [`super::budget`]), so
-/// that taking it in uses up no more than its sending did.
+/// Returns the charge of a message to the budget while it is on its way; 0 for any other envelope.
 pub(super) fn message_bytes(envelope: &Envelope) -> usize {
-    /// More than a record and an entry take beside what the message says.
+    /// More bytes than a record and an entry take beside the message's content.
     const OVERHEAD: usize = 256;
+    // No less than it will take as a record and as the content of a mailbox (see `budget`):
+    // taking it in must not use up more of the budget than sending it did.
     let Envelope::Deliver(deliver) = envelope else { return 0 };
     let re = deliver.re.as_ref().map_or(0, |re| re.len());
     2 * (deliver.body.len() + deliver.id.len() + re + OVERHEAD)
@@ -188,7 +188,8 @@ pub(super) fn message_bytes(envelope: &Envelope) -> usize {
 pub(super) struct Full;
 
 impl Inbox {
-    /// An empty inbox whose owner is woken by `waker` and takes `max_bytes` of texts at once.
+    /// Returns an empty inbox for the shard that `waker` wakes; a batch in it has at most
+    /// `max_bytes`.
     pub(crate) fn new(waker: Waker, max_bytes: usize, ending: Arc<Ending>) -> Inbox {
         Inbox {
             state: Mutex::default(),
@@ -201,12 +202,13 @@ impl Inbox {
         }
     }
 
-    /// Moves a whole batch in, from shard `from`, or nothing of it when the inbox is full.
-    ///
-    /// Texts over the bound stay with the sender, except that an empty inbox takes any batch.
+    /// Moves a whole batch in, from shard `from`, or nothing of it if it would pass the bound.
     pub(super) fn offer(&self, from: ShardId, batch: &mut Batch) -> Result<(), Full> {
         let mut state = self.lock();
         let had = state.batch.bytes();
+        // Whole or not at all, which keeps the order between two devices. An empty inbox takes any
+        // batch, or one above the bound would wait for ever. One of sockets alone has no bytes and
+        // always goes.
         if had > 0 && batch.bytes() > 0 && had + batch.bytes() > self.max_bytes {
             if !state.waiting.contains(&from) {
                 state.waiting.push(from);
@@ -225,14 +227,14 @@ impl Inbox {
         self.notify(state);
     }
 
-    /// Has the shard go on under this configuration.
+    /// Orders the shard to go on under this configuration.
     pub(crate) fn configure(&self, config: Arc<Config>) {
         let mut state = self.lock();
         state.orders.config = Some(config);
         self.notify(state);
     }
 
-    /// Tells the shard what the store has for it.
+    /// Hands the shard an event of the store.
     pub(crate) fn store(&self, event: StoreEvent) {
         let mut state = self.lock();
         state.store.push(event);
@@ -240,41 +242,46 @@ impl Inbox {
         self.notify(state);
     }
 
-    /// Returns whether the store has said something.
+    /// Returns true if there are events of the store.
     #[inline]
     pub(super) fn has_store_events(&self) -> bool {
         self.has_store_events.load(Ordering::SeqCst)
     }
 
-    /// Takes what the store has said.
+    /// Takes the events of the store.
     pub(super) fn take_store(&self) -> Vec<StoreEvent> {
+        // Before the events are taken: one that comes in between sets it again.
         self.has_store_events.store(false, Ordering::SeqCst);
         mem::take(&mut self.lock().store)
     }
 
-    /// Has the shard take a turn, though there is nothing new for it.
+    /// Makes the shard take a turn, though there is nothing new for it.
     pub(crate) fn wake(&self) {
         // An eventfd write fails only when its counter is full, and then it wakes anyway.
         let _: io::Result<()> = self.waker.wake();
     }
 
-    /// Wakes the shard: another one has taken what this one could not forward, or how much waits
-    /// is to be counted anew.
+    /// Wakes the shard, for example because another one has room for its batch again, or
+    /// because it is to count anew what waits.
     pub(crate) fn wake_up(&self) {
         let state = self.lock();
         self.notify(state);
     }
 
     fn notify(&self, mut state: MutexGuard<'_, State>) {
+        // Under the lock under which the rest began, so that no shard sees all at rest in between.
         self.end_rest(&mut state);
         self.filled.store(true, Ordering::SeqCst);
         drop(state);
+        // After `filled`; see `may_sleep`. The swap leaves one of many senders to make the
+        // system call.
         if self.asleep.swap(false, Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// The shard drains and has nothing to do: it is at rest until something is put in here.
+    /// Notes that the draining shard has nothing to do: it is at rest until something is put in
+    /// here.
     pub(super) fn rest(&self) {
         let mut state = self.lock();
         let is_empty =
@@ -285,12 +292,12 @@ impl Inbox {
         }
     }
 
-    /// The shard has found something to do by itself.
+    /// Notes that the shard has found something to do by itself.
     pub(super) fn stir(&self) {
         self.end_rest(&mut self.lock());
     }
 
-    /// The shard is gone, also if it failed: the others need not wait for it.
+    /// Notes that the shard has ended, or failed: the others need not wait for it.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
         if !state.is_at_rest {
@@ -300,7 +307,7 @@ impl Inbox {
         state.has_ended = true;
     }
 
-    /// Returns whether [`Inbox::end`] was called.
+    /// Returns true if [`Inbox::end`] was called.
     pub(crate) fn has_ended(&self) -> bool {
         self.lock().has_ended
     }
@@ -312,11 +319,10 @@ impl Inbox {
         }
     }
 
-    /// Announces sleep; `false` when something is here and the shard must not wait.
-    ///
-    /// Sleeper and sender each write their flag before they read the other's, so one of them
-    /// sees the other: no wake-up is lost.
+    /// Announces sleep; false if something is here, and the shard must not sleep.
     pub(super) fn may_sleep(&self) -> bool {
+        // Sleeper and sender each write their flag before they read the other's, so that one of
+        // them sees the other and no wake-up is lost. This needs the single order of SeqCst.
         self.asleep.store(true, Ordering::SeqCst);
         !self.filled.load(Ordering::SeqCst)
     }
@@ -326,13 +332,15 @@ impl Inbox {
         self.asleep.store(false, Ordering::SeqCst);
     }
 
-    /// Takes everything, leaving `batch` (empty) in its place; returns who waits for room, and
-    /// the operator's orders.
+    /// Swaps the batch with an empty one; returns the shards that wait for room, and the operator's
+    /// orders. `None` if there is nothing.
     pub(super) fn take(&self, batch: &mut Batch) -> Option<(Vec<ShardId>, Orders)> {
         if !self.filled.load(Ordering::SeqCst) {
             return None;
         }
         let mut state = self.lock();
+        // Under the lock, as senders set it: else it could be cleared behind a batch that is
+        // not taken.
         self.filled.store(false, Ordering::SeqCst);
         mem::swap(&mut state.batch, batch);
         Some((mem::take(&mut state.waiting), mem::take(&mut state.orders)))

@@ -1,4 +1,5 @@
-//! Devices with mailboxes: the first frame, the way to the shard that owns it, and what the store says.
+//! Devices with mailboxes: the first frame, the move to the shard that owns the device, and the
+//! events of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +21,24 @@ use crate::persistence::{Answer, Chunk, Job, record};
 use crate::store::Synced;
 use crate::ws::CloseCode;
 
-/// What the store has for one shard.
+/// An event of the store for one shard.
 #[derive(Debug)]
 pub(crate) enum StoreEvent {
-    /// What it submitted is durable.
+    /// Batches of the shard are durable.
     Synced(Vec<Synced>),
-    /// What was read for it.
+    /// The reader has an answer.
     Read(Answer),
-    /// A batch that was given back may be submitted again.
+    /// A batch that was returned may be submitted again.
     Room,
     /// Nothing becomes durable for now.
     Failing,
-    /// It does again.
+    /// Batches become durable again.
     Healthy,
-    /// Whether there is no space for new messages.
+    /// The gate for new messages closed (true) or opened.
     Full(bool),
 }
 
-/// Largest message before a connection has proved who it is: a `hello` with the largest token.
+/// Largest message of a connection that is not authenticated: a `hello` with the largest token.
 pub(super) const HELLO_MAX_BYTES: usize = 16 << 10;
 
 /// A connection on its way to the shard that owns its device.
@@ -47,7 +48,7 @@ pub(super) struct Moved {
     hello: Hello,
 }
 
-/// Who a connection is, before the shard that owns its device is asked.
+/// Identity of a connection: its device and the device's rights.
 struct Identity {
     device: DeviceId,
     token: Option<Box<str>>,
@@ -55,7 +56,7 @@ struct Identity {
     filter: Option<Arc<dyn SendFilter>>,
 }
 
-/// What a connection says beside who it is.
+/// The other fields of a `hello`, or their defaults.
 struct Said {
     mailbox: Option<Box<str>>,
     last_seq: u64,
@@ -63,7 +64,7 @@ struct Said {
     is_ephemeral: bool,
 }
 
-/// Why a connection is no device, and how it is closed.
+/// Reason why a connection is not identified, and the code that it is closed with.
 #[derive(Debug)]
 pub(super) struct Unidentified {
     pub(super) code: CloseCode,
@@ -71,19 +72,19 @@ pub(super) struct Unidentified {
 }
 
 impl Unidentified {
-    /// Coming back with the same token, or none, will not help.
+    /// An error that coming back with the same token, or none, will not change.
     fn for_good(reason: impl Into<String>) -> Unidentified {
         Unidentified { code: CloseCode(close::NOT_AUTHENTICATED), reason: reason.into() }
     }
 
-    /// What is missing is on our side, and may be here in a moment.
+    /// An error of the server, which may be over in a moment.
     fn for_now(reason: impl Into<String>) -> Unidentified {
         Unidentified { code: CloseCode::TRY_AGAIN_LATER, reason: reason.into() }
     }
 }
 
 impl Shard {
-    /// The first frame of a v1 connection: `hello`, or nothing.
+    /// Handles the first frame of a v1 connection, which must be `hello`.
     pub(super) fn first_frame(&mut self, key: Key, text: &[u8]) {
         let (token, said) = match parse_client(text) {
             Ok(ClientFrame::Hello { token, mailbox, last_seq, ephemeral }) => {
@@ -116,8 +117,9 @@ impl Shard {
         self.close(key, CloseCode(close::PROTOCOL_ERROR), "the first frame must be hello");
     }
 
-    /// The device that this token names, if it is good.
+    /// Verifies a token; returns the identity that it proves.
     fn identify(&mut self, key: Key, token: &str) -> Result<Identity, Unidentified> {
+        // Also for a token that turns out to be bad: to find that out costs as much.
         self.note_verified(key);
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
         let (names, max) = (self.shared.directory.names(), self.config.names_max());
@@ -137,7 +139,7 @@ impl Shard {
         })
     }
 
-    /// A new device without a name, and the token that will prove it.
+    /// Makes a new device without a name, and the token that proves it.
     fn anonymous(&mut self) -> Result<Identity, Unidentified> {
         if self.config.auth == Auth::Token {
             return Err(Unidentified::for_good("this server requires a token (auth = \"token\")"));
@@ -152,8 +154,9 @@ impl Shard {
         Ok(Identity { device, token: Some(token.into()), token_ends_ms: None, filter: None })
     }
 
-    /// Returns whether a new id may be given: those on disk as given are not used up.
+    /// Returns true if a new id may be given.
     pub(super) fn may_give_id(&self) -> bool {
+        // Only ids that are reserved on disk: after a crash any other would be given a second time.
         let (may, wants_more) = self.shared.ids.may_give(self.shared.directory.next_id());
         if wants_more {
             self.shared.wants_ids.notify_one();
@@ -161,7 +164,7 @@ impl Shard {
         may
     }
 
-    /// A device of the text protocol that showed a token in its handshake.
+    /// Identifies a device of the text protocol that showed a token in its handshake.
     pub(super) fn text_with_token(&mut self, key: Key, token: &str) -> Result<(), Unidentified> {
         let identity = self.identify(key, token)?;
         let said = Said { mailbox: None, last_seq: 0, is_text: true, is_ephemeral: false };
@@ -169,7 +172,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Brings a connection to the shard that owns its device and decides about it.
+    /// Moves a connection to the shard that owns its device and decides about it.
     fn send_to_owner(&mut self, key: Key, identity: Identity, said: Said) {
         let Said { mailbox, last_seq, is_text, is_ephemeral } = said;
         let hello = Hello {
@@ -188,11 +191,13 @@ impl Shard {
         if owner == self.ports.shard() {
             self.enter(key, hello);
         } else {
+            // It goes only when the frame is dealt with, together with the rest of the read
+            // behind it.
             self.ports.leaving = Some((key, usize::from(owner.0), hello));
         }
     }
 
-    /// Hands a connection over if it is leaving for another shard; `rest` is what came behind the
+    /// Forwards a connection if it is leaving for another shard; `rest` is the input behind the
     /// frame that decided so.
     pub(super) fn forward_leaving(&mut self, rest: &[u8]) {
         let Some((key, shard, hello)) = self.ports.leaving.take() else { return };
@@ -201,9 +206,9 @@ impl Shard {
         }
         self.ports.count_unfinished(key, 0);
         let mut conn = self.ports.conns.remove(key.index as usize);
-        // What waits of it counts on its new shard from the first write on.
+        // Its out queue counts on its new shard from the first write on.
         self.ports.waiting.forget(key.index);
-        // A failure shows again where it is registered next.
+        // An error shows again when it is registered there.
         self.poll.registry().deregister(&mut conn.socket).ok();
         conn.unread.extend_from_slice(rest);
         conn.queued = false;
@@ -213,7 +218,7 @@ impl Shard {
         self.ports.outboxes[shard].batch.moved.push(Moved { conn, hello });
     }
 
-    /// Takes in a connection whose device lives here.
+    /// Takes in a connection whose device this shard owns.
     pub(super) fn take_in(&mut self, moved: Moved) {
         let Moved { conn, mut hello } = moved;
         let key = self.insert(|key| Conn { generation: key.generation, ..conn });
@@ -221,12 +226,14 @@ impl Shard {
         hello.conn = BrokerConn(key.index);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let Some(conn) = self.ports.conn(key) else { return };
+        // Its timer entry stayed with the other shard.
         conn.timer_at = switchboard_broker::Moment::from_ms(u64::MAX);
         let token = Ports::token(key);
         if self.poll.registry().register(&mut conn.socket, token, interest).is_err() {
             return self.remove(key, "the socket cannot be watched");
         }
-        // What came before it was watched here is told by no event.
+        // Of bytes that came while it was registered nowhere no event may tell, so it is read
+        // at once.
         conn.readable = true;
         self.ports.mark_dirty(key);
         if self.drain.is_some() {
@@ -252,6 +259,7 @@ impl Shard {
         self.ports.entering = None;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.read_pauses.has(ReadPause::Welcome) {
+            // It shut its side before the pause began, so no event will tell `peer_left`.
             if conn.half_closed {
                 return self.remove(key, "the peer left");
             }
@@ -259,20 +267,20 @@ impl Shard {
         }
     }
 
-    /// A frame of a v1 device that is there.
+    /// Handles a frame of a v1 device.
     pub(super) fn v1_frame(&mut self, key: Key, text: &[u8]) {
         let (now, conn) = (self.ports.now(), BrokerConn(key.index));
         self.broker.framed(now, conn, text, &mut |effect| self.ports.perform(effect));
     }
 
-    /// Gives the broker an input and does what it decides.
+    /// Gives the broker an input and carries out its decisions.
     pub(super) fn decide(&mut self, input: Input<'_>) {
         let now = self.ports.now();
         self.broker.handle(now, input, &mut |effect| self.ports.perform(effect));
         self.do_todos();
     }
 
-    /// Does what the broker decided and a port alone could not do.
+    /// Does the tasks that the broker's effects left for the shard.
     #[inline]
     pub(super) fn do_todos(&mut self) {
         if !self.ports.todos.is_empty() {
@@ -281,6 +289,7 @@ impl Shard {
     }
 
     fn do_all_todos(&mut self) {
+        // One by one, as a task may add others.
         while let Some(todo) = self.ports.todos.pop_front() {
             self.do_todo(todo);
         }
@@ -307,7 +316,7 @@ impl Shard {
         }
     }
 
-    /// Deals with what the store has said.
+    /// Deals with the events of the store.
     pub(super) fn take_store_events(&mut self) {
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         if !inbox.has_store_events() {
@@ -343,6 +352,7 @@ impl Shard {
             positions.clear();
             positions.extend(synced.positions().map(|position| Position(position.to_u64())));
             self.decide(Input::Synced(&positions));
+            // The store syncs a shard's batches in the order in which they were submitted.
             let charge = self.ports.unsynced.pop_front().expect("it was submitted");
             self.ports.charge(-(charge as isize));
             self.ports.give_back(synced.batch);
@@ -353,23 +363,28 @@ impl Shard {
     fn begin_compacting(&mut self, chunk: Arc<Chunk>) {
         if let Some(part) = chunk.damaged() {
             self.decide(Input::Damaged { from: part.start, to: part.end });
-            // What is appended for it must be durable before the part is deleted.
+            // Not 0: the outcomes that are appended for the lost records must be durable before
+            // the part is deleted.
             self.ports.copied_bytes += 1;
         }
         self.compaction = Some(chunk);
     }
 
-    /// Looks at the part of the log that is to be deleted, as soon as all of it may be looked at.
+    /// Compacts the part of the log that is to be deleted, as soon as the broker allows it for
+    /// all of its records.
     pub(super) fn go_on_compacting(&mut self) {
         let Some(chunk) = self.compaction.take() else { return };
         if chunk.damaged().is_some_and(|part| !self.broker.may_drop_damaged(part)) {
             self.compaction = Some(chunk);
             return;
         }
+        // For example while the outcome of one of its messages is being recorded: that record
+        // could lie in the same segment, and a copy of the message would outlive it.
         let must_wait = |&(_, bytes): &(Position, &[u8])| {
             record::read(bytes).is_ok_and(|record| !self.broker.may_compact(&record))
         };
-        // Mostly it is still the one that it was; only then is all looked at again.
+        // Mostly it still waits for the same record. Only when that one is free are all looked
+        // at again, as this is asked in each turn.
         let is_the_last =
             chunk.records().nth(self.compaction_waits_for).as_ref().is_some_and(must_wait);
         let waits_for = match is_the_last {
@@ -387,7 +402,7 @@ impl Shard {
         let now = self.ports.now();
         let had = self.ports.appended_bytes;
         for (position, bytes) in chunk.records() {
-            // It was read when the log was opened, or written since.
+            // It was read when the log was opened, or written since, so it can be read.
             let Ok(record) = record::read(bytes) else { continue };
             let ports = &mut self.ports;
             self.broker.compact(now, &record, position, &mut |effect| ports.perform(effect));
@@ -396,7 +411,7 @@ impl Shard {
         self.ports.compacted += 1;
     }
 
-    /// Submits what this turn appended, and lets those go on for whom there is room.
+    /// Submits the records of this turn, and lets paused connections go on if there is room.
     #[inline]
     pub(super) fn submit_appends(&mut self) {
         if self.ports.has_something_for_store() {
@@ -408,17 +423,18 @@ impl Shard {
         if let Some(log) = self.shared.log.get() {
             self.ports.submit_batches(log);
         }
-        // Where nothing was appended again, nothing must be in the store first: a store that is full
-        // can be helped only by deleting.
+        // The copies must be in the store's queue before the segment's drop is. If there are
+        // none nothing need be: a full store can be helped only by deleting.
         if !self.ports.store_is_full || self.ports.copied_bytes == 0 {
             for _ in 0..std::mem::take(&mut self.ports.compacted) {
                 let copied_bytes = std::mem::take(&mut self.ports.copied_bytes) as u64;
                 self.ports.ask_reader(Job::Compacted { copied_bytes });
             }
         }
-        // Before anything is forwarded: whoever takes it frees what was published.
+        // Before anything is forwarded: the shard that takes it frees the charge.
         self.ports.publish_charges();
         let budget = &self.shared.budget;
+        // While the store fails senders are refused at once, so they need not wait for room.
         let is_answered = self.ports.store_is_failing && budget.pause(true) == Pause::Nobody;
         if !self.ports.paused_for_store.is_empty() && (budget.has_room() || is_answered) {
             for key in std::mem::take(&mut self.ports.paused_for_store) {
@@ -427,7 +443,7 @@ impl Shard {
         }
     }
 
-    /// What the last run left is put into force.
+    /// Puts the replayed state of the last run into force.
     pub(super) fn begin_with(&mut self, replay: switchboard_broker::Replay) {
         let now = self.ports.now();
         let ports = &mut self.ports;
@@ -435,7 +451,7 @@ impl Shard {
         self.do_todos();
     }
 
-    /// Mailbox deadlines that are due.
+    /// Handles mailbox deadlines that are due.
     pub(super) fn tick_broker(&mut self) {
         if self.broker.is_due(self.ports.now) {
             self.decide(Input::Tick);
@@ -445,12 +461,12 @@ impl Shard {
         }
     }
 
-    /// What is only in memory of what must survive is appended, though more might soon join it.
+    /// Appends records that were put off so that others could join them, such as acks.
     pub(super) fn append_rest(&mut self) {
         self.decide(Input::Ending);
     }
 
-    /// The shard ends.
+    /// Ends the broker: its last records go to the store.
     pub(super) fn end_broker(&mut self) {
         self.append_rest();
         if let Some(log) = self.shared.log.get() {
@@ -469,7 +485,7 @@ impl Shard {
 }
 
 impl Ports {
-    /// The clocks of this turn.
+    /// Returns the clocks of this turn.
     pub(super) fn now(&self) -> Now {
         Now { at: self.now, wall_ms: self.wall_ms() }
     }

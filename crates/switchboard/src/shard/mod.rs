@@ -1,7 +1,7 @@
 //! A shard: one thread, one epoll loop, its own sockets and its own broker.
 //!
-//! [`Shard::run`] is the loop and reads like a table of contents. What one turn reads, decides and
-//! writes is in [`serve`] (input), [`ports`] (the broker's effects) and [`flush`] (output).
+//! [`Shard::run`] is the loop and reads like a table of contents. The input of a turn is in
+//! [`serve`], the broker's effects are in [`ports`], the output is in [`flush`].
 
 mod accept;
 mod admission;
@@ -66,34 +66,34 @@ use ports::Ports;
 use rejected::Rejected;
 use work::Work;
 
-/// Where other shards and the control plane wake a shard.
+/// Token of the waker, by which other shards and the control plane wake a shard.
 pub(crate) const WAKER: Token = Token(usize::MAX);
-/// The listening socket, on the first shard.
+/// Token of the listening socket, on the first shard.
 const LISTENER: Token = Token(usize::MAX - 1);
-/// Set in the token of a pipe to the HTTP server.
+/// Bit that is set in the token of a pipe to the HTTP server.
 const PIPE_BIT: usize = 1 << 32;
 
-/// Bytes read per connection and turn; the rest waits for the next turn, behind everybody else.
+/// Bytes read per connection and turn; the rest waits for the next turn, behind all others.
 const READ_BYTES: usize = 64 << 10;
-/// Ciphertext read per TLS connection and turn: decrypted it must fit into `READ_BYTES`, with what
-/// rustls held back from the read before.
+/// Bytes of ciphertext read per TLS connection and turn: decrypted they must fit into `READ_BYTES`,
+/// with what rustls kept of the read before.
 const CIPHER_BYTES: usize = 40 << 10;
 /// Readiness events taken per turn.
 const EVENTS_MAX: usize = 1_024;
 
-/// Files that a shard has beside its connections: epoll, waker, sockets that were rejected, and one
-/// more than the spare places where nobody gives way.
+/// Most open files of a shard beside its connections: epoll, waker, sockets that were rejected, and
+/// one more than the spare places if no connection gives way.
 pub(crate) const FILES_PER_SHARD: usize = rejected::KEPT_MAX + 3;
 
-/// TLS handshakes that are worked on in one turn; the rest wait for the next. The dearest key that is
-/// in use, RSA of 2048 bits, takes about a millisecond: a crowd of arrivals holds up those who are
-/// here by some 16 ms.
+/// TLS handshakes that are worked on in one turn; the rest wait for the next. The slowest key
+/// in use, RSA of 2048 bits, takes about a millisecond: a crowd of arrivals delays the other
+/// connections by some 16 ms.
 const TLS_HANDSHAKES_PER_TURN: usize = 16;
 
-/// What all shards share.
+/// State that all shards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// What the shards began with, or were last told.
+    /// The configuration at the start, or as of the last SIGHUP.
     pub(crate) config: RwLock<Arc<Config>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) directory: Arc<Directory>,
@@ -101,33 +101,34 @@ pub(crate) struct Shared {
     pub(crate) ids: Ids,
     /// Told when ids are running out.
     pub(crate) wants_ids: tokio::sync::Notify,
-    /// Set before the shards start; empty where nothing is kept.
+    /// Set before the shards start; empty if all is in memory.
     pub(crate) log: OnceLock<Arc<Log>>,
-    /// Passed by every shard once the devices that it was left are in the directory.
+    /// Passed by every shard once its devices of the last run are in the directory.
     pub(crate) begun: Begun,
     pub(crate) admission: Arc<Admission>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) ending: Arc<Ending>,
     pub(crate) budget: Arc<Budget>,
-    /// Messages that are not complete.
+    /// Bytes of incomplete messages.
     pub(crate) unfinished: Total,
-    /// What waits in out queues.
+    /// Bytes in out queues.
     pub(crate) out_queues: OutQueues,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
     pub(crate) systemd: Systemd,
-    /// When this run started, and the server's uptime then: what moments are counted from.
+    /// Start of this run.
     pub(crate) started: Instant,
+    /// The server's uptime at that time, over all its runs.
     pub(crate) uptime: Moment,
 }
 
 impl Shared {
-    /// The configuration as of the last SIGHUP.
+    /// Returns the configuration as of the last SIGHUP.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has everybody go on under this configuration.
+    /// Puts a configuration into force on all shards.
     pub(crate) fn configure(&self, config: &Arc<Config>) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
         self.admission.configure(config);
@@ -161,40 +162,41 @@ impl Shards for Shared {
 /// One thread's sockets and their broker.
 pub(crate) struct Shard {
     shared: Arc<Shared>,
-    /// As of the last SIGHUP.
+    /// The configuration as of the last SIGHUP.
     config: Arc<Config>,
     poll: Poll,
     broker: Broker,
-    /// What the last run left, until the first turn.
+    /// Replay of the last run's records, until the first turn.
     replay: Option<Replay>,
     ports: Ports,
     listener: Option<Listener>,
     rejected: Rejected,
     crowds: Crowds,
-    /// Connections beyond `max_connections`, oldest first, also some that have gone on or away.
+    /// Connections beyond `max_connections`, oldest first; some are devices or gone by now.
     over: VecDeque<Key>,
-    /// A part of the log that is to be deleted, and its record that must not be looked at yet.
+    /// A part of the log that is to be deleted.
     compaction: Option<Arc<Chunk>>,
+    /// Index of its record that must not be compacted yet.
     compaction_waits_for: usize,
     /// Connections with something to read, each once.
     run_queue: VecDeque<Key>,
-    /// Where reads go; what is whole in it is never copied.
+    /// Memory for reads; a frame that is complete in it is never copied.
     buffer: Box<[u8]>,
-    /// Where ciphertext goes before it is decrypted into `buffer`; empty without TLS.
+    /// Memory for ciphertext before it is decrypted into `buffer`; empty without TLS.
     cipher: Box<[u8]>,
-    /// What other shards forwarded; kept for its memory.
+    /// Batch of other shards; kept for its memory.
     batch: Batch,
-    /// Where messages are inflated; kept for its memory.
+    /// Memory for inflated messages.
     inflated: Vec<u8>,
     tls_handshakes_left: usize,
-    /// Something was decided while the turn's output was written.
+    /// Set if something was decided while the turn's output was written.
     decided_late: bool,
     next_generation: u32,
     drain: Option<Drain>,
 }
 
 impl Shard {
-    /// A shard on `poll`, in whose registry its inbox's waker is registered.
+    /// Returns a shard on `poll`, in whose registry its inbox's waker is registered.
     pub(crate) fn new(
         id: ShardId,
         shared: Arc<Shared>,
@@ -235,10 +237,11 @@ impl Shard {
         if let Some(replay) = self.replay.take() {
             self.begin_with(replay);
             self.submit_appends();
-            // Outcomes that the last run left unsaid: nothing else may wake this shard for long.
+            // Outcomes that the last run did not tell. Before the first sleep, as nothing else
+            // may wake this shard for long.
             self.offer_outboxes();
         }
-        // Whoever comes in must find the devices of all shards.
+        // Before the first connection: it must find the devices of all shards.
         if !self.shared.begun.pass() {
             return Ok(());
         }
@@ -249,6 +252,7 @@ impl Shard {
         while !self.is_drained() {
             self.wait(&mut events)?;
             self.begin_turn();
+            // Before the events: what is left of earlier turns waits longer.
             self.serve_run_queue();
             for event in &events {
                 self.obey(event);
@@ -262,6 +266,7 @@ impl Shard {
             self.tick_broker();
             self.do_todos();
             self.go_on_draining();
+            // Records before batches: charges must be published before another shard can free them.
             self.submit_appends();
             self.offer_outboxes();
             self.flush_dirty();
@@ -283,6 +288,7 @@ impl Shard {
         let polled = self.poll.poll(events, timeout);
         inbox.awake();
         match polled {
+            // A signal ends epoll_wait in whichever thread it hits.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             polled => polled,
         }
@@ -306,11 +312,11 @@ impl Shard {
         self.ports.end_turn(Instant::now());
     }
 
-    /// Does what one event asks for.
+    /// Handles one event.
     #[inline]
     fn obey(&mut self, event: &Event) {
         match event.token() {
-            // What it woke us for is in the inbox.
+            // Each turn takes the inbox anyway.
             WAKER => {}
             LISTENER => {
                 // It may be gone: a drain drops it in the turn in which it became ready.
@@ -328,13 +334,17 @@ impl Shard {
         let Some((key, conn)) = self.ports.by_token(token) else { return };
         let may_write = event.is_writable() && conn.wants_write();
         let (is_error, is_read_closed) = (event.is_error(), event.is_read_closed());
+        // An error is read like data: the read returns it, behind what came before.
         let may_read = event.is_readable() || is_error;
+        // Before the read below, which must go on to the end of the stream if the peer has shut
+        // its side.
         conn.readable |= may_read;
         conn.half_closed |= is_read_closed;
         let is_queued = conn.queued;
         if may_write {
             self.ports.mark_dirty(key);
         }
+        // One in the run queue was served in this turn, or waits for its place in the next.
         if may_read && !is_queued {
             if self.ports.work.is_enough() {
                 self.enqueue(key);
@@ -347,18 +357,20 @@ impl Shard {
         }
     }
 
-    /// Sees to it that a connection ends whose peer says no more, though it may not be read now.
-    ///
-    /// What came before a peer's FIN is still carried out, but not for ever; somebody who waited for
-    /// its `welcome` has said nothing yet that could be. A peer that `is_gone` hears no answer.
+    /// Handles a peer that sends no more (EPOLLRDHUP), or that `is_gone` (EPOLLHUP, EPOLLERR).
     #[cold]
     fn peer_left(&mut self, key: Key, is_gone: bool) {
         let now = self.ports.now;
         let idle_timeout = self.config.idle_timeout;
         let Some(conn) = self.ports.conn(key) else { return };
+        // A paused connection is not read, so its end would show only when the pause ends. A
+        // peer that is gone hears no answer, and one that waits for its `welcome` has asked for
+        // nothing else yet.
         if conn.read_pauses.any() && (is_gone || conn.read_pauses.has(ReadPause::Welcome)) {
             return self.remove(key, "the peer left");
         }
+        // After a FIN alone the peer may still read: what it said before is carried out, for a
+        // while.
         conn.half_closed_at = now;
         self.ports.schedule(key, now.after(idle_timeout));
     }
@@ -390,7 +402,7 @@ impl Shard {
         }
     }
 
-    /// Deals with what other shards forwarded.
+    /// Takes the batch that other shards filled, and the operator's orders.
     fn take_inbox(&mut self) {
         let inbox = &self.shared.inboxes[self.ports.shard_index()];
         let mut batch = mem::take(&mut self.batch);
@@ -398,6 +410,8 @@ impl Shard {
             for ShardId(shard) in waiting {
                 self.shared.inboxes[usize::from(shard)].wake_up();
             }
+            // One of them may be why this shard was woken; that it tries the others as well
+            // costs little.
             for outbox in &mut self.ports.outboxes {
                 outbox.is_refused = false;
             }
@@ -420,6 +434,8 @@ impl Shard {
         for envelope in batch.envelopes.drain(..) {
             let bytes = inbox::message_bytes(&envelope);
             self.decide(Input::Envelope(envelope));
+            // Freed only now that its record is charged: in between the budget must not seem to
+            // have room.
             self.ports.charge(-(bytes as isize));
         }
         for &(from, digest) in &batch.returned {
@@ -438,10 +454,10 @@ impl Shard {
     }
 
     fn serve_run_queue(&mut self) {
-        // Who is queued again during the turn waits for the next.
+        // A connection that is queued again during the turn waits for the next.
         for _ in 0..self.run_queue.len() {
             if self.ports.work.is_enough() {
-                // The rest comes first in the next turn, before those who used this one up.
+                // The rest comes first in the next turn, before those that used this one up.
                 break;
             }
             let Some(key) = self.run_queue.pop_front() else { break };
@@ -458,7 +474,7 @@ impl Shard {
         }
     }
 
-    /// Takes a reason away for which a connection was not read.
+    /// Removes a reason for which a connection was not read.
     fn resume(&mut self, key: Key, pause: ReadPause) {
         let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
@@ -466,7 +482,7 @@ impl Shard {
             return;
         }
         conn.read_pauses.remove(pause);
-        // It was we who did not read: its silence does not count.
+        // Its silence does not count, as it was not read.
         conn.heard_at = now;
         self.excuse_unfinished(key);
         self.enqueue(key);

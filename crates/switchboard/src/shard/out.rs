@@ -1,30 +1,30 @@
-//! What waits to be written to one connection.
+//! The out queue of a connection, and the shard's spare buffers.
 
 /// Bytes for one socket, in order. Owns no memory while it is empty.
 #[derive(Debug, Default)]
 pub(super) struct OutQueue {
     bytes: Vec<u8>,
-    /// How many of `bytes` are written.
+    /// Number of `bytes` that are written.
     written: usize,
 }
 
-/// Buffers that are empty and wait for the next connection with something to write.
+/// Empty buffers for the next connections with something to write.
 ///
-/// A turn of the loop borrows one for each connection it writes to, so a few are always warm in
-/// the cache while idle connections own none.
+/// A turn borrows one for each connection that it writes to. So a few are always warm in the cache,
+/// and idle connections own none.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
 }
 
-/// A larger buffer is given back to the allocator.
+/// Largest spare buffer; a larger one goes back to the allocator.
 const SPARE_MAX_BYTES: usize = 128 << 10;
-/// All spare buffers of a shard together; 4 MiB hold one of 4 KiB for 1,024 busy connections.
+/// Most bytes of all spare buffers of a shard: 4 KiB for each of 1,024 busy connections.
 const SPARES_MAX_BYTES: usize = 4 << 20;
 
 impl OutQueue {
-    /// Bytes that wait.
+    /// Returns the number of bytes that wait.
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.written
@@ -35,13 +35,13 @@ impl OutQueue {
         self.len() == 0
     }
 
-    /// The bytes that wait, to be written and then [`OutQueue::wrote`].
+    /// Returns the bytes that wait; after a write [`OutQueue::wrote`] must be called.
     #[inline]
     pub(super) fn waiting(&self) -> &[u8] {
         &self.bytes[self.written..]
     }
 
-    /// Where to append.
+    /// Returns the buffer to append to.
     #[inline]
     pub(super) fn buffer(&mut self, spares: &mut Spares) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
@@ -52,23 +52,25 @@ impl OutQueue {
         &mut self.bytes
     }
 
-    /// More is written than waits: moving the rest costs less than what it frees.
+    /// Removes the written bytes, which are more than those that wait: moving these costs less
+    /// than the memory that it frees.
     #[cold]
     fn compact(&mut self) {
         self.bytes.drain(..self.written);
         self.written = 0;
-        // A peer that always leaves a byte unread must not keep what it once let wait.
+        // The queue of a peer that always leaves a byte unread would keep the memory of its
+        // longest time.
         if self.bytes.capacity() > SPARE_MAX_BYTES {
             self.bytes.shrink_to(2 * self.bytes.len());
         }
     }
 
-    /// The memory that it takes, also for what is written already.
+    /// Returns the memory that it takes, including that of written bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Notes that `len` bytes were written; gives the memory back when none wait.
+    /// Notes that `len` bytes were written; returns the memory to `spares` if none wait.
     #[inline]
     pub(super) fn wrote(&mut self, len: usize, spares: &mut Spares) {
         self.written += len;

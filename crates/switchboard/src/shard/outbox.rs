@@ -1,4 +1,4 @@
-//! What is to be handed to one other shard.
+//! The outbox: input for one other shard, collected in a turn.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,19 @@ use switchboard_proto::DeviceId;
 use super::conn::Key;
 use super::inbox::Batch;
 
-/// Collects in a turn, and is offered at its end.
+/// Collects during a turn, and is offered at its end.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     pub(super) batch: Batch,
-    /// Who is to be told how a watched device stands, once the batch is taken that is at its bound.
+    /// Presence of watched devices that waits while the batch is at its bound.
     ///
-    /// Nobody can be paused for it: devices come and go as their connections do. But it is a state, so
-    /// only the latest counts, and there is never more of it than is watched.
+    /// No connection can be paused for it, as devices come and go with their connections. But
+    /// presence is a state: only the latest counts, so there is never more of it than is
+    /// watched.
     presence: BTreeMap<Watch, Presence>,
     /// Connections whose reading is paused until the shard has taken the batch.
     pub(super) paused: Vec<Key>,
-    /// The shard was full, and wakes this one when it is not.
+    /// Set while the other shard is full; it wakes this one when it is not.
     pub(super) is_refused: bool,
 }
 
@@ -38,6 +39,7 @@ struct Presence {
 impl Outbox {
     /// Adds an envelope. Presence waits beside a batch of `max_bytes` or more.
     pub(super) fn push_envelope(&mut self, envelope: Envelope, max_bytes: usize) {
+        // Once some presence waits all of it does, or an older state would come behind a newer one.
         if let Envelope::Presence { to, device, online, at_ms } = envelope
             && (self.batch.bytes() >= max_bytes || !self.presence.is_empty())
         {
@@ -47,7 +49,7 @@ impl Outbox {
         }
     }
 
-    /// The batch was taken: what waited beside it makes the next one.
+    /// Makes the next batch, after one was taken, of the presence that waited beside it.
     pub(super) fn refill(&mut self, max_bytes: usize) {
         while self.batch.bytes() < max_bytes
             && let Some((Watch { to, device }, presence)) = self.presence.pop_first()

@@ -1,4 +1,4 @@
-//! HTTP over TLS: the shard keeps the TLS and pumps plaintext to the HTTP server and back.
+//! HTTP over TLS: the shard does the TLS and pumps plaintext to the HTTP server and back.
 //!
 //! The pipe is a pair of connected Unix sockets, so that its bound and its wake-ups are the
 //! kernel's, and the HTTP server reads a socket as it would without TLS.
@@ -16,11 +16,11 @@ use super::out::{OutQueue, Spares};
 pub(super) struct Pipe {
     socket: UnixStream,
     readable: bool,
-    /// When the connection ends at the latest.
+    /// Time at which the connection ends at the latest.
     pub(super) deadline: Moment,
 }
 
-/// Bytes taken from the HTTP server per turn; more waits in the pipe.
+/// Bytes taken from the HTTP server per turn; more wait in the pipe.
 const TAKE_BYTES: usize = 64 << 10;
 
 impl Pipe {
@@ -36,7 +36,7 @@ impl Pipe {
         self.readable = true;
     }
 
-    /// Passes plaintext to the HTTP server; returns how much the pipe took.
+    /// Passes plaintext to the HTTP server; returns the number of bytes that the pipe took.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -52,13 +52,13 @@ impl Pipe {
 
     /// Tells the HTTP server that no more of the request will come.
     pub(super) fn end_request(&mut self) {
-        // Fails only when the other end is gone, which reading it tells.
+        // Fails only if the other end is gone, which a read of it shows.
         let _: io::Result<()> = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Takes what the HTTP server answered, unless `out` is still long; returns whether the answer
-    /// has ended.
+    /// Takes a part of the HTTP server's answer; returns true if the answer has ended.
     pub(super) fn take(&mut self, out: &mut OutQueue, spares: &mut Spares) -> io::Result<bool> {
+        // A client that does not read fills the pipe behind `out`, and so stops the HTTP server.
         if !self.readable || out.len() >= TAKE_BYTES {
             return Ok(false);
         }
@@ -72,6 +72,7 @@ impl Pipe {
             }
         };
         buffer.truncate(start + *read.as_ref().unwrap_or(&0));
+        // Returns the buffer to `spares` if nothing was read into it.
         out.wrote(0, spares);
         match read {
             Ok(0) => Ok(true),

@@ -1,10 +1,10 @@
-//! The rate limit: how many messages a connection may send, and what holds it back.
+//! The rate limit on messages of one connection.
 
 use super::Shard;
 use super::conn::{Key, ReadPause};
 
 impl Shard {
-    /// Nanoseconds of budget that one message costs.
+    /// Returns the nanoseconds of budget that one message costs.
     fn rate_interval_ns(&self) -> u64 {
         1_000_000_000 / u64::from(self.config.rate_limit_messages_per_s.max(1))
     }
@@ -21,7 +21,7 @@ impl Shard {
         }
     }
 
-    /// Returns whether the connection's budget holds one more message.
+    /// Returns true if the connection's budget has room for one more message.
     pub(super) fn rate_limit_allows(&mut self, key: Key) -> bool {
         let (now_ns, tolerance_ns) = (self.ports.now_ns(), self.rate_tolerance_ns());
         self.ports
@@ -29,7 +29,8 @@ impl Shard {
             .is_none_or(|conn| conn.spent_until_ns.saturating_sub(now_ns) <= tolerance_ns)
     }
 
-    /// Returns how far ahead of time a connection may have spent and still say one more message.
+    /// Returns the time by which a connection may be ahead of its rate and still send one more
+    /// message.
     pub(super) fn rate_tolerance_ns(&self) -> u64 {
         let burst = self.config.rate_limit_burst.max(1);
         self.rate_interval_ns() * u64::from(burst - 1)

@@ -1,8 +1,8 @@
-//! Sockets that were told 503 as they came in, and are about to be closed.
+//! Sockets that were told 503 when they were accepted, and are about to be closed.
 //!
-//! To close a socket with unread bytes in it, or before they come, answers them with a reset, which
-//! can overtake the 503 or, on some systems, take it out of the client's hands again. So the
-//! sending side is shut, which tells the client that it has all, and the socket kept for a while.
+//! A socket that is closed with unread bytes, or before they come, answers them with a reset.
+//! That can overtake the 503, or make the client's system discard it. So the sending side is
+//! shut, which tells the client that it has all, and the socket is kept for a while.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,11 +13,11 @@ use switchboard_broker::Moment;
 
 use crate::ws::Refusal;
 
-/// Sockets kept by one shard. They are beyond `max_connections`, so they must be few; in a crowd the
-/// oldest is closed for the next.
+/// Most sockets kept by one shard. They are beyond `max_connections`, so they must be few; in a
+/// crowd the oldest is closed for the next.
 pub(super) const KEPT_MAX: usize = 16;
 
-/// Bytes that are read of a socket before it is closed: what a client says at once.
+/// Most bytes that are read of a socket before it is closed: a client sends no more at once.
 const READ_MAX: usize = 64 << 10;
 
 /// The sockets, by the time at which they are closed.
@@ -39,12 +39,12 @@ impl Rejected {
         self.kept.push_back((socket, deadline));
     }
 
-    /// When the first of them is to be closed.
+    /// Returns the time at which the first of them is to be closed.
     pub(super) fn next(&self) -> Option<Moment> {
         self.kept.front().map(|(_, deadline)| *deadline)
     }
 
-    /// Closes those whose time has come.
+    /// Closes the sockets whose time has come.
     pub(super) fn close_due(&mut self, now: Moment) {
         while self.next().is_some_and(|deadline| deadline <= now)
             && let Some((socket, _)) = self.kept.pop_front()
@@ -60,7 +60,7 @@ pub(super) fn say_busy_and_close(mut socket: TcpStream) {
     close(socket);
 }
 
-/// Best effort: the answer fits into any socket's buffer, and nobody is waited for.
+/// Writes the 503, as a best effort: it fits into the buffer of any new socket.
 fn say_busy(socket: &mut TcpStream) {
     let mut answer = Vec::new();
     Refusal::busy("This server holds as many connections as it can.").write(&mut answer);
@@ -69,6 +69,7 @@ fn say_busy(socket: &mut TcpStream) {
 }
 
 fn close(mut socket: TcpStream) {
+    // Unread bytes would make the close a reset.
     let (mut buffer, mut left) = ([0; 4_096], READ_MAX);
     while left > 0
         && let Ok(len @ 1..) = socket.read(&mut buffer)

@@ -1,4 +1,4 @@
-//! When to look at which connection again.
+//! The timers of a shard's connections.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,15 +9,15 @@ use super::conn::Key;
 
 /// The deadlines of one shard, earliest first.
 ///
-/// Each connection keeps one entry that counts, at the earliest of its deadlines; when it fires
-/// the connection looks which of them are due and asks for the next. A deadline that moves later
-/// (every byte received moves two) therefore touches nothing here.
+/// Each connection has one entry that counts, at the earliest of its deadlines. When it fires the
+/// connection checks which of them are due and asks for the next. So a deadline that moves
+/// later, as two do with every byte received, touches nothing here.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Moment, Key)>>,
 }
 
-/// Entries that are not worth compacting.
+/// Number of entries that are not worth compacting.
 const SLACK: usize = 64;
 
 impl Timers {
@@ -25,20 +25,21 @@ impl Timers {
         self.heap.push(Reverse((at, key)));
     }
 
-    /// The earliest entry's time.
+    /// Returns the earliest entry's time.
     pub(super) fn next(&self) -> Option<Moment> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Drops entries that no longer count, once they are the most: a connection that a rate limit
-    /// holds and releases leaves one behind each time. Keeps the heap at twice the connections.
+    /// Drops entries that no longer count, once they are the majority. Keeps the heap at about
+    /// twice the number of connections.
     pub(super) fn compact(&mut self, conns: usize, counts: impl Fn(Moment, Key) -> bool) {
+        // A connection that a rate limit pauses again and again leaves one behind each time.
         if self.heap.len() > 2 * conns + SLACK {
             self.heap.retain(|Reverse((at, key))| counts(*at, *key));
         }
     }
 
-    /// Takes an entry whose time has come.
+    /// Removes and returns the first entry if its time has come.
     pub(super) fn take_due(&mut self, now: Moment) -> Option<(Moment, Key)> {
         let Reverse((at, _)) = self.heap.peek()?;
         if *at > now {

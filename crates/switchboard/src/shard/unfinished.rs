@@ -1,4 +1,4 @@
-//! Messages that have begun and are not complete: what they take in memory is bounded in all.
+//! Messages that have begun and are not complete, with a bound on the memory of all of them.
 
 use std::collections::VecDeque;
 
@@ -10,26 +10,28 @@ use super::conn::{Conn, Key};
 use super::ports::Ports;
 use crate::ws::CloseCode;
 
-/// Those of one shard.
+/// The unfinished messages of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
     /// Their bytes.
     bytes: usize,
     share: Share,
-    /// By when they began; an entry counts while the connection has a message that began then.
+    /// The oldest first. An entry counts while its connection has a message that began at that
+    /// time.
     order: VecDeque<(Moment, Key)>,
 }
 
-/// Entries that are not worth compacting.
+/// Number of entries that are not worth compacting.
 const SLACK: usize = 64;
 
 impl Ports {
-    /// A connection was read, and had or has a message that is not complete.
+    /// Counts a connection that was read, and had or has a message that is not complete.
     #[cold]
     pub(super) fn note_unfinished(&mut self, key: Key) {
         let now = self.now;
         let Some(conn) = self.conn(key) else { return };
         let begins = conn.decoder.take_begun();
+        // The memory of one that is closing is free already.
         let bytes = if conn.is_open() { conn.decoder.incomplete_bytes() } else { 0 };
         if begins && bytes > 0 {
             conn.begun_at = now;
@@ -56,8 +58,9 @@ impl Ports {
 }
 
 impl Shard {
-    /// A connection is read again: while it was not, its message could not come on.
+    /// Gives the unfinished message of a connection that is read again all of its time.
     pub(super) fn excuse_unfinished(&mut self, key: Key) {
+        // It could not go on while it was not read.
         let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unfinished > 0 {
@@ -67,8 +70,9 @@ impl Shard {
         }
     }
 
-    /// Gives the oldest messages up while all shards together hold too much of them, and this one
-    /// more than its share. At least one shard does, so the bound is kept.
+    /// Gives the oldest messages up while all shards together have too many bytes of them, and
+    /// this one more than its share. If the bound is passed, at least one shard is above its
+    /// share.
     #[inline]
     pub(super) fn bound_unfinished(&mut self) {
         let unfinished = &mut self.ports.unfinished;
@@ -100,7 +104,7 @@ impl Shard {
         self.offer_outboxes_late();
     }
 
-    /// Drops entries that no longer count, once they are the most.
+    /// Drops entries that no longer count, once they are the majority.
     fn compact_unfinished(&mut self) {
         if self.ports.unfinished.order.len() > 2 * self.ports.conns.len() + SLACK {
             let mut order = std::mem::take(&mut self.ports.unfinished.order);
