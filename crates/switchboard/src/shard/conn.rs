@@ -160,7 +160,7 @@ pub(super) enum ReadPause {
     ShardQueue,
     /// The HTTP server takes no more of its request for now.
     HttpPipe,
-    /// The shard that owns the receiver has not replied yet if it has room for the text.
+    /// The shard that owns the receiver has not replied yet whether it has room for the text.
     Reply,
     /// Too much is not durable; see `Budget`.
     Store,

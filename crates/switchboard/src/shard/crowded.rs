@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// devices are not paused.
 const OVERFLOW_FACTOR_MAX: usize = 4 * OVERFLOW_FACTOR;
 
-/// The receivers whose queue is too long, each with the senders that wait for it. Mostly none.
+/// The receivers whose queue is too long, each with the senders that wait for it. Usually empty.
 #[derive(Debug, Default)]
 pub(super) struct Crowds(BTreeMap<Key, Crowd>);
 

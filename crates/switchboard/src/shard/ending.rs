@@ -29,6 +29,7 @@ impl Ending {
 
     /// Notes that one of them comes to rest.
     pub(super) fn rests(&self) {
+        // Noted here, at the moment at which it is 0: read later, the number may have risen again.
         if self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.is_over.store(true, Ordering::SeqCst);
         }

@@ -252,7 +252,7 @@ impl Shard {
         while !self.is_drained() {
             self.wait(&mut events)?;
             self.begin_turn();
-            // Before the events: what is left of earlier turns waits longer.
+            // Before the events: what is left of earlier turns has waited longer.
             self.serve_run_queue();
             for event in &events {
                 self.obey(event);

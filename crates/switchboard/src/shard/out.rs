@@ -58,8 +58,8 @@ impl OutQueue {
     fn compact(&mut self) {
         self.bytes.drain(..self.written);
         self.written = 0;
-        // The queue of a peer that always leaves a byte unread would keep the memory of its
-        // longest time.
+        // Else the queue of a peer that always leaves a byte unread would keep its largest size
+        // for ever.
         if self.bytes.capacity() > SPARE_MAX_BYTES {
             self.bytes.shrink_to(2 * self.bytes.len());
         }

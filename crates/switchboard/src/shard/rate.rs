@@ -14,7 +14,11 @@ impl Shard {
     pub(super) fn spend(&mut self, key: Key) {
         let (now_ns, interval_ns) = (self.ports.now_ns(), self.rate_interval_ns());
         let Some(conn) = self.ports.conn(key) else { return };
+        // Never behind `now`: a connection does not save up budget while it is silent, beyond
+        // the burst.
         conn.spent_until_ns = conn.spent_until_ns.max(now_ns) + interval_ns;
+        // After the message, which is carried out in any case: nothing is dropped, the next one
+        // waits.
         if !self.rate_limit_allows(key) {
             self.ports.pause_reading(key, ReadPause::RateLimit);
             self.schedule_next(key);

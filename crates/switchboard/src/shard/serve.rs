@@ -10,9 +10,9 @@ use super::mailboxes::HELLO_MAX_BYTES;
 use super::{READ_BYTES, Shard};
 use crate::ws::{CloseCode, Decoded, Event, Opcode, Violation, write_client_frame};
 
-/// Most control frames and empty fragments that a connection may send in a second; above it is
-/// closed with 1008. Clients ping every few seconds at most, and 100 pongs a second cost a
-/// shard nothing that shows.
+/// Most control frames and empty fragments that a connection may send in a second; above that it is
+/// closed with 1008. Clients ping every few seconds at most, and 100 pongs a second have no
+/// measurable cost.
 const CONTROL_FRAMES_PER_S_MAX: u32 = 100;
 
 impl Shard {

@@ -21,6 +21,8 @@ pub(super) struct Timers {
 const SLACK: usize = 64;
 
 impl Timers {
+    /// Adds an entry. Those of the same connection stay: the heap cannot remove them, and they no
+    /// longer count.
     pub(super) fn add(&mut self, at: Moment, key: Key) {
         self.heap.push(Reverse((at, key)));
     }

@@ -1,10 +1,9 @@
 //! A bound on the work that one turn does for what it reads, which may cost far more than the read.
 //!
-//! A read of 64 KiB can ask for a thousand times as much work: a compressed message is
-//! inflated, 1,900
-//! `devices` are answered with a page each, which is deflated, and 200 `refresh` have a signature
-//! verified each. All of it is counted in one unit, about what a byte costs to inflate, so that one
-//! bound holds for any mixture.
+//! A read of 64 KiB can ask for a thousand times as much work: a compressed message is inflated,
+//! 1,900 `devices` are answered with a page each, which is deflated, and 200 `refresh` have a
+//! signature verified each. All of it is counted in one unit, about what a byte costs to inflate,
+//! so that one bound is enough for any mixture.
 
 use super::Shard;
 use super::conn::{Key, ReadPause};

@@ -278,6 +278,7 @@ impl Log {
     /// Deletes a segment, which must be the oldest one, once all that was submitted before this
     /// call is durable. The listener is told the outcome.
     pub fn drop_oldest(&self, number: u32) {
+        // First: the writer may be done, and clear it, before `ask` returns.
         self.shared.is_dropping.store(true, Release);
         self.shared.queue.ask(Entry::Drop { segment: number });
     }
@@ -373,6 +374,8 @@ impl Shared {
     }
 
     pub(super) fn segment(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
+        // A clone, so that the lock is free while it is read. A segment that is dropped meanwhile is
+        // still open here.
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         segments.get(&number).cloned().ok_or(ReadError::Gone(number))
     }

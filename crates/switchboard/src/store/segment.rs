@@ -146,6 +146,9 @@ enum Decoded<'a> {
 
 impl Seal {
     pub(super) fn new(header: &Header) -> Seal {
+        // The id is hashed by itself first. As the CRC's initial value the number was only
+        // XORed into the id, and a record passed in the next segment if both differed by the
+        // same bits.
         let id = crc32c::crc32c(&header.id.to_le_bytes());
         Seal(crc32c::crc32c_append(id, &header.number.to_le_bytes()))
     }
@@ -407,9 +410,8 @@ pub(super) fn used_end(
     Ok(used)
 }
 
-/// Returns the offsets at which a frame may begin whose flush lies behind `behind`; `buffer`
-/// lies at
-/// `from`.
+/// Returns the offsets in `buffer`, which lies at `from`, at which a frame may begin whose flush lies
+/// behind `behind`.
 fn candidates(buffer: &[u8], from: u32, behind: u32) -> impl Iterator<Item = u32> {
     // Each candidate costs a read and a checksum. Of random bytes, as in bodies, a part of
     // `at / 2^32` passes: one offset in 64 at the end of a segment of 64 MiB.
@@ -450,5 +452,6 @@ pub(super) fn name_of(number: u32) -> String {
 /// Returns the number in a segment file's name; `None` for any other name.
 pub(super) fn number_of(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".seg")?.parse().ok()?;
+    // Only in this spelling: two files with one number, such as `1.seg`, could not be told apart.
     (name_of(number) == name && number > 0).then_some(number)
 }

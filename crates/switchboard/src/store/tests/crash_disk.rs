@@ -20,11 +20,11 @@ struct State {
     unsynced_names: Vec<NameChange>,
     files: Vec<Content>,
     random: Random,
-    /// One in so many changes fails.
+    /// One in this many changes fails.
     fail_one_in: Option<u64>,
-    /// Contents cannot be made durable, and all else goes on.
+    /// Set while syncs of content fail and all else works.
     syncs_fail: bool,
-    /// So many changes still happen; then none does.
+    /// Number of changes that still happen before the disk freezes.
     changes_left: Option<u64>,
     /// Most bytes of all files together; others have taken the rest.
     capacity: u64,
@@ -33,7 +33,7 @@ struct State {
     lost: Vec<(usize, u64)>,
 }
 
-/// In such units a disk loses what it held.
+/// Unit in which the disk loses data.
 const PAGE_LEN: u64 = 4096;
 
 /// Bytes of the disk, when nobody else uses it.

@@ -23,12 +23,13 @@ struct World {
     disk: CrashDisk,
     /// All records ever submitted, in order, but for those that a crash took.
     submitted: Vec<Vec<u8>>,
-    /// So many of them were told as synced.
+    /// Number of them that were reported as synced.
     synced: usize,
-    /// Of the places that were told: which of `submitted` lies there.
+    /// Indexes into `submitted` by reported position.
     positions: BTreeMap<Position, usize>,
-    /// So many are certainly dropped, and so many may be.
+    /// Number of them that are certainly dropped.
     dropped: usize,
+    /// Number of them that may be dropped.
     drop_wanted: usize,
     /// Things that the owner wants to keep, each in its newest record; true when synced.
     wanted: BTreeMap<u64, bool>,
