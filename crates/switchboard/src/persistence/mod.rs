@@ -303,7 +303,8 @@ impl Ids {
         self.keep(next + IDS_AHEAD, uptime)
     }
 
-    /// Gives back what was reserved and not given: the server ends, and nobody asks any more.
+    /// Gives back ids that were reserved and not given. Only at the end, when no shard asks any
+    /// more.
     pub(crate) fn end(&self, next: u64, uptime: Moment) -> anyhow::Result<()> {
         self.keep(next, uptime)
     }

@@ -399,7 +399,7 @@ mod tests {
         batch.clear();
         assert!(batch.is_empty() && batch.bytes() == 0 && batch.envelopes.capacity() > 0);
         (0..20_000).for_each(|_| batch.push_envelope(presence()));
-        // As who takes it does.
+        // As the shard that takes it does.
         batch.envelopes.drain(..);
         batch.clear();
         assert_eq!((batch.bytes(), batch.kept_bytes()), (0, 0));
@@ -445,7 +445,7 @@ mod tests {
         assert!(ending.is_over());
     }
 
-    /// Many hand each other one token; whoever sees the end must see it at rest somewhere.
+    /// Threads pass each other one batch; at the end it must have been passed often enough.
     #[test]
     fn no_rest_overtakes_what_is_on_its_way() {
         let (ending, inboxes, _polls) = inboxes(3);

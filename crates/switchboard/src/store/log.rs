@@ -374,8 +374,8 @@ impl Shared {
     }
 
     pub(super) fn segment(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
-        // A clone, so that the lock is free while it is read. A segment that is dropped meanwhile is
-        // still open here.
+        // A clone, so that the lock is free while it is read. A segment that is dropped
+        // meanwhile is still open here.
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         segments.get(&number).cloned().ok_or(ReadError::Gone(number))
     }

@@ -410,8 +410,8 @@ pub(super) fn used_end(
     Ok(used)
 }
 
-/// Returns the offsets in `buffer`, which lies at `from`, at which a frame may begin whose flush lies
-/// behind `behind`.
+/// Returns the offsets in `buffer`, which lies at `from`, at which a frame may begin whose
+/// flush lies behind `behind`.
 fn candidates(buffer: &[u8], from: u32, behind: u32) -> impl Iterator<Item = u32> {
     // Each candidate costs a read and a checksum. Of random bytes, as in bodies, a part of
     // `at / 2^32` passes: one offset in 64 at the end of a segment of 64 MiB.

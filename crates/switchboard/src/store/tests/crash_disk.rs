@@ -9,7 +9,7 @@ use crate::store::{Disk, DiskFile, Space};
 
 const SECTOR_LEN: usize = 512;
 
-/// A disk that keeps apart what was written and what was synced. Clones share the content.
+/// A disk that distinguishes written from synced bytes. Clones share the content.
 #[derive(Clone, Debug)]
 pub(super) struct CrashDisk(Arc<Mutex<State>>);
 
@@ -36,7 +36,7 @@ struct State {
 /// Unit in which the disk loses data.
 const PAGE_LEN: u64 = 4096;
 
-/// Bytes of the disk, when nobody else uses it.
+/// Capacity of the disk if no other process uses it.
 const DISK_BYTES: u64 = 1 << 30;
 
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl Content {
         self.unsynced.push(change);
     }
 
-    /// Some of what is not synced reaches the disk, and the rest never will.
+    /// Makes some of the unsynced changes durable; the rest never will be.
     fn lose(&mut self, random: &mut Random) {
         let pieces = self.unsynced.drain(..).flat_map(|change| change.pieces()).collect();
         let mut survivors = survivors(pieces, random);
@@ -159,7 +159,7 @@ impl Content {
 }
 
 impl State {
-    /// Counts a change; an error when it is not to happen.
+    /// Counts a change; fails if it is not to happen.
     fn permit(&mut self, error: fn() -> io::Error) -> io::Result<()> {
         match &mut self.changes_left {
             Some(0) => return Err(io::Error::other("frozen")),
@@ -172,18 +172,19 @@ impl State {
         }
     }
 
-    /// Returns what the files that can be found have.
+    /// Returns the bytes of all files that have a name.
     fn used(&self) -> u64 {
         self.names.values().map(|&index| self.files[index].cache.len() as u64).sum()
     }
 
-    /// So far a file may grow.
+    /// Returns the length to which a file may grow.
     fn most(&self, index: usize) -> usize {
         let free = self.capacity.saturating_sub(self.used());
         self.files[index].cache.len() + free as usize
     }
 
-    /// A lost page can be written as a whole; to write a part of it the rest would have to be read.
+    /// Fails a write to a part of a lost page, whose rest would have to be read; a write of the
+    /// whole page makes it readable again.
     fn write_over_lost(&mut self, index: usize, offset: u64, len: u64) -> io::Result<()> {
         let is_hit = |&(of, page): &(usize, u64)| {
             of == index && (page + 1) * PAGE_LEN > offset && page * PAGE_LEN < offset + len
@@ -235,22 +236,22 @@ impl CrashDisk {
         act(&mut self.0.lock().unwrap())
     }
 
-    /// From now on one in so many changes fails, or none.
+    /// Makes one in so many changes fail from now on, or none.
     pub(super) fn fail_one_in(&self, one_in: Option<u64>) {
         self.with(|state| state.fail_one_in = one_in);
     }
 
-    /// From now on no content becomes durable, or it does again.
+    /// Makes syncs of content fail from now on, or work again.
     pub(super) fn fail_syncs(&self, fail: bool) {
         self.with(|state| state.syncs_fail = fail);
     }
 
-    /// So many changes still happen, and then none any more; `None` is for ever.
+    /// Freezes the disk after so many changes; `None` means never.
     pub(super) fn freeze_after(&self, changes: Option<u64>) {
         self.with(|state| state.changes_left = changes);
     }
 
-    /// Others take all but this much of the space that is free; `None` is nothing.
+    /// Lets others take all but this much of the free space; with `None` they take nothing.
     pub(super) fn leave_free(&self, bytes: Option<u64>) {
         self.with(|state| {
             let used = state.used();
@@ -262,7 +263,8 @@ impl CrashDisk {
         self.with(|state| state.is_frozen())
     }
 
-    /// The disk as the next process finds it. What this one still holds open changes nothing.
+    /// Returns the disk as the next process finds it. Files that are still open here do not
+    /// change it.
     pub(super) fn crash(&self, loss: Loss) -> CrashDisk {
         self.with(|state| {
             let mut random = state.random.fork();
@@ -290,17 +292,17 @@ impl CrashDisk {
         })
     }
 
-    /// Returns what a file holds.
+    /// Returns the content of a file.
     pub(super) fn content(&self, name: &str) -> Vec<u8> {
         self.with(|state| state.files[state.names[name]].cache.clone())
     }
 
-    /// The page of a file in which this byte lies cannot be read any more.
+    /// Makes the page of a file in which this byte lies unreadable.
     pub(super) fn lose(&self, name: &str, at: u64) {
         self.with(|state| state.lost.push((state.names[name], at / PAGE_LEN)));
     }
 
-    /// Puts a file there, durable.
+    /// Creates or replaces a file durably.
     pub(super) fn put(&self, name: &str, bytes: &[u8]) {
         self.with(|state| {
             let index = state.files.len();
@@ -402,7 +404,7 @@ impl DiskFile for CrashFile {
         })
     }
 
-    /// One that fails, or that the freeze interrupts, has written a first part.
+    /// A write that fails, or that the freeze interrupts, has written a first part.
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         self.with(|state, index| {
@@ -441,7 +443,7 @@ impl DiskFile for CrashFile {
         })
     }
 
-    /// One that fails drops what was to be written, and the page cache goes on showing it.
+    /// A sync that fails drops the unsynced changes, which the page cache goes on showing.
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state, index| {
             let was_frozen = state.is_frozen();

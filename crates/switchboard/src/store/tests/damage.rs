@@ -17,7 +17,7 @@ const OPTIONS: Options = Options {
 
 /// Record sizes of one write, of the next, and so on.
 type Writes<'a> = &'a [&'a [usize]];
-/// Records with their places.
+/// Records with their positions.
 type Records = Vec<(Position, Vec<u8>)>;
 /// Changes a disk.
 type Change<'a> = Box<dyn Fn(&CrashDisk) + 'a>;
@@ -28,8 +28,8 @@ fn log(writes: Writes<'_>) -> (CrashDisk, Records) {
     (disk, records)
 }
 
-/// The same, and what the manifest was before the last write: so it is after a crash in which the
-/// write reached the disk, and the word that it did not.
+/// The same log with the manifest from before the last write: the state after a crash in which the
+/// write reached the disk and its note in the manifest did not.
 fn interrupted(writes: Writes<'_>) -> (CrashDisk, Records) {
     let (disk, manifest, records) = log_and_tips(writes);
     disk.put("MANIFEST", &manifest);
@@ -146,8 +146,8 @@ fn a_file_that_ends_early_is_cut_in_the_last_write_and_refused_before_it() {
     }
 }
 
-/// kill -9 once left a message that had been accepted and whose last bit then rotted: it passed for
-/// a write that the crash had interrupted, and was cut off without a word.
+/// After a kill -9 the last bit of an accepted message rotted. It passed for a write that the crash
+/// had interrupted, and was cut off without a word.
 #[test]
 fn what_was_noted_as_synced_is_never_taken_for_an_interrupted_write() {
     let (disk, records) = log(&[&[10, 20], &[30, 5], &[8, 0, 40]]);
@@ -257,8 +257,8 @@ fn one_damaged_copy_of_the_manifest_is_replaced_by_the_other() {
     }
 }
 
-/// Both copies were read at once, so that one lost sector lost both, and the slot of the lost one
-/// could not be written again.
+/// Both copies were read at once, so one lost sector lost both, and the lost slot could not be
+/// written again.
 #[test]
 fn one_copy_of_the_manifest_that_cannot_be_read_is_replaced_by_the_other() {
     let (disk, records) = log(&[&[10], &[], &[20], &[30]]);
@@ -326,7 +326,7 @@ fn all_but_the_damaged_records_are_salvaged() {
     }
 }
 
-/// A repair gave up both.
+/// A repair gave up both segments.
 #[test]
 fn segments_whose_names_were_exchanged_are_salvaged() {
     let (disk, records) = log(&[&[10, 20], &[], &[20, 7], &[], &[30, 9]]);
@@ -370,8 +370,8 @@ fn a_segment_of_another_log_is_named_and_none_of_its_records_taken() {
     assert_eq!(salvaged(&disk).1, all);
 }
 
-/// One that a copy of the log wrote that went another way: it names the segment before, and ends it
-/// too early.
+/// The segment of a copy of the log that diverged: it names the right segment as the one
+/// before, and ends it too early.
 #[test]
 fn a_segment_of_a_copy_of_the_log_ends_nothing_that_is_durable() {
     let (short, ..) = written(CrashDisk::new(3), &[&[10], &[], &[40]]);

@@ -88,7 +88,7 @@ impl DiskFile for HangingFile {
     }
 }
 
-/// A stop waited for the disk without an end, and said nothing.
+/// A stop waited for the disk for ever, and said nothing.
 #[test]
 fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     let disk = HangingDisk::new();
@@ -104,7 +104,7 @@ fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     disk.open_door();
 }
 
-/// "0 records could not be made durable" was said of a stop that only MANIFEST kept from its end.
+/// "0 records could not be made durable" was the error of a stop at which only `MANIFEST` hung.
 #[test]
 fn an_end_that_cannot_be_noted_loses_nothing_and_says_so() {
     let disk = HangingDisk::new();

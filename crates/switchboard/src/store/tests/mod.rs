@@ -27,7 +27,7 @@ enum Told {
     Dropped(u32, Result<(), DropError>),
 }
 
-/// Keeps what it is told.
+/// A listener that keeps all calls.
 #[derive(Clone, Debug, Default)]
 struct Ears(Arc<Mutex<Vec<Told>>>);
 
@@ -71,7 +71,7 @@ impl Listener for Ears {
     }
 }
 
-/// A log and what it replayed.
+/// A log and the records that it replayed.
 type Opened = (Recovered, Vec<(Position, Vec<u8>)>);
 
 fn reopen(disk: &(impl Disk + Clone + 'static), options: Options) -> Result<Opened, OpenError> {

@@ -13,7 +13,7 @@ use crate::store::{
     StoreError, Synced, inspect, open,
 };
 
-/// Hands on what is synced; nothing else happens on a disk that works.
+/// A listener that passes on synced batches; no other call comes on a disk that works.
 struct Ears(Sender<(usize, Vec<Synced>)>);
 
 impl Listener for Ears {
@@ -82,7 +82,7 @@ fn a_second_process_is_refused_until_the_first_ends() {
     DataDir::open(dir.path()).unwrap();
 }
 
-/// The names led into the directory that had taken the place of the one that was locked.
+/// The names led into the directory that had replaced the locked one.
 #[test]
 fn a_directory_that_was_moved_is_the_one_that_is_worked_in() {
     let home = tempfile::tempdir().unwrap();

@@ -35,7 +35,7 @@ impl Fixture {
         while !matches!(self.log.writer.step(&self.ears), Turn::Idle) {}
     }
 
-    /// Writes records until the disk or the log says something else.
+    /// Writes so many records, one at a time.
     fn write(&mut self, count: usize) {
         for _ in 0..count {
             self.submit(batch(&[&[7; 2_000]]));
@@ -62,8 +62,8 @@ impl Fixture {
     }
 }
 
-/// Other processes take the last byte. What is accepted is written into the space of the
-/// ballast, and nothing more is accepted until that is whole again.
+/// Other processes take the last byte. Accepted records are written into the space of the ballast,
+/// and no more are accepted until that is whole again.
 #[test]
 fn the_ballast_pays_for_what_is_queued_when_others_fill_the_disk() {
     let mut it = fixture(OPTIONS);
@@ -205,7 +205,7 @@ fn older_on_a_full_disk() -> CrashDisk {
     disk
 }
 
-/// It could not be adopted for want of 8 KiB, beside zeros that mean nothing.
+/// It could not be adopted for want of 8 KiB, although it ended in zeros that mean nothing.
 #[test]
 fn a_log_without_a_manifest_makes_room_for_one_on_a_full_disk() {
     let disk = older_on_a_full_disk();

@@ -38,7 +38,7 @@ impl Fixture {
         self.ears.take()
     }
 
-    /// One batch, durable; the segment that it went to.
+    /// Writes one batch durably; returns the number of its segment.
     fn write(&mut self, record: &[u8]) -> u32 {
         self.submit(0, batch(&[record])).unwrap();
         assert!(matches!(self.step(), Turn::Worked));
@@ -98,8 +98,8 @@ fn a_failure_is_told_once_and_tried_again_ever_more_rarely() {
     );
 }
 
-/// Each retry left a segment, because MANIFEST could not let go of it either: one a second, until the
-/// volume was full.
+/// Each retry left a segment, because the manifest could not be synced to give it up either: one a
+/// second, until the volume was full.
 #[test]
 fn retries_on_a_disk_that_syncs_nothing_leave_one_file_at_most() {
     let mut it = fixture();

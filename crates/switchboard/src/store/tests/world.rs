@@ -10,10 +10,10 @@ use crate::store::queue::Entry;
 use crate::store::writer::Turn;
 use crate::store::{Batch, Disk, OpenError, Options, Position, Recovered};
 
-/// Schedules that run each time; `STORE_SEEDS=from..to` runs others.
+/// Seeds of the schedules that run each time; `STORE_SEEDS=from..to` runs others.
 const SEEDS: std::ops::Range<u64> = 0..1500;
 
-/// For a look that changes nothing that counts.
+/// Options for a start whose options do not matter, as it is refused.
 const OPTIONS: Options =
     Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX, overrun_bytes: 0 };
 
@@ -31,7 +31,7 @@ struct World {
     dropped: usize,
     /// Number of them that may be dropped.
     drop_wanted: usize,
-    /// Things that the owner wants to keep, each in its newest record; true when synced.
+    /// Things that the owner wants to keep, each in its newest record; true if that is synced.
     wanted: BTreeMap<u64, bool>,
     next_thing: u64,
     is_failing: bool,
@@ -125,7 +125,7 @@ impl World {
         }
     }
 
-    /// Without any one of its segments the log is refused.
+    /// Checks that the log is refused without any one of its segments.
     fn miss_one(&mut self, recovered: &Recovered) {
         let segments = recovered.shared.segments.read().unwrap();
         let count = segments.len() as u64;
@@ -138,8 +138,8 @@ impl World {
         assert!(matches!(reopen(&disk, OPTIONS), Err(OpenError::Wrong { .. })), "one is missing");
     }
 
-    /// The log holds a run of what was submitted: from a drop that was wanted, beyond all that was
-    /// synced.
+    /// Checks that the log has a run of the submitted records: from a requested drop on, and at
+    /// least to the last synced one.
     fn compare(&mut self, records: &[(Position, Vec<u8>)]) {
         let first = records.first().map(|(_, first)| {
             self.submitted.iter().position(|record| record == first).expect("it was submitted")
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    /// Others fill the disk, or free some of it, and the log may look at it.
+    /// Fills the disk for others, or frees some of it, and may have the log look at it.
     fn change_space(&mut self, incarnation: &mut Incarnation) {
         let free = [None, Some(0), Some(500), Some(20_000)][self.random.below(4) as usize];
         self.disk.leave_free(free);
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// Submits a record for each thing; `false` when the queue is full.
+    /// Submits a record for each thing; false if the queue is full.
     fn submit(&mut self, incarnation: &mut Incarnation, things: &Vec<u64>) -> bool {
         let mut records = Vec::new();
         for thing in things {
@@ -272,7 +272,7 @@ impl World {
         assert_eq!(found, self.submitted[at]);
     }
 
-    /// Appends again what the oldest segment has of wanted things, and drops it.
+    /// Appends the wanted things of the oldest segment again, and drops it.
     fn compact(&mut self, incarnation: &mut Incarnation) {
         let shared = incarnation.recovered.shared.clone();
         let Some(oldest) = shared.oldest() else { return };
