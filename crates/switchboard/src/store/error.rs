@@ -25,7 +25,7 @@ pub enum OpenError {
     /// The log was written by a newer version of this program.
     #[error("{file} has format version {found}, and this program knows versions up to {known}")]
     Newer {
-        /// Name of the segment's file.
+        /// Name of the file, `MANIFEST` or a segment.
         file: String,
         /// Its format version.
         found: u32,

@@ -20,7 +20,7 @@
 use std::io::{ErrorKind, IoSlice};
 
 use super::segment::{Previous, read_exact_at};
-use super::{Disk, DiskFile, StoreError};
+use super::{Disk, DiskFile, OpenError, StoreError};
 
 /// The file's name.
 pub(super) const NAME: &str = "MANIFEST";
@@ -118,17 +118,23 @@ impl Content {
         out.try_into().expect("a slot is as long as its fields")
     }
 
-    /// Parses a slot; `None` if it is damaged, or of a newer version.
-    fn from_bytes(bytes: &[u8]) -> Option<Content> {
+    /// Parses a slot; `None` if it is damaged.
+    ///
+    /// # Errors
+    /// If a newer version wrote it.
+    fn from_bytes(bytes: &[u8]) -> Result<Option<Content>, OpenError> {
         let u32_at =
             |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from(u32_at(at + 4)) << 32 | u64::from(u32_at(at));
         let is_intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(CHECKED_LEN);
-        if !bytes.starts_with(&MAGIC) || !is_intact || u32_at(8) > VERSION {
-            return None;
+        if !bytes.starts_with(&MAGIC) || !is_intact {
+            return Ok(None);
+        }
+        if u32_at(8) > VERSION {
+            return Err(OpenError::Newer { file: NAME.into(), found: u32_at(8), known: VERSION });
         }
         let listed = |at| Listed { number: u32_at(at), id: u64_at(at + 8) };
-        Some(Content {
+        Ok(Some(Content {
             generation: u64_at(16),
             store: u64_at(24),
             state_generation: u64_at(32),
@@ -138,17 +144,17 @@ impl Content {
             tip: Previous { number: u32_at(80), end: u32_at(84), id: u64_at(88) },
             is_clean: u32_at(12) & IS_CLEAN != 0,
             ids_to: u64_at(96),
-        })
+        }))
     }
 }
 
 impl Manifest {
     /// Reads the manifest; changes nothing.
-    pub(super) fn find(disk: &dyn Disk) -> Result<Found, StoreError> {
+    pub(super) fn find(disk: &dyn Disk) -> Result<Found, OpenError> {
         let file = match disk.open(NAME) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Missing),
-            Err(error) => return Err(StoreError::new("open", NAME, error)),
+            Err(error) => return Err(StoreError::new("open", NAME, error).into()),
         };
         // Only while it is made does it have another length.
         if file.size().map_err(StoreError::of("read", NAME))? != FILE_LEN as u64 {
@@ -160,16 +166,16 @@ impl Manifest {
         for (slot, at) in slots.iter_mut().zip(SLOT_AT) {
             let mut bytes = [0; SLOT_LEN];
             match read_exact_at(&*file, NAME, &mut bytes, at as u64) {
-                Ok(()) => *slot = Content::from_bytes(&bytes),
+                Ok(()) => *slot = Content::from_bytes(&bytes)?,
                 // The other one may serve.
                 Err(error) if error.is_damage() => unreadable = Some(error),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         let newest = (0..2).max_by_key(|&slot| slots[slot].map(|content| content.generation));
         let newest = newest.expect("there are two");
         let Some(content) = slots[newest] else {
-            return unreadable.map_or(Ok(Found::Damaged), Err);
+            return unreadable.map_or(Ok(Found::Damaged), |error| Err(error.into()));
         };
         let is_half = slots.iter().any(Option::is_none);
         // Dirty, and the newest slot only assumed to be synced: see `secure`.

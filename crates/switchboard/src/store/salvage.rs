@@ -72,8 +72,8 @@ pub fn salvage(
     let listed = match Manifest::find(disk) {
         Ok(manifest::Found::Intact { manifest, .. }) => Some(manifest.content),
         Ok(_) => None,
-        Err(error) if error.is_damage() => None,
-        Err(error) => return Err(error.into()),
+        Err(OpenError::Io(error)) if error.is_damage() => None,
+        Err(error) => return Err(error),
     };
     // A manifest of another log than the state's, or an older one from a backup, is not
     // believed: by it every segment would be foreign. One generation behind is not old, as a

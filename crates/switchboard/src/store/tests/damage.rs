@@ -430,6 +430,27 @@ fn delete(disk: &CrashDisk, name: &str) {
     crate::store::Disk::delete(disk, name).unwrap();
 }
 
+/// A newer manifest passed for a damaged one, and was written over where there was no segment.
+#[test]
+fn a_manifest_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let (full, _) = log(&[&[10]]);
+    let empty = CrashDisk::new(0);
+    drop(reopen(&empty, OPTIONS).unwrap());
+    for disk in [&full, &empty] {
+        let mut newer = disk.content("MANIFEST");
+        for slot in [0, 4096] {
+            newer[slot + 8..slot + 12].copy_from_slice(&2_u32.to_le_bytes());
+            let checksum = crc32c::crc32c(&newer[slot..slot + 124]);
+            newer[slot + 124..slot + 128].copy_from_slice(&checksum.to_le_bytes());
+        }
+        disk.put("MANIFEST", &newer);
+        let is_newer = |error: &OpenError| matches!(error, OpenError::Newer { found: 2, .. });
+        assert!(is_newer(&reopen(disk, OPTIONS).unwrap_err()));
+        assert!(is_newer(&crate::store::salvage(disk, None, &mut |_| ()).unwrap_err()));
+        assert_eq!(disk.content("MANIFEST"), newer);
+    }
+}
+
 fn newer(segment: &[u8]) -> Vec<u8> {
     let header = Header::from_bytes(segment).unwrap();
     Header { version: 3, ..header }.to_bytes().to_vec()
