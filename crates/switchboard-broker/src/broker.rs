@@ -17,7 +17,8 @@ use crate::mailboxes::{
 };
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 
-/// Time as the caller tells it: milliseconds since some start of its own, never backward.
+/// A point in time, as the caller passes it in: milliseconds since a start of its choice, never
+/// backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Moment {
     ms: u64,
@@ -46,22 +47,22 @@ impl Moment {
     }
 }
 
-/// One of the shards of this process, counted from 0.
+/// One of the shards of this process, numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardId(pub u16);
 
-/// A connection as its shard counts them. Used again after [`Input::Disconnected`].
+/// A connection, by its number on its shard. Numbers are used again after [`Input::Disconnected`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conn(pub u32);
 
-/// What happened.
+/// Something that happened, and that a broker decides about.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A device of the text protocol is there.
+    /// An anonymous device of the text protocol connected.
     Connected(Conn),
-    /// Another shard's device sent a text to one of ours.
+    /// A device of another shard sent a text to one of ours.
     Forwarded {
-        /// The sender's shard, which hears of it when the receiver is gone.
+        /// The sender's shard, which is told if the receiver is gone.
         shard: ShardId,
         /// The sender.
         from: DeviceId,
@@ -70,88 +71,89 @@ pub enum Input<'a> {
         /// The text.
         text: &'a [u8],
     },
-    /// What one of our devices sent to another shard could not be delivered: the receiver left
-    /// while it was on its way.
+    /// A text that one of our devices sent to another shard could not be delivered: the receiver
+    /// left while it was on its way.
     Returned {
         /// The sender.
         from: DeviceId,
-        /// Stands for the text.
+        /// Digest of the text.
         digest: Digest,
     },
-    /// A device is gone.
+    /// A connection is gone.
     Disconnected(Conn),
-    /// A device with a mailbox is there.
+    /// A connection opens the session of a device with a mailbox.
     Hello(Hello),
-    /// A device showed another token, and it was found good.
+    /// A connection showed another token, which is valid.
     Refreshed {
-        /// Who.
+        /// The connection.
         conn: Conn,
-        /// Whom the token names.
+        /// The device that the token names.
         device: DeviceId,
-        /// When it ends, wall clock.
+        /// Time at which the token expires, by the wall clock; `None` is never.
         token_ends_ms: Option<u64>,
-        /// To whom it lets the device send.
+        /// The receivers that the token allows; `None` allows all.
         filter: Option<Arc<dyn SendFilter>>,
     },
     /// A connection has taken all that was pushed to it, as [`Effect::AwaitDrain`] asked.
     Drained(Conn),
-    /// From another shard's broker.
+    /// An envelope from another shard's broker.
     Envelope(Envelope),
-    /// What [`Effect::Fetch`] asked for.
+    /// Contents that [`Effect::Fetch`] asked for.
     Fetched {
-        /// For whom.
+        /// The device whose mailbox they are for.
         device: DeviceId,
-        /// The session that it was for.
+        /// The session that asked.
         session: u32,
-        /// Number and content; what could not be read is missing, and is asked for again.
+        /// `seq` and content of each entry. One that could not be read is left out and fetched
+        /// again.
         contents: Vec<(u64, Content)>,
     },
-    /// The oldest appends are synced, and lie here.
+    /// The oldest appends are synced: the position of each, in the order of the appends.
     Synced(&'a [Position]),
     /// The store cannot sync for now.
     StoreFailing,
-    /// It syncs again.
+    /// The store can sync again.
     StoreHealthy,
-    /// Whether the store has no space left for new messages; all else may still be appended.
+    /// True when the store has no space left for new messages; it still takes all other records.
     StoreFull(bool),
     /// The record of an entry is damaged, or cannot be read for good: what [`Effect::Fetch`] asked
     /// for will not come.
     Unreadable {
-        /// For whom it was asked.
+        /// The device whose mailbox the entry is in.
         device: DeviceId,
-        /// The session that it was for.
+        /// The session that asked.
         session: u32,
-        /// The entry, and where its record was looked for.
+        /// The entry, and the position from which it could not be read.
         want: Want,
     },
-    /// No record in a part of the store can be read, from here to before there.
+    /// No record in this part of the store can be read.
     Damaged {
-        /// Its first place.
+        /// Its first position.
         from: Position,
-        /// The first place behind it.
+        /// The first position behind it.
         to: Position,
     },
-    /// Time passed.
+    /// A deadline may be due (see [`Broker::next_tick`]).
     Tick,
-    /// The process is about to end: what waits to share a record is recorded now.
+    /// The process is about to end: records that were put off are appended now.
     Ending,
 }
 
-/// What is to be done.
+/// Something that the caller is to do.
 #[derive(Debug)]
 pub enum Effect<'a> {
     /// Send this info text to the connection.
     Inform {
-        /// Who is answered.
+        /// The connection.
         conn: Conn,
         /// The whole text.
         info: &'a str,
     },
     /// Answer the connection with an error text.
     Refuse {
-        /// Who is answered.
+        /// The connection.
         conn: Conn,
-        /// With what.
+        /// Reason for it, which chooses the text.
         refusal: Refusal,
     },
     /// Send `<from>:<text>` to the connection.
@@ -163,7 +165,7 @@ pub enum Effect<'a> {
         /// The text.
         text: &'a [u8],
     },
-    /// Hand a text to the shard of its receiver ([`Input::Forwarded`] there), in order.
+    /// Pass a text to the shard of its receiver ([`Input::Forwarded`] there), in order.
     Forward {
         /// The receiver's shard.
         shard: ShardId,
@@ -174,117 +176,117 @@ pub enum Effect<'a> {
         /// The text.
         text: &'a [u8],
     },
-    /// Tell the sender's shard that its text found nobody ([`Input::Returned`] there).
+    /// Tell the sender's shard that the receiver of its text is gone ([`Input::Returned`] there).
     Return {
         /// The sender's shard.
         shard: ShardId,
         /// The sender.
         from: DeviceId,
-        /// Stands for the text.
+        /// Digest of the text.
         digest: Digest,
     },
-    /// Tell a v1 device something that it asked for, or that is not its mailbox's.
+    /// Send a v1 device a frame that is no entry of its mailbox.
     Tell {
-        /// Who.
+        /// The connection.
         conn: Conn,
-        /// What.
+        /// The frame.
         frame: &'a ServerFrame<'a>,
     },
-    /// Push to a v1 device what was in its mailbox.
+    /// Push an entry of its mailbox to a v1 device.
     Push {
-        /// Who.
+        /// The connection.
         conn: Conn,
-        /// What.
+        /// The frame.
         frame: &'a ServerFrame<'a>,
     },
-    /// Push a message to a device of the text protocol, from its mailbox.
+    /// Push a message from its mailbox to a device of the text protocol.
     PushBody {
-        /// Who.
+        /// The connection.
         conn: Conn,
         /// The sender.
         from: DeviceRef<'a>,
         /// Raw JSON; a string is shown bare.
         body: &'a [u8],
     },
-    /// As [`Effect::PushBody`], to one without a mailbox.
+    /// As [`Effect::PushBody`], to a device without a mailbox.
     DeliverBody {
-        /// Who.
+        /// The connection.
         conn: Conn,
         /// The sender.
         from: DeviceRef<'a>,
         /// Raw JSON; a string is shown bare.
         body: &'a [u8],
     },
-    /// Say [`Input::Drained`] when the connection has taken what was pushed.
+    /// Report [`Input::Drained`] once the connection has taken what was pushed.
     AwaitDrain {
-        /// Which.
+        /// The connection.
         conn: Conn,
     },
-    /// Close a connection. It is in no session any more.
+    /// Close a connection, which is in no session any more.
     Close {
-        /// Which.
+        /// The connection.
         conn: Conn,
-        /// With what code.
+        /// Close code.
         code: u16,
-        /// And what reason.
+        /// Reason for the close frame.
         reason: &'a str,
     },
     /// Append a record to the store; [`Input::Synced`] counts these.
     Append(Record<'a>),
-    /// Read contents from the store, and say [`Input::Fetched`].
+    /// Read contents from the store, and report [`Input::Fetched`] or [`Input::Unreadable`].
     Fetch {
-        /// For whom.
+        /// The device whose mailbox they are for.
         device: DeviceId,
-        /// Comes back with the answer.
+        /// The session that asks; comes back with the answer.
         session: u32,
-        /// Which.
+        /// The entries.
         wants: &'a [Want],
     },
-    /// Send this to another shard's broker.
+    /// Send an envelope to another shard's broker.
     Send {
-        /// Which.
+        /// The other shard.
         shard: ShardId,
-        /// What.
+        /// The envelope.
         envelope: Envelope,
     },
     /// Do not read a connection until [`Effect::Replied`].
     AwaitReply {
-        /// Which.
+        /// The connection.
         conn: Conn,
     },
-    /// See [`Effect::AwaitReply`].
+    /// End what [`Effect::AwaitReply`] began.
     Replied {
-        /// Which.
+        /// The connection.
         conn: Conn,
     },
-    /// What a device of the text protocol sent is in a mailbox.
+    /// Note that a text of a device of the text protocol is in a mailbox.
     TextAccepted {
-        /// Who.
+        /// The connection.
         conn: Conn,
     },
-    /// Judge a token, and say [`Input::Refreshed`] or close with 4401.
+    /// Verify a token, and report [`Input::Refreshed`] or close with 4401.
     Verify {
-        /// Who showed it.
+        /// The connection that showed it.
         conn: Conn,
         /// The token.
         token: &'a str,
     },
-    /// Count this.
+    /// Count an event.
     Count(Event),
 }
 
-/// Why a command was not carried out.
+/// Reasons for not carrying out a command of the text protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refusal {
     /// The same text was delivered less than five seconds ago.
     Duplicate,
-    /// Nobody with that id is connected.
+    /// No device with that id is connected, or has a mailbox.
     NoSuchDevice,
     /// The command is not `send`.
     UnknownCommand,
-    /// It is no command at all.
+    /// The message is no command at all.
     Unreadable,
-    /// The receiver's mailbox is at its bound.
+    /// The message is not put into the mailbox of its receiver, whatever the reason.
     MailboxFull,
 }
 
@@ -311,13 +313,13 @@ pub struct Broker {
     pub(crate) devices: Vec<Option<Device>>,
     /// Anonymous devices of the text protocol.
     pub(crate) conns: FxHashMap<DeviceId, Conn>,
-    /// Where an info text is put together; kept for its memory.
+    /// Buffer for info texts; kept for its memory.
     info: String,
     /// Devices with mailboxes.
     pub(crate) mailboxes: Mailboxes,
 }
 
-/// Where a text is to go.
+/// Destination of a text.
 enum Receiver {
     Here(Conn),
     There(ShardId),
@@ -329,17 +331,17 @@ enum Receiver {
 pub(crate) struct Device {
     pub(crate) id: DeviceId,
     pub(crate) last: Option<LastText>,
-    /// Its token's `allow_send` names some receivers only; the session has the filter.
+    /// True if its token's `allow_send` names some receivers only; the session has the filter.
     is_filtered: bool,
 }
 
-// Each message of the text protocol finds its sender here.
+// Each message of the text protocol looks its sender up here: the smaller, the fewer cache misses.
 const _: () = assert!(size_of::<Option<Device>>() == 40);
 
 impl Broker {
-    /// A broker without devices. All brokers of one directory get the same key.
+    /// Returns a broker without devices. All brokers of one directory get the same key.
     ///
-    /// `is_durable` says whether there is a store: whether appends will be synced.
+    /// `is_durable` is true if there is a store, so that appends will be synced.
     pub fn new(
         shard: ShardId,
         directory: Arc<Directory>,
@@ -352,21 +354,25 @@ impl Broker {
         Broker { shard, directory, key, devices, conns, info: String::new(), mailboxes }
     }
 
-    /// Goes by these limits from now on. What is above them already stays.
+    /// Applies these limits from now on. What already exceeds them stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.mailboxes.set_limits(limits);
     }
 
-    /// Takes one input and says, by calling `effect`, what is to be done, in order.
+    /// Decides about one input; calls `effect` for each thing to be done, in order.
     ///
-    /// `now` never goes backward from call to call. Borrowed parts of an effect are lent for the
-    /// call only.
+    /// `now` must not go backward from call to call. What an effect borrows is valid during that
+    /// call of `effect` only.
     #[inline]
     pub fn handle(&mut self, now: Now, input: Input<'_>, effect: &mut impl FnMut(Effect<'_>)) {
         match input {
+            // The only input that comes once for each text. Handled here, where `effect` is
+            // generic, it costs no dynamic call.
             Input::Forwarded { shard, from, to, text } => {
                 effect(match self.conns.get(&to) {
                     Some(&conn) => Effect::Deliver { conn, from, text },
+                    // The directory knew the receiver when the sender's shard took the text; it has
+                    // left since.
                     None => Effect::Return { shard, from, digest: self.key.digest(text) },
                 });
             }
@@ -374,7 +380,7 @@ impl Broker {
         }
     }
 
-    /// As [`Broker::handle`], of a device that said something by v1: `text` is the whole frame.
+    /// As [`Broker::handle`], for a frame of a v1 device: `text` is the whole frame.
     #[inline]
     pub fn framed(
         &mut self,
@@ -387,7 +393,7 @@ impl Broker {
         self.settle_local(now, effect);
     }
 
-    /// What is rarer, or costs more, than a text.
+    /// Handles all inputs that are rarer, or cost more, than a forwarded text.
     fn handle_more(&mut self, now: Now, input: Input<'_>, effect: &mut dyn FnMut(Effect<'_>)) {
         match input {
             Input::Forwarded { .. } => {}
@@ -414,19 +420,19 @@ impl Broker {
             Input::Tick => self.tick(now, effect),
             Input::Ending => {
                 self.record_acks(effect);
+                // All at once: there is no later tick to spread them over.
                 self.write_stale_records(usize::MAX, effect);
             }
         }
         self.settle_local(now, effect);
     }
 
-    /// The id of the device on a connection.
+    /// Returns the id of the text device on a connection.
     pub fn device(&self, conn: Conn) -> Option<DeviceId> {
         self.devices.get(conn.0 as usize)?.map(|device| device.id)
     }
 
-    /// As [`Broker::handle`], of a device that said something: `message` is all of it. No [`Input`],
-    /// which would be put together and taken apart for nothing where there are millions of them.
+    /// As [`Broker::handle`], for a message of a text device: `message` is the whole message.
     #[inline]
     pub fn said(
         &mut self,
@@ -435,9 +441,11 @@ impl Broker {
         message: &[u8],
         effect: &mut impl FnMut(Effect<'_>),
     ) {
+        // Not an `Input`: some of those own memory, so one that is built for each of millions of
+        // texts would have to be dropped for each, too.
         let device = self.devices.get(conn.0 as usize).and_then(Option::as_ref);
         let Some(&Device { id, is_filtered, .. }) = device else { return };
-        // Before all else, so that no way to a receiver can forget to ask.
+        // Checked before everything else, so that no path to a receiver can forget the filter.
         if is_filtered && let Some(refusal) = self.forbidden(id, message) {
             return effect(Effect::Refuse { conn, refusal });
         }
@@ -460,9 +468,7 @@ impl Broker {
         effect(Effect::Refuse { conn, refusal });
     }
 
-    /// Returns how a command is refused whose receiver the sender's token does not allow. By the
-    /// token alone, before the receiver is looked for: the answer does not tell whether it is
-    /// there.
+    /// Returns the refusal of a command whose receiver the sender's token does not allow.
     #[cold]
     fn forbidden(&self, id: DeviceId, message: &[u8]) -> Option<Refusal> {
         let (to, refusal) = match text::parse(message) {
@@ -470,7 +476,7 @@ impl Broker {
             Command::Named { is_send: true, name, .. } => {
                 (DeviceRef::Name(name), Refusal::NoSuchDevice)
             }
-            // Sent to nobody, but the answer depends on whether there is such a device.
+            // Not a `send`, but the answer to it tells whether there is such a device.
             Command::Named { is_send: false, name, .. } => {
                 (DeviceRef::Name(name), Refusal::Unreadable)
             }
@@ -478,6 +484,8 @@ impl Broker {
                 return None;
             }
         };
+        // By the token alone, before the receiver is looked up: the answer must not tell whether it
+        // exists.
         (!self.allows(id, to)).then_some(refusal)
     }
 
@@ -490,6 +498,8 @@ impl Broker {
         text: &[u8],
         effect: &mut impl FnMut(Effect<'_>),
     ) -> Result<(), Refusal> {
+        // Before the duplicate window, in the order of the original's checks: the same text to a
+        // device that is gone is no duplicate.
         let receiver = match self.conns.get(&to) {
             Some(&conn) => Receiver::Here(conn),
             None => self.receiver_elsewhere(to)?,
@@ -501,8 +511,10 @@ impl Broker {
             return Err(Refusal::Duplicate);
         }
         if let Receiver::Mailbox = receiver {
+            // Does not count for the window yet: the receiver's shard may still refuse it.
             return self.send_to_mailbox(now, sender, to, text, effect);
         }
+        // Also for another shard: a late refusal takes it out again (`returned`).
         device.last = Some(LastText::new(digest, now.at));
         let from = device.id;
         match receiver {
@@ -513,11 +525,13 @@ impl Broker {
         Ok(())
     }
 
-    /// A receiver that is no anonymous device of this shard.
+    /// Returns the destination for a receiver that is no anonymous text device of this shard.
     fn receiver_elsewhere(&self, to: DeviceId) -> Result<Receiver, Refusal> {
+        // In this process such an id stands for a name: a client must not reach it by number.
         if !to.is_number() {
             return Err(Refusal::NoSuchDevice);
         }
+        // Asked first: with one shard the directory knows no owners.
         if self.mailboxes.has(to) {
             return Ok(Receiver::Mailbox);
         }
@@ -528,20 +542,22 @@ impl Broker {
         }
     }
 
-    /// Returns whether a message of the text protocol goes into a mailbox, for which the store must have
-    /// room. Who has a name has a mailbox, if there is such a device.
+    /// Returns whether a message of the text protocol is for a mailbox. Its connection must not be
+    /// read on while the store has no room for more.
     pub fn goes_to_mailbox(&self, message: &[u8]) -> bool {
         match text::parse(message) {
             Command::Send { to, .. } => {
                 let receiver = self.receiver_elsewhere(to);
                 !self.conns.contains_key(&to) && matches!(receiver, Ok(Receiver::Mailbox))
             }
+            // Every device with a name has a mailbox. That there may be no such device is found out
+            // when the command is carried out.
             Command::Named { is_send, .. } => is_send,
             _ => false,
         }
     }
 
-    /// To a device that was addressed by its name.
+    /// Sends to a device that was addressed by its name.
     #[cold]
     fn send_to_name(
         &mut self,
@@ -552,7 +568,8 @@ impl Broker {
         text: &[u8],
         effect: &mut dyn FnMut(Effect<'_>),
     ) -> Result<(), Refusal> {
-        // A word that is no device's name is no destination, whatever the command.
+        // In the order of the original's checks: a word that is no device's name is no id, so the
+        // message cannot be read, whatever the command.
         let to = self.directory.names().find(DeviceRef::Name(name)).ok_or(Refusal::Unreadable)?;
         if self.shard_with(to).is_none() {
             return Err(Refusal::Unreadable);
@@ -585,14 +602,18 @@ impl Broker {
         let text_digest = self.key.digest(text);
         let reply_to = TextReplyTo { shard: self.shard, conn, device, session, text: text_digest };
         self.send_text(now, reply_to, to, text, effect)?;
+        // A reply of this shard is in the local queue: it must be sent before the answer to the
+        // next command of the same read.
         self.settle_local(now, effect);
         Ok(())
     }
 
-    /// Tells the sender, and takes the text out of his duplicate window, as if refused at once.
+    /// Tells the sender that its text was refused, and takes the text out of its duplicate window,
+    /// as if it had been refused at once.
     fn returned(&mut self, from: DeviceId, digest: Digest, effect: &mut dyn FnMut(Effect<'_>)) {
         let Some(&conn) = self.conns.get(&from) else { return };
         let device = self.devices[conn.0 as usize].as_mut().expect("conns names only devices");
+        // Only if it is still the last one: a later text has replaced it otherwise.
         if device.last.is_some_and(|last| last.digest() == digest) {
             device.last = None;
         }
@@ -603,11 +624,12 @@ impl Broker {
         let id = self.directory.add(self.shard);
         self.seat(conn, id, false);
         self.conns.insert(id, conn);
+        // Before the welcome, whose list of connected devices contains the new one.
         self.announce(id, true, now.wall_ms, effect);
         self.inform(conn, effect);
     }
 
-    /// From now on the connection speaks the text protocol for a device.
+    /// Notes that the connection speaks the text protocol for a device from now on.
     fn seat(&mut self, conn: Conn, id: DeviceId, is_filtered: bool) {
         let index = conn.0 as usize;
         if self.devices.len() <= index {
@@ -616,7 +638,7 @@ impl Broker {
         self.devices[index] = Some(Device { id, last: None, is_filtered });
     }
 
-    /// Seats a device with a mailbox and tells it who is there.
+    /// Seats a device with a mailbox, and sends it the info text.
     pub(crate) fn inform_as(
         &mut self,
         conn: Conn,
@@ -628,7 +650,7 @@ impl Broker {
         self.inform(conn, effect);
     }
 
-    /// The device on a connection was taken over: what it says from now on changes nothing.
+    /// Undoes [`Broker::seat`]: whatever still comes on the connection changes nothing.
     pub(crate) fn unseat(&mut self, conn: Conn) {
         if let Some(device) = self.devices.get_mut(conn.0 as usize) {
             *device = None;
@@ -642,8 +664,9 @@ impl Broker {
         effect(Effect::Inform { conn, info: &self.info });
     }
 
-    /// Forgets the device; a connection that never was one is no matter.
+    /// Forgets the device on a connection, if there is one.
     fn disconnected(&mut self, now: Now, conn: Conn, effect: &mut dyn FnMut(Effect<'_>)) {
+        // First: it unseats a text device with a mailbox, which stays. An anonymous one ends below.
         self.session_ended(now, conn, effect);
         let Some(device) = self.devices.get_mut(conn.0 as usize).and_then(Option::take) else {
             return;

@@ -4,21 +4,23 @@ use std::time::Duration;
 
 use crate::Moment;
 
-/// The longest time for which a server is taken to have been down. Beyond it the clock is taken to
-/// have jumped: a machine without a battery may come up years ahead or behind.
+/// Longest time for which a server is taken to have been down. Beyond it the clock is taken to have
+/// jumped: a machine without a battery may come up years ahead or behind.
 const DOWNTIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-/// Steps of a clock that is being put right all the time are no jumps.
+/// Shortest step backward that is reported as a jump: a clock that is adjusted all the time makes
+/// small ones.
 const JUMP_MIN: Duration = Duration::from_secs(1);
 
 /// Turns moments of the server's uptime into stamps, which records can keep, and back.
 ///
-/// A stamp is what the wall clock would show if it had never jumped since the store was made. While
-/// the server runs, stamps go by its uptime; over a stop they go on by the time that it was down,
-/// where that is plausible. So no jump of the wall clock lets anything expire, or live longer.
+/// A stamp is what the wall clock would show if it had never jumped since the store was made.
+/// While the server runs, stamps advance with its uptime; over a stop they advance by the time
+/// that it was down, if that is plausible. So no jump of the wall clock makes anything expire,
+/// or live longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StampClock {
-    /// By how much stamps are ahead of the uptime.
+    /// Difference by which stamps are ahead of the uptime.
     ahead_ms: u64,
 }
 
@@ -33,18 +35,19 @@ pub struct LastRun {
     pub wall_ms: u64,
 }
 
-/// How far the wall clock is from where it should be.
+/// A jump of the wall clock between two runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Jump {
-    /// It shows less than in the last run.
+    /// It shows this much less than in the last run.
     Behind(Duration),
-    /// It shows so much more that the server was hardly down for so long.
+    /// It shows this much more, which is longer than a server is taken to have been down.
     Ahead(Duration),
 }
 
 impl StampClock {
-    /// The clock of a run that begins at this uptime and wall clock, after the one before; and
-    /// whether the wall clock jumped in between. Then the server is taken not to have been down.
+    /// Returns the clock of a run that begins at this uptime and wall clock, and the jump of the
+    /// wall clock since the last run, if there was one. Then the server is taken not to have
+    /// been down.
     pub fn resume(last: LastRun, uptime: Moment, wall_ms: u64) -> (StampClock, Option<Jump>) {
         if last.wall_ms == 0 {
             return (StampClock::at(uptime, wall_ms), None);
@@ -58,22 +61,23 @@ impl StampClock {
                 (0, Some(Jump::Behind(behind)).filter(|_| behind >= JUMP_MIN))
             }
         };
-        // After a crash the log may know of more uptime than was noted.
+        // After a crash the log may know of more uptime than was noted, and that time was no
+        // downtime.
         let ran_ms = uptime.since(last.uptime).as_millis() as u64;
         (StampClock::at(uptime, last.stamp_ms.saturating_add(down_ms.max(ran_ms))), jump)
     }
 
-    /// The clock that shows this stamp at this moment.
+    /// Returns the clock that shows this stamp at this moment.
     pub fn at(uptime: Moment, stamp_ms: u64) -> StampClock {
         StampClock { ahead_ms: stamp_ms.saturating_sub(uptime.ms()) }
     }
 
-    /// The stamp of a moment.
+    /// Returns the stamp of a moment.
     pub fn stamp(self, at: Moment) -> u64 {
         at.ms().saturating_add(self.ahead_ms)
     }
 
-    /// The moment of a stamp; the server's first for all before it.
+    /// Returns the moment of a stamp; the server's first for all stamps before it.
     pub fn moment(self, stamp_ms: u64) -> Moment {
         Moment::from_ms(stamp_ms.saturating_sub(self.ahead_ms))
     }
@@ -90,8 +94,8 @@ mod tests {
         wall_ms: 8_000_000_000,
     };
 
-    /// Returns how far stamps went on from the end of the last run, when the wall clock and the uptime went
-    /// on by these.
+    /// Returns how far stamps went on from the end of the last run, when the wall clock and the
+    /// uptime went on by these.
     fn resumed(wall_by_ms: i64, uptime_by_ms: u64) -> (u64, Option<Jump>) {
         let uptime = LAST.uptime.after(Duration::from_millis(uptime_by_ms));
         let wall_ms = LAST.wall_ms.saturating_add_signed(wall_by_ms);

@@ -11,7 +11,7 @@ pub(crate) struct DeviceSlots {
     anonymous: AtomicUsize,
 }
 
-/// How many devices there may be.
+/// Bounds on the devices with a mailbox.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeviceSlotsMax {
     pub(crate) all: usize,
@@ -22,6 +22,8 @@ pub(crate) struct DeviceSlotsMax {
 impl DeviceSlots {
     /// Takes a slot if one is free; returns whether it did.
     pub(crate) fn try_take(&self, id: DeviceId, max: DeviceSlotsMax) -> bool {
+        // Taken before it is judged, as other shards take slots at the same time: two may both be
+        // refused the last one, but never both get it.
         self.take(id);
         let is_within_own = !id.is_number() || self.anonymous() <= max.anonymous;
         let is_within = is_within_own && self.taken() <= max.all;
@@ -31,7 +33,7 @@ impl DeviceSlots {
         is_within
     }
 
-    /// Takes a slot for a device that the store knows, however many there are.
+    /// Takes a slot for a device that the store knows, whatever the bound.
     pub(crate) fn take(&self, id: DeviceId) {
         self.of(id).fetch_add(1, Ordering::Relaxed);
     }
@@ -40,7 +42,7 @@ impl DeviceSlots {
         self.of(id).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Returns how many are taken.
+    /// Returns the number of slots taken.
     pub(crate) fn taken(&self) -> usize {
         self.named.load(Ordering::Relaxed) + self.anonymous()
     }

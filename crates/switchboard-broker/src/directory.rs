@@ -1,4 +1,4 @@
-//! Who is connected, and on which shard: the one thing that all shards share.
+//! The directory: the devices of all shards, and the one thing that the shards share.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -15,17 +15,17 @@ use crate::device_slots::DeviceSlots;
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{HashKey, Names, ShardId};
 
-/// Stripes of the id -> shard map; devices of neighbouring ids never meet on one lock.
+/// Stripes of the id -> shard map. Devices with neighbouring ids never share a lock.
 const STRIPES: usize = 64;
 
-/// Hands out ids and says which shard a device is on.
+/// Gives ids to devices, and knows the shard, the name and the presence of each.
 ///
-/// A device is found from the moment it has its id until it is removed, by every shard: there is
-/// no time in which one shard knows it and another does not.
+/// Every shard finds a device from the moment it has its id until it is removed: at no time does
+/// one shard know it and another not.
 #[derive(Debug)]
 pub struct Directory {
     next_id: AtomicU64,
-    /// Empty where there is one shard, which knows its devices itself.
+    /// Empty if there is only one shard, which knows its devices itself.
     stripes: Vec<RwLock<FxHashMap<DeviceId, Owner>>>,
     shards: u16,
     listed: Mutex<Listed>,
@@ -40,25 +40,25 @@ pub struct Directory {
     store_room: AtomicU64,
 }
 
-/// What the records of one outcome take in the log at the most: that the message ended, the outcome, and
-/// that a copy of the message is out; with names, id and reason at their longest. The log keeps it free
-/// from the moment when the message is accepted: behind a closed gate these records are written
-/// nevertheless, and would bring the log above its bound.
+/// Longest that all records of one outcome can be in the log: the end of the message, the outcome,
+/// and the removal of a copy of the message, with names, id and reason at their longest. The log
+/// keeps so much free from the moment the message is accepted: these records are written even when
+/// the log is full, and would otherwise bring it above its bound.
 pub const RECEIPT_BYTES: usize = 1_200;
-/// What the record of how a device stands takes in the log at the most. For each device the log keeps
-/// one free: it may come once more when the log is full.
+/// Longest that the record of a device's state can be in the log. The log keeps so much free for
+/// each device, which may connect once more when the log is full.
 pub const DEVICE_BYTES: usize = 192;
 
-/// Whether a device is there, and since when.
+/// Presence of a device: connected or away, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence {
-    /// Whether it is connected.
+    /// True while it is connected.
     pub online: bool,
-    /// Since when it is or is not, wall clock.
+    /// Time since which it is connected or away, by the wall clock.
     pub since_ms: u64,
 }
 
-/// Where a device is.
+/// The shard of a device, and whether it has a mailbox there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) shard: ShardId,
@@ -78,11 +78,11 @@ struct Listed {
     ids: Devices<DeviceId>,
     /// Named devices, in the order of their names; they are listed behind the numbers.
     named: Devices<Arc<str>>,
-    /// Which devices are watched by which, with the shards of these. Clients choose what they watch, so
-    /// this is a tree: there is no hash that a client could make collide. It is one for all, because
-    /// most devices have one watcher, and a tree for that alone takes 136 bytes.
+    /// The shard of the watcher, by watched device and watcher. A tree, because clients choose what
+    /// they watch and could make hashes collide. One tree for all devices, because most have one
+    /// watcher, and a tree for that alone takes 136 bytes.
     watchers: BTreeMap<(PublicId, DeviceId), ShardId>,
-    /// The lowest `list_max` ids as `1, 2, 3`. Kept, because a welcome carries it and it changes
+    /// The lowest `list_max` ids as `1, 2, 3`. Kept, because each welcome needs it, and it changes
     /// only when one of those ids comes or goes.
     head: String,
     head_last: Option<DeviceId>,
@@ -90,12 +90,12 @@ struct Listed {
     head_is_stale: bool,
 }
 
-/// Each connection may watch a thousand devices. This key is what one takes, beside
-/// two thirds of it in the session and what the trees leave free.
+/// Each connection may watch a thousand devices, and each takes this key, beside two thirds as much
+/// in the session and what the trees leave free.
 const _: () = assert!(size_of::<(PublicId, DeviceId)>() == 24);
 
-/// Devices in order, each with the wall clock since when it is there or away. The connected ones
-/// are apart: to list them costs nothing for those that are away, however many these are.
+/// Devices in order, each with the wall-clock time since which it is connected or away. Connected
+/// ones have a tree of their own, so that listing them costs nothing for those that are away.
 #[derive(Debug)]
 struct Devices<K> {
     online: BTreeMap<K, u64>,
@@ -103,8 +103,8 @@ struct Devices<K> {
 }
 
 impl Directory {
-    /// An empty directory for `shards` shards; a welcome lists `list_max` ids at most. Names are
-    /// hashed under `hash_key`.
+    /// Returns an empty directory for `shards` shards. A welcome lists at most `list_max` ids;
+    /// names are hashed under `hash_key`.
     pub fn new(shards: usize, list_max: usize, hash_key: HashKey) -> Directory {
         let stripes = if shards > 1 { STRIPES } else { 0 };
         Directory {
@@ -121,24 +121,25 @@ impl Directory {
         }
     }
 
-    /// Ids from now on begin here: those below may have been given before.
+    /// Gives no id below `next` from now on, as those may have been given before.
     pub fn begin_ids_at(&self, next: u64) {
         self.next_id.fetch_max(next, Ordering::Relaxed);
     }
 
-    /// Ids may have been given of which the store knows nothing, because it was restored from a backup:
-    /// from now on they begin where none of those can be.
+    /// Skips all ids that may have been given without the store knowing of them, because it was
+    /// restored from a backup.
     ///
-    /// The wall clock says where: 100 ids for each of its milliseconds are more than were ever given.
-    /// So also two restores of one backup give different ids, and all are below 2^53.
+    /// Goes by the wall clock: 100 ids for each of its milliseconds are more than were ever
+    /// given. So two restores of one backup give different ids, too, and all are below 2^53.
     pub fn skip_unknown_ids(&self, wall_ms: u64) {
         const IDS_PER_MS: u64 = 100;
-        // Whatever the clock shows: an id is below 2^63, and these are far above those that are known.
+        // Whatever the clock shows, the next ids are far above the known ones and below 2^63, where
+        // the ids that stand for names begin.
         let known = self.next_id() + (1 << 32);
         self.begin_ids_at(known.max(wall_ms.min(1 << 53) * IDS_PER_MS));
     }
 
-    /// The id that the next new device gets.
+    /// Returns the id that the next new device gets.
     pub fn next_id(&self) -> u64 {
         self.next_id.load(Ordering::Relaxed)
     }
@@ -166,7 +167,7 @@ impl Directory {
         }
     }
 
-    /// Notes that a device is connected or away; returns who watches it, if that changed anything.
+    /// Notes that a device is connected or away; returns its watchers, if that is a change.
     pub(crate) fn present(&self, id: DeviceId, online: bool, since_ms: u64) -> Vec<Watcher> {
         let shown = self.names.show(id);
         let mut listed = self.listed();
@@ -174,7 +175,7 @@ impl Directory {
         if is_change { listed.watchers_of(&shown) } else { Vec::new() }
     }
 
-    /// Forgets a device that ended; returns who watches it.
+    /// Forgets a device that ended; returns its watchers, if it was connected.
     pub(crate) fn forget(&self, id: DeviceId) -> Vec<Watcher> {
         if let Some(stripe) = self.stripe(id) {
             let mut owners = stripe.write().unwrap_or_else(PoisonError::into_inner);
@@ -187,8 +188,11 @@ impl Directory {
         if was_online { listed.watchers_of(&shown) } else { Vec::new() }
     }
 
-    /// From now on `watcher` is told when the device comes or goes; returns how it stands.
+    /// Adds a watcher, which is told from now on when the device comes or goes; returns the
+    /// presence of the device now.
     pub(crate) fn watch(&self, device: &PublicId, watcher: Watcher) -> Option<Presence> {
+        // Both under one lock: a change comes either before, and is in the result, or after, and is
+        // told to the watcher.
         let mut listed = self.listed();
         listed.watchers.insert((device.clone(), watcher.device), watcher.shard);
         listed.find(device)
@@ -200,7 +204,8 @@ impl Directory {
         listed.watchers.remove(&(device.clone(), watcher.device));
     }
 
-    /// Devices in order, numbers before names: at most `limit`, and whether there are more.
+    /// Returns at most `limit` devices behind `after`, numbers before names, and whether there are
+    /// more.
     pub(crate) fn page(
         &self,
         after: Option<DeviceRef<'_>>,
@@ -227,51 +232,56 @@ impl Directory {
         (page, has_more)
     }
 
-    /// Returns how many devices have a mailbox, on all shards.
+    /// Returns the number of devices with a mailbox, on all shards.
     pub fn devices(&self) -> usize {
         self.slots.taken()
     }
 
-    /// Bytes in the store of what devices without a name sent and what is told to them, on all shards.
+    /// Returns the bytes in the store of messages from devices without a name and of outcomes for
+    /// them, on all shards.
     pub(crate) fn anonymous_stored(&self) -> usize {
         self.anonymous_stored.load(Ordering::Relaxed)
     }
 
-    /// A part of them was `before` and is `after`.
+    /// Changes that sum by the difference from `before` to `after`.
     pub(crate) fn recount_anonymous(&self, before: usize, after: usize) {
+        // Wraps where the difference is negative, and so subtracts. Relaxed: nothing but the sum
+        // depends on it.
         self.anonymous_stored.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// A part of the messages whose outcomes are not recorded was `before` and is `after`.
+    /// Changes the number of [`Directory::receipts`] by the difference from `before` to `after`.
     pub(crate) fn recount_receipts(&self, before: usize, after: usize) {
         self.receipts.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// Messages in the store whose outcomes are not recorded.
+    /// Returns the number of messages in the store whose outcomes are asked for and not
+    /// recorded, on all shards.
     pub(crate) fn receipts(&self) -> usize {
         self.receipts.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the store must keep free for records which it takes also when it is full.
+    /// Returns the bytes that the store must keep free for records that it takes even when it is
+    /// full.
     pub fn promised_bytes(&self) -> u64 {
         (self.receipts() * RECEIPT_BYTES + self.devices() * DEVICE_BYTES) as u64
     }
 
-    /// Notes how much the store has for [`Directory::promised_bytes`]. Without a store, or before it has
-    /// said so, nothing bounds them.
+    /// Notes the bytes that the store has for [`Directory::promised_bytes`]. Without a store, or
+    /// before it has said so, nothing bounds them.
     pub fn set_store_room(&self, bytes: u64) {
         self.store_room.store(bytes, Ordering::Relaxed);
     }
 
-    /// Returns whether the outcome of one more message may be promised. A store that is asked only
-    /// now and then whether it is full would be promised more between two times than it has: a
-    /// message with its records may be much shorter than its outcome.
+    /// Returns whether the outcome of one more message may be promised.
     pub(crate) fn may_promise_outcome(&self) -> bool {
+        // The store looks only now and then whether it is full. Tiny messages that come between two
+        // looks could promise more than it has: an outcome may be much longer than its message.
         let room = self.store_room.load(Ordering::Relaxed);
         self.promised_bytes() + RECEIPT_BYTES as u64 <= room
     }
 
-    /// Counts them.
+    /// The slots for devices with mailboxes.
     pub(crate) fn slots(&self) -> &DeviceSlots {
         &self.slots
     }
@@ -281,19 +291,20 @@ impl Directory {
         &self.names
     }
 
-    /// Returns where a device is that is on another shard; with one shard there is none.
+    /// Returns the owner of a device; `None` if there is no such device, or only one shard.
     pub(crate) fn owner_of(&self, id: DeviceId) -> Option<Owner> {
         let stripe = self.stripe(id)?.read().unwrap_or_else(PoisonError::into_inner);
         stripe.get(&id).copied()
     }
 
-    /// Returns how many shards there are.
+    /// Returns the number of shards.
     pub(crate) fn shards(&self) -> u16 {
         self.shards
     }
 
-    /// Writes the info text for `own`: itself, who is connected, and how to send.
+    /// Writes the info text for `own`: its id, the connected devices, and how to send.
     pub fn write_info(&self, own: DeviceId, out: &mut String) {
+        // Nothing that is shared is shown, so the lock of all shards is not taken.
         if self.list_max == 0 {
             let own = self.names.show(own);
             return text::write_info(out, own.as_ref(), &own.as_ref().to_string());
@@ -307,6 +318,7 @@ impl Directory {
             return text::write_info(out, own, &listed.head);
         }
         let mut list = listed.head.clone();
+        // The lock of all shards is not held while the text is written.
         drop(listed);
         list.push_str(", ");
         text::write_list(&mut list, std::iter::empty::<DeviceRef<'_>>(), more);
@@ -330,7 +342,7 @@ impl Listed {
         }
     }
 
-    /// Returns how many devices are connected.
+    /// Returns the number of connected devices.
     fn connected(&self) -> usize {
         self.ids.online.len() + self.named.online.len()
     }
@@ -341,7 +353,7 @@ impl Listed {
         watchers.map(|((_, device), &shard)| Watcher { device: *device, shard }).collect()
     }
 
-    /// Notes how a device stands; returns whether it came or went.
+    /// Notes the presence of a device; returns whether it came or went.
     fn set(&mut self, shown: &PublicId, presence: Presence, list_max: usize) -> bool {
         let was_online = match shown {
             PublicId::Number(id) => self.ids.set(*id, presence),
@@ -360,14 +372,18 @@ impl Listed {
             PublicId::Name(name) => self.named.remove(name),
         };
         if was_online {
+            // The bound does not matter: one that leaves changes the list only if it is in it.
             self.came_or_went(shown, false, 0);
         }
         was_online
     }
 
+    /// Notes whether the kept list changes, after a device came or went.
     fn came_or_went(&mut self, shown: &PublicId, online: bool, list_max: usize) {
         let connected = self.connected();
         self.head_is_stale |= match shown {
+            // It enters a list that is not full, or pushes out a higher number, or a name: names
+            // come last.
             PublicId::Number(id) if online => {
                 connected <= list_max || Some(*id) < self.head_last || self.head_has_names
             }
@@ -409,7 +425,7 @@ impl<K: Ord + Clone> Devices<K> {
         online.or_else(away)
     }
 
-    /// Notes how a device stands; returns whether it was connected.
+    /// Notes the presence of a device; returns whether it was connected.
     fn set(&mut self, key: K, presence: Presence) -> bool {
         let Presence { online, since_ms } = presence;
         if online {
@@ -428,7 +444,7 @@ impl<K: Ord + Clone> Devices<K> {
         self.online.remove(key).is_some()
     }
 
-    /// All behind a bound, in order.
+    /// Returns all devices behind a bound, in order.
     fn behind<Q: Ord + ?Sized>(&self, from: Bound<&Q>) -> impl Iterator<Item = (&K, Presence)>
     where
         K: Borrow<Q>,

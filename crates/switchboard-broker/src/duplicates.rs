@@ -1,4 +1,4 @@
-//! The duplicate window: what a device said last, as a hash, and when.
+//! The duplicate window: the hash of the text that a device sent last, and when.
 
 use std::num::NonZeroU64;
 
@@ -7,8 +7,8 @@ use twox_hash::xxhash3_128::Hasher;
 
 use crate::Moment;
 
-/// The secret under which texts are hashed; drawn at random when the process starts, so that
-/// nobody outside can make two texts that count as one.
+/// Secret under which texts are hashed, drawn at random, so that nobody outside can make two texts
+/// that count as one.
 #[derive(Clone, Debug)]
 pub struct DigestKey([u8; DigestKey::LEN]);
 
@@ -16,15 +16,15 @@ impl DigestKey {
     /// Bytes of a key: XXH3's own secret has as many.
     pub const LEN: usize = 192;
 
-    /// The key with these bytes.
+    /// Returns the key with these bytes.
     pub fn new(bytes: [u8; DigestKey::LEN]) -> DigestKey {
         DigestKey(bytes)
     }
 
-    /// A text's hash: XXH3-128 with this key as its secret.
+    /// Returns a text's hash: XXH3-128 with this key as its secret.
     ///
-    /// It is compared only with the sender's own last one and never leaves the process. A
-    /// collision, one in 2^128, would answer `Duplicate message` to a text that was none.
+    /// For the duplicate window it is compared only with the hash of the sender's last text. A
+    /// collision, one in 2^128, would answer `Duplicate message` to a text that is none.
     #[inline]
     pub fn digest(&self, text: &[u8]) -> Digest {
         let hash = Hasher::oneshot_with_secret(&self.0, text)
@@ -32,15 +32,15 @@ impl DigestKey {
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 
-    /// Stands for a message's receiver and body together, in both halves.
+    /// Returns the digest of a message's receiver and body together; both are in each of its
+    /// halves.
     pub(crate) fn content(&self, to: u64, body: &[u8]) -> Digest {
         let (body, to) = (self.digest(body), to.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         Digest { high: body.high ^ to, low: body.low ^ to }
     }
 }
 
-/// 128 bits that stand for a text. Two words and not a `u128`, whose alignment would cost each
-/// device eight bytes.
+/// A 128-bit hash. Two words and not a `u128`, whose alignment would cost each device eight bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Digest {
     high: u64,
@@ -48,38 +48,39 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Half of it.
+    /// Returns the half of it that is kept for an id or a content.
     pub(crate) fn half(self) -> u64 {
         self.low
     }
 
-    /// Stands for the same in one incarnation of a device only.
+    /// Returns a digest that stands for the same in one incarnation of a device only.
     pub(crate) fn of_incarnation(self, incarnation: u64) -> Digest {
+        // In the half that is kept.
         Digest { low: self.low ^ incarnation, ..self }
     }
 
-    /// The digest as it is stored.
+    /// Returns the digest as it is stored.
     pub fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
     }
 
-    /// A stored digest; it means something only under the key that it was made with.
+    /// Returns a stored digest, which means something only under the key that it was made with.
     pub fn from_bytes(bytes: [u8; 16]) -> Digest {
         let hash = u128::from_be_bytes(bytes);
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 }
 
-/// What one device had delivered last.
+/// The text that a device sent last, of those that were delivered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastText {
     digest: Digest,
-    /// The moment's milliseconds and one: never 0, so that an `Option` of it takes no more.
+    /// The moment's milliseconds plus one: never 0, so that an `Option` of it takes no more space.
     at_ms: NonZeroU64,
 }
 
 impl LastText {
-    /// Returns whether the same text again counts as a duplicate: it is the same and the window is open.
+    /// Returns whether a text counts as a duplicate: it is the same, and the window is still open.
     #[inline]
     pub(crate) fn is_repeated_by(&self, digest: Digest, now: Moment) -> bool {
         self.digest == digest && now.since(self.at()) < DUPLICATE_WINDOW

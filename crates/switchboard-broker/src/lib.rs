@@ -1,8 +1,9 @@
-//! What a Switchboard decides: a pure machine, input in, effects out.
+//! Every decision of a Switchboard, as a pure machine: input in, effects out.
 //!
 //! A [`Broker`] serves the devices of one shard. It is told what happened ([`Input`]) and when,
-//! and says what is to be done ([`Effect`]); sockets, clocks and chance are its caller's. The
-//! brokers of one process share a [`Directory`], which says on which shard a device is.
+//! and returns what is to be done ([`Effect`]). Sockets, clocks and randomness belong to its
+//! caller. The brokers of one process share a [`Directory`], which knows the shard of each
+//! device.
 
 mod broker;
 mod clock;

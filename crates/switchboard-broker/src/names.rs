@@ -12,11 +12,11 @@ use switchboard_proto::v1::{DeviceRef, PublicId};
 /// for.
 const NAME_BIT: u64 = 1 << 63;
 
-/// Which names stand behind which ids. A name keeps its id while the process runs.
+/// The table of names and the ids that stand for them. A name keeps its id while the process runs.
 ///
-/// A name that is only asked for is not added, and one that a token carries only while there are not
-/// too many. None is ever taken out: what is under way may speak of a device that has ended, and its
-/// number must not stand for another by then.
+/// A look-up adds no name, and a token adds its name only while there are not too many. None is
+/// ever removed: what is under way may refer to a device that has ended, and its id must not stand
+/// for another one by then.
 #[derive(Debug)]
 pub struct Names {
     table: RwLock<Table>,
@@ -28,9 +28,9 @@ struct Table {
     names: Vec<Arc<str>>,
 }
 
-/// The secret under which names are hashed: SipHash-1-3, as in the standard library's maps
-/// (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012). Drawn at random when the
-/// process starts, so that nobody outside can choose names that all collide.
+/// Secret under which names are hashed by SipHash-1-3, as in the standard library's maps (Aumasson
+/// and Bernstein, "`SipHash`: a fast short-input PRF", 2012). Drawn at random when the process
+/// starts, so that nobody outside can choose names that all collide.
 #[derive(Clone, Debug)]
 pub struct HashKey([u8; HashKey::LEN]);
 
@@ -38,7 +38,7 @@ impl HashKey {
     /// Bytes of a key.
     pub const LEN: usize = 16;
 
-    /// The key with these bytes.
+    /// Returns the key with these bytes.
     pub fn new(bytes: [u8; HashKey::LEN]) -> HashKey {
         HashKey(bytes)
     }
@@ -58,7 +58,8 @@ impl Names {
         Names { table: RwLock::new(table) }
     }
 
-    /// The id of a device as clients name it; `None` for a name that no device ever had.
+    /// Returns the id of a device as clients name it; `None` for a name that no device ever had,
+    /// and for a number that could stand for a name.
     #[inline]
     pub fn find(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         match device {
@@ -72,7 +73,7 @@ impl Names {
         table.ids.get(name).map(|&index| DeviceId::new(NAME_BIT | index))
     }
 
-    /// The id of a device, which a name is given if it has none.
+    /// Returns the id of a device; a name that has none is given one.
     pub fn intern(&self, device: DeviceRef<'_>) -> DeviceId {
         if let Some(id) = self.find(device) {
             return id;
@@ -84,7 +85,7 @@ impl Names {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let next = table.names.len() as u64;
         let shared: Arc<str> = name.into();
-        // Another shard may have been faster.
+        // Another shard may have added it since `find` let go of the lock.
         let index = *table.ids.entry(Arc::clone(&shared)).or_insert(next);
         if index == next {
             table.names.push(shared);
@@ -107,7 +108,11 @@ impl Names {
         self.table.read().unwrap_or_else(PoisonError::into_inner).names.len()
     }
 
-    /// Returns how a device is shown.
+    /// Returns the number or the name that an id stands for.
+    ///
+    /// # Panics
+    ///
+    /// If the id stands for a name and was not given by this table.
     pub fn show(&self, id: DeviceId) -> PublicId {
         if id.is_number() {
             return PublicId::Number(id);

@@ -1,31 +1,31 @@
-//! Returns memory of tables whose length clients choose: by one rule, so that none keeps the size of
-//! its fullest moment.
+//! Gives back memory of tables whose length clients choose, by one rule, so that none keeps the
+//! size of its fullest moment.
 //!
-//! A table that is less than a quarter full shrinks to twice its length, an empty one to nothing. Between two such shrinks, or a
-//! shrink and the next doubling, its length halves or doubles, so the cost is constant for each entry
-//! that came or went. What a table takes is then at most about four times what is in it, beside a few
-//! entries that are not worth the work.
+//! A table that is less than a quarter full shrinks to twice its length, an empty one to
+//! nothing. Between two such shrinks, or a shrink and the next doubling, its length halves or
+//! doubles, so the cost is constant for each entry that came or went. A table then has memory
+//! for at most about four times its entries, beside a few that are not worth the work.
 
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 
-/// What has a capacity beyond its length.
+/// A collection that may have memory for more entries than it holds.
 pub(crate) trait Table {
     fn len(&self) -> usize;
-    /// Entries that it has memory for. A hash table counts out the slots that removed entries left
-    /// unusable, and so may have memory for some more.
+    /// Number of entries that it has memory for. A hash table does not count slots that removed
+    /// entries left unusable, and so may have memory for some more.
     fn capacity(&self) -> usize;
     fn shrink_to(&mut self, capacity: usize);
 }
 
-/// Entries that a table of one device keeps memory for: small bursts need no allocation.
+/// Entries for which each table of a device keeps memory: small bursts need no allocation.
 pub(crate) const KEPT: usize = 8;
 
-/// The same for a table that a shard has one of.
+/// The same for a table that each shard has one of.
 pub(crate) const KEPT_BY_SHARD: usize = 256;
 
-/// Applies the rule to a table from which entries were taken. One with memory for no more than twice
-/// `kept` entries is left alone, and one in which something is keeps memory for so many.
+/// Applies the rule to a table from which entries were taken. One with memory for at most twice
+/// `kept` entries is left alone; one that is not empty keeps memory for at least `kept`.
 #[inline]
 pub(crate) fn shrink(table: &mut impl Table, kept: usize) {
     if is_oversized(table, kept) {
@@ -42,11 +42,12 @@ fn is_oversized(table: &impl Table, kept: usize) -> bool {
 #[cold]
 fn shrink_oversized(table: &mut impl Table, kept: usize) {
     let len = table.len();
-    // Empty it is freed, and not moved: the allocator finds what is freed whole sooner.
+    // An empty table is freed, not moved into a small one: the allocator reuses sooner what is
+    // freed whole.
     table.shrink_to(if len == 0 { 0 } else { (2 * len).max(kept) });
 }
 
-/// Says so where the rule was not applied to a table. For tests.
+/// Fails if the rule was not applied to a table. For tests.
 pub(crate) fn audit(name: &str, table: &impl Table, kept: usize) -> Result<(), String> {
     let (len, capacity) = (table.len(), table.capacity());
     if is_oversized(table, kept) {
