@@ -1,4 +1,4 @@
-//! Whose ids are forgotten when all devices together have sent under too many.
+//! Choice of the devices that lose ids when all devices together have too many.
 
 use switchboard_proto::DeviceId;
 
@@ -6,23 +6,23 @@ use super::sent::Sent;
 use super::{Mailboxes, Now};
 use crate::shrink::{self, KEPT, shrink};
 
-/// Devices that are tried before a send goes on with one id too many.
+/// Number of devices that are tried before a send goes on with one id too many.
 const TRIES_MAX: usize = 8;
 
-/// Ids that are forgotten together: they lie side by side in memory, and the next sends need not
-/// look for a device again.
+/// Number of ids that are forgotten together: they lie side by side in memory, and the next sends
+/// need not choose a device again.
 const FORGOTTEN_AT_ONCE: usize = 256;
 
 /// Classes are powers of two, and no device has as many as 2^32 ids.
 const CLASSES: usize = 32;
 
-/// The devices that hold ids, in classes by the power of two of how many they hold.
+/// The devices that hold ids, in classes by the power of two of their number of ids.
 ///
-/// A device is moved only when it crosses a power of two, so a send mostly costs a comparison. Only
-/// the devices of the highest class lose ids: a stranger who sends a million shortens his own window
-/// and those of others like him, never that of a device with a few. Devices without a name are a
-/// crowd of their own, because anybody can make any number of them: as long as they hold more than
-/// half of all ids, the ids of devices with names are left alone.
+/// A device is moved only when it crosses a power of two, so a send usually costs a comparison.
+/// Only the devices of the highest class lose ids: a stranger that sends a million messages
+/// shortens its own window and those of others like it, never that of a device with a few.
+/// Devices without a name are a crowd of their own, because anybody can make any number of them:
+/// as long as they hold more than half of all ids, devices with names lose none.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
     named: Classes,
@@ -33,13 +33,13 @@ pub(super) struct Crowd {
 struct Classes {
     /// By class, in no order.
     members: [Vec<DeviceId>; CLASSES],
-    /// Ids that they hold.
+    /// Number of ids that they hold.
     ids: usize,
-    /// Whose turn it is in the highest class.
+    /// Index of the member of the highest class that lost ids last.
     turn: usize,
 }
 
-/// Where a device stands in its [`Crowd`].
+/// Position of a device in its [`Crowd`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
     /// The class, counted from 1; 0 is none.
@@ -48,16 +48,16 @@ pub(crate) struct Standing {
     index: u32,
 }
 
-/// What a device lost.
+/// Ids that a device lost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dropped {
     ids: usize,
-    /// It holds too few for its class now.
+    /// True if the device holds too few for its class now.
     changes_class: bool,
 }
 
 impl Sent {
-    /// Returns what it means for the device's class that this many ids were just dropped.
+    /// Returns how the loss of this many ids, which were just dropped, concerns the device's class.
     #[inline]
     pub(super) fn dropped(&self, ids: usize) -> Dropped {
         let changes_class = ids > 0 && !may_stay(self.standing.class, self.len());
@@ -70,7 +70,7 @@ impl Crowd {
         if id.is_number() { &mut self.anonymous } else { &mut self.named }
     }
 
-    /// The devices with the most ids, in the crowd that must give way.
+    /// Returns one of the devices with the most ids, in the crowd that must give way: each in turn.
     fn fullest(&mut self) -> Option<DeviceId> {
         let is_anonymous = self.anonymous.ids > self.named.ids;
         let classes = if is_anonymous { &mut self.anonymous } else { &mut self.named };
@@ -80,30 +80,32 @@ impl Crowd {
     }
 }
 
-/// The class of a device that holds `len` ids, once it has left the one in which it is.
+/// Returns the class that a device with `len` ids enters when it leaves its own.
 fn class_of(len: usize) -> u8 {
     len.checked_ilog2().map_or(0, |log| log as u8 + 1)
 }
 
-/// Returns whether a device that holds `len` ids may stay in its class: one that goes back and forth over
-/// a power of two is not moved each time.
+/// Returns whether a device with `len` ids may stay in its class.
 fn may_stay(class: u8, len: usize) -> bool {
     let from = 1_usize << class >> 1;
+    // Down to three quarters of the lower bound, so that a device which goes back and forth over a
+    // power of two is not moved each time.
     len > from - from.div_ceil(4) && len < 2 * from
 }
 
 impl Mailboxes {
-    /// An id was added to those of a device.
+    /// Counts an id that was added to those of a device, which has `len` now.
     #[inline]
     pub(super) fn id_added(&mut self, id: DeviceId, len: usize) {
         self.stats.sent_ids += 1;
         self.crowd.of(id).ids += 1;
+        // Only at a power of two can one more id be too many for its class.
         if len.is_power_of_two() {
             self.stand(id);
         }
     }
 
-    /// Ids of a device were forgotten.
+    /// Counts ids of a device that were forgotten.
     #[inline]
     pub(super) fn ids_dropped(&mut self, id: DeviceId, dropped: Dropped) {
         if dropped.ids > 0 {
@@ -115,14 +117,14 @@ impl Mailboxes {
         }
     }
 
-    /// A device ends, with all its ids.
+    /// Counts off a device that ends, with all its ids.
     pub(super) fn ids_end(&mut self, id: DeviceId, sent: &Sent) {
         self.stats.sent_ids -= sent.len() as u64;
         self.crowd.of(id).ids -= sent.len();
         self.leave_class(id, sent.standing);
     }
 
-    /// Puts a device into the class that is its own now.
+    /// Moves a device to the class of its number of ids, unless it may stay in its own.
     fn stand(&mut self, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let (before, len) = (device.sent.standing, device.sent.len());
@@ -153,10 +155,12 @@ impl Mailboxes {
         }
     }
 
-    /// Forgets the oldest ids of those who hold the most, until at most `dedup_ids_max` are left.
+    /// Forgets the oldest ids of the devices that hold the most, until at most `dedup_ids_max` are
+    /// left.
     ///
-    /// One that is not answered yet is never forgotten, nor what was sent behind it: such ids are in
-    /// excess until they are answered, and what waits for the store or another shard is bounded.
+    /// An id that is not answered yet is never forgotten, nor those that were sent after it:
+    /// they are in excess until they are answered. What waits for the store or another shard is
+    /// bounded.
     pub(super) fn forget_of_fullest(&mut self, now: Now) {
         let max = self.limits.dedup_ids_max;
         let window = self.limits.dedup_window;
@@ -168,7 +172,7 @@ impl Mailboxes {
             }
             let Some(id) = self.crowd.fullest() else { return };
             let Some(device) = self.devices.get_mut(&id) else { return };
-            // No device gives more than half of what it holds before the next one has its turn.
+            // At most half of what it holds, before it is the next one's turn.
             let most = (excess + slack).min(device.sent.len().div_ceil(2));
             let mut left = most;
             let dropped = device.sent.drop_front(|sent| {
@@ -182,7 +186,7 @@ impl Mailboxes {
         }
     }
 
-    /// Returns whether the standings are what the ids say. For tests.
+    /// Fails if a standing is not that of the device's number of ids. For tests.
     pub(super) fn audit_crowd(&self) -> Result<(), String> {
         let mut members = 0;
         for (&id, device) in &self.devices {

@@ -1,5 +1,5 @@
 //! A mailbox: messages in order under rising numbers, and one cursor for live delivery, resume and
-//! what came while the device was away.
+//! catching up.
 
 use std::collections::VecDeque;
 
@@ -13,17 +13,18 @@ use super::{Content, Position};
 use crate::shrink::{self, KEPT, shrink};
 use crate::{Moment, RECEIPT_BYTES, StampClock};
 
-/// What waits for one device.
+/// The messages and outcomes that wait for one device.
 ///
-/// An entry leaves by ack, refusal, expiry or cancellation. One whose sender asked for an outcome
-/// stays, *awaiting its outcome*, until that is recorded.
+/// An entry leaves by ack, refusal, expiry, cancellation or eviction. A message whose sender asked
+/// for an outcome stays, *awaiting its outcome*, until that is recorded.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     /// By rising `seq`; gaps are possible.
     entries: VecDeque<Entry>,
     /// The number that the next entry gets.
     next_seq: u64,
-    /// Numbers below this one may be shown though no record holds them: they are not given again.
+    /// Numbers below this one are reserved in the store: a crash does not give them again, so they
+    /// may be shown before a record holds them.
     reserved_to: u64,
     /// The device has acked everything up to here.
     acked_to: u64,
@@ -31,87 +32,86 @@ pub(crate) struct Mailbox {
     pushed_to: u64,
     /// The greatest number that was pushed in this session.
     cursor: u64,
-    /// Entries that were pushed in this session and wait for their ack.
+    /// Number of entries that were pushed in this session and wait for their ack.
     in_flight: usize,
-    /// Entries that are gone and wait for those before them.
+    /// Number of entries that are gone and still in `entries`, behind others.
     gone: usize,
-    /// Its device has no name.
+    /// True if its device has no name.
     is_anonymous: bool,
-    /// Entries that wait for the device, and what is set aside for outcomes.
+    /// Sums over the entries that wait, with what is set aside for outcomes.
     totals: Totals,
-    /// Those of them that are outcomes, which count by themselves: what others send leaves the room
-    /// for them alone.
+    /// The outcomes among them, which are counted apart: messages from others must not take the
+    /// room for them.
     outcomes: Load,
-    /// Who sent what waits, while the mailbox is so full that it matters.
+    /// The share of each sender, counted only while the mailbox is so full that it matters.
     shares: Option<Box<Shares>>,
-    /// Which messages expire when.
+    /// Times at which messages expire.
     expiries: Expiries,
-    /// Outcomes that this device asked for and that have room reserved.
+    /// Outcomes that this device asked for and for which room is reserved.
     reserved: Reserved,
-    /// Those of them whose outcomes will be in memory only.
+    /// Number of outcomes for which memory is set aside, as they may be in memory only.
     reserved_in_memory: usize,
-    /// Bytes of what is here although the store has it too.
+    /// Bytes of contents that are in memory although the store has them too.
     cached: usize,
-    /// The longest frame that was restored and is above `max_message_bytes`, which was greater when
-    /// it was accepted; 0 is none.
+    /// Length of the longest restored frame that is above `max_message_bytes`, which was greater
+    /// when the message was accepted; 0 is none.
     longest: usize,
 }
 
-/// One message, or one outcome of a message that this device sent. A million of these may wait: 56
-/// bytes.
+/// A message, or the outcome of one that this device sent. Kept at 56 bytes, as millions may wait.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) seq: u64,
     /// The sender of a message.
     pub(crate) from: DeviceId,
-    /// Where its record lies; nowhere while it is not synced, and for what is in memory only.
+    /// Position of its record; nowhere while that is not synced, and for what is in memory only.
     pub(crate) position: Position,
-    /// By the server's uptime, which no clock jump moves.
+    /// Time at which it expires, by the uptime, so that no jump of the wall clock matters.
     pub(crate) expires_at: Moment,
     pub(crate) len: u32,
     pub(crate) state: State,
     pub(crate) kind: Kind,
     pub(crate) kept: Kept,
-    /// It was pushed in this session.
+    /// Set while it waits for its ack, after it was pushed in this session.
     pub(crate) is_in_flight: bool,
     pub(crate) content: Option<Content>,
 }
 
 const _: () = assert!(size_of::<Entry>() == 56);
 
-/// What an entry is.
+/// Kinds of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A message.
     Message,
     /// A message whose sender asked for its outcome.
     WithReceipt,
-    /// The same, of an ephemeral sender: its outcome is not for the next device of that id.
+    /// The same, from an ephemeral sender: the outcome is not for the next device of that id.
     ReceiptOfEphemeral,
-    /// An outcome.
+    /// The outcome of a message that this device sent.
     Outcome,
 }
 
 impl Kind {
-    /// Of a message; of its sender's ids only those of an ephemeral one are not kept, where a
-    /// `receipt` can be asked for.
+    /// Returns the kind of a message.
     pub(crate) fn message(receipt: bool, keeps_id: bool) -> Kind {
         match (receipt, keeps_id) {
             (false, _) => Kind::Message,
             (true, true) => Kind::WithReceipt,
+            // Ids are also not kept for the text protocol, but there nobody can ask for a receipt.
             (true, false) => Kind::ReceiptOfEphemeral,
         }
     }
 }
 
-/// Where an entry is beside this mailbox.
+/// Places in which an entry is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
-    /// Nowhere.
+    /// In memory only.
     Here,
     /// Its record is or will be in the store.
     Stored,
-    /// And was copied to the end of the log, perhaps behind what says that it is gone.
+    /// The same, and compaction copied the record, perhaps behind the one that removes the entry.
     Moved,
 }
 
@@ -121,37 +121,38 @@ impl Kept {
     }
 }
 
-/// How far an entry is.
+/// Stages of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Its record is not synced: must not be seen.
+    /// Its record is not synced: it must not be seen.
     Unsynced,
     /// May be pushed.
     Ready,
     /// Out of the mailbox for the device; its outcome is not recorded yet.
     AwaitsOutcome,
-    /// Out of the mailbox, never pushed, and the record that says so is not synced. Nothing behind
-    /// it may be seen: a crash could bring it back, and it would come too late.
+    /// Out of the mailbox, not pushed in this session, and the record that says so is not synced.
+    /// Nothing behind it may be pushed: a crash could bring it back, and then it would come after
+    /// what lies behind it.
     Leaving,
-    /// Gone; waits for those before it.
+    /// Out of the mailbox for good; dropped with those before it.
     Gone,
 }
 
-/// Entries that a mailbox keeps memory for while its device is there: bursts of twice as many that are
-/// acked at once allocate nothing.
+/// Entries for which a mailbox keeps memory while its device is connected: bursts of twice as many
+/// that are acked at once allocate nothing.
 const ENTRIES_KEPT: usize = 32;
 
 /// The moment that never comes.
 pub(crate) const NEVER: Moment = Moment::from_ms(u64::MAX);
 
-/// What to do next for a device that is there.
+/// Next step in pushing to a device that is connected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Push the entry at this index.
     Push(usize),
-    /// Its content, and perhaps that of those behind it, must be fetched first.
+    /// Fetch the content of the entry at this index, and perhaps of those behind it.
     Fetch(usize),
-    /// Nothing: all is pushed, or something must happen first.
+    /// Nothing: everything is pushed, or something must happen first.
     Wait,
 }
 
@@ -178,28 +179,31 @@ impl Mailbox {
         }
     }
 
-    /// Returns whether nothing waits, no outcome is asked for and none is to be recorded.
+    /// Returns whether it has no entry, and no outcome is asked for.
     pub(crate) fn is_unused(&self) -> bool {
         self.entries.is_empty() && self.reserved.len() == 0
     }
 
-    /// See the field.
+    /// Returns the length of the longest frame above `max_message_bytes` that may be pushed; 0
+    /// is none.
     pub(crate) fn longest(&self) -> usize {
+        // Kept until the mailbox is empty: to know when that one frame has left is not worth a
+        // count.
         if self.entries.is_empty() { 0 } else { self.longest }
     }
 
-    /// Notes that a restored frame is longer than any may be now.
+    /// Notes that a restored frame of this length is longer than is accepted now.
     pub(crate) fn holds_longer(&mut self, len: usize) {
         self.longest = self.longest.max(len);
     }
 
-    /// Begins to number here.
+    /// Numbers entries from `seq` on.
     pub(crate) fn begin_at(&mut self, seq: u64) {
         self.next_seq = seq;
         self.reserved_to = self.reserved_to.max(seq);
     }
 
-    /// Adds an entry at the end; returns its number. `entry.seq` is set here.
+    /// Adds an entry at the end and returns its number, which is also set in the entry.
     pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
         entry.seq = self.next_seq;
         self.next_seq += 1;
@@ -212,16 +216,18 @@ impl Mailbox {
         seq
     }
 
-    /// Puts an entry back where its number says; one with this number takes the new place. None of them
-    /// expires before [`Mailbox::expires_by`].
+    /// Puts an entry of the log back in the order of its number. It does not expire before
+    /// [`Mailbox::expires_by`].
     pub(crate) fn restore(&mut self, entry: Entry) {
         self.next_seq = self.next_seq.max(entry.seq + 1);
+        // Copies that compaction made do not come in the order of their numbers.
         match self.entries.binary_search_by_key(&entry.seq, |entry| entry.seq) {
+            // A copy that compaction made: the record before it is about to be deleted.
             Ok(index) => self.entries[index].position = entry.position,
             Err(index) => {
                 self.count(&entry);
                 // A start restores all mailboxes at once: doubling would take half as much again,
-                // and give little of it back.
+                // and `shrink` would give little of it back.
                 if self.entries.len() == self.entries.capacity() {
                     self.entries.reserve_exact(self.entries.len() / 4 + 4);
                 }
@@ -246,7 +252,7 @@ impl Mailbox {
         }
     }
 
-    /// The messages that count toward the quota.
+    /// Returns the load of the messages, which count toward the quota; outcomes do not.
     fn load(&self) -> Load {
         let Totals { messages, bytes, .. } = self.totals;
         Load { messages, bytes }.without(self.outcomes)
@@ -261,6 +267,7 @@ impl Mailbox {
     #[inline]
     pub(crate) fn is_within_share(&mut self, from: DeviceId, len: usize, quota: &Quota) -> bool {
         let load = self.load();
+        // Nobody can be above a share yet, so nothing needs to be counted.
         if self.shares.is_none() && quota.is_free_for_all(load, len) {
             return true;
         }
@@ -275,12 +282,12 @@ impl Mailbox {
             Box::new(Shares::counted(quota, waiting))
         });
         let may_add = shares.may_add(quota, load, from, len);
-        // One long message was judged, and little waits.
+        // Counting may have begun because of one long message, while little waits.
         self.end_shares();
         may_add
     }
 
-    /// Stops counting who sent what waits, once it does not matter any more.
+    /// Stops counting shares once they do not matter any more.
     #[inline]
     fn end_shares(&mut self) {
         if self.shares.is_some() {
@@ -289,7 +296,11 @@ impl Mailbox {
         }
     }
 
-    /// Reserves room for the outcome of a message to `receiver`, if there is some.
+    /// Reserves room for the outcome of a message to `receiver`.
+    ///
+    /// # Errors
+    ///
+    /// The bound that leaves no room.
     pub(crate) fn reserve_outcome(
         &mut self,
         receiver: DeviceId,
@@ -298,7 +309,7 @@ impl Mailbox {
         self.reserved.try_add(receiver, self.outcomes.messages, quota)
     }
 
-    /// The same, however much there is.
+    /// Reserves room for an outcome that was promised in an earlier run, whatever the bound.
     pub(crate) fn restore_reserved(&mut self, receiver: DeviceId) {
         self.reserved.add(receiver);
     }
@@ -314,16 +325,16 @@ impl Mailbox {
         self.totals += self.memory_of(1);
     }
 
-    /// Gives it back, or uses it. There is none for an outcome that a device of this id asked for
-    /// before it ended.
+    /// Releases the memory set aside for an outcome, or uses it.
     pub(crate) fn release_memory(&mut self) {
+        // There is none for an outcome that a device of this id asked for before it ended.
         if self.reserved_in_memory > 0 {
             self.reserved_in_memory -= 1;
             self.totals -= self.memory_of(1);
         }
     }
 
-    /// Memory set aside for this many reserved outcomes.
+    /// Returns the memory set aside for this many reserved outcomes.
     fn memory_of(&self, reserved: usize) -> Totals {
         let memory = reserved * OUTCOME_MEMORY;
         let of_anonymous = if self.is_anonymous { memory } else { 0 };
@@ -345,9 +356,8 @@ impl Mailbox {
         self.entries.get_mut(index)
     }
 
-    /// Takes a waiting entry out. One with a receipt stays until its outcome is recorded; returns whether it is one.
-    ///
-    /// Nothing happens to an entry that is already out.
+    /// Takes a waiting entry out of the mailbox and returns it. One with a receipt stays in
+    /// `entries` until its outcome is recorded. Returns `None` for an entry that is out already.
     pub(crate) fn take(&mut self, seq: u64) -> Option<Taken> {
         let index = self.index_of(seq)?;
         let taken = self.take_at(index)?;
@@ -360,6 +370,7 @@ impl Mailbox {
         if !entry.waits() {
             return None;
         }
+        // What is set aside for its outcome stays until that is recorded (`settle`).
         self.totals -= entry.totals(self.is_anonymous);
         if entry.is_outcome() {
             self.outcomes.messages -= 1;
@@ -376,7 +387,10 @@ impl Mailbox {
         let content = entry.content.as_ref().filter(|_| entry.receipt());
         let id = content.map(|content| content.id().into());
         let is_stored = entry.is_stored();
+        // Before the state changes, on which this depends.
         self.cached -= entry.cached_bytes();
+        // What lies behind such an entry may have been pushed too, so to wait would be too late.
+        // The client has seen the entry, and skips it should a crash bring it back.
         let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
         entry.state = match entry.receipt() {
             true => State::AwaitsOutcome,
@@ -393,14 +407,15 @@ impl Mailbox {
         Some(Taken { seq, from, id, receipt, maybe_seen, is_stored, is_outcome, is_of_ephemeral })
     }
 
-    /// It is recorded that an entry is out, and how it ended: it is gone. Returns whether a copy of
-    /// its record may lie behind that of the outcome.
+    /// Notes that the record of an entry's removal, or of its outcome, is synced: the entry is
+    /// gone. Returns whether a copy of its record may lie behind that one.
     pub(crate) fn settle(&mut self, seq: u64) -> bool {
         let mut is_moved = false;
         if let Some(index) = self.index_of(seq)
             && let Some(entry) = self.entries.get_mut(index)
             && matches!(entry.state, State::AwaitsOutcome | State::Leaving)
         {
+            // Of one that nobody wants to know the outcome of it is released already (`unwanted`).
             if entry.state == State::AwaitsOutcome {
                 self.totals -= entry.reserve();
             }
@@ -413,7 +428,8 @@ impl Mailbox {
         is_moved
     }
 
-    /// Nobody waits for the outcome of this entry any more. Returns whether its record must be taken out.
+    /// Notes that nobody waits for the outcome of an entry any more. Returns whether a record
+    /// must say that the entry is out.
     pub(crate) fn unwanted(&mut self, seq: u64) -> bool {
         let Some(index) = self.index_of(seq) else { return false };
         let entry = &mut self.entries[index];
@@ -425,7 +441,7 @@ impl Mailbox {
         true
     }
 
-    /// Drops what is gone at the front, and in the middle when it is most.
+    /// Drops entries that are gone, and memory that is not needed any more.
     #[inline]
     fn tidy(&mut self) {
         if self.gone > 0 {
@@ -436,27 +452,30 @@ impl Mailbox {
         self.expiries.prune(self.totals.messages, |seq| waits(&self.entries, seq));
     }
 
-    /// Its device is away: nothing is kept for what may come.
+    /// Gives back the memory that is kept for what may come, as its device is away.
     pub(crate) fn rest(&mut self) {
         shrink(&mut self.entries, 0);
         self.expiries.shrink(0);
         self.reserved.rest();
     }
 
+    /// Drops what is gone at the front, and in the middle once it is most.
     fn drop_gone(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.state == State::Gone) {
             self.entries.pop_front();
             self.gone -= 1;
         }
+        // Half at least, so that looking at all of them costs each that left a constant time.
         if self.gone > 2 * KEPT && 2 * self.gone > self.entries.len() {
             self.entries.retain(|entry| entry.state != State::Gone);
             self.gone = 0;
         }
     }
 
-    /// Takes out everything up to `seq`; returns what was taken with a receipt.
+    /// Takes out everything up to `seq`; returns what that was.
     pub(crate) fn ack(&mut self, seq: u64) -> Acked {
         let mut acked = Acked::default();
+        // First: `take_at` asks how far the device has acked.
         self.acked_to = self.acked_to.max(seq);
         self.ack_plain(seq, &mut acked);
         for index in 0..self.entries.len() {
@@ -476,8 +495,8 @@ impl Mailbox {
         acked
     }
 
-    /// As [`Mailbox::ack`], for as long as what is at the front was just pushed and has no receipt:
-    /// mostly that is all.
+    /// As [`Mailbox::ack`], while the entry at the front is in flight and has no receipt:
+    /// usually that is all of them.
     #[inline]
     fn ack_plain(&mut self, seq: u64, acked: &mut Acked) {
         while let Some(entry) = self.entries.front() {
@@ -497,9 +516,9 @@ impl Mailbox {
         }
     }
 
-    /// The entry to push next, with at most `in_flight_max` ahead of the acks.
+    /// Returns what to do next, with at most `in_flight_max` entries ahead of the acks.
     ///
-    /// A device of the text protocol is shown no outcomes: they wait for it to come by v1.
+    /// A device of the text protocol is shown no outcomes: they wait until it connects by v1.
     pub(crate) fn next(&self, in_flight_max: usize, is_text: bool) -> Next {
         if self.in_flight >= in_flight_max {
             return Next::Wait;
@@ -509,10 +528,16 @@ impl Mailbox {
             let index = from + index;
             match entry.state {
                 State::Gone => {}
+                // No crash brings back what is in memory only, and what was acked was seen.
                 State::AwaitsOutcome if !entry.is_stored() || entry.seq <= self.acked_to => {}
+                // A crash could still bring it back. Then it would come after what lies behind it,
+                // or not at all: an ack of that would cover it unseen.
                 State::AwaitsOutcome | State::Leaving => return Next::Wait,
                 _ if is_text && entry.is_outcome() => {}
+                // Not passed over: messages come in the order of their numbers, and an ack covers
+                // all numbers below its own.
                 State::Unsynced => return Next::Wait,
+                // After a crash the number could be given to another message.
                 State::Ready if !entry.is_stored() && entry.seq >= self.reserved_to => {
                     return Next::Wait;
                 }
@@ -523,11 +548,12 @@ impl Mailbox {
         Next::Wait
     }
 
-    /// The index of the first entry behind the cursor; mostly it is the last, or there is none.
+    /// Returns the index of the first entry behind the cursor.
     #[inline]
     fn unpushed_from(&self) -> usize {
         let is_pushed = |entry: &Entry| entry.seq <= self.cursor;
         let last = self.entries.len().saturating_sub(1);
+        // Usually there is none, or it is the last entry: no need to search.
         if self.entries.back().is_none_or(is_pushed) {
             return self.entries.len();
         }
@@ -543,8 +569,8 @@ impl Mailbox {
         self.entries.back().is_none_or(|entry| entry.seq <= self.cursor)
     }
 
-    /// The entries from `index` on whose content is to be fetched: at most `entries_max`, and
-    /// stopping at `bytes_max`.
+    /// Returns the entries from `index` on whose contents are to be fetched: at most `entries_max`,
+    /// and none after `bytes_max` bytes.
     pub(crate) fn to_fetch(
         &self,
         index: usize,
@@ -558,6 +584,7 @@ impl Mailbox {
             .filter(|entry| entry.state == State::Ready && !entry.has_content())
             .take(entries_max)
             .take_while(move |entry| {
+                // Without its own length: the first one is fetched however long it is.
                 let had = bytes;
                 bytes += entry.len as usize;
                 had < bytes_max
@@ -576,7 +603,7 @@ impl Mailbox {
         self.in_flight += 1;
     }
 
-    /// The messages that were pushed in this session and wait for their ack.
+    /// Returns the messages that were pushed in this session and wait for their ack.
     pub(crate) fn pushed_messages(&self) -> Vec<u64> {
         let is_pushed = |entry: &&Entry| entry.seq <= self.cursor;
         self.entries
@@ -587,11 +614,12 @@ impl Mailbox {
             .collect()
     }
 
-    /// Returns the waiting entries whose time is over, and when the next one's is. They are named once.
+    /// Returns the waiting entries whose time is over, each only once, and when the next one
+    /// expires.
     pub(crate) fn expired(&mut self, now: Moment) -> (Vec<u64>, Option<Moment>) {
         let mut over = Vec::new();
         while let Some(seq) = self.expiries.take_over(now) {
-            // One that is not synced is judged when it is.
+            // One that is not synced is judged when it is (`entry_synced`).
             if self.find(seq).is_some_and(|entry| entry.state == State::Ready) {
                 over.push(seq);
             }
@@ -604,7 +632,7 @@ impl Mailbox {
         self.expiries.next(|seq| waits(&self.entries, seq))
     }
 
-    /// A session begins: everything that waits is pushed again.
+    /// Forgets what was pushed in the session that ended: the next one is pushed everything again.
     pub(crate) fn rewind(&mut self) {
         self.cursor = 0;
         self.in_flight = 0;
@@ -613,31 +641,31 @@ impl Mailbox {
         }
     }
 
-    /// Entries that wait for the device.
+    /// Returns the number of entries that wait for the device.
     pub(crate) fn waiting(&self) -> usize {
         self.totals.messages
     }
 
-    /// Sums over them.
+    /// Returns the sums over the entries that wait, with what is set aside for outcomes.
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// An entry's record is being copied.
+    /// Notes that an entry's record is being copied.
     pub(crate) fn moves(&mut self, seq: u64) {
         if let Some(entry) = self.find_mut(seq) {
             entry.kept = Kept::Moved;
         }
     }
 
-    /// An entry's record was copied.
+    /// Notes the position of the copy of an entry's record.
     pub(crate) fn moved(&mut self, seq: u64, position: Position) {
         if let Some(entry) = self.find_mut(seq) {
             entry.position = position;
         }
     }
 
-    /// Entries that were acked and whose outcome is not recorded, as they were taken.
+    /// Returns the entries whose outcomes are not recorded, as they were when they were taken.
     pub(crate) fn awaiting_outcome(&self) -> impl Iterator<Item = Taken> {
         self.entries.iter().filter(|entry| entry.state == State::AwaitsOutcome).map(|entry| Taken {
             seq: entry.seq,
@@ -651,11 +679,14 @@ impl Mailbox {
         })
     }
 
-    /// The record of an entry is synced: it may be seen, and lies at `place`.
+    /// Notes that the record of an entry is synced and lies at `position`: the entry may be seen.
     pub(crate) fn synced(&mut self, seq: u64, position: Position) -> Option<&Entry> {
         let index = self.index_of(seq)?;
         let entry = &mut self.entries[index];
+        // Counted anew below: it depends on state and position.
         self.cached -= entry.cached_bytes();
+        // An outcome for an ephemeral device has no record: what was synced says only that the
+        // message is out.
         if entry.is_stored() {
             entry.position = position;
         }
@@ -666,7 +697,7 @@ impl Mailbox {
         self.entries.get(index)
     }
 
-    /// What was fetched of an entry that still waits.
+    /// Gives an entry its content, if it still waits and has none.
     pub(crate) fn fetched(&mut self, seq: u64, content: Content) {
         let Some(index) = self.index_of(seq) else { return };
         let entry = &mut self.entries[index];
@@ -676,14 +707,14 @@ impl Mailbox {
         }
     }
 
-    /// Forgets what the store has too of an entry.
+    /// Drops the content of an entry, if the store has it too.
     pub(crate) fn drop_content(&mut self, seq: u64) {
         if let Some(index) = self.index_of(seq) {
             self.drop_content_at(index);
         }
     }
 
-    /// See [`Mailbox::drop_content`].
+    /// As [`Mailbox::drop_content`], by index.
     #[inline]
     pub(crate) fn drop_content_at(&mut self, index: usize) {
         let entry = &mut self.entries[index];
@@ -694,14 +725,14 @@ impl Mailbox {
         }
     }
 
-    /// Forgets all that the store has too.
+    /// Drops all contents that the store has too.
     pub(crate) fn drop_contents(&mut self) {
         for index in 0..self.entries.len() {
             self.drop_content_at(index);
         }
     }
 
-    /// Bytes of what is here although the store has it too.
+    /// Returns the bytes of contents that are in memory although the store has them too.
     pub(crate) fn cached(&self) -> usize {
         self.cached
     }
@@ -726,15 +757,16 @@ impl Mailbox {
         self.reserved_to = self.reserved_to.max(seq);
     }
 
-    /// Sets the marks as a record has them.
+    /// Raises the marks to those of a record.
     pub(crate) fn restore_marks(&mut self, reserved_to: u64, acked_to: u64, pushed_to: u64) {
         self.reserved_to = self.reserved_to.max(reserved_to);
+        // Any number below it may have been shown under a message that was in memory only.
         self.next_seq = self.next_seq.max(reserved_to);
         self.acked_to = self.acked_to.max(acked_to);
         self.pushed_to = self.pushed_to.max(pushed_to);
     }
 
-    /// What a crash leaves unknown: everything that is here may have been pushed.
+    /// Resolves pessimistically after a crash: everything that is here may have been pushed.
     pub(crate) fn all_may_have_been_pushed(&mut self) {
         self.pushed_to = self.pushed_to.max(self.next_seq - 1);
     }
@@ -743,12 +775,12 @@ impl Mailbox {
         self.entries.iter()
     }
 
-    /// Outcomes that wait, and those that are reserved.
+    /// Returns the number of outcomes that wait or are reserved.
     pub(crate) fn outcomes(&self) -> usize {
         self.outcomes.messages + self.reserved.len()
     }
 
-    /// A replay leaves stamps where moments belong.
+    /// Turns the stamps that a replay left in the entries into moments, at which they expire.
     pub(crate) fn expires_by(&mut self, clock: StampClock) {
         let expire = |entry: &&mut Entry| entry.expires_at != NEVER && entry.waits();
         let expiring = self.entries.iter_mut().filter(expire);
@@ -758,7 +790,7 @@ impl Mailbox {
         }));
     }
 
-    /// Counts what waits anew; says where a sum that is kept differs.
+    /// Counts the entries anew; returns the totals, or the first sum that is kept and differs.
     pub(crate) fn audit(&self) -> Result<Totals, String> {
         let waits = |entry: &&Entry| entry.waits();
         let outcomes = self.entries.iter().filter(waits).filter(|entry| entry.is_outcome()).count();
@@ -793,7 +825,7 @@ impl Mailbox {
         Ok(totals)
     }
 
-    /// Gives back memory that a replay left over.
+    /// Gives back memory that a replay has left over.
     pub(crate) fn shrink(&mut self) {
         self.entries.retain(|entry| entry.state != State::Gone);
         self.gone = 0;
@@ -801,9 +833,10 @@ impl Mailbox {
     }
 }
 
-/// Returns the index of an entry: mostly there are no gaps, and it follows from its number.
+/// Returns the index of an entry.
 #[inline]
 fn index_of(entries: &VecDeque<Entry>, seq: u64) -> Option<usize> {
+    // Usually there are no gaps, and it follows from the number.
     let index = seq.checked_sub(entries.front()?.seq)? as usize;
     if entries.get(index).is_some_and(|entry| entry.seq == seq) {
         return Some(index);
@@ -824,21 +857,22 @@ fn waits(entries: &VecDeque<Entry>, seq: u64) -> bool {
 pub(crate) struct Taken {
     pub(crate) seq: u64,
     pub(crate) from: DeviceId,
-    /// Known where an outcome is awaited.
+    /// The message's id, if its outcome is awaited.
     pub(crate) id: Option<Box<str>>,
     pub(crate) receipt: bool,
     pub(crate) maybe_seen: bool,
     pub(crate) is_stored: bool,
     pub(crate) is_outcome: bool,
-    /// Its sender was ephemeral, where an outcome is awaited.
+    /// True if its outcome is awaited and its sender was ephemeral.
     pub(crate) is_of_ephemeral: bool,
 }
 
-/// What an ack took out.
+/// The entries that an ack took out.
 #[derive(Debug, Default)]
 pub(crate) struct Acked {
+    /// Number of entries.
     pub(crate) messages: usize,
-    /// How many of them were outcomes.
+    /// Number of outcomes among them.
     pub(crate) outcomes: usize,
     pub(crate) any_stored: bool,
     pub(crate) with_receipt: Vec<Taken>,
@@ -868,8 +902,8 @@ impl Entry {
         self.kept != Kept::Here
     }
 
-    /// Returns the amount it adds to [`Mailbox::totals`] while it waits; an outcome is for account of the
-    /// mailbox's device.
+    /// Returns the amount it adds to [`Mailbox::totals`] while it waits. A message counts for its
+    /// sender, an outcome for the mailbox's device.
     #[inline]
     fn totals(&self, is_devices_anonymous: bool) -> Totals {
         let takes = memory_of(self.len as usize);
@@ -881,8 +915,8 @@ impl Entry {
         Totals { messages: 1, bytes: self.len as usize, memory, receipts: 0, anonymous }
     }
 
-    /// Returns the amount it adds to [`Mailbox::totals`], if its sender asked for an outcome, until that
-    /// is recorded: what the outcome's records may take in the store.
+    /// Returns the amount that a message with a receipt adds to [`Mailbox::totals`] until its
+    /// outcome is recorded: the most that the outcome's records take in the store.
     fn reserve(&self) -> Totals {
         if !self.is_stored() {
             return Totals::default();
@@ -892,7 +926,7 @@ impl Entry {
         Totals { receipts: 1, anonymous, ..Totals::default() }
     }
 
-    /// Returns whether what it says is here, and not only in the store.
+    /// Returns whether its content is in memory, and not only in the store.
     pub(crate) fn has_content(&self) -> bool {
         self.content.as_ref().is_some_and(|content| !content.is_bodiless())
     }
@@ -904,8 +938,9 @@ impl Entry {
         if counts { self.len as usize } else { 0 }
     }
 
-    /// Forgets what the store has too; the id stays where an outcome will name it.
+    /// Drops its content, if the store has it too. The id stays if an outcome will name it.
     fn drop_content(&mut self) {
+        // Until it is synced this is the only content that can be pushed.
         if !self.is_stored() || self.position.is_nowhere() {
             return;
         }

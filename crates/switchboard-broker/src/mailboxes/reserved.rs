@@ -1,4 +1,5 @@
-//! Room that a device has reserved for outcomes, by the receivers of the messages.
+//! Room that is reserved for the outcomes that a device asked for, by the receivers of its
+//! messages.
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
@@ -8,9 +9,9 @@ use crate::shrink::{self, KEPT, shrink};
 
 /// Outcomes that a device asked for and that are pending.
 ///
-/// A receiver decides how long one stays so, and could keep all room for as long as it does not ack:
-/// so each has a share, as a sender has of a mailbox. Which receivers they are is always counted, for
-/// the ids of the messages may be forgotten long before.
+/// A receiver decides how long an outcome is pending, and could take all room by not acking. So
+/// each has a share of the room, as each sender has of a mailbox. Receivers are counted at all
+/// times, not only when room is short: the ids of the messages may be forgotten long before.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     all: usize,
@@ -19,23 +20,24 @@ pub(super) struct Reserved {
 
 #[derive(Debug, Default)]
 struct Receivers {
-    /// A receiver at which nothing is pending any more stays, as long as such are not the most: mostly
-    /// it is sent to again.
+    /// Number of pending outcomes by receiver. A receiver with none stays until such are the most:
+    /// usually it is sent to again.
     pending: FxHashMap<DeviceId, usize>,
-    /// Those at which something is.
+    /// Number of receivers with some.
     used: usize,
-    /// What is pending at those without a name.
+    /// Number of outcomes that are pending at receivers without a name.
     anonymous: usize,
 }
 
-/// Why no room is reserved for one more outcome.
+/// Reasons for not reserving room for one more outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutcomesFull {
     /// All room is in use: by outcomes that are pending, and by those that wait for the device.
     All { pending: usize, waiting: usize },
-    /// So many are pending of messages to this receiver.
+    /// The share of this receiver is in use: so many outcomes of messages to it are pending.
     Receiver { pending: usize },
-    /// So many are pending of messages to devices without a name.
+    /// The share of devices without a name is in use: so many outcomes of messages to them are
+    /// pending.
     Anonymous { pending: usize },
 }
 
@@ -44,7 +46,8 @@ impl Reserved {
         self.all
     }
 
-    /// Reserves room for the outcome of a message, beside `waiting` outcomes that came.
+    /// Reserves room for the outcome of a message, beside `waiting` outcomes that wait for the
+    /// device.
     pub(super) fn try_add(
         &mut self,
         receiver: DeviceId,
@@ -59,6 +62,7 @@ impl Reserved {
             if !quota.is_within_share(load, messages(own), 0) {
                 return Err(OutcomesFull::Receiver { pending: own });
             }
+            // Ten at least, as for one receiver, however small the quota is.
             let is_limited = quota.limits_anonymous
                 && receiver.is_number()
                 && anonymous >= MESSAGES_MIN
@@ -69,22 +73,22 @@ impl Reserved {
         Ok(())
     }
 
-    /// Reserves room however much there is.
+    /// Reserves room, whatever the quota.
     pub(super) fn add(&mut self, receiver: DeviceId) {
         let added = self.receivers.get_or_insert_default().try_add(receiver, |_, _| Ok(()));
         self.all += usize::from(added.is_ok());
     }
 
-    /// Releases the room for one outcome. There is none for a message that a device of this id sent
-    /// before it ended.
+    /// Releases the room for one outcome.
     pub(super) fn remove(&mut self, receiver: DeviceId) {
         let receivers = self.receivers.as_mut();
+        // There may be none: the message may be one of a device of this id that has ended.
         if receivers.is_some_and(|receivers| receivers.remove(receiver)) {
             self.all -= 1;
         }
     }
 
-    /// The device is away: memory is kept only for what is there.
+    /// Gives back the memory that is kept for what may come, as the device is away.
     pub(super) fn rest(&mut self) {
         if self.all == 0 {
             self.receivers = None;
@@ -93,7 +97,7 @@ impl Reserved {
         }
     }
 
-    /// Says where the counts differ, or memory is not given back. For tests.
+    /// Fails if a count differs, or memory is not given back. For tests.
     pub(super) fn audit(&self) -> Result<(), String> {
         let counted =
             self.receivers.as_ref().map_or(0, |receivers| receivers.pending.values().sum());
@@ -118,12 +122,13 @@ impl Receivers {
             *own += 1;
             self.anonymous += usize::from(receiver.is_number());
         } else if self.has_too_many_unused() {
+            // The look-up has added the receiver, although nothing is pending there.
             self.forget_unused(KEPT);
         }
         may_add
     }
 
-    /// Returns whether something was pending there.
+    /// Counts off an outcome that is not pending any more; returns whether one was.
     #[inline]
     fn remove(&mut self, receiver: DeviceId) -> bool {
         let Some(own) = self.pending.get_mut(&receiver).filter(|own| **own > 0) else {

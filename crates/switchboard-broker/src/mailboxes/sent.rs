@@ -1,5 +1,5 @@
-//! The ids under which a device sent: so that a retry is told what became of the first, and
-//! delivers nothing again.
+//! The ids of messages that a device sent, so that a retry is answered as the first attempt was and
+//! is not delivered again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,30 +18,31 @@ use crate::{Digest, Moment};
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub(super) standing: Standing,
-    /// Counts the entries that were ever dropped from the front.
+    /// Number of the first entry: of entries that were ever dropped from the front.
     first: u64,
     entries: VecDeque<SentId>,
     /// The low half of the number of each id's entry.
     by_id: Index,
-    /// Answers that are open beside the first ones.
+    /// Answers that are open beside the first ones, by the id.
     deferred: FxHashMap<u64, Deferred>,
 }
 
-/// One id that was sent under. Half a million of these are kept: 40 bytes, and 8 in the index. Both
-/// tables double when they are full, the index at three quarters, so an id takes 51 to 101 bytes, about 70
-/// on average; up to 203 bytes when most ids of its device were forgotten (see [`crate::shrink`]).
+/// The id of one message. Half a million of these are kept: 40 bytes, and 8 in the index. Both
+/// tables double when they are full, the index at three quarters, so an id takes 51 to 101
+/// bytes, about 70 on average; up to 203 bytes when most ids of its device were forgotten (see
+/// [`crate::shrink`]).
 ///
-/// Of the digests it has half. Two ids of one device that share it, one in 2^64, would make the
-/// second `id_reused`; to lose a message receiver and body would have to share theirs, too.
+/// It keeps half of each digest. If two ids of one device share their halves, one case in 2^64, the
+/// second is `id_reused`; to lose a message, receiver and body would have to share theirs, too.
 #[derive(Debug)]
 pub(crate) struct SentId {
     id: u64,
-    /// Stands for receiver and body.
+    /// Digest of receiver and body.
     content: u64,
     pub(crate) to: DeviceId,
-    /// The message's number in the receiver's mailbox; the session that asked while none is known.
+    /// The message's number in the receiver's mailbox; until that is known, the session that asked.
     seq_or_session: u64,
-    /// When it was accepted, or asked; in milliseconds, above the flags.
+    /// Time at which it was accepted, or asked, in milliseconds, above the flags.
     at_and_flags: u64,
 }
 
@@ -53,9 +54,9 @@ mod flag {
     pub(super) const RECEIPT: u64 = 1 << 2;
     pub(super) const ASKED: u64 = 1 << 3;
     pub(super) const DROPPED: u64 = 1 << 4;
-    /// The first answer is open: the one that says no `duplicate`.
+    /// The first answer is open: the one without `duplicate`.
     pub(super) const AWAITS_FIRST: u64 = 1 << 5;
-    /// Its sender took it back.
+    /// Its sender cancelled it.
     pub(super) const CANCELLED: u64 = 1 << 6;
     /// Memory is set aside for its outcome, which may be in memory only.
     pub(super) const KEEPS_MEMORY: u64 = 1 << 7;
@@ -64,32 +65,32 @@ mod flag {
     pub(super) const BITS: u32 = 9;
 }
 
-/// What was asked about a message whose outcome was not known yet.
+/// Retries and cancels of a message that is not answered yet.
 #[derive(Debug, Default)]
 struct Deferred {
-    /// Retries that wait for their answers.
+    /// Number of retries that wait for their answers.
     duplicates: u16,
-    /// The sender wants it back as soon as it is known where it is: the session that asked last,
-    /// and how often.
+    /// Session of the latest `cancel`, which is carried out once the message's number is known.
     cancel_session: u32,
+    /// Number of `cancel`s of that session.
     cancels: u16,
 }
 
-/// How far the message is.
+/// Stages of a message, as its sender's shard knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SentState {
-    /// The receiver's side has not answered.
+    /// The receiver's shard has not replied.
     Asked,
-    /// Accepted under this number of the receiver's mailbox.
+    /// Accepted under this number of the receiver's mailbox; 0 if it went to a text device.
     Accepted { seq: u64 },
     /// Not accepted: the id may be used again.
     Dropped,
 }
 
-/// What an id is to a device that sends under it now.
+/// Result of looking up the id of a message that is being sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// New.
+    /// The id is new.
     No,
     /// It stands for the same message.
     Same,
@@ -97,26 +98,27 @@ pub(crate) enum Known {
     Other,
 }
 
-/// Who waits for an answer about a message.
+/// Answers about a message for which its sender waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenAnswers {
-    /// The first answer is open.
+    /// True if the first answer is open.
     pub(crate) first: bool,
-    /// How many that say `duplicate` are.
+    /// Number of open answers that say `duplicate`.
     pub(crate) duplicates: u16,
-    /// How many `cancel`s are, and to which session.
+    /// Number of open answers to `cancel`s.
     pub(crate) cancels: u16,
+    /// Session that waits for these.
     pub(crate) cancel_session: u32,
     /// The receiver.
     pub(crate) to: DeviceId,
-    /// Whether the sender asked for an outcome.
+    /// True if the sender asked for an outcome.
     pub(crate) receipt: bool,
-    /// Whether memory is set aside for that, should it be in memory only.
+    /// True if memory is set aside for the outcome, should it be in memory only.
     pub(crate) keeps_memory: bool,
 }
 
 impl OpenAnswers {
-    /// All answers to the message itself.
+    /// Returns the number of answers to the message itself.
     pub(crate) fn answers(&self) -> u32 {
         u32::from(self.first) + u32::from(self.duplicates)
     }
@@ -147,7 +149,7 @@ impl SentId {
         self.at_and_flags & flag != 0
     }
 
-    /// Notes since when the message stands, and how firmly.
+    /// Sets the time from which the window counts, and the durability.
     fn stand(&mut self, at: Moment, durability: Durability) {
         let flags = self.at_and_flags & ((1 << flag::BITS) - 1) & !flag::DURABILITY;
         self.at_and_flags = at.ms() << flag::BITS | flags | durability as u64;
@@ -171,7 +173,7 @@ impl SentId {
         }
     }
 
-    /// Returns whether its sender took it back.
+    /// Returns whether its sender cancelled it.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.has(flag::CANCELLED)
     }
@@ -186,8 +188,7 @@ impl Sent {
         self.entries.len()
     }
 
-    /// Returns what an id is to its sender. One whose window is over is new, also where it is still kept
-    /// because an older one is not answered yet.
+    /// Looks up an id under which its device sends now.
     #[inline]
     pub(crate) fn judge(
         &self,
@@ -197,6 +198,7 @@ impl Sent {
     ) -> Known {
         match self.find(id) {
             None => Known::No,
+            // Its window is over, and it is kept only because an older id is not answered yet.
             Some(sent) if !sent.is_asked() && is_over(sent) => Known::No,
             Some(sent) if sent.content == content.half() => Known::Same,
             Some(_) => Known::Other,
@@ -232,12 +234,12 @@ impl Sent {
         self.entries.get_mut(index)
     }
 
-    /// A message that is not answered yet was sent again, or is to be answered in another session.
+    /// Notes a retry of a message that is not answered yet: `session` waits for the answer, too.
     pub(crate) fn ask_again(&mut self, id: Digest, session: u32) {
         let Some(sent) = self.find_mut(id).filter(|sent| sent.is_asked()) else { return };
         let is_new = sent.seq_or_session != u64::from(session);
         if is_new {
-            // Who asked first is gone; nobody reads the answers that were open.
+            // The session that asked first is over, and nobody reads its answers.
             sent.seq_or_session = u64::from(session);
             sent.at_and_flags &= !flag::AWAITS_FIRST;
         }
@@ -245,20 +247,20 @@ impl Sent {
         deferred.duplicates = if is_new { 1 } else { deferred.duplicates.saturating_add(1) };
     }
 
-    /// The sender wants back what is not answered yet.
+    /// Notes a `cancel` of a message that is not answered yet.
     pub(crate) fn cancel(&mut self, id: Digest, session: u32) {
         let deferred = self.deferred.entry(id.half()).or_default();
         if deferred.cancel_session != session {
-            // Nobody reads the answers that an earlier session waits for.
+            // The earlier session is over, and nobody reads its answers.
             (deferred.cancel_session, deferred.cancels) = (session, 0);
         }
         deferred.cancels = deferred.cancels.saturating_add(1);
     }
 
-    /// The sender took it back: who asks again, because the answer was lost, is told the same.
-    ///
-    /// The id may stand for another message by now.
+    /// Notes that a message was cancelled: another `cancel` of it, as the answer may have been
+    /// lost, is told the same.
     pub(crate) fn cancelled(&mut self, id: Digest, of: MessageKey) {
+        // The id may stand for another message by now.
         let state = SentState::Accepted { seq: of.seq };
         let is_it = |sent: &&mut SentId| sent.to == of.device && sent.state() == state;
         if let Some(sent) = self.find_mut(id).filter(is_it) {
@@ -266,8 +268,8 @@ impl Sent {
         }
     }
 
-    /// It is known what became of a message, under which number and how firmly it is kept. Gives
-    /// who waits for that in `session`.
+    /// Notes that a message was accepted, under which number and with which durability. Returns the
+    /// answers that are open in `session`.
     #[inline]
     pub(crate) fn accepted(
         &mut self,
@@ -285,7 +287,8 @@ impl Sent {
         Some(open)
     }
 
-    /// The id of this message has a record of its own from now on; returns whether it had one.
+    /// Notes that the id of this message has a record of its own; returns whether it had one
+    /// before.
     pub(crate) fn note_record(&mut self, id: Digest, of: MessageKey) -> bool {
         let state = SentState::Accepted { seq: of.seq };
         let is_it = |sent: &&mut SentId| sent.to == of.device && sent.state() == state;
@@ -304,8 +307,8 @@ impl Sent {
         deferred.map_or((0, 0), |deferred| (deferred.cancels, deferred.cancel_session))
     }
 
-    /// Something is known of a message, perhaps not all: its answers are not open any more. Returns those
-    /// that were, to `session`.
+    /// Closes the open answers of a message, whether or not it is known what became of it. Returns
+    /// those that `session` waits for.
     pub(crate) fn answered(&mut self, id: Digest, session: u32) -> Option<OpenAnswers> {
         let index = self.index(id)?;
         Some(self.answered_at(index, session))
@@ -314,6 +317,7 @@ impl Sent {
     #[inline]
     fn answered_at(&mut self, index: usize, session: u32) -> OpenAnswers {
         let sent = &mut self.entries[index];
+        // Nobody reads answers to a session that is over.
         let asks = sent.is_asked() && sent.seq_or_session == u64::from(session);
         let mut open = OpenAnswers {
             first: asks && sent.has(flag::AWAITS_FIRST),
@@ -334,8 +338,8 @@ impl Sent {
         open
     }
 
-    /// A message was not accepted, and its id is forgotten. Returns the answers that are open in `session`,
-    /// and how many ids are remembered less.
+    /// Notes that a message was not accepted, and forgets its id. Returns the answers that are
+    /// open in `session`, and the number of entries dropped.
     pub(crate) fn rejected(&mut self, id: Digest, session: u32) -> Option<(OpenAnswers, usize)> {
         let index = self.index(id)?;
         let mut open = self.answered_at(index, session);
@@ -344,7 +348,8 @@ impl Sent {
         self.entries[index].at_and_flags &= !flag::ASKED;
         self.by_id.remove(id.half(), (self.first + index as u64) as u32);
         let before = self.entries.len();
-        // Mostly it is the last one; who is rejected all the time must not push out what he sent.
+        // Usually the newest id; popping it keeps a stream of rejections from evicting accepted
+        // ids.
         while self.entries.back().is_some_and(|sent| sent.has(flag::DROPPED)) {
             self.entries.pop_back();
         }
@@ -354,8 +359,8 @@ impl Sent {
         Some((open, dropped))
     }
 
-    /// Forgets from the oldest on while `is_over` says so; one that is still asked stays, and
-    /// those behind it.
+    /// Forgets from the oldest on while `is_over` returns true; one that is not answered stays,
+    /// and so do those behind it. Returns the number of entries dropped.
     #[inline]
     pub(crate) fn drop_front(&mut self, mut is_over: impl FnMut(&SentId) -> bool) -> usize {
         let mut dropped = 0;
@@ -363,7 +368,7 @@ impl Sent {
             if !front.has(flag::DROPPED) && (front.is_asked() || !is_over(front)) {
                 break;
             }
-            // The id may have been used again after the window.
+            // By its number, as the id may have been used again after the window.
             self.by_id.remove(front.id, self.first as u32);
             self.entries.pop_front();
             self.first += 1;
@@ -375,14 +380,14 @@ impl Sent {
         dropped
     }
 
-    /// Returns memory that is not needed any more; keeps some for `kept` ids.
+    /// Gives back memory that is not needed any more; keeps some for `kept` ids.
     #[inline]
     pub(crate) fn shrink(&mut self, kept: usize) {
         shrink(&mut self.entries, kept);
         shrink(&mut self.by_id, kept);
     }
 
-    /// Its device is away: nothing is kept for what it may send.
+    /// Gives back the memory that is kept for what it may send, as its device is away.
     pub(crate) fn rest(&mut self) {
         self.shrink(0);
         shrink(&mut self.deferred, 0);
@@ -395,31 +400,34 @@ impl Sent {
         shrink::audit("deferred answers", &self.deferred, KEPT)
     }
 
-    /// Forgets what is older than the window, and the oldest if there are `max`.
+    /// Forgets ids older than the window, and the oldest if there are still `max`. Returns the
+    /// number of entries dropped.
     #[inline]
     pub(crate) fn forget(&mut self, now: Moment, window: Duration, max: usize) -> usize {
         let dropped = self.drop_front(|sent| now.since(sent.at()) >= window);
         if self.len() < max {
             return dropped;
         }
+        // Room for the one that is about to be sent.
         let mut one = true;
         dropped + self.drop_front(|_| std::mem::take(&mut one))
     }
 
-    /// When the oldest id was accepted, or asked.
+    /// Returns the time at which the oldest id was accepted, or asked.
     pub(crate) fn oldest_at(&self) -> Option<Moment> {
         self.entries.front().map(SentId::at)
     }
 }
 
-/// Returns where the entry lies whose number ends so, in a list that begins with `first`. There are never
-/// as many as 2^32.
+/// Returns the index of the entry whose number has this low half, in a list that begins with
+/// `first`.
 #[inline]
 fn index_of(low: u32, first: u64) -> usize {
+    // The low half is enough: there are never as many as 2^32 entries.
     low.wrapping_sub(first as u32) as usize
 }
 
-/// What is noted of a message when it is sent.
+/// The id of a message that is being sent, or was in an earlier run, with what is noted of it.
 #[derive(Debug)]
 pub(crate) struct NewId {
     pub(crate) id: Digest,
@@ -435,7 +443,7 @@ pub(crate) struct NewId {
 }
 
 impl NewId {
-    /// Of a message that was accepted on disk in an earlier run.
+    /// Returns the note of a message that was accepted on disk in an earlier run.
     pub(crate) fn in_log(id: Digest, content: Digest, to: DeviceId, at: Moment, seq: u64) -> NewId {
         NewId {
             id,

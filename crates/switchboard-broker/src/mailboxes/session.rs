@@ -1,4 +1,5 @@
-//! Who is there: hello, takeover, leaving, tokens, and what time does to a device.
+//! Sessions of devices with mailboxes: hello, takeover, end, tokens, presence, and a device's
+//! alarms.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
@@ -19,81 +20,83 @@ use crate::device_slots::DeviceSlotsMax;
 use crate::directory::Watcher;
 use crate::{Conn, Moment, StampClock};
 
-/// Takeovers of one device within [`FLAP_WINDOW`] from which on `welcome` waits.
+/// Number of takeovers of one device within [`FLAP_WINDOW`] from which on a newcomer must wait.
 const FLAP_MIN: usize = 5;
 const FLAP_WINDOW: Duration = Duration::from_secs(10);
-/// How long it waits.
+/// Time for which it waits.
 const FLAP_WAIT: Duration = Duration::from_secs(2);
-/// When a newcomer looks again whether the device before it has ended.
+/// Interval at which a newcomer checks again if the device before it has ended.
 const LEAVING_WAIT: Duration = Duration::from_millis(50);
-/// How long before its end a token is said to be expiring.
+/// Time before the end of a token at which the device is sent `expiring`.
 const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 
 /// One connection of a device.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(super) conn: Conn,
-    /// Counts the sessions of this shard: what was asked in one is not answered in another.
+    /// Its number on this shard, never 0: a reply to one session must not be given to another.
     pub(crate) number: u32,
     pub(super) is_text: bool,
-    /// The store has it that the device is there: from then on it may see something.
+    /// Set once the store has recorded that the device is connected. Before that nothing is pushed:
+    /// after a crash the device would count as away, and so what it saw as never pushed.
     pub(super) is_open: bool,
-    /// It was not welcomed yet: the store must know the device, and its mailbox's name, first.
+    /// The `welcome` that is still to be sent: the store must first know the device and the name of
+    /// its mailbox.
     unwelcomed: Option<Box<Unwelcomed>>,
-    /// Bytes pushed since the connection had taken everything.
+    /// Bytes pushed since the connection had last taken everything.
     pub(super) pushed_bytes: usize,
     filter: Option<Arc<dyn SendFilter>>,
-    /// When its token ends, by uptime and by the wall clock.
+    /// Time at which its token expires, by the uptime and by the wall clock.
     token_ends: Option<(Moment, u64)>,
     is_warned: bool,
     bad_frames: BadFrames,
     pub(super) watching: BTreeSet<PublicId>,
 }
 
-/// What the welcome will say.
+/// Parts of a `welcome` that is still to be sent.
 #[derive(Debug)]
 struct Unwelcomed {
     token: Option<Box<str>>,
     resumed: bool,
 }
 
-/// Frames that could not be obeyed, within a minute.
+/// Number of invalid frames within [`BAD_FRAMES_WINDOW`].
 #[derive(Debug, Default)]
 struct BadFrames {
     since: Moment,
     count: u32,
 }
 
-/// When a device was last taken over.
+/// Times of the latest takeovers of a device.
 #[derive(Debug, Default)]
 pub(crate) struct Takeovers(VecDeque<Moment>);
 
-/// A connection that opens a device's session, and who it proved to be.
+/// Request of an authenticated connection to open the session of its device.
 #[derive(Clone, Debug)]
 pub struct Hello {
     /// The connection.
     pub conn: Conn,
-    /// The device.
+    /// The device that the connection has proved to be.
     pub device: DeviceId,
-    /// It speaks the text protocol.
+    /// True if it speaks the text protocol.
     pub is_text: bool,
-    /// Which mailbox `last_seq` is about, as the device names it.
+    /// Name of the mailbox that `last_seq` is about, as the client remembers it.
     pub mailbox: Option<Box<str>>,
-    /// It has seen everything up to here.
+    /// The greatest `seq` up to which the client has seen everything.
     pub last_seq: u64,
-    /// Given to a device that is new, to prove itself later.
+    /// Token that a new device gets, to prove itself later; `None` for one that came with its own.
     pub token: Option<Box<str>>,
-    /// When the token that it came with ends, wall clock.
+    /// Time at which the token that it came with expires, by the wall clock; `None` is never.
     pub token_ends_ms: Option<u64>,
-    /// To whom it may send; `None` is to everybody.
+    /// The receivers that its token allows; `None` allows all.
     pub filter: Option<Arc<dyn SendFilter>>,
-    /// A random number: what a new mailbox is called.
+    /// A random number, of which the name of a new mailbox is made.
     pub nonce: u64,
-    /// If the device is a new one, it ends with its connection and leaves nothing behind.
+    /// True if the device, should it be new, ends with its connection and leaves nothing behind.
     pub is_ephemeral: bool,
 }
 
-/// A newcomer that the flap guard makes wait.
+/// A newcomer that must wait: for the flap guard, or until the device before it has ended.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     hello: Hello,
@@ -101,11 +104,12 @@ pub(crate) struct Waiting {
 }
 
 impl Takeovers {
-    /// Counts one; returns whether it is one too many in short time.
+    /// Counts a takeover; returns whether it is one too many within [`FLAP_WINDOW`].
     fn count(&mut self, now: Moment) -> bool {
         while self.0.front().is_some_and(|&at| now.since(at) >= FLAP_WINDOW) {
             self.0.pop_front();
         }
+        // No more than the rule needs, however fast they come.
         if self.0.len() >= FLAP_MIN {
             self.0.pop_front();
         }
@@ -118,7 +122,8 @@ impl Broker {
     /// Opens a session. An older one of the same device is closed at once, and fenced.
     pub(crate) fn hello(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
-        // A crash may have come between its end and the record of it.
+        // A crash may have come after its time to live and before the record of its end. It must
+        // end before it is welcomed, or it would be told that nothing was lost.
         self.away_alarm(now, id, out);
         let device = self.mailboxes.devices.get(&id);
         if device.is_some_and(|device| device.is_ephemeral && device.session.is_some()) {
@@ -126,17 +131,17 @@ impl Broker {
         }
         match self.mailboxes.devices.get(&id) {
             None => self.begin(now, hello, out),
-            // Its pending outcomes are being recorded; it begins anew when that is done.
+            // The outcomes of what waited for it are being recorded; then it begins anew.
             Some(device) if device.is_leaving() => self.wait(now, hello, LEAVING_WAIT, out),
             Some(_) => self.come_back(now, hello, out),
         }
     }
 
-    /// An ephemeral device ends with its connection: this one opens a new device.
-    ///
-    /// Takeovers are counted over all devices of the id that follow each other: each tells everybody
-    /// who watches the id twice.
+    /// Lets a newcomer take over an ephemeral device. As that ends with its connection, the
+    /// newcomer begins a new device of the same id.
     fn take_over_ephemeral(&mut self, now: Now, hello: Hello, out: Out<'_>) {
+        // Counted over all devices of the id: each takeover sends two frames to every watcher, so
+        // two clients that fight for the id must be slowed down.
         if self.is_flapping(now, hello.device, out) {
             return self.wait(now, hello, FLAP_WAIT, out);
         }
@@ -145,11 +150,14 @@ impl Broker {
 
     fn replace_ephemeral(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
+        // First: the end of the device would let in the connection that waits already, and this one
+        // is newer.
         self.end_waiting(id, out);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let takeovers = std::mem::take(&mut device.takeovers);
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
         if self.mailboxes.devices.contains_key(&id) {
+            // Outcomes of what waited for it are still pending.
             self.wait(now, hello, LEAVING_WAIT, out);
         } else {
             self.begin(now, hello, out);
@@ -157,7 +165,7 @@ impl Broker {
         self.go_on_counting(id, takeovers);
     }
 
-    /// A device follows another of the same id.
+    /// Gives a device the takeovers that were counted for the device of the same id before it.
     fn go_on_counting(&mut self, id: DeviceId, takeovers: Takeovers) {
         if let Some(device) = self.mailboxes.devices.get_mut(&id) {
             device.takeovers = takeovers;
@@ -175,7 +183,7 @@ impl Broker {
         is_flapping
     }
 
-    /// Opens the session of a device that is new.
+    /// Opens the first session of a new device.
     fn begin(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         if !hello.is_ephemeral
             && let Err(reason) = self.take_slot(now, hello.device, out)
@@ -183,10 +191,11 @@ impl Broker {
             let (conn, code) = (hello.conn, close::TRY_AGAIN_LATER);
             return out(Effect::Close { conn, code, reason });
         }
-        // A token of its own is given to one that was never here.
+        // Only a device that was never here is given a token of its own.
         let is_new = hello.token.is_some();
         if hello.device.is_number() && hello.device.get() >= self.directory.next_id() {
-            // Its token is ours, and we never gave this id: the store was rolled back in place.
+            // We signed its token but never gave this id: the store was rolled back in place.
+            // Others may have got ids of that time, too.
             self.directory.begin_ids_at(hello.device.get() + 1);
             self.directory.skip_unknown_ids(now.wall_ms);
             out(Effect::Count(Event::RolledBack(hello.device)));
@@ -201,10 +210,12 @@ impl Broker {
         let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
+        // A full store says already that it is connected, and takes no second record of that, for
+        // which `welcome` could wait.
         let is_there = is_full && device.is_recorded_online && device.records_unsynced == 0;
         if is_over && device.session.is_none() && !is_there {
-            // A message that is being accepted keeps it. A crash now would end it nevertheless, so
-            // nobody is welcomed before the store has it that it is there.
+            // An in-flight accept keeps this expired device alive. Re-log it before `welcome`, or a
+            // crash would delete it.
             device.recorded_at = Position::NOWHERE;
         }
         if device.session.is_some() && self.is_flapping(now, id, out) {
@@ -213,11 +224,15 @@ impl Broker {
         self.open(now, hello, out);
     }
 
-    /// Takes a slot for a new device; where there is none, that of an anonymous one which is away and
-    /// for which nothing waits. Returns what the device is told where it finds no slot.
+    /// Takes a slot for a new device, if need be from an anonymous one that is away and for which
+    /// nothing waits.
+    ///
+    /// # Errors
+    ///
+    /// The reason with which the connection is closed, if there is no slot.
     fn take_slot(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> Result<(), &'static str> {
         if self.mailboxes.is_full {
-            // Each one is a record that stays for as long as the device. A stranger who opens one
+            // The record of a new device stays for as long as the device. A stranger that opens one
             // after the other would keep the store full, and bring the log above its bound.
             return Err(STORE_FULL);
         }
@@ -230,12 +245,11 @@ impl Broker {
         has_slot.then_some(()).ok_or(DEVICES_FULL)
     }
 
-    /// Ends the anonymous device of this shard that is away the longest and for which nothing waits;
-    /// returns whether there was one.
-    ///
-    /// Looks at each device once: one that turns out to have something waiting comes back only when it
-    /// has not any more.
+    /// Ends the anonymous device of this shard that is away the longest and for which nothing
+    /// waits; returns whether there was one.
     fn end_idle(&mut self, now: Now, out: Out<'_>) -> bool {
+        // Each device is looked at once: if something waits for it, `note_idle` puts it back when
+        // that is gone.
         while let Some((_, id)) = self.mailboxes.idle.pop_first() {
             let device = self.mailboxes.devices.get(&id);
             if device.is_some_and(|device| device.is_idle() && device.mailbox.is_unused()) {
@@ -246,11 +260,13 @@ impl Broker {
         false
     }
 
-    /// A device may be away, or something of one that is away is gone. Nothing may wait for it then.
+    /// Notes a device that may be idle now, if it is away: its session ended, or an entry left its
+    /// mailbox.
     pub(super) fn note_idle(&mut self, id: DeviceId) {
         let device = self.mailboxes.devices.get_mut(&id);
         let Some(device) = device.filter(|device| device.is_idle()) else { return };
         device.rest_if_away();
+        // Only anonymous devices give way to new ones: anybody can make any number of them.
         if id.is_number() {
             self.mailboxes.idle.insert((device.away_since, id));
         }
@@ -258,23 +274,26 @@ impl Broker {
 
     fn add_device(&mut self, now: Now, hello: &Hello, is_new: bool) {
         let id = hello.device;
+        // Odd: in a record an even name marks a device that is ending.
         let mut device = Device::new(id, hello.nonce | 1, now);
         device.is_ephemeral = hello.is_ephemeral;
         device.receipts = hello.is_ephemeral.then(Box::default);
         self.mailboxes.stats.mailboxes += u64::from(!hello.is_ephemeral);
         if !self.mailboxes.is_durable || hello.is_ephemeral {
-            // There is nothing that could forget a number, but the device with its mailbox.
+            // No crash can make it give a number twice: it takes the mailbox along.
             device.mailbox.reserve_to(u64::MAX);
         }
         if !is_new {
+            // A device of this id may have ended, and what is still known of messages to it,
+            // such as a `cancel`, goes by their numbers.
             device.mailbox.begin_at(*self.mailboxes.used_to(id));
         }
         self.mailboxes.devices.insert(id, Box::new(device));
         self.directory.add_owner(id, self.shard);
     }
 
-    /// A device ended while a new connection of it waited: it is a new one, and finds a slot or not like
-    /// any other. It is on its way into the store before anybody can send to it.
+    /// Lets the connection in that waited while its device ended. It opens a new device, which
+    /// needs a slot like any other.
     pub(super) fn begin_anew(
         &mut self,
         now: Now,
@@ -294,7 +313,7 @@ impl Broker {
         let until = now.at.after(wait);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let conn = hello.conn;
-        // What it says already is for later.
+        // Frames that it has sent already are for the session that it waits for.
         out(Effect::AwaitReply { conn });
         if let Some(older) = device.waiting.replace(Box::new(Waiting { hello, until })) {
             self.mailboxes.end_wait(older.hello.conn);
@@ -304,18 +323,22 @@ impl Broker {
         self.mailboxes.timers.set(until, Alarm::Waiting, id);
     }
 
+    /// Opens a session of a device that exists, in place of the one that it may have.
     fn open(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
+        // First, so that there is no time at which both connections are in a session.
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
         self.end_waiting(id, out);
         let number = self.mailboxes.next_session;
+        // 0 stands for no session.
         self.mailboxes.next_session = number.wrapping_add(1).max(1);
         let (is_durable, epoch) = (self.mailboxes.is_durable, self.mailboxes.epoch);
         let may_put_off = self.may_put_off_record(id);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_kept = is_durable && !device.is_ephemeral;
         let is_recorded = is_kept && !may_put_off;
-        // Whether the store has it already that it is there.
+        // Without a record to wait for: nothing of it is stored, or the store says already that
+        // it is connected. That record may still be on its way, though.
         let is_open = !is_recorded && device.records_unsynced == 0;
         self.mailboxes.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
@@ -326,8 +349,8 @@ impl Broker {
             // crash everything up to the last reserved seq counts as pushed, so no client that
             // only tells the truth comes here.
             //
-            // If the name is not recorded now, a crash brings back the old one, which the client does not
-            // know any more.
+            // Where the name is not recorded now, a crash brings back the old one. That is safe:
+            // the client does not know it any more, and takes the mailbox for another again.
             device.mailbox_name = hello.nonce | 1;
             if is_recorded {
                 device.recorded_at = Position::NOWHERE;
@@ -357,6 +380,7 @@ impl Broker {
             self.mailboxes.sessions.resize(index + 1, None);
         }
         self.mailboxes.sessions[index] = Some(id);
+        // Before its record and `welcome`, which both say how far it has acked.
         if resumed {
             self.ack_to(now, id, hello.last_seq, out);
         }
@@ -365,7 +389,8 @@ impl Broker {
         }
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
         if is_kept && device.recorded_at.is_nowhere() {
-            // A crash now would leave nothing of the device, but what it sent meanwhile.
+            // The store does not know it yet, and must before it sends: a crash would leave its
+            // messages, but forget the device with its ids and the outcomes that it asked for.
             out(Effect::AwaitReply { conn: hello.conn });
         } else {
             self.welcome(id, out);
@@ -374,7 +399,7 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// A newcomer that the flap guard made wait gives way to a newer one.
+    /// Closes the newcomer that waits, as it gives way to a newer one.
     fn end_waiting(&mut self, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if let Some(older) = device.waiting.take() {
@@ -383,7 +408,7 @@ impl Broker {
         }
     }
 
-    /// Welcomes who is there, once.
+    /// Sends `welcome` to the connection of a device, once.
     pub(super) fn welcome(&mut self, id: DeviceId, out: Out<'_>) {
         let Some(session) = self.session(id) else { return };
         let Some(unwelcomed) = session.unwelcomed.take() else { return };
@@ -394,7 +419,7 @@ impl Broker {
             self.welcome_frame(id, conn, &unwelcomed, out);
         }
         out(Effect::Replied { conn });
-        // It may be about to end already, and nothing is told before the welcome.
+        // Not before: the token may be about to expire, and `expiring` must come after `welcome`.
         self.set_token_alarm(id);
     }
 
@@ -417,14 +442,14 @@ impl Broker {
         out(Effect::Tell { conn, frame: &frame });
     }
 
-    /// The longest frame that may come to a device: as long as what it may say, but for the frames
-    /// that are not about its messages and for what an earlier run with a greater limit accepted.
+    /// Returns the longest frame that may be sent to a device: `max_message_bytes`, but at least
+    /// [`FRAME_LEN_MIN`], and more for messages that an earlier run with a greater limit accepted.
     fn frame_len_max(&self, device: &Device) -> usize {
         let limit = self.mailboxes.limits.message_bytes_max;
         limit.max(FRAME_LEN_MIN).max(device.mailbox.longest())
     }
 
-    /// The connection of a session, or of one that waits to be, is gone.
+    /// Ends what a connection that is gone had: its session, or its wait for one.
     pub(crate) fn session_ended(&mut self, now: Now, conn: Conn, out: Out<'_>) {
         if let Some(id) = self.session_on(conn) {
             self.end_session(now, id, None, out);
@@ -438,7 +463,7 @@ impl Broker {
         }
     }
 
-    /// Ends a device's session, if it has one. With a code its connection is closed.
+    /// Ends a device's session, if it has one, and closes its connection if there is a code.
     fn end_session(&mut self, now: Now, id: DeviceId, code: Option<u16>, out: Out<'_>) {
         let may_put_off = self.may_put_off_record(id);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
@@ -448,6 +473,7 @@ impl Broker {
         device.away_since = now.at;
         device.mailbox.rewind();
         device.mailbox.drop_contents();
+        // The fence: whatever still comes on the connection finds no session.
         self.mailboxes.sessions[session.conn.0 as usize] = None;
         self.mailboxes.stats.sessions -= 1;
         if session.is_text {
@@ -466,9 +492,11 @@ impl Broker {
             None => {}
         }
         if is_ephemeral {
+            // Not left to its end, which may have to wait for outcomes.
             self.announce(id, false, now.wall_ms, out);
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
+            // Not after a takeover, where the new session follows in the same step.
             if may_put_off {
                 self.mailboxes.stale_records.insert(id);
             } else {
@@ -488,12 +516,13 @@ impl Broker {
         }
     }
 
+    /// Returns how long a device may be away before it ends; `None` is for ever.
     pub(super) fn ttl(&self, id: DeviceId) -> Option<Duration> {
         let limits = &self.mailboxes.limits;
         if id.is_number() { Some(limits.device_ttl) } else { limits.named_device_ttl }
     }
 
-    /// The device whose session is on a connection.
+    /// Returns the device whose session is on a connection.
     pub(crate) fn session_on(&self, conn: Conn) -> Option<DeviceId> {
         self.mailboxes.sessions.get(conn.0 as usize).copied().flatten()
     }
@@ -502,7 +531,7 @@ impl Broker {
         self.mailboxes.devices.get_mut(&id)?.session.as_deref_mut()
     }
 
-    /// Tells a device something by v1, if it is there by v1.
+    /// Sends a frame to a device, if it is connected by v1.
     pub(super) fn tell(&self, id: DeviceId, frame: &ServerFrame<'_>, out: Out<'_>) {
         if let Some(conn) = self.mailboxes.devices.get(&id).and_then(|device| device.told_on()) {
             out(Effect::Tell { conn, frame });
@@ -527,7 +556,7 @@ impl Broker {
         self.tell(id, &ServerFrame::Rejected { id: frame_id, code, message, retry_after_ms }, out);
     }
 
-    /// A v1 device said something. What comes on a connection that is fenced changes nothing.
+    /// Obeys a frame of a v1 device. What comes on a connection that is fenced changes nothing.
     pub(crate) fn frame(&mut self, now: Now, conn: Conn, text: &[u8], out: Out<'_>) {
         let Some(id) = self.session_on(conn) else { return };
         match parse_client(text) {
@@ -563,7 +592,7 @@ impl Broker {
         }
     }
 
-    /// A frame that could be read and cannot be right.
+    /// Answers a frame that is well-formed and cannot be obeyed as a bad one.
     pub(super) fn complain(&mut self, now: Now, id: DeviceId, message: &str, out: Out<'_>) {
         let error =
             FrameError { code: FrameErrorCode::BadFrame, message: message.to_owned(), id: None };
@@ -594,7 +623,7 @@ impl Broker {
         self.allows(id, self.show(to).as_ref())
     }
 
-    /// The same, also for a receiver that may be nobody.
+    /// As [`Broker::may_send`], for a receiver that may not exist.
     pub(crate) fn allows(&self, id: DeviceId, to: DeviceRef<'_>) -> bool {
         let filter = self
             .mailboxes
@@ -605,7 +634,7 @@ impl Broker {
         filter.is_none_or(|filter| filter.allows(&to.to_string()))
     }
 
-    /// A connection showed another token for its device, and it was found good.
+    /// Applies a valid token that a connection showed. One for another device ends the session.
     pub(crate) fn refreshed(
         &mut self,
         now: Now,
@@ -640,6 +669,7 @@ impl Broker {
     fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(session) = self.session(id) else { return };
         let Some((ends, at_ms)) = session.token_ends else { return };
+        // The alarm may be that of an earlier token: alarms are never moved later.
         if ends <= now.at {
             return self.end_session(now, id, Some(close::NOT_AUTHENTICATED), out);
         }
@@ -658,14 +688,15 @@ impl Broker {
             || self.mailboxes.stale_records_due().is_some_and(|at| at <= now)
     }
 
-    /// The next moment at which [`Input::Tick`](crate::Input::Tick) has something to do.
+    /// Returns the next moment at which [`Input::Tick`](crate::Input::Tick) may have something
+    /// to do.
     pub fn next_tick(&self) -> Option<Moment> {
         let others =
             self.mailboxes.acks_due().into_iter().chain(self.mailboxes.stale_records_due());
         self.mailboxes.timers.next().into_iter().chain(others).min()
     }
 
-    /// Does what time asks for.
+    /// Does everything that is due.
     pub(crate) fn tick(&mut self, now: Now, out: Out<'_>) {
         while let Some((alarm, id)) = self.mailboxes.timers.take_due(now.at) {
             match alarm {
@@ -684,6 +715,7 @@ impl Broker {
 
     fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
+        // The wait that the alarm was set for may have ended, and this be a later one.
         if let Some(waiting) = &device.waiting
             && waiting.until > now.at
         {
@@ -714,12 +746,12 @@ impl Broker {
         if device.away_since.after(ttl) <= now.at {
             self.end_device(now, id, out);
         } else {
-            // It came back meanwhile, and left again.
+            // It came back and left again since the alarm was set.
             self.set_away_alarm(id, now);
         }
     }
 
-    /// A page of the devices that there are.
+    /// Answers a `devices` frame with a page of the devices that there are.
     fn devices_frame(
         &self,
         id: DeviceId,
@@ -737,6 +769,7 @@ impl Broker {
         };
         let limit = limit.unwrap_or(DEVICES_LIMIT_MAX).min(DEVICES_LIMIT_MAX) as usize;
         let (page, has_more) = self.directory.page(after, limit);
+        // A page ends before it would be longer than `welcome` said that frames are.
         let mut bytes = self.mailboxes.limits.message_bytes_max.max(FRAME_LEN_MIN) - PAGE_LEN_MAX;
         let devices: Vec<DeviceStatus<'_>> = page
             .iter()
@@ -816,13 +849,13 @@ impl Broker {
         self.tell(id, &ServerFrame::Watching { id: frame_id }, out);
     }
 
-    /// Tells everybody who watches a device that it came or went.
+    /// Notes that a device came or went, and tells its watchers if that is a change.
     pub(crate) fn announce(&mut self, id: DeviceId, online: bool, at_ms: u64, out: Out<'_>) {
         let watchers = self.directory.present(id, online, at_ms);
         self.tell_watchers(watchers, id, online, at_ms, out);
     }
 
-    /// An anonymous device of the text protocol is gone, with its id.
+    /// Ends an anonymous device of the text protocol, with its id, and tells its watchers.
     pub(crate) fn end_anonymous(&mut self, id: DeviceId, now: Now, out: Out<'_>) {
         let watchers = self.directory.forget(id);
         self.tell_watchers(watchers, id, false, now.wall_ms, out);
@@ -851,6 +884,7 @@ impl Broker {
     ) {
         let shown = self.show(device);
         let Some(session) = self.session(to) else { return };
+        // The watch may have ended while this was on its way.
         if session.watching.contains(&shown) {
             let frame = ServerFrame::Presence { device: shown.as_ref(), online, at_ms };
             self.tell(to, &frame, out);
@@ -859,51 +893,49 @@ impl Broker {
 }
 
 impl Device {
-    /// The connection on which it is told things, if it is there by v1.
+    /// Returns the connection to which frames for it go, if it is connected by v1.
     pub(super) fn told_on(&self) -> Option<Conn> {
         let session = self.session.as_ref().filter(|session| !session.is_text);
         session.map(|session| session.conn)
     }
 
-    /// Returns whether it is away, and nobody of it waits to be let in.
+    /// Returns whether it is away, is not ending, and no newcomer waits.
     fn is_idle(&self) -> bool {
         self.session.is_none() && self.waiting.is_none() && !self.is_leaving()
     }
 
-    /// Returns whether it ends as soon as its pending outcomes are recorded.
+    /// Returns whether it ends as soon as the outcomes that are pending are recorded.
     fn is_leaving(&self) -> bool {
         self.is_ending || (self.is_ephemeral && self.session.is_none())
     }
 
-    /// By what it knows an id under which it sent.
-    ///
-    /// An ephemeral device may be gone and another of its id be there before a message of its is
-    /// answered. The answer must not be taken for one to a message that the other sends under the
-    /// same id.
+    /// Returns the digest under which it keeps the id of a message that it sends.
     #[inline]
     pub(super) fn own_digest(&self, id: crate::Digest) -> crate::Digest {
+        // An ephemeral device may end before a message of it is answered, and another of the same
+        // id send under the same id of a message: the answer must not be taken for one to that.
         if self.is_ephemeral { id.of_incarnation(self.mailbox_name) } else { id }
     }
 
-    /// Returns whether a newcomer names this mailbox.
+    /// Returns whether `last_seq` of a newcomer is about this mailbox.
     fn knows(&self, hello: &Hello, epoch: u64) -> bool {
         hello.mailbox.as_deref() == Some(&format!("{:016x}", self.mailbox_name ^ epoch))
     }
 
-    /// Numbers below this one are not given again, once a record says so. Also those that were
-    /// given: the messages that bore them may have left the log.
+    /// Returns the number below which none is given again, once a record says so.
     pub(super) fn reserves_to(&self) -> u64 {
+        // Also above all that were given: the messages with those numbers may have left the log,
+        // and then nothing else in it says so.
         self.mailbox.reserved_to().max(self.reserving_to).max(self.mailbox.next_seq())
     }
 
-    /// Returns how it stands, as the store keeps it.
-    ///
-    /// One that is ending is marked as such: should a crash come before the record of its end, it goes
-    /// on ending.
+    /// Returns the record of its state.
     pub(super) fn record<'a>(&self, shown: &'a PublicId, clock: StampClock) -> Record<'a> {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
+            // Even while it is ending: evictions have no records of their own, so after a crash it
+            // must go on ending, or what was evicted would be back.
             mailbox: if self.is_ending { !self.mailbox_name } else { self.mailbox_name },
             reserved_to: self.reserves_to(),
             acked_to: self.mailbox.acked_to(),
@@ -913,17 +945,18 @@ impl Device {
     }
 }
 
-/// No frame but `message` and `devices` is longer: an `outcome` is about 2.2 KiB at most, with every
-/// byte of its id and its reason escaped, and a `welcome` with a token no more than 1 KiB.
+/// Length that every frame may have, whatever `max_message_bytes` is. Only `message` and `devices`
+/// can be longer: an `outcome` is about 2.2 KiB at most, with every byte of its id and its reason
+/// escaped, and a `welcome` with a token at most 1 KiB.
 const FRAME_LEN_MIN: usize = 4_096;
 
-/// A page of devices without the devices.
+/// Room for a page of devices without the devices.
 const PAGE_LEN_MAX: usize = 1_024;
 
 const SERVER: &str = concat!("switchboard/", env!("CARGO_PKG_VERSION"));
 const HIDDEN: &str = "this server does not show devices to each other (list_devices)";
 
-/// Why a new device is refused. A close frame has room for 123 bytes.
+/// Reasons for refusing a new device. A close frame has room for 123 bytes.
 const DEVICES_FULL: &str =
     "full: no more devices are taken now (devices_max); those that exist may come";
 const STORE_FULL: &str = "full: the store has no space for a new device now (store_full); come back later, or say \
@@ -943,12 +976,14 @@ fn public_id(device: &str) -> Option<PublicId> {
     DeviceRef::parse(device).map(PublicId::from)
 }
 
-/// The moment of the server's uptime at which the wall clock will show `wall_ms`.
+/// Returns the moment of the uptime at which the wall clock will show `wall_ms`, if it does not
+/// jump.
 fn moment_of(now: Now, wall_ms: u64) -> Moment {
     Moment::from_ms(now.at.ms() + wall_ms.saturating_sub(now.wall_ms))
 }
 
-/// A mailbox without a session, as a replay makes it.
+/// Returns a device for a replay that has not come to the device's own record yet.
 pub(super) fn provisional(id: DeviceId, now: Now) -> Device {
+    // No mailbox is named 0: if the record never comes, the end of the replay drops the device.
     Device::new(id, 0, now)
 }
