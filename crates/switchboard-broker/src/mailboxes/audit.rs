@@ -7,8 +7,8 @@ use crate::shrink::{self, KEPT, KEPT_BY_SHARD};
 
 impl Broker {
     /// Counts what waits and what is remembered, and says where a sum that is kept differs, or
-    /// where more than `messages_max` messages are in a mailbox, or `outcomes_max` outcomes and reserved ones
-    /// for them. For tests: it looks at everything.
+    /// where more than `messages_max` messages are in a mailbox, or `outcomes_max` outcomes and
+    /// reserved ones for them. For tests: it looks at everything.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl Broker {
 }
 
 impl Device {
-    /// Returns whether its tables gave back the memory that they do not need; those of its mailbox look
-    /// themselves.
+    /// Returns whether its tables gave back the memory that they do not need; those of its
+    /// mailbox look themselves.
     fn audit_memory(&self) -> Result<(), String> {
         self.sent.audit()?;
         self.receipts.iter().try_for_each(|set| shrink::audit("receipts", set.as_ref(), KEPT))

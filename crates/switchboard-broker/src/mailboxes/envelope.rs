@@ -118,10 +118,11 @@ pub struct Deliver<'a> {
     pub durability: Option<Durability>,
     /// Whether the sender asked for an outcome.
     pub receipt: bool,
-    /// Whether the sender's shard has memory set aside for the outcome, should it be in memory only.
+    /// Whether the sender's shard has memory set aside for the outcome, should it be in memory
+    /// only.
     pub has_outcome_memory: bool,
-    /// Whether its id counts for duplicates also after a restart: not one that the server makes, nor
-    /// one of an ephemeral sender, with which it ends.
+    /// Whether its id counts for duplicates also after a restart: not one that the server makes,
+    /// nor one of an ephemeral sender, with which it ends.
     pub keeps_id: bool,
     /// Who waits for the reply.
     pub reply_to: ReplyTo,
@@ -138,7 +139,8 @@ impl Deliver<'_> {
         }
     }
 
-    /// Returns what counts toward a mailbox's bytes, under this id: its own, or one that the server made.
+    /// Returns what counts toward a mailbox's bytes, under this id: its own, or one that the
+    /// server made.
     pub(crate) fn len_under(&self, id: &str) -> usize {
         self.body.len() + id.len() + self.re.as_ref().map_or(0, |re| re.len())
     }

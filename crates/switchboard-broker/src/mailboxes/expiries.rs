@@ -65,7 +65,8 @@ impl Expiries {
         }
     }
 
-    /// Says so if more numbers are here than `waiting` messages may have, or more memory. For tests.
+    /// Says so if more numbers are here than `waiting` messages may have, or more memory. For
+    /// tests.
     pub(super) fn audit(&self, waiting: usize) -> Result<(), String> {
         let (len, max) = (self.0.len(), 2 * waiting + SLACK);
         if len > max {
@@ -81,8 +82,8 @@ mod tests {
 
     use super::*;
 
-    /// All messages of a mailbox were looked at each time that one expired: with 100,000 that expired 1 ms
-    /// after each other, a third of a core for as long.
+    /// All messages of a mailbox were looked at each time that one expired: with 100,000 that
+    /// expired 1 ms after each other, a third of a core for as long.
     #[test]
     fn what_does_not_expire_yet_is_not_looked_at() {
         const COUNT: u64 = 100_000;

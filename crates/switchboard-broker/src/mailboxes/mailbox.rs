@@ -389,8 +389,8 @@ impl Mailbox {
         let is_stored = entry.is_stored();
         // Before the state changes, on which this depends.
         self.cached -= entry.cached_bytes();
-        // What lies behind such an entry may have been pushed too, so to wait would be too late.
-        // The client has seen the entry, and skips it should a crash bring it back.
+        // One that was pushed in this session need not hold back what lies behind it, which may be
+        // pushed already. Should a crash bring it back, the client acks it by its `last_seq`.
         let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
         entry.state = match entry.receipt() {
             true => State::AwaitsOutcome,

@@ -1,12 +1,14 @@
 //! Devices with mailboxes: the part of a broker that keeps what it accepted.
 //!
-//! Only the shard that owns a device decides about it: who holds its session, which of its sends are
-//! retries, what waits in its mailbox. What must survive goes into the store as a [`Record`]; only
-//! when the store says that it is synced is it answered, and shown to anybody.
+//! Only the shard that owns a device decides about it: which connection has its session, which
+//! of its messages are retries, what waits in its mailbox. What must survive is appended to the
+//! store as a [`Record`], and is answered and shown only when the store has synced it.
 //!
-//! [`session`] is who is there, [`send`] a message on its way from the sender's shard to the
-//! receiver's, [`push`] from the mailbox to the device, [`outcome`] how it ends, [`store`] what the
-//! store says, [`quarantine`] what it cannot give back, [`recover`] what it does.
+//! [`session`]: connections of devices. [`send`]: the way of a message from the sender's shard
+//! into the receiver's mailbox. [`push`]: from the mailbox to the device. [`outcome`]: ends of
+//! messages and devices. [`store`]: what is done when the store has synced, is full or fails.
+//! [`quarantine`]: records that it cannot read. [`recover`]: the replay after a start, and
+//! compaction.
 
 mod audit;
 mod content;
@@ -58,47 +60,47 @@ use store::Pending;
 use timers::Timers;
 use totals::OfAnonymous;
 
-/// What devices with mailboxes may have.
+/// Bounds on devices with mailboxes, and other settings for them.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Messages pushed ahead of their acks.
+    /// Entries pushed to a device ahead of its acks.
     pub in_flight_max: usize,
-    /// Messages that a mailbox holds.
+    /// Messages in a mailbox.
     pub mailbox_messages_max: usize,
-    /// Bytes that a mailbox holds.
+    /// Bytes of messages in a mailbox.
     pub mailbox_bytes_max: usize,
-    /// What one sender may have of a mailbox, of what is free without his own, in percent.
+    /// Share of one sender of what the others leave free in a mailbox, in percent.
     pub mailbox_sender_share: usize,
-    /// Outcomes that a device may have asked for and not acked; of those that are pending at one
-    /// receiver, [`Limits::mailbox_sender_share`] of what the others leave.
+    /// Outcomes that a device may have asked for and not acked. Those that are pending at one
+    /// receiver may be [`Limits::mailbox_sender_share`] of what the others leave.
     pub outcomes_max: usize,
-    /// Bytes that the messages of one shard may take that are in memory only.
+    /// Bytes that the messages of one shard which are in memory only may take.
     pub memory_messages_max_bytes: usize,
     /// Bytes that the store may take, for all shards.
     pub store_bytes_max: usize,
-    /// How long an id counts as a retry, by the server's uptime.
+    /// Time, by the server's uptime, for which a message under the same id counts as a retry.
     pub dedup_window: Duration,
-    /// Ids remembered of one device.
+    /// Ids of messages that are remembered of one device.
     pub dedup_ids_per_device_max: usize,
-    /// Ids remembered by one shard.
+    /// Ids of messages that are remembered by one shard.
     pub dedup_ids_max: usize,
     /// Devices with a mailbox, on all shards.
     pub devices_max: usize,
-    /// How long an anonymous device may be away; then it ends.
+    /// Time for which an anonymous device may be away before it ends.
     pub device_ttl: Duration,
     /// The same for a named one; `None` is for ever.
     pub named_device_ttl: Option<Duration>,
     /// Bytes pushed to a connection before it must have taken them.
     pub push_bytes_max: usize,
-    /// Whether devices may see each other.
+    /// True if devices may list and watch each other.
     pub list_devices: bool,
-    /// Told to devices: how often they are pinged.
+    /// Interval of pings, which `welcome` names.
     pub ping_interval: Duration,
-    /// Told to devices: the longest frame.
+    /// Length of the longest frame, which `welcome` names.
     pub message_bytes_max: usize,
 }
 
-/// What the contract of v1 names, where it names a number.
+/// The numbers of the contract of v1, where it names one.
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -124,7 +126,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns what the mailbox of this device may hold.
+    /// Returns the quota of this device's mailbox.
     fn quota_of(&self, id: DeviceId) -> Quota {
         Quota {
             messages_max: self.mailbox_messages_max,
@@ -134,9 +136,9 @@ impl Limits {
         }
     }
 
-    /// Returns what outcomes this device may have asked for, and how many of them of messages to
-    /// one receiver. Room for one is room for the longest: bytes are not counted.
+    /// Returns the quota of the outcomes that this device asks for.
     fn outcomes_quota_of(&self, id: DeviceId) -> Quota {
+        // Bytes do not count: room for one outcome is room for the longest.
         Quota { messages_max: self.outcomes_max, bytes_max: 0, ..self.quota_of(id) }
     }
 }
@@ -150,39 +152,39 @@ pub struct Now {
     pub wall_ms: u64,
 }
 
-/// Whether a token lets a device send to another.
+/// The receivers to which a token lets its device send.
 pub trait SendFilter: fmt::Debug + Send + Sync {
-    /// Returns whether it may send to the device that is shown so.
+    /// Returns whether the device may send to `to`, a number or a name as on the wire.
     fn allows(&self, to: &str) -> bool;
 }
 
-/// Which message an outcome is about.
+/// Identifies a message by its place in a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageKey {
-    /// In whose mailbox it is.
+    /// The device whose mailbox it is in.
     pub device: DeviceId,
     /// Its number there.
     pub seq: u64,
 }
 
-/// How a message ended.
+/// The outcome of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageOutcome {
-    /// Which message.
+    /// The message.
     pub of: MessageKey,
-    /// How.
+    /// Kind of its end.
     pub kind: Outcome,
-    /// When, wall clock.
+    /// Time of its end, by the wall clock.
     pub at_ms: u64,
-    /// Whether the receiver may have seen it although it did not ack.
+    /// True if the receiver may have seen it although it did not ack.
     pub maybe_seen: bool,
-    /// Why it was refused.
+    /// Reason that the receiver gave when it refused it.
     pub reason: Option<Box<str>>,
-    /// Whether the message was in the store, and so its outcome must be.
+    /// True if the message was in the store, so that its outcome must be there, too.
     pub is_stored: bool,
 }
 
-/// What is worth counting beside what is told.
+/// Events that are counted, beside the effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A message was accepted, with this durability.
@@ -200,116 +202,117 @@ pub enum Event {
     Takeover,
     /// A takeover was made to wait, because two clients fight for one device.
     Flapping(DeviceId),
-    /// A device came whose id this store has not given: it was rolled back.
+    /// A device connected whose id this store has not given: the store was rolled back.
     RolledBack(DeviceId),
-    /// A device without session came to its end.
+    /// A device with a mailbox ended.
     DeviceEnded,
-    /// A frame could not be obeyed.
+    /// A frame was invalid.
     BadFrame,
 }
 
 pub(crate) type Out<'a> = &'a mut dyn FnMut(Effect<'_>);
 
-/// What a broker keeps of devices with mailboxes.
+/// The devices with mailboxes of a broker, and what it keeps for all of them.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
     limits: Limits,
     shards: u16,
-    /// There is a store: what it holds survives.
+    /// True if there is a store.
     is_durable: bool,
-    /// The store cannot sync for now.
+    /// Set while the store cannot sync.
     is_failing: bool,
-    /// The store takes no new messages for now, but all else.
+    /// Set while the store takes no new messages; it takes all other records.
     pub(crate) is_full: bool,
     devices: FxHashMap<DeviceId, Box<Device>>,
     /// By [`crate::Conn`].
     sessions: Vec<Option<DeviceId>>,
     next_session: u32,
-    /// What each append that is not synced was for, in order.
+    /// The purpose of each append that is not synced, in order.
     pending: VecDeque<Pending>,
     timers: Timers,
-    /// Anonymous devices that are away, the oldest first, with since when: all that have an empty
-    /// mailbox, and others. Those end first where a new device finds no slot.
+    /// Anonymous devices that are away, those that left first in front: all for which nothing
+    /// waits, and some others. They give way first if a new device finds no slot.
     idle: BTreeSet<(Moment, DeviceId)>,
     /// Devices whose acks are in no record yet.
     acked: Vec<DeviceId>,
     acks_due: Option<Moment>,
-    /// Devices that came or went while the store was full, so that its record of them is not how they
-    /// stand; and when the next of them are recorded, if it is not full.
+    /// Devices that came or went while the store was full, so that their records in it are stale.
     stale_records: BTreeSet<DeviceId>,
+    /// Time at which the next of these records are written, if the store is not full then.
     stale_records_at: Moment,
-    /// Who sent under how many ids.
+    /// The devices by how many ids are remembered of them.
     crowd: Crowd,
-    /// From this shard to itself.
+    /// Envelopes from this shard to itself.
     local: VecDeque<Envelope>,
-    /// The id of a message whose sender is told about it; kept for its memory.
+    /// Buffer for the id of a message that is answered; kept for its memory.
     answered_id: String,
     stats: Stats,
-    /// What is here of devices without a name.
+    /// Sums over what devices without a name have here.
     anonymous: OfAnonymous,
-    /// Connections that the flap guard makes wait.
+    /// Connections that wait for a session.
     waiting: FxHashMap<crate::Conn, DeviceId>,
-    /// What all mailboxes are named after, beside their own number.
+    /// Number that is part of the names of all mailboxes.
     epoch: u64,
-    /// What times are stored by.
+    /// The clock by which times are stored.
     clock: StampClock,
-    /// Numbers below these may have been given to messages for a device that ended: anonymous ones,
-    /// and those with names. One that comes back begins here, so that what is still known of a
-    /// message by its number is not taken for another.
+    /// Numbers below these may have been given to messages for devices that have ended, by
+    /// whether they are named. A device that comes back begins here, so that what is still known
+    /// of a message by its number is not taken for another.
     used_to: [u64; 2],
 }
 
-/// What waits, over all mailboxes of a shard.
+/// Sums over all mailboxes of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Devices with a mailbox.
+    /// Number of devices with a mailbox, without ephemeral ones.
     pub mailboxes: u64,
-    /// Those that are connected.
+    /// Number of devices that are connected, ephemeral ones too.
     pub sessions: u64,
-    /// Messages that wait.
+    /// Number of messages and outcomes that wait.
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What those take that are in memory only.
+    /// Bytes of memory for those that are in memory only, and set aside for outcomes that will be.
     pub memory: u64,
-    /// Ids remembered.
+    /// Number of ids of messages that are remembered.
     pub sent_ids: u64,
 }
 
 /// One device with a mailbox.
 #[derive(Debug)]
 pub(crate) struct Device {
-    /// What its mailbox is called.
+    /// Name of its mailbox: an odd number, or 0 in a replay that has not come to its record.
     mailbox_name: u64,
     mailbox: Mailbox,
     sent: Sent,
     session: Option<Box<Session>>,
-    /// A newer connection that waits for the flap guard.
+    /// A newer connection that waits for the session.
     waiting: Option<Box<session::Waiting>>,
     takeovers: session::Takeovers,
-    /// Since when it is there or away, wall clock; what the device list shows.
+    /// Time since which it is connected or away, by the wall clock, as the device list shows it.
     since_ms: u64,
-    /// When it went away, by uptime.
+    /// Time at which it went away, by the uptime.
     away_since: Moment,
-    /// Where its last [`Record::Device`] lies.
+    /// Position of its last [`Record::Device`]. Nowhere until the store has one, and also while
+    /// `welcome` must wait for a new one.
     recorded_at: Position,
-    /// Whether the last one that was appended says that it is there.
+    /// True if the last one that was appended says that it is connected.
     is_recorded_online: bool,
-    /// How many are not synced.
+    /// Number of them that are not synced.
     records_unsynced: u32,
-    /// Tells it from one of its id that ended, also when its mailbox gets another name.
+    /// Tells it from an earlier device of its id, even after its mailbox got another name.
     born: u64,
-    /// The session whose fetch is under way, also when it has ended: one that comes and goes in a loop would
-    /// let more and more fetches wait for the reader.
+    /// The session whose fetch is under way; it may have ended.
     fetching: Option<u32>,
     /// The `reserved_to` that is being recorded; 0 is none.
     reserving_to: u64,
+    /// Set while its acks are to be recorded.
     is_ack_dirty: bool,
-    /// It ends with its connection, and the store knows nothing of it.
+    /// True if it ends with its connection. The store knows nothing of it.
     is_ephemeral: bool,
     /// The messages of an ephemeral device whose outcomes will come; at most `outcomes_max`.
     receipts: Option<Box<FxHashSet<MessageKey>>>,
-    /// It is ending: outcomes for senders are being recorded.
+    /// Set while it is ending: the outcomes of what waited for it are being recorded.
     is_ending: bool,
 }
 
@@ -349,9 +352,10 @@ impl Mailboxes {
 }
 
 impl Mailboxes {
-    /// Why the store takes no new message for now. A full disk is both full and failing, and then
-    /// `store_full` says more: the message is certainly not kept.
+    /// Returns the reason for which the store takes no new message now, if it does not.
     fn store_refuses(&self) -> Option<RejectCode> {
+        // A full disk is both full and failing. `store_full` says more: the message is certainly
+        // not kept.
         match (self.is_full, self.is_failing) {
             (true, _) => Some(RejectCode::StoreFull),
             (false, true) => Some(RejectCode::StoreUnavailable),
@@ -359,12 +363,12 @@ impl Mailboxes {
         }
     }
 
-    /// See the field.
+    /// Returns the number from which a device begins whose id may have been another's before.
     fn used_to(&mut self, id: DeviceId) -> &mut u64 {
         &mut self.used_to[usize::from(!id.is_number())]
     }
 
-    /// A device is no more. Its numbers are not given again to one of its id.
+    /// Removes a device that has ended, and returns it.
     pub(crate) fn remove(&mut self, id: DeviceId) -> Option<Box<Device>> {
         let device = self.devices.remove(&id)?;
         shrink(&mut self.devices, KEPT_BY_SHARD);
@@ -372,48 +376,53 @@ impl Mailboxes {
         self.timers.clear(id);
         self.stale_records.remove(&id);
         self.idle.remove(&(device.away_since, id));
+        // A sender may still cancel a message to it by its number: a later device of the id must
+        // not have another one under that.
         self.use_up(id, device.mailbox.next_seq());
         Some(device)
     }
 
-    /// Numbers below this one were given to messages for a device that is no more.
+    /// Notes that numbers below this one were given to messages for a device that has ended.
     pub(crate) fn use_up(&mut self, id: DeviceId, next_seq: u64) {
+        // One number for all, and not one for each id: nothing is kept of devices that have ended.
         let used_to = self.used_to(id);
         *used_to = next_seq.max(*used_to);
     }
 
-    /// A connection does not wait for the flap guard any more; returns for which device it did.
+    /// Notes that a connection does not wait for a session any more; returns the device that it
+    /// waited for.
     fn end_wait(&mut self, conn: crate::Conn) -> Option<DeviceId> {
         let device = self.waiting.remove(&conn);
         shrink(&mut self.waiting, KEPT_BY_SHARD);
         device
     }
 
-    /// When acks are to be recorded. While the store cannot sync they wait here, one mark for each
-    /// device, where records would pile up.
+    /// Returns the time at which acks are to be recorded.
     pub(crate) fn acks_due(&self) -> Option<Moment> {
+        // While the store cannot sync, records would pile up. Acks wait as one mark for each
+        // device.
         self.acks_due.filter(|_| !self.is_failing)
     }
 
-    /// When records are made up for that were put off while the store was full.
+    /// Returns the time at which records of devices are written that were put off.
     pub(crate) fn stale_records_due(&self) -> Option<Moment> {
         let is_due = !self.stale_records.is_empty() && !self.is_full && !self.is_failing;
         is_due.then_some(self.stale_records_at)
     }
 
-    /// Returns whether a device's mailbox is here.
+    /// Returns whether a device's mailbox is on this shard.
     pub(crate) fn has(&self, id: DeviceId) -> bool {
         self.devices.contains_key(&id)
     }
 
-    /// Takes an envelope from another shard, to be dealt with next.
+    /// Takes an envelope from another shard, to be handled next.
     pub(crate) fn accept(&mut self, envelope: Envelope) {
         self.local.push_back(envelope);
     }
 }
 
 impl Device {
-    /// While it is away memory is kept only for what is there.
+    /// Gives back the memory that is kept for what may come, if it is away.
     fn rest_if_away(&mut self) {
         if self.session.is_none() {
             self.mailbox.rest();
@@ -445,17 +454,19 @@ impl Device {
     }
 }
 
-/// The shard of a device with a mailbox.
+/// Returns the shard that owns a device with a mailbox.
 pub fn owner(device: DeviceId, shards: u16) -> ShardId {
-    // Fibonacci hashing: neighbouring numbers go to different shards.
+    // Fibonacci hashing spreads neighbouring numbers over the shards.
     let hash = device.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     ShardId((hash % u64::from(shards)) as u16)
 }
 
 impl Broker {
-    /// Gives an envelope to the shard that it is for.
+    /// Sends an envelope to a shard, which may be this one.
     fn send_to_shard(&mut self, shard: ShardId, envelope: Envelope, out: Out<'_>) {
         if shard == self.shard {
+            // Queued, not handled in place: the caller may be in the middle of a change to the
+            // device that it is about.
             self.mailboxes.local.push_back(envelope);
         } else {
             out(Effect::Send { shard, envelope });
@@ -466,7 +477,7 @@ impl Broker {
         self.send_to_shard(owner(device, self.mailboxes.shards), envelope, out);
     }
 
-    /// Deals with what this shard had for itself.
+    /// Handles all envelopes that this shard has for itself.
     #[inline]
     pub(crate) fn settle_local(&mut self, now: Now, out: Out<'_>) {
         if !self.mailboxes.local.is_empty() {
@@ -481,7 +492,7 @@ impl Broker {
         shrink(&mut self.mailboxes.local, KEPT_BY_SHARD);
     }
 
-    /// Deals with an envelope from another shard, or from this one.
+    /// Handles an envelope from another shard, or from this one.
     fn envelope(&mut self, now: Now, envelope: Envelope, out: Out<'_>) {
         match envelope {
             Envelope::Deliver(deliver) => self.deliver(now, &deliver, out),
@@ -504,29 +515,30 @@ impl Broker {
         }
     }
 
-    /// Names all mailboxes after this number too: when it changes, devices forget what they saw.
+    /// Makes this number part of the names of all mailboxes. When it changes all mailboxes have new
+    /// names, and no device resumes.
     pub fn name_mailboxes_after(&mut self, epoch: u64) {
         self.mailboxes.epoch = epoch;
     }
 
-    /// Keeps times in records by this clock. To be told before [`Broker::replayed_all`].
+    /// Sets the clock of times in records. Must be called before [`Broker::replayed_all`].
     pub fn stamp_by(&mut self, clock: StampClock) {
         self.mailboxes.clock = clock;
     }
 
-    /// Mailboxes and waiting messages, while the replay is not over.
+    /// Returns the numbers of mailboxes and of waiting messages, while the replay is not over.
     pub fn replayed_so_far(&self) -> (u64, u64) {
         let messages =
             self.mailboxes.devices.values().map(|device| device.mailbox.waiting() as u64);
         (self.mailboxes.devices.len() as u64, messages.sum())
     }
 
-    /// A mailbox's name as it stands on the wire.
+    /// Returns a mailbox's name as it is on the wire.
     fn mailbox_name(&self, device: &Device) -> String {
         format!("{:016x}", device.mailbox_name ^ self.mailboxes.epoch)
     }
 
-    /// Returns how much waits.
+    /// Returns the sums over all mailboxes of this shard.
     pub fn stats(&self) -> Stats {
         self.mailboxes.stats
     }
@@ -535,8 +547,9 @@ impl Broker {
         self.directory.names().show(device)
     }
 
-    /// Stands for a message's receiver and body; the same in every run.
+    /// Returns the digest of a message's receiver and body; it is the same in every run.
     fn content(&self, to: DeviceId, body: &[u8]) -> crate::Digest {
+        // Not the id that stands for a name, which is another in each run.
         let to = match self.show(to) {
             PublicId::Number(id) => id.get(),
             PublicId::Name(name) => self.key.digest(name.as_bytes()).half(),
@@ -548,7 +561,7 @@ impl Broker {
         owner(device, self.mailboxes.shards) == self.shard
     }
 
-    /// Returns whether what is accepted now is said to be on disk.
+    /// Returns the strongest durability that a message can be accepted with.
     fn strongest(&self) -> switchboard_proto::v1::Durability {
         use switchboard_proto::v1::Durability;
         if self.mailboxes.is_durable { Durability::Disk } else { Durability::Memory }

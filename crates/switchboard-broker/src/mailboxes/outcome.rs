@@ -1,4 +1,5 @@
-//! How a message ends, and how its sender learns it: in one record with the message's removal.
+//! Ends of messages and devices: the outcome is recorded together with the message's removal, and
+//! then told to its sender.
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, RejectCode};
@@ -13,11 +14,11 @@ use super::{
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT, shrink};
 
-/// How a message ends.
+/// The end of a message.
 pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) reason: Option<Box<str>>,
-    /// The session whose `cancel` this also answers.
+    /// Session of the sender whose `cancel` this also answers.
     pub(super) answers_cancel: Option<u32>,
 }
 
@@ -28,7 +29,8 @@ impl From<Outcome> for End {
 }
 
 impl Broker {
-    /// A message is out of its mailbox and its sender asked to know: its owner tells it.
+    /// Sends the outcome of a message that is out of its mailbox to the shard of its sender, who
+    /// asked for it.
     pub(super) fn message_ended(
         &mut self,
         now: Now,
@@ -38,6 +40,7 @@ impl Broker {
         out: Out<'_>,
     ) {
         let End { outcome, reason, answers_cancel } = end.into();
+        // An ack or a refusal says that it was seen, and only what was never pushed is cancelled.
         let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
         let outcome = MessageOutcome {
             of: MessageKey { device: id, seq: taken.seq },
@@ -47,13 +50,16 @@ impl Broker {
             reason,
             is_stored: taken.is_stored,
         };
+        // Now, so that it lies before the record of any later ack of the receiver. The outcome's
+        // own record may come after that, and a crash in between would leave the message as
+        // acked.
         self.record_end(&outcome, out);
         self.tell_end(taken, outcome, answers_cancel, out);
     }
 
-    /// Records how a message ended, where nothing else in the store says it: an ack has its own
-    /// record, and of a device that ends the record says so.
+    /// Records the end of a message, unless another record says it.
     fn record_end(&mut self, outcome: &MessageOutcome, out: Out<'_>) {
+        // An ack has its own record, and the record of a device says that it is ending.
         let is_said = matches!(outcome.kind, Outcome::Delivered | Outcome::Evicted);
         if is_said || !outcome.is_stored {
             return;
@@ -70,7 +76,7 @@ impl Broker {
         self.mailboxes.pending.push_back(Pending::Nothing);
     }
 
-    /// Tells the sender of a message how it ended.
+    /// Sends the outcome of a message to the shard of its sender.
     pub(super) fn tell_end(
         &mut self,
         taken: Taken,
@@ -84,7 +90,8 @@ impl Broker {
         self.send_to_owner(to, envelope, out);
     }
 
-    /// A message that this shard's device sent has ended.
+    /// Records the outcome of a message that a device of this shard sent, and puts it into the
+    /// device's mailbox.
     pub(super) fn told_outcome(
         &mut self,
         to: DeviceId,
@@ -98,6 +105,7 @@ impl Broker {
         let shown = self.show(to);
         let mut device = self.mailboxes.devices.get_mut(&to);
         let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
+            // The receiver's shard keeps the message until it hears of it.
             return self.send_to_owner(of.device, Envelope::Unwanted(of), out);
         };
         let before = device.mailbox.totals();
@@ -106,10 +114,11 @@ impl Broker {
         let of_shown = self.directory.names().show(of.device);
         let is_ephemeral = device.is_ephemeral;
         if is_stored && is_ephemeral {
-            // The store knows nothing of it. That the message is gone must be there nevertheless
-            // before its outcome is told.
+            // The store knows nothing of an ephemeral device, and so takes no record of the
+            // outcome. It must know that the message is gone before the outcome is told.
             out(Effect::Append(Record::Removed { device: of_shown.as_ref(), seq: of.seq }));
         } else if is_stored {
+            // One record for the outcome and the removal: no crash leaves one without the other.
             out(Effect::Append(Record::Outcome(OutcomeRecord {
                 to: shown.as_ref(),
                 seq,
@@ -128,6 +137,7 @@ impl Broker {
             Content::outcome(&id, outcome.kind, outcome.at_ms, outcome.maybe_seen, reason);
         let cancelled = answers_cancel.map(|session| (id, session));
         let kept = Kept::stored(is_stored && !is_ephemeral);
+        // The outcome itself takes that memory now. Both come within one `recount`.
         if kept == Kept::Here {
             device.mailbox.release_memory();
         }
@@ -154,7 +164,8 @@ impl Broker {
         }
     }
 
-    /// An outcome is where it was promised to be: the message is gone, and the sender may see it.
+    /// Tells the receiver's shard that an outcome is as durable as it must be, and the sender's
+    /// device the outcome.
     pub(super) fn outcome_recorded(
         &mut self,
         to: DeviceId,
@@ -169,10 +180,11 @@ impl Broker {
         self.push_ready(to, out);
     }
 
-    /// The outcome of a message that is here is recorded.
+    /// Drops a message of this shard's device whose outcome is recorded.
     pub(super) fn settled(&mut self, now: Now, of: MessageKey, out: Out<'_>) {
         if self.settle(of) {
-            // The outcome's record takes out what lies before it, the copy may lie behind.
+            // The record of the outcome removes only what lies before it, and the copy may lie
+            // behind.
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
         }
         self.push_ready(of.device, out);
@@ -180,9 +192,10 @@ impl Broker {
         self.end_if_settled(now, of.device, out);
     }
 
-    /// It is recorded that a message is out.
+    /// Drops an entry whose removal is recorded.
     pub(super) fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
+        // Otherwise the number may be that of a message to a later device of the id.
         if device.mailbox_name != mailbox_name {
             return;
         }
@@ -191,7 +204,8 @@ impl Broker {
         self.note_idle(of.device);
     }
 
-    /// A message is out for good. Returns whether a copy of its record may lie behind that of the outcome.
+    /// Drops an entry for good. Returns whether a copy of its record may lie behind that of the
+    /// outcome.
     fn settle(&mut self, of: MessageKey) -> bool {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return false };
         let before = device.mailbox.totals();
@@ -201,7 +215,7 @@ impl Broker {
         is_moved
     }
 
-    /// Nobody is to be told of a message that is here: it just goes.
+    /// Removes a message whose outcome nobody is to be told.
     pub(super) fn unwanted(&mut self, now: Now, of: MessageKey, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         let before = device.mailbox.totals();
@@ -220,10 +234,12 @@ impl Broker {
         self.end_if_settled(now, of.device, out);
     }
 
-    /// The sender of a message that is here wants it back.
+    /// Cancels a message in the mailbox of this shard's device, if it was never pushed.
     pub(super) fn cancel_here(&mut self, now: Now, cancel: Cancel, out: Out<'_>) {
         let Cancel { from, to, seq, id, session } = cancel;
         let may = self.mailboxes.devices.get(&to).is_some_and(|device| {
+            // By its number alone it could be a message of another sender, or an outcome: the
+            // receiver may have ended and come back.
             let waits = device.mailbox.find(seq).is_some_and(|entry| {
                 entry.from == from && entry.state == State::Ready && !entry.is_outcome()
             });
@@ -239,6 +255,7 @@ impl Broker {
             .get(&to)
             .and_then(|device| device.mailbox.find(seq))
             .is_some_and(Entry::is_stored);
+        // It is cancelled when that is on disk, which could be a long time now.
         if is_stored && self.mailboxes.is_failing {
             return self.send_to_owner(from, reply(Err(RejectCode::StoreUnavailable)), out);
         }
@@ -265,11 +282,12 @@ impl Broker {
         }
     }
 
-    /// A device was away for its time to live: what waits for it is evicted.
+    /// Ends a device and evicts what waits for it: it was away for its time to live, or is
+    /// ephemeral and its connection is gone, or gives way to a new device.
     pub(super) fn end_device(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.mailbox.iter().any(|entry| entry.state == State::Unsynced) {
-            // They are about to be accepted; it ends after that.
+            // Messages are about to be accepted, and what is accepted must get its outcome.
             let again = now.at.after(std::time::Duration::from_millis(100));
             return self.mailboxes.timers.set(again, super::timers::Alarm::Away, id);
         }
@@ -280,6 +298,8 @@ impl Broker {
             .filter(|entry| entry.state == State::Ready)
             .map(|entry| entry.seq)
             .collect();
+        // Before the first eviction: a start that finds the record goes on with the end. Without it
+        // a crash would give back messages that are evicted, of which there is no record.
         if !waiting.is_empty() {
             self.record_device(id, None, out);
         }
@@ -293,9 +313,9 @@ impl Broker {
         self.end_if_settled(now, id, out);
     }
 
-    /// Ends a device once no outcome of it is pending.
+    /// Removes a device that is ending, once no message in its mailbox awaits its outcome.
     fn end_if_settled(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        // Asked first: each outcome comes by here, and the mailbox may be long.
+        // First: every outcome that is recorded comes by here, and the mailbox may be long.
         let Some(device) = self.mailboxes.devices.get(&id).filter(|device| device.is_ending) else {
             return;
         };
@@ -308,7 +328,8 @@ impl Broker {
             self.mailboxes.pending.push_back(Pending::Nothing);
         }
         let Some(mut device) = self.mailboxes.remove(id) else { return };
-        // What was set aside for outcomes that nobody is told any more.
+        // Its mailbox is empty but for what is set aside for outcomes, which nobody is told any
+        // more.
         self.recount(device.mailbox.totals(), Totals::default());
         if !device.is_ephemeral {
             self.mailboxes.stats.mailboxes -= 1;
@@ -316,6 +337,9 @@ impl Broker {
         }
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
+        // In the same step: nobody can send to the new device before its record is appended.
+        // What was accepted for it earlier would lie in the log without a device, and be lost
+        // after a crash.
         if let Some(waiting) = device.waiting.take() {
             self.begin_anew(now, *waiting, device.takeovers, out);
         }
@@ -323,9 +347,10 @@ impl Broker {
 }
 
 impl Device {
-    /// Returns whether the outcome of a message is for this device. Where one of them was ephemeral
-    /// it may be another by now than the one of the same id that asked.
+    /// Returns whether the outcome of a message is for this device.
     fn may_be_told(&mut self, of: MessageKey, is_of_ephemeral: bool) -> bool {
+        // The device that asked may have ended, and this be another of its id. Where one of the two
+        // was ephemeral, the outcome is not for this one.
         let is_mine = match &mut self.receipts {
             Some(receipts) => {
                 let is_mine = is_of_ephemeral && receipts.remove(&of);
@@ -337,7 +362,7 @@ impl Device {
         is_mine && !self.is_ending
     }
 
-    /// An outcome will come of the message that it sent under this id and that was accepted.
+    /// Notes that an ephemeral device awaits the outcome of a message, which was accepted.
     pub(super) fn expects(&mut self, id: crate::Digest, seq: u64) {
         if let Some(sent) = self.sent.find(id)
             && let Some(receipts) = &mut self.receipts

@@ -1,4 +1,4 @@
-//! From the mailbox to the device: pushes, acks, refusals.
+//! The way from a mailbox to its device: pushes, acks, refusals, expiry.
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, ServerFrame};
@@ -12,10 +12,10 @@ use crate::Moment;
 use crate::broker::{Broker, Effect};
 use std::time::Duration;
 
-/// Contents fetched from the store at once.
+/// Contents that one fetch asks the store for.
 const FETCH_ENTRIES_MAX: usize = 64;
 const FETCH_BYTES_MAX: usize = 256 << 10;
-/// How long acks wait to share a record: half of what they may take to be on disk.
+/// Time for which acks wait to share a record: half of the time in which they must be on disk.
 const ACKS_WAIT: Duration = Duration::from_millis(50);
 
 /// A content that is wanted from the store.
@@ -23,17 +23,18 @@ const ACKS_WAIT: Duration = Duration::from_millis(50);
 pub struct Want {
     /// The entry's number in its mailbox.
     pub seq: u64,
-    /// Where its record lies.
+    /// Position of its record.
     pub position: Position,
 }
 
 impl Broker {
-    /// Pushes what may be pushed.
+    /// Pushes everything that may be pushed to a device now.
     pub(super) fn push_ready(&mut self, id: DeviceId, out: Out<'_>) {
         self.push_with(id, None, out);
     }
 
-    /// The same, with what the newest entry says, where that is at hand.
+    /// As [`Broker::push_ready`], with the number and the frame of the newest entry, if the
+    /// caller has them.
     pub(super) fn push_with(
         &mut self,
         id: DeviceId,
@@ -58,6 +59,7 @@ impl Broker {
                     session.pushed_bytes += entry.len as usize + PUSH_OVERHEAD;
                     let kept;
                     let frame = match newest {
+                        // Pushed as it came, and not read back from its content.
                         Some((seq, frame)) if seq == entry.seq => frame,
                         _ => {
                             let content = entry.content.as_ref();
@@ -68,9 +70,12 @@ impl Broker {
                     };
                     out(push(session, frame));
                     device.mailbox.pushed(index);
+                    // Only another session is pushed it again, and that can fetch it.
                     device.mailbox.drop_content_at(index);
                 }
                 Next::Fetch(index) => {
+                    // That may be a fetch of a session that has ended: a device that comes and goes
+                    // in a loop must not queue one after the other.
                     if device.fetching.is_none() {
                         device.fetching = Some(session.number);
                         let wants: Vec<Want> = device
@@ -83,7 +88,7 @@ impl Broker {
                     return;
                 }
                 Next::Wait => {
-                    // A text device acks by taking everything.
+                    // A text device sends no acks: it acks by taking everything.
                     if session.is_text && session.pushed_bytes > 0 {
                         out(Effect::AwaitDrain { conn: session.conn });
                     }
@@ -93,7 +98,7 @@ impl Broker {
         }
     }
 
-    /// A connection has taken everything that was pushed to it.
+    /// Goes on pushing to a connection that has taken everything that was pushed to it.
     pub(crate) fn drained(&mut self, now: Now, conn: crate::Conn, out: Out<'_>) {
         let Some(id) = self.session_on(conn) else { return };
         let Some(session) = self.session(id) else { return };
@@ -107,7 +112,7 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// Contents came from the store; where it could not give one the fetch is tried again.
+    /// Takes contents from the store and pushes them. One that is missing is fetched again.
     pub(crate) fn fetched(
         &mut self,
         id: DeviceId,
@@ -120,6 +125,7 @@ impl Broker {
             return;
         }
         device.fetching = None;
+        // Contents for a session that has ended are not kept: the device may be away.
         if device.session.as_ref().is_some_and(|current| current.number == session) {
             for (seq, content) in contents {
                 device.mailbox.fetched(seq, content);
@@ -135,6 +141,8 @@ impl Broker {
             let message = format!("nothing above seq {pushed_to} was pushed to this device");
             return self.complain(now, id, &message, out);
         }
+        // Asked before the ack frees credit: if nothing waits for that, there is nothing to look
+        // for.
         let is_all_pushed = device.mailbox.is_all_pushed();
         self.ack_to(now, id, seq, out);
         if !is_all_pushed {
@@ -142,6 +150,7 @@ impl Broker {
         }
     }
 
+    /// Takes out everything up to `seq`, which the device has acked.
     pub(super) fn ack_to(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let before = device.mailbox.totals();
@@ -151,6 +160,7 @@ impl Broker {
         for _ in 0..acked.messages - acked.outcomes {
             out(Effect::Count(Event::Ended(Outcome::Delivered)));
         }
+        // What was in memory only needs no record: a crash takes it out by itself.
         if acked.any_stored {
             self.note_ack(now.at, id);
         }
@@ -159,7 +169,7 @@ impl Broker {
         }
     }
 
-    /// Sees to it that a device's acks are recorded soon.
+    /// Marks a device whose acks are to be recorded soon.
     fn note_ack(&mut self, now: Moment, id: DeviceId) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if !device.is_ack_dirty {
@@ -169,7 +179,7 @@ impl Broker {
         }
     }
 
-    /// Records the acks that are in no record.
+    /// Records the acks that are in no record yet, one record for each device.
     pub(crate) fn record_acks(&mut self, out: Out<'_>) {
         self.mailboxes.acks_due = None;
         for id in std::mem::take(&mut self.mailboxes.acked) {
@@ -200,7 +210,8 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// Takes one message out of a mailbox, in whichever way it ended.
+    /// Takes one entry out of a mailbox, for whatever reason but an ack by number, and sees to the
+    /// record of that. Returns false if it was out already.
     pub(super) fn take_one(
         &mut self,
         now: Now,
@@ -212,6 +223,8 @@ impl Broker {
     ) -> bool {
         let Some(taken) = self.take(id, seq, outcome, out) else { return false };
         if taken.receipt {
+            // The record of the outcome, which its sender's shard appends, also removes the
+            // message.
             self.message_ended(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
         } else if taken.is_stored {
             let of = MessageKey { device: id, seq };
@@ -222,6 +235,7 @@ impl Broker {
         true
     }
 
+    /// Takes one entry out of a mailbox in memory, and counts how it ended.
     pub(super) fn take(
         &mut self,
         id: DeviceId,
@@ -241,6 +255,7 @@ impl Broker {
         Some(taken)
     }
 
+    /// Appends the record that an entry is out of its mailbox.
     pub(super) fn record_removed(
         &mut self,
         id: DeviceId,
@@ -253,7 +268,7 @@ impl Broker {
         self.mailboxes.pending.push_back(pending);
     }
 
-    /// Messages of a device may have expired.
+    /// Takes out the messages of a device that have expired.
     pub(super) fn expire(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let (over, next) = device.mailbox.expired(now.at);
@@ -263,14 +278,15 @@ impl Broker {
         if let Some(next) = next {
             self.set_expiry_alarm(id, next);
         }
+        // An expired message may have been in flight, and so frees credit.
         self.push_ready(id, out);
     }
 }
 
-/// Bytes of a pushed frame beside body and id, about.
+/// About the bytes of a pushed frame beside body and id.
 const PUSH_OVERHEAD: usize = 128;
 
-/// Returns how a session is shown what waited.
+/// Returns the effect that pushes a frame, by the protocol of the session.
 fn push<'a>(session: &Session, frame: &'a ServerFrame<'a>) -> Effect<'a> {
     let conn = session.conn;
     match *frame {

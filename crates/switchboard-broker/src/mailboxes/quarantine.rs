@@ -1,7 +1,7 @@
-//! Entries whose records cannot be read any more: they leave their mailboxes, and whoever waits for
-//! an outcome is told.
+//! Quarantine: entries whose records cannot be read any more leave their mailboxes.
 //!
-//! A message counts as evicted. What follows it in the mailbox is pushed as if it had expired.
+//! A message counts as evicted, and its sender is told if it asked for the outcome. What follows it
+//! in the mailbox is pushed as if the message had expired.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::{Event, Now, Out, Position, Want};
 use crate::broker::{Broker, Effect};
 
 impl Broker {
-    /// The record of an entry that was to be fetched cannot be read.
+    /// Quarantines an entry whose record was to be fetched and cannot be read.
     pub(crate) fn unreadable(
         &mut self,
         now: Now,
@@ -29,19 +29,21 @@ impl Broker {
         }
         let entry =
             self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(want.seq));
-        // A record that was copied meanwhile can be read at its new place.
+        // A record that was copied since can be read at its new position.
         if entry.is_some_and(|entry| entry.position == want.position) {
             self.quarantine(now, id, want.seq, out);
         }
         self.push_ready(id, out);
     }
 
-    /// A part of the store is damaged: whatever has its record there is quarantined, and what is
-    /// known beside the record is recorded again.
+    /// Quarantines all entries with their records in a damaged part of the store, and records
+    /// devices again whose records are there.
     pub(crate) fn damaged(&mut self, now: Now, part: Range<Position>, out: Out<'_>) {
         let mut hit = Vec::new();
         let mut stale = Vec::new();
         for (&id, device) in &self.mailboxes.devices {
+            // Of a message that awaits its outcome everything is known that is still needed. The
+            // part stays until the outcome is recorded (`may_drop_damaged`).
             let waiting = device
                 .mailbox
                 .iter()
@@ -51,6 +53,7 @@ impl Broker {
                 stale.push((id, device.session.as_ref().map(|session| session.number)));
             }
         }
+        // Nothing is lost by these: the broker knows how a device stands without its record.
         for (id, session) in stale {
             self.record_device(id, session, out);
         }
@@ -66,9 +69,10 @@ impl Broker {
         }
     }
 
-    /// Returns whether a damaged part of the store may be deleted. Not before all outcomes of the messages
-    /// in it are recorded: their records are all that a start would know of them.
+    /// Returns whether a damaged part of the store may be deleted: whether the outcomes of all
+    /// messages in it are recorded.
     pub fn may_drop_damaged(&self, part: &Range<Position>) -> bool {
+        // Until then the records in it are all that a start would know of those messages.
         let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());
         !entries.any(|entry| entry.state == State::AwaitsOutcome && part.contains(&entry.position))
     }

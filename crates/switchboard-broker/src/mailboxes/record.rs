@@ -1,4 +1,5 @@
-//! What the store holds: facts about devices with mailboxes, in the order in which they were decided.
+//! What the store holds: facts about devices with mailboxes, in the order in which they were
+//! decided.
 //!
 //! Replayed in that order into the brokers of a new process they make the state that was promised.
 
@@ -65,14 +66,15 @@ pub struct MessageRecord<'a> {
     pub from: DeviceRef<'a>,
     /// The sender's id for it.
     pub id: &'a str,
-    /// Whether the id counts for duplicates: not a text device's, which was made by the server, nor an
-    /// ephemeral device's, which ended with it.
+    /// Whether the id counts for duplicates: not a text device's, which was made by the server,
+    /// nor an ephemeral device's, which ended with it.
     pub is_id_taken: bool,
     /// Raw JSON.
     pub body: &'a [u8],
     /// The id that it answers.
     pub re: Option<&'a str>,
-    /// When it was accepted: wall clock, and the server's uptime, which the duplicate window counts.
+    /// When it was accepted: wall clock, and the server's uptime, which the duplicate window
+    /// counts.
     pub sent_at_ms: u64,
     /// See `sent_at_ms`.
     pub at: Moment,

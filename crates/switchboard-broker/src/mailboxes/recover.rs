@@ -1,5 +1,5 @@
-//! What the store gives back: the replay after a start, and the oldest records when their part of
-//! the log is to be compacted.
+//! Recovery and compaction: the replay of the log after a start, and the copies of its oldest
+//! records that still count.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
@@ -16,28 +16,29 @@ use super::{
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 
-/// What a replay notes and only its end can judge.
+/// Notes of a replay that only its end can resolve.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// Messages of this shard's devices whose outcome was asked for and is not recorded.
+    /// Messages that this shard's devices sent, whose outcomes are asked for and not recorded.
     receipts: FxHashMap<MessageKey, Ended>,
-    /// Messages whose outcome is recorded. A copy of one may lie behind that record: a message is
-    /// copied by the receiver's shard while the sender's records the outcome.
+    /// Messages whose outcomes are recorded. A copy of one may lie behind that record: the
+    /// receiver's shard copies a message while the sender's records its outcome.
     ended: FxHashSet<(MessageKey, Ended)>,
-    /// How messages in this shard's mailboxes ended, whose outcome is not recorded.
+    /// Ends ([`Record::Ended`]) of messages in this shard's mailboxes whose outcomes are not
+    /// recorded.
     ends: FxHashMap<MessageKey, MessageOutcome>,
-    /// Such copies, of this shard's devices.
+    /// Messages in this shard's mailboxes of which a copy lies behind the record of the outcome.
     outlived: Vec<MessageKey>,
-    /// Devices whose last record says that they are there.
+    /// Devices whose last record says that they are connected.
     online: FxHashSet<DeviceId>,
-    /// Ids that were sent under, by whom and in which of its incarnations.
+    /// Ids of messages, each with its sender and the sender's incarnation.
     sent: Vec<(DeviceId, u32, NewId)>,
-    /// How often a device ended.
+    /// Number of times that a device has ended, which numbers its incarnations.
     incarnations: FxHashMap<DeviceId, u32>,
 }
 
-/// Who sent a message, and what stands for its id. With them an outcome is known not to be about a
-/// message that got the same number when the device had ended and come back.
+/// Sender and id of a message. They tell the message of an outcome from another one that got the
+/// same number after the device had ended and come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Ended {
     from: DeviceId,
@@ -45,8 +46,8 @@ struct Ended {
 }
 
 impl Broker {
-    /// Takes one record of an earlier run, in the order of the store. What belongs to devices of
-    /// other shards changes nothing here.
+    /// Applies one record of an earlier run. Every broker must be given all records, in the
+    /// order of the store; those about devices of other shards change nothing.
     pub fn replay(
         &mut self,
         now: Now,
@@ -70,6 +71,7 @@ impl Broker {
                 if self.owns(id) {
                     self.replay_removed(id, *seq);
                 }
+                // Also if the mailbox is on another shard: the sender may be on this one.
                 replay.receipts.remove(&MessageKey { device: id, seq: *seq });
             }
             Record::Ended(ended) => self.replay_end(replay, ended),
@@ -79,6 +81,7 @@ impl Broker {
                 if self.owns(id) {
                     self.mailboxes.remove(id);
                     replay.online.remove(&id);
+                    // The ids that it sent under are no retries of a later device of its id.
                     *replay.incarnations.entry(id).or_default() += 1;
                 }
             }
@@ -86,12 +89,13 @@ impl Broker {
         }
     }
 
+    /// Returns the id of a device, if this shard owns it.
     fn own(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         let id = self.directory.names().intern(device);
         self.owns(id).then_some(id)
     }
 
-    /// The device, or one whose own record is yet to come.
+    /// Returns the device; adds it if its own record is yet to come.
     fn replayed(&mut self, now: Now, id: DeviceId) -> &mut super::Device {
         self.mailboxes.devices.entry(id).or_insert_with(|| Box::new(session::provisional(id, now)))
     }
@@ -107,17 +111,18 @@ impl Broker {
         let from = self.directory.names().intern(message.from);
         let of = MessageKey { device: id, seq: message.seq };
         if message.receipt && replay.ended.contains(&(of, self.ended(from, message.id))) {
+            // A copy that outlived the outcome: the message is gone, but its number was given.
             replay.outlived.push(of);
             return self.replayed(now, id).mailbox.restore_marks(message.seq + 1, 0, 0);
         }
-        // A stamp until the replay is over, and so the clock is known.
+        // A stamp until `expires_by`: the clock is known only when the replay is over.
         let expires_at = message.expires_at_ms.map_or(NEVER, crate::Moment::from_ms);
         let entry = message.entry(from, position, expires_at);
         let len = message_len(message.from, message.id, message.body.len(), message.re);
         let is_longer = len > self.mailboxes.limits.message_bytes_max;
         let mailbox = &mut self.replayed(now, id).mailbox;
         if message.receipt && mailbox.find(message.seq).is_none() {
-            // An end under this number is another message's, of the device before it ended.
+            // An end with this number is that of an earlier message, whose device has ended since.
             replay.ends.remove(&of);
         }
         mailbox.restore(entry);
@@ -129,7 +134,8 @@ impl Broker {
     fn replay_sent(&mut self, now: Now, replay: &mut Replay, message: &MessageRecord<'_>) {
         let Some(from) = self.own(message.from) else { return };
         let to = self.directory.names().intern(message.to);
-        // An ephemeral device ended before this start, and nobody waits for its outcomes.
+        // Without `is_id_taken` the sender was ephemeral: it ended with its run at the latest, and
+        // nobody waits for the outcome.
         if message.receipt && message.is_id_taken {
             let (of, ended) =
                 (MessageKey { device: to, seq: message.seq }, self.ended(from, message.id));
@@ -148,6 +154,9 @@ impl Broker {
 
     fn replay_sent_id(&mut self, now: Now, replay: &mut Replay, sent: &SentIdRecord<'_>) {
         let to = self.directory.names().intern(sent.to);
+        // The sender may still cancel by this number, so a receiver that comes back after its
+        // end must not give it to another message. All other records of it may have left the
+        // log.
         if self.owns(to) && !self.mailboxes.has(to) {
             self.mailboxes.use_up(to, sent.seq + 1);
         }
@@ -157,7 +166,7 @@ impl Broker {
         self.remember(now, replay, from, new);
     }
 
-    /// Notes an id that may count; which ones do is known when all are.
+    /// Notes an id that may still be in its window.
     fn remember(&self, now: Now, replay: &mut Replay, from: DeviceId, new: NewId) {
         if now.at.since(new.at) >= self.mailboxes.limits.dedup_window {
             return;
@@ -165,17 +174,20 @@ impl Broker {
         let incarnation = replay.incarnations.get(&from).copied().unwrap_or_default();
         replay.sent.push((from, incarnation, new));
         let max = self.mailboxes.limits.dedup_ids_max;
+        // The log may hold many more than are kept. Half are dropped at a time, so that sorting
+        // costs each of them a share that does not grow with the log.
         if replay.sent.len() > 4 * max.max(1_024) {
             replay.sent.sort_by_key(|(_, _, new)| new.at);
             replay.sent.drain(..replay.sent.len() - 2 * max.max(1_024));
         }
     }
 
-    /// Remembers the ids that were sent under, in the order in which they were. Compaction changes
-    /// their order in the log, and when they are too many the oldest must go.
+    /// Fills the windows of the devices with the ids that were noted.
     fn arm(&mut self, now: Now, replay: &mut Replay) {
+        // Compaction changes the order of ids in the log, and the oldest must be forgotten first.
         replay.sent.sort_by_key(|(_, _, new)| new.at);
         for (from, incarnation, new) in replay.sent.drain(..) {
+            // Its sender has ended since.
             if replay
                 .incarnations
                 .get(&from)
@@ -185,6 +197,8 @@ impl Broker {
             }
             self.forget_sent_of(now, from);
             let Some(device) = self.mailboxes.devices.get_mut(&from) else { continue };
+            // The log may have it twice: in two copies of the message, or in one and in a record of
+            // the id alone.
             let is_copy = |sent: &SentId| sent.state() == new.state && sent.to == new.to;
             if device.sent.find(new.id).is_some_and(is_copy) {
                 if new.has_record
@@ -211,9 +225,13 @@ impl Broker {
         let of = MessageKey { device: of_device, seq: outcome.of_seq };
         let to = self.directory.names().intern(outcome.to);
         let ended = self.ended(to, outcome.id);
+        // Both shards need it: a copy of the message may follow, and the receiver's must not put it
+        // back, nor the sender's wait for its outcome again.
         if self.owns(of_device) || self.owns(to) {
             replay.ended.insert((of, ended));
         }
+        // Compaction may have copied the outcome behind a later message with the same number, of a
+        // device that ended and came back.
         if self.owns(of_device) && self.is_about(of, to, outcome.id) {
             self.replay_removed(of_device, outcome.of_seq);
         }
@@ -243,14 +261,14 @@ impl Broker {
 
     fn replay_acked(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        // What asked for an outcome stays until that is recorded.
+        // Messages with a receipt stay until their outcomes are recorded.
         device.mailbox.ack(seq);
     }
 
-    /// Changes nothing where the outcome of the message is recorded, too.
     fn replay_end(&mut self, replay: &mut Replay, ended: &EndedRecord<'_>) {
         let Some(id) = self.own(ended.device) else { return };
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
+        // If the outcome's record came first, the message is out already.
         if device.mailbox.take(ended.seq).is_some_and(|taken| taken.receipt) {
             let of = MessageKey { device: id, seq: ended.seq };
             replay.ends.insert(of, ended.outcome(of));
@@ -259,6 +277,7 @@ impl Broker {
 
     fn replay_removed(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
+        // Both: by itself `take` leaves it waiting for an outcome, or for a record.
         device.mailbox.take(seq);
         device.mailbox.settle(seq);
     }
@@ -272,6 +291,7 @@ impl Broker {
     ) {
         let Some(id) = self.own(record.device) else { return };
         let device = self.replayed(now, id);
+        // Names are odd, and inverted while the device is ending.
         device.is_ending = record.mailbox.is_multiple_of(2);
         device.mailbox_name = if device.is_ending { !record.mailbox } else { record.mailbox };
         device.recorded_at = position;
@@ -282,20 +302,21 @@ impl Broker {
             }
             Some(since_ms) => {
                 replay.online.remove(&id);
+                // A stamp until `replayed_one`: the clock is known only when the replay is over.
                 device.since_ms = since_ms;
             }
         }
     }
 
-    /// The replay is over: what it left open is closed, and the clocks are set.
+    /// Ends the replay: resolves what it left open, and turns stamps into moments.
     pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
         for (of, ended) in &replay.receipts {
             if let Some(device) = self.mailboxes.devices.get_mut(&ended.from) {
-                // As many as were promised, however full the mailbox is.
+                // Whatever `outcomes_max` is now: their room was promised.
                 device.mailbox.restore_reserved(of.device);
             }
         }
-        // Senders that are gone and whose messages are still here.
+        // A device without a record of its own does not exist: other records only name it.
         self.mailboxes.devices.retain(|_, device| device.mailbox_name != 0);
         shrink(&mut self.mailboxes.devices, KEPT_BY_SHARD);
         self.arm(now, &mut replay);
@@ -304,7 +325,8 @@ impl Broker {
             self.replayed_one(now, id, &mut replay, out);
         }
         for of in replay.outlived {
-            // Before the record of its outcome leaves the log.
+            // Now, while the record of the outcome is still in the log: once that has left, a start
+            // would bring the copy back.
             if self.mailboxes.has(of.device) {
                 self.record_removed(of.device, of.seq, Pending::Nothing, out);
             }
@@ -318,16 +340,18 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         device.mailbox.expires_by(clock);
         if was_online {
+            // It was connected when the server ended: how much it saw, and until when, is not
+            // known.
             device.mailbox.all_may_have_been_pushed();
             (device.since_ms, device.away_since) = (now.wall_ms, now.at);
         } else {
-            // The time that the server did not run counts, too. What is shown of it is as far from
-            // the wall clock as it is now.
+            // By stamps the time when the server was down counts, too. What is shown goes by the
+            // wall clock of now, however it jumped since.
             let away_ms = clock.stamp(now.at).saturating_sub(device.since_ms);
             device.away_since = clock.moment(device.since_ms).min(now.at);
             device.since_ms = now.wall_ms.saturating_sub(away_ms);
         }
-        // The record of an ack may have left the log before the message that asked for an outcome.
+        // The device's record may say that it acked more than the last `Acked` that is in the log.
         device.mailbox.ack(device.mailbox.acked_to());
         device.mailbox.shrink();
         let since_ms = device.since_ms;
@@ -338,14 +362,16 @@ impl Broker {
         self.recount(Totals::default(), totals);
         self.directory.add_owner(id, self.shard);
         self.directory.present(id, false, since_ms);
-        // The crash came before their outcome was recorded. They were acked, where nothing says how
-        // else they ended.
+        // The crash came before their outcomes were recorded. They were acked, unless a record says
+        // how else they ended.
         for taken in open {
             match replay.ends.remove(&MessageKey { device: id, seq: taken.seq }) {
                 Some(outcome) => self.tell_end(taken, outcome, None, out),
                 None => self.message_ended(now, id, taken, Outcome::Delivered, out),
             }
         }
+        // Otherwise the next start would take it for connected until then: all that comes meanwhile
+        // as seen, and its time to live as just begun.
         if was_online {
             self.record_device(id, None, out);
         }
@@ -355,35 +381,37 @@ impl Broker {
         self.set_away_alarm(id, now);
         self.note_idle(id);
         self.directory.slots().take(id);
+        // The crash came between the first eviction and the record of its end.
         if self.mailboxes.devices.get(&id).is_some_and(|device| device.is_ending) {
             self.end_device(now, id, out);
         }
     }
 
-    /// Returns whether [`Broker::compact`] may be asked about this record now, or must wait.
-    ///
-    /// The outcome that a message awaits may be recorded already, and that record lie in the part that
-    /// goes, too, acked and forgotten. A copy of the message would then come back to life.
+    /// Returns whether [`Broker::compact`] may be called with this record now, or must wait
+    /// until the outcome of its message is recorded.
     pub fn may_compact(&self, record: &Record<'_>) -> bool {
         let (to, seq) = match record {
             Record::Message(message) => (message.to, message.seq),
-            // It counts until the outcome is recorded, and lies behind the message and its copies:
-            // these wait for the same.
+            // It counts until the outcome is recorded, and so never needs a copy: its part of
+            // the log waits for that, as the part with the message does.
             Record::Ended(ended) => (ended.device, ended.seq),
             _ => return true,
         };
+        // The sender's shard may have recorded the outcome already, in the same part of the log,
+        // and its device have acked that. Then the record of the outcome is dropped with this
+        // part, and a copy of the message would come back to life.
         let entry = self.own(to).and_then(|id| {
             self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq))
         });
         entry.is_none_or(|entry| entry.state != State::AwaitsOutcome)
     }
 
-    /// Takes one record of the oldest part of the log, which is to be deleted: what still counts
-    /// of it is appended again. The broker must have heard before that the record is synced.
+    /// Appends a record of the oldest part of the log again, as far as it still counts: that
+    /// part is to be deleted. The broker must have been told before that the record is synced.
     pub fn compact(&mut self, now: Now, record: &Record<'_>, position: Position, out: Out<'_>) {
         match record {
             Record::Message(message) => {
-                // A copy of the message holds its id, too.
+                // Otherwise the id is in the copy of the message.
                 if !self.compact_message(message, position, out) {
                     self.compact_sent(now, message, out);
                 }
@@ -399,6 +427,8 @@ impl Broker {
             Record::Device(record) => {
                 let Some(id) = self.own(record.device) else { return };
                 let session = self.session(id).map(|session| session.number);
+                // Not `==`: `recorded_at` may be nowhere, or that of an earlier record that counts
+                // while this one has an old name. One record too many does no harm.
                 if self
                     .mailboxes
                     .devices
@@ -408,7 +438,7 @@ impl Broker {
                     self.record_device(id, session, out);
                 }
             }
-            // What they took out lay before them, and is not in the log any more.
+            // These only remove older records, which are already compacted.
             Record::Acked { .. }
             | Record::Removed { .. }
             | Record::Ended(_)
@@ -416,7 +446,7 @@ impl Broker {
         }
     }
 
-    /// Returns whether the message still waits on this shard, and so was copied.
+    /// Copies a message that still waits in a mailbox of this shard; returns whether it does.
     fn compact_message(
         &mut self,
         message: &MessageRecord<'_>,
@@ -426,6 +456,7 @@ impl Broker {
         let Some(id) = self.own(message.to) else { return false };
         let is_held = self.holds(id, message.seq, position);
         if is_held {
+            // Noted now, not when the copy is synced: the outcome may be recorded in between.
             if let Some(device) = self.mailboxes.devices.get_mut(&id) {
                 device.mailbox.moves(message.seq);
             }
@@ -445,22 +476,25 @@ impl Broker {
         }
     }
 
-    /// Returns whether an entry is in a mailbox, also one that awaits its outcome, and this is its record.
+    /// Returns whether an entry is in a mailbox, or awaits its outcome, and this is its record.
     fn holds(&self, id: DeviceId, seq: u64, position: Position) -> bool {
         let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
+            // A copy of one that is leaving would lie behind the record of its removal, and come
+            // back after a crash.
             entry.position == position && !matches!(entry.state, State::Leaving | State::Gone)
         })
     }
 
+    /// Returns whether an id of a device is still in its window.
     fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {
         let device = self.mailboxes.devices.get(&from).filter(|device| !device.is_ephemeral);
         let sent = device.and_then(|device| device.sent.find(id));
         sent.is_some_and(|sent| now.at.since(sent.at()) < self.mailboxes.limits.dedup_window)
     }
 
-    /// The id of a message outlives it, in one record of its own. The message may be copied by the shard of
-    /// its receiver, again and again while it waits.
+    /// Gives the id of a message a record of its own, if it is still in its window: it outlives the
+    /// message.
     fn compact_sent(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
         let Some(from) = self.own(message.from) else { return };
         let id = self.key.digest(message.id.as_bytes());
@@ -469,6 +503,8 @@ impl Broker {
         }
         let to = self.directory.names().intern(message.to);
         let of = MessageKey { device: to, seq: message.seq };
+        // Only once: the receiver's shard may copy the message again and again while it waits, and
+        // each copy would add a record that is copied, too.
         let device = self.mailboxes.devices.get_mut(&from);
         if device.is_some_and(|device| device.sent.note_record(id, of)) {
             return;
@@ -487,9 +523,10 @@ impl Broker {
 }
 
 impl MessageRecord<'_> {
-    /// As it waits, its content in the store only.
+    /// Returns it as it waits in a mailbox, with its content in the store only.
     fn entry(&self, from: DeviceId, position: Position, expires_at: crate::Moment) -> Entry {
         let len = self.body.len() + self.id.len() + self.re.map_or(0, str::len);
+        // The outcome will name the id.
         let content = self.receipt.then(|| Content::bodiless(self.id));
         Entry {
             seq: self.seq,
@@ -505,7 +542,7 @@ impl MessageRecord<'_> {
         }
     }
 
-    /// Returns what it says, as it is pushed.
+    /// Returns the content of the message, as it is pushed.
     pub fn content(&self) -> Content {
         Content::message(self.id, self.re, self.sent_at_ms, self.body)
     }
@@ -540,7 +577,7 @@ impl OutcomeRecord<'_> {
         }
     }
 
-    /// Returns what it says, as it is pushed.
+    /// Returns the content of the outcome, as it is pushed.
     pub fn content(&self) -> Content {
         Content::outcome(self.id, self.outcome, self.at_ms, self.maybe_seen, self.reason)
     }

@@ -1,4 +1,5 @@
-//! A message on its way: the sender's shard recognizes retries, the receiver's checks for room.
+//! The way of a message into a mailbox, and its `cancel`: the sender's shard recognizes retries,
+//! the receiver's checks for room.
 
 use std::borrow::Cow;
 
@@ -20,26 +21,26 @@ use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
 use crate::{Conn, Digest, RECEIPT_BYTES, ShardId};
 
-/// As long as an id that the server makes for a text can be.
+/// The longest id that the server can make for a text.
 const MADE_ID_LONGEST: &str = "text-9007199254740991";
 
-/// Of an address that is nobody's, so much is said back.
+/// Characters of an unknown address that are quoted in the answer.
 const ECHO_CHARS_MAX: usize = 128;
 
 /// Numbers that are reserved at once, so that messages in memory need a record only now and then.
 const SEQS_RESERVED: u64 = 4_096;
 
-/// What was noted of a message that is being sent.
+/// Result of noting a message that is being sent.
 #[derive(Debug, Default)]
 struct Noted {
-    /// Its sender is.
+    /// True if its sender is ephemeral.
     is_ephemeral: bool,
-    /// Memory is set aside for its outcome.
+    /// True if memory is set aside for its outcome.
     keeps_memory: bool,
 }
 
 impl Broker {
-    /// A device sends by v1.
+    /// Sends a message of a v1 device, or rejects it.
     pub(super) fn send_frame(&mut self, now: Now, id: DeviceId, send: &Send<'_>, out: Out<'_>) {
         if let Err((code, message)) = self.send(now, id, send, out) {
             self.reject(id, &send.id, code, &message, out);
@@ -56,7 +57,8 @@ impl Broker {
         let to = self.known(send)?;
         let digest = self.key.digest(send.id.as_bytes());
         let content = self.content(to, send.body);
-        // Before all else: whatever has changed since, a retry is told what became of the first.
+        // Before all other checks: whatever has changed since, a retry is told what became of the
+        // first attempt.
         let (known, digest) = self.judge_sent(now, id, digest, content);
         match known {
             Known::Other => return Err(reused()),
@@ -65,6 +67,7 @@ impl Broker {
         }
         let shard = self.receiver(id, to, send)?;
         self.check_send(id, send)?;
+        // Last, as it reserves room: from here on only the receiver's shard can reject the message.
         let Noted { is_ephemeral, keeps_memory } =
             self.note_sent(now, id, send, (to, digest, content))?;
         let deliver = Deliver {
@@ -93,6 +96,7 @@ impl Broker {
     #[inline]
     fn hand_in(&mut self, now: Now, shard: ShardId, deliver: Deliver<'_>, out: Out<'_>) {
         if shard == self.shard {
+            // In place, and not through the local queue: nothing of it is copied or allocated.
             self.deliver(now, &deliver, out);
         } else {
             let envelope = Envelope::Deliver(Box::new(deliver.into_owned()));
@@ -100,7 +104,8 @@ impl Broker {
         }
     }
 
-    /// Returns what an id is to the device that sends under it now, and by what it is known from here on.
+    /// Looks up the id of a message that a device sends now. Returns the result, and the digest
+    /// under which the id is kept.
     fn judge_sent(
         &mut self,
         now: Now,
@@ -119,7 +124,7 @@ impl Broker {
         (known, digest)
     }
 
-    /// Notes what is being sent, and reserves its outcome.
+    /// Notes the id of a message that is being sent, and reserves room for its outcome.
     fn note_sent(
         &mut self,
         now: Now,
@@ -139,7 +144,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(Noted::default()) };
         let is_ephemeral = device.is_ephemeral;
         if device.sent.len() >= ids_max {
-            // The oldest is not answered yet, and must not be forgotten before.
+            // The oldest id is not answered yet, and must not be forgotten before it is.
             let message = "too many messages of yours wait for their answers";
             return Err((RejectCode::RateLimited, message.to_owned()));
         }
@@ -170,8 +175,13 @@ impl Broker {
         Ok(Noted { is_ephemeral, keeps_memory })
     }
 
-    /// Sets memory aside for an outcome, if there is some; the message is refused if there is none and the
-    /// outcome will be in memory only. Where it may be, the receiver's shard decides.
+    /// Sets memory aside for an outcome; returns whether there was some. The room for the
+    /// outcome must be reserved already.
+    ///
+    /// # Errors
+    ///
+    /// Code and text of the rejection, if there is no memory and the outcome will be in memory
+    /// only.
     #[cold]
     fn keep_outcome_memory(
         &mut self,
@@ -194,6 +204,8 @@ impl Broker {
             self.recount(before, after);
             return Ok(true);
         }
+        // The outcome will probably be in the store. If not, because the receiver is ephemeral, its
+        // shard rejects the message.
         if durability == Durability::Disk && !device.is_ephemeral {
             return Ok(false);
         }
@@ -202,7 +214,7 @@ impl Broker {
         Err((RejectCode::StoreFull, message.to_owned()))
     }
 
-    /// Gives back the memory that was set aside for an outcome.
+    /// Releases the memory that was set aside for an outcome.
     #[cold]
     fn give_outcome_memory(&mut self, id: DeviceId) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
@@ -212,13 +224,13 @@ impl Broker {
         self.recount(before, after);
     }
 
-    /// The receiver, if there ever was one of that id.
+    /// Returns the id of the receiver; a name must have belonged to a device at some time.
     fn known(&self, send: &Send<'_>) -> Result<DeviceId, (RejectCode, String)> {
         let device = DeviceRef::parse(&send.to).ok_or_else(|| nobody(send))?;
         self.directory.names().find(device).ok_or_else(|| nobody(send))
     }
 
-    /// The receiver's shard.
+    /// Returns the receiver's shard.
     fn receiver(
         &self,
         id: DeviceId,
@@ -232,7 +244,7 @@ impl Broker {
         self.shard_with(to).ok_or_else(|| nobody(send))
     }
 
-    /// The shard on which a device is, by either protocol.
+    /// Returns the shard of a device, with or without a mailbox.
     #[inline]
     pub(crate) fn shard_with(&self, to: DeviceId) -> Option<ShardId> {
         if self.mailboxes.devices.contains_key(&to) || self.conns.contains_key(&to) {
@@ -262,18 +274,19 @@ impl Broker {
         Ok(())
     }
 
-    /// Returns whether a message is within `max_message_bytes` as it will be pushed, whatever number it
-    /// gets: a receiver that bounds what it reads by what `welcome` named would close on it, and
-    /// again on every visit.
+    /// Returns whether a message is within `max_message_bytes` as it will be pushed, whatever
+    /// number it gets.
     #[inline(always)]
     fn fits_a_frame(&self, from: DeviceId, id: &str, re: Option<&str>, body: usize) -> bool {
+        // A receiver that bounds what it reads by the number in `welcome` would close on a longer
+        // frame, and again each time that it connects.
         let max = self.mailboxes.limits.message_bytes_max;
         let strings = id.len() + re.map_or(0, str::len);
         is_short_message(body, strings, max)
             || message_len(self.show(from).as_ref(), id, body, re) <= max
     }
 
-    /// A retry: it is answered as the first one was, or will be.
+    /// Answers a retry as the first attempt was answered, or will be.
     fn send_again(
         &mut self,
         id: DeviceId,
@@ -292,6 +305,7 @@ impl Broker {
             self.tell(id, &frame, out);
             return Ok(());
         }
+        // Its answer may be long in coming. The first attempt was told the same.
         if is_failing && durability == Durability::Disk {
             return Err(store_unavailable());
         }
@@ -299,7 +313,7 @@ impl Broker {
         Ok(())
     }
 
-    /// A message is here at its receiver's.
+    /// Puts a message into the mailbox of its receiver, which is of this shard, or rejects it.
     pub(super) fn deliver(&mut self, now: Now, deliver: &Deliver<'_>, out: Out<'_>) {
         let reply = match self.judge_room(deliver) {
             Ok(durability) => return self.put(now, deliver, durability, out),
@@ -313,8 +327,9 @@ impl Broker {
         self.answer(now, deliver.reply_to, deliver.from, (deliver.digest, &deliver.id), reply, out);
     }
 
-    /// To an anonymous device of the text protocol: now or never.
+    /// Delivers a message to an anonymous device of the text protocol, which has no mailbox.
     fn deliver_text(&self, conn: Conn, deliver: &Deliver<'_>, out: Out<'_>) -> Reply {
+        // None of these can be promised without a mailbox.
         if deliver.durability.is_some() || deliver.receipt || deliver.expires_at_ms.is_some() {
             return Reply::Rejected(RejectCode::DurabilityUnavailable);
         }
@@ -323,8 +338,14 @@ impl Broker {
         Reply::Accepted { seq: 0, durability: Durability::None }
     }
 
+    /// Checks whether there is room for a message; returns the durability that it gets.
+    ///
+    /// # Errors
+    ///
+    /// The reply to its sender, if the message is not accepted.
     fn judge_room(&mut self, deliver: &Deliver<'_>) -> Result<Durability, Reply> {
         let (strongest, store_refuses) = (self.strongest(), self.mailboxes.store_refuses());
+        // One that is ending exists only until the outcomes of what waited for it are recorded.
         let device = self.mailboxes.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
         let device = device.ok_or(Reply::Rejected(RejectCode::NoSuchDevice))?;
         let strongest = if device.is_ephemeral { Durability::Memory } else { strongest };
@@ -350,7 +371,7 @@ impl Broker {
         if len > limits.mailbox_bytes_max {
             return Err(Reply::Rejected(RejectCode::TooLarge));
         }
-        // The id that is made for a text is not known yet.
+        // The id that is made for a text is known only in the mailbox: the longest counts.
         let made = if deliver.id.is_empty() { MADE_ID_LONGEST.len() } else { 0 };
         let memory = self.mailboxes.stats.memory as usize + memory_of(len + made);
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
@@ -366,13 +387,14 @@ impl Broker {
         if !device.mailbox.has_room(len, &quota) {
             return Err(Reply::Rejected(RejectCode::MailboxFull));
         }
+        // Last: it may have to count the senders of all that waits.
         if !device.mailbox.is_within_share(deliver.from, len, &quota) {
             return Err(Reply::OverShare);
         }
         Ok(durability)
     }
 
-    /// Puts a message into its mailbox, and into the store.
+    /// Puts a message into its mailbox, and into the store if it is to be there.
     fn put(&mut self, now: Now, deliver: &Deliver<'_>, durability: Durability, out: Out<'_>) {
         let Deliver { to, reply_to, digest, .. } = *deliver;
         let is_stored = durability == Durability::Disk;
@@ -405,6 +427,7 @@ impl Broker {
         self.recount(before, after);
         self.set_expiry_alarm(to, expires_at);
         if is_stored {
+            // Answered and pushed when it is synced.
             return self.store(deliver, seq, id, out);
         }
         self.reserve_seqs(to, out);
@@ -422,7 +445,7 @@ impl Broker {
         self.push_with(to, Some((seq, &newest)), out);
     }
 
-    /// Puts a message that is in its mailbox into the store.
+    /// Appends the record of a message that is in its mailbox.
     fn store(&mut self, deliver: &Deliver<'_>, seq: u64, id: &str, out: Out<'_>) {
         let Deliver { to, reply_to, digest, .. } = *deliver;
         let (to_shown, from) = (self.show(to), self.show(deliver.from));
@@ -446,12 +469,13 @@ impl Broker {
             digest,
             is_told: false,
         });
+        // The text protocol promises no durability, so its sender does not wait for the sync.
         if let ReplyTo::Text(reply_to) = reply_to {
             self.answer_text(reply_to, Ok(()), out);
         }
     }
 
-    /// Sees to it that what is only in memory may be shown under its number.
+    /// Reserves numbers of a mailbox in the store, so that entries in memory only may be pushed.
     pub(super) fn reserve_seqs(&mut self, id: DeviceId, out: Out<'_>) {
         if !self.mailboxes.is_durable {
             return;
@@ -459,6 +483,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let next = device.mailbox.next_seq();
         let has = device.mailbox.reserved_to().max(device.reserving_to);
+        // Half a block ahead, so that messages do not have to wait for the sync of the next one.
         if next + SEQS_RESERVED / 2 > has {
             device.reserving_to = next + SEQS_RESERVED;
             let session = device.session.as_ref().map(|session| session.number);
@@ -466,6 +491,7 @@ impl Broker {
         }
     }
 
+    /// Sets the alarm for the expiry of a message, if it expires.
     pub(super) fn set_expiry_alarm(&mut self, id: DeviceId, at: crate::Moment) {
         if at == NEVER {
             return;
@@ -475,7 +501,7 @@ impl Broker {
         }
     }
 
-    /// Answers whoever waits, about a message that is in a mailbox and names its id.
+    /// As [`Broker::answer`], with sender and id of the message taken from its mailbox.
     pub(super) fn answer_from(
         &mut self,
         now: Now,
@@ -498,6 +524,7 @@ impl Broker {
         self.mailboxes.answered_id = id;
     }
 
+    /// Sends the reply to a message to the shard of its sender.
     fn answer(
         &mut self,
         now: Now,
@@ -527,7 +554,7 @@ impl Broker {
             (ReplyTo::Text(reply_to), Reply::Accepted { durability: Durability::Memory, .. }) => {
                 self.answer_text(reply_to, Ok(()), out);
             }
-            // It was answered when there was room; it waits for no sync.
+            // It was answered when the message was appended (`store`).
             (ReplyTo::Text(_), _) => {}
         }
     }
@@ -536,7 +563,7 @@ impl Broker {
         self.send_to_shard(reply_to.shard, Envelope::TextReply { reply_to, reply }, out);
     }
 
-    /// The receiver's side has judged; the sender is told.
+    /// Notes the reply of the receiver's shard to a message, and tells the sender.
     pub(super) fn reply(
         &mut self,
         now: Now,
@@ -556,6 +583,7 @@ impl Broker {
                 if open.receipt && device.is_ephemeral {
                     device.expects(digest, seq);
                 } else if open.keeps_memory && durability == Durability::Disk {
+                    // The outcome will be in the store, after all.
                     self.give_outcome_memory(to);
                 }
                 out(Effect::Count(Event::Accepted(durability)));
@@ -564,6 +592,7 @@ impl Broker {
                     let frame = &ServerFrame::Accepted { id, durability, duplicate };
                     told_on.into_iter().for_each(|conn| out(Effect::Tell { conn, frame }));
                 }
+                // They waited for the message's number.
                 for _ in 0..open.cancels {
                     self.cancel(to, id, open.cancel_session, out);
                 }
@@ -593,6 +622,7 @@ impl Broker {
                 }
             }
             Reply::Unknown => {
+                // The id stays as asked, for the message may still be accepted.
                 let Some(open) = device.sent.answered(digest, session) else { return };
                 for _ in 0..open.answers() {
                     let code = RejectCode::StoreUnavailable;
@@ -602,7 +632,7 @@ impl Broker {
         }
     }
 
-    /// Forgets the ids of a device whose window is over, or that are too many.
+    /// Forgets ids of a device whose window is over, or that are too many.
     pub(super) fn forget_sent_of(&mut self, now: Now, id: DeviceId) {
         let limits = &self.mailboxes.limits;
         let (window, max) = (limits.dedup_window, limits.dedup_ids_per_device_max);
@@ -612,11 +642,12 @@ impl Broker {
         self.mailboxes.ids_dropped(id, dropped);
     }
 
-    /// An id was added to a device's, which are `len` now: where they are too many in all, others
-    /// are forgotten.
+    /// Counts an id that was added to those of a device, which has `len` now. If all devices
+    /// together have too many, some are forgotten.
     #[inline]
     pub(super) fn sent_added(&mut self, now: Now, id: DeviceId, len: usize) {
         self.mailboxes.id_added(id, len);
+        // With more of them the alarm for the oldest is set already.
         if len == 1 {
             self.set_window_alarm(now, id);
         }
@@ -625,12 +656,13 @@ impl Broker {
         }
     }
 
-    /// Sees to it that ids are forgotten also if their device never sends again. Not to the moment:
-    /// who sends all the time forgets by himself, and would have an alarm for each.
+    /// Sets the alarm at which ids of a device are forgotten even if it never sends again.
     fn set_window_alarm(&mut self, now: Now, id: DeviceId) {
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let Some(oldest_at) = device.sent.oldest_at() else { return };
         let window = self.mailboxes.limits.dedup_window;
+        // Later than need be: a device that sends all the time forgets as it sends, and must not
+        // have an alarm for each id.
         let at = oldest_at.after(window).max(now.at).after(window / 16);
         self.mailboxes.timers.set(at, Alarm::Window, id);
     }
@@ -645,7 +677,7 @@ impl Broker {
         self.set_window_alarm(now, id);
     }
 
-    /// A device of the text protocol sends to one that has a mailbox.
+    /// Sends a text of a device of the text protocol to a device that has a mailbox.
     pub(crate) fn send_text(
         &mut self,
         now: Now,
@@ -655,7 +687,7 @@ impl Broker {
         out: Out<'_>,
     ) -> Result<(), Refusal> {
         let shard = self.shard_with(to).ok_or(Refusal::NoSuchDevice)?;
-        // Counted before it is written: escaped it may be six times as long.
+        // Before memory is spent on the body: escaped it may be six times as long as the text.
         if !self.fits_a_frame(reply_to.device, MADE_ID_LONGEST, None, body_len_of_text(text)) {
             return Err(Refusal::MailboxFull);
         }
@@ -677,6 +709,7 @@ impl Broker {
             keeps_id: false,
             reply_to: ReplyTo::Text(reply_to),
         };
+        // The answers to a connection's commands must keep their order.
         if shard != self.shard {
             out(Effect::AwaitReply { conn: reply_to.conn });
         }
@@ -684,7 +717,7 @@ impl Broker {
         Ok(())
     }
 
-    /// The receiver's side has judged what a device of the text protocol sent.
+    /// Notes the reply of the receiver's shard to a text, and tells the sender if it is refused.
     pub(super) fn text_reply(
         &mut self,
         now: Now,
@@ -692,6 +725,7 @@ impl Broker {
         reply: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
+        // The connection, or its number, may be another device's or another session's by now.
         let session = self.session(reply_to.device).map_or(0, |session| session.number);
         if session != reply_to.session {
             return;
@@ -714,13 +748,14 @@ impl Broker {
         out(Effect::Replied { conn: reply_to.conn });
     }
 
-    /// The sender wants a message back.
+    /// Carries out a `cancel` frame.
     pub(super) fn cancel_frame(&mut self, now: Now, id: DeviceId, message: &str, out: Out<'_>) {
         let session = self.session(id).map_or(0, |session| session.number);
         self.cancel(id, message, session, out);
         self.settle_local(now, out);
     }
 
+    /// Asks the receiver's shard to cancel a message, or answers if that is not needed.
     fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
@@ -729,7 +764,9 @@ impl Broker {
             return self.cancel_reply(id, message, session, Err(RejectCode::TooLate), out);
         };
         match (sent.to, sent.state()) {
+            // Done in `reply`, when the message's number is known.
             (_, SentState::Asked) => device.sent.cancel(digest, session),
+            // The answer to an earlier `cancel` was lost.
             (to, SentState::Accepted { seq }) if sent.is_cancelled() => {
                 let of = MessageKey { device: to, seq };
                 self.cancel_reply(id, message, session, Ok(of), out);
@@ -742,7 +779,7 @@ impl Broker {
         }
     }
 
-    /// Answers a `cancel`, if the session that asked is still there.
+    /// Notes the result of a `cancel`, and answers it if the session that asked is still there.
     pub(super) fn cancel_reply(
         &mut self,
         to: DeviceId,
@@ -767,7 +804,7 @@ impl Broker {
     }
 }
 
-/// Why a mailbox that has room takes no more from one sender.
+/// Texts of rejections whose code alone says too little.
 const MEMORY_FULL: &str = "the server's memory for messages that it does not store is used up; it is free again \
                            when some of them are acked or expire";
 const ANONYMOUS_FULL: &str = "devices without a name have their part of the server's space for messages in use; it \
@@ -780,7 +817,7 @@ fn nobody(send: &Send<'_>) -> (RejectCode, String) {
     (RejectCode::NoSuchDevice, format!("no device has the id {shown}"))
 }
 
-/// Says which outcomes take the room, and what frees it.
+/// Returns a rejection that says which outcomes take the room, and what frees it.
 #[cold]
 fn outcomes_full(full: OutcomesFull, send: &Send<'_>) -> (RejectCode, String) {
     let message = match full {
@@ -811,7 +848,7 @@ fn store_unavailable() -> (RejectCode, String) {
     (RejectCode::StoreUnavailable, rejection(RejectCode::StoreUnavailable).to_owned())
 }
 
-/// A rejection in words, where nothing more is known.
+/// Returns the text of a rejection of which no more is known than its code.
 fn rejection(code: RejectCode) -> &'static str {
     match code {
         RejectCode::NoSuchDevice => "no such device",

@@ -28,9 +28,10 @@ pub(crate) struct Load {
     pub(crate) bytes: usize,
 }
 
-/// Who has how much in one mailbox. It is counted when the mailbox is past the point up to which no
-/// sender can be above his share, and kept until less than half of that is left: as many messages as
-/// were counted have left by then, or half as many, so counting costs each of them a constant time.
+/// Who has how much in one mailbox. It is counted when the mailbox is past the point up to which
+/// no sender can be above his share, and kept until less than half of that is left: as many
+/// messages as were counted have left by then, or half as many, so counting costs each of them a
+/// constant time.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     by_sender: FxHashMap<DeviceId, Load>,
@@ -66,10 +67,10 @@ impl Quota {
 
     /// Returns whether nobody can be above his share where one of `len` bytes is added to `load`.
     ///
-    /// A sender with `o` of `w` messages may add one if `o + 1 <= s * (max - (w - o))`. With a share
-    /// `s` of at most 1 the left side grows with `o` at least as fast as the right one, so all is
-    /// well if it is for `o = w`: if `w + 1 <= s * max`. The same goes for bytes, and for all who are
-    /// anonymous together, whose bound is three quarters of `max`.
+    /// A sender with `o` of `w` messages may add one if `o + 1 <= s * (max - (w - o))`. With a
+    /// share `s` of at most 1 the left side grows with `o` at least as fast as the right one, so
+    /// all is well if it is for `o = w`: if `w + 1 <= s * max`. The same goes for bytes, and for
+    /// all who are anonymous together, whose bound is three quarters of `max`.
     #[inline]
     pub(crate) fn is_free_for_all(&self, load: Load, len: usize) -> bool {
         let free = self.free_for_all();

@@ -1,4 +1,4 @@
-//! What the store says: synced, failing, healthy.
+//! Reactions to the store: synced, full, failing, healthy; and the records of devices.
 
 use std::time::Duration;
 
@@ -11,35 +11,35 @@ use crate::Digest;
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 
-/// Contents of an online device that the store has too are kept up to this many bytes, so that
-/// what is pushed next need not be fetched.
+/// Bytes of contents that are kept in memory for a connected device although the store has them
+/// too, so that what is pushed next need not be fetched.
 const CACHED_BYTES_MAX: usize = 128 << 10;
-/// So many records of devices that were put off are made up for at once, and then there is a pause in
-/// which the store can say that it is full again.
+/// Records of devices that were put off are written so many at a time, with a pause in which the
+/// store can say that it is full again.
 const STALE_RECORDS_AT_ONCE: usize = 256;
 const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 
-/// What an append was for.
+/// Purposes of appends that are not synced: each says what to do when its record is.
 #[derive(Debug)]
 pub(crate) enum Pending {
-    /// A message that its sender waits for.
+    /// A message, whose sender waits for the reply.
     Message { to: DeviceId, seq: u64, reply_to: ReplyTo, digest: Digest, is_told: bool },
     /// An outcome, and perhaps the answer to a `cancel`.
     Outcome { to: DeviceId, seq: u64, of: MessageKey, cancelled: Option<(Box<str>, u32)> },
-    /// A message is out.
+    /// The removal of a message.
     Removed { of: MessageKey, mailbox_name: u64 },
-    /// A cancelled message is out.
+    /// The removal of a message whose sender waits for the answer to its `cancel`.
     Cancelled { of: MessageKey, mailbox_name: u64, to: DeviceId, id: Box<str>, session: u32 },
-    /// How a device stands; a session waits for it.
+    /// The state of a device, for which a session may wait.
     Device { id: DeviceId, born: u64, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
-    /// An entry was copied out of the oldest part of the log.
+    /// A copy of an entry's record, which was in the oldest part of the log.
     Moved { id: DeviceId, mailbox_name: u64, seq: u64 },
-    /// Nobody waits for it.
+    /// A record that nothing waits for.
     Nothing,
 }
 
 impl Broker {
-    /// Appends how a device stands; `session` opens when that is synced.
+    /// Appends the state of a device; `session` opens when that is synced.
     pub(super) fn record_device(&mut self, id: DeviceId, session: Option<u32>, out: Out<'_>) {
         if !self.mailboxes.is_durable {
             return;
@@ -55,22 +55,22 @@ impl Broker {
         let (born, mailbox_name) = (device.born, device.mailbox_name);
         let pending = Pending::Device { id, born, mailbox_name, reserved_to, session };
         self.mailboxes.pending.push_back(pending);
+        // Whatever was put off is in this record.
         self.mailboxes.stale_records.remove(&id);
     }
 
-    /// Returns whether a device came or went is recorded later, because the store is full and has
-    /// it that it is there.
-    ///
-    /// A client that comes and goes would make a record each time, and so bring the log above its
-    /// bound. Nothing that is promised depends on it: after a crash one that is there by the store
-    /// may have seen everything and is away since the start, which is what a crash always leaves of
-    /// those that were connected. So it is seen as present longer than it was, and never shorter.
+    /// Returns whether the record that a device came or went is put off, because the store is full
+    /// and says already that the device is connected.
     pub(super) fn may_put_off_record(&self, id: DeviceId) -> bool {
+        // A client that comes and goes would make a record each time, and so bring the log above
+        // its bound. No promise depends on these: after a crash a device that the store has as
+        // connected may have seen everything and is away since the start, like any that was
+        // connected. So the store has it connected for longer than it was, and never for less.
         self.mailboxes.is_full
             && self.mailboxes.devices.get(&id).is_some_and(|device| device.is_recorded_online)
     }
 
-    /// Makes up for records that were put off, unless the store is full again.
+    /// Writes at most `count` records that were put off, unless the store is full again.
     pub(crate) fn write_stale_records(&mut self, count: usize, out: Out<'_>) {
         for _ in 0..count {
             if self.mailboxes.is_full {
@@ -82,6 +82,7 @@ impl Broker {
         }
     }
 
+    /// Writes some of the records that were put off, if they are due.
     pub(crate) fn stale_records_tick(&mut self, now: Now, out: Out<'_>) {
         if self.mailboxes.stale_records_due().is_some_and(|at| at <= now.at) {
             self.mailboxes.stale_records_at = now.at.after(STALE_RECORDS_PAUSE);
@@ -89,23 +90,25 @@ impl Broker {
         }
     }
 
-    /// The store takes no new messages for now, or takes them again.
+    /// Notes that the store takes no new messages for now, or takes them again.
     pub(crate) fn store_full(&mut self, now: Now, is_full: bool) {
         self.mailboxes.is_full = is_full;
         self.mailboxes.stale_records_at = now.at;
     }
 
-    /// Returns what tells a device from itself before it ended: numbers begin anew.
+    /// Returns the name of a device's mailbox, which tells it from an earlier device of the same
+    /// id: a number may stand for a message of either.
     pub(super) fn incarnation(&self, id: DeviceId) -> u64 {
         self.mailboxes.devices.get(&id).map_or(0, |device| device.mailbox_name)
     }
 
-    /// The oldest appends are synced; `places` says where each one lies.
+    /// Does what the oldest appends were for, as they are synced; `positions` has one for each.
     pub(crate) fn synced(&mut self, now: Now, positions: &[Position], out: Out<'_>) {
         for &position in positions {
             let pending =
                 self.mailboxes.pending.pop_front().expect("the store syncs what was appended");
             self.synced_one(now, pending, position, out);
+            // Before the next one, so that this shard decides in the order of the log.
             self.settle_local(now, out);
         }
         shrink(&mut self.mailboxes.pending, KEPT_BY_SHARD);
@@ -115,6 +118,7 @@ impl Broker {
         match pending {
             Pending::Message { to, seq, reply_to, digest, .. } => {
                 let reply = Reply::Accepted { seq, durability: Durability::Disk };
+                // Before the entry is synced: the id is in its content, which is dropped then.
                 self.answer_from(now, reply_to, (to, seq), digest, reply, out);
                 self.entry_synced(now, to, seq, position, out);
             }
@@ -132,7 +136,7 @@ impl Broker {
             }
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {
                 let device = self.mailboxes.devices.get_mut(&id);
-                // Else it is about a device that ended, and not about the one that came back.
+                // Otherwise it is about a device that has ended, and not the one of its id now.
                 if let Some(device) = device.filter(|device| device.born == born) {
                     device.records_unsynced = device.records_unsynced.saturating_sub(1);
                     self.device_synced(id, (mailbox_name, reserved_to), session, position, out);
@@ -153,7 +157,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let Some(entry) = device.mailbox.synced(seq, position) else { return };
         if entry.expires_at <= now.at {
-            // Its alarm came before it was synced.
+            // Its alarm went off before it was synced, and does not come again.
             self.take_one(now, to, seq, Outcome::Expired, None, out);
             return self.push_ready(to, out);
         }
@@ -161,7 +165,7 @@ impl Broker {
         self.keep_cache_small(to, seq);
     }
 
-    /// Drops what the store has, where it is not about to be pushed.
+    /// Drops the content of an entry that is not about to be pushed, as the store has it too.
     fn keep_cache_small(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.session.is_none() || device.mailbox.cached() > CACHED_BYTES_MAX {
@@ -169,6 +173,7 @@ impl Broker {
         }
     }
 
+    /// Opens and welcomes the session that waits for a record of its device's state.
     fn device_synced(
         &mut self,
         id: DeviceId,
@@ -181,13 +186,15 @@ impl Broker {
         let is_newest = device.records_unsynced == 0 && device.is_recorded_online;
         let is_named = device.mailbox_name == mailbox_name;
         if !is_named && !is_newest {
-            // Its mailbox has another name by now, which is on its way into the store.
+            // Its mailbox has another name by now, and `welcome` waits for the record of that.
             return;
         }
         device.recorded_at = position;
         if is_named {
             device.mailbox.reserve_to(reserved_to);
         }
+        // The newest record opens any session: while the store is full, one that comes after it
+        // makes no record of its own.
         if let Some(current) = device.session.as_deref_mut()
             && (is_newest || Some(current.number) == session)
         {
@@ -197,9 +204,10 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// The store cannot sync for now: who waits is told that nothing is known.
+    /// Notes that the store cannot sync for now, and tells senders that wait that nothing is known.
     pub(crate) fn store_failing(&mut self, now: Now, out: Out<'_>) {
         self.mailboxes.is_failing = true;
+        // Their messages stay appended, and are accepted if the store recovers.
         let mut told = Vec::new();
         for pending in &mut self.mailboxes.pending {
             if let Pending::Message { to, seq, reply_to, digest, is_told } = pending
@@ -215,7 +223,7 @@ impl Broker {
         self.settle_local(now, out);
     }
 
-    /// The store syncs again.
+    /// Notes that the store syncs again.
     pub(crate) fn store_healthy(&mut self) {
         self.mailboxes.is_failing = false;
     }

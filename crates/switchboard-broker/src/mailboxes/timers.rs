@@ -90,7 +90,8 @@ impl Timers {
         }
     }
 
-    /// Says so if there are more alarms, or more memory for them, than `devices` may have. For tests.
+    /// Says so if there are more alarms, or more memory for them, than `devices` may have. For
+    /// tests.
     pub(crate) fn audit(&self, devices: usize) -> Result<(), String> {
         let (entries, set) = (self.heap.len(), self.due.len());
         // One for each reason to look at a device.
@@ -110,8 +111,8 @@ mod tests {
         Moment::from_ms(ms)
     }
 
-    /// Messages with shorter and shorter `ttl_ms` once left an entry each for as long as the longest
-    /// of them: 40 bytes a message from one device, for years.
+    /// Messages with shorter and shorter `ttl_ms` once left an entry each for as long as the
+    /// longest of them: 40 bytes a message from one device, for years.
     #[test]
     fn alarms_that_move_earlier_leave_nothing_behind() {
         let (mut timers, device) = (Timers::default(), DeviceId::FIRST);

@@ -20,8 +20,8 @@ pub(crate) struct Totals {
     pub(crate) anonymous: OfAnonymous,
 }
 
-/// What devices without a name take: the messages that they sent, and the outcomes for them, also those
-/// that will come.
+/// What devices without a name take: the messages that they sent, and the outcomes for them,
+/// also those that will come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OfAnonymous {
     pub(crate) stored: usize,
@@ -36,8 +36,8 @@ pub(crate) const fn memory_of(len: usize) -> usize {
     OVERHEAD + len
 }
 
-/// What the longest outcome takes in memory: set aside before its message is accepted, so that nobody
-/// can make much of little by refusing with long reasons.
+/// What the longest outcome takes in memory: set aside before its message is accepted, so that
+/// nobody can make much of little by refusing with long reasons.
 pub(crate) const OUTCOME_MEMORY: usize = memory_of(ID_LEN_MAX + REASON_LEN_MAX);
 
 impl AddAssign for Totals {
