@@ -1,4 +1,4 @@
-//! Counts anew what is kept as sums: for tests.
+//! Audit of the sums and tables that a broker keeps, for tests.
 
 use super::totals::Totals;
 use super::{Device, Stats};
@@ -6,13 +6,13 @@ use crate::Broker;
 use crate::shrink::{self, KEPT, KEPT_BY_SHARD};
 
 impl Broker {
-    /// Counts what waits and what is remembered, and says where a sum that is kept differs, or
-    /// where more than `messages_max` messages are in a mailbox, or `outcomes_max` outcomes and
-    /// reserved ones for them. For tests: it looks at everything.
+    /// Counts everything anew and compares it with the sums that are kept, and with their
+    /// bounds: at most `messages_max` messages in a mailbox, and `outcomes_max` outcomes, the
+    /// reserved ones included. For tests, as it looks at everything.
     ///
     /// # Errors
     ///
-    /// What is wrong, in words.
+    /// A text about the first sum that differs, or bound that is exceeded.
     pub fn audit(&self, messages_max: usize, outcomes_max: usize) -> Result<(), String> {
         let (mut stats, mut all) = (Stats::default(), Totals::default());
         for (id, device) in &self.mailboxes.devices {
@@ -57,7 +57,7 @@ impl Broker {
         self.audit_memory()
     }
 
-    /// Returns whether the tables of the shard gave back the memory that they do not need.
+    /// Fails if a table of the shard has not given back memory that it does not need.
     fn audit_memory(&self) -> Result<(), String> {
         let mailboxes = &self.mailboxes;
         shrink::audit("devices", &mailboxes.devices, KEPT_BY_SHARD)?;
@@ -69,8 +69,8 @@ impl Broker {
 }
 
 impl Device {
-    /// Returns whether its tables gave back the memory that they do not need; those of its
-    /// mailbox look themselves.
+    /// Fails if a table has not given back memory that it does not need. The mailbox audits its
+    /// own.
     fn audit_memory(&self) -> Result<(), String> {
         self.sent.audit()?;
         self.receipts.iter().try_for_each(|set| shrink::audit("receipts", set.as_ref(), KEPT))

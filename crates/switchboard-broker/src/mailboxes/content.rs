@@ -1,35 +1,36 @@
-//! What an entry of a mailbox says, in one piece of memory: a mailbox gives and takes millions.
+//! Content of a mailbox's entry, in one piece of memory: millions come and go.
 
 use switchboard_proto::v1::{DeviceRef, Outcome, ServerFrame};
 
-/// A message, or the outcome of one: all of it that its record in the store also has.
+/// Content of a message or an outcome: everything that is pushed, and that its record also has.
 ///
-/// A head of fixed length, then the message's id, then what it answers and its body, or the reason
-/// of the outcome.
+/// A head of fixed length, then the id of the message, then the id that it answers and its body, or
+/// the reason of the outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content(Box<[u8]>);
 
-/// What stands at the beginning.
+/// The fixed part at the beginning.
 #[derive(Clone, Copy)]
 struct Head {
     kind: Kind,
-    /// When the message was sent, or when it ended; wall clock.
+    /// Time at which the message was sent, or ended, by the wall clock.
     at_ms: u64,
     id_len: u32,
-    /// Of what stands behind the id: the id of the message that this one answers, or the reason.
+    /// Length of the note behind the id: the id that a message answers, or the reason of an
+    /// outcome.
     note_len: u32,
     has_note: bool,
-    /// Of an outcome.
+    /// Only of an outcome.
     maybe_seen: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// From another device.
+    /// A message from another device.
     Message,
-    /// The same, while the store has its body.
+    /// The id of such a message, whose body is in the store only.
     Bodiless,
-    /// Of a message that this device sent.
+    /// The outcome of a message that this device sent.
     Outcome(Outcome),
 }
 
@@ -79,18 +80,19 @@ impl Head {
 }
 
 impl Content {
-    /// A message.
+    /// Returns the content of a message.
     #[inline]
     pub(crate) fn message(id: &str, re: Option<&str>, sent_at_ms: u64, body: &[u8]) -> Content {
         Content::new(Kind::Message, sent_at_ms, id, re, body)
     }
 
-    /// A message, while the store has its body: the id, which an outcome will name.
+    /// Returns the content of a message whose body is in the store only: its id, which the outcome
+    /// will name.
     pub(crate) fn bodiless(id: &str) -> Content {
         Content::new(Kind::Bodiless, 0, id, None, b"")
     }
 
-    /// Returns how the message of this id ended.
+    /// Returns the content of the outcome of the message with this id.
     pub(crate) fn outcome(
         id: &str,
         outcome: Outcome,
@@ -126,7 +128,7 @@ impl Content {
         (head, id, note, body)
     }
 
-    /// The message's id.
+    /// Returns the message's id.
     pub(crate) fn id(&self) -> &str {
         let (_, id, _, _) = self.parts();
         text(id)
@@ -138,12 +140,13 @@ impl Content {
         self.0[16] == Kind::Bodiless.to_byte()
     }
 
-    /// Leaves of a message its id.
+    /// Drops all of a message but its id.
     pub(crate) fn drop_body(&mut self) {
         *self = Content::bodiless(self.id());
     }
 
-    /// As it is pushed: from whom the message came, or whose receiver the outcome is about.
+    /// Returns the frame that is pushed. `device` is the sender of the message, or the receiver
+    /// of the one that the outcome is about.
     #[inline]
     pub(crate) fn frame<'a>(&'a self, seq: u64, device: DeviceRef<'a>) -> ServerFrame<'a> {
         let (head, id, note, body) = self.parts();

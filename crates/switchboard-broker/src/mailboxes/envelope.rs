@@ -1,4 +1,4 @@
-//! What the brokers of two shards say to each other about devices with mailboxes.
+//! Envelopes, which the brokers of two shards send each other about devices with mailboxes.
 
 use std::borrow::Cow;
 
@@ -8,32 +8,32 @@ use switchboard_proto::v1::{Durability, RejectCode};
 use super::{MessageKey, MessageOutcome};
 use crate::{Conn, Digest, Moment, ShardId};
 
-/// From one shard's broker to another's.
+/// An envelope from one shard's broker to another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Envelope {
-    /// A message, to the shard of its receiver.
+    /// A message, for the shard of its receiver.
     Deliver(Box<Deliver<'static>>),
-    /// What became of it, to the shard of its sender.
+    /// The reply to it, for the shard of its sender.
     Reply {
         /// The sender.
         to: DeviceId,
-        /// Stands for the message's id.
+        /// Digest of the message's id.
         digest: Digest,
         /// The message's id.
         id: Box<str>,
-        /// What became of it.
+        /// The reply.
         reply: Reply,
     },
-    /// As [`Envelope::Reply`], to a device of the text protocol.
+    /// As [`Envelope::Reply`], for a device of the text protocol.
     TextReply {
-        /// Who waits for it.
+        /// The connection that waits for it.
         reply_to: TextReplyTo,
-        /// `Err`: it is told so.
+        /// `Ok` if the message was accepted, otherwise the reason for refusing it.
         reply: Result<(), RejectCode>,
     },
-    /// The sender wants a message back.
+    /// A sender cancels a message; for the shard of its receiver.
     Cancel(Cancel),
-    /// What became of that.
+    /// The reply to that, for the shard of the sender.
     CancelReply {
         /// The sender.
         to: DeviceId,
@@ -41,35 +41,36 @@ pub enum Envelope {
         id: Box<str>,
         /// The session that asked.
         session: u32,
-        /// Which one is cancelled, or why none is.
+        /// The message that is cancelled, or the reason for which it is not.
         result: Result<MessageKey, RejectCode>,
     },
-    /// A message met its outcome, to the shard of its sender, who asked to know.
+    /// The outcome of a message, for the shard of its sender, which asked for it.
     Outcome {
         /// The sender.
         to: DeviceId,
         /// The message's id.
         id: Box<str>,
-        /// How it ended.
+        /// The outcome.
         outcome: MessageOutcome,
-        /// The session whose `cancel` this also answers.
+        /// The sender's session whose `cancel` this also answers.
         answers_cancel: Option<u32>,
-        /// The sender was ephemeral: another device of its id is not told.
+        /// True if the sender was ephemeral: another device of its id is not told.
         is_of_ephemeral: bool,
     },
-    /// The outcome of a message is recorded, to the shard of its receiver.
+    /// The outcome of a message is recorded; for the shard of its receiver.
     Settled(MessageKey),
-    /// The sender of a message is no more: nobody is to be told of its outcome.
+    /// Nobody is to be told the outcome of a message, as its sender has ended; for the shard of
+    /// its receiver.
     Unwanted(MessageKey),
     /// A watched device came or went.
     Presence {
-        /// Who watches.
+        /// The watcher.
         to: DeviceId,
-        /// Which device.
+        /// The watched device.
         device: DeviceId,
-        /// Whether it is connected.
+        /// True if it is connected.
         online: bool,
-        /// Since when, wall clock.
+        /// Time since which it is so, by the wall clock.
         at_ms: u64,
     },
 }
@@ -96,40 +97,40 @@ impl Envelope {
 /// A message on its way to its receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deliver<'a> {
-    /// Who sent it.
+    /// The sender.
     pub from: DeviceId,
-    /// Who shall get it.
+    /// The receiver.
     pub to: DeviceId,
-    /// The sender's id for it; empty where the server is to make one.
+    /// The sender's id for it; empty if the server is to make one.
     pub id: Cow<'a, str>,
-    /// Stands for the id.
+    /// Digest under which the sender's shard keeps the id.
     pub digest: Digest,
     /// Raw JSON.
     pub body: Cow<'a, [u8]>,
-    /// The id that it answers.
+    /// Id of the message that it answers.
     pub re: Option<Cow<'a, str>>,
-    /// When it was taken, wall clock.
+    /// Time at which the sender's shard took it, by the wall clock.
     pub sent_at_ms: u64,
     /// The same by the server's uptime.
     pub at: Moment,
-    /// When it expires, by the clock that records are stamped by.
+    /// Time at which it expires, as a stamp of [`crate::StampClock`]; `None` is never.
     pub expires_at_ms: Option<u64>,
-    /// What was asked for; none: the strongest there is.
+    /// The durability that was asked for; `None` is the strongest that there is.
     pub durability: Option<Durability>,
-    /// Whether the sender asked for an outcome.
+    /// True if the sender asked for an outcome.
     pub receipt: bool,
-    /// Whether the sender's shard has memory set aside for the outcome, should it be in memory
+    /// True if the sender's shard has memory set aside for the outcome, should it be in memory
     /// only.
     pub has_outcome_memory: bool,
-    /// Whether its id counts for duplicates also after a restart: not one that the server makes,
-    /// nor one of an ephemeral sender, with which it ends.
+    /// True if its id counts for duplicates, even after a restart. Not if the server makes it,
+    /// nor if the sender is ephemeral, with which it ends.
     pub keeps_id: bool,
-    /// Who waits for the reply.
+    /// Destination of the reply.
     pub reply_to: ReplyTo,
 }
 
 impl Deliver<'_> {
-    /// As it can leave the thread.
+    /// Returns a copy that owns its parts, to be sent to another shard.
     pub(crate) fn into_owned(self) -> Deliver<'static> {
         Deliver {
             id: Cow::Owned(self.id.into_owned()),
@@ -139,14 +140,14 @@ impl Deliver<'_> {
         }
     }
 
-    /// Returns what counts toward a mailbox's bytes, under this id: its own, or one that the
-    /// server made.
+    /// Returns the bytes that count toward those of a mailbox, under this id: its own, or one
+    /// that the server made.
     pub(crate) fn len_under(&self, id: &str) -> usize {
         self.body.len() + id.len() + self.re.as_ref().map_or(0, |re| re.len())
     }
 }
 
-/// Who waits for a reply.
+/// Destination of the reply to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyTo {
     /// A v1 device on this shard.
@@ -162,33 +163,33 @@ pub struct TextReplyTo {
     pub shard: ShardId,
     /// The connection.
     pub conn: Conn,
-    /// The device on it, in case that the connection is another's by then.
+    /// The device on it: the connection may be another device's by then.
     pub device: DeviceId,
-    /// Its session, if it has a mailbox: it may be there again, on the same connection.
+    /// Its session, if it has a mailbox: it may have come back, on a connection of the same number.
     pub session: u32,
-    /// Stands for the text, for the duplicate window.
+    /// Digest of the text, for the duplicate window.
     pub text: Digest,
 }
 
-/// What the receiver's side says to a message.
+/// Replies of the receiver's shard to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// It is in the mailbox under this number (0: it went to a text device) with this durability.
+    /// It is accepted, and in the mailbox unless it went to a text device.
     Accepted {
-        /// The number.
+        /// Its number in the mailbox; 0 if it went to a text device.
         seq: u64,
-        /// What has been reached.
+        /// The durability that is reached.
         durability: Durability,
     },
-    /// It is nowhere.
+    /// It is not accepted.
     Rejected(RejectCode),
-    /// The same, because its sender has as much in the mailbox as one sender may.
+    /// The same, because its sender has its share of the mailbox in use.
     OverShare,
-    /// The same, because the shard has as many messages in memory only as it may.
+    /// The same, because the messages of the shard that are in memory only are at their bound.
     MemoryFull,
-    /// The same, because devices without a name have as much as they may in all.
+    /// The same, because all devices without a name together are at their bound.
     AnonymousFull,
-    /// The store is in trouble; the message waits, and may be accepted later.
+    /// The store is failing: the message waits, and may be accepted later.
     Unknown,
 }
 
@@ -203,6 +204,6 @@ pub struct Cancel {
     pub seq: u64,
     /// The message's id.
     pub id: Box<str>,
-    /// The sender's session that asked.
+    /// The session of the sender that asked.
     pub session: u32,
 }

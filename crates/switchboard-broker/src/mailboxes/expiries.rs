@@ -1,4 +1,4 @@
-//! Which messages of a mailbox expire, the soonest first.
+//! Times at which the messages of a mailbox expire, the soonest first.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,18 +6,18 @@ use std::collections::BinaryHeap;
 use crate::Moment;
 use crate::shrink::{self, KEPT, shrink};
 
-/// Numbers of messages by when they expire.
+/// Numbers of messages, by the time at which they expire.
 ///
-/// A message that leaves its mailbox otherwise is not searched for here: its number stays until its
-/// time comes, or until such numbers are the most.
+/// When a message leaves its mailbox otherwise it is not searched for here: its number stays
+/// until its time comes, or until most numbers are such.
 #[derive(Debug, Default)]
 pub(super) struct Expiries(BinaryHeap<Reverse<(Moment, u64)>>);
 
-/// Numbers that are not worth pruning.
+/// Numbers of messages that have left and are not worth pruning.
 const SLACK: usize = 8;
 
 impl Expiries {
-    /// All of a mailbox, in no order.
+    /// Returns the times of all messages of a mailbox, which come in any order.
     pub(super) fn of(expiring: impl Iterator<Item = (Moment, u64)>) -> Expiries {
         Expiries(expiring.map(Reverse).collect())
     }
@@ -26,7 +26,8 @@ impl Expiries {
         self.0.push(Reverse((at, seq)));
     }
 
-    /// Takes out the message that expires first, if its time has come. It may not wait any more.
+    /// Takes out the message that expires first, if its time has come. It may have left the
+    /// mailbox.
     pub(super) fn take_over(&mut self, now: Moment) -> Option<u64> {
         let Reverse((at, seq)) = *self.0.peek()?;
         if at > now {
@@ -37,13 +38,13 @@ impl Expiries {
         Some(seq)
     }
 
-    /// Returns memory that is not needed any more; keeps some for `kept` numbers.
+    /// Gives back memory that is not needed any more; keeps some for `kept` numbers.
     #[inline]
     pub(super) fn shrink(&mut self, kept: usize) {
         shrink(&mut self.0, kept);
     }
 
-    /// Returns when the next one expires of those that wait.
+    /// Returns the time at which the next of the waiting messages expires.
     pub(super) fn next(&mut self, waits: impl Fn(u64) -> bool) -> Option<Moment> {
         loop {
             let Reverse((at, seq)) = *self.0.peek()?;
@@ -55,9 +56,10 @@ impl Expiries {
         }
     }
 
-    /// Messages left a mailbox in which `waiting` are left.
+    /// Drops numbers of messages that have left, once they are most. `waiting` messages are left.
     #[inline]
     pub(super) fn prune(&mut self, waiting: usize, waits: impl Fn(u64) -> bool) {
+        // Half of them have left then, so looking at all costs each of those a constant time.
         let max = 2 * waiting + SLACK;
         if self.0.len() > max {
             self.0.retain(|Reverse((_, seq))| waits(*seq));
@@ -65,8 +67,7 @@ impl Expiries {
         }
     }
 
-    /// Says so if more numbers are here than `waiting` messages may have, or more memory. For
-    /// tests.
+    /// Fails if there are more numbers than `waiting` messages may have, or more memory. For tests.
     pub(super) fn audit(&self, waiting: usize) -> Result<(), String> {
         let (len, max) = (self.0.len(), 2 * waiting + SLACK);
         if len > max {

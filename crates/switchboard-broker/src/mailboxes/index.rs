@@ -1,17 +1,18 @@
-//! Finds the numbers of ids: a hash table whose answer, mostly that there is none, costs one cache
-//! line.
+//! A hash table from ids to their numbers, in which a look-up, usually of an id that is new,
+//! touches one cache line.
 //!
-//! Half a million ids are somewhere in memory, so what a look-up costs is how many lines it
-//! touches. A slot is a number and the half of the hash that says where the slot belongs: nothing
-//! else is looked at, neither to pass over others nor to move them. Linear probing, and shifting
-//! back on removal (Knuth, The Art of Computer Programming, vol. 3, section 6.4, algorithm R).
+//! Half a million ids are somewhere in memory, so a look-up costs as much as the lines that it
+//! touches. A slot has a number, and the half of the hash that decides where the slot belongs.
+//! Nothing else is read, neither to pass over other slots nor to move them. Linear probing, and
+//! shifting back on removal (Knuth, The Art of Computer Programming, vol. 3, section 6.4,
+//! algorithm R).
 
 use crate::shrink::Table;
 
-/// From hashes to numbers.
+/// The table from hashes to numbers.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// A power of two of them, or none; at most three quarters are taken.
+    /// Their number is a power of two, or 0; at most three quarters are taken.
     slots: Vec<Slot>,
     len: usize,
 }
@@ -35,14 +36,14 @@ impl Slot {
         self.0 as u32
     }
 
-    /// Returns whether it may be of this hash.
+    /// Returns whether its hash may be this one, by the half that it has.
     fn may_be(self, hash: u64) -> bool {
         self.0 >> 32 == hash >> 32 | 1
     }
 }
 
 impl Index {
-    /// The number of this hash for which `is_it` holds.
+    /// Returns the number of this hash for which `is_it` holds.
     #[inline]
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         self.position(hash, is_it).map(|at| self.slots[at].number())
@@ -74,7 +75,8 @@ impl Index {
             if slot.is_empty() {
                 break;
             }
-            // It may move back to the hole if it does not belong behind it.
+            // It may move back to the hole, unless it would then lie before the slot where a search
+            // for it begins.
             let mask = self.slots.len() - 1;
             let from_home = at.wrapping_sub(self.home(slot)) & mask;
             if from_home >= at.wrapping_sub(hole) & mask {
@@ -88,7 +90,8 @@ impl Index {
     /// Returns where the search for a slot begins.
     #[inline]
     fn home(&self, slot: Slot) -> usize {
-        // The highest bits; there are far fewer slots than 2^31, and none is sought in none.
+        // The highest bits. There are far fewer slots than 2^31, so the bit that `Slot::new`
+        // sets is none of them; and in an empty table nothing is searched for.
         (slot.0 >> (64 - self.slots.len().trailing_zeros())) as usize
     }
 

@@ -415,7 +415,7 @@ impl Mailbox {
             && let Some(entry) = self.entries.get_mut(index)
             && matches!(entry.state, State::AwaitsOutcome | State::Leaving)
         {
-            // Of one that nobody wants to know the outcome of it is released already (`unwanted`).
+            // If nobody wanted the outcome any more, `unwanted` has released this already.
             if entry.state == State::AwaitsOutcome {
                 self.totals -= entry.reserve();
             }

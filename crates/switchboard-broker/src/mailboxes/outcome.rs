@@ -29,8 +29,8 @@ impl From<Outcome> for End {
 }
 
 impl Broker {
-    /// Sends the outcome of a message that is out of its mailbox to the shard of its sender, who
-    /// asked for it.
+    /// Sends the outcome of a message that is out of its mailbox to the shard of its sender,
+    /// which asked for it.
     pub(super) fn message_ended(
         &mut self,
         now: Now,

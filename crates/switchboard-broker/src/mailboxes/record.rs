@@ -1,13 +1,13 @@
-//! What the store holds: facts about devices with mailboxes, in the order in which they were
-//! decided.
+//! Records, of which the store consists: facts about devices with mailboxes, in the order in which
+//! they were decided.
 //!
-//! Replayed in that order into the brokers of a new process they make the state that was promised.
+//! Replayed in that order into the brokers of a new process, they restore what was promised.
 
 use switchboard_proto::v1::{DeviceRef, Outcome};
 
 use crate::{Digest, Moment};
 
-/// Where a record lies in the store; the store's own number. 0 is nowhere.
+/// Position of a record in the store, by the store's own numbers. 0 is nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
@@ -20,90 +20,90 @@ impl Position {
     }
 }
 
-/// One fact.
+/// A fact about devices with mailboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// A message was accepted: it is in a mailbox, and its id is taken.
     Message(MessageRecord<'a>),
     /// A message ended and its sender's mailbox says so. The message is out of its mailbox.
     Outcome(OutcomeRecord<'a>),
-    /// A device acked: what asked for no outcome is out of its mailbox up to `seq`.
+    /// A device acked: all entries up to `seq` are out of its mailbox, but for messages with a
+    /// receipt.
     Acked {
-        /// Whose mailbox.
+        /// The device whose mailbox it is.
         device: DeviceRef<'a>,
-        /// Up to where.
+        /// The number up to which it acked.
         seq: u64,
     },
-    /// One message is out of a mailbox, and nobody is to be told.
+    /// An entry is out of a mailbox, and its sender is not to be told.
     Removed {
-        /// Whose mailbox.
+        /// The device whose mailbox it was in.
         device: DeviceRef<'a>,
-        /// Which message.
+        /// The entry's number.
         seq: u64,
     },
     /// A message with a receipt ended otherwise than by an ack or with its receiver; its sender is
     /// not told yet.
     Ended(EndedRecord<'a>),
-    /// How a device stands. Each one replaces the one before.
+    /// State of a device. Each of these replaces the one before.
     Device(DeviceRecord<'a>),
     /// A device ended, with its mailbox and the ids it sent under.
     Gone {
-        /// Which.
+        /// The device.
         device: DeviceRef<'a>,
     },
-    /// An id is taken whose message is out of the log.
+    /// An id is taken, although its message is out of the log.
     SentId(SentIdRecord<'a>),
 }
 
 /// See [`Record::Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageRecord<'a> {
-    /// Whose mailbox.
+    /// The receiver, whose mailbox it is in.
     pub to: DeviceRef<'a>,
     /// Its number there.
     pub seq: u64,
-    /// Who sent it.
+    /// The sender.
     pub from: DeviceRef<'a>,
     /// The sender's id for it.
     pub id: &'a str,
-    /// Whether the id counts for duplicates: not a text device's, which was made by the server,
-    /// nor an ephemeral device's, which ended with it.
+    /// True if the id counts for duplicates. Not for a text device, whose ids the server makes,
+    /// nor for an ephemeral one, whose ids end with it.
     pub is_id_taken: bool,
     /// Raw JSON.
     pub body: &'a [u8],
-    /// The id that it answers.
+    /// Id of the message that it answers.
     pub re: Option<&'a str>,
-    /// When it was accepted: wall clock, and the server's uptime, which the duplicate window
-    /// counts.
+    /// Time at which it was sent, by the wall clock.
     pub sent_at_ms: u64,
-    /// See `sent_at_ms`.
+    /// The same by the server's uptime, from which the duplicate window counts.
     pub at: Moment,
-    /// When it expires, by [`crate::StampClock`].
+    /// Time at which it expires, as a stamp of [`crate::StampClock`]; `None` is never.
     pub expires_at_ms: Option<u64>,
-    /// Whether its sender asked for an outcome.
+    /// True if its sender asked for an outcome.
     pub receipt: bool,
 }
 
 /// See [`Record::Outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutcomeRecord<'a> {
-    /// Whose mailbox the outcome is in: the message's sender.
+    /// The message's sender, whose mailbox the outcome is in.
     pub to: DeviceRef<'a>,
     /// Its number there.
     pub seq: u64,
     /// The message's id.
     pub id: &'a str,
-    /// In whose mailbox the message was.
+    /// The message's receiver, whose mailbox it was in.
     pub of: DeviceRef<'a>,
     /// Its number there.
     pub of_seq: u64,
-    /// How it ended.
+    /// Kind of its end.
     pub outcome: Outcome,
-    /// When, wall clock.
+    /// Time of its end, by the wall clock.
     pub at_ms: u64,
-    /// Whether the receiver may have seen it although it did not ack.
+    /// True if the receiver may have seen it although it did not ack.
     pub maybe_seen: bool,
-    /// Why it was refused.
+    /// Reason that the receiver gave when it refused it.
     pub reason: Option<&'a str>,
 }
 
@@ -114,51 +114,53 @@ pub struct OutcomeRecord<'a> {
 /// would leave a message that seems to have been acked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedRecord<'a> {
-    /// In whose mailbox the message was.
+    /// The receiver, whose mailbox it was in.
     pub device: DeviceRef<'a>,
     /// Its number there.
     pub seq: u64,
-    /// How it ended.
+    /// Kind of its end.
     pub outcome: Outcome,
-    /// When, wall clock.
+    /// Time of its end, by the wall clock.
     pub at_ms: u64,
-    /// Whether the receiver may have seen it although it did not ack.
+    /// True if the receiver may have seen it although it did not ack.
     pub maybe_seen: bool,
-    /// Why it was refused.
+    /// Reason that the receiver gave when it refused it.
     pub reason: Option<&'a str>,
 }
 
 /// See [`Record::Device`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRecord<'a> {
-    /// Which.
+    /// The device.
     pub device: DeviceRef<'a>,
-    /// What its mailbox is called: an odd number. All its bits turned, and so even: the device is
-    /// ending, and what is left of it is to be evicted.
+    /// Name of its mailbox, an odd number. With all bits inverted, and so even, while the device
+    /// is ending and what is left in it is to be evicted.
     pub mailbox: u64,
     /// Numbers below this one are not given again.
     pub reserved_to: u64,
-    /// It acked up to here.
+    /// It has acked everything up to here.
     pub acked_to: u64,
-    /// Nothing above was pushed; counts only where `away_since_ms` says that it is away.
+    /// Nothing above this number was pushed. Counts only if `away_since_ms` says that the device
+    /// is away.
     pub pushed_to: u64,
-    /// Since when it is away, by [`crate::StampClock`]; `None` while it is connected.
+    /// Time since which it is away, as a stamp of [`crate::StampClock`]; `None` while it is
+    /// connected.
     pub away_since_ms: Option<u64>,
 }
 
 /// See [`Record::SentId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentIdRecord<'a> {
-    /// Who sent.
+    /// The sender.
     pub from: DeviceRef<'a>,
-    /// Stands for the id.
+    /// Digest of the id.
     pub id: Digest,
-    /// To whom.
+    /// The receiver.
     pub to: DeviceRef<'a>,
     /// The message's number in the receiver's mailbox.
     pub seq: u64,
-    /// Stands for receiver and body.
+    /// Digest of receiver and body.
     pub content: Digest,
-    /// When it was accepted, by the server's uptime.
+    /// Time at which it was sent, by the server's uptime.
     pub at: Moment,
 }

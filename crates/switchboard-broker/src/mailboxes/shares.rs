@@ -1,4 +1,4 @@
-//! How much of one mailbox each sender takes.
+//! Shares of the senders in one mailbox.
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
@@ -6,37 +6,38 @@ use switchboard_proto::DeviceId;
 use super::mailbox::Entry;
 use crate::shrink::{self, KEPT, shrink};
 
-/// Messages that one sender may have in a mailbox, however full it is.
+/// Number of messages that one sender may have in a mailbox, however small its share.
 pub(super) const MESSAGES_MIN: usize = 10;
 
-/// What a mailbox may hold, and how much of it one sender.
+/// Bounds on a mailbox, and on the share of one sender in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quota {
     pub(crate) messages_max: usize,
     pub(crate) bytes_max: usize,
-    /// Of what is free without his own messages, in percent.
+    /// Share of one sender of what the others leave free, in percent.
     pub(crate) share: usize,
-    /// Senders without names may fill three quarters of it together, so that strangers cannot shut
-    /// out those who have names.
+    /// True if senders without names may fill three quarters together, so that strangers cannot
+    /// shut out senders with names.
     pub(crate) limits_anonymous: bool,
 }
 
-/// What somebody has in a mailbox.
+/// Messages in a mailbox, all or those of some senders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
 }
 
-/// Who has how much in one mailbox. It is counted when the mailbox is past the point up to which
-/// no sender can be above his share, and kept until less than half of that is left: as many
-/// messages as were counted have left by then, or half as many, so counting costs each of them a
-/// constant time.
+/// Load of each sender in one mailbox.
+///
+/// It is counted when the mailbox passes the load up to which no sender can be above its share, and
+/// kept until less than half of that load is left. By then at least half of the messages that were
+/// counted have left, so counting costs each of these a constant time.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     by_sender: FxHashMap<DeviceId, Load>,
     anonymous: Load,
-    /// With this in the mailbox counting begins.
+    /// The load up to which no sender can be above its share.
     free_for_all: Load,
 }
 
@@ -51,7 +52,7 @@ impl Load {
         self.bytes -= len;
     }
 
-    /// Returns what is left of this without that.
+    /// Returns what is left of it without another load.
     pub(crate) fn without(self, other: Load) -> Load {
         let messages = self.messages.saturating_sub(other.messages);
         Load { messages, bytes: self.bytes.saturating_sub(other.bytes) }
@@ -59,18 +60,19 @@ impl Load {
 }
 
 impl Quota {
-    /// Returns whether a message of `len` bytes more is within the whole.
+    /// Returns whether one more message of `len` bytes is within the quota of all senders.
     #[inline]
     pub(crate) fn has_room(&self, load: Load, len: usize) -> bool {
         load.messages < self.messages_max && load.bytes + len <= self.bytes_max
     }
 
-    /// Returns whether nobody can be above his share where one of `len` bytes is added to `load`.
+    /// Returns whether no sender can be above its share after a message of `len` bytes is added to
+    /// `load`.
     ///
     /// A sender with `o` of `w` messages may add one if `o + 1 <= s * (max - (w - o))`. With a
     /// share `s` of at most 1 the left side grows with `o` at least as fast as the right one, so
-    /// all is well if it is for `o = w`: if `w + 1 <= s * max`. The same goes for bytes, and for
-    /// all who are anonymous together, whose bound is three quarters of `max`.
+    /// it is enough that this is true for `o = w`: that `w + 1 <= s * max`. The same is true for
+    /// bytes, and for all anonymous senders together, whose bound is three quarters of `max`.
     #[inline]
     pub(crate) fn is_free_for_all(&self, load: Load, len: usize) -> bool {
         let free = self.free_for_all();
@@ -83,7 +85,7 @@ impl Quota {
         Load { messages: self.messages_max * part / 100, bytes: self.bytes_max / 100 * part }
     }
 
-    /// Returns whether a sender who has `own` of `load` may add `len` bytes.
+    /// Returns whether a sender that has `own` of `load` may add a message of `len` bytes.
     pub(super) fn is_within_share(&self, load: Load, own: Load, len: usize) -> bool {
         let others = load.without(own);
         let messages = (self.messages_max.saturating_sub(others.messages)) * self.share / 100;
@@ -105,7 +107,7 @@ impl Shares {
         shares
     }
 
-    /// Returns whether so little is in the mailbox that counting can begin anew another time.
+    /// Returns whether the mailbox has so little load that shares need not be counted any more.
     #[inline]
     pub(crate) fn is_over(&self, load: Load) -> bool {
         let free = self.free_for_all;
@@ -144,7 +146,7 @@ impl Shares {
                 || quota.is_within_anonymous(self.anonymous, len))
     }
 
-    /// Says where what is counted differs from what waits, or memory is not given back. For tests.
+    /// Fails if a count differs from what waits, or memory is not given back. For tests.
     pub(crate) fn audit<'a>(
         &self,
         load: Load,

@@ -1,4 +1,4 @@
-//! When a device must be looked at.
+//! Alarms: times at which something of a device is due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,16 +9,16 @@ use switchboard_proto::DeviceId;
 use crate::Moment;
 use crate::shrink::{self, KEPT_BY_SHARD, shrink};
 
-/// Why a device is looked at.
+/// Reasons for looking at a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Alarm {
     /// A message may have expired.
     Expiry,
-    /// The session's token ends soon, or has ended.
+    /// The session's token expires soon, or has expired.
     Token,
     /// A newcomer has waited long enough.
     Waiting,
-    /// It may have been away for its time to live.
+    /// The device may have been away for its time to live.
     Away,
     /// The duplicate window of its oldest id may be over.
     Window,
@@ -26,9 +26,9 @@ pub(crate) enum Alarm {
 
 /// Alarms in the order in which they are due: at most one per device and reason.
 ///
-/// An alarm is only ever moved earlier. One whose deadline moved later fires early, and its handler
-/// sets it again: a device that reconnects all the time keeps one entry. One that is moved earlier
-/// leaves a stale entry in the heap, and those are dropped once they are the most.
+/// An alarm is only ever moved earlier. If its deadline moves later, it goes off early and its
+/// handler sets it again: a device that reconnects all the time keeps one entry. An alarm that
+/// is moved earlier leaves a stale entry in the heap; those are dropped once they are most.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Moment, Alarm, DeviceId)>>,
@@ -36,11 +36,11 @@ pub(crate) struct Timers {
     due: FxHashMap<(DeviceId, Alarm), Moment>,
 }
 
-/// Stale entries that are not worth pruning.
+/// Number of stale entries that are not worth pruning.
 const SLACK: usize = 64;
 
 impl Timers {
-    /// Sees to it that the alarm goes off no later than at `at`.
+    /// Sets an alarm to go off at `at`, unless it goes off earlier anyway.
     pub(crate) fn set(&mut self, at: Moment, alarm: Alarm, device: DeviceId) {
         let due = self.due.entry((device, alarm)).or_insert(Moment::from_ms(u64::MAX));
         if at >= *due {
@@ -61,12 +61,12 @@ impl Timers {
         self.prune();
     }
 
-    /// The moment of the first alarm; it may be a stale one.
+    /// Returns the moment of the first entry, which may be a stale one.
     pub(crate) fn next(&self) -> Option<Moment> {
         self.heap.peek().map(|Reverse((at, _, _))| *at)
     }
 
-    /// Takes an alarm that is due.
+    /// Takes out an alarm that is due.
     pub(crate) fn take_due(&mut self, now: Moment) -> Option<(Alarm, DeviceId)> {
         while self.next()? <= now {
             let Reverse((at, alarm, device)) = self.heap.pop()?;
@@ -80,7 +80,7 @@ impl Timers {
         None
     }
 
-    /// Drops stale entries once they are the most.
+    /// Drops stale entries once they are most.
     fn prune(&mut self) {
         if self.heap.len() > 2 * self.due.len() + SLACK {
             let due = &self.due;
@@ -90,8 +90,7 @@ impl Timers {
         }
     }
 
-    /// Says so if there are more alarms, or more memory for them, than `devices` may have. For
-    /// tests.
+    /// Fails if there are more alarms, or more memory for them, than `devices` may have. For tests.
     pub(crate) fn audit(&self, devices: usize) -> Result<(), String> {
         let (entries, set) = (self.heap.len(), self.due.len());
         // One for each reason to look at a device.

@@ -1,4 +1,4 @@
-//! Sums over what waits in mailboxes, and what devices without a name may have of it.
+//! Sums over the entries that wait in mailboxes, and the bound on those of devices without a name.
 
 use std::ops::{AddAssign, SubAssign};
 
@@ -13,31 +13,31 @@ use crate::broker::Broker;
 pub(crate) struct Totals {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
-    /// What those take that are in memory only, and what is set aside for outcomes that will be.
+    /// Bytes of memory of entries that are in memory only, and set aside for outcomes that may be.
     pub(crate) memory: usize,
-    /// Messages in the store whose outcomes are asked for and not recorded.
+    /// Number of messages in the store whose outcomes are asked for and not recorded.
     pub(crate) receipts: usize,
     pub(crate) anonymous: OfAnonymous,
 }
 
-/// What devices without a name take: the messages that they sent, and the outcomes for them,
-/// also those that will come.
+/// Bytes taken by devices without a name: by the messages that they sent and the outcomes for them,
+/// those that will come included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OfAnonymous {
     pub(crate) stored: usize,
     pub(crate) memory: usize,
 }
 
-/// Returns what an entry of `len` bytes takes that is in memory only, and about what its record
-/// does on disk.
+/// Returns the bytes of memory that an entry of `len` bytes takes, and about those of its record on
+/// disk.
 pub(crate) const fn memory_of(len: usize) -> usize {
-    /// Itself, the head of its content, and what the allocator adds.
+    /// The entry itself, the head of its content, and what the allocator adds.
     const OVERHEAD: usize = 128;
     OVERHEAD + len
 }
 
-/// What the longest outcome takes in memory: set aside before its message is accepted, so that
-/// nobody can make much of little by refusing with long reasons.
+/// Bytes of memory of the longest outcome. They are set aside before its message is accepted, so
+/// that nobody can turn small messages into large outcomes by refusing them with long reasons.
 pub(crate) const OUTCOME_MEMORY: usize = memory_of(ID_LEN_MAX + REASON_LEN_MAX);
 
 impl AddAssign for Totals {
@@ -77,12 +77,13 @@ impl OfAnonymous {
             Durability::Memory => (self.memory, limits.memory_messages_max_bytes),
             _ => (directory.anonymous_stored(), limits.store_bytes_max),
         };
+        // An open server where nobody has a name loses nothing.
         used + memory_of(len) > max / 4 * 3 && directory.names().has_any()
     }
 }
 
 impl Stats {
-    /// One of the mailboxes changed.
+    /// Changes the sums by a change of one mailbox.
     pub(super) fn recount(&mut self, before: Totals, after: Totals) {
         self.messages = self.messages + after.messages as u64 - before.messages as u64;
         self.bytes = self.bytes + after.bytes as u64 - before.bytes as u64;
@@ -91,10 +92,11 @@ impl Stats {
 }
 
 impl Broker {
-    /// One of the mailboxes changed.
+    /// Changes all sums by a change of one mailbox, whose totals were `before` and are `after`.
     #[inline]
     pub(super) fn recount(&mut self, before: Totals, after: Totals) {
         self.mailboxes.stats.recount(before, after);
+        // The directory is shared: its cache lines are left alone where nothing of it changes.
         if before.receipts != after.receipts {
             self.directory.recount_receipts(before.receipts, after.receipts);
         }
