@@ -1,12 +1,12 @@
-//! The number that names a device on the wire.
+//! The number by which a device is addressed.
 
 use std::fmt;
 
 /// The number by which a device is addressed.
 ///
-/// Ids say nothing of who holds them. The server hands them out upward from
-/// [`DeviceId::FIRST`] and never twice while it runs. Every `u64` is an id that a
-/// client may name; whether a device holds it is the server's to know.
+/// An id says nothing about its device. The server gives ids upward from [`DeviceId::FIRST`],
+/// and none twice while it runs. A client may write any `u64` as an id; only the server knows
+/// whether a device has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(u64);
 
@@ -14,23 +14,23 @@ impl DeviceId {
     /// The id of the first device to connect.
     pub const FIRST: Self = Self(100_000_000);
 
-    /// The id with this number.
+    /// Returns the id with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The id's number.
+    /// Returns the id's number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// Returns whether a device that the server numbers can have this id: it is below 2^63.
+    /// Returns whether the server can give this id to a device: it is below 2^63.
     #[inline]
     pub const fn is_number(self) -> bool {
         self.0 >> 63 == 0
     }
 
-    /// The id in decimal, as it stands on the wire, read back.
+    /// Parses an id in decimal.
     ///
     /// Accepts only what [`Display`](fmt::Display) writes: no sign, no leading zero.
     pub fn from_decimal(digits: &str) -> Option<Self> {
@@ -38,7 +38,7 @@ impl DeviceId {
         if canonical { digits.parse().ok().map(Self) } else { None }
     }
 
-    /// Returns how many bytes the id takes in decimal: 1 to 20.
+    /// Returns the number of bytes of the id in decimal: 1 to 20.
     pub const fn decimal_len(self) -> usize {
         match self.0.checked_ilog10() {
             Some(log) => log as usize + 1,

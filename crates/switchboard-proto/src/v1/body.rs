@@ -1,4 +1,4 @@
-//! How a body crosses between the two protocols.
+//! Bodies of messages that go from one of the two protocols to the other.
 
 use super::scan::text_of;
 use super::write::{escaped_len, write_text};
@@ -8,7 +8,7 @@ pub fn write_body_of_text(out: &mut Vec<u8>, text: &[u8]) {
     write_text(out, text);
 }
 
-/// The bytes of the body that a text becomes.
+/// Returns the number of bytes of the body that a text becomes.
 pub fn body_len_of_text(text: &[u8]) -> usize {
     escaped_len(text) + 2
 }

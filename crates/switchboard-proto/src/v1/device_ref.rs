@@ -1,4 +1,4 @@
-//! The id by which clients know a device: a number or a name.
+//! Ids of devices in v1 frames: a number or a name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::NAME_LEN_MAX;
 use crate::DeviceId;
 
-/// The id of a device, valid: a number below 2^63, or a name.
+/// A valid id of a device: a number below 2^63, or a name.
 ///
-/// In frames it is always a JSON string. It holds nothing that JSON escapes, so it is written
+/// In frames it is always a JSON string. It has no character that JSON escapes, so it is written
 /// between quotes as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceRef<'a> {
@@ -19,10 +19,10 @@ pub enum DeviceRef<'a> {
 }
 
 impl<'a> DeviceRef<'a> {
-    /// Reads an id.
+    /// Parses an id.
     ///
-    /// `None` where it is neither a decimal number below 2^63 without sign and leading zeros, nor
-    /// a valid name.
+    /// Returns `None` if it is neither a decimal number below 2^63, without sign and leading zeros,
+    /// nor a valid name.
     #[inline]
     pub fn parse(text: &'a str) -> Option<DeviceRef<'a>> {
         match text.as_bytes() {
@@ -46,7 +46,7 @@ impl<'a> DeviceRef<'a> {
         }
     }
 
-    /// Returns how many bytes [`write`](DeviceRef::write) appends, exactly: 1 to [`NAME_LEN_MAX`].
+    /// Returns the number of bytes that [`write`](DeviceRef::write) appends: 1 to [`NAME_LEN_MAX`].
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "no id is empty")]
     pub fn len(&self) -> usize {
@@ -72,11 +72,11 @@ impl From<DeviceId> for DeviceRef<'_> {
     }
 }
 
-/// The device with this number, in decimal digits without leading zeros; `None` if no v1 device
-/// can have it.
+/// Parses the number of a device, in decimal digits without leading zeros; returns `None` if no v1
+/// device can have it.
 #[inline]
 fn number(digits: &[u8]) -> Option<DeviceId> {
-    /// 2^63 - 1 has as many, and none of as many overflows.
+    /// Digits of 2^63 - 1. No number of so many digits overflows a `u64`.
     const DIGITS_MAX: usize = 19;
 
     if digits.is_empty() || digits.len() > DIGITS_MAX || (digits[0] == b'0' && digits.len() > 1) {
@@ -93,12 +93,12 @@ fn number(digits: &[u8]) -> Option<DeviceId> {
     (number >> 63 == 0).then(|| DeviceId::new(number))
 }
 
-/// Returns whether a name may hold the byte after its first.
+/// Returns whether a name may have this byte after its first.
 fn in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
 }
 
-/// The id of a device, kept apart from the text that it was read from: what a [`DeviceRef`] borrows.
+/// A valid id of a device that owns its name: what a [`DeviceRef`] borrows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PublicId {
     /// A device that the server numbered.

@@ -32,29 +32,30 @@ pub use write::{is_short_message, message_len};
 /// The WebSocket subprotocol by which a client asks for v1.
 pub const SUBPROTOCOL: &str = "switchboard.v1.json";
 
-/// Bytes in the `id` of a frame, and in `re`; at least one.
+/// Most bytes in the `id` of a frame, and in `re`; the least is one.
 pub const ID_LEN_MAX: usize = 64;
 
-/// Bytes in a device's name: a letter and 127 more.
+/// Most bytes in a device's name: a letter and 127 more.
 pub const NAME_LEN_MAX: usize = 128;
 
-/// Bytes in the `reason` of a `refuse`; it waits in the sender's mailbox, so it must be small.
+/// Most bytes in the `reason` of a `refuse`, which must be short as it waits in the sender's
+/// mailbox.
 pub const REASON_LEN_MAX: usize = 256;
 
-/// Bytes in a `mailbox`. Servers make them far shorter.
+/// Most bytes in a `mailbox`. Names that servers make are far shorter.
 pub const MAILBOX_LEN_MAX: usize = 64;
 
-/// Bytes in a token: what HTTP servers commonly take for all headers, where the text protocol's
-/// token has to fit.
+/// Most bytes in a token: as many as HTTP servers usually allow for all headers, in which a
+/// token of the text protocol comes.
 pub const TOKEN_LEN_MAX: usize = 8192;
 
-/// Devices in one page of the list of devices.
+/// Most devices in one page of the list of devices.
 pub const DEVICES_LIMIT_MAX: u32 = 1000;
 
-/// Devices in one `watch` or `unwatch`.
+/// Most devices in one `watch` or `unwatch`, and most that a connection watches.
 pub const WATCH_MAX: usize = 1000;
 
-/// Arrays and objects within each other, the frame itself being the first.
+/// Deepest nesting of arrays and objects in a frame, which is itself the first.
 ///
 /// Every parser in use reads that deep; the strictest that we know reads 127.
 pub const DEPTH_MAX: usize = 64;
@@ -63,10 +64,10 @@ pub const DEPTH_MAX: usize = 64;
 /// (RFC 8259, section 6).
 pub const INTEGER_MAX: u64 = (1 << 53) - 1;
 
-/// How long the server waits for `hello`.
+/// Time for which the server waits for `hello`.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bad frames within [`BAD_FRAMES_WINDOW`] that close a connection with
+/// Number of bad frames within [`BAD_FRAMES_WINDOW`] that close a connection with
 /// [`close::PROTOCOL_ERROR`].
 pub const BAD_FRAMES_MAX: u32 = 10;
 

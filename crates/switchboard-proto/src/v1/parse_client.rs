@@ -1,4 +1,4 @@
-//! Reads what a client says.
+//! Parser of a client's frames.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,22 +12,22 @@ use super::{
     MAILBOX_LEN_MAX, REASON_LEN_MAX, Send, TOKEN_LEN_MAX,
 };
 
-/// Reads a frame of a client.
+/// Parses a frame of a client.
 ///
-/// `text` is UTF-8; what is not is an error where the frame's meaning depends on it, and else
-/// passes unnoticed.
+/// `text` should be UTF-8. Bytes that are not are an error where the frame's meaning depends on
+/// them, and pass unnoticed elsewhere.
 ///
-/// The text must be JSON by RFC 8259, whole, with no half of a surrogate pair escaped anywhere and
-/// nothing nested deeper than [`DEPTH_MAX`](super::DEPTH_MAX). Fields that the frame's type does
-/// not know are ignored, also twice; one that it knows must not stand there twice. `null` means
-/// that an optional field is left out.
+/// The text must be one JSON value by RFC 8259, without escaped halves of surrogate pairs, and
+/// nested no deeper than [`DEPTH_MAX`](super::DEPTH_MAX). Fields that the frame's type does not
+/// know are ignored, even if they are repeated; one that it knows must not be repeated. `null`
+/// means that an optional field is left out.
 ///
 /// Takes time linear in the length of the text.
 ///
 /// # Errors
 ///
-/// What is wrong with the frame, the first of what there is. `id` is given if the text is
-/// well-formed and holds exactly one valid `id`, whatever the frame's type.
+/// The first error in the frame. It has an `id` if the text is well-formed and has exactly one
+/// valid `id`, whatever the frame's type.
 #[inline]
 pub fn parse_client(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
     match plain::parse(text) {
@@ -36,7 +36,7 @@ pub fn parse_client(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
     }
 }
 
-/// A frame that may be written in any way.
+/// Parses a frame that may be written in any way.
 fn parse_any(text: &[u8]) -> Result<ClientFrame<'_>, FrameError> {
     let mut fields = Fields::new(text);
     if let Err(fault) = fields.scan() {
@@ -70,7 +70,7 @@ fn id_of(fields: &Fields<'_>) -> Option<String> {
     fields.name(Field::Id, ID_LEN_MAX).ok().flatten().map(Cow::into_owned)
 }
 
-/// Returns what the frame is, or the unknown type that it names.
+/// Returns the type of the frame, or the unknown one that it names.
 #[inline]
 fn client_kind<'a>(fields: &Fields<'a>) -> Read<Result<ClientKind, Cow<'a, [u8]>>> {
     let name = required(Field::Type, fields.bytes(Field::Type)?)?;
@@ -135,7 +135,7 @@ fn seq(fields: &Fields<'_>) -> Read<u64> {
     required(Field::Seq, fields.integer(Field::Seq)?)
 }
 
-/// The durability that a sender asks for.
+/// Returns the durability that a sender asks for.
 #[inline]
 fn durability(fields: &Fields<'_>) -> Read<Option<Durability>> {
     let Some(word) = fields.text(Field::Durability)? else { return Ok(None) };

@@ -1,15 +1,15 @@
-//! The two frames that every message costs, read as nearly all clients write them: without white
-//! space and escapes, and the fields in the order of the documentation.
+//! Fast path for the two frames that every message costs, `send` and `ack`, as nearly all
+//! clients write them: without white space and escapes, and the fields in the order of the
+//! documentation.
 //!
-//! What is read here is read as [`Fields`](super::scan::Fields) would; whatever else there may be
-//! in a frame is left to it.
+//! The result is that of [`Fields`](super::scan::Fields), to which all other frames are left.
 
 use std::borrow::Cow;
 
 use super::scan::{element_end, plain_end};
 use super::{ClientFrame, Durability, ID_LEN_MAX, INTEGER_MAX, Send};
 
-/// Reads a plain frame; `None` where it is not plain, whether right or wrong.
+/// Parses a plain frame; returns `None` if it is not plain, right or wrong.
 #[inline]
 pub(super) fn parse(text: &[u8]) -> Option<ClientFrame<'_>> {
     let rest = text.strip_prefix(b"{\"type\":\"")?;
@@ -20,7 +20,7 @@ pub(super) fn parse(text: &[u8]) -> Option<ClientFrame<'_>> {
     (rest == b"}").then_some(ClientFrame::Ack { seq })
 }
 
-/// From behind the opening quote of its `id` on.
+/// Parses a `send` from behind the opening quote of its `id` on.
 #[inline]
 fn send(rest: &[u8]) -> Option<Send<'_>> {
     let (id, rest) = id(rest)?;
@@ -32,7 +32,7 @@ fn send(rest: &[u8]) -> Option<Send<'_>> {
     if rest == b"}" { Some(send) } else { options(send, rest) }
 }
 
-/// From behind its body on.
+/// Parses the optional fields of a `send`, from behind its body on.
 fn options<'a>(mut send: Send<'a>, mut rest: &'a [u8]) -> Option<Send<'a>> {
     if let Some(value) = rest.strip_prefix(b",\"ttl_ms\":") {
         let (ttl_ms, behind) = integer(value)?;
@@ -53,7 +53,7 @@ fn options<'a>(mut send: Send<'a>, mut rest: &'a [u8]) -> Option<Send<'a>> {
     (rest == b"}").then_some(send)
 }
 
-/// An id, from behind its opening quote on, and what follows it.
+/// Returns an id, from behind its opening quote on, and the rest behind it.
 #[inline]
 fn id(rest: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let (id, rest) = string(rest)?;
@@ -61,17 +61,17 @@ fn id(rest: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     Some((Cow::Borrowed(utf8(id).filter(|_| has_length)?), rest))
 }
 
-/// A string without escapes, from behind its opening quote on, and what follows it.
+/// Returns a string without escapes, from behind its opening quote on, and the rest behind it.
 #[inline]
 fn string(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let (string, rest) = rest.split_at(plain_end(rest, 0));
     Some((string, rest.strip_prefix(b"\"")?))
 }
 
-/// An integer that a frame may hold, and what follows it.
+/// Returns an integer that a frame may have, and the rest behind it.
 #[inline]
 fn integer(rest: &[u8]) -> Option<(u64, &[u8])> {
-    /// [`INTEGER_MAX`] has as many.
+    /// Digits of [`INTEGER_MAX`].
     const DIGITS_MAX: usize = 16;
 
     let is_zero_led = rest.first() == Some(&b'0');

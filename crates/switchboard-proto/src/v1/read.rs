@@ -1,4 +1,4 @@
-//! Turns the fields of a frame into values, and says what is wrong with them.
+//! Fields of a frame as values, or as errors that say what is wrong with them.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::scan::{Elements, Fields, integer_of, text_of, utf8};
 use super::words::Field;
 use super::{INTEGER_MAX, WATCH_MAX};
 
-/// A value, or what is wrong with the field and what would be right.
+/// A value, or a text that says what is wrong with the field and what would be right.
 pub(super) type Read<T> = Result<T, String>;
 
 #[cold]
@@ -14,7 +14,7 @@ fn wrong<T>(field: Field, wanted: &str, value: &[u8]) -> Read<T> {
     Err(format!("`{field}` must be {wanted}, and is {}", kind_of(value)))
 }
 
-/// Returns what a value is, for an error's message; never what it says.
+/// Returns the kind of a value, for an error's message, which must not quote the value.
 fn kind_of(value: &[u8]) -> &'static str {
     match value[0] {
         b'"' => "a string",
@@ -29,7 +29,7 @@ fn kind_of(value: &[u8]) -> &'static str {
 }
 
 impl<'a> Fields<'a> {
-    /// Any value, as it stands in the text; `null` is one.
+    /// Returns any value, `null` too, as it is written.
     #[inline]
     pub(super) fn any(&self, field: Field) -> Read<Option<&'a [u8]>> {
         if self.is_repeated(field) {
@@ -38,13 +38,13 @@ impl<'a> Fields<'a> {
         Ok(self.raw(field))
     }
 
-    /// A value that may be left out, which `null` means too.
+    /// Returns a value that may be left out, which `null` means too.
     #[inline]
     pub(super) fn optional(&self, field: Field) -> Read<Option<&'a [u8]>> {
         Ok(self.any(field)?.filter(|value| *value != b"null"))
     }
 
-    /// A string's bytes; of any length.
+    /// Returns the bytes of a string, of any length.
     #[inline]
     pub(super) fn bytes(&self, field: Field) -> Read<Option<Cow<'a, [u8]>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
@@ -54,14 +54,14 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A string; of any length.
+    /// Returns a string, of any length.
     #[inline]
     pub(super) fn text(&self, field: Field) -> Read<Option<Cow<'a, str>>> {
         let Some(bytes) = self.bytes(field)? else { return Ok(None) };
         utf8(bytes).map(Some).ok_or_else(|| format!("`{field}` is not UTF-8"))
     }
 
-    /// A string of at most so many bytes.
+    /// Returns a string of at most `len_max` bytes.
     #[inline]
     pub(super) fn text_max(&self, field: Field, len_max: usize) -> Read<Option<Cow<'a, str>>> {
         let text = self.text(field)?;
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A string of one to so many bytes.
+    /// Returns a string of 1 to `len_max` bytes.
     #[inline]
     pub(super) fn name(&self, field: Field, len_max: usize) -> Read<Option<Cow<'a, str>>> {
         let text = self.text_max(field, len_max)?;
@@ -85,7 +85,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An integer from 0 to [`INTEGER_MAX`].
+    /// Returns an integer from 0 to [`INTEGER_MAX`].
     #[inline]
     pub(super) fn integer(&self, field: Field) -> Read<Option<u64>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An integer from one to so many.
+    /// Returns an integer from 1 to `max`.
     pub(super) fn count(&self, field: Field, max: u32) -> Read<Option<u32>> {
         let Some(number) = self.integer(field)? else { return Ok(None) };
         match u32::try_from(number) {
@@ -105,7 +105,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A boolean; what is left out is false.
+    /// Returns a boolean; false if it is left out.
     #[inline]
     pub(super) fn flag(&self, field: Field) -> Read<bool> {
         match self.optional(field)? {
@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A device's id: any string, which may be the id of no possible device.
+    /// Returns the id of a device, possible or not.
     #[inline]
     pub(super) fn device(&self, field: Field) -> Read<Option<Cow<'a, str>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
@@ -125,7 +125,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An array of at most [`WATCH_MAX`] device ids.
+    /// Returns an array of at most [`WATCH_MAX`] device ids.
     pub(super) fn devices(&self, field: Field) -> Read<Option<Vec<Cow<'a, str>>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
         let Some(mut elements) = Elements::of(value) else {
@@ -146,7 +146,7 @@ fn device(field: Field, value: &[u8]) -> Read<Cow<'_, str>> {
     text_of(value).map_or_else(|| wrong(field, DEVICE_WANTED, value), Ok)
 }
 
-/// The value of a field that must not be left out.
+/// Returns the value of a field that must not be left out.
 #[inline]
 pub(super) fn required<T>(field: Field, value: Option<T>) -> Read<T> {
     value.ok_or_else(|| format!("`{field}` is missing"))

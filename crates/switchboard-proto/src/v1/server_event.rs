@@ -1,4 +1,4 @@
-//! What a client hears: the server's frames, read into values of their own.
+//! The server's frames as a client reads them, into values that own their parts.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use super::scan::{Elements, Fields};
 use super::words::{Field, ServerKind};
 use super::{Durability, FrameErrorCode, Outcome, RejectCode};
 
-/// A word of a frame that a newer server may have new ones for.
+/// A word of a frame from a list to which newer servers may add.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word<T> {
-    /// One that this client knows.
+    /// A word that this client knows.
     Known(T),
-    /// Another.
+    /// Another word.
     Other(String),
 }
 
@@ -27,8 +27,8 @@ impl<T: fmt::Display> fmt::Display for Word<T> {
 
 /// A frame from the server, as [`ServerFrame`](super::ServerFrame) describes it.
 ///
-/// Device ids are texts, as on the wire. Clients must ignore what they do not know, so that
-/// servers can say more.
+/// Device ids are strings, as on the wire. Clients must ignore frames and words that they do not
+/// know, so that servers can add some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of `ServerFrame`")]
 pub enum ServerEvent {
@@ -36,9 +36,9 @@ pub enum ServerEvent {
     Welcome(WelcomeEvent),
     /// A message has reached this durability.
     Accepted { id: String, durability: Word<Durability>, duplicate: bool },
-    /// A request was not done.
+    /// A request was not carried out.
     Rejected { id: String, code: Word<RejectCode>, message: String, retry_after_ms: Option<u64> },
-    /// A message was taken back.
+    /// A message was cancelled.
     Cancelled { id: String },
     /// A message for this device; `body` is JSON.
     Message {
@@ -49,7 +49,7 @@ pub enum ServerEvent {
         sent_at_ms: u64,
         re: Option<String>,
     },
-    /// How a message of this device ended.
+    /// The outcome of a message that this device sent.
     Outcome {
         seq: u64,
         id: String,
@@ -61,13 +61,13 @@ pub enum ServerEvent {
     },
     /// A page of the list of devices.
     Devices { id: String, devices: Vec<DeviceEvent>, next: Option<String> },
-    /// What is watched has changed as asked.
+    /// The answer to `watch` and `unwatch`.
     Watching { id: String },
-    /// A watched device is there, or not.
+    /// A watched device is connected, or away.
     Presence { device: String, online: bool, at_ms: u64 },
-    /// The new token counts.
+    /// The new token is in use.
     Refreshed { expires_at_ms: Option<u64> },
-    /// The token ends soon.
+    /// The token expires soon.
     Expiring { at_ms: u64 },
     /// The answer to a ping.
     Pong { id: Option<String> },
@@ -79,7 +79,7 @@ pub enum ServerEvent {
     Other { kind: String },
 }
 
-/// What [`Welcome`](super::Welcome) says.
+/// A [`Welcome`](super::Welcome), as a client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of `Welcome`")]
 pub struct WelcomeEvent {
@@ -95,7 +95,7 @@ pub struct WelcomeEvent {
     pub server: String,
 }
 
-/// What [`DeviceStatus`](super::DeviceStatus) says.
+/// A [`DeviceStatus`](super::DeviceStatus), as a client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of `DeviceStatus`")]
 pub struct DeviceEvent {
@@ -104,7 +104,7 @@ pub struct DeviceEvent {
     pub since_ms: u64,
 }
 
-/// Why a text is no frame of a server, for people.
+/// Reason for which a text is no frame of a server, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoServerFrame {
     message: String,
@@ -118,13 +118,13 @@ impl fmt::Display for NoServerFrame {
 
 impl std::error::Error for NoServerFrame {}
 
-/// Reads a frame of the server, by the same rules as
-/// [`parse_client`](super::parse_client()), and with no limits on what strings hold.
+/// Parses a frame of the server, by the same rules as [`parse_client`](super::parse_client()) but
+/// without bounds on strings.
 ///
 /// # Errors
 ///
-/// The text is no JSON object, or lacks what its type needs. Nothing that a server of this
-/// protocol says, also a newer one.
+/// The text is no JSON object, or lacks a field that its type needs. No server of this protocol
+/// writes such a frame, not even a newer one.
 pub fn parse_server(text: &[u8]) -> Result<ServerEvent, NoServerFrame> {
     let read = || {
         let mut fields = Fields::new(text);
@@ -244,7 +244,7 @@ fn number(fields: &Fields<'_>, field: Field) -> Read<u64> {
     required(field, fields.integer(field)?)
 }
 
-/// A boolean that must not be left out.
+/// Reads a boolean that must not be left out.
 fn flag(fields: &Fields<'_>, field: Field) -> Read<bool> {
     required(field, fields.optional(field)?)?;
     fields.flag(field)

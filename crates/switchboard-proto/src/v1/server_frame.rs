@@ -1,145 +1,146 @@
-//! What a server says in v1.
+//! Frames of v1 that a server writes.
 
 use super::{DeviceRef, Durability, FrameErrorCode, Outcome, RejectCode};
 
 /// A frame from the server.
 ///
-/// What is `None` or, for `duplicate` and `maybe_seen`, false is not written.
+/// Fields that are `None` are not written, nor `duplicate` and `maybe_seen` while they are false.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerFrame<'a> {
     /// Answers `hello`.
     Welcome(Welcome<'a>),
     /// Answers `send`: the message has reached this durability.
     Accepted {
-        /// The message's.
+        /// Id of the message.
         id: &'a str,
-        /// What has been reached.
+        /// The durability that is reached.
         durability: Durability,
-        /// Whether it was accepted before and is not delivered again.
+        /// True if it was accepted before, and is not delivered again.
         duplicate: bool,
     },
-    /// Answers a request that was not done.
+    /// Answers a request that was not carried out.
     Rejected {
-        /// The request's.
+        /// Id of the request.
         id: &'a str,
-        /// Why, for programs.
+        /// Reason, for programs.
         code: RejectCode,
-        /// Why, for people.
+        /// Reason, for people.
         message: &'a str,
-        /// When to try again.
+        /// Time after which the client may try again.
         retry_after_ms: Option<u64>,
     },
     /// Answers `cancel`.
     Cancelled {
-        /// The message's.
+        /// Id of the message.
         id: &'a str,
     },
     /// Pushes a message.
     Message {
-        /// Its place in the receiver's mailbox.
+        /// Its number in the receiver's mailbox.
         seq: u64,
-        /// Who sent it.
+        /// The sender.
         from: DeviceRef<'a>,
-        /// The sender's name for it.
+        /// The sender's id for it.
         id: &'a str,
-        /// Valid JSON, written as it is.
+        /// Its body: valid JSON, written as it is.
         body: &'a [u8],
-        /// When the server took it, in Unix time.
+        /// Time at which the server took it, in Unix time.
         sent_at_ms: u64,
-        /// The `id` of the message that it answers.
+        /// Id of the message that it answers.
         re: Option<&'a str>,
     },
-    /// Pushes how a message ended that asked for a receipt.
+    /// Pushes the outcome of a message that was sent with `receipt`.
     Outcome {
-        /// Its place in the sender's mailbox.
+        /// The outcome's number in the sender's mailbox.
         seq: u64,
-        /// The message's.
+        /// Id of the message.
         id: &'a str,
-        /// To whom it was sent.
+        /// The receiver of the message.
         to: DeviceRef<'a>,
-        /// How it ended.
+        /// Kind of its end.
         outcome: Outcome,
-        /// When, in Unix time.
+        /// Time of its end, in Unix time.
         at_ms: u64,
-        /// Whether the receiver may have read it although it did not ack it.
+        /// True if the receiver may have seen it although it did not ack it.
         maybe_seen: bool,
-        /// Why the receiver refused it.
+        /// Reason that the receiver gave when it refused it.
         reason: Option<&'a str>,
     },
     /// Answers `devices`.
     Devices {
-        /// The request's.
+        /// Id of the request.
         id: &'a str,
-        /// One page.
+        /// One page of devices.
         devices: &'a [DeviceStatus<'a>],
-        /// The `after` of the next page; none at the end.
+        /// The `after` of the next page; `None` on the last.
         next: Option<DeviceRef<'a>>,
     },
     /// Answers `watch` and `unwatch`.
     Watching {
-        /// The request's.
+        /// Id of the request.
         id: &'a str,
     },
-    /// Tells whether a watched device is there.
+    /// Tells that a watched device came or went, or how it stands when the watch begins.
     Presence {
-        /// Which device.
+        /// The device.
         device: DeviceRef<'a>,
-        /// Whether it is connected.
+        /// True if it is connected.
         online: bool,
-        /// Since when, in Unix time.
+        /// Time since which it is so, in Unix time.
         at_ms: u64,
     },
     /// Answers `refresh`.
     Refreshed {
-        /// When the new token ends, in Unix time; none: never.
+        /// Time at which the new token expires, in Unix time; `None` is never.
         expires_at_ms: Option<u64>,
     },
-    /// Tells that the token ends soon.
+    /// Tells that the token expires soon.
     Expiring {
-        /// When, in Unix time.
+        /// Time at which it does, in Unix time.
         at_ms: u64,
     },
     /// Answers `ping`.
     Pong {
-        /// The ping's.
+        /// Id of the ping.
         id: Option<&'a str>,
     },
     /// Tells that the connection is about to be closed as planned.
     Bye {
-        /// When to come back.
+        /// Time after which the client is to connect again.
         reconnect_in_ms: u64,
-        /// Why, for people.
+        /// Reason, for people.
         reason: &'a str,
     },
     /// Answers a frame that cannot be obeyed.
     Error {
-        /// Why, for programs.
+        /// Reason, for programs.
         code: FrameErrorCode,
-        /// Why, for people.
+        /// Reason, for people.
         message: &'a str,
-        /// The frame's, if it had a valid one.
+        /// Id of the frame, if it had a valid one.
         id: Option<&'a str>,
     },
 }
 
-/// What a device learns when its session opens.
+/// Answer to `hello`, when the session opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome<'a> {
-    /// Its id.
+    /// Id of the device.
     pub device: DeviceRef<'a>,
-    /// Proves the id later; for anonymous devices.
+    /// Token with which an anonymous device proves its id later; only for a new one.
     pub token: Option<&'a str>,
-    /// The mailbox's name; another one than before means that its contents were lost.
+    /// Name of the mailbox. A name other than before means that its contents were lost.
     pub mailbox: &'a str,
-    /// Whether nothing that was promised to survive was lost since `last_seq`.
+    /// True if nothing that was promised to survive was lost since `last_seq`.
     pub resumed: bool,
-    /// How many messages and outcomes wait.
+    /// Number of messages and outcomes that wait.
     pub pending: u64,
-    /// Up to where all is acked.
+    /// The number up to which everything is acked.
     pub last_seq: u64,
-    /// How often the server pings, and how often the client may expect to hear from it.
+    /// Interval of the server's pings, within which the client may expect to hear from it.
     pub ping_every_ms: u64,
-    /// The longest frame that the server reads.
+    /// Length of the longest frame that the server reads, and usually of the longest that it
+    /// pushes.
     pub max_message_bytes: u64,
     /// The strongest durability that this server has.
     pub durability: Durability,
@@ -150,10 +151,10 @@ pub struct Welcome<'a> {
 /// A device in the list of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceStatus<'a> {
-    /// Which device.
+    /// The device.
     pub device: DeviceRef<'a>,
-    /// Whether it is connected.
+    /// True if it is connected.
     pub online: bool,
-    /// Since when it is or is not, in Unix time.
+    /// Time since which it is so, in Unix time.
     pub since_ms: u64,
 }

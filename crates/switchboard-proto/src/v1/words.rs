@@ -40,10 +40,10 @@ macro_rules! words {
 }
 
 words! {
-    /// What has been done for a message when it is said to be accepted; the later, the stronger.
+    /// Durabilities of an accepted message, from the weakest to the strongest.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub Durability {
-        /// Written to the live connection's queue of a text-protocol receiver. Nobody can ask for it.
+        /// In the out queue of a receiver that speaks the text protocol. It cannot be asked for.
         None = "none",
         /// In the receiver's mailbox, in memory.
         Memory = "memory",
@@ -55,38 +55,40 @@ words! {
 }
 
 words! {
-    /// Why something was rejected.
+    /// Reasons for rejecting a request.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub RejectCode {
         /// No device has this id.
         NoSuchDevice = "no_such_device",
-        /// What the server may keep on disk is used up; the sender may try again later.
+        /// The server's space for messages, on disk or in memory, is used up; the sender may try
+        /// again later.
         StoreFull = "store_full",
         /// The receiver's mailbox is at its bound; the sender may try again later.
         MailboxFull = "mailbox_full",
-        /// The sender's mailbox has no place left for the outcome that it asked for.
+        /// The sender's mailbox has no room left for the outcome that it asked for.
         OutcomesFull = "outcomes_full",
-        /// The message is larger than the receiver's side takes.
+        /// The message is larger than a frame or the receiver's mailbox may be.
         TooLarge = "too_large",
         /// The sender's token does not allow it.
         NotAllowed = "not_allowed",
-        /// The sender spent its rate.
+        /// The sender has spent its rate limit, or too many of its messages wait for their answers.
         RateLimited = "rate_limited",
         /// The same `id` stood for another receiver or body.
         IdReused = "id_reused",
-        /// The receiver's side has no such durability, receipt or `ttl_ms`.
+        /// The receiver has no such durability, receipt or `ttl_ms`.
         DurabilityUnavailable = "durability_unavailable",
-        /// The store is in trouble and the message's fate unknown: retry with the same id.
+        /// The store is failing, and it is not known whether the message is kept: retry with the
+        /// same id.
         StoreUnavailable = "store_unavailable",
-        /// The frame could be read and makes no sense.
+        /// The frame is well-formed and makes no sense.
         BadRequest = "bad_request",
-        /// What was to be cancelled has been pushed, or is gone.
+        /// The message to be cancelled was pushed, or is gone.
         TooLate = "too_late",
     }
 }
 
 words! {
-    /// How a message ended.
+    /// Kinds of ends of a message.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub Outcome {
         /// The receiver acked it.
@@ -97,24 +99,24 @@ words! {
         Expired = "expired",
         /// The sender cancelled it.
         Cancelled = "cancelled",
-        /// The receiver's device ended.
+        /// The receiver's device ended, or the message's record could not be read.
         Evicted = "evicted",
     }
 }
 
 words! {
-    /// What was wrong with a frame.
+    /// Kinds of errors in a client's frame.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub FrameErrorCode {
-        /// It is no JSON object, has no type, or a field of it is wrong.
+        /// It is no JSON object, has no type, or has a wrong field.
         BadFrame = "bad_frame",
-        /// Its type is none that a client may send.
+        /// No client may send a frame of its type.
         UnknownType = "unknown_type",
     }
 }
 
 words! {
-    /// What a client's frame is.
+    /// Types of a client's frames.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) ClientKind {
         Send = "send",
@@ -131,7 +133,7 @@ words! {
 }
 
 words! {
-    /// What a server's frame is.
+    /// Types of a server's frames.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) ServerKind {
         Message = "message",
@@ -152,7 +154,8 @@ words! {
 }
 
 words! {
-    /// The fields of frames, of either side; the usual ones first, since they are sought in order.
+    /// Fields of the frames of both sides; the usual ones first, as they are searched in this
+    /// order.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) Field {
         Type = "type",

@@ -1,45 +1,46 @@
-//! Writes frames as compact JSON, the fields always in the same order.
+//! Writer of frames: compact JSON, the fields always in the same order.
 
 use std::borrow::Cow;
 
 use super::scan::plain_end;
 use super::{ClientFrame, DeviceRef, DeviceStatus, Send, ServerFrame, Welcome};
 
-/// The bytes of an escaped control character, `\u0001`; no byte of a string takes more.
+/// Bytes of an escaped control character, `\u0001`; no byte of a string takes more.
 const ESCAPED_LEN_MAX: usize = 6;
 
-/// The bytes of an element of `devices` without its name: 36 of names and punctuation, `false` and a
-/// number of 20 digits.
+/// Most bytes of an element of `devices` without its device's id: 36 of names and punctuation,
+/// `false` and a number of 20 digits.
 const STATUS_LEN_MAX: usize = 36 + 5 + 20;
 
-/// The bytes of the greatest number in a frame.
+/// Bytes of the greatest number in a frame.
 const NUMBER_LEN_MAX: usize = 16;
 
 const _: () = assert!(super::INTEGER_MAX.ilog10() as usize + 1 == NUMBER_LEN_MAX);
 
-/// The bytes of a `message` without its strings and its body, the numbers at their longest.
+/// Bytes of a `message` without its strings and its body, the numbers at their longest.
 const MESSAGE_FIXED_LEN: usize =
     r#"{"type":"message","seq":,"from":"","id":"","body":,"sent_at_ms":}"#.len()
         + 2 * NUMBER_LEN_MAX;
 
-/// What `re` adds, without its own bytes.
+/// Bytes that `re` adds beside its value.
 const RE_FIXED_LEN: usize = r#","re":"""#.len();
 
-/// Returns whether a `message` is surely no longer than `max` bytes, whatever its strings hold, its number
-/// and its sender: `strings` are the bytes of its `id` and its `re`.
+/// Returns whether a `message` is certainly no longer than `max` bytes, whatever its number, its
+/// sender and the characters in its strings. `strings` is the number of bytes of its `id` and
+/// its `re`.
 #[inline]
 pub fn is_short_message(body: usize, strings: usize, max: usize) -> bool {
     const REST: usize = MESSAGE_FIXED_LEN + RE_FIXED_LEN + super::NAME_LEN_MAX;
     body + ESCAPED_LEN_MAX * strings + REST <= max
 }
 
-/// The bytes of a `message` with a body of so many, its numbers at their longest.
+/// Returns the bytes of a `message` with a body of `body` bytes, its numbers at their longest.
 pub fn message_len(from: DeviceRef<'_>, id: &str, body: usize, re: Option<&str>) -> usize {
     let re = re.map_or(0, |re| RE_FIXED_LEN + escaped_len(re.as_bytes()));
     MESSAGE_FIXED_LEN + from.len() + escaped_len(id.as_bytes()) + body + re
 }
 
-/// The bytes between the quotes of a JSON string that says this.
+/// Returns the bytes between the quotes of the JSON string for a text.
 pub(super) fn escaped_len(text: &[u8]) -> usize {
     let len = |&byte: &u8| match byte {
         b'"' | b'\\' | 0x08 | 0x0C | b'\n' | b'\r' | b'\t' => 2,
@@ -49,14 +50,14 @@ pub(super) fn escaped_len(text: &[u8]) -> usize {
     text.iter().map(len).sum()
 }
 
-/// What stands before a field's value.
+/// The text before the value of a field.
 macro_rules! key {
     ($name:literal) => {
         concat!(",\"", $name, "\":")
     };
 }
 
-/// What stands before a field's value that is a string: its opening quote, too.
+/// The text before the value of a field that is a string, with its opening quote.
 macro_rules! quoted {
     ($name:literal) => {
         concat!(",\"", $name, "\":\"")
@@ -71,7 +72,7 @@ macro_rules! begin {
 }
 
 impl DeviceStatus<'_> {
-    /// At least as many bytes as it takes in a page.
+    /// Returns the most bytes that it can take in a page.
     pub fn len_max(&self) -> usize {
         STATUS_LEN_MAX + self.device.len()
     }
@@ -264,7 +265,7 @@ struct Object<'o> {
     out: &'o mut Vec<u8>,
 }
 
-/// Every method takes what stands before the value, with its opening quote if it has one, and the
+/// Every method takes the text before the value, with an opening quote if there is one, and the
 /// value.
 impl Object<'_> {
     #[inline]
@@ -274,7 +275,7 @@ impl Object<'_> {
         self
     }
 
-    /// A string that holds nothing to escape.
+    /// Appends a string in which nothing needs to be escaped.
     #[inline]
     fn word(self, key: &'static str, word: &str) -> Self {
         self.out.extend_from_slice(key.as_bytes());
@@ -351,7 +352,7 @@ pub(super) fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// Appends what stands between the quotes of a JSON string.
+/// Appends the part of a JSON string between its quotes.
 #[inline]
 fn write_inner(out: &mut Vec<u8>, text: &[u8]) {
     let plain = plain_end(text, 0);
