@@ -1,4 +1,5 @@
-//! Replays the golden vectors, which a real Python made by the original's rules.
+//! Replays the golden vectors of the text protocol, which a real Python made by the original's
+//! rules.
 
 use serde_json::{Value, json};
 use switchboard_proto::text::{self, Command};
@@ -16,7 +17,7 @@ fn every_message_is_read_as_the_original_read_it() {
     }
 }
 
-/// A message and its command, in the form of a line of the vectors.
+/// Returns a message and its command in the form of a line of the vectors.
 fn as_vector(message: &str, command: Command<'_>) -> Value {
     match command {
         Command::Help => json!({"message": message, "command": "help"}),

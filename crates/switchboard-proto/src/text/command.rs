@@ -1,25 +1,25 @@
-//! Reads one message of a device as a command.
+//! Parser of a text device's message as a command.
 
 use super::python::{self, Integer};
 use crate::DeviceId;
 use crate::v1::DeviceRef;
 
-/// What a device asks for in one message.
+/// Command of a text device: one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// Tell me my id and who is connected.
+    /// Asks for the own id and the connected devices.
     Help,
-    /// Deliver a text to a device, which may or may not exist.
+    /// Asks to deliver a text to a device, which may or may not exist.
     Send {
-        /// The device that shall get it.
+        /// The receiver.
         to: DeviceId,
-        /// The text, exactly as it was sent; may be empty and may hold commas.
+        /// The text, exactly as it was sent; it may be empty, and may have commas.
         text: &'a [u8],
     },
-    /// A command whose destination is no integer and could be a device's name. Where no device has
-    /// it, it is [`Command::Unreadable`].
+    /// A command whose destination is no integer but may be a device's name. If no device has that
+    /// name, the command is to be taken for [`Command::Unreadable`].
     Named {
-        /// Whether the command word is `send`.
+        /// True if the command word is `send`.
         is_send: bool,
         /// The name, valid.
         name: &'a str,
@@ -34,19 +34,18 @@ pub enum Command<'a> {
     Unreadable,
 }
 
-/// Reads a message as a command, without copying its text.
+/// Parses a message as a command, without copying its text.
 ///
-/// Never fails: what cannot be read is [`Command::Unreadable`]. The rules are those
-/// of the original server, which was written in Python: `help` must match exactly;
-/// everything else is `<word>,<integer>,<text>`, where white space around the word
-/// and the integer is ignored as `str.strip()` does and the integer is what `int()`
-/// accepts. The integer is judged before the word. Unlike the original, the text
-/// keeps its commas.
+/// Never fails: a message that cannot be read is [`Command::Unreadable`]. The rules are those of
+/// the original server, which was written in Python: `help` must match exactly; everything else
+/// is `<word>,<integer>,<text>`. White space around the word and the integer is ignored as
+/// `str.strip()` does, and the integer is what `int()` accepts. The integer is judged before the
+/// word. Unlike the original, the text keeps its commas.
 ///
-/// `message` is UTF-8; what is not is unreadable where that is noticed.
+/// `message` should be UTF-8. Where it is noticed that it is not, it is unreadable.
 ///
-/// Takes time independent of the text's length for `send,<1 to 19 ASCII digits>,<text>`,
-/// and time linear in the message's length otherwise.
+/// Takes time independent of the text's length for `send,<1 to 19 ASCII digits>,<text>`, and time
+/// linear in the message's length otherwise.
 #[inline]
 pub fn parse(message: &[u8]) -> Command<'_> {
     match parse_ordinary(message) {
@@ -55,8 +54,8 @@ pub fn parse(message: &[u8]) -> Command<'_> {
     }
 }
 
-/// Reads `send,<1 to 19 ASCII digits>,<text>`, the form that clients really send;
-/// any other message is `None`.
+/// Parses `send,<1 to 19 ASCII digits>,<text>`, the form that nearly all clients send; returns
+/// `None` for any other message.
 #[inline(always)]
 fn parse_ordinary(message: &[u8]) -> Option<Command<'_>> {
     // The greatest number of 19 digits is below 2^64, so the sum cannot overflow.
@@ -76,7 +75,7 @@ fn parse_ordinary(message: &[u8]) -> Option<Command<'_>> {
     None
 }
 
-/// Reads any message, by the rules as they are written down.
+/// Parses any message, by the rules as they are written.
 #[cold]
 fn parse_any(message: &str) -> Command<'_> {
     if message == "help" {

@@ -1,6 +1,6 @@
-//! Which characters are decimal digits, and of which value.
+//! Values of decimal digits in all scripts of Unicode.
 
-/// The value of a decimal digit of any script (Unicode category `Nd`), from 0 to 9.
+/// Returns the value of a decimal digit of any script (Unicode category `Nd`), from 0 to 9.
 pub(super) fn decimal_value(char: char) -> Option<u8> {
     let code = u32::from(char);
     let zeros_up_to = ZEROS.partition_point(|&zero| zero <= code);

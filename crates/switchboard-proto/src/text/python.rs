@@ -1,14 +1,14 @@
-//! How Python 3.11 strips white space and reads integers, which the text protocol inherits.
+//! White space and integers as Python 3.11 reads them, which the text protocol inherits.
 //!
 //! Source: the Python language's library reference, `str.strip`, `int` and "Integer string
 //! conversion length limitation"; `vectors/make-text-commands.py` asks a real Python.
 
 use super::decimal_digits::decimal_value;
 
-/// `int()` refuses a number of more decimal digits than this (`sys.int_info.default_max_str_digits`).
+/// Most decimal digits that `int()` accepts (`sys.int_info.default_max_str_digits`).
 const DIGITS_MAX: usize = 4300;
 
-/// An integer as far as a device id needs to know it.
+/// An integer, as precisely as a device id needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Integer {
     /// From 0 to the greatest `u64`.
@@ -17,15 +17,15 @@ pub(super) enum Integer {
     OutOfRange,
 }
 
-/// The text without the white space at its ends: Python's `text.strip()`.
+/// Returns the text without the white space at its ends, as Python's `text.strip()`.
 pub(super) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// The integer that a stripped text says in decimal: Python's `int(text)`.
+/// Parses a stripped text as a decimal integer, as Python's `int(text)`.
 ///
-/// An optional sign, then decimal digits of any script, with single underscores between
-/// them; leading zeros count as digits. `None` where `int()` raises `ValueError`.
+/// An optional sign, then decimal digits of any script, with single underscores between them;
+/// leading zeros count as digits. Returns `None` where `int()` raises `ValueError`.
 pub(super) fn int(text: &str) -> Option<Integer> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -40,8 +40,7 @@ pub(super) fn int(text: &str) -> Option<Integer> {
     })
 }
 
-/// The number that digits and single underscores between them say; the inner `None`
-/// is a number above `u64`.
+/// Parses digits with single underscores between them; the inner `None` is a number above `u64`.
 fn unsigned(text: &str) -> Option<Option<u64>> {
     let mut number = Some(0u64);
     let mut digits = 0;

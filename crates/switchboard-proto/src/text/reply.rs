@@ -1,4 +1,4 @@
-//! Writes what a device is told.
+//! Writer of the texts that a device is sent.
 
 use crate::DeviceId;
 use crate::v1::DeviceRef;
@@ -10,9 +10,9 @@ const INFO_USAGE: &str = "]\nChat usage: send,destinationId,msg";
 const LIST_SEPARATOR: &str = ", ";
 const LIST_MORE: (&str, &str) = ("... and ", " more");
 
-/// Appends the info text that a device gets on open and for `help`.
+/// Appends the info text that a device gets when it connects and for `help`.
 ///
-/// `list` is what [`write_list`] wrote.
+/// `list` is the list that [`write_list`] wrote.
 pub fn write_info(out: &mut String, own: DeviceRef<'_>, list: &str) {
     out.reserve(INFO_ID.len() + own.len() + INFO_DEVICES.len() + list.len() + INFO_USAGE.len());
     out.push_str(INFO_ID);
@@ -24,8 +24,8 @@ pub fn write_info(out: &mut String, own: DeviceRef<'_>, list: &str) {
 
 /// Appends a list of devices, `1, 2, 3`, in the order given.
 ///
-/// `more` is the number of devices left out; where there are any the list ends
-/// with `... and <more> more`.
+/// `more` is the number of devices left out; if there are any, the list ends with
+/// `... and <more> more`.
 pub fn write_list<'a>(out: &mut String, devices: impl Iterator<Item = DeviceRef<'a>>, more: usize) {
     let mut separator = "";
     for device in devices {
@@ -41,9 +41,9 @@ pub fn write_list<'a>(out: &mut String, devices: impl Iterator<Item = DeviceRef<
     }
 }
 
-/// `<from>:`, which a delivered message begins with.
+/// The prefix `<from>:` of a delivered message.
 ///
-/// What a device sends often comes many messages at a time: made once, it serves them all.
+/// Messages of one sender often come many at a time: it is made once for all of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
     id: DeviceId,
@@ -52,10 +52,10 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// 20 digits and the colon.
+    /// Bytes of 20 digits and the colon.
     const PREFIX_MAX: usize = 21;
 
-    /// The prefix of this sender's messages.
+    /// Returns the prefix of this sender's messages.
     pub fn new(id: DeviceId) -> Sender {
         let mut buffer = itoa::Buffer::new();
         let digits = buffer.format(id.get()).as_bytes();
@@ -64,7 +64,7 @@ impl Sender {
         Sender { id, prefix, prefix_len: digits.len() + 1 }
     }
 
-    /// Whose prefix it is.
+    /// Returns the sender.
     #[inline]
     pub fn id(&self) -> DeviceId {
         self.id
@@ -78,7 +78,7 @@ pub fn write_delivery(out: &mut Vec<u8>, from: &Sender, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// Returns how many bytes [`write_delivery`] appends, exactly.
+/// Returns the number of bytes that [`write_delivery`] appends.
 #[inline]
 pub fn delivery_len(from: &Sender, text: &[u8]) -> usize {
     from.prefix_len + text.len()

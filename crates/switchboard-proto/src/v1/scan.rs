@@ -1,7 +1,7 @@
-//! Reads JSON strictly by RFC 8259, in one pass and without building a tree.
+//! Strict scanner of JSON by RFC 8259, in one pass and without building a tree.
 //!
-//! It takes what the RFC allows, but for two things that receivers cannot be trusted with: escaped
-//! surrogates without their other half, and nesting beyond [`DEPTH_MAX`].
+//! It accepts what the RFC allows, but for two things that not all parsers of receivers can read:
+//! escaped halves of surrogate pairs, and nesting deeper than [`DEPTH_MAX`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 use super::DEPTH_MAX;
 use super::words::Field;
 
-/// Why a text is no frame.
+/// Reason for which a text is no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     what: &'static str,
@@ -22,18 +22,20 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why a text is no body: no JSON value, or one that receivers cannot be trusted with.
+/// Reason for which a text is no body: it is no JSON value, or one that not all receivers can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyFault {
-    /// What is wrong, or was expected.
+    /// Text that says what is wrong, or was expected.
     pub what: &'static str,
-    /// The byte where that shows.
+    /// Position of the byte at which that shows.
     pub at: usize,
 }
 
-/// Checks that a text may be the body of a message: one JSON value, with white space around it.
+/// Checks that a text may be the body of a message: one JSON value, with or without white space
+/// around it.
 ///
 /// # Errors
+///
 /// The first fault.
 pub fn check_body(text: &[u8]) -> Result<(), BodyFault> {
     let faulty = |fault: Box<Fault>| BodyFault { what: fault.what, at: fault.at };
@@ -53,25 +55,25 @@ fn fault<T>(what: &'static str, at: usize) -> Scanned<T> {
     Err(Box::new(Fault { what, at }))
 }
 
-/// Where the known fields of an object stand in its text.
+/// Positions of the known fields of an object in its text.
 pub(super) struct Fields<'a> {
     text: &'a [u8],
-    /// Start and end of each value; no value is empty.
+    /// Start and end of each value, 0 and 0 if there is none: no value is empty.
     spans: [(u32, u32); Field::ALL.len()],
-    /// A bit for each field that stands more than once.
+    /// A bit for each field that is repeated.
     repeated: u64,
     /// A bit for each field whose value is a string with escapes.
     escaped: u64,
 }
 
 impl<'a> Fields<'a> {
-    /// Of a text that is yet to be scanned.
+    /// Returns the fields of a text that is still to be scanned.
     #[inline]
     pub(super) fn new(text: &'a [u8]) -> Fields<'a> {
         Fields { text, spans: [(0, 0); Field::ALL.len()], repeated: 0, escaped: 0 }
     }
 
-    /// Finds the fields in the text, if it is one object and nothing else.
+    /// Scans the text, which must be one object and nothing else, and finds its fields.
     #[inline]
     pub(super) fn scan(&mut self) -> Scanned<()> {
         let text = self.text;
@@ -131,7 +133,7 @@ impl<'a> Fields<'a> {
         *span = (start as u32, end as u32);
     }
 
-    /// The bytes of the string that the field's value is; `None` if it is no string.
+    /// Returns the bytes of the field's value, unescaped; `None` if it is no string.
     #[inline]
     pub(super) fn string(&self, field: Field) -> Option<Cow<'a, [u8]>> {
         let [b'"', inner @ .., b'"'] = self.raw(field)? else { return None };
@@ -141,34 +143,34 @@ impl<'a> Fields<'a> {
         Some(Cow::Borrowed(inner))
     }
 
-    /// The field's value as it stands in the text; the last one if it stands there more than once.
+    /// Returns the field's value as it is written; the last one if the field is repeated.
     #[inline]
     pub(super) fn raw(&self, field: Field) -> Option<&'a [u8]> {
         let (start, end) = self.spans[field as usize];
         (end > 0).then(|| &self.text[start as usize..end as usize])
     }
 
-    /// Returns whether the field stands there more than once.
+    /// Returns whether the field is repeated.
     #[inline]
     pub(super) fn is_repeated(&self, field: Field) -> bool {
         self.repeated & (1 << (field as u32)) != 0
     }
 }
 
-/// The field that a key, given as it is written, names.
+/// Returns the field that a key names, which is given as it is written.
 #[inline]
 fn field_named(key: &[u8], escaped: bool) -> Option<Field> {
     if escaped { Field::parse(unescaped(key)) } else { Field::parse(key) }
 }
 
-/// The elements of an array that has been scanned, each as it stands in the text.
+/// The elements of an array that was scanned, each as it is written.
 pub(super) struct Elements<'a> {
     array: &'a [u8],
     at: usize,
 }
 
 impl<'a> Elements<'a> {
-    /// The elements, if the value is an array.
+    /// Returns the elements, if the value is an array.
     pub(super) fn of(value: &'a [u8]) -> Option<Elements<'a>> {
         value.starts_with(b"[").then_some(Elements { array: value, at: 1 })
     }
@@ -190,15 +192,15 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// The text of a JSON string that has been scanned, given with its quotes; `None` if the value is
-/// no string, or not UTF-8.
+/// Returns the text of a JSON string that was scanned, given with its quotes; `None` if the
+/// value is no string, or not UTF-8.
 pub(super) fn text_of(value: &[u8]) -> Option<Cow<'_, str>> {
     let [b'"', inner @ .., b'"'] = value else { return None };
     let escaped = inner.contains(&b'\\');
     utf8(if escaped { Cow::Owned(unescaped(inner)) } else { Cow::Borrowed(inner) })
 }
 
-/// The text that the bytes are; `None` if they are not UTF-8.
+/// Returns the bytes as a text; `None` if they are not UTF-8.
 #[inline]
 pub(super) fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     match bytes {
@@ -207,7 +209,7 @@ pub(super) fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The number, if the value is written as an integer, without sign, fraction and exponent.
+/// Returns the value as a number, if it is an integer without sign, fraction and exponent.
 #[inline]
 pub(super) fn integer_of(value: &[u8]) -> Option<u64> {
     if !value[0].is_ascii_digit() {
@@ -222,12 +224,12 @@ pub(super) fn integer_of(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// The first byte, from `from` on, that a string cannot hold as it is: a quote, a backslash or a
-/// control character; the text's length if there is none.
+/// Returns the position of the first byte, from `from` on, that a string must escape: a quote, a
+/// backslash or a control character. Returns the text's length if there is none.
 #[inline]
 pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
     let mut at = from;
-    // Most strings are short: words come first, and larger steps where there is more.
+    // Most strings are short: words come first, and larger steps only for what is longer.
     for _ in 0..4 {
         let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) else {
             return plain_end_in_rest(text, at);
@@ -241,7 +243,7 @@ pub(super) fn plain_end(text: &[u8], from: usize) -> usize {
     long_plain_end(text, at)
 }
 
-/// The same where less than a word is left of the text.
+/// As [`plain_end`], for less than a word at the end of the text.
 #[inline]
 fn plain_end_in_rest(text: &[u8], mut at: usize) -> usize {
     while at < text.len() && is_plain(text[at]) {
@@ -250,7 +252,7 @@ fn plain_end_in_rest(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The same for what is long.
+/// As [`plain_end`], for long strings.
 fn long_plain_end(text: &[u8], from: usize) -> usize {
     let mut at = plain_blocks_end(text, from);
     while let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk) {
@@ -263,10 +265,10 @@ fn long_plain_end(text: &[u8], from: usize) -> usize {
     plain_end_in_rest(text, at)
 }
 
-/// The high bit of each byte that is not plain, right up to the lowest one that is set.
+/// Returns the high bit of each byte that is not plain. Only the lowest bit that is set is certain.
 ///
-/// Hacker's Delight, section 6-1: `(x - 0x01..) & !x & 0x80..` finds bytes that are zero, and the
-/// same with another subtrahend those below it. A borrow reaches only bytes above a found one.
+/// Hacker's Delight, section 6-1: `(x - 0x01..) & !x & 0x80..` finds bytes that are zero, and with
+/// another subtrahend those below it. A borrow reaches only bytes above one that was found.
 #[inline]
 fn unplain(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
@@ -277,10 +279,11 @@ fn unplain(word: u64) -> u64 {
     (below(word, 0x20) | quotes | backslashes) & !word & (ONES * 0x80)
 }
 
-/// The start of the first block of 32 bytes, from `at` on, that is not all plain or not whole.
+/// Returns the start of the first block of 32 bytes, from `at` on, that is not all plain or not
+/// whole.
 #[inline]
 fn plain_blocks_end(text: &[u8], mut at: usize) -> usize {
-    // Without a way out of the inner loop, so that it is compiled to SIMD.
+    // No early exit from the inner loop, so that it is compiled to SIMD.
     let all_plain =
         |block: &[u8; 32]| block.iter().fold(0, |odd, &byte| odd | u8::from(!is_plain(byte))) == 0;
     while text.get(at..).and_then(<[u8]>::first_chunk).is_some_and(all_plain) {
@@ -294,7 +297,7 @@ fn is_plain(byte: u8) -> bool {
     (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
 }
 
-/// The byte at `at`, or zero, which JSON allows nowhere, behind the end.
+/// Returns the byte at `at`; behind the end zero, which JSON allows nowhere.
 #[inline]
 fn byte(text: &[u8], at: usize) -> u8 {
     text.get(at).copied().unwrap_or(0)
@@ -302,7 +305,7 @@ fn byte(text: &[u8], at: usize) -> u8 {
 
 #[inline(always)]
 fn skip_space(text: &[u8], at: usize) -> usize {
-    // Most frames hold none, and all else that may stand here is greater.
+    // Most frames have no space, and every other byte that is allowed here is greater.
     if byte(text, at) > b' ' { at } else { skip_spaces(text, at) }
 }
 
@@ -313,7 +316,7 @@ fn skip_spaces(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// From behind an object's key to its value.
+/// Returns the start of a value, from behind its key on.
 #[inline]
 fn value_start(text: &[u8], at: usize) -> Scanned<usize> {
     let colon = skip_space(text, at);
@@ -323,7 +326,7 @@ fn value_start(text: &[u8], at: usize) -> Scanned<usize> {
     Ok(skip_space(text, colon + 1))
 }
 
-/// The end of the value in the frame's own object, or in an array there, that begins at `start`.
+/// Returns the end of a value that begins at `start`, in the frame's own object or an array in it.
 #[inline]
 fn value_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start) {
@@ -332,14 +335,14 @@ fn value_end(text: &[u8], start: usize) -> Scanned<usize> {
     }
 }
 
-/// The end of the value with which the text begins, as it stands in the frame's own object; `None`
-/// if it is none.
+/// Returns the end of the value at the beginning of the text, as in the frame's own object;
+/// `None` if there is no valid one.
 #[inline]
 pub(super) fn element_end(text: &[u8]) -> Option<usize> {
     value_end(text, 0).ok()
 }
 
-/// The end of a value that is no array and no object.
+/// Returns the end of a value that is neither an array nor an object.
 #[inline]
 fn scalar_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start) {
@@ -360,7 +363,7 @@ fn word_end(text: &[u8], start: usize, word: &[u8]) -> Scanned<usize> {
     }
 }
 
-/// The end of the array or object in the frame's own object that begins at `start`.
+/// Returns the end of an array or object that begins at `start`, in the frame's own object.
 fn nest_end(text: &[u8], start: usize) -> Scanned<usize> {
     let mut nest = Nest { objects: 0, depth: 1 };
     let mut at = start;
@@ -397,11 +400,12 @@ fn nest_end(text: &[u8], start: usize) -> Scanned<usize> {
     }
 }
 
-/// The arrays and objects around a place in a frame.
+/// The arrays and objects around a position in a frame.
 struct Nest {
-    /// A bit for each within the frame's own object, set for objects; the innermost is the lowest.
+    /// A bit for each of them inside the frame's own object, set for objects; the lowest is the
+    /// innermost.
     objects: u64,
-    /// How many there are, with the frame's own object.
+    /// Number of them, with the frame's own object.
     depth: usize,
 }
 
@@ -431,25 +435,25 @@ impl Nest {
         self.objects & 1 == 1
     }
 
-    /// Returns what closes the innermost.
+    /// Returns the byte that closes the innermost.
     fn closing(&self) -> u8 {
         if self.in_object() { b'}' } else { b']' }
     }
 
-    /// From where an element of the innermost begins to its value: past the key in an object.
+    /// Returns the start of an element's value, in the innermost: behind the key in an object.
     fn element_start(&self, text: &[u8], at: usize) -> Scanned<usize> {
         if self.in_object() { value_start(text, string_end(text, at)?) } else { Ok(at) }
     }
 }
 
-/// Where a string ends, and whether it holds escapes.
+/// End of a string that was scanned, and whether it has escapes.
 struct Text {
     end: usize,
     escaped: bool,
 }
 
 impl Text {
-    /// The string that begins at `start`, where its quote should be.
+    /// Scans a string from its opening quote on, which should be at `start`.
     #[inline]
     fn scan(text: &[u8], start: usize) -> Scanned<Text> {
         if byte(text, start) != b'"' {
@@ -463,13 +467,13 @@ impl Text {
     }
 }
 
-/// The end of the string that begins at `start`, where its quote should be.
+/// Returns the end of a string whose opening quote should be at `start`.
 #[inline]
 fn string_end(text: &[u8], start: usize) -> Scanned<usize> {
     Ok(Text::scan(text, start)?.end)
 }
 
-/// The end of the string in which `at` stands, at something that is not plain.
+/// Returns the end of a string, from `at` on, the first byte in it that is not plain.
 fn escaped_string_end(text: &[u8], mut at: usize) -> Scanned<usize> {
     loop {
         match text.get(at) {
@@ -481,7 +485,7 @@ fn escaped_string_end(text: &[u8], mut at: usize) -> Scanned<usize> {
     }
 }
 
-/// The end of the escape that begins at `start`; of both halves, for a surrogate pair.
+/// Returns the end of an escape that begins at `start`; for a surrogate pair, of both halves.
 fn escape_end(text: &[u8], start: usize) -> Scanned<usize> {
     match byte(text, start + 1) {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => return Ok(start + 2),
@@ -499,7 +503,8 @@ fn escape_end(text: &[u8], start: usize) -> Scanned<usize> {
     }
 }
 
-/// The UTF-16 code unit that `\uXXXX` at `at` means; `None` if there is no such thing.
+/// Returns the UTF-16 code unit that `\uXXXX` at `at` stands for; `None` if there is no such
+/// escape.
 fn code_unit(text: &[u8], at: usize) -> Option<u16> {
     let escape = text.get(at..at + 6)?;
     let digits = escape.strip_prefix(b"\\u")?;
@@ -525,7 +530,7 @@ fn number_end(text: &[u8], start: usize) -> Scanned<usize> {
     Ok(at)
 }
 
-/// The end of one or more digits.
+/// Returns the end of one or more digits.
 fn digits_end(text: &[u8], start: usize) -> Scanned<usize> {
     let mut at = start;
     while byte(text, at).is_ascii_digit() {
@@ -534,7 +539,7 @@ fn digits_end(text: &[u8], start: usize) -> Scanned<usize> {
     if at == start { fault("expected a digit", at) } else { Ok(at) }
 }
 
-/// Returns what the inner part of a string means that has been scanned.
+/// Unescapes the part between the quotes of a string that was scanned.
 fn unescaped(inner: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(inner.len());
     let mut at = 0;
@@ -551,7 +556,7 @@ fn unescaped(inner: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Appends the character that a whole escape means.
+/// Appends the character that an escape stands for, both halves of a surrogate pair together.
 fn push_escaped(text: &mut Vec<u8>, escape: &[u8]) {
     let short = match escape[1] {
         b'b' => 0x08,

@@ -1,4 +1,4 @@
-//! What one side writes, the other reads.
+//! Frames that one side writes, and the other reads.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use switchboard_proto::v1::{
 
 use crate::shown;
 
-/// Texts with what is escaped and what is not, of at most 64 bytes, and not empty.
+/// Texts of 1 to 64 bytes, with characters that are escaped and others.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z0-9-]{1,64}", "[\u{0}-\u{7f}]{1,64}", "[\"\\\\/\u{1}-\u{1f}é😀\u{2028}]{1,16}"]
 }
@@ -103,7 +103,7 @@ fn welcome() -> impl Strategy<Value = ServerEvent> {
     )
 }
 
-/// Returns what becomes of messages.
+/// Frames about messages.
 fn message_event() -> impl Strategy<Value = ServerEvent> {
     let outcome = (device(), select(Outcome::ALL), any::<bool>(), option::of(text()));
     prop_oneof![
@@ -146,7 +146,7 @@ fn device_event() -> impl Strategy<Value = DeviceEvent> {
     })
 }
 
-/// Returns what becomes of devices and connections.
+/// Frames about devices and connections.
 fn device_frame() -> impl Strategy<Value = ServerEvent> {
     let devices = proptest::collection::vec(device_event(), 0..5);
     prop_oneof![
@@ -176,7 +176,7 @@ proptest! {
         prop_assert_eq!(v1::parse_client(&written).unwrap(), frame);
     }
 
-    /// What is written plainly is read in a way of its own; a space in front leads past it.
+    /// A plain frame is read on the fast path; a space in front leads past it.
     #[test]
     fn a_plain_frame_is_read_as_any_other(
         frame in prop_oneof![
@@ -233,8 +233,8 @@ fn the_bound_on_a_device_in_a_page_holds_for_the_longest() {
     assert_eq!(len(&[status; 3]) - len(&[status; 2]), status.len_max());
 }
 
-/// A message is judged by how long it will be as it is pushed; the judgement is exact where the
-/// numbers are at their longest.
+/// A message is accepted or not by its length when it is pushed, which is computed exactly for
+/// numbers at their longest.
 #[test]
 fn the_length_of_a_message_is_known_before_it_is_written() {
     use switchboard_proto::v1::{DeviceRef, INTEGER_MAX, ServerFrame};

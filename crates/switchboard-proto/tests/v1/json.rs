@@ -1,4 +1,4 @@
-//! Clients' frames of all shapes and damages, against the oracle.
+//! Clients' frames, well-formed and damaged in many ways, against the oracle.
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -49,7 +49,7 @@ const TYPES: &[&str] = &[
     "",
 ];
 
-/// Values as they may be written, good for some field or for none.
+/// Values as they may be written, valid for some field or for none.
 const VALUES: &[&str] = &[
     "null",
     "true",
@@ -89,7 +89,7 @@ const VALUES: &[&str] = &[
     "{\"a\":1,\"a\":{}}",
 ];
 
-/// Pieces that turn JSON into something else, or into other JSON.
+/// Pieces that make invalid or other JSON of JSON.
 const PIECES: &[&str] = &[
     "{",
     "}",
@@ -130,7 +130,7 @@ const PIECES: &[&str] = &[
     "a",
 ];
 
-/// A member of a frame, mostly one that makes sense.
+/// A member of a frame, usually one that makes sense.
 fn member() -> impl Strategy<Value = String> {
     let kind = select(TYPES).prop_map(|kind| format!("\"type\":\"{kind}\""));
     let any = (select(NAMES), select(VALUES), select(&["", " ", "\n\t\r"][..]))
@@ -154,7 +154,7 @@ fn object() -> impl Strategy<Value = String> {
         .prop_map(|members| format!("{{{}}}", members.join(",")))
 }
 
-/// A text with some pieces put in, or put in another's place.
+/// A text with some pieces inserted, or in place of others.
 fn damaged(text: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
     let damages = proptest::collection::vec((any::<Index>(), select(PIECES), 0..3usize), 0..4);
     (text, damages).prop_map(|(text, damages)| {
@@ -206,7 +206,7 @@ proptest! {
         agrees_with_the_oracle(&format!(r#"{{"type":"send","id":"a","to":"b","body":{body}}}"#));
     }
 
-    /// Strings are looked at in steps of several sizes.
+    /// Strings are scanned in steps of several sizes.
     #[test]
     fn a_string_ends_where_the_oracle_sees_its_end(
         before in 0..200usize, odd in select(&["\"", "\\\"", "\\", "\n", "\x1f", "\x20", "é", "\x7f", ""][..]),

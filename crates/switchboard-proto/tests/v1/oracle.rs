@@ -1,4 +1,4 @@
-//! Reads clients' frames by `serde_json` and a table, naively.
+//! Naive reader of clients' frames, by `serde_json` and a table.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use switchboard_proto::v1::{DEPTH_MAX, Durability, INTEGER_MAX, WATCH_MAX};
 
-/// What a field may hold.
+/// Values that a field may have.
 #[derive(Clone, Copy)]
 enum Shape {
-    /// A string of so few to so many bytes.
+    /// A string, with its fewest and most bytes.
     Text(usize, usize),
-    /// An integer from so few to so many.
+    /// An integer, with its least and greatest value.
     Integer(u64, u64),
     Device,
     Devices,
@@ -58,7 +58,7 @@ const FRAMES: &[(&str, &[(&str, Shape)])] = &[
     ("ping", &[("id?", ID)]),
 ];
 
-/// Returns what the frame says, in the form of the vectors; `Err` if it is bad.
+/// Returns the frame in the form of the vectors; `Err` if it is bad.
 pub(crate) fn read(frame: &str) -> Result<Value, Value> {
     let bad = |id| Err(error("bad_frame", id));
     let Some(members) = members(frame) else { return bad(None) };
@@ -92,7 +92,8 @@ fn error(code: &str, id: Option<Value>) -> Value {
 
 struct Wrong;
 
-/// The only value of that name; none if it is left out or, unless any value will do, null.
+/// Returns the only value of that name; `None` if it is left out, or null where not any value
+/// will do.
 fn field(members: &[(String, String)], name: &str, shape: Shape) -> Result<Option<Value>, Wrong> {
     let mut values = members.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
     let Some(raw) = values.next() else { return Ok(None) };
@@ -140,8 +141,7 @@ fn device(text: &str) -> Value {
     if number || name { json!(text) } else { json!({"impossible": text}) }
 }
 
-/// The names and values of the object that the text is; `None` if it is none, or one that no
-/// frame may be.
+/// Returns the names and values of an object; `None` if the text is none, or one that is no frame.
 fn members(text: &str) -> Option<Vec<(String, String)>> {
     let Members(members) = serde_json::from_str(text).ok()?;
     if members.iter().any(|(_, value)| has_half_pair(value)) || depth(text) > DEPTH_MAX {
@@ -150,14 +150,14 @@ fn members(text: &str) -> Option<Vec<(String, String)>> {
     Some(members)
 }
 
-/// Returns whether half a surrogate pair is escaped in a valid text; `serde_json` sees it only in strings
-/// that it decodes.
+/// Returns whether half a surrogate pair is escaped in a valid text; `serde_json` sees it only
+/// in strings that it decodes.
 fn has_half_pair(text: &str) -> bool {
     let plain = text.replace(r"\\", "x");
     let escapes = plain.split(r"\u").skip(1);
     let units = escapes.flat_map(|escape| {
         let unit = u16::from_str_radix(&escape[..4], 16).unwrap();
-        // What stands between two escapes parts them.
+        // Characters between two escapes separate them.
         [unit].into_iter().chain(escape[4..].encode_utf16().take(1))
     });
     char::decode_utf16(units).any(|character| character.is_err())

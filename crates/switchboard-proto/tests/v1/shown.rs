@@ -1,4 +1,4 @@
-//! Shows frames in the form of the vectors.
+//! Frames in the form of the vectors.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,14 @@ use switchboard_proto::v1::{
     Welcome, WelcomeEvent, Word,
 };
 
-/// An object without the members that are null or false, which is how frames are written too.
+/// Returns an object without the members that are null or false, as frames are written, too.
 fn object(members: Value) -> Value {
     let Value::Object(members) = members else { panic!("{members} is no object") };
     let set = |value: &Value| !value.is_null();
     Value::Object(members.into_iter().filter(|(_, value)| set(value)).collect::<Map<_, _>>())
 }
 
-/// `null` for false, so that [`object`] leaves it out.
+/// Returns `None` for false, so that [`object`] leaves it out.
 fn if_true(flag: bool) -> Option<bool> {
     flag.then_some(true)
 }
@@ -66,7 +66,7 @@ pub(crate) fn client(frame: &ClientFrame<'_>) -> Value {
     })
 }
 
-/// Without the message, which is for people and may change.
+/// Returns an error without its message, which is for people and may change.
 pub(crate) fn error(error: &FrameError) -> Value {
     object(json!({"code": error.code.as_str(), "id": error.id}))
 }
@@ -135,8 +135,8 @@ fn welcome(event: &WelcomeEvent) -> Value {
     })
 }
 
-/// A client's view of a frame as its server writes it; `None` if it holds what no server of this
-/// version says. `devices` is room for the list of devices.
+/// Returns the frame that a server writes for an event; `None` if no server of this version
+/// writes such a frame. `devices` is a buffer for the list of devices.
 pub(crate) fn as_frame<'a>(
     event: &'a ServerEvent,
     devices: &'a mut Vec<DeviceStatus<'a>>,

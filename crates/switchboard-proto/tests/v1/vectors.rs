@@ -1,4 +1,4 @@
-//! Replays `vectors/v1-frames.jsonl`; what its lines mean stands in `vectors/README.md`.
+//! Replays `vectors/v1-frames.jsonl`; its lines are explained in `vectors/README.md`.
 
 use serde_json::Value;
 use switchboard_proto::v1::{self, RejectCode};
@@ -51,7 +51,7 @@ fn every_frame_of_a_server_is_read_as_the_vectors_say() {
     }
 }
 
-/// What a client's author reads when something is wrong.
+/// Texts that the author of a client reads when a frame is wrong.
 #[test]
 fn an_error_says_what_was_wrong_and_what_would_be_right() {
     let cases = [
@@ -79,7 +79,7 @@ fn an_error_says_what_was_wrong_and_what_would_be_right() {
     }
 }
 
-/// SDKs take the vectors for complete.
+/// SDKs rely on the vectors to be complete.
 #[test]
 fn every_reject_code_has_a_vector() {
     let vectors = vectors("server");
