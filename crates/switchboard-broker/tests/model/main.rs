@@ -1,9 +1,9 @@
 //! Brokers of several shards against a naive reference of the original server's rules.
 //!
-//! A schedule is a list of steps drawn at random: devices come, speak and go on any shard, time
-//! passes, and what one shard hands to another arrives at any later step, first come first served
-//! per pair of shards. After each step the effects must be those that the reference foretells; at
-//! the end every text that was accepted must have met its fate. A schedule that fails is shrunk
+//! A schedule is a list of steps drawn at random: devices connect, send and leave on any shard,
+//! time passes, and what one shard forwards to another arrives at any later step, in order per
+//! pair of shards. After each step the effects must be those of the reference; at the end every
+//! text that was accepted must have been delivered or refused. A schedule that fails is shrunk
 //! and printed; the seed is fixed.
 
 mod original;
@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, RngSeed};
 
 use world::World;
 
-/// One thing that happens. Each index chooses among what there is at that moment.
+/// One step of a schedule. Each index chooses among what there is at that moment.
 #[derive(Clone, Debug)]
 enum Step {
     Connect {
@@ -42,16 +42,16 @@ enum Step {
     },
 }
 
-/// What a device says.
+/// Messages that a device sends.
 #[derive(Clone, Debug)]
 enum Say {
     Help,
-    /// To somebody who is there.
+    /// To a device that is connected.
     Send {
         to: Index,
         text: &'static str,
     },
-    /// To somebody who was once there, or never.
+    /// To a device that has left, or never was.
     SendToNone {
         id: Index,
         text: &'static str,

@@ -1,10 +1,10 @@
-//! The original server's rules, as its description tells them: a dictionary of clients, the last
-//! text kept whole, every check in the original's order. Commas in a text are kept and the list of
-//! devices is bounded, the two deviations that its transcripts name.
+//! The original server's rules by its description: a dictionary of clients, the last text kept
+//! whole, every check in the original's order. With two deviations, which its transcripts name:
+//! commas in a text are kept, and the list of devices is bounded.
 
 use std::collections::BTreeMap;
 
-/// How long the same text counts as a duplicate.
+/// Time for which the same text counts as a duplicate.
 const WINDOW_MS: u64 = 5_000;
 
 #[derive(Debug)]
@@ -25,10 +25,10 @@ struct Last {
     at_ms: u64,
 }
 
-/// What comes of a message.
+/// Result of a message.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// The sender is told this.
+    /// The sender is answered so.
     Tell(String),
     /// The text goes to this device.
     Forward { to: u64, text: String },
@@ -54,7 +54,7 @@ impl Original {
         self.clients.contains_key(&id)
     }
 
-    /// The id that nobody was given yet.
+    /// The next id, which no client was given.
     pub(crate) fn next_id(&self) -> u64 {
         self.current_id
     }
@@ -99,8 +99,9 @@ impl Original {
         Verdict::Forward { to, text: text.to_owned() }
     }
 
-    /// A text found its receiver gone, which the original, on one thread, never knew: the sender,
-    /// if still there, is told as if refused at once, and the window is not armed by it.
+    /// Takes back a text whose receiver was gone when it arrived, which cannot happen in the
+    /// original with its one thread: the sender, if it is still connected, is answered as if the
+    /// text had been refused at once, and the text does not count for the duplicate window.
     pub(crate) fn take_back(&mut self, from: u64, text: &str) -> Option<Verdict> {
         let client = self.clients.get_mut(&from)?;
         client.last.take_if(|last| last.text == text);

@@ -13,7 +13,7 @@ use switchboard_proto::DeviceId;
 use crate::original::{Original, Verdict};
 use crate::{Say, Step};
 
-/// An effect that outlives the call; both kinds of answer are one.
+/// An effect that outlives the call; both kinds of answers are one here.
 #[derive(Clone, Debug, PartialEq)]
 enum Done {
     Tell { conn: Conn, text: String },
@@ -48,11 +48,11 @@ impl From<Effect<'_>> for Done {
 #[derive(Clone, Debug)]
 struct Envelope {
     letter: Letter,
-    /// Once it found nobody and goes back: what stands for its text.
+    /// Digest of its text, on the way back after its receiver was gone.
     returned: Option<Digest>,
 }
 
-/// One accepted text; `serial` tells texts apart that read the same.
+/// One accepted text; `serial` tells equal texts apart.
 #[derive(Clone, Debug)]
 struct Letter {
     serial: usize,
@@ -61,7 +61,7 @@ struct Letter {
     text: String,
 }
 
-/// How the story of a text ended.
+/// Ends of an accepted text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Delivered,
@@ -69,7 +69,7 @@ enum Fate {
     SenderGone,
 }
 
-/// Where a device is.
+/// Shard and connection of a device.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     shard: usize,
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// Lets everything arrive; then every accepted text has a fate.
+    /// Lets everything arrive; then every accepted text must have ended.
     pub(crate) fn settle(&mut self) {
         while let Some(&(from, to)) = self.queues_in_use().first() {
             self.carry(from, to);
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    /// The queues that hold something, as from which shard and to which.
+    /// Returns the queues that are not empty, by the shards from and to which they lead.
     fn queues_in_use(&self) -> Vec<(usize, usize)> {
         let shards = self.brokers.len();
         let all = (0..shards).flat_map(|from| (0..shards).map(move |to| (from, to)));

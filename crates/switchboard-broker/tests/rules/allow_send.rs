@@ -1,4 +1,4 @@
-//! `allow_send` of a token holds by every way on which a device of the text protocol sends.
+//! `allow_send` of a token is obeyed in every way in which a device of the text protocol can send.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ impl SendFilter for Only {
     }
 }
 
-/// What came of one command of a text device.
+/// Result of one command of a text device.
 #[derive(Debug, PartialEq)]
 enum Came {
     Refused(Refusal),
@@ -38,7 +38,7 @@ fn say(rig: &mut Rig, conn: u32, command: &str) -> Came {
     came.unwrap_or_else(|| panic!("nothing came of {command}"))
 }
 
-/// A text device that showed a token with a name.
+/// Connects a text device that showed a token with a name.
 fn text_with_token(rig: &mut Rig, conn: u32, name: &str, filter: Option<Only>) {
     let device = rig.directory.names().intern(DeviceRef::Name(name));
     rig.handle(Input::Hello(Hello {
@@ -55,13 +55,13 @@ fn text_with_token(rig: &mut Rig, conn: u32, name: &str, filter: Option<Only>) {
     }));
 }
 
-/// An anonymous text device, and its number.
+/// Connects an anonymous text device; returns its number.
 fn anonymous(rig: &mut Rig, conn: u32) -> u64 {
     rig.handle(Input::Connected(Conn(conn)));
     rig.broker.device(Conn(conn)).expect("it is connected").get()
 }
 
-/// Only v1 asked the filter, so any other protocol was a way round it.
+/// Only v1 asked the filter, so a token could be used with another protocol to get around it.
 #[test]
 fn a_text_device_sends_only_to_whom_its_token_allows() {
     let mut rig = Rig::new(Limits::default(), false);
@@ -79,7 +79,7 @@ fn a_text_device_sends_only_to_whom_its_token_allows() {
     let forbidden = Came::Refused(Refusal::NoSuchDevice);
     let number = number.get().to_string();
     let mut n = 0;
-    // The last two are nobody: the answer is the same.
+    // The last two do not exist: the answer is the same.
     for to in [&a.to_string(), &number, "here", "away", "mallory", "stranger", "1"] {
         n += 1;
         assert_eq!(say(&mut rig, 6, &format!("send,{to},{n}")), forbidden, "to {to}");
@@ -88,13 +88,13 @@ fn a_text_device_sends_only_to_whom_its_token_allows() {
     for name in ["here", "stranger"] {
         assert_eq!(say(&mut rig, 6, &format!("tell,{name},x")), unread, "{name}");
     }
-    // What was refused is no text of the duplicate window.
+    // A refused text does not count for the duplicate window.
     assert_eq!(say(&mut rig, 6, &format!("send,{b},{n}")), Came::Sent);
     assert_eq!(say(&mut rig, 6, "send,friend,hi"), Came::Sent);
     assert_eq!(say(&mut rig, 6, "send,nobody,hi"), unread);
     assert_eq!(say(&mut rig, 6, "help"), Came::Informed);
 
-    // Tokens that name nobody, and connections without one, send to everybody.
+    // Tokens without `allow_send`, and connections without a token, send to all devices.
     text_with_token(&mut rig, 7, "trusted", None);
     for (conn, text) in [(7, "x"), (0, "y")] {
         for (n, to) in [&b.to_string(), &number, "here", "away"].into_iter().enumerate() {
@@ -102,7 +102,7 @@ fn a_text_device_sends_only_to_whom_its_token_allows() {
             assert_eq!(say(&mut rig, conn, &command), Came::Sent, "{command}");
         }
     }
-    // The same connection is somebody else's later.
+    // The number of the connection is another device's later.
     rig.leave(6);
     anonymous(&mut rig, 6);
     assert_eq!(say(&mut rig, 6, "send,here,z"), Came::Sent);

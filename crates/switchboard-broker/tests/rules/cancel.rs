@@ -1,4 +1,4 @@
-//! What a sender is told who takes a message back.
+//! Answers to a sender that cancels a message.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::rig::Rig;
 const CANCEL: &str = r#"{"type":"cancel","id":"m"}"#;
 const CANCELLED: &str = r#"{"type":"cancelled","id":"m"}"#;
 
-/// The answer may be lost with the connection; who asked again was once told that it was too late.
+/// The answer may be lost with the connection. A sender that asked again was once told `too_late`.
 #[test]
 fn who_asks_again_is_told_the_same() {
     for receipt in [false, true] {
@@ -46,8 +46,8 @@ fn what_was_pushed_cannot_be_taken_back() {
     }
 }
 
-/// The numbers of a device that ended were given again to one that came back, and a `cancel` of what
-/// was sent to the first took back what was sent to the second (seed 5895025 of the world).
+/// The numbers of a device that ended were given again to one that came back, and a `cancel` of
+/// what was sent to the first took back what was sent to the second (seed 5895025 of the world).
 #[test]
 fn what_was_sent_to_a_device_that_ended_does_not_stand_for_what_came_later() {
     let ttl = Duration::from_secs(10);

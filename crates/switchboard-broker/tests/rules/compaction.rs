@@ -1,4 +1,4 @@
-//! What is appended again when the oldest part of the log is to go.
+//! Records that are appended again when the oldest part of the log is compacted.
 
 use switchboard_broker::Record;
 
@@ -24,13 +24,14 @@ fn what_waits_is_kept() {
     let expected: [&[&str]; 6] =
         [&["device"], &["device"], &["message"], &["message"], &["sent id"], &["outcome"]];
     assert_eq!(kept, expected);
-    // They lie elsewhere now, and what is there goes with its part of the log.
+    // Their copies count now, and these records are not copied again.
     rig.sync();
     for (record, position) in records.iter().zip(1..).filter(|(record, _)| !is_message(record)) {
         assert_eq!(rig.compact(record, position).appended, [""; 0], "{record:?}");
     }
-    // The id of what is out has its record already. With each copy of a message its id was once recorded
-    // again, and these records were copied, too: a full log grew by all of its ids with each round.
+    // The id of what is out has its record already. With each copy of a message its id was once
+    // recorded again, and these records were copied, too: a full log grew by all of its ids with
+    // each round.
     assert_eq!(rig.compact(&records[4], 5).appended, [""; 0]);
 }
 
@@ -38,7 +39,7 @@ fn is_message(record: &Record<'_>) -> bool {
     matches!(record, Record::Message(_))
 }
 
-/// Else a crash in between would lose the outcome.
+/// Otherwise a crash in between would lose the outcome.
 #[test]
 fn a_message_is_kept_until_its_outcome_is_recorded() {
     let asked = message(1, "asked", true);
@@ -52,7 +53,7 @@ fn a_message_is_kept_until_its_outcome_is_recorded() {
     assert_eq!(rig.compact(&asked, 3).appended, ["sent id"]);
 }
 
-/// The outcome's record takes out what lies before it; the copy may lie behind.
+/// The outcome's record removes only what lies before it, and the copy may lie behind.
 #[test]
 fn a_copy_that_outlives_the_outcome_is_taken_out() {
     let asked = message(1, "asked", true);
@@ -62,7 +63,7 @@ fn a_copy_that_outlives_the_outcome_is_taken_out() {
     let done = rig.hello(0, "bob", Some((MAILBOX, 1)));
     assert_eq!(done.appended, ["device", "outcome"]);
     assert_eq!(rig.sync().appended, ["removed"]);
-    // Without a copy there is nothing to take out.
+    // Without a copy there is nothing to remove.
     let (mut rig, _) = Rig::replayed(&records);
     rig.hello(0, "bob", Some((MAILBOX, 1)));
     assert_eq!(rig.sync().appended, [""; 0]);

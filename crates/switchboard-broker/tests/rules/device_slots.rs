@@ -1,4 +1,4 @@
-//! How many devices with a mailbox there may be, and who ends for a new one.
+//! The bound on devices with a mailbox, and the device that ends for a new one.
 
 use switchboard_broker::Limits;
 use switchboard_proto::DeviceId;
@@ -14,7 +14,7 @@ fn number(at: u64) -> DeviceRef<'static> {
     DeviceRef::Number(DeviceId::new(DeviceId::FIRST.get() + at))
 }
 
-/// An anonymous device was there, and is away.
+/// Lets an anonymous device connect and leave.
 fn was_there(rig: &mut Rig, at: u64) {
     rig.hello_as(at as u32, number(at), None);
     rig.leave(at as u32);
@@ -25,7 +25,7 @@ fn is_refused(done: &Done, conn: u32) -> bool {
     done.closed == [(conn, close::TRY_AGAIN_LATER)]
 }
 
-/// 16,000 devices a second once cost half a KiB each for 24 hours.
+/// A client could once make 16,000 devices a second, each of which cost half a KiB for 24 hours.
 #[test]
 fn a_new_device_takes_the_place_of_the_anonymous_one_that_is_away_the_longest() {
     let mut rig = rig();
@@ -83,7 +83,7 @@ fn where_nobody_has_a_name_strangers_have_all_slots() {
     assert!(is_refused(&rig.hello_as(4, number(4), None), 4));
 }
 
-/// One for which something waited is looked at again when it does not any more.
+/// A device for which something waited is considered again when nothing does.
 #[test]
 fn a_device_whose_messages_expired_gives_way() {
     let mut rig = rig();

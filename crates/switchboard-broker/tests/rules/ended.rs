@@ -1,11 +1,11 @@
-//! How a message ended, when a crash comes before its outcome is recorded.
+//! The end of a message, when a crash comes before its outcome is recorded.
 
 use switchboard_broker::{Limits, Record};
 
 use crate::records::{ANN, BOB, device, message, outcome, refused};
 use crate::rig::Rig;
 
-/// Returns the outcomes that ann is told of when she comes.
+/// Returns the outcomes that ann is told when she connects.
 fn told(mut rig: Rig) -> Vec<String> {
     rig.hello(0, "ann", None);
     let frames = rig.sync().frames;
@@ -63,7 +63,7 @@ fn the_end_of_a_message_is_recorded_where_its_sender_asked() {
     }
 }
 
-/// The record counts until the outcome's does.
+/// The record counts until the outcome is recorded.
 #[test]
 fn an_end_is_kept_until_the_outcome_is_recorded() {
     let records = [device(ANN, 0), device(BOB, 1), message(1, "m", true), refused(1)];

@@ -5,8 +5,8 @@ use switchboard_broker::Record;
 use crate::records::{ANN, BOB, device, message};
 use crate::rig::Rig;
 
-/// What was left of it once came back to life, and was pushed again under another mailbox's name
-/// (seeds 5320103 and 10865750 of the world).
+/// Its remaining messages once came back after the crash, and were pushed again under another
+/// name of the mailbox (seeds 5320103 and 10865750 of the world).
 #[test]
 fn a_device_goes_on_ending_after_a_crash() {
     let Record::Device(mut ending) = device(BOB, 1) else { unreachable!() };

@@ -1,12 +1,12 @@
-//! Devices that end with their connection: a cron job that sends once a minute once left 1,440
-//! mailboxes a day.
+//! Ephemeral devices, which end with their connection: without them a cron job that sends once a
+//! minute left 1,440 mailboxes a day.
 
 use switchboard_broker::{Limits, MessageRecord, Position, Record, Replay};
 use switchboard_proto::v1::{DeviceRef, close};
 
 use crate::rig::{Done, NOW, Rig};
 
-/// `ann` is ephemeral, `bob` is not and is welcome.
+/// Returns a rig in which `ann` will be ephemeral, and `bob`, who is not, was welcomed.
 fn rig() -> (Rig, Done) {
     let mut rig = Rig::new(Limits::default(), true);
     rig.hello(1, "bob", None);
@@ -62,7 +62,8 @@ fn what_comes_to_it_is_in_memory_at_most_and_evicted_with_it() {
     rig.broker.audit(100, 100).unwrap();
 }
 
-/// Its mailbox is in no record, but the message must be out of the store before its outcome is told.
+/// Its mailbox is in no record, but the message must be out of the store before its outcome is
+/// told.
 #[test]
 fn an_outcome_comes_to_it_when_the_removal_is_on_disk() {
     let (mut rig, _) = rig();
@@ -78,7 +79,8 @@ fn an_outcome_comes_to_it_when_the_removal_is_on_disk() {
     rig.broker.audit(100, 100).unwrap();
 }
 
-/// The outcome is on its way into its mailbox when it leaves: nothing may wait for it for ever.
+/// The sender leaves while the outcome is on its way into its mailbox: the message must not wait
+/// for ever.
 #[test]
 fn a_message_whose_sender_left_is_settled() {
     let (mut rig, _) = rig();
@@ -113,8 +115,8 @@ fn a_newer_connection_is_a_new_device() {
     name(&done, 5);
 }
 
-/// Each of them tells everybody who watches the device twice: 1,500 idle watchers of one that was taken
-/// over again and again took 2.4 GiB.
+/// Each takeover tells every watcher of the device twice: 1,500 idle watchers of one that was
+/// taken over again and again took 2.4 GiB.
 #[test]
 fn one_that_is_taken_over_again_and_again_waits_like_any_other() {
     let (mut rig, _) = rig();
@@ -132,7 +134,7 @@ fn one_that_is_taken_over_again_and_again_waits_like_any_other() {
     let done = rig.handle(switchboard_broker::Input::Tick);
     assert_eq!(done.closed, [(5, close::TAKEN_OVER)]);
     assert!(done.told(8).contains("\"welcome\""), "{done:?}");
-    // They go on being counted, also where the one before left while the next one waited.
+    // They are still counted if the device before left while the next one waited.
     assert!(rig.hello(9, "ann", None).frames.is_empty());
     assert!(rig.leave(8).told(9).contains("\"welcome\""));
     assert!(rig.hello(10, "ann", None).frames.is_empty());
@@ -156,7 +158,7 @@ fn a_device_that_has_a_mailbox_keeps_it() {
     assert_eq!(rig.broker.stats().mailboxes, 1);
 }
 
-/// A crash leaves of it what it sent, and what it asked for is told to nobody.
+/// A crash leaves only the messages that it sent; outcomes that it asked for are told to nobody.
 #[test]
 fn after_a_crash_only_what_it_sent_is_there() {
     let (ann, bob) = (DeviceRef::Name("ann"), DeviceRef::Name("bob"));
@@ -192,8 +194,8 @@ fn after_a_crash_only_what_it_sent_is_there() {
     rig.broker.audit(100, 100).unwrap();
 }
 
-/// Its answer once went to the next device of the same id, which had sent something else under the
-/// same id and was told `accepted` before anybody had judged it.
+/// The answer once went to the next device of the same id, which had sent another message under the
+/// same id and was told `accepted` before that was judged.
 #[test]
 fn an_answer_to_one_that_left_is_not_taken_for_one_to_the_next() {
     let (mut rig, _) = rig();
@@ -226,8 +228,8 @@ fn an_outcome_for_one_that_left_is_not_told_to_the_next() {
     rig.broker.audit(100, 100).unwrap();
 }
 
-/// A device with a mailbox was told how the messages of its ephemeral namesake ended, also where both had
-/// used the same id: `refused` for one that was then `delivered`.
+/// A device with a mailbox was told the outcomes of messages of its ephemeral namesake, even if
+/// both had used the same id: `refused` for a message that was then `delivered`.
 #[test]
 fn nor_to_one_of_the_same_name_that_has_a_mailbox() {
     let (mut rig, _) = rig();

@@ -1,4 +1,4 @@
-//! When a message is over.
+//! Expiry of messages.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ fn pass(rig: &mut Rig, ms: u64) {
     rig.now = Now { at: at.after(Duration::from_millis(ms)), wall_ms: wall_ms + ms };
 }
 
-/// There is one alarm for a mailbox. When the earlier message's came, the later one was not synced
-/// and so passed over, and then nothing looked at it again (seed 10193 of the world).
+/// A mailbox has one alarm. When that of the earlier message went off, the later message was not
+/// synced and so was passed over, and then nothing looked at it again (seed 10193 of the world).
 #[test]
 fn a_message_that_was_not_synced_when_another_expired_expires_too() {
     let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
@@ -30,8 +30,8 @@ fn a_message_that_was_not_synced_when_another_expired_expires_too() {
     assert_eq!(rig.broker.stats().messages, 0);
 }
 
-/// Expiry was kept by the wall clock: when that was an hour behind at a start, a message lived an hour
-/// longer, and ten years ahead ended what waited.
+/// Expiry was stored by the wall clock: when that was an hour behind at a start, a message lived
+/// an hour longer; when it was ten years ahead, everything that waited expired.
 #[test]
 fn the_wall_clock_moves_no_expiry() {
     let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
@@ -50,8 +50,8 @@ fn the_wall_clock_moves_no_expiry() {
     }
 }
 
-/// Each message that was synced after its end once had all others of the mailbox looked at, beside the
-/// alarm of those that end later.
+/// Each message that was synced after its expiry once made the broker look at all others in the
+/// mailbox, beside the alarm of those that expire later.
 #[test]
 fn a_message_that_is_synced_after_its_end_expires_and_the_others_keep_theirs() {
     let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);

@@ -1,5 +1,5 @@
-//! Tables give their memory back: none keeps the size of its fullest moment. `audit` holds each
-//! capacity against the length.
+//! Tables give their memory back: none keeps the size of its fullest moment. `audit` compares each
+//! capacity with the length.
 
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ fn limits() -> Limits {
     }
 }
 
-/// A mailbox kept the table of its fullest hour while one message waited: 60 KB instead of 56 bytes.
+/// A mailbox kept the table of its fullest hour while one message waited: 60 KB instead of 56
+/// bytes.
 #[test]
 fn a_mailbox_that_was_full_takes_what_one_message_takes() {
     let mut rig = Rig::new(limits(), false);
@@ -41,7 +42,7 @@ fn a_mailbox_that_was_full_takes_what_one_message_takes() {
     audit(&rig);
 }
 
-/// The same by refusing all but the oldest: what is gone waits for what is before it.
+/// The same by refusing all but the oldest: entries that are gone stay behind those before them.
 #[test]
 fn refused_messages_do_not_stay_behind_the_first() {
     let mut rig = Rig::new(limits(), false);
@@ -56,7 +57,7 @@ fn refused_messages_do_not_stay_behind_the_first() {
     audit(&rig);
 }
 
-/// Who sent what was counted until somebody sent again.
+/// Shares were counted until another message came.
 #[test]
 fn senders_are_not_counted_when_the_mailbox_is_nearly_empty() {
     let mut rig = Rig::new(Limits { mailbox_sender_share: 1, ..limits() }, false);
@@ -113,7 +114,7 @@ fn forgotten_ids_leave_no_memory() {
     audit(&rig);
 }
 
-/// The same where others push the ids out.
+/// The same if the ids of others push them out.
 #[test]
 fn ids_that_others_push_out_leave_no_memory() {
     let limits = Limits { dedup_ids_max: 2_000, ..limits() };

@@ -1,4 +1,4 @@
-//! Room for outcomes is kept free from the moment when their messages are accepted.
+//! Room for outcomes is kept free from the moment their messages are accepted.
 
 use switchboard_broker::{DEVICE_BYTES, Limits, RECEIPT_BYTES};
 use switchboard_proto::DeviceId;
@@ -11,7 +11,7 @@ fn send(id: u64, more: &str) -> String {
     format!(r#"{{"type":"send","id":"{id}","to":"bob","body":1,"receipt":true{more}}}"#)
 }
 
-/// As long as a reason may be.
+/// Returns a `refuse` with the longest reason.
 fn refuse(seq: u64) -> String {
     format!(r#"{{"type":"refuse","seq":{seq},"reason":"{}"}}"#, "r".repeat(256))
 }
@@ -24,7 +24,7 @@ fn rig(limits: Limits, is_durable: bool) -> Rig {
     rig
 }
 
-/// Sends until it is refused; returns how many were accepted.
+/// Sends until a message is rejected; returns the number that were accepted.
 fn fill(rig: &mut Rig, conn: u32, from: u64, more: &str) -> u64 {
     for id in from.. {
         let mut done = rig.say(conn, &send(id, more));
@@ -38,7 +38,7 @@ fn fill(rig: &mut Rig, conn: u32, from: u64, more: &str) -> u64 {
     unreachable!("there are bounds")
 }
 
-/// Tiny messages, each refused with a long reason, once took three times what memory may hold.
+/// Tiny messages, each refused with a long reason, once took three times the bound on memory.
 #[test]
 fn outcomes_in_memory_stay_within_the_bound_on_memory() {
     for (is_durable, is_ephemeral, more) in
@@ -59,7 +59,7 @@ fn outcomes_in_memory_stay_within_the_bound_on_memory() {
             rig.sync();
             rig.broker.audit(100, 100).unwrap();
         }
-        // The rest is used, and not for more than it was kept for.
+        // What is kept is used, and for no more than it was kept for.
         let more_sent = fill(&mut rig, 0, 1_000, more);
         rig.broker.audit(100, 100).unwrap();
         assert!(more_sent <= 5, "{more_sent}");
@@ -72,7 +72,7 @@ fn outcomes_in_memory_stay_within_the_bound_on_memory() {
     }
 }
 
-/// It is known only at the receiver's that a message stays in memory, and so its outcome.
+/// Only the receiver's shard knows that a message, and so its outcome, will be in memory only.
 #[test]
 fn a_message_that_turns_out_to_stay_in_memory_needs_memory_for_its_outcome() {
     let limits = Limits { memory_messages_max_bytes: 1_100, ..Limits::default() };
@@ -85,13 +85,13 @@ fn a_message_that_turns_out_to_stay_in_memory_needs_memory_for_its_outcome() {
     rig.broker.audit(100, 10).unwrap();
     assert!(rig.say(0, &to_eve(2)).told(0).contains("\"store_full\""));
     rig.broker.audit(100, 10).unwrap();
-    // One that is stored needs none, and holds none once that is known.
+    // One that is stored needs none, and gives it back once that is known.
     rig.say(0, &send(3, ""));
     assert!(rig.sync().frames.iter().any(|(_, frame)| frame.contains("accepted")));
     rig.broker.audit(100, 10).unwrap();
 }
 
-/// The log grew to four times its bound by outcomes.
+/// Outcomes once made the log four times as long as its bound.
 #[test]
 fn the_store_is_promised_no_more_outcomes_than_it_has_room_for() {
     let mut rig = rig(Limits::default(), true);
@@ -114,7 +114,7 @@ fn the_store_is_promised_no_more_outcomes_than_it_has_room_for() {
     rig.broker.audit(100, 10).unwrap();
 }
 
-/// A refusal of what an ephemeral sender sent makes a record, also when the sender is gone.
+/// The refusal of an ephemeral sender's message makes a record, even when the sender is gone.
 #[test]
 fn what_is_promised_for_an_ephemeral_sender_is_kept_free_until_its_messages_are_out() {
     let mut rig = rig(Limits::default(), true);

@@ -4,7 +4,8 @@ use switchboard_broker::{Input, Limits, Position};
 
 use crate::rig::{Done, Rig};
 
-/// Bob is away; ann sends him `m1` and `m2` and wants to know what becomes of them.
+/// Returns a rig in which bob is away, and ann has sent him `m1` and `m2` and asked for the
+/// outcomes.
 fn waiting() -> Rig {
     let mut rig = Rig::new(Limits::default(), true);
     rig.hello(0, "ann", None);
@@ -20,7 +21,7 @@ fn waiting() -> Rig {
     rig
 }
 
-/// Bob comes; the first message that is fetched for him is damaged.
+/// Lets bob connect; the first message that is fetched for him is damaged.
 fn damaged(rig: &mut Rig) -> (Done, Position) {
     rig.hello(2, "bob", None);
     let mut opened = rig.sync();
@@ -29,7 +30,7 @@ fn damaged(rig: &mut Rig) -> (Done, Position) {
     (rig.handle(Input::Unreadable { device, session, want }), want.position)
 }
 
-/// One byte of a message rotted on disk: it and all behind it were never delivered, for ever.
+/// When one byte of a message rotted on disk, it and all messages behind it were never delivered.
 #[test]
 fn a_damaged_message_is_evicted_and_its_sender_is_told() {
     let mut rig = waiting();
@@ -74,7 +75,7 @@ fn a_damaged_outcome_leaves_and_a_record_says_so() {
     let (device, session, wants) = opened.fetches.pop().expect("the outcome is fetched");
     let done = rig.handle(Input::Unreadable { device, session, want: wants[0] });
     assert_eq!(done.appended, ["removed"]);
-    // Nothing happens twice, also when another session asked for the same.
+    // Nothing happens twice, even if another session asked for the same.
     let again = rig.handle(Input::Unreadable { device, session, want: wants[0] });
     assert!(again.appended.is_empty(), "{again:?}");
 }

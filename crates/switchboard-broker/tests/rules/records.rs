@@ -20,7 +20,7 @@ pub(crate) fn device(device: DeviceRef<'static>, pushed_to: u64) -> Record<'stat
     })
 }
 
-/// From ann to bob.
+/// Returns a message from ann to bob.
 pub(crate) fn message(seq: u64, id: &'static str, receipt: bool) -> Record<'static> {
     Record::Message(MessageRecord {
         to: BOB,
@@ -37,7 +37,7 @@ pub(crate) fn message(seq: u64, id: &'static str, receipt: bool) -> Record<'stat
     })
 }
 
-/// To ann, of what she sent to bob.
+/// Returns the outcome, for ann, of a message that she sent to bob.
 pub(crate) fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static> {
     Record::Outcome(OutcomeRecord {
         to: ANN,
@@ -52,7 +52,7 @@ pub(crate) fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static
     })
 }
 
-/// Returns what ann sent to bob and bob refused.
+/// Returns the end of a message from ann to bob that bob refused.
 pub(crate) fn refused(seq: u64) -> Record<'static> {
     Record::Ended(EndedRecord {
         device: BOB,

@@ -1,4 +1,4 @@
-//! One broker, and what it says in words.
+//! Rig for rule tests: one broker, and its effects as words.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use switchboard_proto::v1::{DeviceRef, ServerFrame};
 
 pub(crate) const NOW: Now = Now { at: Moment::from_ms(100_000), wall_ms: 1_000_000 };
 
-/// A broker of one shard, and a store that keeps what it is given and syncs when it is told to.
+/// A broker of one shard, and a store that keeps all records and syncs on demand.
 pub(crate) struct Rig {
     pub(crate) broker: Broker,
     pub(crate) directory: Arc<Directory>,
     pub(crate) now: Now,
-    /// What devices say in `hello`.
+    /// True if devices say in `hello` that they are ephemeral.
     pub(crate) is_ephemeral: bool,
     pub(crate) nonce: u64,
     /// Appends that are not synced.
@@ -24,16 +24,16 @@ pub(crate) struct Rig {
     last_position: u64,
 }
 
-/// What a broker did.
+/// Effects of a broker.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
-    /// Frames to whom, as they go out.
+    /// Frames as they go out, each with its connection.
     pub(crate) frames: Vec<(u32, String)>,
     /// Connections that were closed.
     pub(crate) closed: Vec<(u32, u16)>,
     /// Records, by their kinds.
     pub(crate) appended: Vec<&'static str>,
-    /// What is to be read from the store, for whom.
+    /// Fetches: device, session and contents.
     pub(crate) fetches: Vec<(DeviceId, u32, Vec<Want>)>,
 }
 
@@ -52,7 +52,7 @@ impl Done {
         }
     }
 
-    /// The only frame that went to a connection.
+    /// Returns the only frame that went to a connection.
     pub(crate) fn told(&self, conn: u32) -> &str {
         let mut frames = self.frames.iter().filter(|(to, _)| *to == conn);
         let (_, frame) = frames.next().unwrap_or_else(|| panic!("nothing was told: {self:?}"));
@@ -97,7 +97,7 @@ impl Rig {
         }
     }
 
-    /// A broker that begins with what a store holds; the first record lies at place 1.
+    /// Returns a rig whose store has these records, the first one at position 1.
     pub(crate) fn replayed(records: &[Record<'_>]) -> (Rig, Done) {
         let mut rig = Rig::new(Limits::default(), true);
         let mut replay = Replay::default();
@@ -126,12 +126,12 @@ impl Rig {
         done
     }
 
-    /// A device opens its session; `seen` is which mailbox it knows, and up to where.
+    /// Opens the session of a device; `seen` is the mailbox that it knows, and the last `seq`.
     pub(crate) fn hello(&mut self, conn: u32, name: &str, seen: Option<(u64, u64)>) -> Done {
         self.hello_as(conn, DeviceRef::Name(name), seen)
     }
 
-    /// The same, also for a device without a name.
+    /// As [`Rig::hello`], for a device with or without a name.
     pub(crate) fn hello_as(
         &mut self,
         conn: u32,
@@ -153,17 +153,17 @@ impl Rig {
         }))
     }
 
-    /// A device's connection is gone.
+    /// Ends a device's connection.
     pub(crate) fn leave(&mut self, conn: u32) -> Done {
         self.handle(Input::Disconnected(Conn(conn)))
     }
 
-    /// All that was appended is synced.
+    /// Syncs everything that was appended.
     pub(crate) fn sync(&mut self) -> Done {
         self.sync_first(self.unsynced)
     }
 
-    /// The first appends are synced.
+    /// Syncs the first appends.
     pub(crate) fn sync_first(&mut self, count: usize) -> Done {
         self.unsynced -= count;
         let positions: Vec<Position> = (0..count)
@@ -175,7 +175,7 @@ impl Rig {
         self.handle(Input::Synced(&positions))
     }
 
-    /// The part of the log in which this record lies is to go.
+    /// Compacts the part of the log in which this record lies.
     pub(crate) fn compact(&mut self, record: &Record<'_>, position: u64) -> Done {
         let mut done = Done::default();
         self.broker.compact(self.now, record, Position(position), &mut |effect| done.note(effect));

@@ -6,8 +6,8 @@ use switchboard_proto::v1::DeviceRef;
 use crate::records::{BOB, MAILBOX, device, message};
 use crate::rig::Rig;
 
-/// A backup was restored over a log that had gone on: bob had acked up to 50, the backup knew of a
-/// push up to 2. His next messages were numbered from 3, and he skipped them as seen; 48 senders
+/// A backup was restored over a log that had gone on: bob had acked up to 50, the backup knew of
+/// pushes up to 2. His next messages were numbered from 3, and he skipped them as seen; 48 senders
 /// were told `delivered`.
 #[test]
 fn a_device_that_has_seen_what_was_never_pushed_gets_a_new_mailbox() {
@@ -21,15 +21,15 @@ fn a_device_that_has_seen_what_was_never_pushed_gets_a_new_mailbox() {
         assert!(welcome.contains(&format!("\"resumed\":{is_resumed}")), "{seen}: {welcome}");
         let has_name = welcome.contains(&format!("{MAILBOX:016x}"));
         assert_eq!(has_name, is_resumed, "{seen}: {welcome}");
-        // What it says it has seen is about another history, and acks nothing.
+        // Its `last_seq` is about messages that this store does not know, and acks nothing.
         let pending = if is_resumed { 2 - seen } else { 2 };
         assert!(welcome.contains(&format!("\"pending\":{pending},")), "{seen}: {welcome}");
     }
 }
 
-/// A snapshot that is rolled back in place looks like the directory that it was. A device had been given
-/// its id since, came back with its token, and the next stranger was given the same id: it took the
-/// device over and read its messages.
+/// A directory that was rolled back in place cannot be told from the one that it was. A device
+/// that had got its id in between came back with its token, and the next stranger was given the
+/// same id: it took the device over and read its messages.
 #[test]
 fn a_device_whose_id_was_never_given_shows_that_ids_were_lost() {
     let (mut rig, _) = Rig::replayed(&[]);

@@ -1,4 +1,4 @@
-//! What one sender, and all strangers together, may take of somebody's mailbox.
+//! Shares in a mailbox: of one sender, and of all senders without names together.
 
 use switchboard_broker::Limits;
 use switchboard_proto::DeviceId;
@@ -6,7 +6,8 @@ use switchboard_proto::v1::DeviceRef;
 
 use crate::rig::Rig;
 
-/// Sends from a connection to `bob` until it is refused; returns how many were accepted, and the refusal.
+/// Sends from a connection to `bob` until a message is rejected; returns the number that were
+/// accepted, and the rejection.
 fn fill(rig: &mut Rig, conn: u32, body: &str) -> (usize, String) {
     for id in 0.. {
         let frame = format!(r#"{{"type":"send","id":"m-{id}","to":"bob","body":"{body}"}}"#);
@@ -19,7 +20,7 @@ fn fill(rig: &mut Rig, conn: u32, body: &str) -> (usize, String) {
     unreachable!("mailboxes have bounds")
 }
 
-/// `bob` is away, with a mailbox.
+/// Returns a rig in which `bob` has a mailbox and is away.
 fn rig(limits: Limits) -> Rig {
     let mut rig = Rig::new(limits, false);
     rig.hello(99, "bob", None);
@@ -73,7 +74,7 @@ fn strangers_together_leave_a_quarter_to_those_with_names() {
     assert_eq!(fill(&mut rig, 60, "x").0, 12);
 }
 
-/// What it took is free again, also in the count of who has how much.
+/// The room that its messages took is free again, and they count in no share any more.
 #[test]
 fn a_share_is_free_again_when_the_receiver_has_dealt_with_it() {
     let mut rig = rig(Limits { mailbox_messages_max: 100, ..Limits::default() });
@@ -89,8 +90,8 @@ fn a_share_is_free_again_when_the_receiver_has_dealt_with_it() {
     rig.broker.audit(100, 0).unwrap();
 }
 
-/// Strangers who filled somebody's mailbox once also took the room for the outcomes that he asks
-/// for.
+/// Strangers that filled a device's mailbox once also took the room for the outcomes that it
+/// asks for.
 #[test]
 fn a_full_mailbox_still_has_room_for_outcomes() {
     let limits = Limits { mailbox_messages_max: 20, outcomes_max: 2, ..Limits::default() };
@@ -108,8 +109,8 @@ fn a_full_mailbox_still_has_room_for_outcomes() {
     rig.broker.audit(20, 2).unwrap();
 }
 
-/// One stranger with devices of his own once used up all that the server has for messages, and nobody
-/// else could send.
+/// One stranger that sent to its own devices once used up all the server's space for messages,
+/// and no other device could send.
 #[test]
 fn strangers_together_leave_a_quarter_of_the_server_to_those_with_names() {
     for is_durable in [false, true] {
@@ -151,10 +152,10 @@ fn strangers_together_leave_a_quarter_of_the_server_to_those_with_names() {
     }
 }
 
-/// Outcomes that a stranger asks for and does not take are his messages, too.
+/// Outcomes that a stranger asks for and does not ack count as its messages.
 #[test]
 fn outcomes_that_wait_for_strangers_count_as_what_they_sent() {
-    // What each may come to is set aside with it: 448 bytes.
+    // The longest outcome is set aside with each message: 448 bytes.
     let limits = Limits { memory_messages_max_bytes: 1_200, ..Limits::default() };
     let mut rig = rig(limits);
     anonymous(&mut rig, 0);
@@ -171,8 +172,7 @@ fn outcomes_that_wait_for_strangers_count_as_what_they_sent() {
     assert!(rig.say(0, &send(7)).frames.iter().any(|(_, frame)| frame.contains("accepted")));
 }
 
-/// Nothing bounded what messages in memory took over all mailboxes: a million devices, each with sixteen
-/// MiB that no disk holds.
+/// Nothing bounded the memory of all mailboxes together: a million devices could have 16 MiB each.
 #[test]
 fn messages_in_memory_have_one_bound_over_all_mailboxes() {
     let limits = Limits { memory_messages_max_bytes: 10 * (128 + 5), ..Limits::default() };
@@ -189,8 +189,8 @@ fn messages_in_memory_have_one_bound_over_all_mailboxes() {
     assert!(done.frames.iter().any(|(to, frame)| *to == 0 && frame.contains("accepted")));
 }
 
-/// Asks for outcomes of messages to somebody until it is refused; returns how many were accepted, and
-/// the refusal.
+/// Sends messages with a receipt to a device until one is rejected; returns the number that were
+/// accepted, and the rejection.
 fn ask_outcomes(rig: &mut Rig, conn: u32, to: &str) -> (usize, String) {
     let ids_before = rig.broker.stats().sent_ids;
     for id in 0.. {
@@ -205,8 +205,9 @@ fn ask_outcomes(rig: &mut Rig, conn: u32, to: &str) -> (usize, String) {
     unreachable!("outcomes have bounds")
 }
 
-/// Two strangers who asked a bot and never acked its answers once took all room for its outcomes, for as
-/// long as their devices lived; and it was told to ack what waits, where nothing waited.
+/// Two strangers that asked a bot and never acked its answers once took all room for its
+/// outcomes until their devices ended; and it was told to ack what waits, although nothing
+/// waited.
 #[test]
 fn receivers_who_do_not_ack_leave_room_for_the_outcomes_of_others() {
     let mut rig = Rig::new(Limits { outcomes_max: 100, ..Limits::default() }, false);

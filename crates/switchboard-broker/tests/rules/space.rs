@@ -1,4 +1,4 @@
-//! A store that is full: who is told so, and what goes on.
+//! A store that is full: rejections, and everything that goes on.
 
 use switchboard_broker::{Input, Limits};
 use switchboard_proto::DeviceId;
@@ -25,7 +25,7 @@ fn rig() -> Rig {
     rig
 }
 
-/// A stranger filled the volume in a second, and then nothing could be taken out of it.
+/// A stranger filled the volume in a second, and then nothing could be removed from it.
 #[test]
 fn a_full_store_refuses_new_messages_and_takes_all_else() {
     let mut rig = rig();
@@ -37,7 +37,7 @@ fn a_full_store_refuses_new_messages_and_takes_all_else() {
     assert!(refused.told(0).contains("\"store_full\""), "{refused:?}");
     assert!(refused.told(0).contains("\"retry_after_ms\""), "{refused:?}");
     assert!(refused.appended.is_empty(), "{refused:?}");
-    // A retry of what was accepted is told so, and what needs no disk goes through.
+    // A retry of an accepted message is answered so, and a message in memory is accepted.
     let retry = rig.say(0, &send("before", r#","receipt":true"#));
     assert!(retry.told(0).contains("\"duplicate\":true"), "{retry:?}");
     let memory = rig.say(0, &send("fast", r#","durability":"memory""#));
@@ -78,8 +78,8 @@ fn acks_wait_without_records_while_the_store_fails() {
     assert_eq!(rig.handle(Input::Tick).appended, ["acked"]);
 }
 
-/// Each new device wrote a record of about 110 bytes, also while the store was full: a stranger who
-/// opened one after the other kept it full, and brought it above its bound.
+/// Each new device wrote a record of about 110 bytes, even while the store was full: a stranger
+/// that opened one after the other kept it full, and brought it above its bound.
 #[test]
 fn a_full_store_takes_no_new_devices_but_those_that_leave_nothing() {
     let mut rig = rig();
@@ -103,8 +103,8 @@ fn a_full_store_takes_no_new_devices_but_those_that_leave_nothing() {
     assert_eq!(rig.broker.stats().mailboxes, 3);
 }
 
-/// A known device that came and left in a loop appended a record each time, also while the store was full:
-/// a log of 8 MiB grew to 26 MiB.
+/// A known device that connected and left in a loop appended a record each time, even while the
+/// store was full: a log of 8 MiB grew to 26 MiB.
 #[test]
 fn while_the_store_is_full_known_devices_come_and_go_without_a_record_each_time() {
     let mut rig = rig();
@@ -128,7 +128,8 @@ fn while_the_store_is_full_known_devices_come_and_go_without_a_record_each_time(
     assert_eq!(row_of(&mut rig), [""; 0], "once");
 }
 
-/// What is pushed to a device may have been seen. Until the store has it that it is there, nothing is.
+/// Nothing is pushed to a device before the store says that it is connected: after a crash what was
+/// pushed must count as perhaps seen.
 #[test]
 fn a_device_that_comes_while_the_store_is_full_sees_nothing_before_the_store_has_it_that_it_is_there()
  {
@@ -140,7 +141,7 @@ fn a_device_that_comes_while_the_store_is_full_sees_nothing_before_the_store_has
     let (fetched, seen) = (|done: &crate::rig::Done| done.fetches.len(), Some((1, 0)));
     assert_eq!(fetched(&rig.hello(1, "bob", seen)), 0);
     rig.leave(1);
-    // The record of its first coming is on its way, and enough.
+    // The record of its first session is on its way, and enough.
     let again = rig.hello(1, "bob", seen);
     assert_eq!((fetched(&again), again.appended.len()), (0, 0));
     let mut synced = rig.sync();
@@ -153,8 +154,8 @@ fn a_device_that_comes_while_the_store_is_full_sees_nothing_before_the_store_has
     assert_eq!(fetched(&answered), 1);
 }
 
-/// A client that says each time that it has seen more than there is gets another name for its mailbox each
-/// time, too.
+/// A client that says in each `hello` that it has seen more than was pushed gets a new name for its
+/// mailbox each time.
 #[test]
 fn a_mailbox_gets_a_new_name_without_a_record_while_the_store_is_full() {
     let mut rig = rig();

@@ -1,4 +1,4 @@
-//! Who is told that a device comes and goes.
+//! Presence: devices that watch another are told that it comes and goes.
 
 use switchboard_broker::Limits;
 
@@ -30,7 +30,7 @@ fn a_device_is_watched_once_however_often_it_is_named() {
     assert_eq!(told(&rig.leave(2), 0), [""; 0]);
 }
 
-/// It took as many comparisons as the square of what was named.
+/// It took comparisons by the square of the number of devices named.
 #[test]
 fn watching_as_many_as_may_be_again_tells_nothing() {
     let mut rig = Rig::new(Limits::default(), false);

@@ -1,4 +1,4 @@
-//! The window in which an id is known as a retry: what it may hold.
+//! Bounds on the ids of messages that are remembered to recognize retries.
 
 use switchboard_broker::{Input, Limits};
 
@@ -14,7 +14,8 @@ fn send(rig: &mut Rig, from: u32, id: u32) -> bool {
     answer.contains("\"duplicate\":true")
 }
 
-/// It once held as many as were sent between two ticks, and a server without deadlines never ticks.
+/// The window once kept all ids that were sent between two ticks, and a server without deadlines
+/// never ticks.
 #[test]
 fn no_more_ids_are_kept_than_may_be_also_when_no_time_passes() {
     let mut rig = Rig::new(Limits { dedup_ids_max: 10, ..Limits::default() }, false);
@@ -29,8 +30,8 @@ fn no_more_ids_are_kept_than_may_be_also_when_no_time_passes() {
     assert!(!send(&mut rig, 0, 80), "the oldest are not");
 }
 
-/// Strangers who sent much once pushed out the ids of everybody, the oldest first: a victim's retry
-/// of a message on disk was delivered twice within a second of flood.
+/// Strangers that sent much once pushed out the ids of all devices, the oldest first: within a
+/// second of such a flood the retry of a message on disk was delivered again.
 #[test]
 fn strangers_do_not_shorten_the_window_of_one_who_sends_little() {
     let limits = Limits { dedup_ids_max: 100, mailbox_messages_max: 100_000, ..Limits::default() };

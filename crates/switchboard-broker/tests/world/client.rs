@@ -1,4 +1,4 @@
-//! What stands at the other end: SDKs that remember, and the connections that they hold.
+//! Clients of the simulated world: SDKs that remember, and their connections.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,24 +9,24 @@ use switchboard_proto::v1::{ClientFrame, Durability, Outcome, PublicId, Send};
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) kind: ClientKind,
-    /// It says in hello that it leaves nothing behind.
+    /// True if it says in `hello` that it leaves nothing behind.
     pub(crate) is_ephemeral: bool,
-    /// Who it is, once it was told so.
+    /// Its device, once it was told.
     pub(crate) device: Option<PublicId>,
     pub(crate) link: Option<usize>,
-    /// The mailbox as the last welcome called it.
+    /// Name of the mailbox in the last `welcome`.
     pub(crate) mailbox: Option<String>,
-    /// What it remembers of each mailbox.
+    /// Its memory of each mailbox.
     pub(crate) marks: BTreeMap<String, Marks>,
-    /// The same, also where the client did not hear of it.
+    /// Name of the mailbox in the last `welcome` that was sent, even if the client did not get it.
     pub(crate) named: Option<String>,
-    /// Counts the incarnations of its device.
+    /// Number of the incarnation of its device.
     pub(crate) incarnation: u32,
-    /// Since when the server knows that it is away, in real time, and how long it ever was since
-    /// its last welcome.
+    /// Real time since which the server knows that it is away.
     pub(crate) away_since_ms: u64,
+    /// Longest time that it was away since its last `welcome`.
     pub(crate) away_ms_max: u64,
-    /// The server's memory of it may be older than its own.
+    /// True if the server's memory of it may be older than its own.
     pub(crate) was_restored: bool,
     /// Serials of what it sent.
     pub(crate) sent: Vec<usize>,
@@ -38,34 +38,34 @@ pub(crate) enum ClientKind {
     Anonymous,
     /// An anonymous device of the text protocol.
     Text,
-    /// Anonymous, and comes once.
+    /// Anonymous, and connects only once.
     Stranger,
 }
 
 impl ClientKind {
-    /// With its mailbox.
+    /// Returns whether it connects again, to the same mailbox.
     pub(crate) fn comes_back(self) -> bool {
         matches!(self, ClientKind::Named | ClientKind::Anonymous)
     }
 }
 
-/// What a client knows of one mailbox, and what the world knows of its acks.
+/// A client's memory of one mailbox, and the world's of its acks there.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     pub(crate) seen: BTreeMap<u64, Seen>,
     /// The greatest number that it saw.
     pub(crate) last_seq: u64,
-    /// The server took an ack up to here, in this run or safely in an earlier one.
+    /// The server took an ack up to here, in this run, or in an earlier one and has it on disk.
     pub(crate) acked_to: u64,
-    /// Surely on disk.
+    /// Acks up to here are certainly on disk.
     pub(crate) durable_to: u64,
     /// Acks that may not be on disk.
     pub(crate) acks: Vec<(Moment, u64)>,
-    /// Refused, in this run.
+    /// Numbers that it refused in this run.
     pub(crate) refused: BTreeSet<u64>,
 }
 
-/// What came under a number.
+/// Entry that came under a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Message(usize),
@@ -79,32 +79,32 @@ pub(crate) struct Link {
     pub(crate) shard: usize,
     pub(crate) conn: Conn,
     pub(crate) is_text: bool,
-    /// The server has not closed it and was not told that it is gone.
+    /// True while the server has not closed it and was not told that it is gone.
     pub(crate) is_open: bool,
-    /// The client still holds its end.
+    /// True while the client has its end.
     pub(crate) is_live: bool,
-    /// Was told `Disconnected`: the connection's number is free.
+    /// True once the broker was told `Disconnected`: the connection's number is free.
     pub(crate) is_over: bool,
     pub(crate) is_welcome: bool,
-    /// The store knows of it: an end that the store never hears of ends an older absence.
+    /// True if the store knows of it: an end that the store never hears of ends an older absence.
     pub(crate) is_recorded: bool,
-    /// The mailbox name that it said in hello, and up to where it had seen.
+    /// Name of the mailbox and `last_seq` in its `hello`.
     pub(crate) said: Option<(String, u64)>,
-    /// The incarnation of the client's device in which it opened.
+    /// Incarnation of the client's device in which it opened.
     pub(crate) incarnation: u32,
-    /// On their way to the server.
+    /// Frames on their way to the server.
     pub(crate) up: VecDeque<Up>,
     pub(crate) is_held: bool,
     pub(crate) awaits_drain: bool,
-    /// Pushed by text since it was drained.
+    /// Messages pushed to a text device since it was drained.
     pub(crate) undrained: Vec<usize>,
-    /// Requests without answer.
+    /// Requests without an answer.
     pub(crate) asked: Vec<(String, Request)>,
     pub(crate) errors_due: usize,
-    /// What a text session said last, while its answer may come.
+    /// The last text of a text session, while its answer may come.
     pub(crate) text_asked: Option<(usize, usize)>,
     pub(crate) pushed_to: u64,
-    /// Pushed, can end only by an ack or a refusal, and had neither.
+    /// Messages that were pushed, can end only by an ack or a refusal, and had neither.
     pub(crate) in_flight: BTreeSet<u64>,
 }
 
@@ -129,17 +129,17 @@ pub(crate) enum What {
     Refuse {
         seq: u64,
     },
-    /// Answered under its id.
+    /// A request that is answered with its id.
     Ask {
         id: String,
     },
-    /// Answered by `error`.
+    /// A frame that is answered with `error`.
     Nonsense,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// A send, and which of its arrivals.
+    /// A send, and the number of its arrival.
     Send {
         serial: usize,
         arrival: usize,
@@ -168,7 +168,7 @@ impl Client {
         }
     }
 
-    /// Returns what it remembers of the mailbox that it has now.
+    /// Returns its memory of the mailbox that it has now.
     pub(crate) fn marks(&mut self) -> Option<&mut Marks> {
         self.marks.get_mut(self.mailbox.as_ref()?)
     }

@@ -1,4 +1,4 @@
-//! What differs from world to world.
+//! Configuration of a world, drawn at random.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ pub(crate) struct Config {
     pub(crate) shards_max: usize,
     pub(crate) named: usize,
     pub(crate) anonymous: usize,
-    /// With names, too.
+    /// Ephemeral devices, which have names, too.
     pub(crate) ephemeral: usize,
     pub(crate) texts: usize,
     pub(crate) is_durable: bool,
-    /// Steps of the schedule.
+    /// Number of steps in the schedule.
     pub(crate) steps: usize,
-    /// The wall clock jumps.
+    /// True if the wall clock jumps.
     pub(crate) has_jumps: bool,
-    /// Devices end within the schedule.
+    /// True if devices end within the schedule.
     pub(crate) has_ends: bool,
     pub(crate) has_failures: bool,
     pub(crate) has_restores: bool,
-    /// One device sends far more than the others.
+    /// True if one device sends far more than the others.
     pub(crate) has_floods: bool,
-    /// A sync may take long, while everything else goes on.
+    /// True if a sync may take long, while everything else goes on.
     pub(crate) has_hangs: bool,
-    /// So many devices come that nobody knows, each once.
+    /// Most unknown devices that connect, each once.
     pub(crate) strangers_max: usize,
     pub(crate) crash_weight: usize,
     pub(crate) stop_weight: usize,
@@ -87,7 +87,7 @@ impl Config {
         }
     }
 
-    /// Returns what a retry can rely on.
+    /// Returns the window on which a retry can rely.
     pub(crate) fn window(&self) -> Window {
         let limits = &self.limits;
         Window {
@@ -100,8 +100,9 @@ impl Config {
 
     /// Ids of a device that others cannot push out, however many they send.
     ///
-    /// One of those that must give way has at least its part of half of all, and loses ids only while
-    /// it is in the highest class: while it has more than three eighths of what the fullest has.
+    /// One of those that must give way has at least its part of half of all, and loses ids only
+    /// while it is in the highest class: while it has more than three eighths of what the
+    /// fullest has.
     fn few(&self) -> usize {
         3 * self.limits.dedup_ids_max / (16 * (self.named + self.anonymous + self.ephemeral))
     }

@@ -24,12 +24,12 @@ pub(crate) enum Done {
         conn: Conn,
         refusal: Refusal,
     },
-    /// To a device of the text protocol without a mailbox.
+    /// For a device of the text protocol without a mailbox.
     Deliver {
         conn: Conn,
         body: String,
     },
-    /// To one with a mailbox.
+    /// For one with a mailbox.
     PushBody {
         conn: Conn,
         body: String,
@@ -104,7 +104,7 @@ impl From<Effect<'_>> for Done {
     }
 }
 
-/// A frame through its text, as it goes over the wire.
+/// Returns a frame as the client reads it, by way of its text.
 fn heard(frame: &ServerFrame<'_>) -> ServerEvent {
     let mut text = Vec::new();
     frame.write(&mut text);

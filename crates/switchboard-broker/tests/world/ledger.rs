@@ -1,5 +1,5 @@
-//! What was sent, what was said about it, and what became of it: the truth that the server's
-//! words are held against.
+//! Ledger of all messages, with their answers and ends: the truth with which the server's words are
+//! compared.
 
 use switchboard_broker::Moment;
 use switchboard_proto::v1::{Durability, Outcome, RejectCode};
@@ -8,9 +8,9 @@ use switchboard_proto::v1::{Durability, Outcome, RejectCode};
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) messages: Vec<Message>,
-    /// Counts what arrived, over all senders.
+    /// Number of sends that arrived, over all senders.
     pub(crate) arrived: u64,
-    /// First sights, in order: sender, receiver, serial.
+    /// First deliveries, in order: sender, receiver, serial.
     pub(crate) sights: Vec<(Sender, usize, usize)>,
 }
 
@@ -29,34 +29,34 @@ pub(crate) struct Message {
     pub(crate) durability: Option<Durability>,
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) receipt: bool,
-    /// Sent by the text protocol.
+    /// True if it was sent by the text protocol.
     pub(crate) is_text: bool,
-    /// It carries the id of this earlier one.
+    /// The earlier message that has the same id.
     pub(crate) reuses: Option<usize>,
-    /// Another message carries its id.
+    /// True if another message has its id.
     pub(crate) is_reused: bool,
     pub(crate) arrivals: Vec<Arrival>,
-    /// What its sender was told, and in which run.
+    /// Durability with which it was accepted, and the run in which its sender was told.
     pub(crate) accepted: Option<(Durability, u32)>,
-    /// When the sender was first told so.
+    /// Time at which the sender was first told so.
     pub(crate) accepted_at: Moment,
-    /// The receiver has it.
+    /// True once the receiver has it.
     pub(crate) is_seen: bool,
-    /// In a way that a later push may repeat: by the text protocol.
+    /// True if it has it by the text protocol, so that a later push may repeat it.
     pub(crate) is_seen_by_text: bool,
     pub(crate) is_acked: bool,
     pub(crate) is_refused: bool,
-    /// Refused and not acked before, in this run.
+    /// True if it was refused, and not acked before, in this run.
     pub(crate) is_refused_first: bool,
-    /// And a crash left an ack behind the refusal: it must not be told as acked.
+    /// True if a crash left an ack behind the refusal: it must not be told as acked.
     pub(crate) is_refused_for_good: bool,
     pub(crate) is_cancelled: bool,
-    /// It may be cancelled, and the connection that asked did not hear of it.
+    /// True if it may be cancelled although the connection that asked was not told.
     pub(crate) is_cancel_asked: bool,
     pub(crate) outcome: Option<(Outcome, bool)>,
-    /// A retry may lawfully have made it two.
+    /// True if a retry may have made it two messages without breaking a promise.
     pub(crate) may_repeat: bool,
-    /// An older backup was restored since: nothing was promised.
+    /// True if an older backup was restored since: nothing is promised.
     pub(crate) is_void: bool,
 }
 
@@ -74,32 +74,32 @@ pub(crate) struct Arrival {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// None, or one that leaves it open.
+    /// No answer, or one that leaves it open.
     Unknown,
     First,
     Duplicate,
     Rejected,
 }
 
-/// How long an id counts, and among how many.
+/// Window in which an id must be remembered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub(crate) ms: u64,
     pub(crate) ids_of_one: usize,
-    /// Who holds fewer loses none because of others.
+    /// A device with fewer ids loses none because of others.
     pub(crate) few: usize,
-    /// Nobody loses any while there were never more of all.
+    /// No device loses any until there were more ids than this of all.
     pub(crate) ids: usize,
 }
 
 impl Ledger {
-    /// A send reached the server; returns which of its arrivals this is.
+    /// Notes that a send reached the server; returns the number of this arrival.
     pub(crate) fn arrived(&mut self, serial: usize, mut arrival: Arrival, window: Window) -> usize {
         self.arrived += 1;
         arrival.order = self.arrived;
         let message = &self.messages[serial];
-        // Each send counts, also one that was rejected: it may have taken a place for a while. So
-        // does one of the same millisecond: which came first is not in the store.
+        // Each send counts, even one that was rejected: it may have been remembered for a while. So
+        // does one of the same millisecond: their order is not in the store.
         let first = message.arrivals.first();
         let order = first.map_or(u64::MAX, |first| first.order);
         let at = first.map(|first| first.at);
@@ -125,7 +125,7 @@ impl Ledger {
         message.arrivals.len() - 1
     }
 
-    /// The sender was told that it is accepted.
+    /// Notes that the sender was told that it is accepted.
     pub(crate) fn accepted(
         &mut self,
         serial: usize,
@@ -160,7 +160,7 @@ impl Ledger {
         }
     }
 
-    /// The sender was told that it is not.
+    /// Notes that the sender was told that it is rejected.
     pub(crate) fn rejected(
         &mut self,
         serial: usize,
@@ -190,7 +190,7 @@ impl Ledger {
         assert!(!is_over, "m{serial} was said to reuse an id whose window is over: {first:?}");
     }
 
-    /// The receiver has it, by v1.
+    /// Notes that the receiver has it.
     pub(crate) fn seen(&mut self, serial: usize, is_text: bool) {
         let message = &mut self.messages[serial];
         let is_strict = !message.may_repeat && !message.is_void;
@@ -217,7 +217,7 @@ impl Ledger {
         }
     }
 
-    /// The receiver acked these, or said that it had seen them.
+    /// Notes that the receiver acked these, or said that it had seen them.
     pub(crate) fn acked(&mut self, serials: Vec<usize>) {
         for serial in serials {
             let message = &mut self.messages[serial];
@@ -225,22 +225,22 @@ impl Ledger {
         }
     }
 
-    /// The receiver refused it.
+    /// Notes that the receiver refused it.
     pub(crate) fn refused(&mut self, serial: usize) {
         let message = &mut self.messages[serial];
         message.is_refused = true;
         message.is_refused_first = !message.is_acked;
     }
 
-    /// The server ended after the receiver had refused it; what the log still has says whether it
-    /// was acked with what came behind it.
+    /// Notes that the server ended after the receiver had refused it; `is_acked_in_log` is true
+    /// if the log has an ack that covers it.
     pub(crate) fn refused_before_end(&mut self, serial: usize, is_acked_in_log: bool) {
         let message = &mut self.messages[serial];
         let was_first = std::mem::take(&mut message.is_refused_first);
         message.is_refused_for_good |= was_first && is_acked_in_log;
     }
 
-    /// The sender was told how it ended.
+    /// Notes that the sender was told the outcome.
     pub(crate) fn outcome(&mut self, serial: usize, told: (Outcome, bool), is_over: bool) {
         let message = &mut self.messages[serial];
         if message.is_void {
@@ -264,7 +264,7 @@ impl Ledger {
         assert!(is_true, "m{serial} did not end so ({told:?}): {message:?}");
     }
 
-    /// Everything that was sent arrives in order, sender by sender.
+    /// Checks that messages arrived in order, for each sender and receiver.
     pub(crate) fn check_order(&self) {
         let mut pairs: Vec<(Sender, usize)> =
             self.sights.iter().map(|&(from, to, _)| (from, to)).collect();
@@ -285,7 +285,7 @@ impl Ledger {
         }
     }
 
-    /// After all is done: nothing accepted was lost, nothing rejected was delivered.
+    /// Checks, at the end, that no accepted message was lost and no rejected one delivered.
     pub(crate) fn check_complete(&self, run: u32, incarnations: impl Fn(usize) -> u32) {
         for (serial, message) in self.messages.iter().enumerate() {
             if message.is_void || message.arrivals.is_empty() {
@@ -323,9 +323,9 @@ impl Ledger {
 }
 
 impl Message {
-    /// The arrivals by which it may have been accepted.
+    /// Returns the arrivals with which it may have been accepted.
     fn orders(&self) -> impl Iterator<Item = u64> {
-        // While the store fails a retry is answered before the first one, which is still open.
+        // While the store fails, a retry is answered before the first attempt, which is still open.
         let first = self.arrivals.iter().find(|arrival| arrival.answer == Answer::First);
         let last = first.map_or(u64::MAX, |first| first.order);
         let may_be = move |arrival: &&Arrival| {

@@ -2,9 +2,9 @@
 //! retry, take over and ack late, over seeded schedules that hold against what the protocol
 //! promises.
 //!
-//! A failing seed prints how to replay it with its trace. `SWITCHBOARD_WORLD_SEEDS=1000000` runs so
-//! many, best with `--release`; `SWITCHBOARD_WORLD_FROM` begins elsewhere, `SWITCHBOARD_WORLD_GO_ON=1`
-//! does not stop at the first that fails.
+//! A failing seed prints how to replay it with its trace. `SWITCHBOARD_WORLD_SEEDS=1000000` runs
+//! so many, best with `--release`; `SWITCHBOARD_WORLD_FROM` begins elsewhere,
+//! `SWITCHBOARD_WORLD_GO_ON=1` does not stop at the first that fails.
 
 mod client;
 mod config;

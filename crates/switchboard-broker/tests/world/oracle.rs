@@ -1,4 +1,4 @@
-//! What must be true of everything that clients hear and see.
+//! The oracle: checks everything that clients are told and pushed.
 
 use switchboard_broker::Refusal;
 use switchboard_proto::v1::{Durability, RejectCode, ServerEvent, WelcomeEvent, Word};
@@ -7,11 +7,11 @@ use crate::client::{ClientKind, Marks, Request, Seen, What};
 use crate::ledger::Answer;
 use crate::world::World;
 
-/// Acks are recorded within this time when the store is healthy; the rest of 100 ms is its.
+/// Time within which acks are recorded if the store is healthy, which has the rest of 100 ms.
 const ACKS_WAIT_MS: u64 = 50;
 
 impl World {
-    /// The server takes a frame of an open connection.
+    /// Notes that the server takes a frame of an open connection.
     pub(crate) fn arrived(&mut self, link: usize, what: &What) {
         match what {
             What::Send { serial } => {
@@ -51,7 +51,7 @@ impl World {
         self.ledger.acked(serials);
     }
 
-    /// What a client says in hello that it has seen counts as acked, once the session opens.
+    /// Notes the acks in a `hello`, once the session opens: everything up to `last_seq`.
     pub(crate) fn acked_by_hello(&mut self, client: usize, said: Option<&(String, u64)>) {
         let Some((mailbox, last_seq)) = said else { return };
         let Some(marks) = self.clients[client].marks.get(mailbox) else { return };
@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    /// The server says something to a v1 device.
+    /// Checks a frame to a v1 device.
     pub(crate) fn told(&mut self, link: usize, event: ServerEvent) {
         assert!(!self.links[link].is_text, "a frame for a text device: {event:?}");
         match event {
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// An answer; there must have been a question.
+    /// Checks an answer: there must have been a request.
     fn answered(
         &mut self,
         link: usize,
@@ -193,7 +193,7 @@ impl World {
                 || welcome.last_seq <= marks.last_seq.max(marks.acked_to),
             "acked what was never seen: {welcome:?}"
         );
-        // More than it knows only where the mailbox was renamed.
+        // More than it knows only if the mailbox was renamed.
         marks.acked_to = marks.acked_to.max(welcome.last_seq);
         if welcome.resumed {
             let seq = said.map_or(0, |(_, seq)| seq);
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// A mailbox has another name only when it was lost.
+    /// Checks the name of a mailbox, which may change only if the mailbox was lost.
     fn check_name(&mut self, client: usize, name: &str) {
         // An anonymous device may have given way to a new one, and an ephemeral one ends.
         let gives_way = self.clients[client].kind == ClientKind::Anonymous
@@ -215,7 +215,7 @@ impl World {
         let client = &mut self.clients[client];
         let was_restored = std::mem::take(&mut client.was_restored);
         let Some(before) = client.named.replace(name.to_owned()) else {
-            // It may have been there before, and nobody was told.
+            // It may have been there before without the client being told.
             client.incarnation += 1;
             return;
         };
@@ -233,7 +233,7 @@ impl World {
         assert!(!client.marks.contains_key(name), "the name {name} is used again");
     }
 
-    /// The server pushes to a v1 device.
+    /// Checks an entry that is pushed to a v1 device.
     pub(crate) fn pushed(&mut self, link: usize, event: ServerEvent) {
         assert!(self.links[link].is_welcome, "a push before welcome: {event:?}");
         assert!(!self.links[link].is_text, "a frame for a text device: {event:?}");
@@ -291,12 +291,12 @@ impl World {
         assert!(!marks.refused.contains(&seq), "{seq} comes back though it was refused");
     }
 
-    /// What is pushed had time left when its shard last looked at the clock.
+    /// Checks that a pushed message had not expired when its shard last looked at the clock.
     fn check_time(&self, link: usize, serial: usize) {
         let message = &self.ledger.messages[serial];
         let (Some(ttl_ms), Some(last)) = (message.ttl_ms, message.arrivals.last()) else { return };
         let ticked = self.ticked[self.links[link].shard].ms();
-        // What is in memory only may expire on its way, and is pushed as it comes.
+        // A message in memory only is pushed as it comes, and may have expired on its way.
         let is_stored = self.config.is_durable
             && message.durability != Some(Durability::Memory)
             && !self.clients[message.to].is_ephemeral;
@@ -312,7 +312,7 @@ impl World {
         self.real_ms - message.arrivals[0].real_ms >= ttl_ms
     }
 
-    /// Returns which message an outcome is about.
+    /// Returns the message that an outcome is about.
     fn message_of(&self, link: usize, id: &str, to: &str) -> usize {
         let client = self.links[link].client;
         let found = self.ledger.messages.iter().position(|message| {
@@ -330,7 +330,7 @@ impl World {
 
     pub(crate) fn refused(&mut self, link: usize, refusal: Refusal) {
         if self.links[link].is_held && refusal == Refusal::NoSuchDevice {
-            // Perhaps of an earlier text; what is said at the reply's end counts.
+            // It may be about an earlier text; the answer that comes with the reply counts.
             return;
         }
         let Some((serial, arrival)) = self.links[link].text_asked.take() else {
@@ -342,7 +342,7 @@ impl World {
         }
     }
 
-    /// The reply that a text device waited for was told: if it was not accepted it was refused.
+    /// Notes the end of a text device's wait for a reply: a text that was not accepted was refused.
     pub(crate) fn replied(&mut self, link: usize) {
         self.links[link].is_held = false;
         if let Some((serial, arrival)) = self.links[link].text_asked.take() {
@@ -356,7 +356,7 @@ impl World {
         self.ledger.accepted(serial, arrival, Durability::Memory, false, now);
     }
 
-    /// A body for a device of the text protocol.
+    /// Checks a body that is pushed to a device of the text protocol.
     pub(crate) fn text_came(&mut self, link: usize, body: &str, has_mailbox: bool) {
         assert!(self.links[link].is_text, "a text for a v1 device");
         let serial = serial_of(body);
@@ -372,7 +372,7 @@ impl World {
 
     // ---- always ----
 
-    /// Acks that are surely on disk by now are noted as such.
+    /// Notes acks that are certainly on disk by now.
     pub(crate) fn note_durable_acks(&mut self) {
         if !self.config.is_durable || !self.store.is_idle() {
             return;
@@ -405,7 +405,7 @@ impl Request {
     }
 }
 
-/// The serial number in a body.
+/// Returns the serial number in a body.
 fn serial_of(body: &str) -> usize {
     let digits: String =
         body.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();

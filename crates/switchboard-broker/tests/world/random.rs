@@ -1,4 +1,4 @@
-//! Chance from a seed: the same seed makes the same world.
+//! Random numbers from a seed: the same seed makes the same world.
 
 /// Steele, Lea, Flood: "Fast splittable pseudorandom number generators" (2014), `SplitMix64`.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
@@ -30,12 +30,12 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// One of those, if there is any.
+    /// Returns one of those, if there is any.
     pub(crate) fn any<T: Copy>(&mut self, from: &[T]) -> Option<T> {
         if from.is_empty() { None } else { Some(self.pick(from)) }
     }
 
-    /// The index of a weight, as likely as it is heavy.
+    /// Returns the index of a weight, with a probability in proportion to it.
     pub(crate) fn weighted(&mut self, weights: &[usize]) -> usize {
         let mut at = self.below(weights.iter().sum());
         for (index, &weight) in weights.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What happens next: drawn at random, and at the end everything that is still open.
+//! The schedule: steps drawn at random, and at the end everything that is still open.
 
 use switchboard_broker::Moment;
 use switchboard_proto::v1::{ClientFrame, Durability};
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// A device comes that nobody knows, says much at once to another, and mostly is gone.
+    /// Connects an unknown device, which sends much at once to another and usually is gone then.
     fn step_stranger(&mut self) {
         let known = self.clients_to_send_to();
         let Some(to) = self.random.any(&known) else { return };
@@ -153,7 +153,7 @@ impl World {
         (0..self.links.len()).filter(|&at| is_meant(self, at)).collect()
     }
 
-    /// Mostly one that is gone already.
+    /// Disconnects a link, usually one whose client is gone already.
     fn step_disconnect(&mut self) {
         let may_be_live = self.random.percent(20);
         let links = self.links_that(|world, at| {
@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    /// A link on which its client can speak.
+    /// Returns a link on which its client can send.
     fn speaker(&mut self) -> Option<usize> {
         let links =
             self.links_that(|world, at| world.links[at].is_live && world.links[at].is_welcome);
@@ -184,7 +184,7 @@ impl World {
         }
     }
 
-    /// The first device sends many at once, mostly to one that takes them all.
+    /// Sends many messages of the first device at once, usually to one that takes them all.
     fn step_flood(&mut self) {
         let Some(link) = self.clients[0].link else { return };
         if !self.links[link].is_live || !self.links[link].is_welcome || self.links[link].is_text {
@@ -207,7 +207,7 @@ impl World {
         while let Some((from, to)) = self.queues_in_use().first().copied() {
             self.carry(from, to);
         }
-        // Others are asked at once whether they are still known.
+        // At once, retries of earlier messages, which must still be known.
         for _ in 0..4 {
             self.step_retry();
             self.step_arrive();
@@ -239,7 +239,7 @@ impl World {
             durability: self.random.pick(&durabilities).filter(|_| !is_plain),
             ttl_ms: (!is_plain && self.random.percent(20))
                 .then(|| self.random.pick(&[1, 500, 5_000, 60_000, 100_000_000])),
-            // Who comes once is not there to be told.
+            // A device that connects only once is not there to be told.
             receipt: !is_plain && reuses.is_none() && !is_stranger && self.random.percent(50),
             is_text,
             reuses,
@@ -273,7 +273,7 @@ impl World {
         }
     }
 
-    /// One of the last ones, mostly.
+    /// Returns one of the serials, usually one of the last.
     fn random_late(&mut self, serials: &[usize]) -> Option<usize> {
         let skip = if self.random.percent(70) { serials.len().saturating_sub(4) } else { 0 };
         self.random.any(&serials[skip..])
@@ -284,7 +284,7 @@ impl World {
         sent.iter().copied().filter(|&at| is_meant(&self.ledger.messages[at])).collect()
     }
 
-    /// The same id, another body.
+    /// Sends another body under a used id.
     fn step_reuse(&mut self) {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
@@ -331,7 +331,7 @@ impl World {
         let frame = ClientFrame::Refuse { seq, reason: Some("no".into()) };
         self.say(link, written(&frame), What::Refuse { seq });
         if self.random.percent(50) {
-            // Of this one and what came behind it.
+            // Covers this one and those that came after it.
             let frame = ClientFrame::Ack { seq: last_seq };
             self.say(link, written(&frame), What::Ack { seq: last_seq });
         }
@@ -342,12 +342,12 @@ impl World {
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
         if let Some(serial) = self.random_late(&serials) {
             let id = self.ledger.messages[serial].id.as_str().into();
-            // From now on nobody reuses it.
+            // From now on its id is not reused.
             self.say(link, written(&ClientFrame::Cancel { id }), What::Cancel { serial });
         }
     }
 
-    /// Something else, sensible or not.
+    /// Sends another frame, sensible or not.
     fn step_ask(&mut self) {
         let Some(link) = self.speaker_by_v1() else { return };
         let id = format!("q{}", self.random.below(1_000_000));
@@ -467,7 +467,7 @@ impl World {
         self.now.wall_ms += down_ms;
         self.real_ms += down_ms;
         if self.config.has_jumps && self.random.percent(50) {
-            // So far that it cannot be the time for which the server was down.
+            // Too far to be the time for which the server was down.
             let (day, year) = (86_400_000_i64, 31_536_000_000_i64);
             let ms = self.random.pick(&[-60_000, -day, 8 * day, 10 * year, -10 * year]);
             note!(self, "the wall clock jumps {ms} ms over the stop");
@@ -479,7 +479,7 @@ impl World {
         self.start();
     }
 
-    /// What was promised before is void: the store is lost, or older.
+    /// Forgets everything that was promised before, as the store is lost, or older.
     fn forget_promises(&mut self) {
         for message in &mut self.ledger.messages {
             message.is_void = true;
@@ -492,7 +492,7 @@ impl World {
         }
     }
 
-    /// A sync hangs, or returns at last with all that came meanwhile.
+    /// Lets syncs hang, or lets the one that hangs return with all that was appended since.
     fn step_hang(&mut self) {
         self.store.is_hung = !self.store.is_hung && self.config.is_durable;
         note!(self, "a sync hangs: {}", self.store.is_hung);
@@ -528,7 +528,7 @@ impl World {
 
     // ---- the end ----
 
-    /// Everything that is under way arrives.
+    /// Lets everything arrive that is under way.
     pub(crate) fn finish(&mut self) {
         for round in 0..100_000 {
             let mut is_idle = true;
@@ -567,7 +567,8 @@ impl World {
         }
     }
 
-    /// Lets time pass to what is due soon, and does it; returns whether there was something.
+    /// Lets time pass until something is due, if that is soon, and does it; returns whether
+    /// there was something.
     fn do_what_is_due(&mut self) -> bool {
         let now = self.now.at.ms();
         let due = |world: &World, shard: usize| world.brokers[shard].next_tick().map(Moment::ms);
@@ -585,7 +586,7 @@ impl World {
         true
     }
 
-    /// Everything is healthy, everybody comes, acks and listens; then all must be well.
+    /// Makes everything healthy and lets all clients connect, ack and read; then all must be well.
     fn settle(&mut self) {
         note!(self, "---- the end ----");
         self.fill(false);
@@ -620,7 +621,7 @@ impl World {
         self.check_rest();
         self.ledger.check_order();
         self.ledger.check_complete(self.run, |client| {
-            // One that found no place at the end does not know whether its device ended before.
+            // One that found no slot at the end does not know whether its device ended before.
             let is_there = self.clients[client].link.is_some();
             if is_there || self.clients[client].kind == ClientKind::Text {
                 self.clients[client].incarnation
@@ -641,7 +642,7 @@ impl World {
         self.connect(client, false, Memory::Good);
     }
 
-    /// Everybody acks what is new to him; returns whether somebody had something.
+    /// Lets all clients ack what is new to them; returns whether there was something.
     fn ack_all(&mut self) -> bool {
         let mut has_acked = false;
         for link in self.links_that(|world, at| world.links[at].is_open && !world.links[at].is_text)
@@ -666,7 +667,7 @@ impl World {
         }
     }
 
-    /// Nothing waits, nothing is remembered.
+    /// Checks that nothing waits and nothing is remembered any more.
     fn check_rest(&self) {
         let open = self.links.iter().filter(|link| link.is_open);
         let by_mailbox = |client: usize| self.clients[client].kind != ClientKind::Text;

@@ -1,11 +1,11 @@
-//! Planned stops: with everything forwarded, and without one.
+//! Planned stops: all shards together, or one after the other.
 
 use switchboard_broker::Input;
 
 use crate::world::{World, note};
 
 impl World {
-    /// The server is told to stop, and starts again.
+    /// Stops the server as planned, and starts it again.
     pub(crate) fn step_stop(&mut self) {
         if self.store.is_failing {
             self.fail(false);
@@ -22,8 +22,8 @@ impl World {
         self.after_stop();
     }
 
-    /// The shards end when none has anything for another. Until then those that are connected are
-    /// served as ever, and whatever was asked is answered.
+    /// Ends all shards when none has anything for another. Until then connected devices are
+    /// served as usual, and all requests are answered.
     fn stop_together(&mut self) {
         note!(self, "planned stop, together");
         for link in self.links_that(|world, at| {
@@ -46,9 +46,9 @@ impl World {
         self.finish();
     }
 
-    /// Each shard ends when its last connection has, and what others have for it is lost: as a
-    /// server did, and as one does whose other threads are killed. Nothing that was promised may be
-    /// lost with it.
+    /// Ends each shard after its last connection; what others have for it is lost. So an earlier
+    /// server stopped, and so does one whose other threads are killed. Nothing that was promised
+    /// may be lost with it.
     fn stop_apart(&mut self) {
         note!(self, "planned stop, apart");
         for link in self.links_that(|world, at| {

@@ -12,23 +12,23 @@ use switchboard_proto::v1::{Outcome, PublicId};
 /// The log, and what is on its way into it.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
-    /// Synced, by rising place.
+    /// Synced records, by rising position.
     pub(crate) durable: VecDeque<(Position, Stored)>,
-    /// Submitted and not synced, with the shard that waits, in the order of the log.
+    /// Records submitted and not synced, with the shard that waits, in the order of the log.
     pub(crate) unsynced: VecDeque<(usize, Stored)>,
-    /// By shard: what it appended and has not submitted.
+    /// By shard: records appended and not submitted.
     pub(crate) batches: Vec<Vec<Stored>>,
-    /// By shard: places of what is synced and of which it was not told.
+    /// By shard: positions of synced records of which it was not told.
     pub(crate) untold: Vec<Vec<Position>>,
-    /// By shard: how much it appended in this run, and how much of that is synced.
+    /// By shard: number of records appended in this run, and of those that are synced.
     pub(crate) appended: Vec<u64>,
     pub(crate) synced: Vec<u64>,
     pub(crate) last_position: u64,
     pub(crate) is_failing: bool,
     pub(crate) is_full: bool,
-    /// The sync that is under way does not return.
+    /// True while the sync that is under way does not return.
     pub(crate) is_hung: bool,
-    /// Everything below was compacted.
+    /// Position up to which the log was compacted.
     compacted_to: u64,
 }
 
@@ -47,13 +47,13 @@ impl Store {
         self.batches[shard].push(record);
     }
 
-    /// A shard's turn is over: what it appended is in the log's order now.
+    /// Ends a shard's turn: its appended records get their place in the order of the log.
     pub(crate) fn submit(&mut self, shard: usize) {
         let batch = std::mem::take(&mut self.batches[shard]);
         self.unsynced.extend(batch.into_iter().map(|record| (shard, record)));
     }
 
-    /// The oldest `count` are on disk.
+    /// Syncs the oldest `count` records.
     pub(crate) fn sync(&mut self, count: usize) {
         for (shard, record) in self.unsynced.drain(..count) {
             self.last_position += 1;
@@ -64,12 +64,12 @@ impl Store {
         }
     }
 
-    /// Records were written in vain; they are written anew at another place.
+    /// Skips positions of records whose write failed; they are written again behind.
     pub(crate) fn skip_positions(&mut self, count: u64) {
         self.last_position += count;
     }
 
-    /// The record at a place, unless it was compacted.
+    /// Returns the record at a position, unless it was compacted.
     pub(crate) fn read(&self, position: Position) -> Option<&Stored> {
         let found = self.durable.binary_search_by_key(&position, |(position, _)| *position);
         assert!(
@@ -80,7 +80,7 @@ impl Store {
         found.ok().map(|index| &self.durable[index].1)
     }
 
-    /// Deletes the oldest records, up to this place.
+    /// Deletes the oldest records, up to this position.
     pub(crate) fn compact(&mut self, to: Position) {
         while self.durable.front().is_some_and(|(position, _)| *position <= to) {
             self.durable.pop_front();
@@ -88,13 +88,13 @@ impl Store {
         self.compacted_to = self.compacted_to.max(to.0);
     }
 
-    /// The log is what it was.
+    /// Replaces the log by a backup.
     pub(crate) fn restore(&mut self, backup: VecDeque<(Position, Stored)>) {
         self.durable = backup;
         self.compacted_to = 0;
     }
 
-    /// Up to where the log says that each device acked.
+    /// Returns the number up to which each device acked, by the log.
     pub(crate) fn acked_to(&self) -> BTreeMap<PublicId, u64> {
         let mut acked = BTreeMap::new();
         for (_, stored) in &self.durable {
@@ -126,7 +126,7 @@ impl Store {
         all.rev().find_map(says) == Some(true)
     }
 
-    /// Returns whether everything that was appended is on disk, and everybody knows.
+    /// Returns whether everything that was appended is on disk, and all shards were told.
     pub(crate) fn is_idle(&self) -> bool {
         self.unsynced.is_empty()
             && self.batches.iter().all(Vec::is_empty)
@@ -134,7 +134,7 @@ impl Store {
     }
 }
 
-/// A record that owns what it says.
+/// A record that owns its parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stored {
     Message(Message),
@@ -226,7 +226,7 @@ impl From<&Record<'_>> for Stored {
 }
 
 impl Stored {
-    /// As the broker reads it.
+    /// Returns it as the broker reads it.
     pub(crate) fn record(&self) -> Record<'_> {
         match self {
             Stored::Message(message) => Record::Message(message.record()),

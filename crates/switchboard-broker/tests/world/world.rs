@@ -1,4 +1,4 @@
-//! A server in miniature: brokers, what is under way between them, their store, their connections.
+//! A server in miniature: brokers, queues between them, their store, their connections.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -23,13 +23,13 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) config: Config,
     pub(crate) now: Now,
-    /// Time as it is, which no clock jump moves; the server may be down while it passes.
+    /// Real time, which no jump of a clock moves; the server may be down while it passes.
     pub(crate) real_ms: u64,
     /// The clocks as the server noted them last.
     pub(crate) noted: LastRun,
-    /// What records are stamped by in this run.
+    /// The clock by which records are stamped in this run.
     clock: StampClock,
-    /// Counts the starts of the server.
+    /// Number of starts of the server.
     pub(crate) run: u32,
     directory: Arc<Directory>,
     /// Bytes that may be promised for outcomes.
@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) compaction: Option<Compaction>,
-    /// Another one after each restore of a backup.
+    /// Part of all mailboxes' names; another after each restore of a backup.
     pub(crate) epoch: u64,
     /// The log at an earlier time.
     pub(crate) backup: Option<VecDeque<(Position, Stored)>>,
@@ -52,13 +52,13 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) strangers: usize,
     pub(crate) ledger: Ledger,
-    /// When each shard last did what time asks for.
+    /// Time of each shard's last tick.
     pub(crate) ticked: Vec<Moment>,
     /// Shards that have ended while others go on.
     pub(crate) has_ended: Vec<bool>,
 }
 
-/// On its way between shards.
+/// Something on its way between shards.
 #[derive(Debug)]
 pub(crate) enum Cargo {
     Envelope(Envelope),
@@ -78,11 +78,11 @@ pub(crate) struct Fetch {
 #[derive(Debug)]
 pub(crate) struct Compaction {
     records: Vec<(Position, Stored)>,
-    /// By shard: until how many of its appends are synced, once it has seen the records.
+    /// By shard: number of its appends that must be synced first, once it has seen the records.
     until: Vec<Option<u64>>,
 }
 
-/// Says what happens, in a world that is watched.
+/// Prints what happens, in a world that is traced.
 macro_rules! note {
     ($world:expr, $($words:tt)*) => {
         if $world.is_traced {
@@ -141,7 +141,7 @@ impl World {
         world
     }
 
-    /// The server starts on what is in the log.
+    /// Starts the server with the records of the log.
     pub(crate) fn start(&mut self) {
         self.run += 1;
         let shards = 1 + self.random.below(self.config.shards_max);
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// The process is gone; what is not synced may or may not be in the log.
+    /// Ends the process; records that are not synced may or may not be in the log.
     pub(crate) fn crash(&mut self) {
         for shard in 0..self.brokers.len() {
             if self.random.percent(50) {
@@ -211,7 +211,7 @@ impl World {
         self.all_links_end();
     }
 
-    /// All connections are gone with the process.
+    /// Ends all connections with the process.
     pub(crate) fn all_links_end(&mut self) {
         let real_ms = self.real_ms;
         for at in 0..self.links.len() {
@@ -311,7 +311,7 @@ impl World {
         }
     }
 
-    /// Returns the device on a connection. Nothing may be done to one that is closed or gone.
+    /// Returns the link on a connection. No effect may be for one that is closed or gone.
     fn link_on(&self, shard: usize, conn: Conn) -> usize {
         let link = self.seats[shard][conn.0 as usize].expect("an effect is for a connection");
         assert!(self.links[link].is_open, "an effect for a closed connection: {conn:?}");
@@ -320,10 +320,10 @@ impl World {
 
     // ---- connections ----
 
-    /// A client connects; what it remembers goes with it, or not.
+    /// Connects a client, which may have lost its memory.
     pub(crate) fn connect(&mut self, client: usize, is_text: bool, memory: Memory) {
         if let (None, Some(link)) = (&self.clients[client].device, self.clients[client].link) {
-            // It will be another device.
+            // It will get another device.
             self.vanish(link);
         }
         let away_ms = self.real_ms - self.clients[client].away_since_ms;
@@ -368,7 +368,7 @@ impl World {
         }
     }
 
-    /// A device of the text protocol comes, anonymous and on any shard.
+    /// Connects an anonymous device of the text protocol, on any shard.
     pub(crate) fn connect_text(&mut self, client: usize) {
         let shard = self.random.below(self.shards());
         let link = self.sit(client, shard, true);
@@ -411,7 +411,7 @@ impl World {
         link
     }
 
-    /// The client's end is gone, and the server does not know.
+    /// Ends the client's end of a link without the server's knowledge.
     pub(crate) fn vanish(&mut self, link: usize) {
         note!(self, "link {link} is half-open");
         self.links[link].is_live = false;
@@ -421,7 +421,7 @@ impl World {
         }
     }
 
-    /// The server notices that a connection is gone, also one that it closed.
+    /// Lets the server notice that a connection is gone, even one that it closed.
     pub(crate) fn disconnect(&mut self, link: usize) {
         note!(self, "link {link} is gone");
         self.vanish(link);
@@ -447,7 +447,7 @@ impl World {
         }
     }
 
-    /// What a client wrote first reaches the server, also on a connection that was closed.
+    /// Lets the oldest frame of a link reach the server, even on a connection that was closed.
     pub(crate) fn arrive(&mut self, link: usize) {
         let Some(up) = self.links[link].up.pop_front() else { return };
         let (shard, conn, is_open) =
@@ -470,7 +470,7 @@ impl World {
         }
     }
 
-    /// A send is at the server.
+    /// Notes that a send reached the server; returns the number of this arrival.
     pub(crate) fn arrival(&mut self, link: usize, serial: usize) -> usize {
         let message = &self.ledger.messages[serial];
         let incarnations = (self.links[link].incarnation, self.clients[message.to].incarnation);
@@ -489,7 +489,7 @@ impl World {
         self.links[link].up.push_back(Up { bytes, what });
     }
 
-    /// The connection has taken what was pushed to it.
+    /// Lets a connection take what was pushed to it.
     pub(crate) fn drain(&mut self, link: usize) {
         let (shard, conn) = (self.links[link].shard, self.links[link].conn);
         self.links[link].awaits_drain = false;
@@ -497,7 +497,7 @@ impl World {
         for serial in std::mem::take(&mut self.links[link].undrained) {
             let message = &mut self.ledger.messages[serial];
             message.is_acked = true;
-            // What was written to a socket is all that the text protocol promises.
+            // The text protocol promises no more than that it was written to a socket.
             if !std::mem::replace(&mut message.is_seen, true) {
                 message.is_seen_by_text = true;
             }
@@ -527,7 +527,7 @@ impl World {
         }
     }
 
-    /// The queues that hold something.
+    /// Returns the queues that are not empty.
     pub(crate) fn queues_in_use(&self) -> Vec<(usize, usize)> {
         let shards = self.shards();
         let all = (0..shards).flat_map(|from| (0..shards).map(move |to| (from, to)));
@@ -536,7 +536,7 @@ impl World {
 
     // ---- the store ----
 
-    /// A shard hears how far its appends are synced.
+    /// Tells a shard which of its appends are synced.
     pub(crate) fn tell_synced(&mut self, shard: usize) {
         let positions = std::mem::take(&mut self.store.untold[shard]);
         if !positions.is_empty() && !self.has_ended[shard] {
@@ -554,7 +554,7 @@ impl World {
         }
     }
 
-    /// The store takes no new messages, or does again.
+    /// Tells all shards that the store is full, or is not any more.
     pub(crate) fn fill(&mut self, is_full: bool) {
         note!(self, "the store is {}", if is_full { "full" } else { "not full" });
         self.store.is_full = is_full;
@@ -564,7 +564,7 @@ impl World {
         self.bound_promises();
     }
 
-    /// The store says how many more outcomes it has room for.
+    /// Sets the store's room for promised outcomes.
     fn bound_promises(&mut self) {
         let few = self.random.pick(&[None, Some(0), Some(2), Some(5)]);
         let more = few.map(|few: u64| few * RECEIPT_BYTES as u64);
@@ -577,7 +577,7 @@ impl World {
         self.directory.promised_bytes() - (self.directory.devices() * DEVICE_BYTES) as u64
     }
 
-    /// The store answers a fetch, perhaps not in full.
+    /// Answers a fetch, perhaps not in full.
     pub(crate) fn answer_fetch(&mut self, at: usize, loss_percent: usize) {
         let Fetch { shard, device, session, wants } = self.fetches.swap_remove(at);
         let shown = self.directory.names().show(device);
@@ -608,18 +608,19 @@ impl World {
         }
     }
 
-    /// The oldest `count` records are to go.
+    /// Begins to compact the oldest `count` records.
     pub(crate) fn begin_compaction(&mut self, count: usize) {
         let records: Vec<_> = self.store.durable.iter().take(count).cloned().collect();
         note!(self, "compact up to {:?}", records.last().map(|(position, _)| position));
         self.compaction = Some(Compaction { records, until: vec![None; self.shards()] });
     }
 
-    /// The next shard looks at what is to go; when all have, and what they kept is synced, it goes.
+    /// Gives the records that are compacted to the next shard; deletes them when all shards have
+    /// seen them and what they appended is synced.
     pub(crate) fn go_on_compacting(&mut self) {
         let Some(mut compaction) = self.compaction.take() else { return };
         if let Some(shard) = compaction.until.iter().position(Option::is_none) {
-            // It must know where they lie.
+            // It must know their positions.
             self.tell_synced(shard);
             let broker = &self.brokers[shard];
             if !compaction.records.iter().all(|(_, stored)| broker.may_compact(&stored.record())) {
@@ -653,7 +654,7 @@ impl World {
 
     // ---- time ----
 
-    /// The server does so every ten seconds, and when it ends as planned.
+    /// Notes the clocks, as the server does every ten seconds and at a planned stop.
     pub(crate) fn note_clocks(&mut self) {
         let Now { at, wall_ms } = self.now;
         self.noted = LastRun { uptime: at, stamp_ms: self.clock.stamp(at), wall_ms };
@@ -675,17 +676,17 @@ impl World {
         self.ticked[shard] = self.now.at;
     }
 
-    /// Sums that brokers keep are right.
+    /// Checks the sums that brokers keep.
     pub(crate) fn audit(&self) {
-        // What was acked and is not recorded so may come back with a crash, beside what came since,
-        // and that may have been acked, too; and outcomes come to a device that ended and is back
-        // without a place kept for them.
+        // Messages whose acks are not recorded may come back with a crash, beside those that
+        // came since, which may have been acked, too; and outcomes for a device that ended and
+        // is back come without room reserved for them.
         let runs = if self.run == 1 && !self.config.has_ends { 1 } else { 4 };
         let messages_max = runs * self.config.limits.mailbox_messages_max;
         let outcomes_max = runs * self.config.limits.outcomes_max;
         let mailboxes: u64 = self.brokers.iter().map(|broker| broker.stats().mailboxes).sum();
         assert_eq!(mailboxes, self.directory.devices() as u64, "devices with a mailbox");
-        // Where devices end there is room for as much more; a world has fewer than 20.
+        // As much more may be promised for devices that end; a world has fewer than 20.
         let devices = 20 * DEVICE_BYTES as u64;
         let promised_max = self.promised_max.saturating_add(devices);
         assert!(self.promised_for_outcomes() <= promised_max, "outcomes are promised");
@@ -697,7 +698,7 @@ impl World {
     }
 }
 
-/// What a client says that it remembers.
+/// Parts of its memory with which a client connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Memory {
     Good,
