@@ -33,8 +33,8 @@ pub(crate) struct Config {
     pub(crate) crash_weight: usize,
     pub(crate) stop_weight: usize,
     pub(crate) refuse_weight: usize,
-    /// How likely envelopes are carried, appends submitted, synced and told, time told, and the log
-    /// compacted: where one is slow others overtake it.
+    /// Weights of the steps that carry envelopes, submit, sync and tell appends, tell the time, and
+    /// compact the log: where one is slow, others overtake it.
     pub(crate) paces: [usize; 6],
     pub(crate) limits: Limits,
 }

@@ -698,7 +698,7 @@ impl World {
     }
 }
 
-/// Parts of its memory with which a client connects.
+/// Kinds of memory with which a client connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Memory {
     Good,
