@@ -146,6 +146,7 @@ impl Directory {
 
     /// Returns the next id, which no device had before.
     pub fn new_id(&self) -> DeviceId {
+        // Relaxed: the addition gives each id once, and nothing else depends on its order.
         DeviceId::new(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -226,6 +227,7 @@ impl Directory {
         });
         let named = listed.named.behind(names);
         let named = named.map(|(name, presence)| (PublicId::Name(Arc::clone(name)), presence));
+        // One more than asked for shows whether there are more.
         let mut page: Vec<_> = numbers.chain(named).take(limit + 1).collect();
         let has_more = page.len() > limit;
         page.truncate(limit);
@@ -325,6 +327,7 @@ impl Directory {
         text::write_info(out, own, &list);
     }
 
+    /// Returns the part of the id -> shard map in which a device is; `None` with one shard.
     fn stripe(&self, id: DeviceId) -> Option<&RwLock<FxHashMap<DeviceId, Owner>>> {
         self.stripes.get(id.get() as usize % STRIPES)
     }

@@ -75,6 +75,7 @@ impl Crowd {
         let is_anonymous = self.anonymous.ids > self.named.ids;
         let classes = if is_anonymous { &mut self.anonymous } else { &mut self.named };
         let members = classes.members.iter().rfind(|members| !members.is_empty())?;
+        // Also past one that cannot lose any, because its oldest id is not answered.
         classes.turn = (classes.turn + 1) % members.len();
         Some(members[classes.turn])
     }
@@ -164,6 +165,7 @@ impl Mailboxes {
     pub(super) fn forget_of_fullest(&mut self, now: Now) {
         let max = self.limits.dedup_ids_max;
         let window = self.limits.dedup_window;
+        // More than need be, so that not every send has to come here.
         let slack = (max / 8).min(FORGOTTEN_AT_ONCE);
         for _ in 0..TRIES_MAX {
             let excess = (self.stats.sent_ids as usize).saturating_sub(max);

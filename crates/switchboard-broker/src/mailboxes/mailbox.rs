@@ -187,7 +187,8 @@ impl Mailbox {
     /// Returns the length of the longest frame above `max_message_bytes` that may be pushed; 0
     /// is none.
     pub(crate) fn longest(&self) -> usize {
-        // An upper bound: that frame may have left already. Only an empty mailbox certainly has none.
+        // An upper bound: that frame may have left already. Only an empty mailbox certainly has
+        // none.
         if self.entries.is_empty() { 0 } else { self.longest }
     }
 

@@ -406,6 +406,7 @@ impl Mailboxes {
 
     /// Returns the time at which records of devices are written that were put off.
     pub(crate) fn stale_records_due(&self) -> Option<Moment> {
+        // As for acks; and while the store is full there is no room for them.
         let is_due = !self.stale_records.is_empty() && !self.is_full && !self.is_failing;
         is_due.then_some(self.stale_records_at)
     }
@@ -486,6 +487,7 @@ impl Broker {
     }
 
     fn settle_envelopes(&mut self, now: Now, out: Out<'_>) {
+        // One by one from the front: handling one may add others, which come after all that wait.
         while let Some(envelope) = self.mailboxes.local.pop_front() {
             self.envelope(now, envelope, out);
         }

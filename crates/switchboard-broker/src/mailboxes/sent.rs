@@ -23,7 +23,7 @@ pub(crate) struct Sent {
     entries: VecDeque<SentId>,
     /// The low half of the number of each id's entry.
     by_id: Index,
-    /// Answers that are open beside the first ones, by the id.
+    /// Answers that are open beside the first ones, by the id. Kept apart, as few ids have any.
     deferred: FxHashMap<u64, Deferred>,
 }
 
@@ -212,6 +212,7 @@ impl Sent {
         let sent = SentId::new(new);
         let id = sent.id;
         self.entries.push_back(sent);
+        // In place of an older entry of the same id, whose window is over.
         let (entries, first) = (&self.entries, self.first);
         self.by_id.set(id, number as u32, |low| entries[index_of(low, first)].id == id);
     }
@@ -278,6 +279,7 @@ impl Sent {
         (at, seq, durability): (Moment, u64, Durability),
     ) -> Option<OpenAnswers> {
         let index = self.index(id)?;
+        // Before the number takes the place of the session that asked.
         let mut open = self.answered_at(index, session);
         (open.cancels, open.cancel_session) = self.take_cancels(id);
         let sent = &mut self.entries[index];
@@ -344,6 +346,8 @@ impl Sent {
         let index = self.index(id)?;
         let mut open = self.answered_at(index, session);
         (open.cancels, open.cancel_session) = self.take_cancels(id);
+        // Marked, and removed only at the ends of the list: the index knows entries by their
+        // positions.
         self.entries[index].at_and_flags |= flag::DROPPED;
         self.entries[index].at_and_flags &= !flag::ASKED;
         self.by_id.remove(id.half(), (self.first + index as u64) as u32);
@@ -365,6 +369,8 @@ impl Sent {
     pub(crate) fn drop_front(&mut self, mut is_over: impl FnMut(&SentId) -> bool) -> usize {
         let mut dropped = 0;
         while let Some(front) = self.entries.front() {
+            // An id that is not answered must stay: the answer would not find the session that
+            // waits, and a retry would be delivered again.
             if !front.has(flag::DROPPED) && (front.is_asked() || !is_over(front)) {
                 break;
             }

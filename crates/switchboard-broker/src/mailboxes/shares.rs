@@ -89,7 +89,10 @@ impl Quota {
     pub(super) fn is_within_share(&self, load: Load, own: Load, len: usize) -> bool {
         let others = load.without(own);
         let messages = (self.messages_max.saturating_sub(others.messages)) * self.share / 100;
+        // Divided first, so that the product cannot overflow.
         let bytes = (self.bytes_max.saturating_sub(others.bytes)) / 100 * self.share;
+        // A sender with nothing in the mailbox may have one message of any length: one that is
+        // longer than its share would be rejected for ever.
         own.messages < messages.max(MESSAGES_MIN) && (own.bytes == 0 || own.bytes + len <= bytes)
     }
 
@@ -112,6 +115,7 @@ impl Shares {
     pub(crate) fn is_over(&self, load: Load) -> bool {
         let free = self.free_for_all;
         let is_calm = 2 * load.messages < free.messages && 2 * load.bytes < free.bytes;
+        // With a tiny quota nothing is below half of it.
         is_calm || load.messages == 0
     }
 

@@ -71,6 +71,7 @@ impl Timers {
         while self.next()? <= now {
             let Reverse((at, alarm, device)) = self.heap.pop()?;
             shrink(&mut self.heap, KEPT_BY_SHARD);
+            // Otherwise it is stale: the alarm was moved earlier, or its device has ended.
             if self.due.get(&(device, alarm)) == Some(&at) {
                 self.due.remove(&(device, alarm));
                 shrink(&mut self.due, KEPT_BY_SHARD);
