@@ -38,12 +38,12 @@ pub enum ClientFrame<'a> {
     },
     /// Cancels a message that was not pushed yet.
     Cancel {
-        /// Id of the request, which comes back with the answer.
+        /// Id of the message.
         id: Cow<'a, str>,
     },
     /// Asks for a page of the list of devices.
     Devices {
-        /// Comes back with the answer.
+        /// Id of the request, which comes back with the answer.
         id: Cow<'a, str>,
         /// The `next` of the page before; `None` asks for the first page.
         after: Option<Cow<'a, str>>,
@@ -82,7 +82,10 @@ pub enum ClientFrame<'a> {
 pub struct Send<'a> {
     /// The sender's id for it, 1 to [`ID_LEN_MAX`](super::ID_LEN_MAX) bytes.
     pub id: Cow<'a, str>,
-    /// The receiver.
+    /// The receiver's id, for [`DeviceRef::parse`](super::DeviceRef::parse).
+    ///
+    /// A string that is no id makes no bad frame: a mistyped id is answered with `rejected`, and
+    /// not with an `error`, which would count toward closing the connection.
     pub to: Cow<'a, str>,
     /// Any JSON value, valid and exactly as it was sent, without the white space around it.
     pub body: &'a [u8],

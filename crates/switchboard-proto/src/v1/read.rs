@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Returns the id of a device, possible or not.
+    /// Returns the id of a device: any string, even one that is no possible id.
     #[inline]
     pub(super) fn device(&self, field: Field) -> Read<Option<Cow<'a, str>>> {
         let Some(value) = self.optional(field)? else { return Ok(None) };
