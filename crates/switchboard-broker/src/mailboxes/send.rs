@@ -54,7 +54,7 @@ impl Broker {
         send: &Send<'_>,
         out: Out<'_>,
     ) -> Result<(), (RejectCode, String)> {
-        let to = self.known(send)?;
+        let to = self.known(id, send)?;
         let digest = self.key.digest(send.id.as_bytes());
         let content = self.content(to, send.body);
         // Before all other checks: whatever has changed since, a retry is told what became of the
@@ -225,9 +225,15 @@ impl Broker {
     }
 
     /// Returns the id of the receiver; a name must have belonged to a device at some time.
-    fn known(&self, send: &Send<'_>) -> Result<DeviceId, (RejectCode, String)> {
+    ///
+    /// A receiver that the sender's token does not allow is not told apart from one that exists.
+    fn known(&self, id: DeviceId, send: &Send<'_>) -> Result<DeviceId, (RejectCode, String)> {
         let device = DeviceRef::parse(&send.to).ok_or_else(|| nobody(send))?;
-        self.directory.names().find(device).ok_or_else(|| nobody(send))
+        let is_allowed = || self.allows(id, device);
+        self.directory
+            .names()
+            .find(device)
+            .ok_or_else(|| if is_allowed() { nobody(send) } else { not_allowed(send) })
     }
 
     /// Returns the receiver's shard.
@@ -238,8 +244,7 @@ impl Broker {
         send: &Send<'_>,
     ) -> Result<ShardId, (RejectCode, String)> {
         if !self.may_send(id, to) {
-            let message = format!("your token's allow_send does not name {}", send.to);
-            return Err((RejectCode::NotAllowed, message));
+            return Err(not_allowed(send));
         }
         self.shard_with(to).ok_or_else(|| nobody(send))
     }
@@ -812,6 +817,10 @@ const ANONYMOUS_FULL: &str = "devices without a name have their part of the serv
 const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait until it has dealt \
                           with what you sent";
 
+fn not_allowed(send: &Send<'_>) -> (RejectCode, String) {
+    (RejectCode::NotAllowed, format!("your token's allow_send does not name {}", send.to))
+}
+
 fn nobody(send: &Send<'_>) -> (RejectCode, String) {
     let shown: String = send.to.chars().take(ECHO_CHARS_MAX).collect();
     (RejectCode::NoSuchDevice, format!("no device has the id {shown}"))
@@ -841,8 +850,6 @@ fn reused() -> (RejectCode, String) {
     let message = "this id stood for another receiver or body; a new message needs a new id";
     (RejectCode::IdReused, message.to_owned())
 }
-
-impl Broker {}
 
 fn store_unavailable() -> (RejectCode, String) {
     (RejectCode::StoreUnavailable, rejection(RejectCode::StoreUnavailable).to_owned())
