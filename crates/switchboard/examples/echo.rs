@@ -1,6 +1,6 @@
-//! An echo server: shows how `switchboard::ws`, which knows no sockets, is driven from one.
+//! An echo server: shows how to drive `switchboard::ws`, which knows no sockets, from a socket.
 //!
-//! It says back each message as it came, which is what the Autobahn test suite wants of a server:
+//! It returns each message unchanged, as the Autobahn test suite requires of a server:
 //!
 //! ```text
 //! cargo run --release --example echo -- --max-message-bytes 16777216 --compression
@@ -19,22 +19,22 @@ use switchboard::ws::{
     Violation, parse_request, write_close, write_header_reserved, write_server_frame,
 };
 
-/// Longest request head that is read.
+/// Longest request head accepted.
 const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 
-/// How much is read at once.
+/// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// A peer that says nothing for so long is given up.
+/// Time without a byte after which a peer is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a peer has, after the closing handshake, to end its side of the TCP connection.
+/// Time for a peer to end its side of the TCP connection after the closing handshake.
 const END_AWAITED: Duration = Duration::from_secs(2);
 
-/// Says back what WebSocket clients say.
+/// Returns every message to the WebSocket client that sent it.
 #[derive(Clone, Copy, Debug, Parser)]
 pub(crate) struct Options {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:9001")]
     pub(crate) listen: SocketAddr,
     /// Largest message, compressed or not.
@@ -93,7 +93,7 @@ pub(crate) fn serve(mut socket: TcpStream, options: Options) -> io::Result<()> {
     }
 }
 
-/// Reads the request; returns the upgrade and the first bytes after it, or refuses and gives none.
+/// Reads the request; returns the upgrade and the bytes after it, or `None` after a refusal.
 fn handshake(socket: &mut TcpStream) -> io::Result<Option<(Box<Upgrade>, Vec<u8>)>> {
     let mut received = Vec::new();
     let refusal = loop {
@@ -114,7 +114,7 @@ fn handshake(socket: &mut TcpStream) -> io::Result<Option<(Box<Upgrade>, Vec<u8>
     Ok(None)
 }
 
-/// Returns whether the peer said more before it ended.
+/// Returns true if the peer sent more before it ended.
 fn read_more(socket: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 4 << 10];
     let len = socket.read(&mut buffer)?;
@@ -122,10 +122,10 @@ fn read_more(socket: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<bool>
     Ok(len > 0)
 }
 
-/// Ends our side, then reads on until the peer has ended its own.
+/// Ends our side, then reads until the peer has ended its own.
 ///
-/// To close with bytes unread would reset the connection, and the reset may overtake the close
-/// frame that says why.
+/// Closing with unread bytes would reset the connection, and the reset may overtake the close
+/// frame with the reason.
 fn end(socket: &mut TcpStream) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
     let deadline = Instant::now() + END_AWAITED;
@@ -142,12 +142,12 @@ fn end(socket: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// What is between the bytes that come and the bytes that go: no socket, no clock.
+/// The protocol logic between received and sent bytes, without socket or clock.
 struct Echo {
     decoder: Decoder,
     deflate: Option<Deflate>,
     max_message_bytes: usize,
-    /// What is to be written to the peer.
+    /// Bytes to be written to the peer.
     out: Vec<u8>,
 }
 
@@ -161,7 +161,7 @@ impl Echo {
         Echo { decoder, deflate, max_message_bytes, out: Vec::new() }
     }
 
-    /// Answers what came; breaks when a close frame was the answer.
+    /// Answers the input; breaks if a close frame was the answer.
     fn receive(&mut self, input: &mut [u8]) -> ControlFlow<()> {
         let mut at = 0;
         while at < input.len() {
@@ -199,7 +199,7 @@ impl Echo {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Says a message that came compressed.
+    /// Returns a compressed message to the peer.
     fn say_inflated(&mut self, text: bool, payload: &[u8]) -> Result<(), Violation> {
         let deflate = self.deflate.as_mut().expect("only then are compressed messages decoded");
         let max = self.max_message_bytes;
@@ -212,7 +212,7 @@ impl Echo {
         Ok(())
     }
 
-    /// Says a message, compressed where that was agreed on.
+    /// Returns a message to the peer, compressed if negotiated.
     fn say(&mut self, opcode: Opcode, message: &[u8]) {
         let Some(deflate) = &mut self.deflate else {
             return write_server_frame(&mut self.out, opcode, message);

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The clock stands before 1970, where no time of a message can be written.
+/// The clock is before 1970, which no timestamp of a message can express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the clock of this machine stands before 1970: set it")]
 pub(crate) struct Before1970;
 
-/// Since 1970.
+/// Returns the time since 1970.
 pub(crate) fn now() -> Result<Duration, Before1970> {
     since_1970(SystemTime::now())
 }
@@ -20,7 +20,7 @@ fn since_1970(time: SystemTime) -> Result<Duration, Before1970> {
 mod tests {
     use super::*;
 
-    /// It was "second time provided was later than self".
+    /// The message used to be "second time provided was later than self".
     #[test]
     fn a_clock_that_was_never_set_is_named() {
         let said = since_1970(UNIX_EPOCH - Duration::from_secs(1)).unwrap_err().to_string();

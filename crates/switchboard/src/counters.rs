@@ -1,21 +1,22 @@
-//! Numbers that are counted where things happen. The store and the shards keep them; `metrics` reads
+//! Counters that are updated where things happen, by the store and the shards. `metrics` reads
 //! them and knows their names.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A number that one thread writes and any thread reads.
+/// A number that one thread writes and all threads read.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
 
 impl Number {
-    /// Adds; only the thread that owns the number may call it.
+    /// Adds `n`. Only the thread that owns the number may call this: load and store are not one
+    /// atomic operation.
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Replaces; only the thread that owns the number may call it.
+    /// Sets the value. Only the thread that owns the number may call this.
     #[inline]
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
@@ -26,7 +27,7 @@ impl Number {
     }
 }
 
-/// Numbers by the value of one label, all values known beforehand.
+/// One number for each value of a label; all values are known beforehand.
 #[derive(Debug)]
 pub struct ByLabel<const N: usize>(pub(crate) [Number; N]);
 
@@ -37,7 +38,7 @@ impl<const N: usize> Default for ByLabel<N> {
 }
 
 impl<const N: usize> ByLabel<N> {
-    /// The number at a label's index.
+    /// Returns the number at the index of a label value.
     #[inline]
     pub fn at(&self, index: usize) -> &Number {
         &self.0[index]
@@ -64,7 +65,7 @@ pub(crate) const LATENCY_BOUNDS_NS: [u64; 16] = [
     1_000_000_000,
 ];
 
-/// How long messages take inside the server.
+/// Histogram of the time that messages spend inside the server.
 #[derive(Debug, Default)]
 pub struct Latency {
     pub(crate) buckets: ByLabel<{ LATENCY_BOUNDS_NS.len() + 1 }>,
@@ -72,7 +73,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Counts `messages` that took `latency`.
+    /// Counts `messages` that each took `latency`.
     #[inline]
     pub fn observe(&self, latency: Duration, messages: u64) {
         let ns = latency.as_nanos() as u64;

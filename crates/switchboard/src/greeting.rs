@@ -1,4 +1,4 @@
-//! The first words of a server that is up: where it is, who may connect, and what to do next.
+//! The greeting of a server that has started: its address, who may connect, and what to do next.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::config::{Auth, Config};
 use crate::log;
 
-/// Says that the server is there, and on standard output what to do next.
+/// Logs that the server listens, and prints the next steps to standard output.
 pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &Config) {
     tracing::info!(
         %address,
@@ -45,38 +45,38 @@ pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &C
         to_change = access.to_change_aligned().join(INDENT),
         stop = if io::stdout().is_terminal() { "Ctrl-C" } else { "SIGTERM" },
     );
-    // Whoever waits for the greeting finds the log lines before it.
+    // A reader that waits for the greeting finds the log lines before it.
     log::flush();
-    // Nobody may be reading; that is no reason not to serve.
+    // An error is ignored: the server runs even if nobody reads this.
     let _: io::Result<()> = io::stdout().write_all(greeting.as_bytes());
 }
 
-/// Begins a further line of a paragraph of the greeting.
+/// Start of a continuation line in a paragraph of the greeting.
 const INDENT: &str = "\n              ";
 
-/// Which places set a key. A running server is not the place to look for the file's path: any key may
-/// come from several.
+/// The places in which a key can be set. The path of the running server's file is not named,
+/// because a key may come from any of them.
 const WHERE_TO_CHANGE: &str =
     "in switchboard.toml here, in the file of --config, or by --set; then restart:";
 
-/// The commands that make a device on a terminal, which differ by who may connect.
+/// Returns the commands that make a device on a terminal, which depend on who may connect.
 fn by_hand(reachable: SocketAddr, config: &Config) -> Vec<String> {
     let has_tls = config.tls_cert.is_some();
     let url = match has_tls {
-        // The certificate is for the name that devices use.
+        // The certificate is issued for the name that devices use.
         true => format!("wss://HOST:{}/", reachable.port()),
         false => format!("ws://{reachable}/"),
     };
     let needs_token = config.auth == Auth::Token;
     let mut lines = Vec::new();
-    // Without a data directory there is no key for the command, only the operator's.
+    // Without a data directory the command has no key, only the operator has.
     if needs_token && let Some(dir) = &config.data_dir {
         let is_default = Some(dir) == Config::default().data_dir.as_ref();
         let dir = if is_default { String::new() } else { format!(" --data-dir {}", dir.display()) };
         lines.push(format!("switchboard token --device NAME{dir} > FILE"));
     }
     if let Some(origin) = config.allowed_origins.first() {
-        // `listen` sends no Origin.
+        // `listen` sends no Origin header.
         let token = if needs_token { " -H \"Authorization: Bearer $(cat FILE)\"" } else { "" };
         lines.push(format!("websocat --linemode-strip-newlines --origin {origin}{token} {url}"));
         return lines;
@@ -88,22 +88,22 @@ fn by_hand(reachable: SocketAddr, config: &Config) -> Vec<String> {
     lines
 }
 
-/// Returns what systemd shows of a server that is up, in one line.
+/// Returns the status that systemd shows for a running server, in one line.
 pub(crate) fn status(address: SocketAddr, config: &Config) -> String {
     let Access { may_connect, .. } = Access::new(address, config);
     format!("Listening on {address}; may connect: {}", may_connect.join("; "))
 }
 
-/// Not in [`Access`]: it is about which tokens count, not about who needs one.
+/// Separate from [`Access`]: it is about which tokens are accepted, not about who needs one.
 fn takes_any_audience(config: &Config) -> bool {
     config.auth_jwks.is_some() && config.auth_audience.is_none()
 }
 
-/// Who may connect from where, and the settings that change it.
+/// The clients that may connect, and the settings that change it.
 struct Access {
     /// Parts of one sentence.
     may_connect: Vec<String>,
-    /// Settings, and what each of them admits.
+    /// Settings, each with the clients that it admits.
     to_change: Vec<(String, &'static str)>,
 }
 
@@ -147,7 +147,7 @@ impl Access {
             let proxied = "so may those whom the proxies in trusted_proxies let through";
             access.may_connect.push(proxied.to_owned());
         }
-        // Where a token is needed, a page in somebody's browser does not get in without one.
+        // If a token is required, a page in somebody's browser does not get in without one.
         if config.auth == Auth::Open && any_origin {
             access.may_connect.push("so may web pages of any origin".to_owned());
             access.to_change.push(("allowed_origins = [...]".to_owned(), "those pages only"));
@@ -155,7 +155,7 @@ impl Access {
         access
     }
 
-    /// The settings in one column, what they admit in the next.
+    /// Formats the settings in one column and the clients they admit in the next.
     fn to_change_aligned(&self) -> Vec<String> {
         let width = self.to_change.iter().map(|(setting, _)| setting.len()).max().unwrap_or(0);
         let line = |(setting, admits): &(String, &str)| format!("{setting:width$}  {admits}");
@@ -166,27 +166,27 @@ impl Access {
 const AUTH_TOKEN: (&str, &str) = ("auth = \"token\"", "who shows a token only");
 const AUTH_OPEN: (&str, &str) = ("auth = \"open\"", "everybody");
 
-/// Returns what is listened on, in words.
+/// Returns the listening address in words.
 fn one_or_all(ip: IpAddr) -> String {
     if ip.is_unspecified() { "this one".to_owned() } else { ip.to_string() }
 }
 
-/// The same port of another address.
+/// Returns the same port at another address.
 fn on(ip: IpAddr, address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// An address by which this machine reaches a server that listens on `ip`.
+/// Returns an address by which this machine reaches a server that listens on `ip`.
 pub(crate) fn reachable(ip: IpAddr) -> IpAddr {
     if ip.is_unspecified() { loopback(ip) } else { ip }
 }
 
-/// The loopback address of the same family.
+/// Returns the loopback address of the same family.
 fn loopback(ip: IpAddr) -> IpAddr {
     if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
-/// All addresses of the same family.
+/// Returns the unspecified address of the same family.
 fn unspecified(ip: IpAddr) -> IpAddr {
     if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
@@ -244,7 +244,8 @@ mod tests {
         );
     }
 
-    /// It said "this machine only" of a server that a proxy opens to the world.
+    /// The greeting used to say "this machine only" for a server that a proxy opens to the
+    /// world.
     #[test]
     fn a_proxy_on_this_machine_lets_others_in() {
         let proxied =
@@ -259,7 +260,7 @@ mod tests {
         );
     }
 
-    /// It said "everybody", and programs were answered 403.
+    /// The greeting used to say "everybody", but programs were answered 403.
     #[test]
     fn where_origins_are_listed_programs_need_one_too() {
         let pages =

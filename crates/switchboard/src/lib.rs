@@ -1,7 +1,7 @@
 //! Switchboard: a self-hosted broker for messages between devices.
 //!
 //! The binary is this library with a `main`. It is a library so that its end-to-end tests, its
-//! benches and `examples/echo.rs` can use its rooms; it promises no stable interface.
+//! benches and `examples/echo.rs` can use its modules; it promises no stable API.
 
 pub mod auth;
 pub mod bench;

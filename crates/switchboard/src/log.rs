@@ -1,6 +1,6 @@
 //! Log lines: readable on a terminal, JSON elsewhere, always on standard error.
 //!
-//! A thread of its own writes them ([`lines`]).
+//! A separate thread writes them ([`lines`]), so that logging never blocks a shard.
 
 mod lines;
 
@@ -16,13 +16,13 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use self::lines::Lines;
 use crate::config::{Config, ConfigError, LogFormat};
 
-/// The filter of the logger that was started.
+/// The filter of the running logger.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Where the lines of the logger that was started wait.
+/// The queue of the running logger.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Starts logging as configured; a second call in one process changes nothing.
+/// Starts logging as configured; a second call in the same process changes nothing.
 pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.log_level)?);
     let is_terminal = io::stderr().is_terminal();
@@ -37,26 +37,26 @@ pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
         LogFormat::Json => false,
     };
     let lines = if is_text { lines.boxed() } else { lines.json().flatten_event(true).boxed() };
-    // Only a logger that is there already can fail it, and then it stays.
+    // Fails only if there is a logger already, which then stays.
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         FILTER.get_or_init(|| handle);
     }
     Ok(())
 }
 
-/// Waits until all lines are written, for at most a second.
+/// Waits until all lines are written, at most a second.
 pub(crate) fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(Duration::from_secs(1));
     }
 }
 
-/// Returns how many lines were dropped because standard error took no more.
+/// Returns the number of lines dropped because standard error did not take them.
 pub(crate) fn dropped_lines() -> u64 {
     LINES.get().map_or(0, Lines::dropped)
 }
 
-/// Goes by the configured filter from now on.
+/// Applies the configured filter from now on.
 pub(crate) fn set_filter(config: &Config) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(&config.log_level)?;
     if let Some(handle) = FILTER.get() {
@@ -65,16 +65,16 @@ pub(crate) fn set_filter(config: &Config) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Says what of the configuration is not read.
+/// Logs the settings that are ignored.
 pub(crate) fn ignored(warnings: &[ConfigError]) {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
 }
 
-/// Lets through at most one log line a second of one kind, and counts those that it left out.
+/// Allows at most one log line of one kind per second, and counts those left out.
 ///
-/// One per kind of line, as a `static` or a field; any thread may ask:
+/// There is one per kind of line, as a `static` or a field; any thread may use it:
 /// ```ignore
 /// if let Some(left_out) = self.limit.pass() {
 ///     tracing::warn!(%error, left_out, "a message cannot be read back");
@@ -85,21 +85,22 @@ pub(crate) struct LineLimit(Mutex<Passed>);
 
 #[derive(Debug, Default)]
 struct Passed {
-    /// When the last line was let through.
+    /// Time at which the last line was allowed.
     at: Option<Instant>,
     left_out: u64,
 }
 
-/// Time between two lines of one kind.
+/// Minimum time between two lines of one kind.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl LineLimit {
-    /// Allows the first line at once.
+    /// Creates a limit that allows the first line at once.
     pub(crate) const fn new() -> LineLimit {
         LineLimit(Mutex::new(Passed { at: None, left_out: 0 }))
     }
 
-    /// `None` when a line was logged within the last second; else how many were left out since.
+    /// Returns `None` if a line was allowed within the last second, otherwise the number of
+    /// lines left out since.
     pub(crate) fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }

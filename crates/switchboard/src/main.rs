@@ -1,4 +1,4 @@
-//! The `switchboard` command; `cli` says what it can do.
+//! The `switchboard` command; see `cli` for its subcommands.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! What the server counts, and how Prometheus reads it.
+//! The server's metrics and their encoding for Prometheus.
 //!
-//! Each shard has counters of its own, which only its thread writes: counting costs a plain load
-//! and store. They are added up when somebody asks for `/metrics`. Every metric is described in
-//! docs/operations.md under the name it has here.
+//! Each shard has its own counters, written only by its thread: counting costs a plain load and
+//! store. They are summed when `/metrics` is requested. docs/operations.md describes every
+//! metric under the name used here.
 
 mod process;
 
@@ -46,24 +46,24 @@ const RESULTS: [&str; 9] = [
 /// Label values of `switchboard_config_reloads_total`.
 const RELOADS: [&str; 2] = ["applied", "refused"];
 
-/// What became of a message; an index into the label values.
+/// Result of a message; an index into the label values.
 #[derive(Clone, Copy, Debug)]
 pub enum MessageResult {
     /// Put into the out queue of a receiver on this shard.
     Delivered,
-    /// Handed to the shard of its receiver.
+    /// Forwarded to the shard of its receiver.
     Forwarded,
-    /// From a device of the text protocol, put into a mailbox.
+    /// From a device of the text protocol, stored in a mailbox.
     Stored,
     /// Refused: the receiver's mailbox is at its bound.
     MailboxFull,
     /// Refused as a duplicate.
     Duplicate,
-    /// Refused: nobody has that id.
+    /// Refused: no device has that id.
     NoSuchDevice,
-    /// Refused: not `send`.
+    /// Refused: the command is not `send`.
     UnknownCommand,
-    /// Refused: no command.
+    /// Refused: not a command.
     Unreadable,
     /// Answered with the info text (welcomes too).
     Info,
@@ -81,14 +81,14 @@ impl From<Refusal> for MessageResult {
     }
 }
 
-/// Label values of `switchboard_connections_closed_total`. `none`: the connection ended without a
-/// close frame; `other`: a code of the client's own.
+/// Label values of `switchboard_connections_closed_total`. `none`: the connection ended without
+/// a close frame; `other`: a code chosen by the client.
 const CLOSE_CODES: [&str; 14] = [
     "1000", "1001", "1002", "1007", "1008", "1009", "1013", "4400", "4401", "4408", "4409", "4508",
     "other", "none",
 ];
 
-/// The index of a close code among the label values.
+/// Returns the index of a close code among the label values.
 pub fn close_index(code: Option<CloseCode>) -> usize {
     let Some(CloseCode(code)) = code else { return CLOSE_CODES.len() - 1 };
     let known = CLOSE_CODES.iter().position(|known| known.parse() == Ok(code));
@@ -98,7 +98,7 @@ pub fn close_index(code: Option<CloseCode>) -> usize {
 /// Label values of `switchboard_handshakes_refused_total`; `tls` is a failed TLS handshake.
 const REFUSED: [&str; 9] = ["400", "401", "403", "405", "408", "426", "431", "503", "tls"];
 
-/// The index of an HTTP status (or `tls`) among the label values.
+/// Returns the index of an HTTP status (or `tls`) among the label values.
 pub fn refused_index(status: &str) -> usize {
     REFUSED.iter().position(|known| *known == status).unwrap_or(0)
 }
@@ -115,7 +115,7 @@ const PAUSES: [&str; 8] = [
     "receiver",
 ];
 
-/// Adds up histograms under one name.
+/// Encodes the sum of several histograms under one name.
 fn encode_latency(out: &mut Encoder<'_>, name: &str, help: &str, of: &[&Latency]) -> fmt::Result {
     let sum = |number: &dyn Fn(&Latency) -> u64| of.iter().map(|one| number(one)).sum::<u64>();
     let bounds = LATENCY_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::INFINITY]);
@@ -130,36 +130,36 @@ fn encode_latency(out: &mut Encoder<'_>, name: &str, help: &str, of: &[&Latency]
     metric.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
 }
 
-/// The numbers of one shard.
+/// The counters and gauges of one shard.
 #[derive(Debug, Default)]
 pub struct ShardMetrics {
-    /// Sockets that this shard was given.
+    /// Sockets assigned to this shard.
     pub accepted: Number,
     /// Devices connected now.
     pub connections: Number,
     /// Handshakes refused, by [`refused_index`].
     pub refused: ByLabel<{ REFUSED.len() }>,
-    /// Devices gone, by [`close_index`].
+    /// Devices disconnected, by [`close_index`].
     pub closed: ByLabel<{ CLOSE_CODES.len() }>,
     /// Messages, by [`MessageResult`].
     pub messages: ByLabel<{ RESULTS.len() }>,
-    /// Texts that found their receiver gone after they were forwarded.
+    /// Texts bounced because their receiver was gone when they reached its shard.
     pub returned: Number,
     /// Bytes read from sockets.
     pub received_bytes: Number,
     /// Bytes written to sockets.
     pub sent_bytes: Number,
-    /// Devices closed because they did not read.
+    /// Devices disconnected because they did not read.
     pub out_queue_overflows: Number,
-    /// Times that a connection was not read for a while, by reason.
+    /// Read pauses, by reason.
     pub pauses: ByLabel<{ PAUSES.len() }>,
-    /// Accepts that failed for want of a file descriptor.
+    /// Accepts that failed because no file descriptor was left.
     pub accept_failures: Number,
-    /// Time the loop spent working.
+    /// Time that the loop spent working.
     pub busy_ns: Number,
     /// Turns of the loop.
     pub turns: Number,
-    /// From reading a message to writing it to its receiver's socket.
+    /// Time from reading a message to writing it to its receiver's socket.
     pub latency: Latency,
     /// v1 messages accepted, by durability.
     pub accepted_messages: ByLabel<{ Durability::ALL.len() }>,
@@ -171,13 +171,13 @@ pub struct ShardMetrics {
     pub duplicates: Number,
     /// Connections that took a device over.
     pub takeovers: Number,
-    /// Takeovers that had to wait because clients fight for one device.
+    /// Takeovers that were delayed because clients keep taking one device over from each other.
     pub takeovers_delayed: Number,
-    /// Entries of mailboxes whose records could not be read.
+    /// Mailbox entries whose records could not be read.
     pub quarantined: Number,
-    /// Devices that ended after their time to live.
+    /// Devices that ended because their time to live was over.
     pub devices_ended: Number,
-    /// v1 frames that could not be obeyed.
+    /// v1 frames that were invalid.
     pub bad_frames: Number,
     /// Devices with a mailbox.
     pub mailboxes: Number,
@@ -187,13 +187,13 @@ pub struct ShardMetrics {
     pub waiting_messages: Number,
     /// Their bytes.
     pub waiting_bytes: Number,
-    /// What those take that are in memory only.
+    /// Bytes of those that are in memory only.
     pub waiting_memory: Number,
-    /// Ids remembered to recognise retries.
+    /// Message ids remembered to recognise retries.
     pub sent_ids: Number,
 }
 
-/// Two clients can take a device over from each other thousands of times a second.
+/// Rate-limited: two clients can take a device over from each other thousands of times a second.
 fn warn_of_flapping(device: DeviceRef<'_>) {
     static LIMIT: LineLimit = LineLimit::new();
     if let Some(left_out) = LIMIT.pass() {
@@ -205,7 +205,8 @@ fn warn_of_flapping(device: DeviceRef<'_>) {
     }
 }
 
-/// The ids are skipped with the first such device, so this is said once for each rollback.
+/// Not rate-limited: the first such device makes the ids skip ahead, so this is logged once per
+/// rollback.
 fn warn_of_rollback(device: DeviceId) {
     tracing::warn!(
         %device,
@@ -215,7 +216,7 @@ fn warn_of_rollback(device: DeviceId) {
 }
 
 impl ShardMetrics {
-    /// Counts what the broker says is worth it.
+    /// Counts an event of the broker.
     pub fn count(&self, event: Event, directory: &Directory) {
         match event {
             Event::Accepted(durability) => self.accepted_messages.at(durability as usize).add(1),
@@ -234,7 +235,7 @@ impl ShardMetrics {
         }
     }
 
-    /// Sets the gauges of what waits.
+    /// Sets the gauges of waiting messages.
     pub fn set_waiting(&self, stats: Stats) {
         self.mailboxes.set(stats.mailboxes);
         self.sessions.set(stats.sessions);
@@ -245,23 +246,24 @@ impl ShardMetrics {
     }
 }
 
-/// What is counted of the store beside its own [`Stats`](crate::store::Stats).
+/// Counters of the store that are not in its own [`Stats`](crate::store::Stats).
 #[derive(Debug, Default)]
 pub struct StoreMetrics {
     /// Records that could not be read back.
     pub read_failures: Number,
-    /// 1 while nothing becomes durable.
+    /// 1 while the store cannot make anything durable.
     pub is_failing: Number,
-    /// The log, once it is open; it counts by itself.
+    /// The log, once it is open; it has counters of its own.
     pub log: OnceLock<Arc<Log>>,
-    /// What is not durable, on all shards.
+    /// Bytes that are not durable yet, on all shards.
     pub(crate) budget: OnceLock<Arc<Budget>>,
 }
 
-/// What is shown of the configuration; only SIGHUP's thread writes it once the server runs.
+/// Settings shown as metrics; once the server runs, only the thread that handles SIGHUP writes
+/// them.
 #[derive(Debug, Default)]
 pub struct Settings {
-    /// By `RELOADS`.
+    /// Reloads, by `RELOADS`.
     pub reloads: ByLabel<{ RELOADS.len() }>,
     max_connections: Number,
     devices_max: Number,
@@ -269,14 +271,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Shows these bounds from now on.
+    /// Sets the gauges to the bounds of `config`.
     pub(crate) fn set(&self, config: &Config) {
         self.max_connections.set(config.max_connections as u64);
         self.devices_max.set(config.devices_max as u64);
         self.memory_messages_max_bytes.set(config.memory_messages_max_bytes as u64);
     }
 
-    /// The bounds have the names of their keys, to be held against what there is.
+    /// The bounds are named after their keys, so that alerts can compare usage with them.
     fn encode(&self, out: &mut Encoder<'_>) -> fmt::Result {
         let help = "Most connections at once (max_connections)";
         out.gauge("switchboard_max_connections", help, self.max_connections.value())?;
@@ -295,20 +297,20 @@ impl Settings {
     }
 }
 
-/// All numbers of the server.
+/// All metrics of the server.
 #[derive(Debug)]
 pub struct Metrics {
-    /// One entry per shard.
+    /// One entry for each shard.
     pub shards: Vec<Arc<ShardMetrics>>,
-    /// Of the store.
+    /// Those of the store.
     pub store: Arc<StoreMetrics>,
-    /// Of the configuration.
+    /// Those of the configuration.
     pub settings: Arc<Settings>,
     registry: Registry,
 }
 
 impl Metrics {
-    /// Zeroes for the shards of a server under this configuration.
+    /// Creates metrics at zero for the shards of a server with this configuration.
     pub fn new(config: &Config) -> Metrics {
         let shards: Vec<_> = (0..config.shards).map(|_| Arc::default()).collect();
         let mut registry = Registry::default();
@@ -322,12 +324,12 @@ impl Metrics {
         Metrics { shards, store, settings, registry }
     }
 
-    /// Returns whether nothing becomes durable for now.
+    /// Returns true while the store cannot make anything durable.
     pub fn store_is_failing(&self) -> bool {
         self.store.is_failing.value() > 0
     }
 
-    /// Returns what waits in the mailboxes of all shards.
+    /// Returns the sums over the mailboxes of all shards.
     pub fn waiting(&self) -> Stats {
         let sum = |number: fn(&ShardMetrics) -> &Number| {
             self.shards.iter().map(|shard| number(shard).value()).sum()
@@ -342,7 +344,7 @@ impl Metrics {
         }
     }
 
-    /// The text for `/metrics`.
+    /// Returns the body of `/metrics`.
     pub fn render(&self, format: Format) -> String {
         let mut out = String::new();
         let written = match format {
@@ -357,9 +359,9 @@ impl Metrics {
 /// The formats of `/metrics`; the samples have the same names in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' own, which every tool reads.
+    /// The classic text format of Prometheus, which every tool reads.
     Text,
-    /// Its successor.
+    /// `OpenMetrics`, its successor.
     OpenMetrics,
 }
 
@@ -373,22 +375,22 @@ impl Format {
     }
 }
 
-/// Reads the shards' numbers when asked.
+/// Collects the shards' metrics on request.
 #[derive(Debug)]
 struct Shards(Vec<Arc<ShardMetrics>>);
 
-/// Reads the store's numbers when asked.
+/// Collects the store's metrics on request.
 #[derive(Debug)]
 struct Store(Arc<StoreMetrics>);
 
-/// What is neither a shard's nor the store's.
+/// Metrics that belong neither to a shard nor to the store.
 #[derive(Debug)]
 struct Server {
     process: Process,
     settings: Arc<Settings>,
 }
 
-/// One descriptor and its values, in the words of the text format.
+/// Encodes one descriptor and its values.
 struct Encoder<'a>(DescriptorEncoder<'a>);
 
 impl Encoder<'_> {
@@ -595,7 +597,7 @@ impl Shards {
         Ok(())
     }
 
-    /// The numbers of a closed list of words.
+    /// Returns the counts by a closed list of label values.
     fn words<'v, W: Copy, const N: usize>(
         &'v self,
         words: &'static [W],
@@ -668,7 +670,7 @@ impl Collector for Shards {
 impl Collector for Store {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut Encoder(encoder);
-        // Where nothing is kept there is nothing to count.
+        // Without a data directory there is no log, and nothing to show.
         let Some(log) = self.0.log.get() else { return Ok(()) };
         self.encode_health(out, log)?;
         encode_log(out, log)

@@ -1,5 +1,6 @@
-//! SIGHUP: reads the configuration and all its files again, and applies what may change in a running
-//! server. A configuration with an error, or with a file that cannot be used, changes nothing.
+//! SIGHUP: reads the configuration and all its files again, and applies the changes that a
+//! running server can make. If the configuration has an error, or one of its files cannot be
+//! used, nothing changes.
 
 use std::sync::Arc;
 
@@ -9,10 +10,10 @@ use crate::server::fit_to_machine;
 use crate::shard::Shared;
 use crate::tls::Acceptor;
 
-/// Reads the sources that the server was started with.
+/// Loads the configuration from the sources that the server was started with.
 pub(crate) type Source<'a> = dyn Fn() -> Result<Loaded, ConfigErrors> + 'a;
 
-/// Rereads everything, and logs what came of it. Returns false if it was refused.
+/// Rereads everything and logs the result. Returns false if the configuration was rejected.
 pub(crate) fn reload(shared: &Shared, source: &Source<'_>) -> bool {
     let applied = apply(shared, source);
     let is_applied = applied.is_ok();
@@ -41,7 +42,7 @@ fn apply(shared: &Shared, source: &Source<'_>) -> anyhow::Result<Reread> {
     fit_to_machine(&mut loaded.config, Some(&running));
     let reread = running.reread(&loaded.config);
     let config = Arc::new(reread.config.clone());
-    // All that may fail comes before anything is changed.
+    // Everything that may fail comes before the first change.
     let acceptor = certificate(&config)?;
     shared.keyring.reload(&config)?;
     log::set_filter(&config)?;
@@ -52,7 +53,7 @@ fn apply(shared: &Shared, source: &Source<'_>) -> anyhow::Result<Reread> {
     Ok(reread)
 }
 
-/// The certificate that the configuration names, if any.
+/// Loads the certificate that the configuration names, if any.
 pub(crate) fn certificate(config: &Config) -> Result<Option<Acceptor>, crate::tls::LoadError> {
     match (&config.tls_cert, &config.tls_key) {
         (Some(cert), Some(key)) => Acceptor::load(cert, key).map(Some),

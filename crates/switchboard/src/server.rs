@@ -1,4 +1,4 @@
-//! The server: build, serve, drain. Reads like a table of contents.
+//! The server: build, serve, drain.
 
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
@@ -31,17 +31,18 @@ use crate::store::{self, DropError, StoreError, Synced};
 use crate::systemd::Systemd;
 use crate::{greeting, http, log, reload, systemd};
 
-/// Connections that the kernel completes before we accept them; it caps this at `somaxconn`.
+/// Connections that the kernel completes before they are accepted; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4_096;
 
-/// File descriptors kept for what there is a fixed number of: listeners, the runtime, the data
-/// directory and its files, the key set that is fetched, what a reload reads.
+/// File descriptors kept for a fixed set of uses: listeners, the runtime, the data directory and
+/// its files, fetching the key set, reloads.
 const RESERVED_FILES: usize = 64;
 
-/// The keys that choose where devices connect.
+/// The keys that set the address for devices.
 const LISTEN_KEYS: &str = "listen, port";
 
-/// Runs until SIGTERM or SIGINT has drained it. SIGHUP has the configuration read from `source` again.
+/// Runs until a drain by SIGTERM or SIGINT is complete. SIGHUP rereads the configuration from
+/// `source`.
 pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     let Loaded { mut config, warnings, .. } = loaded;
     log::start(&config).context("log_level")?;
@@ -62,7 +63,8 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    // Before the store is opened, which may take a while: a hangup then would end the process.
+    // Before the store is opened, which may take a while: until then a SIGHUP would end the
+    // process.
     let hangup = {
         let _control = control.enter();
         signal(SignalKind::hangup())?
@@ -70,25 +72,25 @@ pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
     let Built { polls, shared, conns, brokers, recovered } = build(&config, systemd)?;
     let store = Store::start(&shared, recovered)?;
     let jobs = store.as_ref().map(|store| store.jobs.clone());
-    // Before anybody is told that the server is there, and so may stop it.
+    // Before anybody can know that the server is there, and so may stop it.
     let signals = {
         let _control = control.enter();
         Signals::new(hangup, has_terminal)?
     };
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
-    // A shard that failed is found by whoever waits for its end.
+    // If a shard has failed, waiting for its thread reports it.
     if shared.begun.wait() {
         greeting::greet(address, metrics_address, &config);
         shared.systemd.ready(greeting::status(address, &config));
     }
     let serve = control_until_drained(shared, conns, shards, store, signals, source, metrics);
     let ended = control.block_on(serve);
-    // A write of the server's state may hang with its disk.
+    // Bounded: a write of the server's state may hang with the disk.
     control.shutdown_timeout(RETRY);
     ended
 }
 
-/// What is there before the threads start.
+/// Everything that is created before the threads start.
 struct Built {
     polls: Vec<Poll>,
     shared: Arc<Shared>,
@@ -97,7 +99,8 @@ struct Built {
     recovered: Option<store::Recovered>,
 }
 
-/// Everything that the shards share, the poll of each, and what the last run left.
+/// Creates the state that the shards share and the poll of each, and recovers the data of the
+/// last run.
 fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     let tls = reload::certificate(config)?;
     let mut polls = Vec::new();
@@ -152,7 +155,7 @@ fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     Ok(Built { polls, shared: Arc::new(shared), conns, brokers, recovered })
 }
 
-/// The threads of the store: the log's writer, and its reader.
+/// The threads of the store: the log's writer and its reader.
 struct Store {
     shared: Arc<Shared>,
     jobs: Sender<Job>,
@@ -160,7 +163,7 @@ struct Store {
 }
 
 impl Store {
-    /// Starts them; there are none where nothing is kept.
+    /// Starts them; returns `None` without a data directory.
     fn start(
         shared: &Arc<Shared>,
         recovered: Option<store::Recovered>,
@@ -182,7 +185,7 @@ impl Store {
         Ok(Some(Store { shared: Arc::clone(shared), jobs, reader }))
     }
 
-    /// Writes what is left, after the shards have ended.
+    /// Writes everything that is left, once the shards have ended.
     fn end(self) -> anyhow::Result<()> {
         let Store { shared, jobs, reader } = self;
         drop(jobs);
@@ -190,8 +193,8 @@ impl Store {
             log.close()?;
         }
         reader.join()?;
-        // On a thread of its own, because the disk may keep it. The next start skips the ids that were
-        // reserved, and knows a few seconds less.
+        // On a separate thread, because the disk may block it. Without the note the next start
+        // skips the reserved ids, and its uptime is a few seconds short.
         let (say, noted) = std::sync::mpsc::channel();
         thread::Builder::new().name("end".to_owned()).spawn(move || {
             let uptime = shared.uptime.after(shared.started.elapsed());
@@ -208,10 +211,10 @@ impl Store {
     }
 }
 
-/// A disk that does not take the server's state for so long is not waited for at the end.
+/// Time that shutdown waits for the disk to take the server's state.
 const NOTE_STALL: Duration = Duration::from_secs(5);
 
-/// Tells the shards what the store's writer says.
+/// Forwards the events of the store's writer to the shards.
 struct StoreListener {
     shared: Arc<Shared>,
     undropped: log::LineLimit,
@@ -251,7 +254,7 @@ impl store::Listener for StoreListener {
         if self.is_failure_logged.load(Relaxed) {
             tracing::info!("the store writes again; nothing was lost");
         }
-        // The shards first: whoever reads that it is well may send at once.
+        // The shards first: a client that learns that the store works may send at once.
         self.tell_all(|| StoreEvent::Healthy);
         self.shared.metrics.store.is_failing.set(0);
     }
@@ -293,10 +296,10 @@ impl store::Listener for StoreListener {
     }
 }
 
-/// The shards' threads, all of which are waited for.
+/// The shards' threads, all of which are joined.
 struct Shards {
     threads: Vec<thread::JoinHandle<io::Result<()>>>,
-    /// A message for each shard that ends; closed when all have.
+    /// Receives a message for each shard that ends; closed when all have.
     ended: mpsc::Receiver<()>,
 }
 
@@ -326,7 +329,7 @@ impl Shards {
         Ok(Shards { threads, ended })
     }
 
-    /// Waits for all threads; what one of them failed with is the server's failure.
+    /// Joins all threads; an error of one is the error of the server.
     fn join(self) -> anyhow::Result<()> {
         for thread in self.threads {
             let name = thread.thread().name().unwrap_or("shard").to_owned();
@@ -339,7 +342,7 @@ impl Shards {
     }
 }
 
-/// Says that a shard has ended, also when it panics.
+/// Reports that a shard has ended, even if it panics.
 struct SayEnd {
     say: mpsc::Sender<()>,
     shared: Arc<Shared>,
@@ -350,12 +353,12 @@ impl Drop for SayEnd {
     fn drop(&mut self) {
         self.shared.begun.end();
         self.shared.inboxes[self.index].end();
-        // Full means that it was said already.
+        // A full channel means that it was reported already.
         let _: Result<_, _> = self.say.try_send(());
     }
 }
 
-/// Serves HTTP and obeys signals until the shards have ended.
+/// Serves HTTP and handles signals until the shards have ended.
 async fn control_until_drained(
     shared: Arc<Shared>,
     conns: mpsc::Receiver<HttpConn>,
@@ -391,15 +394,15 @@ async fn control_until_drained(
         ended = end => ended??,
         signal = stop(&mut signals.terminate, &mut signals.interrupt) => stop_at_once(signal),
     }
-    // Nobody hands it a connection any more. It would not see that: a reader that is not waited for
-    // keeps what it shares with the shards.
+    // No connection is forwarded to it any more, but it cannot notice: the store's reader, if it
+    // was not joined, keeps alive what it shares with the shards.
     http.abort();
     keep_alive.abort();
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Keeps enough ids reserved on disk, and the uptime noted. Never ends.
+/// Keeps enough ids reserved on disk, and the uptime recorded. Never returns.
 async fn keep_ids(shared: &Arc<Shared>) {
     let limit = log::LineLimit::new();
     loop {
@@ -410,7 +413,7 @@ async fn keep_ids(shared: &Arc<Shared>) {
         }
         let uptime = shared.uptime.after(shared.started.elapsed());
         let next = shared.directory.next_id();
-        // On a thread of its own: signals are obeyed while the disk hangs.
+        // On a separate thread: signals are handled even while the disk hangs.
         let ids = Arc::clone(shared);
         let reserved = tokio::task::spawn_blocking(move || ids.ids.reserve(next, uptime)).await;
         if let Err(error) = reserved.map_err(anyhow::Error::from).and_then(|reserved| reserved) {
@@ -420,20 +423,20 @@ async fn keep_ids(shared: &Arc<Shared>) {
                     "no ids can be reserved; when they are used up new devices are refused"
                 );
             }
-            // Not again at once: whoever wants one would ask without end.
+            // Not at once: a shard that waits for ids would make this loop without end.
             tokio::time::sleep(RETRY).await;
         }
     }
 }
 
-/// After a write that failed.
+/// Delay after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    /// The server was started on a terminal, as its standard input.
+    /// True if standard input was a terminal when the server started.
     has_terminal: bool,
 }
 
@@ -447,9 +450,9 @@ impl Signals {
         })
     }
 
-    /// Until all shards have ended: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP
-    /// rereads the configuration, or drains where it says that the server's terminal is gone. A shard
-    /// that fails takes the others down in good order.
+    /// Runs until all shards have ended. SIGTERM and SIGINT drain, and a second one ends the
+    /// process at once. SIGHUP rereads the configuration, or drains if the server's terminal is
+    /// gone. A shard that fails makes the others shut down gracefully.
     async fn obey(
         &mut self,
         shared: &Shared,
@@ -467,7 +470,8 @@ impl Signals {
                 },
                 _ = self.hangup.recv() => {
                     if self.lost_terminal() {
-                        // The shell and the kernel each send one; a second one is no impatience.
+                        // The shell and the kernel each send one, so a second one does not mean
+                        // impatience.
                         if is_draining {
                             continue;
                         }
@@ -490,15 +494,15 @@ impl Signals {
         }
     }
 
-    /// Returns true if the window or the login in which the server was started has been closed. A
-    /// terminal that is hung up answers EIO to everything before its SIGHUP is sent, and one on which
-    /// somebody sent a SIGHUP by hand is still there. `nohup` takes standard input away.
+    /// Returns true if the window or login session in which the server was started has been
+    /// closed. A terminal that was hung up answers EIO to everything before SIGHUP is sent,
+    /// while after a SIGHUP sent by hand it is still there. `nohup` detaches standard input.
     fn lost_terminal(&self) -> bool {
         self.has_terminal && !io::stdin().is_terminal()
     }
 }
 
-/// Waits for a signal to stop.
+/// Waits for a signal to stop and returns its name.
 async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -512,8 +516,8 @@ fn stop_at_once(signal: &str) -> ! {
     std::process::exit(1);
 }
 
-/// Time for the store to write what is left once the shards have ended, which they do at the latest
-/// twice `close_timeout` after the drain.
+/// Time for the store to write what is left after the shards have ended, which is at most twice
+/// `close_timeout` after the drain.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
 fn drain(signal: &str, shared: &Shared, state: &http::State) {
@@ -530,7 +534,7 @@ fn drain(signal: &str, shared: &Shared, state: &http::State) {
     }
 }
 
-/// As [`bind`]; an error names the keys that chose the address, and says what to do.
+/// Like [`bind`]; an error names the keys that set the address, and the remedy.
 fn listen(address: SocketAddr, keys: &str, idle_timeout: Duration) -> anyhow::Result<TcpListener> {
     bind(address, idle_timeout).map_err(|error| {
         let another = match keys {
@@ -553,14 +557,14 @@ fn listen(address: SocketAddr, keys: &str, idle_timeout: Duration) -> anyhow::Re
     })
 }
 
-/// A listening socket that accepted sockets inherit their options from.
+/// Returns a listening socket, whose options accepted sockets inherit.
 ///
-/// `TCP_USER_TIMEOUT` (RFC 5482) is for connections that are not read for a while: their silence says
+/// `TCP_USER_TIMEOUT` (RFC 5482) is for connections under a read pause: there silence means
 /// nothing, but a peer whose system does not ack the pings for `idle_timeout` is gone. No
 /// `SO_REUSEPORT`: a second server on the port must fail, not take half of the connections.
 fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Only so that a restart need not wait for old connections in TIME_WAIT.
+    // Only so that a restart does not have to wait for old connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     sockopt::set_tcp_user_timeout(&socket, idle_timeout.as_millis() as u32)?;
@@ -570,8 +574,8 @@ fn bind(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
-/// Returns what may be not durable. On a small disk that is less than configured: what was accepted
-/// must still find room when the log is full.
+/// Returns the maximum bytes that may be not yet durable. On a small disk that is less than
+/// configured: accepted messages must still fit when the log is full.
 fn budget_bytes(config: &Config, recovered: Option<&store::Recovered>) -> usize {
     let configured = config.store_queue_max_bytes;
     let effective = recovered.map_or(configured, store::Recovered::queue_max_bytes);
@@ -594,8 +598,8 @@ fn store_options(config: &Config) -> store::Options {
     }
 }
 
-/// Puts the machine's figures in where the configuration leaves them open or asks for too much. A server
-/// that runs goes on with the shards, the store and the HTTP server that it began with.
+/// Replaces settings that the configuration leaves open, or that are too large for the machine.
+/// A running server keeps the shards, the store and the HTTP server that it started with.
 pub(crate) fn fit_to_machine(config: &mut Config, running: Option<&Config>) {
     if config.shards == 0 {
         config.shards = thread::available_parallelism().map_or(1, usize::from);
@@ -604,8 +608,8 @@ pub(crate) fn fit_to_machine(config: &mut Config, running: Option<&Config>) {
     bound_by_file_limit(config, &begun_with);
 }
 
-/// Raises the soft limit on open files to the hard one, and keeps what clients can open below it: a
-/// full server can still say that it is, and the store still has its files.
+/// Raises the soft limit on open files to the hard one, and limits connections so that they stay
+/// below it: a full server can still answer that it is full, and the store still has its files.
 fn bound_by_file_limit(config: &mut Config, begun_with: &Config) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
@@ -640,25 +644,26 @@ fn bound_by_file_limit(config: &mut Config, begun_with: &Config) {
     }
 }
 
-/// How the open files are divided.
+/// Division of the open files.
 #[derive(Debug, PartialEq, Eq)]
 struct Files {
-    /// One for each segment.
+    /// One file per segment.
     store: usize,
-    /// At the most; what fewer do not need is left to `connections`.
+    /// The maximum; unused ones are left to `connections`.
     http_connections: usize,
     connections: usize,
 }
 
 impl Files {
-    /// Of what is left, the store comes first, then HTTP, each with half of it at the most.
+    /// Divides the files that are not reserved: first the store, then HTTP, at most half of the
+    /// rest each.
     fn share(limit: usize, store: usize, config: &Config) -> Files {
         let fixed = RESERVED_FILES + SPARE_SOCKETS + config.shards * FILES_PER_SHARD;
         let left = limit.saturating_sub(fixed);
         let store = store.min(left / 2);
         let left = left - store;
-        // As many wait as are served, and all may be beyond `max_connections`. Over TLS each has the
-        // two ends of a pipe as well.
+        // As many wait as are served, and all of them may exceed `max_connections`. Over TLS
+        // each has the two ends of a pipe as well.
         let on_main_port = 2 * if config.tls_cert.is_some() { 3 } else { 1 };
         let per_request = on_main_port + usize::from(config.metrics_listen.is_some());
         let http_connections = (left / 2 / per_request).max(1);
@@ -674,7 +679,8 @@ mod tests {
 
     use super::*;
 
-    /// Set once, on the listener: whether the system hands it on is what all else depends on.
+    /// The option is set once, on the listener: everything depends on the system's inheriting
+    /// it.
     #[test]
     fn accepted_sockets_give_up_a_peer_that_does_not_ack() {
         let idle_timeout = Duration::from_secs(17);

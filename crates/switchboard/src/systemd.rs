@@ -1,5 +1,5 @@
-//! What systemd is told about the server, by the datagrams of `sd_notify(3)`. Where systemd does not
-//! ask (`NOTIFY_SOCKET`, `WATCHDOG_USEC`), nothing is done.
+//! Notifications to systemd, the datagrams of `sd_notify(3)`. If systemd does not ask for them
+//! (`NOTIFY_SOCKET`, `WATCHDOG_USEC`), nothing is sent.
 
 use std::env;
 use std::ffi::OsStr;
@@ -16,25 +16,26 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::log::LineLimit;
 use crate::shard::Shared;
 
-/// A keep-alive may be late by three of these: one is lost, the machine is busy.
+/// A keep-alive may be late by three of these intervals: one may get lost while the machine is
+/// busy.
 const KEEP_ALIVES_PER_TIMEOUT: u32 = 4;
 
 /// Time for systemd to take a datagram; it takes none while it reloads its own units.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The way to systemd, if it asked for one.
+/// The socket to systemd, if it asked for one.
 #[derive(Debug)]
 pub(crate) struct Systemd {
     socket: Option<UnixDatagram>,
-    /// Without a keep-alive for this long systemd restarts the server.
+    /// Timeout without a keep-alive after which systemd restarts the server.
     watchdog: Option<Duration>,
-    /// What the server says of itself while nothing is unusual.
+    /// Status of the server while nothing is unusual.
     status: OnceLock<String>,
     failing: LineLimit,
 }
 
 impl Systemd {
-    /// Returns what the variables of this process say.
+    /// Reads the environment variables of this process.
     pub(crate) fn from_env() -> Systemd {
         let address = env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty());
         let socket = address.and_then(|address| match connect(&address) {
@@ -50,18 +51,19 @@ impl Systemd {
         Systemd { socket, watchdog, status: OnceLock::new(), failing: LineLimit::new() }
     }
 
-    /// The server is not ready yet, because of this.
+    /// Reports that the server is not ready yet, and why.
     pub(crate) fn starting(&self, status: &str) {
         self.tell(&format!("STATUS={status}"));
     }
 
-    /// Devices are served; `status` holds whenever nothing else is said.
+    /// Reports that devices are served; `status` is the text whenever there is nothing else to
+    /// say.
     pub(crate) fn ready(&self, status: String) {
         let status = self.status.get_or_init(|| status);
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// The configuration is about to be read again.
+    /// Reports that the configuration is about to be read again.
     pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
@@ -70,7 +72,8 @@ impl Systemd {
         ));
     }
 
-    /// It was, and the server goes on with it or, if it was refused, as before.
+    /// Reports the end of a reload: applied, or refused with the old configuration still in
+    /// force.
     pub(crate) fn reloaded(&self, is_applied: bool) {
         let status = self.status.get().map_or("", String::as_str);
         let refused = "; the last reload was refused and changed nothing, see the log";
@@ -78,8 +81,8 @@ impl Systemd {
         self.tell(&format!("READY=1\nSTATUS={status}{more}"));
     }
 
-    /// The server goes down, which takes `at_most`: systemd waits as long before it kills, also
-    /// where its unit says less.
+    /// Reports that the server is stopping, which takes `at_most`. systemd waits that long
+    /// before it kills, even if the unit says less.
     pub(crate) fn stopping(&self, status: &str, at_most: Duration) {
         let at_most_us = at_most.as_micros();
         self.tell(&format!("STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={at_most_us}"));
@@ -95,11 +98,11 @@ impl Systemd {
     }
 }
 
-/// Keeps systemd's watchdog quiet while every shard takes turns. Never ends.
+/// Feeds systemd's watchdog as long as every shard takes turns. Never returns.
 ///
-/// A shard that is idle sleeps until something happens; so each is woken, and has until the next look
-/// to take a turn. One that hangs takes none, and then nothing is said until it does. Shards do not
-/// wait for the disk, so one that hangs is not mistaken for them.
+/// An idle shard sleeps until something happens; so each one is woken, and has until the next
+/// check to take a turn. One that hangs takes none, and then no keep-alive is sent until it
+/// does. Shards do not wait for the disk, so a slow disk does not look like a hang.
 pub(crate) async fn keep_alive(shared: Arc<Shared>) {
     let Some(timeout) = shared.systemd.watchdog else { return std::future::pending().await };
     let mut looks = interval(timeout / KEEP_ALIVES_PER_TIMEOUT);
@@ -121,7 +124,7 @@ pub(crate) async fn keep_alive(shared: Arc<Shared>) {
     }
 }
 
-/// A socket to an address as systemd writes it: a path, or `@` and an abstract name.
+/// Connects to an address as systemd writes it: a path, or `@` and an abstract name.
 fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     let address = match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -133,7 +136,7 @@ fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// The watchdog's timeout, unless it is for another process.
+/// Returns the watchdog's timeout, unless it is meant for another process.
 fn watchdog(usec: Option<String>, watched: Option<String>, own: u32) -> Option<Duration> {
     let is_watched = watched.is_none_or(|watched| watched.parse() == Ok(own));
     let usec = usec?.parse().ok().filter(|&usec| usec > 0 && is_watched)?;

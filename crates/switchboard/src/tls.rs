@@ -1,4 +1,4 @@
-//! TLS: certificates from files, and one session per connection; only this knows rustls.
+//! TLS: certificates from files, and one session per connection. Only this module uses rustls.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 
-/// Why the certificate or its key cannot be used.
+/// Reason why the certificate or its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     /// A file cannot be read, or holds no PEM of the kind.
@@ -18,18 +18,18 @@ pub(crate) enum LoadError {
         key: &'static str,
         /// Its value.
         path: String,
-        /// What was wrong. Not called `source`: a chain of causes would say it twice.
+        /// The error. Not called `source`, or error chains would print it twice.
         cause: PemError,
     },
-    /// The certificate file is empty of certificates.
+    /// The certificate file has no certificate.
     #[error("tls_cert = \"{0}\": no certificate in this file")]
     NoCertificate(String),
-    /// Certificate and key do not go together, or rustls cannot use them.
+    /// Certificate and key do not belong together, or rustls cannot use them.
     #[error("tls_cert and tls_key: {0}")]
     Unusable(rustls::Error),
 }
 
-/// The certificate that new connections get; replaced by SIGHUP.
+/// The certificate for new connections; replaced on SIGHUP.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     config: RwLock<Arc<ServerConfig>>,
@@ -41,13 +41,13 @@ impl Acceptor {
         Ok(Acceptor { config: RwLock::new(load(cert, key)?) })
     }
 
-    /// New connections get the other's certificate.
+    /// Uses the certificate of `other` for new connections.
     pub(crate) fn replace(&self, other: Acceptor) {
         let config = other.config.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         *self.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
     }
 
-    /// A session for one new connection.
+    /// Starts a session for a new connection.
     pub(crate) fn session(&self) -> Result<Session, rustls::Error> {
         let config = self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(Session { connection: ServerConnection::new(Arc::clone(&config))? })
@@ -73,39 +73,39 @@ fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, LoadError> {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(LoadError::Unusable)?;
-    // WebSocket over HTTP/2 (RFC 8441) is another handshake, so only HTTP/1.1 is offered.
+    // WebSocket over HTTP/2 (RFC 8441) is a different handshake, so only HTTP/1.1 is offered.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-/// The TLS of one connection: ciphertext in, plaintext out, and back.
+/// The TLS session of one connection: converts between ciphertext and plaintext.
 #[derive(Debug)]
 pub(crate) struct Session {
     connection: ServerConnection,
 }
 
-/// What came of some ciphertext.
+/// Outcome of decrypting some ciphertext.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Opened {
     /// Bytes of plaintext.
     pub len: usize,
-    /// The peer has said that no more will come.
+    /// True if the peer has said that nothing more will come.
     pub is_end: bool,
 }
 
 impl Session {
-    /// Returns whether the TLS handshake goes on.
+    /// Returns true until the TLS handshake is complete.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
     }
 
-    /// Decrypts all of `cipher` into `plain`, which must be as long. An error is final; an alert
-    /// then waits to be sent.
+    /// Decrypts all of `cipher` into `plain`, which must have the same length. An error is
+    /// final; an alert is then ready to be sent.
     pub(crate) fn open(&mut self, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<Opened> {
         let mut opened = Opened { len: 0, is_end: false };
         while !cipher.is_empty() {
             if self.connection.read_tls(&mut cipher)? == 0 {
-                // Nothing that comes after close_notify is read (RFC 8446 section 6.1).
+                // Data after close_notify is ignored (RFC 8446 section 6.1).
                 opened.is_end = true;
                 break;
             }
@@ -124,12 +124,12 @@ impl Session {
         Ok(opened)
     }
 
-    /// Returns whether ciphertext waits to be written.
+    /// Returns true if ciphertext waits to be written.
     pub(crate) fn wants_write(&self) -> bool {
         self.connection.wants_write()
     }
 
-    /// Encrypts some of `plain`; returns how much.
+    /// Encrypts some of `plain` and returns the number of bytes taken.
     pub(crate) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
         self.connection.writer().write(plain)
     }
@@ -139,7 +139,7 @@ impl Session {
         self.connection.write_tls(socket)
     }
 
-    /// Says that no more will be sent.
+    /// Queues `close_notify`: nothing more will be sent.
     pub(crate) fn send_close(&mut self) {
         self.connection.send_close_notify();
     }

@@ -1,4 +1,4 @@
-//! What a token says, once its signature is verified.
+//! The claims of a token whose signature is verified.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -7,39 +7,40 @@ use switchboard_proto::v1::{DeviceRef, PublicId};
 use super::error::TokenError;
 use super::patterns::Patterns;
 
-/// What a valid token grants.
+/// The rights that a valid token grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Who its bearer is.
+    /// The device that the token identifies.
     pub device: PublicId,
-    /// When it ends, leeway included; `None` is never.
+    /// Time at which it expires, leeway included; `None` means never.
     pub expires_at_ms: Option<u64>,
-    /// Whom the device may send to; `None` is everybody.
+    /// The devices that it may send to; `None` means all.
     pub allow_send: Option<Patterns>,
 }
 
-/// Whose key signed a token.
+/// Owner of the key that signed a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignedBy {
-    /// Ours: it may name numbers, and its clock is ours.
+    /// This server: it may name numbers, and needs no leeway.
     Server,
-    /// Named in the configuration.
+    /// The operator, by a key that the configuration names.
     Operator,
 }
 
-/// Seconds by which the clock of an issuer may differ from ours, in either direction. RFC 7519 section
-/// 4.1.4 allows for a few minutes; clocks that are set by the network are nearer.
+/// Maximum difference in seconds between an issuer's clock and ours, in either direction. RFC
+/// 7519 section 4.1.4 allows a few minutes; clocks set over the network are closer.
 const LEEWAY_S: u64 = 30;
 
-/// What the configuration asks of the operator's tokens.
+/// Requirements of the configuration for tokens of the operator.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
     pub(super) audience: Option<String>,
     pub(super) issuer: Option<String>,
 }
 
-/// The claims that are read (RFC 7519 section 4.1); all others are ignored. One that is there must be
-/// of its type: `null` is not an absent one, or a slip of an issuer would make a token last for ever.
+/// The claims that are read (RFC 7519 section 4.1); all others are ignored. A claim that is
+/// present must have its type: were `null` taken for an absent claim, an issuer's bug could make
+/// a token last for ever.
 #[derive(Deserialize)]
 struct RawClaims {
     #[serde(default, deserialize_with = "present")]
@@ -67,14 +68,16 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Op
     T::deserialize(from).map(Some)
 }
 
-/// Reads a JSON object; an array is none, though serde would take its items for the fields in order.
+/// Parses a JSON object. An array is rejected: serde would take its items for the fields in
+/// order.
 pub(super) fn read_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
     let is_object = json.trim_ascii_start().starts_with(b"{");
     if is_object { serde_json::from_slice(json).ok() } else { None }
 }
 
 impl Claims {
-    /// Reads and judges the claims in `payload`, JSON of which the signature is verified.
+    /// Parses and checks the claims in `payload`, the JSON of a token whose signature is
+    /// verified.
     pub(super) fn judge(
         payload: &[u8],
         signed_by: SignedBy,
@@ -82,6 +85,7 @@ impl Claims {
         now_unix_s: u64,
     ) -> Result<Claims, TokenError> {
         let raw: RawClaims = read_object(payload).ok_or_else(|| misread(payload))?;
+        // Our own tokens are checked against the same clock that issued them.
         let leeway_s = match signed_by {
             SignedBy::Server => 0,
             SignedBy::Operator => {
@@ -95,6 +99,8 @@ impl Claims {
         if signed_by == SignedBy::Operator && matches!(device, PublicId::Number(_)) {
             return Err(TokenError::ForeignNumber);
         }
+        // Numbers are given by this server: an issuer that could name them could be any such
+        // device.
         let allow_send = raw.allow_send.map(Patterns::new).transpose();
         Ok(Claims {
             device,
@@ -125,11 +131,12 @@ impl RawClaims {
         }
     }
 
-    /// When the token ends, in seconds, if `now_unix_s` is within its time.
+    /// Returns the time in seconds at which the token expires, or an error if `now_unix_s` is
+    /// outside its validity.
     fn in_force(&self, leeway_s: u64, now_unix_s: u64) -> Result<Option<u64>, TokenError> {
         let whole = |claim: Option<f64>, name| match claim {
             Some(seconds) if seconds < 0.0 => Err(TokenError::BadClaim(name)),
-            // A date in the far future saturates.
+            // The cast saturates for a date in the far future.
             seconds => Ok(seconds.map(|seconds| seconds as u64)),
         };
         if let Some(before_unix_s) = whole(self.nbf, "nbf")?
@@ -146,7 +153,7 @@ impl RawClaims {
     }
 }
 
-/// Returns which claim made `payload` unreadable.
+/// Returns the error for the claim that made `payload` unreadable.
 fn misread(payload: &[u8]) -> TokenError {
     let Some(claims) = read_object::<Map<String, Value>>(payload) else {
         return TokenError::NotJwt;
@@ -165,7 +172,7 @@ fn misread(payload: &[u8]) -> TokenError {
     match ["sub", "exp", "nbf", "aud", "iss", "allow_send"].into_iter().find(|name| is_bad(name)) {
         Some("sub") => TokenError::BadSubject,
         Some(name) => TokenError::BadClaim(name),
-        // One that is there twice.
+        // A claim is present twice.
         None => TokenError::NotJwt,
     }
 }

@@ -1,4 +1,4 @@
-//! The cryptography under the JWT library: ring, which rustls already brings.
+//! The cryptography behind the JWT library: ring, which rustls already brings in.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
@@ -14,13 +14,13 @@ use ring::signature::{
 static RING: CryptoProvider = CryptoProvider {
     signer_factory: signer,
     verifier_factory: verifier,
-    // Only for making JWKs, which nobody does here.
+    // Needed only to make JWKs, which is not done here.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes ring the library's cryptography; to be called before anything is signed or verified.
+/// Makes ring the library's cryptography; must be called before anything is signed or verified.
 pub(super) fn install() {
-    // It fails when it is installed already, and only this room installs one.
+    // Fails if it is installed already, which only this module does.
     let _: std::result::Result<(), _> = RING.install_default();
 }
 
@@ -45,7 +45,7 @@ impl JwtSigner for Hs256 {
     }
 }
 
-/// A key of the family that the algorithm belongs to.
+/// A verification key whose family matches the algorithm.
 struct Check {
     algorithm: Algorithm,
     key: DecodingKey,
@@ -59,7 +59,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         Algorithm::RS256 => AlgorithmFamily::Rsa,
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
-    // Else a public key could pass for a secret.
+    // Otherwise a public key could be used as an HMAC secret.
     if key.family() != family {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }

@@ -1,20 +1,20 @@
-//! Why a token is refused, and why keys cannot be used.
+//! Errors of tokens and keys.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// Why a token is refused. What it displays is fit for a close frame: at most 123 bytes (RFC 6455
-/// section 5.5.1), and nothing in it is the token's own text.
+/// Reason for refusing a token. Its text fits into a close frame: at most 123 bytes (RFC 6455
+/// section 5.5.1), with nothing copied from the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Longer than [`TOKEN_LEN_MAX`](super::TOKEN_LEN_MAX).
     #[error("the token is longer than {} bytes", super::TOKEN_LEN_MAX)]
     TooLong,
-    /// Not three parts in base64url, or no JSON in them.
+    /// Not three parts in base64url, or not JSON inside.
     #[error("the token is no JWT")]
     NotJwt,
-    /// `alg` is `none`, unknown, or not that of the key which `kid` names.
+    /// `alg` is `none`, unknown, or not that of the key that `kid` names.
     #[error("the token's algorithm is not accepted; its key decides which is")]
     WrongAlgorithm,
     /// The header asks for an extension by `crit` (RFC 7515 section 4.1.11).
@@ -23,28 +23,28 @@ pub enum TokenError {
     /// No key of this server has the token's `kid`.
     #[error("the token is signed with a key that is not known here")]
     UnknownKey,
-    /// No key that is here has signed the token, and one that has may come with the key set that
-    /// is fetched next: the same token may be good in a moment.
+    /// None of the present keys has signed the token, but the key set that is fetched next may
+    /// have the key: the same token may be valid in a moment.
     #[error("the token's key is not known here yet; the key set is being fetched, come back soon")]
     KeyAwaited,
-    /// Its `kid` is that of a server's own key, and not of this one's.
+    /// The `kid` is that of a server's own key, but not of this server's.
     #[error(
         "the token is signed with the key of another server or data directory, or an earlier one"
     )]
     OtherServer,
-    /// None of the keys that could have signed it has.
+    /// None of the keys that may have signed the token verifies it.
     #[error("the token's signature is wrong")]
     BadSignature,
-    /// `exp` is over.
+    /// `exp` has passed.
     #[error("the token expired at {}", utc(*.since_unix_s))]
     Expired {
-        /// What `exp` says.
+        /// Value of `exp`.
         since_unix_s: u64,
     },
-    /// `nbf` is still to come.
+    /// `nbf` is in the future.
     #[error("the token is not valid before {}", utc(*.before_unix_s))]
     NotYetValid {
-        /// What `nbf` says.
+        /// Value of `nbf`.
         before_unix_s: u64,
     },
     /// `aud` lacks `auth_audience`.
@@ -53,7 +53,7 @@ pub enum TokenError {
     /// `iss` is not `auth_issuer`.
     #[error("the token is not from the issuer that is trusted here (iss)")]
     WrongIssuer,
-    /// `sub` is missing or no device id.
+    /// `sub` is missing or not a device id.
     #[error(
         "the token names no device: sub must be a letter, then up to 127 of A-Z a-z 0-9 . _ : @ -"
     )]
@@ -66,26 +66,27 @@ pub enum TokenError {
     /// `sub` is a number, and `auth` is `token`.
     #[error("this server requires a token of a device with a name (auth = \"token\")")]
     NoName,
-    /// A claim that is read here has the wrong type or is out of bounds.
+    /// A claim has the wrong type or is out of bounds.
     #[error("the token's claim {0} cannot be read")]
     BadClaim(&'static str),
 }
 
-/// A moment as people write it; the year 9999 stands for all that come later.
+/// Formats a time; the year 9999 stands for all later ones.
 fn utc(unix_s: u64) -> humantime::Rfc3339Timestamp {
-    /// 9999-12-31T23:59:59Z, the last that RFC 3339 can write.
+    /// 9999-12-31T23:59:59Z, the last time that RFC 3339 can write.
     const LAST: u64 = 253_402_300_799;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_s.min(LAST));
     humantime::format_rfc3339_seconds(time)
 }
 
 impl KeyError {
-    /// Returns what the system said of the own key's file.
+    /// Returns the I/O error of the own key's file.
     pub(crate) fn io(&self) -> Option<&io::Error> {
         if let KeyError::Own { cause, .. } = self { Some(cause) } else { None }
     }
 
-    /// Returns whether it is about keys that the configuration names, not the server's own.
+    /// Returns true if the error is about keys that the configuration names, not the server's
+    /// own.
     pub(crate) fn is_of_operator(&self) -> bool {
         matches!(
             self,
@@ -94,7 +95,7 @@ impl KeyError {
     }
 }
 
-/// Why keys cannot be read or made.
+/// Reason why keys cannot be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The server's own key cannot be read or written.
@@ -102,10 +103,10 @@ pub enum KeyError {
     Own {
         /// The key's file.
         path: PathBuf,
-        /// What the system said. Not called `source`: a chain of causes would say it twice.
+        /// The I/O error. Not called `source`, or error chains would print it twice.
         cause: io::Error,
     },
-    /// The disk has lost the own key, or something else than a file is in its place.
+    /// The own key is lost on disk, or its path is not a file.
     #[error(
         "{path} cannot be read ({cause}); restore it from a backup, or run `switchboard store \
          repair`: it makes a new one, and no token of the old one is valid"
@@ -113,10 +114,10 @@ pub enum KeyError {
     OwnLost {
         /// The key's file.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// Any user of the machine could read the own key, or put another in its place.
+    /// Other users of the machine can read or replace the own key.
     #[error(
         "{path}: other users of this machine have access to the key that proves who a device is \
          (mode {mode:04o}); run `chmod 600 {path}`, or remove it and run `switchboard store \
@@ -128,7 +129,7 @@ pub enum KeyError {
         /// Its permissions.
         mode: u32,
     },
-    /// The own key's file is not a key.
+    /// The file of the own key does not hold a key.
     #[error(
         "{path}: must hold 32 bytes, but does not; restore it from a backup, or run `switchboard \
          store repair`: it makes a new one, and no token of the old one is valid"
@@ -143,10 +144,10 @@ pub enum KeyError {
          file by --config"
     )]
     NoData {
-        /// The directory that was looked in.
+        /// The directory that was searched.
         dir: PathBuf,
     },
-    /// There is a store, and the own key that belongs to it is gone.
+    /// There is a store, but its own key is missing.
     #[error(
         "{path} is missing: every token that this server gave would be worthless; restore it from \
          a backup, or run `switchboard store repair`: it makes a new one"
@@ -155,7 +156,7 @@ pub enum KeyError {
         /// The key's file.
         path: PathBuf,
     },
-    /// The own key is another than the store knows.
+    /// The own key is not the one that the store knows.
     #[error(
         "{path} is not the key of this store, or is damaged: no token that this server gave would \
          be valid; restore it from a backup, or run `switchboard store repair`: it makes a new one"
@@ -164,7 +165,7 @@ pub enum KeyError {
         /// The key's file.
         path: PathBuf,
     },
-    /// The system gives no random bytes.
+    /// The system returned no random bytes.
     #[error("no randomness from the system: {0}")]
     NoRandomness(getrandom::Error),
     /// A file of the operator's keys cannot be read.
@@ -174,7 +175,7 @@ pub enum KeyError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         cause: io::Error,
     },
     /// A file of the operator's keys holds no key that can be used.
@@ -184,10 +185,10 @@ pub enum KeyError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// The problem, and what would be right.
         problem: String,
     },
-    /// No authority to check the key set's server by.
+    /// No certificate authority to verify the key set's server with.
     #[error("auth_jwks: {0}")]
     NoAuthorities(String),
 }

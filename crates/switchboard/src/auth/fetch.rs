@@ -19,10 +19,10 @@ use tokio_rustls::TlsConnector;
 use super::error::KeyError;
 use super::operator::KEYS_BYTES_MAX;
 
-/// Time for everything, from looking up the name to the last byte.
+/// Time for the whole fetch, from the name lookup to the last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why nothing was fetched.
+/// Reason why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("cannot connect: {0}")]
@@ -39,10 +39,10 @@ pub(super) enum FetchError {
     Timeout(Duration),
 }
 
-/// A URL and what it takes to fetch it.
+/// A URL and the TLS set-up to fetch it with.
 pub(super) struct Fetcher {
     url: Uri,
-    /// For https.
+    /// Present for https.
     tls: Option<TlsConnector>,
     timeout: Duration,
 }
@@ -54,8 +54,9 @@ impl std::fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// For a URL with a host, http or https. An https server must have a certificate of an authority
-    /// that the system trusts, or one of the files that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    /// Takes a URL with a host, http or https. An https server needs a certificate of an
+    /// authority that the system trusts, or of one in the files that `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` name.
     pub(super) fn new(url: Uri) -> Result<Fetcher, KeyError> {
         let is_https = url.scheme_str() == Some("https");
         let roots = if is_https { Some(system_roots()?) } else { None };
@@ -71,7 +72,7 @@ impl Fetcher {
         &self.url
     }
 
-    /// The answer's body.
+    /// Returns the body of the response.
     pub(super) async fn fetch(&self) -> Result<Bytes, FetchError> {
         let fetched = tokio::time::timeout(self.timeout, self.connect_and_ask()).await;
         fetched.unwrap_or(Err(FetchError::Timeout(self.timeout)))
@@ -89,15 +90,16 @@ impl Fetcher {
         self.ask(tls.connect(name, tcp).await.map_err(FetchError::Connect)?).await
     }
 
-    /// By hyper's connection itself: the pooling client of hyper-util spawns a task for each one that
-    /// nobody waits for, and a single request in minutes has no use for a pool.
+    /// Sends the request over hyper's connection directly: the pooling client of hyper-util
+    /// spawns a task per connection that nobody waits for, and one request every few minutes
+    /// needs no pool.
     async fn ask(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> Result<Bytes, FetchError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Driven here, and so gone when the answer is there. What it fails with, the answer fails
-        // with too.
+        // Driven here, so it is dropped once the response is complete. If it fails, the request
+        // fails with the same error.
         let drive = async {
             let _: Result<(), hyper::Error> = connection.await;
             std::future::pending().await
@@ -177,8 +179,8 @@ mod tests {
         (serving, url)
     }
 
-    /// Answers one request with these bytes and closes. It reads the request first: a socket that is
-    /// closed with bytes unread resets the connection, and the answer may be lost.
+    /// Answers one request with these bytes and closes. It reads the request first: closing a
+    /// socket with unread bytes resets the connection, and the answer may be lost.
     async fn answer_once(mut socket: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
@@ -263,7 +265,7 @@ mod tests {
         let url: Uri = format!("https://localhost:{port}/").parse().unwrap();
         let serve = async || {
             let (socket, _) = listener.accept().await.unwrap();
-            // It fails where the client does not like the certificate.
+            // Fails if the client rejects the certificate.
             let Ok(socket) = acceptor.accept(socket).await else { return };
             answer_once(socket, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
         };

@@ -1,10 +1,10 @@
-//! Keys that verify tokens, and how one is chosen for a token.
+//! Keys that verify tokens, and the choice of a key for a token.
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::error::TokenError;
 
-/// Keys of the operator, those of files and those of a key set together, that are looked at.
+/// Maximum number of the operator's keys in all files and the key set together.
 pub(super) const KEYS_MAX: usize = 64;
 
 /// A key, and the one algorithm that it verifies.
@@ -15,7 +15,7 @@ pub(super) struct Key {
     key: DecodingKey,
 }
 
-/// Without the key.
+/// Omits the key itself.
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Key")
@@ -25,10 +25,10 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// A token in its parts, before anything of it is believed.
+/// A token split into its parts, none of them trusted yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signed<'a> {
-    /// Header and claims as they were signed.
+    /// Header and claims, as signed.
     pub(super) message: &'a str,
     pub(super) signature: &'a str,
     pub(super) algorithm: Algorithm,
@@ -40,12 +40,12 @@ impl Key {
         Key { kid: kid.map(Box::from), algorithm, key }
     }
 
-    /// Returns whether this key has the token's `kid`.
+    /// Returns true if this key has the token's `kid`.
     pub(super) fn is_named(&self, kid: Option<&str>) -> bool {
         kid.is_some() && self.kid.as_deref() == kid
     }
 
-    /// Verifies with the key's own algorithm, whatever the token would like.
+    /// Verifies with the key's own algorithm, never with the one that the token asks for.
     pub(super) fn verify(&self, signed: &Signed<'_>) -> Result<(), TokenError> {
         if signed.algorithm != self.algorithm {
             return Err(TokenError::WrongAlgorithm);
@@ -55,13 +55,14 @@ impl Key {
         {
             Ok(true) => Ok(()),
             Ok(false) => Err(TokenError::BadSignature),
-            // The signature is no base64url.
+            // The signature is not base64url.
             Err(_) => Err(TokenError::NotJwt),
         }
     }
 
-    /// A key with a `kid` is for tokens with that `kid`. One without, as from a PEM file, may have
-    /// signed any token; but where that says `kid` and has another algorithm, another key is meant.
+    /// Returns true if the token may be signed with this key. A key with a `kid` verifies only
+    /// tokens with that `kid`. One without, as from a PEM file, may have signed any token; but a
+    /// token that has a `kid` and another algorithm means another key.
     fn may_have_signed(&self, signed: &Signed<'_>) -> bool {
         match self.kid {
             Some(_) => self.is_named(signed.kid),
@@ -70,8 +71,8 @@ impl Key {
     }
 }
 
-/// Verifies with each of the keys that may have signed the token. The error is that of the key that
-/// came furthest.
+/// Verifies with each key that may have signed the token. If none has, the error is that of the
+/// key that got furthest.
 pub(super) fn verify_with<'a>(
     keys: impl IntoIterator<Item = &'a Key>,
     signed: &Signed<'_>,

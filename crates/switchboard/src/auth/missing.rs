@@ -1,21 +1,24 @@
-//! Which tokens to turn away for now, because a fetch of the key set may bring their key.
+//! Decides which tokens to reject only for now, because the next fetch of the key set may bring
+//! their key.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
-/// Names of keys that are remembered; one that is forgotten has another fetch to wait for.
+/// Maximum number of key names remembered; a forgotten one has to wait for one more fetch.
 const MISSING_MAX: usize = 1_024;
 
-/// Names of keys that somebody came with and the key set lacks, each with the set that is to judge
-/// it: the first whose fetch began after somebody came with it.
+/// Key names that clients came with and the key set lacks. Each has a judging set: the first
+/// whose fetch began after a client came with the name, and so the first that may say for
+/// certain that there is no such key.
 ///
-/// Without a `kid` a token may be signed with any key that has none; they share one entry.
+/// A token without a `kid` may be signed with any key that has none; such tokens share one
+/// entry.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
-    /// Sets fetched so far.
+    /// Number of sets fetched so far.
     sets: u64,
     is_fetching: bool,
-    /// Hash of the name, and the number of the set; the oldest first.
+    /// Hash of the name, and the number of its judging set; oldest first.
     judges: VecDeque<(u64, u64)>,
     hasher: RandomState,
 }
@@ -25,17 +28,19 @@ impl Missing {
         self.is_fetching = true;
     }
 
-    /// The fetch has ended; so many sets have come so far.
+    /// Records the end of a fetch; `sets` have arrived so far.
     pub(super) fn end_fetch(&mut self, sets: u64) {
         self.is_fetching = false;
         self.sets = sets;
     }
 
-    /// Returns whether a key that set number `set` lacks may come with a later one. Only the set that is
-    /// to judge says no: with those behind it, it begins anew, as the answer is old by then.
+    /// Returns true if a key that set number `set` lacks may arrive with a later one. Only the
+    /// judging set itself says no; for a later set the name starts anew, because by then that
+    /// answer is out of date.
     pub(super) fn may_come(&mut self, kid: Option<&str>, set: u64) -> bool {
         let name = self.hasher.hash_one(kid);
-        // What is fetched at this moment may have been read before the key was added.
+        // A fetch under way may have read the set before the key was added to it: wait for the
+        // one after.
         let next = self.sets + 1 + u64::from(self.is_fetching);
         match self.judges.iter_mut().find(|(known, _)| *known == name) {
             Some((_, judge)) if set <= *judge => set < *judge,

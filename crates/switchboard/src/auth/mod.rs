@@ -1,9 +1,9 @@
 //! Identity: the keys of tokens, and what a token proves.
 //!
-//! A token is a JWT (RFC 7519). The server's own key signs those of devices that come without a name
-//! and those of `switchboard token`; the operator's keys are somebody else's to sign with. The two can
-//! never be confused: a token whose `kid` begins as the own key's is judged by that alone, any other by
-//! the operator's alone, and only the own key may name a numeric device.
+//! A token is a JWT (RFC 7519). The server's own key signs those of devices without a name and
+//! those of `switchboard token`; the operator's keys belong to other issuers. The two cannot be
+//! confused: a token whose `kid` is that of an own key is verified by the own key alone, any
+//! other by the operator's keys alone, and only the own key may name a numeric device.
 
 mod claims;
 mod crypto;
@@ -41,35 +41,38 @@ use keys::{Key, Signed, verify_with};
 use operator::Files;
 use refresh::Remote;
 
-/// All keys that the server accepts, and its own to sign with. Shared by all threads; to verify takes
-/// a read lock for as long as a few pointers take to copy, and only for the operator's keys.
+/// All keys that the server accepts, and its own, which also signs. Shared by all threads;
+/// verifying takes a read lock only for the operator's keys, and only while a few pointers are
+/// copied.
 #[derive(Debug)]
 pub struct Keyring {
     own: OwnKey,
-    /// Whether devices without a name are let in: not where everybody must show a token that somebody
-    /// gave him on purpose, or all would stay that came while the server was open.
+    /// True if devices without a name are let in. With `auth = "token"` they are not: every
+    /// device that came while the server was open has got a token for its number, and would stay
+    /// for ever.
     takes_numbers: bool,
     operator: RwLock<OperatorKeys>,
-    /// Somebody came with a `kid` that no key has, or the operator asks for a fresh key set.
+    /// Notified when a client comes with a `kid` that no key has, or the operator asks for a
+    /// fresh key set.
     wants_refresh: Notify,
-    /// There may be another URL to fetch from.
+    /// Notified when the URL may have changed.
     changed: Notify,
 }
 
-/// What the configuration says of the operator's keys, and the keys; a change replaces a part.
+/// The operator's keys and the configuration's rules for them; a change replaces one field.
 #[derive(Clone, Debug)]
 struct OperatorKeys {
     rules: Arc<Rules>,
     remote: Option<Arc<Remote>>,
     of_files: Arc<[Key]>,
-    /// From the URL of `auth_jwks`; empty until the first fetch has worked.
+    /// Keys from the URL of `auth_jwks`; empty until the first fetch has succeeded.
     of_url: Arc<[Key]>,
-    /// The number of that set, from 1 on.
+    /// Number of that set, counted from 1.
     set: u64,
 }
 
-/// What is read of a token's header (RFC 7515 section 4.1). A key that the token brings along, or an
-/// address of one, is never looked at.
+/// The parts of a token's header that are read (RFC 7515 section 4.1). A key embedded in the
+/// token, or the URL of one, is never used.
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
@@ -80,8 +83,8 @@ struct Header<'a> {
 }
 
 impl Keyring {
-    /// The own key of `data_dir`, or a random one without `data_dir`; and the operator's keys from
-    /// their files. The keys of a URL come with
+    /// Opens the own key of `data_dir`, or makes a random one without `data_dir`, and reads the
+    /// operator's keys from their files. The keys of a URL arrive by
     /// [`keep_fresh`](Keyring::keep_fresh).
     pub fn open(config: &Config) -> Result<Keyring, KeyError> {
         let own = match &config.data_dir {
@@ -97,14 +100,15 @@ impl Keyring {
         })
     }
 
-    /// Returns whether the operator's keys can be used, for `config check`; makes and fetches nothing.
+    /// Checks that the operator's keys can be used, for `config check`; creates and fetches
+    /// nothing.
     pub fn check(config: &Config) -> Result<(), KeyError> {
         OperatorKeys::read(config).map(drop)
     }
 
-    /// Takes the operator's keys from this configuration and their files, and has the key set of a
-    /// URL fetched soon; the own key stays. On an error all old keys stay. Connections that are there
-    /// are not asked again.
+    /// Takes the operator's keys from this configuration and its files, and has the key set of a
+    /// URL fetched soon; the own key stays. On an error all old keys stay. Existing connections
+    /// are not verified again.
     pub fn reload(&self, config: &Config) -> Result<(), KeyError> {
         let read = OperatorKeys::read(config)?;
         let mut operator = self.operator.write().unwrap_or_else(PoisonError::into_inner);
@@ -119,10 +123,10 @@ impl Keyring {
         Ok(())
     }
 
-    /// Returns what `token` proves at this time, or why nothing.
+    /// Returns the claims that `token` proves at this time, or the reason for refusing it.
     ///
-    /// The tokens of the own key are judged by their signature and their time; `auth_audience`
-    /// and `auth_issuer` are for the operator's.
+    /// Tokens of the own key are checked by signature and time only; `auth_audience` and
+    /// `auth_issuer` apply to the operator's.
     pub fn verify(&self, token: &str, now_unix_s: u64) -> Result<Claims, TokenError> {
         if token.len() > TOKEN_LEN_MAX {
             return Err(TokenError::TooLong);
@@ -156,8 +160,9 @@ impl Keyring {
         Ok(SignedBy::Operator)
     }
 
-    /// Why a token is refused that none of these keys has signed: for `error`, or only for now. Then
-    /// the key set is fetched soon: it may have a new key, or another one under a `kid` that is known.
+    /// Returns the error for a token that none of these keys has signed: `error`, or
+    /// `KeyAwaited` while the next key set may decide. It then requests a fetch: the set may
+    /// have a new key, or another one under a known `kid`.
     fn refusal(&self, keys: &OperatorKeys, signed: &Signed<'_>, error: TokenError) -> TokenError {
         let Some(remote) = &keys.remote else { return error };
         if error == TokenError::NotJwt {
@@ -167,7 +172,7 @@ impl Keyring {
         if remote.may_bring(signed.kid, keys.set) { TokenError::KeyAwaited } else { error }
     }
 
-    /// Returns what signs the server's own tokens.
+    /// Returns the key that signs the server's own tokens.
     pub fn own(&self) -> &OwnKey {
         &self.own
     }

@@ -12,10 +12,10 @@ use super::keys::{KEYS_MAX, Key};
 use super::public;
 use crate::config::{Config, KeySet};
 
-/// Bytes of a file of keys; 64 RSA keys of 8192 bits take 100 KiB.
+/// Maximum bytes of a file of keys; 64 RSA keys of 8192 bits take 100 KiB.
 pub(super) const KEYS_BYTES_MAX: u64 = 256 << 10;
 
-/// Bytes that an HS256 secret must have (RFC 7518 section 3.2).
+/// Minimum bytes of an HS256 secret (RFC 7518 section 3.2).
 const SECRET_LEN_MIN: usize = 32;
 
 /// The files that hold the operator's keys.
@@ -38,7 +38,7 @@ impl Files {
         }
     }
 
-    /// Reads them all.
+    /// Reads all of them.
     pub(super) fn read(&self) -> Result<Vec<Key>, KeyError> {
         let mut keys = Vec::new();
         if let Some(path) = &self.secret {
@@ -61,7 +61,7 @@ impl Files {
     }
 }
 
-/// The bytes of the file, without one final new line, are the secret.
+/// Reads the secret: the bytes of the file without one final newline.
 fn secret(path: &Path) -> Result<Key, KeyError> {
     const KEY: &str = "auth_hs256_secret_file";
     warn_if_exposed(path);
@@ -75,8 +75,7 @@ fn secret(path: &Path) -> Result<Key, KeyError> {
     })
 }
 
-/// No more than a warning: platforms that mount secrets make them readable, in a container of their
-/// own.
+/// Only warns: platforms that mount secrets make them readable, but in a container of their own.
 fn warn_if_exposed(path: &Path) {
     let mode = path.metadata().map(|file| file.permissions().mode()).unwrap_or_default();
     if mode & 0o007 != 0 {

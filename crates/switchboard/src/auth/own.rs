@@ -1,4 +1,5 @@
-//! The server's own key: made on the first start, kept in the data directory, signs and verifies.
+//! The server's own key: created on the first start and kept in the data directory. It signs and
+//! verifies.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,17 +16,17 @@ use super::keys::{Key, Signed};
 use super::{Patterns, crypto};
 use crate::store::{is_damage, open_to_read};
 
-/// The `kid` of tokens of earlier versions, which did not tell own keys apart. Since then a hyphen and
-/// the key's fingerprint follow.
+/// The `kid` of tokens of earlier versions, which did not distinguish own keys. Today a hyphen
+/// and the key's fingerprint follow.
 const OWN_KID: &str = "switchboard";
 
-/// Digits of a fingerprint.
+/// Number of digits of a fingerprint.
 const FINGERPRINT_LEN: usize = 16;
 
-/// The key's file in the data directory.
+/// Name of the key's file in the data directory.
 pub(super) const KEY_FILE: &str = "token.key";
 
-/// As many bytes as HS256 puts out (RFC 7518 section 3.2).
+/// Length of the output of HS256 (RFC 7518 section 3.2).
 const KEY_LEN: usize = 32;
 
 /// The server's own key, HS256. Only its tokens may name a numeric device.
@@ -35,14 +36,14 @@ pub struct OwnKey {
     verifying: Key,
 }
 
-/// Without the key.
+/// Omits the key itself.
 impl std::fmt::Debug for OwnKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OwnKey").finish_non_exhaustive()
     }
 }
 
-/// The claims of a token that is minted here.
+/// The claims of a token that this server issues.
 #[derive(Serialize)]
 struct Minted<'a> {
     sub: &'a str,
@@ -54,11 +55,12 @@ struct Minted<'a> {
 }
 
 impl OwnKey {
-    /// The key in the data directory `dir`. Nothing is made here: a key that no server has would sign
-    /// tokens that are worth nothing, and one made for a store that lost its own would end every token.
+    /// Opens the key in the data directory `dir`, and never creates one: tokens signed with a
+    /// key that no server has would be worthless, and a new key for a store that lost its own
+    /// would invalidate every token.
     ///
-    /// A key to which every user of the machine has access is refused. One to which a group has access
-    /// is not: container platforms hand the files of a volume to a group.
+    /// A key that every user of the machine can read or write is rejected. Access by a group is
+    /// accepted: container platforms give the files of a volume to a group.
     pub fn open(dir: &Path) -> Result<OwnKey, KeyError> {
         let path = dir.join(KEY_FILE);
         match read(&path) {
@@ -71,10 +73,10 @@ impl OwnKey {
         .map(OwnKey::from_bytes)
     }
 
-    /// Holds the key of a store to what the store knows of it; returns its fingerprint.
+    /// Checks the key against the fingerprint that the store knows, and returns its fingerprint.
     ///
-    /// `known` is what was given before. With `may_make` a key that is missing is made, and is on disk
-    /// when this returns. Two processes that make one at once get the same.
+    /// `known` is the fingerprint returned earlier. With `may_make` a missing key is created and
+    /// synced to disk. Two processes that create one at the same time get the same key.
     pub(crate) fn check(
         dir: &Path,
         known: Option<&str>,
@@ -93,7 +95,7 @@ impl OwnKey {
         Ok(found)
     }
 
-    /// A key that ends with the process.
+    /// Returns a key that lasts as long as the process.
     pub fn random() -> Result<OwnKey, KeyError> {
         random_bytes().map(OwnKey::from_bytes)
     }
@@ -117,11 +119,11 @@ impl OwnKey {
         Err(TokenError::OtherServer)
     }
 
-    /// A token that proves to be `device`, from `now_unix_s` until `ttl` is over, or for as long as
-    /// the key lives. With `allow_send` the device may send to those only.
+    /// Issues a token that proves to be `device`, valid from `now_unix_s` for `ttl`, or for as
+    /// long as the key exists. With `allow_send` the device may send to those only.
     ///
-    /// Many long patterns make a token longer than [`TOKEN_LEN_MAX`](super::TOKEN_LEN_MAX), which
-    /// nobody will accept.
+    /// Many long patterns make a token longer than [`TOKEN_LEN_MAX`](super::TOKEN_LEN_MAX),
+    /// which every server rejects.
     pub fn mint(
         &self,
         device: DeviceRef<'_>,
@@ -140,8 +142,8 @@ impl OwnKey {
     }
 }
 
-/// Returns whether a `kid` is that of this server's own key or of another server's. No key of the
-/// operator's may have one.
+/// Returns true if `kid` is that of a server's own key, this server's or another's. No key of
+/// the operator may have such a one.
 pub(super) fn is_own_kid(kid: &str) -> bool {
     let Some(rest) = kid.strip_prefix(OWN_KID) else { return false };
     let Some(fingerprint) = rest.strip_prefix('-') else { return rest.is_empty() };
@@ -157,7 +159,7 @@ fn has_store(dir: &Path) -> bool {
     ["MANIFEST", "state.json"].iter().any(|file| dir.join(file).exists())
 }
 
-/// Tells keys apart, and tells nothing of the key: 64 of the 256 bits of a digest of it.
+/// Returns a name for the key that reveals nothing of it: 64 of the 256 bits of a digest.
 fn fingerprint(key: &[u8; KEY_LEN]) -> String {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     context.update(b"switchboard token.key fingerprint");
@@ -183,13 +185,13 @@ fn read(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
         return Err(KeyError::OwnExposed { path: path.to_owned(), mode });
     }
     let mut bytes = Vec::new();
-    // One byte more than a key, to see that there is no more.
+    // One byte more than a key, to detect a longer file.
     file.take(KEY_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     bytes.try_into().map_err(|_| KeyError::OwnDamaged { path: path.to_owned() })
 }
 
-/// Makes the key under another name, syncs it, and names it `path` unless that is taken by then. The
-/// file is readable and writable by the server's user alone from the moment it exists.
+/// Creates the key under another name, syncs it, and renames it to `path` unless that exists by
+/// then. Only the server's user can read and write the file from the moment it exists.
 fn make(dir: &Path, path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
     let failed = |cause| KeyError::Own { path: path.to_owned(), cause };
     let bytes = random_bytes()?;
@@ -215,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// The key of a server that has been started there.
+    /// Returns the key of a server that has been started there.
     fn made(dir: &Path) -> OwnKey {
         OwnKey::check(dir, None, true).unwrap();
         OwnKey::open(dir).unwrap()
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "nothing else is left there");
     }
 
-    /// A lost key was once replaced in silence, and every token with it.
+    /// A lost key was once silently replaced, which invalidated every token.
     #[test]
     fn the_key_of_a_store_is_not_made_anew_nor_exchanged() {
         let home = tempfile::tempdir().unwrap();
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!(OwnKey::check(home.path(), Some(&known), false).unwrap(), known);
         fs::write(home.path().join("MANIFEST"), "").unwrap();
         let key = fs::read(&path).unwrap();
-        // Written in place, the file keeps its mode.
+        // Written in place, so that the file keeps its mode.
         fs::write(&path, [7; KEY_LEN]).unwrap();
         let error = OwnKey::check(home.path(), Some(&known), false).unwrap_err();
         assert!(matches!(error, KeyError::OwnForeign { .. }), "{error}");
@@ -259,7 +261,7 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// A chain of causes said what the system had said twice.
+    /// The error chain once repeated the cause.
     #[test]
     fn an_error_says_its_cause_once() {
         let home = tempfile::tempdir().unwrap();
@@ -282,7 +284,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path();
         let other = made(dir);
-        // As if the other process had come first after this one had looked.
+        // As if the other process had created the key after this one had looked.
         let late = make(dir, &dir.join(KEY_FILE)).map(OwnKey::from_bytes).unwrap();
         assert_eq!(token(&late), token(&other));
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1);

@@ -1,22 +1,22 @@
-//! The id patterns of the claim `allow_send`: whom a device may send to.
+//! The id patterns of the claim `allow_send`: the devices that a device may send to.
 
-/// Patterns of one token.
+/// Maximum number of patterns in one token.
 pub const PATTERNS_MAX: usize = 64;
-/// Bytes of one pattern; a longer one could match no id.
+/// Maximum bytes of one pattern; a longer one could match no id.
 pub const PATTERN_LEN_MAX: usize = 128;
 
-/// Ids that a device may send to: each pattern is an id, or has `*` where any run of characters may
-/// stand, also an empty one. No pattern at all allows nobody.
+/// The ids that a device may send to. A pattern is an id in which `*` stands for any run of
+/// characters, including none. An empty list allows nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patterns(Box<[Box<str>]>);
 
-/// Why a list of patterns is none.
+/// Reason why a list of patterns is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternsError {
     /// More than [`PATTERNS_MAX`].
     #[error("more than 64 patterns")]
     TooMany,
-    /// Empty, longer than [`PATTERN_LEN_MAX`], or with a character that no id has.
+    /// A pattern is empty, longer than [`PATTERN_LEN_MAX`], or has a character that no id has.
     #[error("a pattern must be 1 to 128 of A-Z a-z 0-9 . _ : @ - and *")]
     Bad,
 }
@@ -28,7 +28,7 @@ impl switchboard_broker::SendFilter for Patterns {
 }
 
 impl Patterns {
-    /// Checks the patterns.
+    /// Checks and stores the patterns.
     pub fn new<T: Into<Box<str>>>(
         patterns: impl IntoIterator<Item = T>,
     ) -> Result<Patterns, PatternsError> {
@@ -40,12 +40,12 @@ impl Patterns {
         if good { Ok(Patterns(patterns)) } else { Err(PatternsError::Bad) }
     }
 
-    /// Returns whether one of the patterns matches `id`, as it stands on the wire.
+    /// Returns true if one of the patterns matches `id`, which is as on the wire.
     pub fn allows(&self, id: &str) -> bool {
         self.0.iter().any(|pattern| matches(pattern, id))
     }
 
-    /// The patterns as they were given.
+    /// Returns the patterns as they were given.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.iter().map(AsRef::as_ref)
     }
@@ -56,9 +56,9 @@ fn is_pattern(pattern: &str) -> bool {
     (1..=PATTERN_LEN_MAX).contains(&pattern.len()) && pattern.bytes().all(known)
 }
 
-/// Takes each piece between two stars at its first place after the one before. That loses nothing: an
-/// earlier place leaves more for the pieces to come. So nothing is tried twice, and the time is
-/// linear in both lengths.
+/// Matches each piece between two stars at its first occurrence after the previous piece. Greedy
+/// is enough: an earlier occurrence leaves more of the id for the pieces to come. So there is no
+/// backtracking, and one pass over the id per piece.
 fn matches(pattern: &str, id: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == id };
     let Some(mut left) = id.strip_prefix(head) else { return false };
@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// By the definition, trying every run that a star could stand for.
+    /// Tries every run that a star could stand for, as the definition says.
     fn matches_naively(pattern: &[u8], id: &[u8]) -> bool {
         match pattern.split_first() {
             None => id.is_empty(),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     proptest! {
-        /// Few letters, so that most pieces occur in several places.
+        /// Few letters, so that most pieces occur several times.
         #[test]
         fn patterns_match_as_the_naive_matcher(pattern in "[ab*]{1,9}", id in "[ab]{0,12}") {
             prop_assert_eq!(

@@ -16,7 +16,7 @@ use spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
 use super::keys::{KEYS_MAX, Key};
 use super::own::is_own_kid;
 
-/// Bits of an RSA modulus that ring verifies with.
+/// Bits of an RSA modulus that ring accepts.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// An uncompressed point of P-256 (SEC 1 section 2.3.3): 4, then both coordinates.
@@ -29,7 +29,7 @@ const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
-/// The keys of a PEM file, all of them `PUBLIC KEY`. The error says what is wrong.
+/// Returns the keys of a PEM file, all of them `PUBLIC KEY`. The error says what is wrong.
 pub(super) fn from_pem(text: &[u8]) -> Result<Vec<Key>, String> {
     let sections: Result<Vec<(SectionKind, Vec<u8>)>, pem::Error> =
         PemObject::pem_slice_iter(text).collect();
@@ -59,7 +59,8 @@ fn from_section(kind: SectionKind, der: &[u8]) -> Result<Key, String> {
     }
 }
 
-/// A `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7): the algorithm, and the key as a bit string.
+/// Parses a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7): the algorithm, and the key as a
+/// bit string.
 fn from_spki(der: &[u8]) -> Option<Key> {
     let info = SubjectPublicKeyInfoRef::from_der(der).ok()?;
     let key = info.subject_public_key.as_bytes()?;
@@ -104,8 +105,8 @@ struct KeySet {
     keys: Vec<Value>,
 }
 
-/// The keys of a JSON Web Key Set that verify what is accepted here; there is at least one. Others
-/// are passed over, as RFC 7517 section 5 asks. The error says what is wrong with the set.
+/// Returns the keys of a JSON Web Key Set that use an accepted algorithm; at least one. Other
+/// keys are skipped, as RFC 7517 section 5 asks. The error says what is wrong with the set.
 pub(super) fn from_jwks(text: &[u8]) -> Result<Vec<Key>, String> {
     let set: KeySet = serde_json::from_slice(text)
         .map_err(|error| format!("not a JSON Web Key Set ({{\"keys\": [...]}}): {error}"))?;
@@ -121,7 +122,8 @@ pub(super) fn from_jwks(text: &[u8]) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-/// A symmetric key (`oct`) is passed over as well: a secret has no place among public keys.
+/// Returns `None` for a key that is not accepted. A symmetric key (`oct`) is skipped as well: a
+/// secret has no place among public keys.
 fn from_jwk(value: Value) -> Option<Key> {
     let jwk: Jwk = serde_json::from_value(value).ok()?;
     let common = &jwk.common;
@@ -130,7 +132,7 @@ fn from_jwk(value: Value) -> Option<Key> {
         common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
     let verifies =
         common.key_operations.as_ref().is_none_or(|them| them.contains(&KeyOperations::Verify));
-    // A token with this `kid` is judged by the own key alone.
+    // A token with such a `kid` is verified by the own key alone.
     if !is_for_signatures || !verifies || kid.is_some_and(is_own_kid) {
         return None;
     }

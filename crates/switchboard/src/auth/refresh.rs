@@ -1,4 +1,5 @@
-//! Keeps the key set of a URL fresh: at intervals, and when somebody comes with a key not in it.
+//! Refreshes the key set of a URL: at intervals, and when a client comes with a key that it
+//! lacks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,11 +11,11 @@ use super::missing::Missing;
 use super::{Keyring, public};
 use crate::config::{Config, KeySet};
 
-/// How often the key set is fetched: a key that is taken out of it verifies for that much longer.
+/// Interval between fetches; a key removed from the set is accepted for that much longer.
 const REFRESH: Duration = Duration::from_secs(5 * 60);
 
-/// Least time between two fetches, whoever comes with whatever key; also how soon one that failed is
-/// tried again.
+/// Minimum time between two fetches, whatever keys clients come with; also the delay before a
+/// failed one is repeated.
 const GAP: Duration = Duration::from_secs(10);
 
 /// The key set's URL, and when to fetch it.
@@ -25,7 +26,7 @@ pub(super) struct Remote {
     missing: Mutex<Missing>,
 }
 
-/// The same URL.
+/// Equal if the URL is the same.
 impl PartialEq for Remote {
     fn eq(&self, other: &Remote) -> bool {
         self.fetcher.url() == other.fetcher.url()
@@ -33,14 +34,15 @@ impl PartialEq for Remote {
 }
 
 impl Remote {
-    /// `None` when the configuration names no URL.
+    /// Returns `None` if the configuration names no URL.
     pub(super) fn of(config: &Config) -> Result<Option<Remote>, KeyError> {
         let Some(KeySet::Url(url)) = &config.auth_jwks else { return Ok(None) };
         let fetcher = Fetcher::new(url.clone())?;
         Ok(Some(Remote { fetcher, gap: GAP, missing: Mutex::default() }))
     }
 
-    /// Returns whether a key of this name, which set number `set` lacks, may come with a later one.
+    /// Returns true if a key of this name, which set number `set` lacks, may arrive with a later
+    /// one.
     pub(super) fn may_bring(&self, kid: Option<&str>, set: u64) -> bool {
         self.lock_missing().may_come(kid, set)
     }
@@ -51,10 +53,11 @@ impl Remote {
 }
 
 impl Keyring {
-    /// Fetches the key set of a URL now and whenever it is time, until `stop` completes; without a
-    /// URL it only waits for that, or for a URL. While a fetch fails the keys that are there stay.
+    /// Fetches the key set of the URL at once and then whenever it is due, until `stop`
+    /// completes; without a URL it waits for `stop` or for a URL. If a fetch fails, the previous
+    /// keys stay.
     ///
-    /// To be run by one task, which the server waits for. Nothing goes on when it has returned.
+    /// Run by one task, which the server waits for. Nothing is left running when it returns.
     pub async fn keep_fresh(&self, stop: impl Future<Output = ()>) {
         let refresh = async {
             loop {
@@ -100,7 +103,7 @@ impl Keyring {
         }
     }
 
-    /// Fetches once; returns the number of keys.
+    /// Fetches the set once and returns the number of keys.
     async fn refresh(&self, remote: &Remote) -> Result<usize, String> {
         remote.lock_missing().begin_fetch();
         let fetched = remote.fetcher.fetch().await.map_err(|error| error.to_string());
@@ -134,10 +137,10 @@ mod tests {
     use super::super::tests::Issuer;
     use super::*;
 
-    /// Nothing in a test takes this long unless it hangs.
+    /// Maximum time for anything in a test; reaching it means a hang.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// A server with a key set, and the time of each request.
+    /// A server with a key set, which records the time of each request.
     struct Host {
         text: Arc<Mutex<String>>,
         asked: mpsc::UnboundedReceiver<Instant>,
@@ -208,7 +211,7 @@ mod tests {
         let host = Host::new(&[ours.jwk(Some("ours"))], GAP).await;
         let verify = |issuer, kid| verify(&host.keyring, issuer, kid);
         assert_eq!(host.refresh().await, Ok(1));
-        // The key of this name is here, and may be another in the next set.
+        // A key of this name is known, but the next set may have another under it.
         assert_eq!(verify(&other, "ours"), Err(TokenError::KeyAwaited));
         for _ in 0..2 {
             assert_eq!(verify(&other, "other"), Err(TokenError::KeyAwaited));
@@ -260,7 +263,7 @@ mod tests {
         .await;
     }
 
-    /// Runs `script` beside [`Keyring::keep_fresh`], which must end with it.
+    /// Runs `script` beside [`Keyring::keep_fresh`], which must return when the script does.
     async fn beside_keep_fresh(keyring: &Keyring, script: impl Future<Output = ()>) {
         tokio::time::timeout(PATIENCE, keyring.keep_fresh(script)).await.expect("it ends");
     }

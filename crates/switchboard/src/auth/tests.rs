@@ -1,4 +1,5 @@
-//! Tokens of every algorithm, good and bad, made with real keys beside the library.
+//! Valid and invalid tokens of every algorithm, made with real keys independently of the
+//! library.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +29,7 @@ const SECRET: &[u8] = b"a secret that the operator made: 0123456789";
 
 type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
-/// Somebody who signs tokens.
+/// An issuer of tokens.
 pub(super) struct Issuer {
     pub(super) algorithm: &'static str,
     sign: Sign,
@@ -88,7 +89,7 @@ impl Issuer {
         [Issuer::ed25519(), Issuer::p256(), Issuer::rsa(), Issuer::hs256(SECRET)]
     }
 
-    /// A token with this very header and these claims.
+    /// Returns a token with exactly this header and these claims.
     fn signs(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
         let signature = b64((self.sign)(message.as_bytes()));
@@ -103,7 +104,7 @@ impl Issuer {
         self.signs(&header, claims)
     }
 
-    /// The public key as an entry of a key set.
+    /// Returns the public key as an entry of a key set.
     pub(super) fn jwk(&self, kid: Option<&str>) -> Value {
         let (_, mut jwk) = self.public.clone().expect("a public key");
         if let Some(kid) = kid {
@@ -135,7 +136,7 @@ impl Operator {
         path
     }
 
-    /// Trusts the issuer by a file of its own.
+    /// Returns a configuration that trusts the issuer by a file of its own.
     fn trusting(issuer: &Issuer) -> Operator {
         let mut operator = Operator::new();
         match &issuer.public {
@@ -231,7 +232,8 @@ fn a_token_that_was_changed_is_refused() {
             panic!()
         };
         let other = b64(json!({ "sub": "mallory" }).to_string());
-        // The first letter: the last one holds unused bits, which make it bad base64.
+        // The first letter, because the last one contains unused bits, which would make it
+        // invalid base64.
         let flipped = if signature.starts_with('A') { "B" } else { "A" };
         for (changed, error) in [
             (format!("{header}.{other}.{signature}"), TokenError::BadSignature),
@@ -260,7 +262,7 @@ fn the_key_decides_the_algorithm() {
             if algorithm == issuer.algorithm {
                 continue;
             }
-            // Signed with the right key all the same, and not at all.
+            // Signed with the right key, and not signed at all.
             let token = issuer.signs(&json!({ "alg": algorithm }), &claims);
             let (message, _) = token.rsplit_once('.').unwrap();
             for token in [&token, &format!("{message}.")] {

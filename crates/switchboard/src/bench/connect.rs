@@ -1,4 +1,4 @@
-//! How fast the server takes connections: from the TCP connect to the welcome, many at once.
+//! Connection rate of the server: from the TCP connect to the welcome, many at once.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use super::report::{Report, known, rounded, us_each};
 use super::target::Target;
 use super::wire::Dialer;
 
-/// A server that greets nobody for this long has stopped.
+/// Time without a welcome after which the server counts as stopped.
 const STALL: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 8 * 1024;
 
-/// How many connections are opened.
+/// Number of connections to open.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// Connections to open; all stay open until the last one is
@@ -33,12 +33,12 @@ pub struct Options {
     pub concurrency: u64,
 }
 
-/// What connecting cost.
+/// Result of a connect run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Connect {
-    /// Connections that were greeted.
+    /// Number of connections that were greeted.
     pub connections: u64,
-    /// The time from the first connect to the last welcome.
+    /// Time from the first connect to the last welcome.
     pub seconds: f64,
     /// Handshakes per second.
     pub handshakes_per_s: f64,
@@ -48,7 +48,7 @@ pub struct Connect {
     pub generator_cpu_us_per_handshake: f64,
 }
 
-/// Opens the connections and closes them at the end.
+/// Opens the connections, and closes them at the end.
 pub fn measure(
     target: &Target,
     server: Option<Process>,
@@ -69,7 +69,7 @@ pub fn measure(
     })
 }
 
-/// The connections that were begun, in order.
+/// The connections opened so far, in order.
 struct Rush {
     dialer: Dialer,
     poll: Poll,

@@ -1,4 +1,5 @@
-//! A connection of a load: the opening handshake, then messages, by the codec in the client's role.
+//! A connection of a load: the opening handshake, then messages, by the WebSocket codec in the
+//! client's role.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -9,32 +10,32 @@ use switchboard_proto::v1::{SUBPROTOCOL, ServerEvent, parse_server};
 use super::wire::{Dialer, Wire, write_out};
 use crate::ws::{Decoder, Event, Opcode, Role, write_client_frame};
 
-/// The key and its acceptance are RFC 6455's own example (section 1.3): one key for all devices
-/// makes the check of the answer a comparison.
+/// The key and its acceptance are RFC 6455's own example (section 1.3): with one key for all
+/// devices, the response is checked by a comparison.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPTANCE: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 const READ_BYTES: usize = 8 * 1024;
-/// The largest that the codec has: what comes is what was sent, and has its own bound.
+/// The codec's maximum: received messages are those that were sent, whose size is bounded there.
 const MESSAGE_BYTES_MAX: usize = u32::MAX as usize;
 
-/// Every frame is masked with this key, so that a message is prepared once and copied often. That
-/// breaks RFC 6455 section 5.3 (keys must not be predictable), which protects browsers' users from
-/// pages; a load generator has neither.
+/// The mask of every frame, so that a message is prepared once and copied often. This violates
+/// RFC 6455 section 5.3 (keys must not be predictable), a rule that protects users of browsers
+/// from web pages; a load generator has neither.
 pub(super) const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-/// A device's connection. What is not read whole or not written yet is kept here.
+/// A device's connection, with everything that is not yet completely read or written.
 pub struct Connection {
     wire: Wire,
-    /// The answer to the handshake, until it is whole.
+    /// Received part of the handshake response, while it is incomplete.
     head: Option<Vec<u8>>,
     decoder: Decoder,
-    /// Bytes that are still to be written.
+    /// Bytes that still have to be written.
     pub(super) out: Vec<u8>,
 }
 
 impl Connection {
-    /// Lines up the request of the opening handshake; with a hello also that, by v1.
+    /// Queues the request of the opening handshake; for v1 also the hello.
     pub fn new(wire: Wire, hello: Option<&str>) -> Self {
         let subprotocol = match hello {
             Some(_) => format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"),
@@ -53,7 +54,7 @@ impl Connection {
         Self { wire, head: Some(Vec::new()), decoder, out }
     }
 
-    /// Connects and waits for the greeting; returns the device's id, too.
+    /// Connects and waits for the welcome; returns the device's id as well.
     pub(super) fn open(dialer: &mut Dialer, hello: Option<&str>) -> anyhow::Result<(Self, String)> {
         let mut connection = Self::new(dialer.dial()?, hello);
         connection.write().context("cannot send the handshake")?;
@@ -69,35 +70,36 @@ impl Connection {
         Ok((connection, id.expect("the loop ended by it")))
     }
 
-    /// From now on nothing blocks and `token` tells of readiness, edge-triggered.
+    /// Makes the connection non-blocking and registers it under `token`, edge-triggered.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.wire.register(registry, token)
     }
 
-    /// Drops the TLS session and keeps the socket open: what an idle connection needs.
+    /// Drops the TLS session and keeps the socket open, all that an idle connection needs.
     pub(super) fn forget_session(&mut self) {
         self.wire.forget_session();
     }
 
-    /// Lines up a text frame.
+    /// Queues a text frame.
     pub fn say(&mut self, text: &str) {
         append_text(&mut self.out, text);
     }
 
-    /// Writes as much as the wire takes; the rest waits until it is writable.
+    /// Writes as much as the socket takes; the rest waits until it is writable.
     pub fn write(&mut self) -> io::Result<()> {
         write_out(&mut self.wire, &mut self.out)
     }
 
-    /// Reads until the wire is dry, answers pings and tells of each text, with the bytes that are
-    /// to be written, to append an answer.
+    /// Reads until the socket has no more, answers pings and calls `on_text` for each text with
+    /// the output buffer, to which it may append an answer.
     pub fn read(
         &mut self,
         input: &mut [u8],
         mut on_text: impl FnMut(&[u8], &mut Vec<u8>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         while let Some(count) = self.read_once(input, &mut on_text)? {
-            // A refusal and the end behind it come as one event, and the end has to be seen.
+            // A refusal and the end of the stream after it are one event, and the end must not
+            // be missed.
             if self.head.is_none() && self.wire.is_dry(count, input.len()) {
                 break;
             }
@@ -105,7 +107,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns the number of bytes that came; `None` if there are none yet.
+    /// Returns the number of bytes read; `None` if there are none yet.
     fn read_once(
         &mut self,
         input: &mut [u8],
@@ -172,7 +174,7 @@ pub fn append_text(out: &mut Vec<u8>, text: &str) {
     write_client_frame(out, Opcode::Text, text.as_bytes(), MASK);
 }
 
-/// Returns what follows the answer to the handshake; `None` while that is incomplete.
+/// Returns the bytes after the handshake response; `None` while that is incomplete.
 fn rest_behind_head(received: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
     let mut windows = received.windows(END_OF_HEAD.len());
     let Some(end) = windows.position(|window| window == END_OF_HEAD) else { return Ok(None) };
@@ -184,7 +186,7 @@ fn rest_behind_head(received: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(rest.to_vec()))
 }
 
-/// Returns the id that the first text gives to a device, by either protocol.
+/// Returns the device's id from the first text, in either protocol.
 pub(super) fn id_in_greeting(text: &[u8]) -> anyhow::Result<String> {
     if let Ok(ServerEvent::Welcome(welcome)) = parse_server(text) {
         return Ok(welcome.device);

@@ -1,4 +1,4 @@
-//! What an idle connection costs the server in memory.
+//! Memory that an idle connection costs the server.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use super::target::Target;
 use super::throughput::Protocol;
 use super::wire::Dialer;
 
-/// The server is at rest when it used less CPU than this in [`REST`].
+/// CPU time in [`REST`] below which the server counts as idle.
 const REST_CPU_NS: u64 = 1_000_000;
 const REST: Duration = Duration::from_millis(200);
 const REST_TRIES: usize = 100;
 
-/// How many connections are held.
+/// Numbers of connections to hold.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// Connections at the second measurement
@@ -36,24 +36,24 @@ pub struct Options {
     pub from: u64,
 }
 
-/// What the connections cost.
+/// Result of an idle run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Idle {
     /// Connections at the first measurement.
     pub from: u64,
-    /// The server's resident memory then.
+    /// The server's resident memory at the first measurement.
     pub from_resident_bytes: u64,
     /// Connections at the second measurement.
     pub connections: u64,
-    /// The server's resident memory then.
+    /// The server's resident memory at the second measurement.
     pub resident_bytes: u64,
-    /// The slope between the two.
+    /// The difference in memory divided by the difference in connections.
     pub bytes_per_connection: f64,
 }
 
-/// Opens and closes the first count of connections once, so that what the server allocates but
-/// once is there, and then measures at both counts. Nothing is sent and no ping is answered, so the server must not
-/// hang up within the seconds that this takes.
+/// Opens and closes the first number of connections once, to exclude one-time allocations of the
+/// server, and then measures at both numbers. Nothing is sent and no ping is answered, so the
+/// server's timeouts must be longer than the few seconds that this takes.
 pub fn measure(
     target: &Target,
     server: Option<Process>,
@@ -74,7 +74,7 @@ pub fn measure(
     Ok(Idle { from, from_resident_bytes, connections, resident_bytes, bytes_per_connection })
 }
 
-/// The connections that are held.
+/// The open connections.
 struct Crowd {
     dialer: Dialer,
     devices: Vec<Connection>,
@@ -114,7 +114,7 @@ impl Crowd {
     }
 }
 
-/// Waits until the server has done what it had to do.
+/// Waits until the server has finished its work.
 pub fn wait_for_rest(server: Process) -> anyhow::Result<()> {
     for _ in 0..REST_TRIES {
         let before = server.cpu_ns()?;

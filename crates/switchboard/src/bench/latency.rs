@@ -1,6 +1,6 @@
-//! Latency in an open loop: messages go out at times that are fixed in advance, whatever the
-//! server does, and each is timed from when it was due. A server that stalls is charged for every
-//! message that had to wait, not only for the one it stalled on ("coordinated omission").
+//! Latency in an open loop: messages are sent at times fixed in advance, whatever the server
+//! does, and each is timed from when it was due. So a server that stalls is charged for every
+//! message that had to wait, not only for the one that it stalled on ("coordinated omission").
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ use super::seconds;
 use super::tally::Tally;
 use super::target::Target;
 
-/// How long the messages still in flight at the end may take.
+/// Time for the messages still in flight at the end.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Times above this are counted as this: no run lasts longer.
+/// Higher times are counted as this; no run lasts longer.
 const SLOWEST_NS: u64 = 2 * 3600 * 1_000_000_000;
 
-/// What is sent when.
+/// The pairs, and the rate and duration of the load.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// The pairs.
@@ -34,7 +34,7 @@ pub struct Options {
         value_parser = clap::value_parser!(u64).range(1..=10_000_000)
     )]
     pub rate: u64,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub seconds: Duration,
     /// Seconds before the measurement starts
@@ -42,13 +42,13 @@ pub struct Options {
     pub warmup_seconds: Duration,
 }
 
-/// What a latency run found. Times are in microseconds, from when a message was due to when it was
-/// read at its receiver.
+/// Result of a latency run. Times are in microseconds, from when a message was due until its
+/// receiver read it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Latency {
-    /// Messages that were measured.
+    /// Number of messages measured.
     pub messages: u64,
-    /// Messages that were due per second.
+    /// Messages due per second.
     pub rate: u64,
     /// Half of the messages took at most this long.
     pub p50_us: f64,
@@ -60,7 +60,7 @@ pub struct Latency {
     pub p999_us: f64,
     /// The slowest.
     pub max_us: f64,
-    /// 99 % were written at most this long after they were due: the generator's own share.
+    /// 99 % were written within this time of when they were due: the generator's own share.
     pub send_delay_p99_us: f64,
     /// CPU time that the server spent on a message, in microseconds.
     pub server_cpu_us_per_message: Option<f64>,
@@ -68,8 +68,8 @@ pub struct Latency {
     pub tally: Tally,
 }
 
-/// Runs the load and measures it. The generator polls without waiting, as a sleep of the kernel is
-/// coarser than what is measured: it keeps one core busy.
+/// Runs the load and measures it. The generator polls without sleeping, because the kernel's
+/// sleep is coarser than the times measured: it keeps one core busy.
 pub fn measure(
     target: &Target,
     server: Option<Process>,
@@ -104,15 +104,15 @@ fn us(ns: u64) -> f64 {
     rounded(ns as f64 / 1000.0)
 }
 
-/// When each message is due. Message `n` goes to pair `n % pairs`.
+/// The schedule: when each message is due. Message `n` goes to pair `n % pairs`.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     start: Instant,
     rate: u64,
     pairs: u64,
-    /// Messages that are sent and not measured.
+    /// Number of messages that are sent but not measured.
     warmup: u64,
-    /// Messages of the run.
+    /// Number of messages of the run.
     total: u64,
 }
 
@@ -184,7 +184,7 @@ impl Run {
                     times.saturating_record(plan.due(number).elapsed().as_nanos() as u64);
                 }
             }
-            // The next one goes when it is due.
+            // The next message goes when it is due, not when this one arrives.
             false
         })
     }

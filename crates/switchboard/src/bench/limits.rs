@@ -1,9 +1,9 @@
-//! The limits of this process that a load runs into.
+//! Limits of this process that a load may reach.
 
 use anyhow::ensure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files besides the sockets: the standard three, epoll, /proc.
+/// Open files besides the sockets: the standard three, epoll, /proc.
 const OTHER_FILES: u64 = 32;
 
 /// Raises the soft limit of open files to the hard one.
@@ -15,7 +15,7 @@ pub(super) fn raise_open_files() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails, saying so, when this process may not open `connections` sockets.
+/// Fails with an explanation if this process may not open `connections` sockets.
 pub(super) fn check_open_files(connections: usize) -> anyhow::Result<()> {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
     ensure!(

@@ -1,4 +1,4 @@
-//! Throughput by v1: messages through mailboxes, with a fixed number per sender that are not yet
+//! Throughput by v1: messages through mailboxes, with a fixed number per sender waiting to be
 //! accepted.
 
 use std::time::Duration;
@@ -15,28 +15,29 @@ use super::tally::Tally;
 use super::target::Target;
 use super::throughput;
 
-/// Times above this are counted as this.
+/// Higher times are counted as this.
 const SLOWEST_NS: u64 = 60 * 1_000_000_000;
 
-/// What is asked of the server for each message.
+/// Durability requested for each message.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// The strongest that it has.
+    /// The strongest that the server offers.
     Strongest,
     /// Memory only.
     Memory,
 }
 
-/// Where the receivers are.
+/// State of the receivers.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiver {
     /// Connected, and acking.
     Online,
-    /// Away: messages wait. The server's mailboxes must hold them (`mailbox_max_messages`).
+    /// Disconnected: messages wait. The server's mailboxes must hold them
+    /// (`mailbox_max_messages`).
     Away,
 }
 
-/// What a run by v1 found.
+/// Result of a v1 run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Mailboxes {
     /// Messages accepted while measuring.
@@ -49,7 +50,7 @@ pub struct Mailboxes {
     pub accepted_per_s: f64,
     /// Messages delivered per second.
     pub delivered_per_s: f64,
-    /// What the server said that it had reached.
+    /// The durability that the server reported.
     pub durability: String,
     /// Half of the messages were accepted within this time.
     pub accepted_p50_us: f64,
@@ -63,15 +64,15 @@ pub struct Mailboxes {
     pub generator_cpu_us_per_message: f64,
     /// The server's resident memory under the load.
     pub server_resident_bytes: Option<u64>,
-    /// All messages of the run, warm-up included; for receivers that are away `delivered` counts
-    /// what was accepted.
+    /// All messages of the run, warm-up included; for disconnected receivers `delivered` counts
+    /// accepted messages.
     pub tally: Tally,
 }
 
-/// How messages were accepted.
+/// Times and durability of accepted messages.
 pub(super) struct Acceptance {
     pub(super) times: Histogram<u64>,
-    /// What the server said first that it had reached.
+    /// The first durability that the server reported.
     durability: Option<Durability>,
 }
 
@@ -90,7 +91,7 @@ impl Acceptance {
     }
 }
 
-/// Runs the load by v1 and measures it.
+/// Runs the v1 load and measures it.
 pub fn measure(
     target: &Target,
     server: Option<Process>,

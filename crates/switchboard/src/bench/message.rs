@@ -1,4 +1,4 @@
-//! The messages of a load: a stamp that no other message has, and filler up to the size.
+//! The messages of a load: a unique stamp, then filler up to the size.
 
 use super::connection::{MASK, append_text};
 use crate::ws::mask;
@@ -11,22 +11,23 @@ const SEQUENCE_BITS: u32 = 40;
 pub(super) struct Script {
     /// Number of the pair.
     pair: u32,
-    /// What every message has before its stamp when it comes.
+    /// Text before the stamp in every received message.
     prefix: String,
-    /// A message as it is sent, framed and masked, all but the stamps.
+    /// A message as it is sent, framed and masked, except for the stamps.
     template: Vec<u8>,
-    /// Where the payload begins in the template; the masking of a stamp depends on its place in it.
+    /// Position of the payload in the template; the masking of a stamp depends on its position
+    /// in the payload.
     payload_at: usize,
-    /// Where the stamps are in the payload.
+    /// Positions of the stamps in the payload.
     stamps_at: Vec<usize>,
 }
 
 impl Script {
-    /// A stamp's place in the text of which a script is made.
+    /// Placeholder for a stamp in the text that a script is made from.
     pub(super) const STAMP: &str = "________________";
 
-    /// The messages of pair number `pair`, which are sent as `text`, and come as `prefix`, the
-    /// stamp, and what all messages have behind it.
+    /// Creates the messages of pair number `pair`, which are sent as `text` and received as
+    /// `prefix`, the stamp and a suffix that all messages share.
     pub(super) fn new(pair: u32, text: &str, prefix: String) -> Self {
         let mut template = Vec::new();
         append_text(&mut template, text);
@@ -47,8 +48,8 @@ impl Script {
         }
     }
 
-    /// The number of the message that came as `text`; `None` if it is none of these messages.
-    /// Comparing with the stamp that is expected saves parsing it.
+    /// Returns the number of the message received as `text`, or `None` if it is not one of these
+    /// messages. Comparing with the expected stamp saves parsing it.
     pub(super) fn recognise(&self, text: &[u8], expected: u64, suffix: &[u8]) -> Option<u64> {
         let (found, rest) = text.strip_prefix(self.prefix.as_bytes())?.split_first_chunk()?;
         if rest != suffix {

@@ -1,8 +1,9 @@
 //! `switchboard bench`: a load generator for a server on the same machine.
 //!
-//! One thread, one epoll loop, both ends of every message: so it knows what is in flight, checks
-//! that each message came once, in order and unharmed, and costs the machine far less than the
-//! server does. Every load is bounded in count and time, and only loopback addresses are accepted.
+//! One thread with one epoll loop holds both ends of every message. So it knows what is in
+//! flight, checks that each message arrives once, in order and unchanged, and costs the machine
+//! far less than the server does. Every load is bounded in count and time, and only loopback
+//! addresses are accepted.
 
 pub mod connect;
 pub mod connection;
@@ -30,10 +31,10 @@ use clap::{Parser, Subcommand};
 use process::Process;
 use target::Target;
 
-/// Puts load on a server on this machine and measures it
+/// Put load on a server on this machine and measure it
 ///
-/// Exit code 0 means that every message came once and in order; 1 that the server failed a check;
-/// 2 that the load could not be run.
+/// Exit code 0 means that every message came once and in order; 1 that the server failed a
+/// check; 2 that the load could not be run.
 #[derive(Parser, Debug)]
 pub struct Args {
     /// The server: ws://ADDR:PORT, or wss:// for TLS (any certificate is accepted)
@@ -45,25 +46,25 @@ pub struct Args {
     /// Print one JSON object instead of a table
     #[arg(long, global = true)]
     pub json: bool,
-    /// What to measure
+    /// The measurement
     #[command(subcommand)]
     pub mode: Mode,
 }
 
-/// What `switchboard bench` can measure.
+/// Measurements of `switchboard bench`.
 #[derive(Subcommand, Debug)]
 pub enum Mode {
-    /// As many messages as the server relays, with a fixed number in flight per pair
+    /// Maximum rate at which the server relays messages, with a fixed number in flight per pair
     Throughput(throughput::Options),
     /// Delivery times at a fixed rate, counted from when each message was due
     Latency(latency::Options),
-    /// Memory that an idle connection costs the server
+    /// Memory that the server needs for an idle connection
     Idle(idle::Options),
     /// Handshakes per second
     Connect(connect::Options),
 }
 
-/// Runs one measurement and prints what came out.
+/// Runs one measurement and prints the result.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     limits::raise_open_files()?;
     let server = args.pid.map(Process::new).transpose()?;

@@ -1,4 +1,4 @@
-//! A sender and a receiver, and whether what one sends comes to the other.
+//! A sender and a receiver, and the check that messages get from one to the other.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,31 +13,31 @@ use super::mailbox::{Asked, Receiver};
 use super::message::Script;
 use super::tally::Tally;
 
-/// Which end of its pair a device is.
+/// The end of the pair that a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Sender,
     Receiver,
 }
 
-/// Something that a pair waited for.
+/// An event that a pair waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Arrival {
-    /// The message with this sequence number came as it should.
+    /// The message with this sequence number arrived correctly.
     Delivered(u64),
-    /// By v1: a message was accepted.
+    /// v1: a message was accepted.
     Accepted {
-        /// The time since it was lined up.
+        /// Time since it was queued.
         after: Duration,
-        /// What the server said that it had reached.
+        /// The durability that the server reported.
         durability: Option<Durability>,
     },
 }
 
-/// Two devices, and how far the messages of one have come to the other.
+/// Two devices, and the progress of the messages between them.
 pub(super) struct Pair {
     sender: Connection,
-    /// `None` where the receiver is away.
+    /// `None` if the receiver is disconnected.
     receiver: Option<Connection>,
     progress: Progress,
 }
@@ -45,13 +45,13 @@ pub(super) struct Pair {
 /// The messages of a pair.
 struct Progress {
     script: Script,
-    /// The number of the next message that is sent.
+    /// Number of the next message to send.
     sent: u64,
-    /// The number of the next message that should come.
+    /// Number of the next message that should arrive.
     expected: u64,
-    /// By v1: when each message that is not accepted was lined up.
+    /// v1: when each message that is not accepted yet was queued.
     lined_up: VecDeque<Instant>,
-    /// By v1: messages that came since the last ack.
+    /// v1: messages received since the last ack.
     unacked: u64,
 }
 
@@ -66,7 +66,7 @@ impl Pair {
         Self { sender, receiver, progress: Progress::new(script) }
     }
 
-    /// Nothing blocks from now on.
+    /// Makes both connections non-blocking and registers them.
     pub(super) fn register(
         &mut self,
         registry: &Registry,
@@ -76,7 +76,7 @@ impl Pair {
         self.receiver.as_mut().map_or(Ok(()), |it| it.register(registry, token(Role::Receiver)))
     }
 
-    /// Appends the next message to the sender's output; returns false if there was some before.
+    /// Appends the next message to the sender's output; returns true if that was empty before.
     pub(super) fn append_next(&mut self, is_v1: bool) -> bool {
         let was_empty = self.sender.out.is_empty();
         let Progress { script, sent, lined_up, .. } = &mut self.progress;
@@ -88,18 +88,19 @@ impl Pair {
         was_empty
     }
 
-    /// Writes what was appended.
+    /// Writes the sender's output.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.sender.write()
     }
 
-    /// Messages that were sent and have not come, or not been accepted where the receiver is away.
+    /// Returns the number of messages sent and not received, or not accepted if the receiver is
+    /// disconnected.
     pub(super) fn in_flight(&self) -> u64 {
         let Progress { sent, expected, lined_up, .. } = &self.progress;
         if self.receiver.is_some() { sent - expected } else { lined_up.len() as u64 }
     }
 
-    /// Writes and reads what the event allows, and tells what came as it should.
+    /// Writes and reads as the event allows, and calls `on_arrival` for each correct arrival.
     pub(super) fn serve(
         &mut self,
         role: Role,
@@ -134,7 +135,7 @@ impl Pair {
     }
 }
 
-/// What only a load by v1 has.
+/// Settings that only a v1 load has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct V1 {
     pub(super) durability: Asked,
@@ -143,17 +144,17 @@ pub(super) struct V1 {
     pub(super) ack_every: u64,
 }
 
-/// Judges what came, and counts.
+/// Checks and counts the received texts.
 pub(super) struct Judge<'a> {
-    /// `None` by the text protocol.
+    /// `None` for the text protocol.
     pub(super) v1: Option<V1>,
-    /// What every message has behind its stamp.
+    /// Text after the stamp in every received message.
     pub(super) suffix: &'a [u8],
     pub(super) tally: &'a mut Tally,
 }
 
 impl Judge<'_> {
-    /// A text at a sender: by the text protocol only errors come there.
+    /// Handles a text at a sender: in the text protocol that is always an error.
     fn answer(&mut self, text: &[u8], progress: &mut Progress, now: Instant) -> Option<Arrival> {
         if self.v1.is_some()
             && let Ok(ServerEvent::Accepted { durability, duplicate: false, .. }) =
@@ -171,7 +172,8 @@ impl Judge<'_> {
         None
     }
 
-    /// A text at a receiver: its sequence number if it is the next message or a later one.
+    /// Handles a text at a receiver; returns its sequence number if it is the next message or a
+    /// later one.
     fn delivery(&mut self, text: &[u8], progress: &mut Progress, out: &mut Vec<u8>) -> Option<u64> {
         let Some(V1 { ack_every, .. }) = self.v1 else {
             return self.message(text, text, progress);
@@ -214,7 +216,7 @@ impl Judge<'_> {
 mod tests {
     use super::*;
 
-    /// The result of `texts` at a receiver that was sent three messages.
+    /// Returns the tally of `texts` at a receiver that was sent three messages.
     fn judged(v1: Option<V1>, prefix: &str, suffix: &[u8], texts: &[&str]) -> Tally {
         let mut tally = Tally::default();
         let script = Script::new(1, "", prefix.to_owned());

@@ -20,32 +20,32 @@ const EVENTS_PER_TURN: usize = 1024;
 const INPUT_BYTES: usize = 256 * 1024;
 const PAIRS_MAX: u64 = 1 << 16;
 const SIZE_MAX: u64 = 1 << 20;
-/// A new v1 device.
+/// The hello of a new v1 device.
 pub(super) const HELLO: &str = r#"{"type":"hello"}"#;
 
-/// Which devices talk, and how long their messages are.
+/// The pairs of devices, and the length of their messages.
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "talk")]
 pub struct Options {
     /// Pairs of devices, one sending and one receiving
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=PAIRS_MAX))]
     pub pairs: u64,
-    /// Bytes of the message, without `send,<id>,`
+    /// Bytes of a message, without `send,<id>,`
     #[arg(
         long,
         default_value_t = 64,
         value_parser = clap::value_parser!(u64).range(STAMP_BYTES as u64..=SIZE_MAX)
     )]
     pub size: u64,
-    /// Whether the devices of a pair are on one shard of the server or on two
+    /// Put the devices of a pair on one shard of the server or on two
     #[arg(long, value_enum, default_value_t = Pairing::Same)]
     pub pairing: Pairing,
-    /// Shards of the server, which takes connections in turn; 1 pairs devices as they connect
+    /// Shards of the server, which assigns connections in turn; 1 pairs devices as they connect
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub server_shards: u64,
 }
 
-/// Where the two devices of a pair are.
+/// Placement of the two devices of a pair.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
     /// On the same shard.
@@ -68,15 +68,15 @@ impl Options {
     }
 }
 
-/// All pairs. Nothing blocks but [`Pairs::turn`].
+/// All pairs. Only [`Pairs::turn`] blocks.
 pub(super) struct Pairs {
     poll: Poll,
     events: Events,
     input: Vec<u8>,
     pairs: Vec<Pair>,
-    /// `None` by the text protocol.
+    /// `None` for the text protocol.
     v1: Option<V1>,
-    /// What every message has behind its stamp.
+    /// Text after the stamp in every received message.
     suffix: Vec<u8>,
     /// Pairs whose sender has something to write.
     due: Vec<usize>,
@@ -84,8 +84,8 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    /// Connects the devices one after the other, so that the server meets them in that order; by
-    /// the text protocol where `v1` is `None`.
+    /// Connects the devices one after the other, so that the server sees them in that order; by
+    /// the text protocol if `v1` is `None`.
     pub(super) fn connect(
         target: Target,
         options: &Options,
@@ -120,18 +120,18 @@ impl Pairs {
         &self.tally
     }
 
-    /// The tally of a run that is over: what has not come by now is lost.
+    /// Returns the tally of a finished run: messages that have not arrived by now are lost.
     pub(super) fn into_tally(mut self) -> Tally {
         self.tally.lost += self.in_flight();
         self.tally
     }
 
-    /// Messages that were sent and have not come.
+    /// Returns the number of messages sent and not received.
     pub(super) fn in_flight(&self) -> u64 {
         self.pairs.iter().map(Pair::in_flight).sum()
     }
 
-    /// Lines up the next message of `pair`, to be written with the others of this turn.
+    /// Queues the next message of `pair`, to be written with the others of this turn.
     pub(super) fn send(&mut self, pair: usize) {
         if self.pairs[pair].append_next(self.v1.is_some()) {
             self.due.push(pair);
@@ -139,8 +139,9 @@ impl Pairs {
         self.tally.sent += 1;
     }
 
-    /// One turn of the loop: writes what was lined up, waits at most `timeout` for something to
-    /// come, and tells of it; where `on_arrival` returns true the pair sends its next message.
+    /// Runs one turn of the loop: writes queued messages, waits at most `timeout` for something
+    /// to arrive, and calls `on_arrival` for it; if that returns true the pair sends its next
+    /// message.
     pub(super) fn turn(
         &mut self,
         timeout: Duration,
@@ -166,7 +167,8 @@ impl Pairs {
             let was_empty = (0..released)
                 .fold(false, |was_empty, _| pair.append_next(self.v1.is_some()) || was_empty);
             if self.v1.is_some() {
-                // A server that syncs works on them while the other senders' answers are read.
+                // Written at once: a server that syncs works on them while the other senders'
+                // answers are read.
                 pair.write()?;
             } else if was_empty {
                 due.push(number);
@@ -214,8 +216,8 @@ fn form_pairs(devices: Vec<Device>, options: &Options, v1: Option<V1>, filler: &
         .collect()
 }
 
-/// The devices, by the order in which they connect, of pair `number`. The server hands connections
-/// to its shards in turn, so device `n` is on shard `n % shards`.
+/// Returns the devices of pair `number`, by the order in which they connect. The server assigns
+/// connections to its shards in turn, so device `n` is on shard `n % shards`.
 fn devices_of(number: usize, options: &Options) -> (usize, usize) {
     let shards = options.server_shards as usize;
     match options.pairing {

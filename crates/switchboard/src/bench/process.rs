@@ -1,4 +1,4 @@
-//! What a process used: CPU time to the nanosecond and resident memory, from Linux' /proc.
+//! Resources used by a process, from Linux' /proc: CPU time in nanoseconds and resident memory.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,26 +12,26 @@ pub struct Process {
 }
 
 impl Process {
-    /// Fails when no process has this id.
+    /// Fails if no process has this id.
     pub fn new(pid: u32) -> anyhow::Result<Self> {
         let process = Self { pid };
         ensure!(process.path("task").exists(), "there is no process {pid}");
         Ok(process)
     }
 
-    /// The process that asks.
+    /// Returns the current process.
     pub fn this() -> Self {
         Self { pid: std::process::id() }
     }
 
-    /// Time its living threads spent on a CPU, kernel included, in nanoseconds. The kernel updates
-    /// the time of a running thread once per tick, so it lags by up to 4 ms.
+    /// Returns the CPU time of its living threads, kernel included, in nanoseconds. The kernel
+    /// updates the time of a running thread once per tick, so it lags by up to 4 ms.
     pub fn cpu_ns(self) -> anyhow::Result<u64> {
         let tasks = fs::read_dir(self.path("task"))
             .with_context(|| format!("process {} has ended", self.pid))?;
         let mut total = 0;
         for task in tasks {
-            // A thread that ended since the listing takes its time with it.
+            // A thread that ended after the listing is no longer counted.
             if let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) {
                 total += first_number(&schedstat).context("unreadable schedstat")?;
             }
@@ -39,12 +39,13 @@ impl Process {
         Ok(total)
     }
 
-    /// Returns which part of its CPU time so far was the kernel's. The kernel samples it once per
-    /// tick, so it means something over seconds.
+    /// Returns the share of the kernel in its CPU time so far. The kernel samples it once per
+    /// tick, so it is meaningful only over seconds.
     pub fn kernel_share(self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(self.path("stat"))
             .with_context(|| format!("process {} has ended", self.pid))?;
-        // Behind the name, which may hold anything: user time is the 12th field, kernel time next.
+        // The name may contain anything. After it, user time is the 12th field, and kernel time
+        // the next.
         let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_ascii_whitespace());
         let ticks: Vec<f64> = fields
             .into_iter()
@@ -55,8 +56,8 @@ impl Process {
         Ok(kernel / (user + kernel))
     }
 
-    /// Resident memory in bytes, counted page by page: the cheaper `VmRSS` is off by up to
-    /// 64 pages per core.
+    /// Returns the resident memory in bytes, counted page by page: the cheaper `VmRSS` is off by
+    /// up to 64 pages per core.
     pub fn resident_bytes(self) -> anyhow::Result<u64> {
         let path = self.path("smaps_rollup");
         let rollup =
@@ -75,10 +76,10 @@ fn first_number(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// CPU time spent between two moments, in nanoseconds.
+/// CPU time spent between two points in time, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuSpent {
-    /// By the server, when its process is known.
+    /// By the server, if its process is known.
     pub server_ns: Option<u64>,
     /// By this process.
     pub generator_ns: u64,
@@ -122,7 +123,7 @@ mod tests {
         }
         assert!(Process::this().resident_bytes().unwrap() > 100_000);
         let share = loop {
-            // Not a number before the first tick.
+            // NaN before the first tick.
             let share = Process::this().kernel_share().unwrap();
             if !share.is_nan() {
                 break share;

@@ -1,20 +1,20 @@
-//! A line on the terminal that shows how far a load has come.
+//! A line on the terminal that shows the progress of a load.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// What ends a load.
+/// End of a load.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
-    /// So many of what is counted.
+    /// This many of the counted items.
     Count(u64),
-    /// So long after its start.
+    /// This long after its start.
     Time(Duration),
 }
 
-/// Writes over its own line on a terminal, and nothing elsewhere.
+/// Overwrites its own line on a terminal; elsewhere it writes nothing.
 pub(super) struct Progress {
     label: &'static str,
     goal: Goal,
@@ -24,7 +24,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The load begins now; `label` says what is counted.
+    /// Starts the clock; `label` names the items that are counted.
     pub(super) fn new(label: &'static str, goal: Goal) -> Self {
         let began = Instant::now();
         Self { label, goal, shown: stderr().is_terminal(), began, next: began }
@@ -34,7 +34,7 @@ impl Progress {
     pub(super) fn at(&mut self, now: Instant, count: u64) {
         if self.shown && now >= self.next {
             self.next = now + REFRESH;
-            // A terminal that went away is no reason to stop measuring.
+            // A terminal that has gone away does not stop the measurement.
             let _ = write!(stderr(), "\r\x1b[K{}", self.line(now - self.began, count));
         }
     }
@@ -69,7 +69,7 @@ mod tests {
         let line = |goal, elapsed| Progress::new("sent", goal).line(elapsed, 7);
         assert_eq!(line(Goal::Count(20), second), "sent 7 of 20");
         assert_eq!(line(Goal::Time(second * 5), second * 3 / 2), "sent 7, 4 s left");
-        // What is in flight at the end is waited for.
+        // The load then waits for the messages in flight.
         assert_eq!(line(Goal::Time(second), second * 2), "sent 7, 0 s left");
     }
 }

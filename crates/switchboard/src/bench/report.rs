@@ -1,16 +1,16 @@
-//! How results are printed: rows for people, one object for programs.
+//! Output of results: a table for people, one object for programs.
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-/// A result that can be shown.
+/// A result that can be printed.
 pub(super) trait Report: Serialize {
-    /// Returns what is shown to people: a label and a value with its unit.
+    /// Returns the rows of the table: a label and a value with its unit.
     fn rows(&self) -> Vec<(&'static str, String)>;
 
-    /// Returns whether the server did all that was asked of it.
+    /// Returns true if the server passed all checks.
     fn passed(&self) -> bool;
 }
 
@@ -27,7 +27,7 @@ fn table(report: &impl Report) -> String {
     rows.iter().map(|(label, value)| format!("{label:width$}  {value}\n")).collect()
 }
 
-/// A quantity that is only known when the server's process is.
+/// Formats a quantity that is known only if the server's process is.
 pub(super) fn known(value: Option<impl ToString>, unit: &str) -> String {
     match value {
         Some(value) => format!("{} {unit}", value.to_string()),
@@ -35,12 +35,12 @@ pub(super) fn known(value: Option<impl ToString>, unit: &str) -> String {
     }
 }
 
-/// Microseconds for each of `count`, from nanoseconds in all.
+/// Returns the microseconds for each of `count`, from the total in nanoseconds.
 pub(super) fn us_each(total_ns: u64, count: u64) -> f64 {
     rounded(total_ns as f64 / 1000.0 / count.max(1) as f64)
 }
 
-/// Three digits after the point.
+/// Rounds to three decimal places.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

@@ -1,34 +1,34 @@
-//! What was sent, what came, and what was wrong with it.
+//! Counts of messages sent and received, and of errors.
 
 use serde::Serialize;
 
 /// The counts of a run; everything but the first two must be zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// Messages handed to the sockets.
+    /// Messages written to the sockets.
     pub sent: u64,
-    /// Messages that came to the right device and as they were sent, each counted once.
+    /// Messages that arrived unchanged at the right device, each counted once.
     pub delivered: u64,
-    /// Messages that had not come when the run ended, or that a later one overtook.
+    /// Messages that had not arrived when the run ended, or were overtaken by a later one.
     pub lost: u64,
-    /// Messages that came a second time, or after a later one.
+    /// Messages that arrived a second time, or after a later one.
     pub repeated: u64,
     /// Texts at a receiver that no sender sent.
     pub foreign: u64,
     /// Texts at a sender: the server refused a message.
     pub refused: u64,
-    /// The first text that should not have come.
+    /// The first unexpected text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_complaint: Option<String>,
 }
 
 impl Tally {
-    /// Returns whether every message so far came once, in order and unharmed.
+    /// Returns true if every message so far arrived once, in order and unchanged.
     pub fn is_clean(&self) -> bool {
         self.lost + self.repeated + self.foreign + self.refused == 0
     }
 
-    /// Keeps the first complaint.
+    /// Stores the first complaint.
     pub(super) fn complain(&mut self, text: &[u8]) {
         const SHOWN: usize = 100;
         let shown = &text[..text.len().min(SHOWN)];
@@ -37,7 +37,7 @@ impl Tally {
 }
 
 impl Tally {
-    /// Returns what people are shown of it.
+    /// Returns the rows that are shown for it.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         if self.is_clean() {
             let verdict = format!("all {} came once and in order", self.delivered);

@@ -1,25 +1,25 @@
-//! Where the server under load listens.
+//! The address of the server under load.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-/// The server's address, which is on this machine, and whether it speaks TLS.
+/// The server's address, which is on this machine, and its use of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// A loopback address.
     pub address: SocketAddr,
-    /// `wss://`: any certificate is accepted.
+    /// True for `wss://`; any certificate is accepted.
     pub tls: bool,
 }
 
-/// Why a text names no target.
+/// Reason why a text is not a target.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// Neither `ws://` nor `wss://`, or no address and port behind it.
+    /// Neither `ws://` nor `wss://`, or not followed by an address and a port.
     #[error("expected ws://ADDR:PORT or wss://ADDR:PORT with a numeric address or localhost")]
     Malformed,
-    /// Load is only put on the machine's own servers.
+    /// Load is put only on servers of this machine.
     #[error("{0} is not a loopback address; load is only put on this machine's own servers")]
     NotLoopback(SocketAddr),
 }

@@ -1,5 +1,5 @@
-//! Throughput: a fixed number of messages in flight per pair. By the text protocol each arrival
-//! releases the next, by v1 each `accepted`.
+//! Throughput: a fixed number of messages in flight per pair. In the text protocol each arrival
+//! releases the next message, in v1 each `accepted`.
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,12 @@ use super::seconds;
 use super::tally::Tally;
 use super::target::Target;
 
-/// A server that delivers nothing for this long has stopped.
+/// Time without a delivery after which the server counts as stopped.
 const STALL: Duration = Duration::from_secs(10);
-/// The wait per turn, which bounds how late the end of the run is noticed.
+/// Maximum wait per turn, which bounds how late the end of the run is noticed.
 const TURN: Duration = Duration::from_millis(50);
 
-/// How much is sent.
+/// The pairs, and the amount of the load.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// The pairs.
@@ -31,7 +31,7 @@ pub struct Options {
     /// Messages in flight per pair
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub window: u64,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value = "5", value_parser = seconds, conflicts_with = "messages")]
     pub seconds: Duration,
     /// Seconds before the measurement starts
@@ -40,14 +40,14 @@ pub struct Options {
     /// Send exactly this many messages instead; the first tenth of them warms up
     #[arg(long, value_parser = clap::value_parser!(u64).range(10..=1_000_000_000))]
     pub messages: Option<u64>,
-    /// What the devices speak. v1 goes through mailboxes, and the window counts messages that are
-    /// not accepted
+    /// Protocol of the devices. v1 goes through mailboxes, and the window counts messages that
+    /// are not accepted yet
     #[arg(long, value_enum, default_value_t = Protocol::Text)]
     pub protocol: Protocol,
-    /// v1: what durability to ask for
+    /// v1: durability to ask for
     #[arg(long, value_enum, default_value_t = mailbox::Asked::Strongest)]
     pub durability: mailbox::Asked,
-    /// v1: where the receivers are
+    /// v1: state of the receivers
     #[arg(long, value_enum, default_value_t = mailbox::Receiver::Online)]
     pub receiver: mailbox::Receiver,
     /// v1: messages per ack
@@ -56,14 +56,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns what ends the load, the warm-up included.
+    /// Returns the end of the load, warm-up included.
     pub(super) fn goal(&self) -> Goal {
         let time = self.warmup_seconds + self.seconds;
         self.messages.map_or(Goal::Time(time), Goal::Count)
     }
 }
 
-/// What the devices speak.
+/// Protocol of the devices.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// The text protocol.
@@ -72,7 +72,7 @@ pub enum Protocol {
     V1,
 }
 
-/// What a throughput run found.
+/// Result of a throughput run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Throughput {
     /// Messages delivered while measuring.
@@ -91,7 +91,7 @@ pub struct Throughput {
     pub tally: Tally,
 }
 
-/// Runs the load by the text protocol and measures it.
+/// Runs the load in the text protocol and measures it.
 pub fn measure(
     target: &Target,
     server: Option<Process>,
@@ -110,11 +110,11 @@ pub fn measure(
     })
 }
 
-/// What a run found, by either protocol.
+/// Result of a run, in either protocol.
 pub(super) struct Measured {
     /// Messages delivered while measuring.
     pub(super) delivered: u64,
-    /// Messages accepted while measuring, by v1.
+    /// v1: messages accepted while measuring.
     pub(super) accepted: u64,
     pub(super) acceptance: Acceptance,
     pub(super) seconds: f64,
@@ -123,7 +123,7 @@ pub(super) struct Measured {
     pub(super) tally: Tally,
 }
 
-/// Runs the load, by v1 where that is said, and measures it.
+/// Runs the load, in v1 if given, and measures it.
 pub(super) fn measure_by(
     target: &Target,
     server: Option<Process>,
@@ -145,7 +145,7 @@ pub(super) fn measure_by(
     Ok(Measured { delivered, accepted, acceptance, seconds, spent, server_resident_bytes, tally })
 }
 
-/// When a phase of the run is over.
+/// End of a phase of the run.
 enum Until {
     Moment(Instant),
     Released(u64),
@@ -154,7 +154,7 @@ enum Until {
 struct Run {
     pairs: Pairs,
     is_v1: bool,
-    /// Messages that may still be sent.
+    /// Number of messages that may still be sent.
     unsent: u64,
     delivered: u64,
     accepted: u64,
@@ -164,7 +164,7 @@ struct Run {
 }
 
 impl Run {
-    /// Lines up the first window of each pair.
+    /// Queues the first window of each pair.
     fn start(pairs: Pairs, options: &Options, v1: Option<V1>) -> Self {
         let label = if v1.is_some() { "accepted" } else { "delivered" };
         let mut run = Self {
@@ -197,12 +197,12 @@ impl Run {
         }
     }
 
-    /// Returns what released the next message so far.
+    /// Returns the number of events so far that release the next message.
     fn released(&self) -> u64 {
         if self.is_v1 { self.accepted } else { self.delivered }
     }
 
-    /// Runs to the end of a phase, or to the first complaint.
+    /// Runs to the end of a phase, or to the first error.
     fn until(&mut self, end: &Until) -> anyhow::Result<()> {
         while self.pairs.tally().is_clean() {
             let now = self.turn()?;
@@ -253,7 +253,7 @@ impl Run {
         }
     }
 
-    /// Sends nothing more and waits for what is in flight.
+    /// Sends nothing more and waits for the messages in flight.
     fn drain(&mut self) -> anyhow::Result<()> {
         self.unsent = 0;
         let mut last_arrival = Instant::now();

@@ -1,4 +1,5 @@
-//! A connection's bytes: TCP, or TLS over it, blocking while it opens and non-blocking afterwards.
+//! The byte stream of a connection: TCP or TLS, blocking while it opens and non-blocking
+//! afterwards.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,13 +17,13 @@ use switchboard_client::config_for_anyone;
 
 use super::target::Target;
 
-/// How long a read may take while a connection opens. Connecting needs no bound: on loopback the
-/// kernel answers by itself.
+/// Timeout of a read while a connection opens. Connecting needs none: on loopback the kernel
+/// answers at once.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections per source address; the default range of ephemeral ports holds 28,232.
+/// Connections per source address; the default range of ephemeral ports has 28,232.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
-/// Opens wires to one target.
+/// Opens connections to one target.
 pub struct Dialer {
     target: Target,
     tls: Option<Arc<ClientConfig>>,
@@ -30,13 +31,13 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// The first wire is the target's first connection.
+    /// Creates a dialer whose first wire is the target's first connection.
     pub fn new(target: Target) -> Self {
         Self { target, tls: target.tls.then(config_for_anyone), dialled: 0 }
     }
 
-    /// Opens a wire that blocks, for at most ten seconds per read. TLS shakes hands with the first
-    /// write.
+    /// Opens a blocking wire, with a timeout of ten seconds per read. The TLS handshake runs
+    /// with the first write.
     pub(super) fn dial(&mut self) -> anyhow::Result<Wire> {
         let socket = self.socket()?;
         socket.set_read_timeout(Some(OPEN_TIMEOUT))?;
@@ -45,7 +46,7 @@ impl Dialer {
         self.wire(socket)
     }
 
-    /// Begins to open a wire that never blocks.
+    /// Starts to open a non-blocking wire.
     pub fn begin(&mut self) -> anyhow::Result<Wire> {
         let socket = self.socket()?;
         socket.set_nonblocking(true)?;
@@ -70,12 +71,12 @@ impl Dialer {
         let socket = Socket::new(Domain::for_address(self.target.address), Type::STREAM, None)?;
         self.bind_source(&socket)?;
         socket.set_tcp_nodelay(true)?;
-        // Closing with a reset leaves no port in TIME_WAIT, of which the next run would be short.
+        // Closing with a reset leaves no port in TIME_WAIT, which the next run might lack.
         socket.set_linger(Some(Duration::ZERO))?;
         Ok(socket)
     }
 
-    /// Takes 127.0.0.2 and so on when the ports of one source address would run out.
+    /// Uses 127.0.0.2 and so on before the ports of one source address run out.
     fn bind_source(&mut self, socket: &Socket) -> io::Result<()> {
         let source = self.dialled / CONNECTIONS_PER_SOURCE;
         self.dialled += 1;
@@ -100,18 +101,19 @@ impl Wire {
         self.address
     }
 
-    /// From now on nothing blocks and `token` tells of readiness, edge-triggered.
+    /// Makes the socket non-blocking and registers it under `token`, edge-triggered.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&self.socket, true)?;
         registry.register(&mut self.socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Returns whether a read of `count` bytes into `room` tells that nothing more is there.
+    /// Returns true if a read of `count` bytes into a buffer of `room` means that there is no
+    /// more.
     pub(super) fn is_dry(&self, count: usize, room: usize) -> bool {
         self.tls.is_none() && count < room
     }
 
-    /// Drops the TLS session and keeps the socket open: what an idle connection needs.
+    /// Drops the TLS session and keeps the socket open, all that an idle connection needs.
     pub(super) fn forget_session(&mut self) {
         self.tls = None;
     }
@@ -159,7 +161,7 @@ pub fn write_out(wire: &mut impl Write, out: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// Returns true where a socket is not ready, or not yet connected.
+/// Returns true if the socket is not ready, or not yet connected.
 pub fn is_for_later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
 }

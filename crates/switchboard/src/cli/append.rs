@@ -1,4 +1,4 @@
-//! Appends to the log of a stopped server, however much it is.
+//! Appends any number of records to the log of a stopped server.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -11,13 +11,14 @@ use crate::store::{
     self, Batch, Disk, DropError, Full, Listener, Log, Options, StoreError, Synced,
 };
 
-/// Bytes after which a batch is submitted. It is as good as any: the writer puts into one write
-/// what is queued.
+/// Bytes after which a batch is submitted. The exact value matters little: the log's writer
+/// combines all queued batches into one write.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// An open log, to be [closed](Appender::close): before that, nothing is known to be on disk.
+/// An open log that must be [closed](Appender::close): before that, nothing is known to be on
+/// disk.
 ///
-/// After a crash in between, a first part of the records may be there.
+/// After a crash in between, a prefix of the records may be there.
 #[derive(Debug)]
 pub(super) struct Appender {
     log: Log,
@@ -25,7 +26,7 @@ pub(super) struct Appender {
     told: Receiver<Told>,
 }
 
-/// What the log's writer says while the queue is full.
+/// Messages of the log's writer while the queue is full.
 #[derive(Debug)]
 enum Told {
     Room,
@@ -40,13 +41,13 @@ impl Appender {
         Ok(Appender { log: log.map_err(Problem::failed)?, batch: Batch::default(), told })
     }
 
-    /// Appends a record behind all others; waits while the queue is full.
+    /// Appends a record; waits while the queue is full.
     pub(super) fn push(&mut self, record: &Record<'_>) -> Result<(), Problem> {
         self.batch.push_with(|out| record::write(record, out));
         if self.batch.bytes() < BATCH_BYTES { Ok(()) } else { self.submit() }
     }
 
-    /// Appends a record that was read from another log.
+    /// Appends a record in bytes, as read from another log.
     pub(super) fn push_bytes(&mut self, record: &[u8]) -> Result<(), Problem> {
         self.batch.push(record);
         if self.batch.bytes() < BATCH_BYTES { Ok(()) } else { self.submit() }
@@ -59,27 +60,28 @@ impl Appender {
             if let Ok(Told::Room) = self.told.recv() {
                 continue;
             }
-            // A server would wait for the disk to recover. Who runs a command is told.
+            // A server would wait for the disk to recover; a command reports the failure.
             self.log.close().map_err(Problem::failed)?;
             return Err(Problem::failed("the disk failed for a while; run it again"));
         }
         Ok(())
     }
 
-    /// Everything is on disk when this returns.
+    /// Waits until everything is on disk.
     pub(super) fn close(mut self) -> Result<(), Problem> {
         self.submit()?;
         self.log.close().map_err(Problem::failed)
     }
 }
 
-/// Passes on what ends a wait; [`Log::close`] says whether all is on disk.
+/// Reports the events that end a wait for the queue; [`Log::close`] tells whether everything is
+/// on disk.
 #[derive(Debug)]
 struct Teller(Sender<Told>);
 
 impl Teller {
     fn tell(&self, told: Told) {
-        // Once nothing more is appended, nobody waits.
+        // Once nothing more is appended, nobody receives.
         self.0.send(told).ok();
     }
 }
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
     use crate::store::{DataDir, DiskFile, inspect};
 
-    /// Two batches do not fit.
+    /// Too small for two batches.
     const SMALL: Options = Options {
         segment_bytes: 2 << 20,
         queue_max_bytes: 1 << 20,
@@ -117,7 +119,7 @@ mod tests {
         overrun_bytes: 0,
     };
 
-    /// The records of several batches.
+    /// Enough records for several batches.
     const COUNT: u64 = 300_000;
 
     fn append(disk: impl Disk + 'static) -> Result<(), Problem> {
@@ -142,7 +144,7 @@ mod tests {
         assert!(found.unwrap().segments > 1);
     }
 
-    /// An empty directory of a disk that is full.
+    /// An empty directory on a full disk.
     #[derive(Debug)]
     struct FullDisk;
 

@@ -1,4 +1,4 @@
-//! What `send` and `listen` share: where the server is, whose token is shown, and errors in words.
+//! Shared parts of `send` and `listen`: the server's address, the token, and error messages.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ use super::Exit;
 use super::output::escaped;
 use super::state::{StateFile, TokenSource};
 
-/// The variable that holds a token. There is no such option, since the arguments of a process can be
-/// read by everybody on the machine.
+/// The variable that holds a token. There is no such option, because everybody on the machine
+/// can read the arguments of a process.
 const TOKEN_VARIABLE: &str = "SWITCHBOARD_TOKEN";
 
 /// The variable that holds the server's address.
 pub(super) const URL_VARIABLE: &str = "SWITCHBOARD_URL";
 
-/// What to do where a server's certificate is not trusted.
+/// Advice if a server's certificate is not trusted.
 pub(super) const UNTRUSTED: &str = "certificate not trusted: use --ca FILE (PEM), with the \
                                     certificate of the authority that signed it; a self-signed \
                                     one is its own";
 
-/// Which server to use, and how.
+/// The server and the options of the connection.
 #[derive(clap::Args, Debug)]
 pub(super) struct Server {
     /// The server: HOST (port 8080), HOST:PORT, or ws://, wss://, http:// or https:// and these
@@ -45,26 +45,26 @@ pub(super) struct Server {
     /// `SWITCHBOARD_TOKEN`, if that is set; else a new device without a name]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// Give up where connecting, or the server's answer, takes longer
+    /// Give up if connecting or the server's answer takes longer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
     pub(super) timeout: Duration,
 }
 
 impl Server {
-    /// The SDK's options of connecting.
+    /// Returns the SDK's connection options.
     pub(super) fn options(&self) -> Options {
         Options { ca: self.ca.clone(), timeout: self.timeout }
     }
 
-    /// Returns where the token comes from, if there is one.
+    /// Returns the source of the token, if there is one.
     pub(super) fn token(&self) -> Option<TokenSource> {
         let variable = || std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
         let file = self.token_file.clone().map(TokenSource::File);
         file.or_else(|| variable().map(TokenSource::Variable))
     }
 
-    /// Refuses `--durable` for a device that has a name: it is for those without one. Returns true if
-    /// it did.
+    /// Rejects `--durable` together with a token: it is for devices without a name. Returns true
+    /// if it did.
     pub(super) fn is_twice_somebody(&self, is_durable: bool) -> bool {
         let is_twice = is_durable && self.token().is_some();
         if is_twice {
@@ -76,7 +76,7 @@ impl Server {
         is_twice
     }
 
-    /// The exit code of a command that could not connect.
+    /// Returns the exit code of a command that could not connect.
     pub(super) fn exit_of(&self, error: &OpenError) -> Exit {
         match error {
             OpenError::Connect(ConnectError::Address { .. } | ConnectError::Roots(_)) => {
@@ -86,10 +86,11 @@ impl Server {
         }
     }
 
-    /// Why there is no connection, and what to do. `state` is the device's own file, if it has one.
+    /// Returns the reason why there is no connection, and the remedy. `state` is the device's
+    /// own file, if it has one.
     pub(super) fn cannot_connect(&self, error: &OpenError, state: Option<&StateFile>) -> String {
         let why = match error {
-            // It names the address itself.
+            // The error names the address itself.
             OpenError::Connect(error @ ConnectError::Address { .. }) => return error.to_string(),
             OpenError::Connect(ConnectError::Tls(TlsError::Untrusted)) => UNTRUSTED.to_owned(),
             OpenError::Closed(ending) if ending.code == 4401 && self.token().is_none() => {
@@ -108,7 +109,7 @@ impl Server {
     }
 }
 
-/// Completes an address by its scheme and port. It is judged when it is used.
+/// Adds the scheme and port that an address lacks. It is validated only when it is used.
 pub(super) fn address(text: &str) -> Result<String, Infallible> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let scheme = match scheme {
@@ -119,13 +120,13 @@ pub(super) fn address(text: &str) -> Result<String, Infallible> {
         return Ok(format!("{scheme}://{rest}"));
     }
     let (host, path) = text.split_at(text.find('/').unwrap_or(text.len()));
-    // The colons of [::1] are none before a port.
+    // The colons in [::1] do not introduce a port.
     let has_port = host.rsplit_once(']').map_or(host, |(_, rest)| rest).contains(':');
     let port = if has_port || host.is_empty() { "" } else { ":8080" };
     Ok(format!("ws://{host}{port}{path}"))
 }
 
-/// A device's number or name.
+/// Parses a device's number or name.
 pub(super) fn device(text: &str) -> Result<PublicId, String> {
     let number = DeviceId::from_decimal(text).map(DeviceRef::Number);
     let device = number.or_else(|| DeviceRef::parse(text)).map(PublicId::from);
@@ -136,18 +137,18 @@ pub(super) fn device(text: &str) -> Result<PublicId, String> {
     })
 }
 
-/// A time such as `10s`.
+/// Parses a time such as `10s`.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; give a time such as 10s"))
 }
 
-/// A time that is some.
+/// Parses a time above zero.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     let is_some = |time: &Duration| !time.is_zero();
     Some(time(text)?).filter(is_some).ok_or_else(|| "give a time above 0s, such as 10s".to_owned())
 }
 
-/// Runs a client's work on this thread.
+/// Runs a client's future on this thread.
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime::Builder::new_current_thread()
         .enable_all()

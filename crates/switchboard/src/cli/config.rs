@@ -8,23 +8,24 @@ use crate::auth::Keyring;
 use crate::config::DEFAULT_TOML;
 use crate::reload;
 
-/// What to do with the configuration.
+/// Subcommands of `switchboard config`.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// Print the configuration in force as TOML, with the place that each set value came from
+    /// Print the configuration in force as TOML, with the origin of each value that was set
     Print {
-        /// Print the default switchboard.toml instead, every key described: a start for your own
+        /// Print the default switchboard.toml instead, with every key described, as a start for
+        /// your own
         #[arg(long)]
         default: bool,
         #[command(flatten)]
         settings: Settings,
     },
-    /// Say "ok", or every error with its place and what would be right; the files that it names
-    /// are read
+    /// Print "ok", or every error with its place and how to fix it; files that are named are
+    /// read
     Check(Settings),
 }
 
-/// Carries out `command`.
+/// Runs `command`.
 pub(super) fn run(command: &Command) -> Exit {
     match command {
         Command::Print { default: true, .. } => output::print(DEFAULT_TOML),
@@ -36,7 +37,8 @@ pub(super) fn run(command: &Command) -> Exit {
     }
 }
 
-/// Returns whether a server would start with it, as far as that shows without a data directory and a port.
+/// Checks that a server would start with the configuration, as far as possible without its data
+/// directory and port.
 fn check(settings: &Settings) -> Exit {
     let loaded = match settings.load() {
         Ok(loaded) => loaded,

@@ -1,4 +1,4 @@
-//! The data directory of a stopped server: which one, whose it is, and reading its log.
+//! The data directory of a stopped server: which one, whether it is in use, and reading its log.
 
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -13,7 +13,7 @@ use crate::persistence::state::{self, Origin, State};
 use crate::persistence::{self, record};
 use crate::store::{self, DataDir, Found, OpenError, Position};
 
-/// Which data directory.
+/// The choice of a data directory.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
 pub(super) struct Args {
@@ -25,7 +25,7 @@ pub(super) struct Args {
     config: Option<PathBuf>,
 }
 
-/// Why a command on a data directory did not work, and so how it ends.
+/// Reason why a command on a data directory failed, and its exit code.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) exit: Exit,
@@ -37,8 +37,7 @@ impl Problem {
         Problem { exit: Exit::Failed, words: words.to_string() }
     }
 
-    /// The files could not be read, and not because they are damaged: of what is in them nothing is
-    /// known.
+    /// The files could not be read for a reason other than damage, so their content is unknown.
     pub(super) fn unread(words: impl ToString, cause: Option<&io::Error>) -> Problem {
         let is_denied = cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied);
         let way_on = if is_denied { "; run it as the server's user" } else { "" };
@@ -49,7 +48,7 @@ impl Problem {
         Problem { exit: Exit::Usage, words: words.to_string() }
     }
 
-    /// Says it, and gives how to end.
+    /// Prints the problem and returns the exit code.
     pub(super) fn report(&self, what: &str) -> Exit {
         complain!("switchboard: cannot {what}: {}", self.words);
         self.exit
@@ -57,7 +56,7 @@ impl Problem {
 }
 
 impl Args {
-    /// The directory, given or as the server's configuration has it.
+    /// Returns the directory that was given, or that of the server's configuration.
     pub(super) fn resolve(&self) -> Result<PathBuf, Problem> {
         let flag = self.data_dir.clone().map(|value| Flag {
             name: "--data-dir".to_owned(),
@@ -71,7 +70,8 @@ impl Args {
         loaded.config.data_dir.ok_or_else(none)
     }
 
-    /// Takes the directory for this process, as it is, to read it; a server that runs has it already.
+    /// Opens and locks the directory for reading, without checking it; fails if a running server
+    /// has it.
     pub(super) fn take(&self) -> Result<DataDir, Problem> {
         self.take_by(DataDir::open_to_read)
     }
@@ -92,12 +92,12 @@ impl Args {
         })
     }
 
-    /// Takes the directory with a log and a state that belong together, to read it.
+    /// Opens the directory for reading, with a log and a state that belong together.
     pub(super) fn open(&self) -> Result<DataDir, Problem> {
         self.open_by(DataDir::open_to_read)
     }
 
-    /// The same, to append to the log.
+    /// Like [`open`](Args::open), to append to the log.
     pub(super) fn open_to_append(&self) -> Result<DataDir, Problem> {
         self.open_by(DataDir::open_as_it_is)
     }
@@ -115,10 +115,10 @@ impl Args {
     }
 }
 
-/// How often progress is shown.
+/// Interval between updates of the progress line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Reads every record, in order, and changes nothing; a person who watches sees how far it is.
+/// Reads every record in order and changes nothing; on a terminal it shows its progress.
 pub(super) fn read_all(
     disk: &DataDir,
     visit: impl FnMut(Position, &Record<'_>),
@@ -126,7 +126,7 @@ pub(super) fn read_all(
     read_all_of(disk, true, visit)
 }
 
-/// The same, also for a log of a version that had no manifest.
+/// Like [`read_all`], but also reads a log of a version that had no manifest.
 pub(super) fn read_all_of(
     disk: &DataDir,
     has_manifest: bool,
@@ -140,13 +140,13 @@ pub(super) fn read_all_of(
     })
 }
 
-/// Shows a person who watches how much of the log was read; takes the line away when it ends.
+/// A line on a terminal that shows how much of the log was read; cleared at the end.
 #[derive(Debug)]
 pub(super) struct Progress {
     is_watched: bool,
     records: u64,
     bytes: u64,
-    /// Of all segments, with the space that is reserved at the end of the newest.
+    /// Size of all segments, including the space reserved at the end of the newest.
     bytes_in_all: u64,
     shown_at: Instant,
 }
@@ -163,7 +163,7 @@ impl Progress {
         }
     }
 
-    /// A record was read.
+    /// Counts a record that was read.
     pub(super) fn step(&mut self, record: &[u8]) {
         self.records += 1;
         self.bytes += record.len() as u64;

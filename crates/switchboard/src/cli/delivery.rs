@@ -1,4 +1,4 @@
-//! Sends messages over one connection, many at a time, and finds out how far each got.
+//! Sends messages over one connection, many at a time, and tracks the progress of each.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -18,10 +18,11 @@ use super::report::{Report, Status};
 use super::send::{Args, print};
 use super::state::{StateFile, StateFileError};
 
-/// Messages on their way at once. Far fewer than a server lets one device ask outcomes for (1,000).
+/// Maximum number of messages in progress. Far below the number of outcomes that a server lets
+/// one device ask for (1,000).
 const WINDOW: usize = 128;
 
-/// Sends what comes in and prints a result for each. Returns the exit code of the worst.
+/// Sends the messages of `input` and prints a result for each. Returns the worst exit code.
 pub(super) async fn send(args: &Args, input: Receiver<io::Result<Vec<u8>>>) -> Exit {
     let started = Instant::now();
     let (session, file) = match open(args).await {
@@ -40,8 +41,8 @@ pub(super) async fn send(args: &Args, input: Receiver<io::Result<Vec<u8>>>) -> E
     }
 }
 
-/// Opens the session, with its identity on disk before anything is sent: the outcomes come to
-/// nobody else.
+/// Opens the session. Its identity is on disk before anything is sent, as only the same device
+/// gets the outcomes.
 async fn open(args: &Args) -> Result<(Session, Option<StateFile>), Status> {
     let failed = |error: StateFileError| Status::Failed(error.to_string());
     let file = args.state_file().map_err(failed)?;
@@ -55,7 +56,8 @@ async fn open(args: &Args) -> Result<(Session, Option<StateFile>), Status> {
     let options = Options {
         connect: args.server.options(),
         ephemeral: !args.is_kept(),
-        // An ephemeral device takes the ids of its messages with it: a retry could deliver twice.
+        // An ephemeral device's message ids end with it: a retry by the next one could deliver
+        // twice.
         reconnect: args.is_kept(),
         ack: Ack::ByHand,
         ..Options::default()
@@ -74,7 +76,7 @@ async fn open(args: &Args) -> Result<(Session, Option<StateFile>), Status> {
     }
 }
 
-/// Tells that there was nobody to send to; with --lines once, since nothing was read.
+/// Reports that there was no connection; with --lines once, since nothing was read.
 async fn not_sent(args: &Args, mut input: Receiver<io::Result<Vec<u8>>>, status: Status) -> Exit {
     let text = if args.lines { None } else { input.recv().await };
     let message = args.message(text.and_then(Result::ok).unwrap_or_default());
@@ -83,15 +85,15 @@ async fn not_sent(args: &Args, mut input: Receiver<io::Result<Vec<u8>>>, status:
     print(args, &report)
 }
 
-/// A message on its way.
+/// A message in progress.
 struct Slot {
     message: Outgoing,
     accepted: Option<Accepted>,
-    /// Until then the server's reply is waited for, or the outcome.
+    /// Deadline for the server's reply, then for the outcome.
     until: Instant,
-    /// An outcome that was heard before the reply was.
+    /// An outcome that arrived before the reply.
     early: Option<Status>,
-    /// Once it is known.
+    /// The result, once it is known.
     status: Option<Status>,
 }
 
@@ -105,23 +107,25 @@ struct Delivery<'a> {
     args: &'a Args,
     session: Session,
     from: String,
-    /// In the order of the input, which is that of the results.
+    /// In the order of the input, which is also the order of the results.
     slots: VecDeque<Slot>,
-    /// The number of the first slot.
+    /// Number of the first slot.
     first: u64,
     replies: JoinSet<(u64, Result<Accepted, SendError>)>,
     refusals: JoinSet<()>,
-    /// How many may be on their way: one until the server has replied to it.
+    /// Maximum number of messages in progress: one until the server has replied to the first.
     window: usize,
     asks_receipts: bool,
-    /// Stored and not acked in time. A device acks in order, so while there is one, nothing behind it
-    /// is acked: later messages ask for no outcome, of which only so many may be asked for at once.
+    /// Ids of stored messages that were not acked in time. A device acks in order, so while
+    /// there is one, nothing behind it is acked: later messages ask for no outcome, as the
+    /// number that may be asked for at once is limited.
     overdue: HashSet<String>,
-    /// Nothing came that is another's to ack: an ack is for all that came before.
+    /// False once something has come that is not ours to ack: an ack covers everything before
+    /// it.
     may_ack: bool,
-    /// The last outcome that was heard and is not acked.
+    /// Cursor of the last outcome that was received and is not acked.
     taken: Option<Cursor>,
-    /// The first message's reply must come until then.
+    /// Deadline for the reply to the first message.
     replied_until: Option<Instant>,
     ending: Option<Ending>,
     worst: Exit,
@@ -141,7 +145,7 @@ impl<'a> Delivery<'a> {
             window: 1,
             asks_receipts: args.receipt || !args.wait.is_zero(),
             overdue: HashSet::new(),
-            // An outcome that was asked for by --receipt is for `listen`.
+            // An outcome requested by --receipt is left for `listen`.
             may_ack: !args.receipt,
             taken: None,
             replied_until: (!args.lines).then_some(started + args.server.timeout),
@@ -157,7 +161,7 @@ impl<'a> Delivery<'a> {
             let next_due = self.slots.iter().filter(|slot| slot.status.is_none());
             let next_due = next_due.map(|slot| slot.until).min();
             tokio::select! {
-                // What came makes room and is acked before more is sent.
+                // Events come first: they free slots, and are acked before more is sent.
                 biased;
                 event = self.session.next(), if self.ending.is_none() => self.heard(event),
                 Some(replied) = self.replies.join_next() => {
@@ -186,7 +190,7 @@ impl<'a> Delivery<'a> {
         self.worst
     }
 
-    /// Nothing more can be sent; what is left of the input stays unsent.
+    /// Returns true if nothing more can be sent; the rest of the input stays unsent.
     fn stops(&mut self) -> bool {
         if self.ending.is_none() && self.worst != Exit::Failed {
             return false;
@@ -217,7 +221,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Hands the message over to the session. That waits where the server is away.
+    /// Passes the message to the session. This waits while the server is unreachable.
     async fn say(&mut self, number: u64) {
         let Some(slot) = self.slots.get_mut((number - self.first) as usize) else { return };
         let begun = self.session.device().begin_send(slot.message.clone());
@@ -232,7 +236,7 @@ impl<'a> Delivery<'a> {
 
     async fn replied(&mut self, number: u64, reply: Result<Accepted, SendError>) {
         self.window = WINDOW;
-        // One whose time was over is told already.
+        // The result of a message that timed out has been printed already.
         let Some(index) = number.checked_sub(self.first) else { return };
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         if slot.status.is_some() {
@@ -263,7 +267,7 @@ impl<'a> Delivery<'a> {
         match event {
             Some(Event::Outcome(receipt)) => self.ended(receipt),
             Some(Event::Message(message)) if self.is_deaf() => {
-                // Its sender is told so, and what is pushed behind it can be acked.
+                // This tells its sender, and lets the outcomes pushed after it be acked.
                 let device = self.session.device().clone();
                 self.refusals.spawn(async move {
                     let _ = device.refuse(message.cursor, Some("it only sends")).await;
@@ -276,7 +280,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Nobody is ever going to read what is sent to this device.
+    /// Returns true if nobody will ever read what is sent to this device.
     fn is_deaf(&self) -> bool {
         !self.args.is_kept() && self.args.server.token().is_none()
     }
@@ -295,7 +299,8 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Acks what was taken. An ack is for all before it, so refusals must be heard first.
+    /// Acks the outcomes received. An ack covers everything before it, so pending refusals must
+    /// complete first.
     fn ack(&mut self) {
         if self.refusals.is_empty()
             && let Some(cursor) = self.taken.take()
@@ -304,7 +309,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The session is over: outcomes come no more. The replies that are missing are told as errors.
+    /// Ends the session: no more outcomes will come. Missing replies are reported as errors.
     fn close(&mut self, ending: Option<Ending>) {
         let reason = "the session ended".to_owned();
         let ending = ending.unwrap_or(Ending { code: 1006, reason });
@@ -322,7 +327,7 @@ impl<'a> Delivery<'a> {
                 continue;
             }
             slot.status = Some(match &slot.accepted {
-                // The outcome of the first send was perhaps told long ago.
+                // The outcome of the first send may have been reported long ago.
                 Some(accepted) if accepted.duplicate => Status::Accepted,
                 Some(_) => {
                     self.overdue.insert(slot.message.id.clone());
@@ -347,13 +352,15 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// The message waits in a mailbox; one to a device of the text protocol does not.
+/// Returns true if the message is stored in a mailbox; one to a device of the text protocol is
+/// not.
 fn is_kept(accepted: &Accepted) -> bool {
     accepted.durability != Word::Known(Durability::None)
 }
 
-/// Only the receipt that nobody but this command wanted stands in the way: the receiver speaks the
-/// text protocol, which knows no acks, or too many outcomes wait for this device.
+/// Returns true if the message was rejected only for the receipt that this command itself
+/// wanted: the receiver speaks the text protocol, which has no acks, or too many outcomes wait
+/// for this device.
 fn may_go_without(slot: &Slot, args: &Args, code: &Word<RejectCode>) -> bool {
     let is_for_receipt = match code {
         Word::Known(RejectCode::DurabilityUnavailable) => slot.message.ttl.is_none(),
@@ -366,7 +373,7 @@ fn may_go_without(slot: &Slot, args: &Args, code: &Word<RejectCode>) -> bool {
 fn status_of(error: SendError, args: &Args) -> Status {
     match error {
         SendError::Rejected(rejection) => rejection.into(),
-        // As the server would say.
+        // With the code that the server would use.
         error @ SendError::TooLarge { .. } => {
             Status::Rejected { code: Word::Known(RejectCode::TooLarge), reason: error.to_string() }
         }

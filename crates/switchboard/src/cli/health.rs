@@ -1,4 +1,4 @@
-//! `switchboard health`: whether a server is ready, as an exit code.
+//! `switchboard health`: reports as an exit code whether a server is ready.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ variables and files say where it is; options that it was given must be repeated.
 
 Exit codes: 0 ready, 1 not ready, not reached, or wrong usage";
 
-/// Which server is asked.
+/// The server to ask.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The server: HOST (port 8080), HOST:PORT, or http:// or https:// and these; readyz beneath its
@@ -35,14 +35,14 @@ pub(super) struct Args {
     /// any certificate, as that of the own server may be for another name]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Give up where it takes longer
+    /// Give up if it takes longer
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = timeout)]
     timeout: Duration,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Asks `/readyz`. Every "no" is exit code 1: a `HEALTHCHECK` has no other.
+/// Asks `/readyz`. Every failure is exit code 1, the only one that a `HEALTHCHECK` may use.
 pub(super) fn run(args: &Args) -> Exit {
     match ask(args) {
         Ok(()) => output::print("ready\n"),
@@ -69,19 +69,20 @@ fn ask(args: &Args) -> Result<(), String> {
     asked.map_err(|error| output::escaped(&in_words(&error, &url)))
 }
 
-/// The address that `send` and `listen` use, too. Options tell where another server is.
+/// Returns the address in the variable that `send` and `listen` use, too. Options take
+/// precedence, as they describe another server.
 fn variable(settings: &Settings) -> Option<String> {
     let variable = std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty());
     variable.filter(|_| settings.is_empty())
 }
 
-/// Completes an address as clients do, which know the same server by the other scheme.
+/// Completes an address as clients do, and replaces their scheme by that of HTTP.
 fn by_http(url: &str) -> String {
     let Ok(url) = address(url);
     url.strip_prefix("ws").map_or(url.clone(), |rest| format!("http{rest}"))
 }
 
-/// Returns where the server of this configuration listens.
+/// Returns the URL at which the server of this configuration listens.
 fn own_url(settings: &Settings) -> Result<String, String> {
     let loaded =
         settings.load().map_err(|errors| format!("cannot tell where the server is: {errors}"))?;

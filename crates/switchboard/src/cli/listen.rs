@@ -1,4 +1,4 @@
-//! `switchboard listen`: is a device on a terminal, and prints what it is told.
+//! `switchboard listen`: acts as a device on a terminal, and prints the events that it receives.
 
 use std::io;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ begin with four spaces; control characters are spelt out, as in \\u{1b}.
 Exit codes: 0 ended by Ctrl-C, 1 failed, 2 wrong usage, 3 could not connect,
   6 the connection ended, and the device with it or for good";
 
-/// The device to be, and the form of its lines.
+/// The device to be, and the format of the output.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -41,8 +41,8 @@ pub(super) struct Args {
     /// Print one JSON object a line: welcome, message, outcome, presence, offline, closed
     #[arg(long)]
     json: bool,
-    /// Wait for a server that is not there yet. A device that ends with its connection also comes
-    /// back, under the same id; those that are kept do in any case
+    /// Wait for a server that is not there yet. A device that ends with its connection also
+    /// reconnects, with the same id; those that are kept always do
     #[arg(long)]
     reconnect: bool,
     /// Be this device, which the token must name
@@ -51,7 +51,7 @@ pub(super) struct Args {
     /// Be a device without a name that keeps its id and its messages
     #[arg(long, conflicts_with = "token_file")]
     durable: bool,
-    /// Be one that is kept in this file.
+    /// Keep the device's state in this file.
     #[arg(
         help = "Keep the position in the mailbox, and the token of a device without a name, here \
                 [default: beside the token file; for --durable in $XDG_STATE_HOME/switchboard]",
@@ -59,24 +59,24 @@ pub(super) struct Args {
         value_name = "FILE"
     )]
     state: Option<PathBuf>,
-    /// Also tell when this device comes and goes; may be given again
+    /// Also report when this device comes and goes; may be repeated
     #[arg(long, value_name = "ID", value_parser = device)]
     watch: Vec<PublicId>,
 }
 
-/// The pause before connecting again, doubled after each failure.
+/// Delay before connecting again, doubled after each failure.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The pause stops growing here.
+/// Maximum delay.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Events that are printed, and acked, at once when they come at once.
+/// Maximum number of events printed and acked together, if they arrive together.
 const BATCH_MAX: usize = 256;
 
-/// Why listening stopped.
+/// Reason why listening stopped.
 enum Stop {
     Interrupted,
     NotConnected(OpenError),
-    /// The token is another device's.
+    /// The token belongs to another device.
     Another(String),
     Ended(Ending),
     State(StateFileError),
@@ -85,13 +85,14 @@ enum Stop {
 }
 
 impl Args {
-    /// The device outlives its connection.
+    /// Returns true if the device outlives its connection.
     fn is_kept(&self) -> bool {
         self.durable || self.state.is_some() || self.server.token().is_some()
     }
 
-    /// Returns where the cursor into the mailbox is kept. A device whose token is in a variable has only the
-    /// server's own memory of it, unless a file is named.
+    /// Returns the file for the cursor into the mailbox. For a device whose token is in a
+    /// variable there is none unless a file is named: it relies on the server's memory of its
+    /// cursor.
     fn state_file(&self) -> Result<Option<StateFile>, StateFileError> {
         match (&self.state, &self.server.token_file) {
             (Some(path), _) => Ok(Some(StateFile::new(path.clone(), self.server.token()))),
@@ -104,7 +105,7 @@ impl Args {
     }
 }
 
-/// Prints events until it is interrupted, or the session ends.
+/// Prints events until it is interrupted or the session ends.
 pub(super) fn run(args: &Args) -> Exit {
     if args.server.is_twice_somebody(args.durable) {
         return Exit::Usage;
@@ -133,7 +134,7 @@ async fn follow(args: &Args) -> Result<(), Stop> {
     };
     check_name(args, &session)?;
     if let Some(file) = &file {
-        // A device that is new is lost if its token is.
+        // A new device is lost if its token is, so save it before anything else.
         file.save(&session.state()).map_err(Stop::State)?;
     }
     let mut unread = pin!(output::reader_left());
@@ -184,7 +185,7 @@ fn token(args: &Args) -> Result<Option<String>, StateFileError> {
     args.server.token().map(|source| source.read()).transpose()
 }
 
-/// Waiting may bring a connection about.
+/// Returns true if waiting may help.
 fn may_help(error: &OpenError) -> bool {
     match error {
         OpenError::Connect(ConnectError::Address { .. } | ConnectError::Roots(_)) => false,
@@ -193,7 +194,8 @@ fn may_help(error: &OpenError) -> bool {
     }
 }
 
-/// A wrong token file would show another device's messages, and take them away from it.
+/// Checks the token against `--device`: a wrong token file would show another device's messages,
+/// and remove them from its mailbox.
 fn check_name(args: &Args, session: &Session) -> Result<(), Stop> {
     match &args.device {
         Some(name) if name != session.id() => Err(Stop::Another(session.id().to_owned())),
@@ -210,8 +212,8 @@ async fn watch(args: &Args, device: &Device) -> Result<(), Stop> {
     device.watch(&watched).await.map_err(|error| Stop::Watch(error.to_string()))
 }
 
-/// Prints, keeps and then acks, in this order: what a crash comes between is printed again rather
-/// than lost.
+/// Prints, saves and then acks, in this order: after a crash in between, events are printed
+/// twice rather than lost.
 async fn print_all(
     args: &Args,
     file: Option<&StateFile>,
@@ -256,7 +258,7 @@ fn keep(file: Option<&StateFile>, session: &Session, last: Option<Cursor>) -> Re
     Ok(())
 }
 
-/// Takes up a newer token, if its file has one.
+/// Switches to a newer token if the token file has one.
 async fn refresh(args: &Args, device: &Device) {
     let token = match token(args) {
         Ok(Some(token)) if device.state().token.as_ref() != Some(&token) => token,
@@ -302,7 +304,7 @@ fn report(args: &Args, stop: &Stop) -> Exit {
     exit
 }
 
-/// How events are printed.
+/// Format of the output.
 #[derive(Clone, Copy)]
 enum Form {
     Text,
@@ -310,7 +312,7 @@ enum Form {
 }
 
 impl Form {
-    /// The line for `event`, if it has one.
+    /// Returns the line for `event`, or an empty string if it has none.
     fn event(self, event: &Event, is_first: bool) -> String {
         match (self, event) {
             (Form::Text, event) => text(event, is_first),
@@ -320,7 +322,8 @@ impl Form {
     }
 }
 
-/// No id holds a space, so only a message's line has its colon behind the first word.
+/// Formats an event as text. No id contains a space, so only the line of a message has a colon
+/// after its first word.
 fn text(event: &Event, is_first: bool) -> String {
     match event {
         Event::Online(welcome) if is_first => format!("your id is {}\n", escaped(&welcome.device)),
@@ -338,7 +341,7 @@ fn text(event: &Event, is_first: bool) -> String {
             let word = if *online { "online" } else { "offline" };
             format!("presence {}: {word}\n", escaped(device))
         }
-        // Told on standard error, with what it means.
+        // Printed on standard error, with an explanation.
         _ => String::new(),
     }
 }
@@ -374,8 +377,8 @@ fn outcome_json(receipt: &Receipt) -> Value {
     })
 }
 
-/// The body stands as it was sent, without line breaks between its parts: reading it into numbers
-/// could change them.
+/// Formats a message with its body as it was sent, without line breaks between its parts:
+/// parsing it could change its numbers.
 fn message_json(message: &Message) -> String {
     let Message { cursor, from, id, sent_at_ms, re, .. } = message;
     let quoted = |text: &str| Value::from(text).to_string();

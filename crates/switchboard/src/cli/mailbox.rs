@@ -1,4 +1,4 @@
-//! `switchboard mailbox`: shows the mailboxes of a stopped server, and ends one.
+//! `switchboard mailbox`: shows the mailboxes of a stopped server, and drops one.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -17,10 +17,10 @@ use super::output::{self, escaped, one_line};
 use crate::clock;
 use crate::store::{DataDir, Options};
 
-/// What to do with mailboxes.
+/// Subcommands of `switchboard mailbox`.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// List all mailboxes, with what waits in them
+    /// List all mailboxes, with the messages that wait in them
     List {
         #[command(flatten)]
         data: data::Args,
@@ -28,7 +28,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what waits in a mailbox
+    /// Show the messages that wait in a mailbox
     Show {
         /// The device's id or name
         id: String,
@@ -38,14 +38,14 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// End a device as if it had been away for too long: its mailbox is gone, and senders who asked
-    /// are told that their messages were evicted
+    /// End a device as if it had been away for too long: its mailbox is removed, and senders who
+    /// asked for the outcome are told that their messages were evicted
     Drop {
         /// The device's id or name
         id: String,
         #[command(flatten)]
         data: data::Args,
-        /// Do not ask; required where standard input is no terminal
+        /// Do not ask; required if standard input is not a terminal
         #[arg(long)]
         yes: bool,
     },
@@ -57,10 +57,10 @@ They work on the data directory of a stopped server.
 Exit codes: 0 done, 1 failed, or the server runs, 2 wrong usage,
   4 no such device";
 
-/// Characters of a body that are shown to people.
+/// Maximum characters of a body shown as text.
 const SHOWN_MAX: usize = 60;
 
-/// Carries out `command`.
+/// Runs `command`.
 pub(super) fn run(command: &Command) -> Exit {
     let (done, what) = match command {
         Command::List { data, json } => (list(data, *json), "list the mailboxes"),
@@ -140,7 +140,7 @@ fn line_text(seq: u64, entry: &Entry, now_ms: u64) -> String {
     format!("{seq}  from {from}  id {id}  {len} bytes  {age} old{expiry}{receipt}  {shown}{more}\n")
 }
 
-/// The body stands as it was sent: reading its numbers could change them.
+/// Formats an entry with its body as it was sent: parsing it could change its numbers.
 fn line_json(seq: u64, entry: &Entry) -> String {
     let row = json!({
         "seq": seq, "from": entry.from, "id": entry.id, "bytes": entry.len, "at_ms": entry.at_ms,
@@ -167,14 +167,14 @@ fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem
     }
     let mut log = Appender::open(Arc::new(disk), Options::default())?;
     let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut log)?;
-    // Last, so that after a crash in between the command can be run again.
+    // Last, so that the command can be run again after a crash in between.
     log.push(&Record::Gone { device: device(id)? })?;
     log.close()?;
     let messages = mailbox.waiting().count();
     Ok(format!("dropped {id}: {messages} messages; {told} senders' outcomes recorded\n"))
 }
 
-/// Asks on the terminal; only a yes is one.
+/// Asks on the terminal; any answer but yes means no.
 fn agrees(question: &str) -> Result<bool, Problem> {
     let _ = write!(io::stderr(), "{question} [y/N] ");
     let mut answer = String::new();
@@ -182,7 +182,8 @@ fn agrees(question: &str) -> Result<bool, Problem> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Returns what is owed to senders, each in its mailbox, as if the device had been away for too long.
+/// Appends the pending outcomes of the device's messages to the mailboxes of their senders, as
+/// if the device had been away for too long. Returns their number.
 fn append_outcomes(
     mailboxes: &Mailboxes,
     id: &str,

@@ -1,7 +1,7 @@
-//! What the log of a stopped server says about its mailboxes, without the server's brokers.
+//! The mailboxes as recorded in the log of a stopped server, without the server's brokers.
 //!
-//! It follows the same records as the brokers' replay, keeps no ids of messages sent, sets no
-//! clocks and appends nothing.
+//! It follows the same records as the brokers' replay, but remembers no ids of sent messages,
+//! sets no timers and appends nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -9,37 +9,38 @@ use std::hash::{BuildHasher, RandomState};
 use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Record};
 use switchboard_proto::v1::Outcome;
 
-/// All of them, by the id of their device.
+/// All mailboxes, by the id of their device.
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes {
     devices: HashMap<String, Mailbox>,
-    /// Whose messages are kept whole.
+    /// The device whose messages are kept with their bodies.
     whole: Option<String>,
-    /// Hashes of the messages whose outcome is recorded: a copy of one may lie behind that record.
+    /// Hashes of the messages whose outcome is recorded: a copy of one may come after that
+    /// record.
     ended: HashSet<u64>,
     hasher: RandomState,
-    /// Places of a damaged log where records are lost.
+    /// Number of places where a damaged log has lost records.
     gaps: u32,
 }
 
-/// One device's.
+/// The mailbox of one device.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
-    /// The device has its own record; without one only its messages are known, and none of it is
-    /// in force.
+    /// True if the device has a record of its own. Without one only its messages are known, and
+    /// none of them is in force.
     pub(super) is_known: bool,
     pub(super) entries: BTreeMap<u64, Entry>,
     pub(super) away_since_ms: Option<u64>,
     acked_to: u64,
     pushed_to: u64,
-    /// No number below was left to give.
+    /// Numbers below this one may have been given.
     next_seq: u64,
 }
 
 /// A message, or the outcome of one.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The sender of a message; of an outcome the message's receiver.
+    /// The sender of a message; for an outcome, the message's receiver.
     pub(super) from: String,
     /// The message's id.
     pub(super) id: String,
@@ -48,11 +49,11 @@ pub(super) struct Entry {
     pub(super) expires_at_ms: Option<u64>,
     pub(super) receipt: bool,
     pub(super) outcome: Option<Outcome>,
-    /// How a message ended whose outcome is not recorded yet, where it was not acked.
+    /// The end of a message that was not acked, and whose outcome is not recorded yet.
     pub(super) end: Option<End>,
-    /// The body, of the device that was asked about.
+    /// The body, for messages of the device that was asked about.
     pub(super) body: Option<String>,
-    /// So many gaps of a damaged log lie before its record.
+    /// Number of gaps in a damaged log before its record.
     gaps: u32,
 }
 
@@ -66,12 +67,12 @@ pub(super) struct End {
 }
 
 impl Mailboxes {
-    /// To be filled; the bodies of one device's messages are kept.
+    /// Creates an empty set that will keep the bodies of one device's messages.
     pub(super) fn with_bodies_of(device: Option<&str>) -> Mailboxes {
         Mailboxes { whole: device.map(str::to_owned), ..Mailboxes::default() }
     }
 
-    /// Takes the next record.
+    /// Applies the next record.
     pub(super) fn take(&mut self, record: &Record<'_>) {
         match record {
             Record::Message(message) => self.message(message),
@@ -93,13 +94,13 @@ impl Mailboxes {
         }
     }
 
-    /// Records are lost here, or may be.
+    /// Notes that records are lost here, or may be.
     pub(super) fn gap(&mut self) {
         self.gaps += 1;
     }
 
-    /// Messages that asked for an outcome and that an ack covers, with a gap behind them: what is lost
-    /// may say that they ended otherwise, and that their senders were told.
+    /// Returns the acked messages with a requested outcome and a gap after them: the lost
+    /// records may say that they ended differently, and that their senders were told so.
     pub(super) fn doubtful(&self) -> impl Iterator<Item = (&str, u64)> {
         self.devices.iter().flat_map(|(id, mailbox)| {
             let acked = mailbox.entries.range(..=mailbox.acked_to);
@@ -178,23 +179,23 @@ impl Mailboxes {
         mailbox.drop_acked();
     }
 
-    /// Those in force, by their devices' ids.
+    /// Returns the mailboxes in force, by their devices' ids.
     pub(super) fn sorted(&self) -> Vec<(&str, &Mailbox)> {
         let known = self.devices.iter().filter(|(_, mailbox)| mailbox.is_known);
         let mut sorted: Vec<_> = known.map(|(id, mailbox)| (id.as_str(), mailbox)).collect();
-        // Numbers by their size, before names.
+        // Numbers in numeric order, before names.
         sorted.sort_by_key(|(id, _)| (id.parse::<u64>().unwrap_or(u64::MAX), *id));
         sorted
     }
 
-    /// Devices of which there are messages and no record of their own, each with a number that
-    /// none of them passes.
+    /// Returns the devices that have messages but no record of their own, each with a sequence
+    /// number above all of its own.
     pub(super) fn unknown(&self) -> Vec<(&str, u64)> {
         let unknown = self.devices.iter().filter(|(_, it)| !it.is_known && !it.entries.is_empty());
         unknown.map(|(id, mailbox)| (id.as_str(), mailbox.next_seq())).collect()
     }
 
-    /// Messages and outcomes that wait, of all devices.
+    /// Returns the number of messages and outcomes that wait, for all devices.
     pub(super) fn waiting(&self) -> usize {
         self.devices.values().map(|mailbox| mailbox.waiting().count()).sum()
     }
@@ -207,13 +208,13 @@ impl Mailboxes {
 impl Mailbox {
     fn put(&mut self, seq: u64, entry: Entry) {
         self.next_seq = self.next_seq.max(seq + 1);
-        // One that was copied to a later part of the log may have been acked before.
+        // A record that was copied to a later part of the log may have been acked before.
         if seq > self.acked_to || entry.receipt {
             self.entries.insert(seq, entry);
         }
     }
 
-    /// What asked for an outcome stays until that is recorded.
+    /// Drops acked entries, except those whose requested outcome is not recorded yet.
     fn drop_acked(&mut self) {
         let behind = self.entries.split_off(&(self.acked_to + 1));
         self.entries.retain(|_, entry| entry.receipt);
@@ -226,17 +227,18 @@ impl Mailbox {
         entries.filter(|(_, entry)| entry.end.is_none()).map(|(&seq, entry)| (seq, entry))
     }
 
-    /// Returns whether the device has acked this entry, whose outcome is not recorded yet.
+    /// Returns true if the device has acked this entry, whose outcome is not recorded yet.
     pub(super) fn is_acked(&self, seq: u64) -> bool {
         seq <= self.acked_to
     }
 
-    /// Returns whether the device may have seen it; if it was there when the server ended, nobody knows.
+    /// Returns true if the device may have seen the entry. For one that was connected when the
+    /// server ended, that is unknown.
     pub(super) fn may_have_seen(&self, seq: u64) -> bool {
         self.away_since_ms.is_none() || seq <= self.pushed_to
     }
 
-    /// A number that was never given: numbers from here on are free.
+    /// Returns the first sequence number that was never given.
     pub(super) fn next_seq(&self) -> u64 {
         self.next_seq.max(1)
     }
@@ -247,7 +249,8 @@ mod tests {
     use super::super::records::{ALICE, BOB, device, message, outcome, refused};
     use super::*;
 
-    /// Returns what waits for a device, and what is there in all, after these records.
+    /// Returns the entries that wait for a device, and the number of all its entries, after
+    /// these records.
     fn waits(device: &str, records: &[Record<'_>]) -> Option<(Vec<u64>, usize)> {
         let mut mailboxes = Mailboxes::default();
         records.iter().for_each(|record| mailboxes.take(record));
@@ -265,15 +268,15 @@ mod tests {
             (vec![one, two], None),
             (vec![known, one, two], Some((vec![1, 2], 2))),
             (vec![known, one, two, Record::Removed { device: BOB, seq }], Some((vec![1], 1))),
-            // Acked, and its outcome is not recorded yet.
+            // Acked, and the outcome is not recorded yet.
             (vec![known, one, asked, acked], Some((vec![], 1))),
             (vec![known, one, asked, acked, outcome_of_asked], Some((vec![], 0))),
-            // Refused, and its outcome is not recorded yet.
+            // Refused, and the outcome is not recorded yet.
             (vec![known, one, asked, refused], Some((vec![1], 2))),
             (vec![known, one, asked, refused, outcome_of_asked], Some((vec![1], 1))),
             (vec![known, one, asked, outcome_of_asked, refused], Some((vec![1], 1))),
             (vec![known, one, two, Record::Gone { device: BOB }], None),
-            // Copied to a later part of the log, behind what took it out.
+            // Copied to a later part of the log, after the record that removed it.
             (vec![known, acked, one], Some((vec![], 0))),
             (vec![known, asked, outcome_of_asked, asked], Some((vec![], 0))),
             (vec![one, device(BOB, 1)], Some((vec![], 0))),

@@ -1,7 +1,7 @@
-//! The command line: what each command takes, and what its exit code means.
+//! The command line: the arguments of each command, and the exit codes.
 
-/// As `eprintln!`, which panics where standard error cannot be written, as on a full disk: nobody could be
-/// told then, and the exit code still says how it went.
+/// Like `eprintln!`, but does not panic if standard error cannot be written, as on a full disk:
+/// the message is lost, and the exit code still tells the result.
 macro_rules! complain {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -65,16 +65,17 @@ enum Command {
     /// Show or check the configuration without starting
     #[command(subcommand)]
     Config(config::Command),
-    /// Send a message to a device and tell how far it got
+    /// Send a message to a device and report how far it got
     #[command(after_help = send::EXAMPLES)]
     Send(send::Args),
-    /// Be a device: print the own id, then what arrives, until Ctrl-C
+    /// Be a device: print its id, then whatever arrives, until Ctrl-C
     #[command(after_help = listen::EXAMPLES)]
     Listen(listen::Args),
     /// Ask a server whether it is ready: exit code 0 if so, else 1 and the reason
     #[command(
         after_help = health::EXAMPLES,
-        // The options of the server are taken as they are, and these say nothing of where it is.
+        // Most server options are hidden: they are accepted, but do not tell where the server
+        // is.
         mut_args(|arg| {
             let others = ["shards", "tls_key", "data_dir", "memory", "log_level"];
             let is_other = others.contains(&arg.get_id().as_str());
@@ -85,15 +86,15 @@ enum Command {
     /// Print a token by which a device proves its name
     #[command(after_help = token::EXAMPLES)]
     Token(token::Args),
-    /// Look into the mailboxes of a stopped server
+    /// Inspect the mailboxes of a stopped server
     #[command(subcommand, after_help = mailbox::EXAMPLES)]
     Mailbox(mailbox::Command),
-    /// Look after the store of a stopped server
+    /// Check or repair the store of a stopped server
     #[command(subcommand)]
     Store(store::Command),
-    /// Put load on a server of this machine and measure it
+    /// Put load on a server on this machine and measure it
     Bench(crate::bench::Args),
-    /// Print what makes a shell complete commands and options
+    /// Print a script that makes a shell complete commands and options
     #[command(after_help = generate::COMPLETIONS)]
     Completions {
         /// The shell
@@ -102,13 +103,13 @@ enum Command {
     /// Write a man page for each command
     #[command(after_help = generate::MAN)]
     Man {
-        /// Where to; it is made if it is not there
+        /// The directory to write to; created if it does not exist
         #[arg(value_name = "DIR")]
         directory: std::path::PathBuf,
     },
 }
 
-/// With the commit, where it was built from a clone: build.rs finds it.
+/// With the commit if it was built from a clone; build.rs finds it.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("BUILT_FROM"));
 
 const EXAMPLES: &str = "\
@@ -133,7 +134,8 @@ Exit codes:
   8  send: rejected, for the reason that is told
   9  send: refused, expired, evicted or cancelled";
 
-/// How the process ends; [`EXIT_CODES`] says it to people. 5 was the duplicate of the text protocol.
+/// Exit code of the process; [`EXIT_CODES`] describes them to users. 5 was once used by the text
+/// protocol's duplicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
     Done = 0,
@@ -148,7 +150,7 @@ enum Exit {
 }
 
 impl Exit {
-    /// From the worst on.
+    /// All codes but success, the worst first.
     const ALL: [Exit; 9] = [
         Exit::Failed,
         Exit::Usage,
@@ -161,7 +163,7 @@ impl Exit {
         Exit::Done,
     ];
 
-    /// The worse one of two.
+    /// Returns the worse of two.
     fn worse(self, other: Exit) -> Exit {
         let either = Exit::ALL.into_iter().find(|&exit| exit == self || exit == other);
         either.expect("all are in the list")
@@ -178,11 +180,11 @@ impl From<Exit> for ExitCode {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // A HEALTHCHECK ends with 0 or 1: Docker reserves 2.
+        // A HEALTHCHECK may end with 0 or 1 only: Docker reserves 2.
         Err(error)
             if error.use_stderr() && env::args_os().nth(1).is_some_and(|arg| arg == "health") =>
         {
-            // Nobody may be reading; the exit code says it as well.
+            // Ignored if nobody reads it; the exit code says it as well.
             let _: io::Result<()> = error.print();
             return Exit::Failed.into();
         }

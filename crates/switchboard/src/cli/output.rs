@@ -8,7 +8,7 @@ use switchboard_proto::v1::write_text_of_body;
 
 use super::Exit;
 
-/// Prints `text` as it is, at once. A reader that left is no failure.
+/// Prints `text` unchanged and flushes. A reader that has left is not an error.
 pub(super) fn print(text: &str) -> Exit {
     match write(text) {
         Ok(()) => Exit::Done,
@@ -16,24 +16,24 @@ pub(super) fn print(text: &str) -> Exit {
     }
 }
 
-/// Writes `text` and flushes, so that a reader sees each line when it happens.
+/// Writes `text` and flushes, so that a reader sees each line at once.
 pub(super) fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// How often [`reader_left`] looks.
+/// Interval between checks of [`reader_left`].
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Completes when the reader of standard output has left; never where that cannot be seen, as with a
-/// file.
+/// Completes once the reader of standard output has left; never if that cannot be detected, as
+/// with a file.
 pub(super) async fn reader_left() {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     loop {
         looks.tick().await;
         let stdout = io::stdout();
-        // Errors are reported whether they are asked for or not.
+        // Poll reports errors whether they are requested or not.
         let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
         let looked = rustix::event::poll(&mut polled, Some(&Timespec::default()));
         if looked.is_ok() && polled[0].revents().contains(PollFlags::ERR) {
@@ -42,7 +42,8 @@ pub(super) async fn reader_left() {
     }
 }
 
-/// How to end when standard output took no more: quietly if its reader left, as in `| head -1`.
+/// Returns the exit code after standard output failed: success if its reader left, as in `| head
+/// -1`.
 pub(super) fn failed(error: &io::Error) -> Exit {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Exit::Done;
@@ -51,8 +52,8 @@ pub(super) fn failed(error: &io::Error) -> Exit {
     Exit::Failed
 }
 
-/// `text` in one line: what another device says must neither steer this terminal nor look like a
-/// line of ours.
+/// Returns `text` on one line, with control characters escaped: another device's text must
+/// neither control this terminal nor pass for a line of ours.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -61,8 +62,8 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
-/// `text` over as many lines as it has, all but the first indented: no line of ours begins so.
-/// Other control characters are spelt out, but for tabs.
+/// Returns `text` with all lines but the first indented, as no line of ours is. Control
+/// characters other than tabs are escaped.
 pub(super) fn indented(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -76,12 +77,12 @@ pub(super) fn indented(text: &str) -> String {
 }
 
 fn push_harmless(out: &mut String, c: char) {
-    // Line and paragraph separators, and what reverses the direction of writing.
+    // Line and paragraph separators, and characters that change the direction of writing.
     let misleads = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if c.is_control() || misleads { out.extend(c.escape_default()) } else { out.push(c) }
 }
 
-/// JSON as it stands, without the white space between its parts, and so in one line.
+/// Returns JSON on one line: without the white space between its parts, otherwise unchanged.
 pub(super) fn one_line(json: &str) -> String {
     if json.starts_with('"') {
         return json.to_owned();

@@ -1,4 +1,4 @@
-//! Records as tests of the command line want them: of alice, who sends, and bob, who receives.
+//! Records for tests of the command line: alice is the sender, bob the receiver.
 
 use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, Moment, OutcomeRecord, Record};
 use switchboard_proto::v1::{DeviceRef, Outcome};
@@ -35,7 +35,7 @@ pub(super) fn message(seq: u64, receipt: bool) -> Record<'static> {
     })
 }
 
-/// The outcome, at alice's `seq`, of bob's message `of_seq`, which he refused.
+/// Returns the outcome, at alice's `seq`, of bob's message `of_seq`, which he refused.
 pub(super) fn outcome(seq: u64, of_seq: u64) -> Record<'static> {
     Record::Outcome(OutcomeRecord {
         to: ALICE,
@@ -50,7 +50,7 @@ pub(super) fn outcome(seq: u64, of_seq: u64) -> Record<'static> {
     })
 }
 
-/// Bob refused this message, and its outcome is not recorded yet.
+/// Returns the record that bob refused this message, with its outcome still pending.
 pub(super) fn refused(seq: u64) -> Record<'static> {
     Record::Ended(EndedRecord {
         device: BOB,

@@ -1,8 +1,9 @@
-//! `switchboard store repair`: makes a sound store of what is intact in a damaged one.
+//! `switchboard store repair`: makes a valid store from the intact parts of a damaged one.
 //!
-//! The new store is built in `repair.tmp`, renamed to `repaired-TIME` when it is whole, and then put
-//! into place file by file. A start is refused while `repaired-TIME` is there, and another repair
-//! goes on with it. So a crash at any point loses neither the old store nor the new one.
+//! The new store is built in `repair.tmp`, renamed to `repaired-TIME` when it is complete, and
+//! then moved into place file by file. While `repaired-TIME` exists a start is refused, and
+//! another repair continues with it. So a crash at any point loses neither the old store nor the
+//! new one.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,12 +26,12 @@ use crate::persistence::state::{self, State};
 use crate::persistence::{self, BEING_BUILT, REPAIRED, record};
 use crate::store::{self, DataDir, Dir, Identity, Known, Options, Salvaged, StateOf, is_damage};
 
-/// What was there before is kept under this, and the time.
+/// Prefix of the directory that keeps the old store; the time follows.
 const DAMAGED: &str = "log.damaged-";
-/// What belongs to a store, apart from the log.
+/// Files of a store besides the log.
 const FILES: [&str; 3] = ["MANIFEST", state::FILE, "token.key"];
 
-/// Repairs, and gives the report.
+/// Repairs the store and returns the report.
 pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     let disk = args.take()?;
     let dir = disk.path();
@@ -56,11 +57,11 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
         )));
     }
     if let Err(error @ KeyError::OwnExposed { .. }) = OwnKey::check(dir, None, false) {
-        // To make another one is for the operator to decide.
+        // Making another key is up to the operator.
         return Err(Problem::failed(error));
     }
     let (copied, has_new_key) = build(&disk, &built, &checked).inspect_err(|_| {
-        // It may be what filled the disk.
+        // It may itself have filled the disk.
         remove(&built).ok();
     })?;
     let ready = free_name(dir, copied.now_ms);
@@ -70,25 +71,26 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     Ok(report(&checked, &copied, has_new_key, &damaged))
 }
 
-/// Makes the new store; returns what is in it, and whether its key is new.
+/// Builds the new store; returns its content, and whether its key is new.
 fn build(disk: &DataDir, built: &Path, checked: &Checked) -> Result<(Copied, bool), Problem> {
     let copied = copy(disk, built, checked)?;
     let has_new_key = write_state(disk, built, checked, &copied)?;
     Ok((copied, has_new_key))
 }
 
-/// What was copied into the new log.
+/// The content of the new log.
 #[derive(Debug, Default)]
 struct Copied {
     salvaged: Salvaged,
     mailboxes: Mailboxes,
-    /// Intact as bytes, and yet of no use.
+    /// Records that are intact as bytes, but cannot be parsed.
     unreadable: u64,
     /// Devices whose own record was lost.
     renewed: usize,
-    /// Messages whose outcome nobody is told, as it may be among what is lost.
+    /// Messages whose outcome is not reported to anybody, because it may be among the lost
+    /// records.
     doubtful: usize,
-    /// No number of a device passes it.
+    /// A number above the ids of all numbered devices.
     highest_id: u64,
     uptime_ms: u64,
     now_ms: u64,
@@ -121,8 +123,8 @@ fn copy(disk: &DataDir, built: &Path, checked: &Checked) -> Result<Copied, Probl
     Ok(copied)
 }
 
-/// Devices whose messages are there get back a record of their own, as if nothing had been acked:
-/// without it their messages would count for nothing.
+/// Writes a new record for each device that has only messages left, as if nothing had been
+/// acked: without it the messages would be ignored.
 fn renew_devices(copied: &Copied, log: &mut Appender) -> Result<usize, Problem> {
     let unknown = copied.mailboxes.unknown();
     for (id, next_seq) in &unknown {
@@ -139,8 +141,8 @@ fn renew_devices(copied: &Copied, log: &mut Appender) -> Result<usize, Problem> 
     Ok(unknown.len())
 }
 
-/// Messages that were acked, as far as is known, and whose outcome may have been another one, which
-/// their senders may know: they go, and nobody is told a second, contradictory one.
+/// Removes messages that were acked as far as is known, but may have had another outcome that
+/// their senders were told: nobody must be told a second, contradictory one.
 fn drop_doubtful(mailboxes: &Mailboxes, log: &mut Appender) -> Result<usize, Problem> {
     let mut dropped = 0;
     for (id, seq) in mailboxes.doubtful() {
@@ -178,7 +180,7 @@ impl Copied {
     }
 }
 
-/// State and key of the new store; returns whether the key is new.
+/// Writes the state and the key of the new store; returns true if the key is new.
 fn write_state(
     disk: &DataDir,
     built: &Path,
@@ -212,11 +214,11 @@ fn write_state(
     Ok(is_new_key)
 }
 
-/// Ids below this one may have been given, also those of which nothing is in the log. `None` where
-/// neither the state nor the manifest knows: then an id may be given again, and so no token of the
-/// device that had it before may count.
+/// Returns a mark above every id that may have been given, even if the log has no trace of it.
+/// `None` if neither the state nor the manifest knows: then an id may be given again, and so the
+/// tokens of its earlier device must not be accepted.
 fn mark_of_ids(kept: Option<(Option<StateOf>, u64)>, listed: Option<Identity>) -> Option<u64> {
-    // A state that was copied from a backup by itself does not know what was given since.
+    // A state restored from a backup by itself does not know which ids were given since.
     let is_current = |of: StateOf| {
         let is_older =
             |log: Identity| log.store != of.store || log.state_generation > of.generation;
@@ -232,7 +234,8 @@ fn identify(dir: &Path) -> Result<Known, Problem> {
     store::identify(&disk).map_err(Problem::failed)
 }
 
-/// Returns where the new store waits to be put in place; no earlier repair has used this time for a name.
+/// Returns the path at which the new store waits to be moved into place; its time is not used by
+/// an earlier repair.
 fn free_name(dir: &Path, now_ms: u64) -> PathBuf {
     let times = (0..).map(|second| {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms + 1_000 * second);
@@ -250,7 +253,8 @@ fn is_mount(path: &Path) -> bool {
     found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Moves the old store away and the new one here; goes on where an earlier attempt ended.
+/// Moves the old store away and the new one into place; continues where an earlier attempt
+/// stopped.
 fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     let name = ready.file_name().unwrap_or_default().to_string_lossy();
     let damaged = dir.join(format!("{DAMAGED}{}", name.trim_start_matches(REPAIRED)));
@@ -261,7 +265,8 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
             log => log?.is_dir(),
         };
         if is_log_dir && is_there(&damaged)? {
-            // The old log was moved already; somebody has made an empty folder since.
+            // The old log has been moved already, and somebody has made an empty directory
+            // since.
             fs::remove_dir(&log)?;
         } else if is_log_dir {
             fs::rename(&log, &damaged)?;
@@ -285,14 +290,14 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     for changed in [&damaged, ready, dir] {
         File::open(changed)?.sync_all()?;
     }
-    // It holds nothing any more but a lock.
+    // Only a lock file is left in it.
     fs::remove_dir_all(ready)?;
     File::open(dir)?.sync_all()?;
     Ok(damaged)
 }
 
-/// Returns whether there is anything under a name. What the system cannot tell at the moment is an
-/// error: to take it for missing would lose it.
+/// Returns true if anything exists at the path. If the system cannot tell, that is an error:
+/// treating it as missing would lose it.
 fn is_there(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -352,8 +357,9 @@ mod tests {
     use super::super::records::{ALICE, BOB, REASON, device, message, outcome, refused};
     use super::*;
 
-    /// Returns which of bob's messages are acked, with an outcome that their sender is still to be told,
-    /// after the repair of a log with these records in which that of the first outcome rotted.
+    /// Repairs a log with these records in which the record of the first outcome is damaged.
+    /// Returns the number of doubtful messages that were dropped, and the numbers of bob's acked
+    /// messages whose outcome their sender is still to be told.
     fn owed_after_repair(records: &[Record<'_>]) -> (usize, Vec<u64>) {
         let dir = tempfile::tempdir().unwrap();
         let (old, built) = (dir.path().join("old"), dir.path().join("built"));
@@ -378,8 +384,8 @@ mod tests {
         (copied.doubtful, owed)
     }
 
-    /// The sender of a message that was refused was told `delivered`: of all that happened to it,
-    /// only an ack of a later one was left.
+    /// The sender of a refused message was once told `delivered`, because only the ack of a
+    /// later message was left in the log.
     #[test]
     fn nobody_is_told_delivered_where_another_outcome_may_be_lost() {
         let [alice, bob] = [device(ALICE, 0), device(BOB, 0)];
@@ -389,7 +395,7 @@ mod tests {
         for (records, expected) in [
             (vec![alice, bob, one, outcome, acked(2)], (1, vec![])),
             (vec![alice, bob, one, refused, acked(2)], (1, vec![])),
-            // It came behind what is lost: the ack is all that happened to it.
+            // It came after the lost record: the ack is all that happened to it.
             (vec![alice, bob, one, outcome, two, acked(2)], (1, vec![2])),
             // Nothing is lost.
             (vec![alice, bob, one, two, acked(2)], (0, vec![1, 2])),
@@ -398,8 +404,8 @@ mod tests {
         }
     }
 
-    /// An id was given twice, and the token of the device that had it first opened the mailbox of
-    /// the other.
+    /// An id was once given twice, and the token of its first device opened the mailbox of the
+    /// second.
     #[test]
     fn which_ids_were_given_is_known_or_no_token_counts() {
         let state = |store, generation, ids_to| Some((Some(StateOf { store, generation }), ids_to));
@@ -411,10 +417,10 @@ mod tests {
             (state(7, 3, 500), listed(3, 500), Some(500)),
             (state(7, 3, 500), None, Some(500)),
             (None, listed(3, 400), Some(400)),
-            // Copied from a backup.
+            // Restored from a backup.
             (state(7, 2, 300), listed(3, 400), Some(400)),
             (state(7, 2, 300), listed(3, 0), None),
-            // Another store's.
+            // Of another store.
             (state(8, 9, 900), listed(3, 0), None),
             (None, listed(3, 0), None),
             (None, None, None),
@@ -428,7 +434,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = free_name(dir.path(), 1_000);
         assert_eq!(first, dir.path().join("repaired-1970-01-01T000001Z"));
-        // The first was put in place: its name lives on in what it replaced.
+        // The first was moved into place: its time is still in the name of the old store.
         fs::create_dir(dir.path().join("log.damaged-1970-01-01T000001Z")).unwrap();
         let second = free_name(dir.path(), 1_999);
         assert_eq!(second, dir.path().join("repaired-1970-01-01T000002Z"));

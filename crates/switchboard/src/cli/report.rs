@@ -9,24 +9,25 @@ use switchboard_client::v1::{
 use super::Exit;
 use super::output::escaped;
 
-/// The last that is known of a message.
+/// The last known state of a message.
 #[derive(Debug)]
 pub(super) enum Status {
     /// The receiver acked it.
     Delivered,
-    /// The server has it, and more was not asked for or cannot be known.
+    /// The server has it; more was not asked for or cannot be known.
     Accepted,
-    /// The server has it, and the receiver had not acked it in time, or before the connection ended.
+    /// The server has it, but the receiver did not ack it in time, or before the connection
+    /// ended.
     Stored(Option<Ending>),
-    /// It ended in another way than by an ack.
+    /// It ended otherwise than by an ack.
     Ended { outcome: Word<Outcome>, maybe_seen: bool, reason: Option<String> },
-    /// It is delivered to nobody.
+    /// The server rejected it.
     Rejected { code: Word<RejectCode>, reason: String },
-    /// The connection ended, or the time, before the server's reply.
+    /// The connection ended, or the time ran out, before the server's reply.
     Unknown(String),
-    /// It was not sent.
+    /// It was not sent: there was no connection.
     NotConnected { exit: Exit, reason: String },
-    /// It was not sent.
+    /// It was not sent because of an error of this command.
     Failed(String),
 }
 
@@ -36,18 +37,18 @@ impl From<Rejection> for Status {
     }
 }
 
-/// A message and how far it got.
+/// A message and its status.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) message: Outgoing,
-    /// The sender, once the server has said who it is.
+    /// The sender, once the server has told its id.
     pub(super) from: Option<String>,
     pub(super) accepted: Option<Accepted>,
     pub(super) status: Status,
 }
 
 impl Report {
-    /// Of a message that was not sent.
+    /// Creates the report of a message that was not sent.
     pub(super) fn new(message: Outgoing, status: Status) -> Report {
         Report { message, from: None, accepted: None, status }
     }
@@ -67,7 +68,7 @@ impl Report {
         }
     }
 
-    /// One word for it.
+    /// Returns the result in one word.
     fn result(&self) -> String {
         match &self.status {
             Status::Delivered => "delivered".to_owned(),
@@ -81,7 +82,7 @@ impl Report {
         }
     }
 
-    /// All fields in every case, so that programs need not look which are there.
+    /// Returns an object that always has all fields, so that programs need not check for them.
     pub(super) fn to_json(&self) -> Value {
         let (mut code, mut reason, mut maybe_seen) = (None, None, false);
         match &self.status {
@@ -106,7 +107,7 @@ impl Report {
         })
     }
 
-    /// One line; it begins with the result.
+    /// Returns one line that begins with the result.
     pub(super) fn to_text(&self) -> String {
         let (result, to) = (self.result(), &self.message.to);
         let from = self.from.as_ref().map_or(String::new(), |from| format!(" from {from}"));
@@ -142,7 +143,7 @@ impl Report {
     }
 }
 
-/// The place where the message is kept.
+/// Returns the place where the message is kept.
 fn kept(accepted: &Accepted) -> &'static str {
     match accepted.durability {
         Word::Known(Durability::None) => "written to its connection, which does not say more",

@@ -1,4 +1,5 @@
-//! `switchboard send`: sends a message, or one for each line of its input, and tells the result.
+//! `switchboard send`: sends a message, or one for each line of its input, and prints the
+//! results.
 
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
@@ -46,25 +47,26 @@ pub(super) struct Args {
     /// The device to send to: its id, which its page or `switchboard listen` shows, or its name
     #[arg(value_parser = device)]
     pub(super) to: PublicId,
-    /// The message; - reads it from standard input, less one final new line
+    /// The message; - reads it from standard input, without one final newline
     #[arg(value_name = "MSG", allow_hyphen_values = true, required_unless_present = "lines")]
     message: Option<String>,
-    /// Send each line of standard input as a message, over one connection; a result for each
+    /// Send each line of standard input as a message, over one connection; prints a result for
+    /// each
     #[arg(long, conflicts_with_all = ["message", "message_id"])]
     pub(super) lines: bool,
     #[command(flatten)]
     pub(super) server: Server,
-    /// Print results as JSON objects, one a line
+    /// Print results as JSON objects, one per line
     #[arg(long)]
     pub(super) json: bool,
-    /// Wait so long for the device's ack; 0s does not wait
+    /// Wait this long for the device's ack; 0s does not wait
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     pub(super) wait: Duration,
     /// Give up on the message after this time, such as 1h [default: never]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) ttl: Option<Duration>,
-    /// Have the outcome wait for the sender, to be read by `listen`; requires --state,
-    /// --durable or --token-file
+    /// Keep the outcome for the sender, to be read by `listen`; requires --state, --durable or
+    /// --token-file
     #[arg(long)]
     pub(super) receipt: bool,
     /// Send as the same device in every run.
@@ -87,7 +89,7 @@ pub(super) struct Args {
     pub(super) body_json: bool,
 }
 
-/// Sends, prints the results, and ends with the code of the worst.
+/// Sends, prints the results and returns the worst exit code.
 pub(super) fn run(args: &Args) -> Exit {
     if args.server.is_twice_somebody(args.durable) {
         return Exit::Usage;
@@ -118,17 +120,17 @@ pub(super) fn run(args: &Args) -> Exit {
 }
 
 impl Args {
-    /// The sender outlives the command. A device without a name that nobody keeps does not: a
-    /// server that is told so keeps nothing of it.
+    /// Returns true if the sender outlives the command. The server keeps nothing of a sender
+    /// that does not.
     pub(super) fn is_kept(&self) -> bool {
         let is_asked_to_last = self.receipt || self.message_id.is_some();
         self.durable || self.state.is_some() || (is_asked_to_last && self.server.token().is_some())
     }
 
-    /// Returns where the sender's identity is kept, if it is.
+    /// Returns the file for the sender's identity, if it is kept.
     ///
-    /// `listen --durable` has a file of its own: two commands of one user with one identity would
-    /// end each other's connection.
+    /// `listen --durable` has a separate file: two commands of one user with the same identity
+    /// would disconnect each other.
     pub(super) fn state_file(&self) -> Result<Option<StateFile>, StateFileError> {
         match &self.state {
             Some(path) => Ok(Some(StateFile::new(path.clone(), self.server.token()))),
@@ -137,7 +139,7 @@ impl Args {
         }
     }
 
-    /// The message that a text becomes, or why it is none.
+    /// Converts a text into a message, or returns the report of the reason why it is none.
     pub(super) fn message(&self, text: Vec<u8>) -> Result<Outgoing, Box<Report>> {
         let checked = match String::from_utf8(text) {
             Ok(text) => self.check(&text).map(|()| text),
@@ -178,10 +180,10 @@ impl Args {
     }
 }
 
-/// The lines of standard input, read while there is room for them.
+/// Returns the lines of standard input, read one ahead of the receiver.
 fn input_lines() -> Receiver<io::Result<Vec<u8>>> {
     let (lines, input) = mpsc::channel(1);
-    // A thread, because reading from a pipe or a terminal blocks. The process's end ends it.
+    // On a thread, because reading from a pipe or a terminal blocks. It ends with the process.
     std::thread::spawn(move || {
         for line in io::stdin().lock().split(b'\n') {
             if lines.blocking_send(line).is_err() {
@@ -204,7 +206,7 @@ fn text(message: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// Prints a result; a failure of printing is told only where nothing else failed.
+/// Prints a result; an error of printing decides the exit code only if nothing else failed.
 pub(super) fn print(args: &Args, report: &Report) -> Exit {
     let exit = report.exit();
     if args.json {

@@ -6,7 +6,7 @@ use crate::tls;
 use super::Exit;
 use super::settings::Settings;
 
-/// Runs the server until it is told to stop.
+/// Runs the server until it is stopped.
 pub(super) fn run(settings: &Settings) -> Exit {
     let loaded = match settings.load() {
         Ok(loaded) => loaded,
@@ -26,7 +26,7 @@ pub(super) fn run(settings: &Settings) -> Exit {
     }
 }
 
-/// The files that the configuration names are a part of it.
+/// Returns true for errors of the files that the configuration names: they count as wrong usage.
 fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<tls::LoadError>()
         || error.downcast_ref().is_some_and(|error: &KeyError| error.is_of_operator())

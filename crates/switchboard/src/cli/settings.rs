@@ -1,14 +1,15 @@
-//! The options that set the server up: one layer of its configuration.
+//! The options that configure the server: one layer of its configuration.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, ConfigErrors, Flag, Loaded};
 
-/// The server's options. Values are text here; the configuration checks them with all others.
+/// The server's options. Values are plain text here; the configuration validates all of them
+/// together.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(super) struct Settings {
-    /// Read this file only: TOML, or INI if it ends in .cfg [default: switchboard.toml and
-    /// server.cfg in the working directory, where they exist]
+    /// Read only this file: TOML, or INI if it ends in .cfg [default: switchboard.toml and
+    /// server.cfg in the working directory, if they exist]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The address to listen on.
@@ -39,13 +40,13 @@ pub(super) struct Settings {
     /// Write log lines from this level on: error, warn, info, debug, trace or off
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Set any key of switchboard.toml; may be given again
+    /// Set any key of switchboard.toml; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
 
 impl Settings {
-    /// Returns what was given, `--set` last.
+    /// Returns the options that were given, `--set` last so that it wins.
     pub(super) fn flags(&self) -> Vec<Flag> {
         let memory = self.memory.then(String::new);
         let dedicated = [
@@ -75,7 +76,7 @@ impl Settings {
         self.config.is_none() && self.flags().is_empty()
     }
 
-    /// The configuration of this process.
+    /// Loads the configuration of this process.
     pub(super) fn load(&self) -> Result<Loaded, ConfigErrors> {
         config::load(Path::new(""), self.config.as_deref(), std::env::vars_os(), self.flags())
     }

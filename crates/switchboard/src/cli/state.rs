@@ -1,4 +1,4 @@
-//! The file in which a device of the command line keeps what makes it the same device again.
+//! The file that keeps the identity of a device of the command line between runs.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -8,26 +8,27 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use switchboard_client::v1::State;
 
-/// The content of the file; of a version that knows more, what this one knows.
+/// Content of the file; fields of later versions are ignored.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Content {
-    /// Only of a device that the server numbered; others have a file with theirs.
+    /// Only for a device with a number; others have their token in a file or variable of their
+    /// own.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     mailbox: Option<String>,
     last_seq: u64,
 }
 
-/// Where a device's token comes from.
+/// Source of a device's token.
 #[derive(Clone, Debug)]
 pub(super) enum TokenSource {
     File(PathBuf),
-    /// The token itself, out of the environment.
+    /// The token itself, from the environment.
     Variable(String),
 }
 
 impl TokenSource {
-    /// The token as it is now.
+    /// Reads the current token.
     pub(super) fn read(&self) -> Result<String, StateFileError> {
         match self {
             TokenSource::File(path) => token_in(path),
@@ -36,14 +37,14 @@ impl TokenSource {
     }
 }
 
-/// Where a device's state is kept, and where its token comes from.
+/// The file for a device's state, and the source of its token.
 #[derive(Clone, Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
     token: Option<TokenSource>,
 }
 
-/// Why the state cannot be had, or kept.
+/// Reason why the state cannot be loaded or saved.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {}: {why}", path.display())]
 pub(super) struct StateFileError {
@@ -57,18 +58,18 @@ impl StateFile {
         StateFile { path, token }
     }
 
-    /// Beside the file of a token.
+    /// Returns the file next to a token file.
     pub(super) fn beside(token: &Path) -> StateFile {
         StateFile::new(beside(token, ".state"), Some(TokenSource::File(token.to_owned())))
     }
 
-    /// Among the user's states: one for each server and command.
+    /// Returns the file in the user's state directory for this server and command.
     pub(super) fn of_user(command: &str, url: &str) -> Result<StateFile, StateFileError> {
         let name = format!("{command}-{}.json", file_name_of(url));
         Ok(StateFile::new(users_states()?.join(name), None))
     }
 
-    /// Returns what is kept; nothing, for a device that is new.
+    /// Loads the state; a new device has an empty one.
     pub(super) fn load(&self) -> Result<State, StateFileError> {
         let content = match fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| self.error("read", e))?,
@@ -76,7 +77,7 @@ impl StateFile {
             Err(e) => return Err(self.error("read", e)),
         };
         let token = match (self.token()?, content.token) {
-            // To save would lose the other one for good.
+            // Saving would overwrite the other token for good.
             (Some(_), Some(_)) => {
                 return Err(self.error("use", "it is another device's than the given token's"));
             }
@@ -85,18 +86,19 @@ impl StateFile {
         Ok(State { token, mailbox: content.mailbox, last_seq: content.last_seq })
     }
 
-    /// The token as its source has it now.
+    /// Reads the current token from its source.
     pub(super) fn token(&self) -> Result<Option<String>, StateFileError> {
         self.token.as_ref().map(TokenSource::read).transpose()
     }
 
-    /// Returns the file's path if the token is in it, and not in a file or variable of its own.
+    /// Returns the file's path if the token is in it, rather than in a file or variable of its
+    /// own.
     pub(super) fn path_of_token(&self) -> Option<&Path> {
         let has_token = self.token.is_none() && self.load().is_ok_and(|it| it.token.is_some());
         has_token.then_some(&*self.path)
     }
 
-    /// Replaces the file as a whole; when this returns it is on disk.
+    /// Replaces the file atomically; it is on disk when this returns.
     pub(super) fn save(&self, state: &State) -> Result<(), StateFileError> {
         let token = if self.token.is_none() { state.token.clone() } else { None };
         let content = Content { token, mailbox: state.mailbox.clone(), last_seq: state.last_seq };
@@ -124,7 +126,7 @@ impl StateFile {
     }
 }
 
-/// The token in a file, white space around it left out.
+/// Reads the token in a file, without white space around it.
 fn token_in(file: &Path) -> Result<String, StateFileError> {
     let error = |why: &dyn ToString| StateFileError {
         doing: "read the token in",
@@ -142,7 +144,8 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Returns where a user's programs keep their states (XDG Base Directory Specification 0.8).
+/// Returns the directory for the state of a user's programs (XDG Base Directory Specification
+/// 0.8).
 fn users_states() -> Result<PathBuf, StateFileError> {
     let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let states = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
@@ -153,7 +156,7 @@ fn users_states() -> Result<PathBuf, StateFileError> {
     })
 }
 
-/// An address as a part of a file's name.
+/// Converts an address into a part of a file name.
 fn file_name_of(url: &str) -> String {
     let address = url.split_once("://").map_or(url, |(_, rest)| rest).trim_matches('/');
     address.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()

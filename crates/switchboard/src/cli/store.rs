@@ -1,4 +1,4 @@
-//! `switchboard store`: looks after the store of a stopped server.
+//! `switchboard store`: checks and repairs the store of a stopped server.
 
 use super::data::{self, Problem, read_all_of};
 use super::{Exit, output, repair};
@@ -7,13 +7,13 @@ use crate::persistence::state::{Origin, State, StateError};
 use crate::persistence::{self, BEING_BUILT};
 use crate::store::{self, DataDir, Found, Identity, Known, OpenError, StateOf};
 
-/// What to do with the store.
+/// Subcommands of `switchboard store`.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// Read all of the store, say what it holds, and where it is damaged; changes nothing
+    /// Read the whole store, report what it holds and where it is damaged; changes nothing
     #[command(after_help = "Exit codes: 0 sound, 1 damaged or not to be read, 2 wrong usage")]
     Check(data::Args),
-    /// Make a sound store of what is intact in a damaged one, which is kept beside it
+    /// Make a valid store from the intact parts of a damaged one, which is kept beside it
     #[command(
         long_about = "Make a sound store of what is intact in a damaged one.\n\nAll intact records \
                       are copied into a new log; what was there stays as log.damaged-TIME. Messages \
@@ -27,7 +27,7 @@ pub(super) enum Command {
     Repair(data::Args),
 }
 
-/// Carries out `command`.
+/// Runs `command`.
 pub(super) fn run(command: &Command) -> Exit {
     let (done, what) = match command {
         Command::Check(args) => (check(args), "vouch for the store"),
@@ -62,18 +62,18 @@ pub(super) fn unread_state(error: StateError) -> Problem {
     }
 }
 
-/// What there is to say of a store.
+/// The result of checking a store.
 #[derive(Debug, Default)]
 pub(super) struct Checked {
-    /// A sentence for each thing that would stop a start.
+    /// One sentence for each problem that prevents a start.
     pub(super) faults: Vec<String>,
     notes: Vec<String>,
     found: Found,
     /// The state, if it can be used.
     pub(super) state: Option<State>,
-    /// What its file says, also where it does not fit to the rest.
+    /// Content of the state file, even if it does not match the rest.
     pub(super) old_state: Option<State>,
-    /// What the manifest says.
+    /// Content of the manifest.
     pub(super) listed: Option<Identity>,
     /// Fingerprint of the key, if it can be used.
     pub(super) token_key: Option<String>,
@@ -83,8 +83,8 @@ impl Checked {
     /// Reads everything.
     ///
     /// # Errors
-    /// When it cannot be judged: only what is missing or damaged is a fault. Too many open files,
-    /// permissions and the like say nothing about the store.
+    /// If the store cannot be judged: only missing or damaged data is a fault. Too many open
+    /// files, permissions and the like say nothing about the store.
     pub(super) fn new(disk: &DataDir) -> Result<Checked, Problem> {
         let mut it = Checked::default();
         let dir = disk.path();
@@ -137,7 +137,7 @@ impl Checked {
             Ok(fingerprint) => self.token_key = Some(fingerprint),
             Err(error @ KeyError::Own { .. }) => return Err(Problem::unread(&error, error.io())),
             Err(error @ KeyError::NoRandomness(_)) => return Err(Problem::failed(error)),
-            // There is nothing yet that it could have signed.
+            // It has not signed anything yet.
             Err(_) if origin == Some(Origin::New) => {}
             Err(error) => self.faults.push(error.to_string()),
         }
@@ -166,7 +166,7 @@ impl Checked {
             Err(error) if error.is_damage() => Vec::new(),
             salvaged => salvaged.map_err(unread)?.faults,
         };
-        // The first is in the list as well, in other words.
+        // The first fault is in the list as well, in other words.
         let file = error.split(' ').next().unwrap_or_default();
         if !more.iter().any(|fault| fault.contains(file)) {
             self.faults.push(error);
@@ -175,7 +175,7 @@ impl Checked {
         Ok(())
     }
 
-    /// To which log the state says that it belongs.
+    /// Returns the log that the state claims to belong to.
     pub(super) fn state_of(&self) -> Option<StateOf> {
         self.old_state.as_ref().and_then(State::of_log)
     }

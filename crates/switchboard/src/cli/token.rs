@@ -23,23 +23,23 @@ be taken back; to end all of them, stop the server, remove token.key, run
 
 Exit codes: 0 printed, 1 failed, 2 wrong usage or no server's data there";
 
-/// Whose token, and for how long.
+/// The token's device and lifetime.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The device's name: a letter, then up to 127 of A-Z a-z 0-9 . _ : @ -
     #[arg(long, value_name = "NAME", value_parser = name)]
     device: PublicId,
-    /// How long it is valid, such as 24h or 30days [default: as long as the key]
+    /// Lifetime of the token, such as 24h or 30days [default: as long as the key]
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     ttl: Option<Duration>,
-    /// Let the device send only to ids that this matches, * being any characters; may be given again
+    /// Let the device send only to ids that match, * being any characters; may be repeated
     #[arg(long, value_name = "PATTERN")]
     allow_send: Vec<String>,
     #[command(flatten)]
     data: data::Args,
 }
 
-/// Prints the token alone on standard output, so that a shell can take it.
+/// Prints only the token to standard output, for use in a shell script.
 pub(super) fn run(args: &Args) -> Exit {
     match mint(args) {
         Ok(token) => {
@@ -82,7 +82,7 @@ fn mint(args: &Args) -> Result<String, (Exit, String)> {
     Ok(token)
 }
 
-/// What to know about the token, for somebody who sees it on a terminal.
+/// Returns a note on the token for a user at a terminal.
 fn hint(args: &Args) -> String {
     let until = match args.ttl {
         Some(ttl) => format!("for {}", humantime::format_duration(ttl)),

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, in words that say where and what would be right.
+//! Errors of a configuration: the place, the problem and the fix.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use super::layer::Origin;
 /// One error in one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where the error stands.
+    /// Place of the error.
     pub origin: Origin,
-    /// The key, or none when the source as a whole is at fault.
+    /// The key; `None` if the source as a whole is at fault.
     pub key: Option<String>,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
-    /// What would be right.
+    /// The fix.
     pub fix: String,
 }
 

@@ -10,35 +10,36 @@ use Reload::{Live, LiveWhile, Restart};
 
 /// One key that an operator can set.
 pub(super) struct Key {
-    /// As in `switchboard.toml`; upper-case with the prefix `SWITCHBOARD_` it is the variable.
+    /// Name in `switchboard.toml`; in upper case with the prefix `SWITCHBOARD_` it is the
+    /// variable.
     pub(super) name: &'static str,
-    /// The field that the key is about: itself, but for `port`.
+    /// The field that the key sets: the one of the same name, except for `port`.
     pub(super) field: &'static str,
-    /// Writes the checked value; the error says what is accepted.
+    /// Writes the checked value; the error says what would be accepted.
     pub(super) set: fn(&mut Config, &Raw) -> Result<(), String>,
-    /// The value as TOML.
+    /// Returns the value as TOML.
     pub(super) show: fn(&Config) -> String,
-    /// Takes the value over from another configuration.
+    /// Copies the value from another configuration.
     pub(super) copy: fn(&mut Config, &Config),
     pub(super) reload: Reload,
 }
 
-/// When a changed value takes effect in a running server that rereads its configuration.
+/// The moment at which a changed value takes effect after a reload.
 #[derive(Clone, Copy)]
 pub(super) enum Reload {
     Live,
-    /// Live if this holds of the configuration before and after.
+    /// Live if this is true of the configuration before and after.
     LiveWhile(fn(&Config) -> bool),
-    /// Sockets, threads or files were made for the old value.
+    /// After a restart: sockets, threads or files were created with the old value.
     Restart,
 }
 
-/// What must hold between several keys.
+/// A condition on several keys.
 pub(super) struct Rule {
-    /// The keys it speaks of; when one of them was misread the rule is not judged.
+    /// The keys that it concerns; it is not checked if one of them could not be read.
     pub(super) keys: &'static [&'static str],
     pub(super) holds: fn(&Config) -> bool,
-    /// What to do where it does not hold.
+    /// Advice for the operator if it does not hold.
     pub(super) fix: &'static str,
 }
 
@@ -48,10 +49,10 @@ const GIB: usize = 1 << 30;
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
-/// 365.25 days, as times are written.
+/// 365.25 days, as `humantime` defines a year.
 const YEAR: u64 = 8766 * HOUR;
 
-/// A row for the field of the same name; live, where it does not say otherwise.
+/// Makes the key for the field of the same name; live unless stated otherwise.
 macro_rules! key {
     ($name:ident, $kind:expr) => {
         key!($name, $kind, Live)
@@ -71,8 +72,8 @@ macro_rules! key {
     };
 }
 
-/// Sets the port of `listen` and keeps its address. Stands after `listen`, and so wins where one
-/// layer sets both.
+/// Sets the port of `listen` and keeps its address. It comes after `listen` in [`KEYS`], and so
+/// wins if one layer sets both.
 const PORT: Key = Key {
     name: "port",
     field: "listen",
@@ -86,7 +87,7 @@ const PORT: Key = Key {
     reload: Restart,
 };
 
-/// The acceptor is there from the start, or never.
+/// Live only with TLS on: the acceptor is created at the start, or not at all.
 const WITH_TLS: Reload = LiveWhile(|config| config.tls_cert.is_some());
 
 /// Every key, in the order of [`Config`] and `switchboard.toml`.
@@ -122,9 +123,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(store_queue_max_bytes, Bytes(MIB..=GIB), Restart),
     key!(store_max_bytes, Bytes(8 * MIB..=65_536 * GIB), Restart),
     key!(list_devices, ListMode, Restart),
-    // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5). Above, a record,
-    // which is a message as it is pushed and little more, stays far from the 4 GiB and 1 GiB that the
-    // log's lengths and batches can take.
+    // 125 bytes is the payload that a control frame may carry (RFC 6455 section 5.5). At the
+    // upper end a record, which is little more than the pushed message, stays far below the
+    // limits of 4 GiB for the log's lengths and 1 GiB for its batches.
     key!(max_message_bytes, Bytes(125..=256 * MIB)),
     key!(message_timeout, Span(1..=24 * HOUR)),
     key!(unfinished_messages_max_bytes, Bytes(MIB..=1024 * GIB)),
@@ -148,9 +149,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(log_format, Format, Restart),
 ];
 
-/// Keys of the version before this one, and what a configuration that still has one is told.
-/// `dedup_ids_per_device_max` and `push_stall_timeout` had done what another key does as well; nobody
-/// had a reason to turn the others.
+/// Keys of the previous version, and the advice for a configuration that still sets one.
+/// `dedup_ids_per_device_max` and `push_stall_timeout` duplicated another key; nobody had a
+/// reason to change the others.
 const RETIRED: &[(&str, &str)] = &[
     ("tls_handshakes_per_turn", "remove it: a shard works on 16 TLS handshakes a turn"),
     ("auth_jwks_refresh", "remove it: the key set of a URL is fetched every 5 minutes"),
@@ -165,12 +166,12 @@ const RETIRED: &[(&str, &str)] = &[
     ),
 ];
 
-/// What to do instead of setting `name`, if that was a key once.
+/// Returns the advice for `name` if that was a key of an earlier version.
 pub(super) fn retired(name: &str) -> Option<&'static str> {
     RETIRED.iter().find(|(key, _)| *key == name).map(|(_, fix)| *fix)
 }
 
-/// What no key can judge alone.
+/// The conditions that concern more than one key.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         keys: &["tls_cert", "tls_key"],
@@ -211,7 +212,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         keys: &["unfinished_messages_max_bytes", "max_message_bytes"],
-        // Its memory grows by doubling.
+        // The buffer of a message grows by doubling.
         holds: |config| config.unfinished_messages_max_bytes >= 2 * config.max_message_bytes,
         fix: "make unfinished_messages_max_bytes at least twice max_message_bytes, or the largest \
               message never arrives",
@@ -229,14 +230,14 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The row of `name`, and its place in [`KEYS`].
+/// Returns the key called `name`, and its index in [`KEYS`].
 pub(super) fn find(name: &str) -> Option<(usize, &'static Key)> {
     KEYS.iter().enumerate().find(|(_, key)| key.name == name)
 }
 
-/// The key that was probably meant by `name`.
+/// Returns the key that `name` is probably a misspelling of.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    /// Below this similarity a suggestion would only puzzle.
+    /// Below this similarity a suggestion would only confuse.
     const SIMILARITY_MIN: f64 = 0.8;
     KEYS.iter()
         .map(|key| (strsim::jaro_winkler(key.name, name), key.name))

@@ -1,4 +1,4 @@
-//! The kinds of value that a key can take: how each is read, shown and described.
+//! The kinds of value that a key can have: parsing, display and description of each.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +14,16 @@ use tracing_subscriber::EnvFilter;
 use super::layer::Raw;
 use super::{Auth, KeySet, ListDevices, LogFormat};
 
-/// Reads, shows and describes the values of a key.
+/// Parses, shows and describes the values of a key.
 pub(super) trait Kind {
-    /// What the checked configuration holds.
+    /// Type of the value in the checked configuration.
     type Value;
 
-    /// Returns what is accepted, for the end of "give …".
+    /// Returns the accepted values, worded to follow "give …".
     fn wanted(&self) -> String;
-    /// The checked value; `None` when `raw` is not as [`wanted`](Kind::wanted) says.
+    /// Returns the checked value, or `None` if `raw` is not as [`wanted`](Kind::wanted) says.
     fn parse(&self, raw: &Raw) -> Option<Self::Value>;
-    /// The value as TOML; parses to the same value again.
+    /// Returns the value as TOML, which parses to the same value again.
     fn show(&self, value: &Self::Value) -> String;
 }
 
@@ -77,7 +77,7 @@ impl Kind for Bytes {
     }
 }
 
-/// The largest binary unit that divides `bytes`: `1 MiB`, `1500 B`.
+/// Formats `bytes` in the largest binary unit that divides it: `1 MiB`, `1500 B`.
 fn bytes_in_words(bytes: usize) -> String {
     [(30, "GiB"), (20, "MiB"), (10, "KiB")]
         .into_iter()
@@ -128,7 +128,7 @@ impl Kind for Address {
     }
 }
 
-/// As [`Address`]; the empty text means that none is set.
+/// Like [`Address`]; an empty string means none.
 pub(super) struct OptionalAddress;
 
 impl Kind for OptionalAddress {
@@ -150,7 +150,7 @@ impl Kind for OptionalAddress {
     }
 }
 
-/// A path; the empty text means that none is set.
+/// A path; an empty string means none.
 pub(super) struct File;
 
 impl Kind for File {
@@ -170,7 +170,7 @@ impl Kind for File {
     }
 }
 
-/// A directory; the empty text means that none is set.
+/// A directory; an empty string means none.
 pub(super) struct Directory;
 
 impl Kind for Directory {
@@ -209,7 +209,7 @@ impl Kind for Files {
     }
 }
 
-/// Any text; the empty one means that none is set.
+/// Any text; an empty string means none.
 pub(super) struct Text;
 
 impl Kind for Text {
@@ -229,8 +229,8 @@ impl Kind for Text {
     }
 }
 
-/// Where a JSON Web Key Set is: a file, or a URL whose answer nobody on the way can change, which
-/// is https, or http to this machine. The empty text means that none is set.
+/// Location of a JSON Web Key Set: a file, or a URL whose answer nobody on the way can change,
+/// which means https, or http to this machine. An empty string means none.
 pub(super) struct KeySetPlace;
 
 impl Kind for KeySetPlace {
@@ -257,7 +257,7 @@ impl Kind for KeySetPlace {
             "http" => is_this_machine(host),
             _ => false,
         };
-        // A password in a URL would end in logs.
+        // A password in a URL would end up in logs.
         let is_bare = !url.authority()?.as_str().contains('@');
         (is_secret && is_bare).then_some(Some(KeySet::Url(url)))
     }
@@ -276,7 +276,7 @@ fn is_this_machine(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// Who may be a device.
+/// Authentication that a device needs.
 pub(super) struct AuthMode;
 
 impl AuthMode {
@@ -323,7 +323,7 @@ impl Kind for Switch {
     }
 }
 
-/// IP networks; a bare address is a network of one.
+/// IP networks; a bare address is a network of one address.
 pub(super) struct Networks;
 
 impl Kind for Networks {
@@ -374,7 +374,7 @@ impl Kind for Origins {
     }
 }
 
-/// A filter of log lines in the language of `tracing`.
+/// A filter of log lines in the syntax of `tracing`.
 pub(super) struct LogFilter;
 
 impl Kind for LogFilter {
@@ -389,7 +389,7 @@ impl Kind for LogFilter {
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
         let Raw::Text(text) = raw else { return None };
         let text = text.trim();
-        // To `tracing` a lone unknown word is a target; here it is a misspelt level.
+        // `tracing` takes a lone unknown word for a target; here it is a misspelt level.
         let misspelt = |part: &str| {
             let word = part.trim();
             !word.contains(['=', ':', '[']) && !LEVELS.contains(&&*word.to_ascii_lowercase())
@@ -403,7 +403,7 @@ impl Kind for LogFilter {
     }
 }
 
-/// Whether devices may see each other.
+/// Visibility of devices to each other.
 pub(super) struct ListMode;
 
 impl Kind for ListMode {
@@ -430,7 +430,7 @@ impl Kind for ListMode {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 pub(super) struct Format;
 
 impl Format {
@@ -455,7 +455,7 @@ impl Kind for Format {
     }
 }
 
-/// The items of a list: a TOML array, or text with commas between them.
+/// Returns the items of a list: a TOML array, or text with commas between them.
 fn items(raw: &Raw) -> Option<Vec<String>> {
     match raw {
         Raw::List(items) => Some(items.clone()),
@@ -465,12 +465,12 @@ fn items(raw: &Raw) -> Option<Vec<String>> {
     }
 }
 
-/// A TOML string.
+/// Returns `text` as a TOML string.
 fn quote(text: &str) -> String {
     toml_edit::Value::from(text).to_string()
 }
 
-/// A TOML array of strings.
+/// Returns a TOML array of strings.
 fn list(items: impl Iterator<Item = String>) -> String {
     toml_edit::Array::from_iter(items).to_string()
 }

@@ -1,4 +1,4 @@
-//! Raw layers: what each source says, as it says it, with where it stands.
+//! Raw layers: the settings of each source as written, with their origin.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,12 +8,12 @@ use toml_edit::{Document, Item, Value};
 
 use super::error::ConfigError;
 
-/// The settings of one source, in no particular order, and what was wrong with the source itself.
+/// The settings of one source, in no particular order, and the errors of the source itself.
 #[derive(Debug, Default)]
 pub struct Layer {
     pub(super) settings: Vec<Setting>,
     pub(super) errors: Vec<ConfigError>,
-    /// What is not read, although somebody wrote it, and keeps nothing from starting.
+    /// Settings that are ignored; they do not keep the server from starting.
     pub(super) warnings: Vec<ConfigError>,
 }
 
@@ -25,27 +25,27 @@ pub(super) struct Setting {
     pub(super) origin: Origin,
 }
 
-/// A value before its key says what it must be. Variables and flags only know text.
+/// A value before its key determines the type. Variables and flags are always text.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Raw {
     Text(String),
     Integer(i64),
     Bool(bool),
     List(Vec<String>),
-    /// TOML that no key takes, as it was written.
+    /// TOML of a type that no key takes, as written.
     Other(String),
 }
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// Not set anywhere.
     Default,
-    /// A file, and the line where that is known.
+    /// A file, and the line if it is known.
     File {
-        /// As the operator wrote it, or relative to the working directory.
+        /// Path as the operator wrote it, or relative to the working directory.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, counted from 1.
         line: Option<usize>,
     },
     /// An environment variable, by name.
@@ -57,7 +57,7 @@ pub enum Origin {
 /// One flag that sets a key, as the command line gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flag {
-    /// The flag for messages, such as `--port`.
+    /// The flag's name for messages, such as `--port`.
     pub name: String,
     /// The key that it sets.
     pub key: String,
@@ -65,11 +65,12 @@ pub struct Flag {
     pub value: String,
 }
 
-/// Every variable that starts so is a setting or one of [`OTHER_VARIABLES`].
+/// Every variable with this prefix is a setting or one of [`OTHER_VARIABLES`].
 const VARIABLE_PREFIX: &str = "SWITCHBOARD_";
 /// Names the configuration file, as `--config` does.
 pub(super) const CONFIG_VARIABLE: &str = "SWITCHBOARD_CONFIG";
-/// Variables with the prefix that are not keys: the file, and what `send` and `listen` read.
+/// Variables with the prefix that are not keys: the configuration file, and those read by `send`
+/// and `listen`.
 const OTHER_VARIABLES: [&str; 3] = [CONFIG_VARIABLE, "SWITCHBOARD_URL", "SWITCHBOARD_TOKEN"];
 
 /// The section of `server.cfg` and its only key.
@@ -77,8 +78,8 @@ const CFG_SECTION: &str = "Settings";
 const CFG_KEY: &str = "port";
 
 impl Layer {
-    /// The port from the `server.cfg` of the system that Switchboard replaces: INI, `[Settings]`,
-    /// `port = 8080`. `path` is for messages only.
+    /// Reads the port from the `server.cfg` of the system that Switchboard replaces: INI,
+    /// `[Settings]`, `port = 8080`. `path` is for messages only.
     pub fn from_cfg(path: &Path, text: &str) -> Layer {
         let ini = match ini::Ini::load_from_str(text) {
             Ok(ini) => ini,
@@ -104,7 +105,7 @@ impl Layer {
         layer
     }
 
-    /// The flat keys of a `switchboard.toml`. `path` is for messages only.
+    /// Reads the flat keys of a `switchboard.toml`. `path` is for messages only.
     pub fn from_toml(path: &Path, text: &str) -> Layer {
         let document = match Document::parse(text) {
             Ok(document) => document,
@@ -129,7 +130,7 @@ impl Layer {
         layer
     }
 
-    /// The variables `SWITCHBOARD_<KEY IN UPPER CASE>`; others are left alone.
+    /// Reads the variables `SWITCHBOARD_<KEY IN UPPER CASE>`; others are ignored.
     pub fn from_variables(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Layer {
         let mut layer = Layer::default();
         for (name, value) in variables {
@@ -138,7 +139,8 @@ impl Layer {
             if OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
-            // A lower-case name must not pass for the key: two variables could then disagree.
+            // A lower-case name must not pass for the key: two variables could then set it
+            // differently.
             let key = if key.chars().any(|c| c.is_ascii_lowercase()) {
                 name.clone()
             } else {
@@ -158,7 +160,7 @@ impl Layer {
         layer
     }
 
-    /// The flags of the command line, dedicated ones and `--set` alike.
+    /// Reads the flags of the command line, dedicated ones and `--set` alike.
     pub fn from_flags(flags: impl IntoIterator<Item = Flag>) -> Layer {
         let mut layer = Layer::default();
         for flag in flags {
@@ -167,7 +169,7 @@ impl Layer {
         layer
     }
 
-    /// A layer of nothing but one error that its source as a whole has.
+    /// Returns a layer with no settings and one error that concerns the whole source.
     pub(super) fn failed(error: ConfigError) -> Layer {
         Layer { errors: vec![error], ..Layer::default() }
     }
@@ -229,12 +231,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The line, counted from 1, that holds the byte at `offset`.
+/// Returns the line, counted from 1, that holds the byte at `offset`.
 fn line_at(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
 }
 
-/// The line of an INI key; the INI parser does not keep it.
+/// Returns the line of an INI key, which the INI parser does not keep.
 fn line_of_key(text: &str, key: &str) -> Option<usize> {
     text.lines()
         .position(|line| {

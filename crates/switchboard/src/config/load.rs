@@ -1,4 +1,4 @@
-//! From raw layers to the checked configuration, with every error reported at once.
+//! Merges the raw layers into the checked configuration and reports every error at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -11,27 +11,27 @@ use super::keys::{self, KEYS, RULES, Rule};
 use super::layer::{CONFIG_VARIABLE, Layer, Origin, Setting};
 use super::{Config, Flag};
 
-/// Read in the working directory unless `--config` names another file.
+/// Read from the working directory unless `--config` names another file.
 const TOML_NAME: &str = "switchboard.toml";
-/// Likewise; from the system that Switchboard replaces.
+/// Read likewise; the file of the system that Switchboard replaces.
 const CFG_NAME: &str = "server.cfg";
 
-/// A checked configuration that knows where each value came from.
+/// A checked configuration that knows the origin of each value.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What the server runs with.
+    /// The configuration itself.
     pub config: Config,
-    /// By field; a field that nobody set is absent.
+    /// Origins by field; a field that was not set is absent.
     origins: BTreeMap<&'static str, Origin>,
-    /// What was written and is ignored.
+    /// Settings that were found and ignored.
     pub warnings: Vec<ConfigError>,
 }
 
 /// Loads the configuration of a process: files, then `variables`, then `flags`, later ones winning.
 ///
-/// `file` is what `--config` names; without it `SWITCHBOARD_CONFIG` is asked, and without that
-/// `server.cfg` and `switchboard.toml` in `dir` are read where they exist. A named file is the only
-/// one read, and must exist.
+/// `file` is the argument of `--config`; without it `SWITCHBOARD_CONFIG` names the file, and
+/// without that `server.cfg` and `switchboard.toml` in `dir` are read if they exist. A named
+/// file is the only one read, and must exist.
 pub fn load(
     dir: &Path,
     file: Option<&Path>,
@@ -85,7 +85,7 @@ fn file_layer(path: &Path, text: &str) -> Layer {
     }
 }
 
-/// Lays `layers` over the defaults, the last on top, and checks the whole.
+/// Lays `layers` over the defaults, later ones winning, and checks the result.
 pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, ConfigErrors> {
     let mut loaded =
         Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
@@ -94,7 +94,8 @@ pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, Config
     for mut layer in layers {
         errors.append(&mut layer.errors);
         loaded.warnings.append(&mut layer.warnings);
-        // In the table's order, so that what wins within a layer does not hang on its spelling.
+        // In the order of the table: which key wins within a layer must not depend on the order
+        // in the source (`port` after `listen`).
         layer.settings.sort_by_key(|setting| keys::find(&setting.key).map(|(index, _)| index));
         for setting in layer.settings {
             if let Err(error) = loaded.apply(&setting) {
@@ -103,6 +104,7 @@ pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, Config
             }
         }
     }
+    // A misread value would break rules that the intended one keeps: report only the misreading.
     let judged = RULES.iter().filter(|rule| !rule.keys.iter().any(|key| misread.contains(key)));
     errors.extend(judged.filter_map(|rule| loaded.judge(rule)));
     if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
@@ -130,19 +132,19 @@ impl Loaded {
         Some(ConfigError::new(self.origins[key].clone(), key, &problem, rule.fix))
     }
 
-    /// `ping_interval = "25s" (default)`.
+    /// Formats a key with its origin, as in `ping_interval = "25s" (default)`.
     fn describe(&self, name: &str) -> String {
         let value = keys::find(name).map(|(_, key)| (key.show)(&self.config)).unwrap_or_default();
         format!("{name} = {value} ({})", self.origin(name))
     }
 
-    /// Returns where the value of the field `name` came from.
+    /// Returns the origin of the field `name`.
     pub fn origin(&self, name: &str) -> &Origin {
         self.origins.get(name).unwrap_or(&Origin::Default)
     }
 
-    /// The whole configuration as TOML; a comment says where each value that somebody set came
-    /// from. Loading it gives the same configuration again.
+    /// Returns the whole configuration as TOML, with the origin of each value that was set as a
+    /// comment. Loading it gives the same configuration again.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         for key in KEYS.iter().filter(|key| key.name == key.field) {
@@ -176,7 +178,8 @@ fn unknown_key(setting: &Setting) -> ConfigError {
     ConfigError::new(origin.clone(), &setting.key, "unknown key", &fix)
 }
 
-/// Kubernetes sets such variables in every pod beside a service that is named `switchboard`.
+/// Kubernetes sets such variables in every pod of a namespace that has a service named
+/// `switchboard`.
 fn kubernetes_hint(key: &str, value: &str) -> &'static str {
     let service = key.starts_with("service_") || key.starts_with("port_");
     if service || value.contains("tcp://") {

@@ -1,10 +1,11 @@
-//! The checked configuration: what every other room reads.
+//! The checked configuration, which all other modules read.
 //!
-//! After this module a `Duration` is a duration and an address is an address; nobody checks twice.
+//! Past this module a `Duration` is a duration and an address is an address; nothing is checked
+//! twice.
 //!
-//! Loading takes two steps: each source becomes a raw [`Layer`], and [`resolve`] lays the layers
-//! over the defaults, checks the whole and reports every error at once. To add a key, add a field
-//! and its default here, a row in `keys.rs` and a paragraph in `switchboard.toml`.
+//! Loading takes two steps: each source becomes a raw [`Layer`]; then [`resolve`] lays the
+//! layers over the defaults, checks the result and reports every error at once. To add a key,
+//! add a field and its default here, a row in `keys.rs` and a paragraph in `switchboard.toml`.
 
 mod error;
 mod keys;
@@ -44,22 +45,23 @@ pub struct Config {
     /// PEM file with the private key of `tls_cert`.
     pub tls_key: Option<PathBuf>,
 
-    /// Connections held at once; above it a handshake is answered 503 with `Retry-After`.
+    /// Maximum number of connections; above it a handshake is answered 503 with `Retry-After`.
     pub max_connections: usize,
-    /// Connections held at once per client address (IPv6: per /64). 0 turns the check off.
+    /// Maximum number of connections per client address (IPv6: per /64). 0 turns the check off.
     pub max_connections_per_ip: usize,
     /// Proxies whose X-Forwarded-For, Forwarded or PROXY protocol header is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Values of `Origin` that may connect; empty means any.
     pub allowed_origins: Vec<String>,
 
-    /// Where what must outlive the process is kept; `None` keeps nothing.
+    /// Directory for everything that must outlive the process; with `None` nothing is kept.
     pub data_dir: Option<PathBuf>,
-    /// Who may be a device.
+    /// Authentication that a device needs.
     pub auth: Auth,
-    /// What `aud` of a token must name, if it is signed with one of the operator's keys.
+    /// Value that `aud` of a token must contain, if it is signed with one of the operator's
+    /// keys.
     pub auth_audience: Option<String>,
-    /// What `iss` of such a token must be.
+    /// Value that `iss` of such a token must have.
     pub auth_issuer: Option<String>,
     /// File with an HS256 secret that signs tokens.
     pub auth_hs256_secret_file: Option<PathBuf>,
@@ -67,127 +69,134 @@ pub struct Config {
     pub auth_public_keys: Vec<PathBuf>,
     /// A JSON Web Key Set with keys that verify tokens.
     pub auth_jwks: Option<KeySet>,
-    /// Devices with a mailbox, in all; a new one above it is rejected with 1013.
+    /// Maximum number of devices with a mailbox; above it a new one is rejected with 1013.
     pub devices_max: usize,
-    /// How long a device without a name may be away until its mailbox ends.
+    /// Time that a device without a name may be offline before its mailbox ends.
     pub device_ttl: Duration,
-    /// The same for a device with a name; zero is for ever.
+    /// The same for a device with a name; zero means for ever.
     pub named_device_ttl: Duration,
 
-    /// Messages pushed to a device ahead of its acks.
+    /// Maximum number of messages pushed to a device and not yet acked.
     pub in_flight_max: usize,
-    /// Messages that one mailbox holds; above it senders are told `mailbox_full`.
+    /// Maximum number of messages in one mailbox; above it senders are told `mailbox_full`.
     pub mailbox_max_messages: usize,
-    /// Bytes that one mailbox holds; above it senders are told `mailbox_full`.
+    /// Maximum bytes of messages in one mailbox; above it senders are told `mailbox_full`.
     pub mailbox_max_bytes: usize,
-    /// What one sender may have of a mailbox, of what is free without his own messages, in percent.
+    /// Part of a mailbox's free space, its own messages not counted, that one sender may use, in
+    /// percent.
     pub mailbox_sender_share: usize,
-    /// Outcomes that a device may have asked for and not acked; above it `outcomes_full`. One receiver has
-    /// the share above of them.
+    /// Maximum number of outcomes that a device has asked for and not acked; above it
+    /// `outcomes_full`. One receiver may use the share above of them.
     pub outcomes_max: usize,
-    /// What messages may take in all that are in memory only; above it senders are told `store_full`.
+    /// Maximum bytes of all messages that are in memory only; above it senders are told
+    /// `store_full`.
     pub memory_messages_max_bytes: usize,
-    /// How long the same id from the same device is a retry, by the server's uptime.
+    /// Time, by the server's uptime, during which the same id from the same device is a retry.
     pub dedup_window: Duration,
-    /// Message ids remembered in all; those who sent the most lose their oldest.
+    /// Maximum number of message ids remembered in all; the devices with the most lose their
+    /// oldest.
     pub dedup_ids_max: usize,
-    /// Bytes handed to the store and not yet durable; at it the senders are not read.
+    /// Maximum bytes submitted to the store and not yet durable; at it senders are paused.
     pub store_queue_max_bytes: usize,
-    /// What the log may take on disk; above it senders are told `store_full`. So they are when
-    /// the file system has only a twentieth left.
+    /// Maximum size of the log on disk; above it senders are told `store_full`, as they are when
+    /// less than a twentieth of the file system is free.
     pub store_max_bytes: usize,
-    /// Whether devices may see each other: the list, `devices`, `watch`.
+    /// Visibility of devices to each other: the list, `devices`, `watch`.
     pub list_devices: ListDevices,
 
-    /// Largest message in bytes, after decompression; a larger one closes with 1009, and one that
-    /// would be larger as it is pushed to its receiver is rejected.
+    /// Largest message in bytes, after decompression; a larger one closes the connection with
+    /// 1009, and one that would become larger when it is pushed is rejected.
     pub max_message_bytes: usize,
-    /// Time for a message to be complete once it has begun; then 1008.
+    /// Time for a message to be completed once it has begun; then the connection is closed
+    /// (1008).
     pub message_timeout: Duration,
-    /// Bytes of all messages together that have begun and are not complete; above it the oldest of
-    /// them is given up and its connection closed (1013).
+    /// Maximum bytes of all messages that have begun and are not complete; above it the oldest
+    /// of them is discarded and its connection closed (1013).
     pub unfinished_messages_max_bytes: usize,
     /// Time for the whole opening handshake, TLS included; then 408 and close.
     pub handshake_timeout: Duration,
-    /// Bytes of request line and headers; above it 431 and close.
+    /// Maximum bytes of request line and headers; above it 431 and close.
     pub handshake_max_bytes: usize,
-    /// A connection that was silent this long is sent a ping.
+    /// A connection that is silent this long is sent a ping.
     pub ping_interval: Duration,
-    /// A connection from which no byte came this long is gone.
+    /// A connection from which no byte comes for this long is closed.
     pub idle_timeout: Duration,
     /// Time for the peer to finish the closing handshake before the socket is closed.
     pub close_timeout: Duration,
-    /// Bound of one connection's out queue in bytes. At four times the bound its senders are paused, and it
-    /// has a second to come to twice the bound before it is closed; at sixteen times it is closed at once.
+    /// Bound of one connection's out queue in bytes. At four times the bound its senders are
+    /// paused, and it has a second to come down to twice the bound before it is closed; at
+    /// sixteen times it is closed at once.
     pub out_queue_max_bytes: usize,
-    /// Time without progress at a full out queue after which a connection is closed (4508); a mailbox
-    /// keeps everything.
+    /// Time without progress at a full out queue after which a connection is closed (4508); a
+    /// mailbox keeps its messages.
     pub out_queue_stall_timeout: Duration,
-    /// Bytes that wait in all out queues together; above it the largest are closed (4508).
+    /// Maximum bytes in all out queues together; above it the largest are closed (4508).
     pub out_queues_max_bytes: usize,
-    /// Bound of the queue from one shard to another in bytes; at it the senders are not read.
+    /// Bound of the queue from one shard to another in bytes; at it senders are paused.
     pub shard_queue_max_bytes: usize,
     /// Messages per second that one connection may send; 0 turns the limit off.
     pub rate_limit_messages_per_s: u32,
-    /// Messages that one connection may send at once before the rate limit holds it back.
+    /// Messages that one connection may send at once before the rate limit applies.
     pub rate_limit_burst: u32,
 
-    /// Offer permessage-deflate (RFC 7692).
+    /// Offer of permessage-deflate (RFC 7692).
     pub compression: bool,
-    /// Let a compressed connection keep its window between messages (better ratio, about 300 KiB
-    /// of memory per connection).
+    /// Permission for a compressed connection to keep its window between messages (better ratio,
+    /// about 300 KiB of memory per connection).
     pub compression_context_takeover: bool,
 
-    /// HTTP requests (page, health, metrics) served at once; as many again wait, above that 503.
+    /// Maximum number of HTTP requests (page, health, metrics) served at once; as many again may
+    /// wait, above that 503.
     pub http_connections_max: usize,
-    /// Where `/metrics` and the probes are served beside `listen`, in the clear and to everybody who
-    /// reaches it; `listen` then shows no metrics.
+    /// Address that serves `/metrics` and the probes beside `listen`, unencrypted and without
+    /// authentication; `listen` then shows no metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// Time over which a stopping server spreads the closing of its connections.
     pub drain: Duration,
 
-    /// Least severe log lines to write: a `tracing` filter such as `info` or `switchboard=debug`.
+    /// Log filter: a level such as `info`, or `tracing` directives such as `switchboard=debug`.
     pub log_level: String,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
 }
 
-/// Devices that together may have all remembered ids: each may have its part, by default 100,000.
+/// Number of devices that can use up all remembered ids: one may take a fifth of them, by
+/// default 100,000.
 const DEVICES_FOR_ALL_IDS: usize = 5;
 
-/// Device ids that a welcome lists: 256 numbers of 9 digits with their separators are 2.8 KB, which
-/// each welcome copies. The rest is counted.
+/// Maximum number of device ids that a welcome lists: 256 numbers of 9 digits with their
+/// separators are 2.8 KB, which are copied for each welcome. The others are only counted.
 const LISTED_MAX: usize = 256;
 
-/// Whether devices may see each other.
+/// Visibility of devices to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListDevices {
-    /// They may.
+    /// Each sees all.
     All,
-    /// Each sees itself only.
+    /// Each sees only itself.
     None,
 }
 
-/// Who may be a device.
+/// Authentication that a device needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
-    /// Everybody; who shows no token is given a number.
+    /// None; a client without a token is given a number.
     Open,
-    /// Who shows a valid token.
+    /// A valid token.
     Token,
 }
 
-/// Where a JSON Web Key Set is.
+/// Location of a JSON Web Key Set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySet {
-    /// Read at the start, and by SIGHUP.
+    /// A file, read at the start and after SIGHUP.
     File(PathBuf),
-    /// Fetched by itself: https, or http of this machine.
+    /// A URL, fetched regularly: https, or http to this machine.
     Url(Uri),
 }
 
 impl Config {
-    /// Returns what devices with mailboxes may have, on each of `shards` shards.
+    /// Returns the limits for devices with mailboxes on each of `shards` shards.
     pub(crate) fn limits(&self, shards: usize) -> switchboard_broker::Limits {
         switchboard_broker::Limits {
             in_flight_max: self.in_flight_max,
@@ -210,12 +219,12 @@ impl Config {
         }
     }
 
-    /// Names of devices that are kept, those of devices that ended among them.
+    /// Returns the maximum number of device names kept, those of ended devices included.
     pub(crate) fn names_max(&self) -> usize {
         2 * self.devices_max
     }
 
-    /// Device ids that a welcome lists.
+    /// Returns the maximum number of device ids that a welcome lists.
     pub(crate) fn listed_max(&self) -> usize {
         match self.list_devices {
             ListDevices::All => LISTED_MAX,
@@ -223,7 +232,7 @@ impl Config {
         }
     }
 
-    /// Returns whether somebody else may sign tokens.
+    /// Returns true if somebody other than the server may sign tokens.
     pub(crate) fn has_operator_keys(&self) -> bool {
         self.auth_hs256_secret_file.is_some()
             || !self.auth_public_keys.is_empty()
@@ -231,7 +240,7 @@ impl Config {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.

@@ -1,21 +1,21 @@
-//! A configuration that is read again while the server runs: what of it takes effect at once.
+//! The configuration after a reload: which changes take effect at once.
 
 use super::Config;
 use super::keys::{KEYS, Key, RULES, Reload, Rule};
 
-/// What a reread configuration changes in a running server.
+/// Outcome of rereading the configuration in a running server.
 #[derive(Debug)]
 pub(crate) struct Reread {
-    /// What the server runs with from now on.
+    /// The configuration from now on.
     pub(crate) config: Config,
     /// Keys whose new values are in `config`.
     pub(crate) live: Vec<&'static str>,
-    /// Keys that keep their old values until the server starts again.
+    /// Keys that keep their old values until a restart.
     pub(crate) restart: Vec<&'static str>,
 }
 
 impl Reread {
-    /// The keys that wait for a restart, with the values that hold until then.
+    /// Returns the keys that wait for a restart, with the values in force until then.
     pub(crate) fn in_force(&self) -> String {
         let keys = KEYS.iter().filter(|key| self.restart.contains(&key.name));
         let shown = keys.map(|key| format!("{} = {}", key.name, (key.show)(&self.config)));
@@ -24,14 +24,14 @@ impl Reread {
 }
 
 impl Config {
-    /// Lays what may change live in `read` over the running configuration.
+    /// Applies the changes in `read` that may take effect live to the running configuration.
     pub(crate) fn reread(&self, read: &Config) -> Reread {
         let mut live: Vec<_> = changed(self, read).filter(|key| key.is_live(self, read)).collect();
         let config = loop {
             let mut config = self.clone();
             live.iter().for_each(|key| (key.copy)(&mut config, read));
-            // Both configurations are sound, but a key that waits for a restart may not go together
-            // with one that does not; then both wait.
+            // Both configurations are valid, but mixing them may break a rule: a key that waits
+            // for a restart may not go together with one that does not. Then both wait.
             let names_live = |rule: &&Rule| live.iter().any(|key| rule.keys.contains(&key.name));
             let broken = RULES.iter().filter(names_live).find(|rule| !(rule.holds)(&config));
             let Some(broken) = broken else { break config };

@@ -36,7 +36,7 @@ fn good(layers: impl IntoIterator<Item = Layer>) -> Config {
     resolve(layers).unwrap_or_else(|errors| panic!("{errors}")).config
 }
 
-/// The errors, one line each.
+/// Returns the errors, one line each.
 #[track_caller]
 fn bad(layers: impl IntoIterator<Item = Layer>) -> Vec<String> {
     let ConfigErrors(errors) = resolve(layers).expect_err("the configuration has errors");
@@ -48,7 +48,7 @@ fn bad_value(text: &str, expected: &str) {
     assert_eq!(bad([toml(text)]), [format!("switchboard.toml:1: {expected}")], "{text}");
 }
 
-/// `switchboard.toml` with every commented setting turned on.
+/// Returns `switchboard.toml` with every commented setting enabled.
 fn uncommented_default() -> String {
     DEFAULT_TOML
         .lines()
@@ -203,7 +203,7 @@ fn a_port_in_server_cfg_that_is_none_is_an_error() {
     );
 }
 
-/// The original ignored what it did not know, and so people have it in their files.
+/// The original ignored unknown keys, so existing files contain some.
 #[test]
 fn what_the_original_ignored_in_server_cfg_is_ignored_with_a_warning() {
     let loaded =
@@ -565,7 +565,7 @@ fn what_is_printed_loads_to_the_same_and_names_each_origin() {
     }
 }
 
-/// A directory with the files given.
+/// Creates a directory with the given files.
 fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -635,14 +635,14 @@ fn a_reread_configuration_changes_what_may_change_live() {
     assert_eq!((live, restart), (vec!["tls_cert", "max_connections"], vec!["listen", "shards"]));
     let expected = Config { max_connections: 20, tls_cert: Some("new".into()), ..running.clone() };
     assert_eq!(config, expected);
-    // A server that began without TLS has nobody who would speak it.
+    // A server that started without TLS has no acceptor for it.
     let plain = good([toml("")]);
     let Reread { config, live, restart } =
         plain.reread(&good([toml("tls_cert = \"c\"\ntls_key = \"k\"")]));
     assert_eq!((config, live, restart), (plain, vec![], vec!["tls_cert", "tls_key"]));
 }
 
-/// `max_message_bytes` may change live, but not beyond what a shard's queue was made for.
+/// `max_message_bytes` may change live, but not beyond what a shard's queue was created for.
 #[test]
 fn a_live_key_waits_for_one_that_it_must_go_together_with() {
     let running = good([toml("")]);

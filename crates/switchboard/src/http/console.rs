@@ -8,7 +8,7 @@ use axum::http::header::{
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-/// The page loads nothing from elsewhere and talks to nobody but its own server. `connect-src`
+/// The page loads nothing from elsewhere and connects only to its own server. `connect-src`
 /// needs the schemes because older browsers do not count ws: as 'self'.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -44,7 +44,7 @@ pub(super) fn router() -> Router {
 fn answer((_, media_type, content): File) -> Response {
     let headers = [
         (CONTENT_TYPE, media_type),
-        // The files change with the binary and are small: a browser asks each time.
+        // The files change with the binary and are small, so browsers revalidate each time.
         (CACHE_CONTROL, "no-cache"),
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -1,7 +1,7 @@
-//! The HTTP side of the port: page, health and metrics, on axum beside the shards.
+//! The HTTP side of the port: the page, health and metrics, served by axum beside the shards.
 //!
-//! A shard forwards the socket of any request that asks for no WebSocket. Each is served once
-//! (`Connection: close`): what comes next on the port may again be for a shard.
+//! A shard forwards the socket of any request that does not ask for a WebSocket. Each connection
+//! serves one request (`Connection: close`), as the next one may again be for a shard.
 
 mod console;
 mod probes;
@@ -31,23 +31,24 @@ use crate::config::{Auth, Config};
 use crate::metrics::Metrics;
 use crate::shard::{HttpConn, HttpSocket, REQUEST_TIMEOUT};
 
-/// After an accept that failed.
+/// Delay after an accept that failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What the handlers answer from.
+/// State of the handlers.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) metrics: Arc<Metrics>,
-    /// Judges the tokens of those who want metrics from the devices' port; `None` shows them to all.
+    /// Verifies the tokens of clients that ask for metrics on the devices' port; with `None`
+    /// everybody sees them.
     pub(crate) keyring: Option<Arc<Keyring>>,
-    /// The metrics have a port of their own.
+    /// True if the metrics have a port of their own.
     pub(crate) metrics_are_elsewhere: bool,
-    /// Whether new devices are welcome; a balancer asks by `/readyz`.
+    /// True while new devices are welcome; load balancers ask by `/readyz`.
     pub(crate) is_ready: AtomicBool,
 }
 
 impl State {
-    /// Returns what a server that just started answers from.
+    /// Returns the state of a server that has just started.
     pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>, keyring: &Arc<Keyring>) -> State {
         State {
             metrics: Arc::clone(metrics),
@@ -57,13 +58,13 @@ impl State {
         }
     }
 
-    /// Answers `/readyz` with 503 from now on.
+    /// Makes `/readyz` answer 503 from now on.
     pub(crate) fn not_ready(&self) {
         self.is_ready.store(false, Ordering::Relaxed);
     }
 }
 
-/// Serves handed-over connections, `at_once` of them at a time, until the shards are gone; then
+/// Serves forwarded connections, `at_once` of them at a time, until the shards are gone; then
 /// ends those that are left.
 pub(crate) async fn serve(mut conns: mpsc::Receiver<HttpConn>, state: Arc<State>, at_once: usize) {
     let router = router(state);
@@ -80,8 +81,8 @@ pub(crate) async fn serve(mut conns: mpsc::Receiver<HttpConn>, state: Arc<State>
     serving.shutdown().await;
 }
 
-/// Serves metrics and probes on a port of their own, `at_once` connections at a time; the rest wait in
-/// the kernel. Never ends.
+/// Serves metrics and probes on a port of their own, `at_once` connections at a time; the others
+/// wait in the kernel. Never returns.
 pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<State>, at_once: usize) {
     let router = probes::router().route("/metrics", get(probes::metrics)).with_state(state);
     let mut serving = JoinSet::new();
@@ -92,7 +93,7 @@ pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<State>, at_o
                     let served = serve_socket(Rewound::new(Vec::new(), socket), router.clone());
                     drop(serving.spawn(async move { report(served.await) }));
                 }
-                // The peer is gone, or no file descriptor is left; both pass.
+                // The peer is gone, or there is no file descriptor left; both are temporary.
                 Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
             },
             Some(_) = serving.join_next() => {}
@@ -155,7 +156,7 @@ where
     Ok(())
 }
 
-/// A socket of which the first bytes were already read.
+/// A socket whose first bytes have already been read.
 #[derive(Debug)]
 struct Rewound<S> {
     head: io::Cursor<Vec<u8>>,

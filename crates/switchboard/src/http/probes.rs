@@ -1,4 +1,4 @@
-//! What machines ask: is it alive, is it ready, how is it doing.
+//! Endpoints for machines: liveness, readiness and metrics.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use axum::{Router, extract};
 use super::State;
 use crate::metrics::Format;
 
-/// The probes, which everybody may ask.
+/// Returns the routes of the probes, which need no authentication.
 pub(super) fn router() -> Router<Arc<State>> {
     Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
 }
 
-/// 200 while the process serves HTTP at all.
+/// Answers 200 as long as the process serves HTTP at all.
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 while new devices are welcome; 503 once the server goes down, and while nothing can be
-/// stored.
+/// Answers 200 while new devices are welcome; 503 once the server is stopping, and while the
+/// store cannot write.
 async fn readyz(extract::State(state): extract::State<Arc<State>>) -> (StatusCode, &'static str) {
     if !state.is_ready.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "going down\n")
@@ -36,13 +36,13 @@ async fn readyz(extract::State(state): extract::State<Arc<State>>) -> (StatusCod
     }
 }
 
-/// Everything counted, in the format that the client prefers.
+/// Answers with all metrics, in the format that the client prefers.
 pub(super) async fn metrics(state: extract::State<Arc<State>>, headers: HeaderMap) -> Response {
     let format = negotiate(&headers);
     ([(CONTENT_TYPE, format.content_type())], state.metrics.render(format)).into_response()
 }
 
-/// The same on the devices' port: for those who may be a device.
+/// Answers with the metrics on the devices' port, where they need the same token as a device.
 pub(super) async fn metrics_for_devices(
     state: extract::State<Arc<State>>,
     headers: HeaderMap,
@@ -57,9 +57,9 @@ pub(super) async fn metrics_for_devices(
 
 /// Returns the format that `Accept` asks for (RFC 9110, section 12.5.1).
 ///
-/// Of formats with the same quality the one named more exactly wins, then the one named first. As in
-/// Prometheus' own client libraries nobody is refused: without a format that there is, without `Accept`
-/// and for `*/*` it is the classic text, which every tool reads.
+/// Among formats of the same quality the one named more specifically wins, then the one named
+/// first. As in Prometheus' own client libraries no request is refused: without a known format,
+/// without `Accept` and for `*/*` the answer is the classic text, which every tool reads.
 fn negotiate(headers: &HeaderMap) -> Format {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges: Vec<_> =
@@ -70,8 +70,8 @@ fn negotiate(headers: &HeaderMap) -> Format {
     }
 }
 
-/// Returns what the most exact range for a format makes of it: quality, exactness and place, the larger
-/// the better. `None` is a format that is not wanted.
+/// Returns the rank of a format by the most specific range that matches it: quality, exactness
+/// and position, larger is better. `None` means that the format is not acceptable.
 fn preference(
     ranges: &[MediaRange<'_>],
     format: Format,
@@ -83,7 +83,7 @@ fn preference(
     (quality > 0).then_some((quality, exactness, place))
 }
 
-/// How exactly a range names a format.
+/// Precision with which a range names a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Exactness {
     Anything,
@@ -96,7 +96,7 @@ enum Exactness {
 struct MediaRange<'a> {
     media_type: &'a str,
     version: Option<&'a str>,
-    /// In thousandths, which is as fine as the RFC has them.
+    /// Quality in thousandths, the RFC's resolution.
     quality: u16,
 }
 
@@ -118,7 +118,7 @@ impl MediaRange<'_> {
     }
 }
 
-/// Reads a range; one whose quality is no quality is left out.
+/// Parses a range; returns `None` if its quality is invalid.
 fn media_range(range: &str) -> Option<MediaRange<'_>> {
     let mut parts = range.split(';').map(str::trim);
     let media_type = parts.next()?;

@@ -1,27 +1,28 @@
-//! The queue between those who log and the thread that writes.
+//! The queue between the threads that log and the thread that writes.
 //!
-//! Whoever reads the lines may stall, as a journal does whose disk hangs, and must stop neither a shard
-//! nor the end of the server. The crate tracing-appender would be the choice for this, but its guard
-//! prints to standard output when it finds the queue full at the end, and panics where that is closed.
+//! The reader of the lines may stall, as a journal does while its disk hangs; that must block
+//! neither a shard nor shutdown. The obvious choice, the crate tracing-appender, does not fit:
+//! its guard prints to standard output when the queue is full at exit, and panics if that is
+//! closed.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Lines that wait; above it they are dropped and counted.
+/// Maximum number of waiting lines; above it lines are dropped and counted.
 const LINES_MAX: usize = 1_024;
 
-/// Lines on their way to a writer that may block.
+/// A queue of lines for a writer that may block.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is a line to write.
+    /// Notified when there is a line to write.
     filled: Condvar,
-    /// There is none, and none is being written.
+    /// Notified when there is none, and none is being written.
     emptied: Condvar,
 }
 
@@ -33,14 +34,14 @@ struct Queue {
 }
 
 impl Lines {
-    /// Starts the thread that writes; it ends with the process.
+    /// Starts the writing thread, which ends with the process.
     pub(super) fn to(mut writer: impl Write + Send + 'static) -> Lines {
         let lines = Lines(Arc::default());
         let shared = Arc::clone(&lines.0);
         let write_all = move || {
             loop {
                 let line = shared.next();
-                // There is nobody who could be told.
+                // Errors are ignored: there is no other place to report them.
                 let _ = writer.write_all(&line).and_then(|()| writer.flush());
             }
         };
@@ -51,13 +52,13 @@ impl Lines {
         lines
     }
 
-    /// Waits until all lines are written, at most as long.
+    /// Waits until all lines are written, at most for `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         drop(self.0.emptied.wait_timeout_while(self.0.queue(), patience, is_busy));
     }
 
-    /// Returns how many lines found the queue full.
+    /// Returns the number of lines dropped because the queue was full.
     pub(super) fn dropped(&self) -> u64 {
         self.0.queue().dropped
     }
@@ -68,9 +69,10 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next line, once there is one.
+    /// Waits for the next line and takes it.
     fn next(&self) -> Vec<u8> {
         let mut queue = self.queue();
+        // Only now has the previous line been written: until here `flush` must wait for it.
         queue.is_writing = false;
         loop {
             if let Some(line) = queue.lines.pop_front() {
@@ -83,7 +85,8 @@ impl Shared {
     }
 }
 
-/// Takes each write as a whole line, which is how the formatter writes.
+/// Takes each write for a whole line, which is how the formatter writes. Never blocks: when the
+/// queue is full the line is dropped.
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut queue = self.0.queue();

@@ -1,6 +1,7 @@
-//! The process, under the names that Prometheus' client libraries agree on, read from `/proc/self`.
+//! Metrics of the process, under the names that Prometheus' client libraries agree on, read from
+//! `/proc/self`.
 //!
-//! Where `/proc` cannot be read the metrics are left out rather than shown as 0.
+//! If `/proc` cannot be read, the metrics are left out rather than shown as 0.
 
 use std::fmt;
 use std::fs;
@@ -11,14 +12,14 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Encoder;
 
-/// What is the same for as long as the process runs.
+/// Values that stay the same for the life of the process.
 #[derive(Debug)]
 pub(super) struct Process {
     start_time_s: Option<f64>,
 }
 
 impl Process {
-    /// Reads the start once: it is given relative to the boot, whose time moves with the clock.
+    /// Reads the start time once: it is relative to the boot, whose time moves with the clock.
     pub(super) fn new() -> Process {
         Process { start_time_s: start_time_s() }
     }
@@ -56,8 +57,8 @@ impl Stat {
     }
 
     fn parse(line: &str) -> Option<Stat> {
-        // The name is in parentheses and may itself have spaces and parentheses. Behind it comes the
-        // third field; the numbers below are those of proc(5).
+        // The name is in parentheses and may itself contain spaces and parentheses. The third
+        // field follows it; the numbers below are those of proc(5).
         let fields: Vec<&str> = line.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         Some(Stat {

@@ -1,4 +1,4 @@
-//! The reading half of a connection: any split of a byte stream in, whole messages out.
+//! The receiving half of a connection: turns a byte stream, however split, into whole messages.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::close::CloseCode;
 use super::frame::{HEADER_LEN_MAX, Header, Opcode};
 use super::mask::mask;
 
-/// Which end of the connection reads.
+/// The end of the connection that this one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The peer is a client: its frames must be masked.
@@ -15,10 +15,10 @@ pub enum Role {
     Client,
 }
 
-/// Turns the bytes of one connection into events.
+/// Decodes the bytes of one connection into events.
 ///
-/// A frame that is whole in the input is unmasked there and lent out; only what is incomplete is
-/// copied. While nothing is incomplete a decoder owns no memory beyond its own 16 bytes.
+/// A frame that is complete in the input is unmasked in place and borrowed; only incomplete ones
+/// are copied. While nothing is incomplete, a decoder owns no memory beyond its own 16 bytes.
 #[derive(Debug)]
 pub struct Decoder {
     max_message_bytes: u32,
@@ -27,54 +27,55 @@ pub struct Decoder {
     partial: Option<Box<Partial>>,
 }
 
-/// What [`Decoder::decode`] made of the input.
+/// Result of [`Decoder::decode`].
 #[derive(Debug)]
 pub struct Decoded<'a> {
-    /// Bytes of the input that are done with; the rest is for the next call.
+    /// Bytes of the input that are done with; the rest belongs to the next call.
     pub consumed: usize,
-    /// What they amounted to, if anything is complete.
+    /// The event that they complete, if any.
     pub event: Option<Event<'a>>,
-    /// They are a part of a message, or complete one of which a part came before: what the decoder
-    /// keeps has changed.
+    /// True if they are part of a message, or complete one that began in an earlier call: the
+    /// decoder's memory has changed.
     pub in_pieces: bool,
 }
 
-/// Something a peer said.
+/// One message or control frame of the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A whole text message, which is UTF-8. Bytes, because a `str` could not be made of what is
-    /// known to be ASCII without looking at it once more.
+    /// A whole text message, which is valid UTF-8. Bytes rather than `str`: making a `str` would
+    /// mean to validate a second time what is known to be ASCII.
     Text(Cow<'a, [u8]>),
     /// A whole binary message.
     Binary(Cow<'a, [u8]>),
-    /// A whole compressed message; `text` says what it must be when inflated.
+    /// A whole compressed message.
     Compressed {
-        /// Whether the message is text, and so must inflate to UTF-8.
+        /// True if the message is text, and so must inflate to UTF-8.
         text: bool,
         /// The compressed bytes.
         payload: Cow<'a, [u8]>,
     },
-    /// Wants a pong with the same payload.
+    /// Asks for a pong with the same payload.
     Ping(Cow<'a, [u8]>),
-    /// Answers a ping, or none.
+    /// Answers a ping, or comes unsolicited.
     Pong(Cow<'a, [u8]>),
-    /// A fragment without payload that ends nothing: costs us work and the peer nearly none.
+    /// A fragment without payload that does not end its message: nearly free for the peer, but
+    /// not for us.
     EmptyFragment,
-    /// The peer closes; nothing after it counts.
+    /// The peer closes; anything after it is ignored.
     Close(Option<CloseFrame>),
 }
 
 /// Code and reason of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
-    /// Why, as a number.
+    /// Reason as a number.
     pub code: CloseCode,
-    /// Why, in words; often empty.
+    /// Reason in words; often empty.
     pub reason: String,
 }
 
-/// How a peer broke RFC 6455 or our size limit; the connection must be closed with
-/// [`Violation::close_code`] and the decoder not used again.
+/// A violation of RFC 6455 or of our size limit. The connection must be closed with
+/// [`Violation::close_code`], and the decoder must not be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// RSV2 or RSV3 is set, or RSV1 where no compressed message can begin.
@@ -95,7 +96,7 @@ pub enum Violation {
     /// A control frame over 125 bytes.
     #[error("a control frame has at most 125 bytes")]
     LongControl,
-    /// A length in a longer form than it needs.
+    /// A length in a longer form than necessary.
     #[error("the payload length is not in its shortest form")]
     LengthNotMinimal,
     /// A 64-bit length with its top bit set.
@@ -122,13 +123,13 @@ pub enum Violation {
     /// A close code that must not be sent.
     #[error("close code {0} must not be sent")]
     CloseCode(u16),
-    /// A compressed message that is no DEFLATE stream.
+    /// A compressed message that is not a DEFLATE stream.
     #[error("the compressed message is damaged")]
     Compression,
 }
 
 impl Violation {
-    /// The close code that RFC 6455 section 7.4.1 names for it.
+    /// Returns the close code that RFC 6455 section 7.4.1 assigns to it.
     pub fn close_code(self) -> CloseCode {
         match self {
             Violation::TooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
@@ -138,65 +139,67 @@ impl Violation {
     }
 }
 
-/// What has arrived of something incomplete.
+/// The received part of an incomplete frame or message.
 #[derive(Debug, Default)]
 struct Partial {
-    /// Somebody has asked since it began; see [`Decoder::take_begun`].
+    /// True once [`Decoder::take_begun`] has reported it.
     is_asked: bool,
-    /// The bytes of a header that has not all arrived.
+    /// The bytes of a header that is still incomplete.
     header: [u8; HEADER_LEN_MAX],
     header_len: u8,
     /// The frame whose payload is arriving.
     frame: Option<Arriving>,
-    /// The data message that is being put together.
+    /// The data message that is being assembled.
     message: Option<Assembly>,
-    /// The control frame that is being put together, perhaps inside a fragmented message.
+    /// The control frame that is being assembled, perhaps between fragments of a message.
     control: Vec<u8>,
 }
 
-/// A frame whose header is read.
+/// A frame whose header has been read.
 #[derive(Clone, Copy, Debug)]
 struct Arriving {
     header: Header,
     received: u64,
 }
 
-/// A data message of which not all fragments, or not all bytes, are here.
+/// A data message whose fragments, or bytes, have not all arrived.
 #[derive(Debug)]
 struct Assembly {
     text: bool,
     compressed: bool,
     payload: Vec<u8>,
-    /// `payload` is known to be UTF-8 up to here (text only).
+    /// Length of the prefix of `payload` that is known to be UTF-8 (text only).
     utf8_len: usize,
 }
 
 impl Decoder {
-    /// A decoder for one connection; a message may have `max_message_bytes` at most.
+    /// Returns a decoder for one connection, whose messages may have at most
+    /// `max_message_bytes`.
     pub fn new(role: Role, max_message_bytes: usize) -> Decoder {
         let max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
         Decoder { max_message_bytes, role, deflate: false, partial: None }
     }
 
-    /// From the next frame on a message may have `max_message_bytes` at most.
+    /// Limits messages to `max_message_bytes` from the next frame on.
     pub fn set_max_message_bytes(&mut self, max_message_bytes: usize) {
         self.max_message_bytes = u32::try_from(max_message_bytes).unwrap_or(u32::MAX);
     }
 
-    /// Returns whether what is incomplete has begun since this was last asked.
+    /// Returns true once for each frame or message that is incomplete: on the first call after
+    /// it began.
     pub fn take_begun(&mut self) -> bool {
         let asked = |partial: &mut Box<Partial>| std::mem::replace(&mut partial.is_asked, true);
         self.partial.as_mut().is_some_and(|partial| !asked(partial))
     }
 
-    /// Bytes of memory that what is incomplete takes.
+    /// Returns the bytes of memory that an incomplete message takes.
     pub fn incomplete_bytes(&self) -> usize {
         let Some(partial) = &self.partial else { return 0 };
         let message = partial.message.as_ref().map_or(0, |message| message.payload.capacity());
         size_of::<Partial>() + partial.control.capacity() + message
     }
 
-    /// Drops what is incomplete: the connection is about to end, and nothing more is decoded.
+    /// Drops an incomplete message: the connection is about to end, and nothing more is decoded.
     pub fn abandon(&mut self) {
         self.partial = None;
     }
@@ -206,11 +209,13 @@ impl Decoder {
         self.deflate = true;
     }
 
-    /// Reads on. Call until all input is consumed or an error or `Close` ends the connection.
+    /// Decodes the next event. Call it until all input is consumed, or an error or `Close` ends
+    /// the connection.
     ///
-    /// `input` is unmasked in place. An error is final. With input left, each call consumes at
-    /// least one byte.
-    // It is used in many places, and as a call it costs a shard 2 % of the instructions of a short text.
+    /// `input` is unmasked in place. An error is final. As long as input is left, each call
+    /// consumes at least one byte.
+    // Inlined although it has many callers: a call costs a shard 2 % of its instructions for a
+    // short text.
     #[inline(always)]
     pub fn decode<'a>(&mut self, input: &'a mut [u8]) -> Result<Decoded<'a>, Violation> {
         if self.partial.is_none()
@@ -224,7 +229,8 @@ impl Decoder {
         self.decode_in_pieces(input)
     }
 
-    /// The ordinary case: one frame, all here, and it is a message or a control frame by itself.
+    /// Handles the common case: one complete frame that is a message or a control frame by
+    /// itself.
     #[inline(always)]
     fn whole_frame<'a>(
         &self,
@@ -237,6 +243,8 @@ impl Decoder {
         self.check_size(header.opcode, header.payload_len)?;
         let consumed = header.len + header.payload_len as usize;
         let payload = &mut input[header.len..consumed];
+        // A client's input is not masked, so nothing is known of its bytes and UTF-8 is checked
+        // below.
         let is_ascii = self.role == Role::Server && mask(payload, header.key, 0);
         let payload = &*payload;
         let event = match header.opcode {
@@ -250,7 +258,7 @@ impl Decoder {
         Ok(Decoded { consumed, event: Some(event), in_pieces: false })
     }
 
-    /// Everything else: a fragment, a compressed message, or a frame of which a part is here.
+    /// Handles everything else: a fragment, a compressed message, or an incomplete frame.
     #[cold]
     fn decode_in_pieces<'a>(&mut self, input: &mut [u8]) -> Result<Decoded<'a>, Violation> {
         let mut partial = self.partial.take().unwrap_or_default();
@@ -272,7 +280,8 @@ impl Decoder {
         Ok(Decoded { consumed, event, in_pieces: true })
     }
 
-    /// Moves header bytes from the input until the header is whole; returns how many it took.
+    /// Moves header bytes out of the input until the header is complete; returns how many it
+    /// took.
     fn read_header(&self, partial: &mut Partial, input: &[u8]) -> Result<usize, Violation> {
         let had = usize::from(partial.header_len);
         let taken = input.len().min(HEADER_LEN_MAX - had);
@@ -290,7 +299,7 @@ impl Decoder {
         }
     }
 
-    /// Checks a header against the message it belongs to, before any payload is kept.
+    /// Checks a header against the message that it belongs to, before any payload is stored.
     fn begin_frame(&self, partial: &mut Partial, header: Header) -> Result<(), Violation> {
         let begins_message = matches!(header.opcode, Opcode::Text | Opcode::Binary);
         if header.compressed && !(self.deflate && begins_message) {
@@ -324,7 +333,8 @@ impl Decoder {
 }
 
 impl Partial {
-    /// Keeps a piece of payload and, when the frame is `done`, says what that completes.
+    /// Stores a piece of payload and, if it completes the frame, returns the event that this
+    /// completes.
     fn add_payload(
         &mut self,
         header: Header,
@@ -360,7 +370,8 @@ impl Partial {
 }
 
 impl Assembly {
-    /// Fails at the first byte that no later byte can mend, so bad text is told early.
+    /// Fails at the first byte that no later byte can make valid, so that bad text is reported
+    /// early.
     fn check_utf8(&mut self) -> Result<(), Violation> {
         match simdutf8::compat::from_utf8(&self.payload[self.utf8_len..]) {
             Ok(_) => self.utf8_len = self.payload.len(),
@@ -374,7 +385,7 @@ impl Assembly {
         let payload = Cow::Owned(self.payload);
         Ok(match (self.compressed, self.text) {
             (true, text) => Event::Compressed { text, payload },
-            // All of it was checked as it came, unless it ends within a character.
+            // All of it was checked as it arrived, unless it ends within a character.
             (false, true) if self.utf8_len < payload.len() => return Err(Violation::NotUtf8),
             (false, true) => Event::Text(payload),
             (false, false) => Event::Binary(payload),
@@ -382,7 +393,7 @@ impl Assembly {
     }
 }
 
-/// Takes what is here of the frame's payload, unmasked.
+/// Takes the available part of the frame's payload, unmasked.
 fn take_payload<'a>(frame: &mut Arriving, role: Role, input: &'a mut [u8]) -> &'a [u8] {
     let missing = frame.header.payload_len - frame.received;
     let len = usize::try_from(missing).map_or(input.len(), |missing| missing.min(input.len()));

@@ -1,25 +1,25 @@
-//! permessage-deflate (RFC 7692): negotiating it, and inflating and deflating single messages.
+//! permessage-deflate (RFC 7692): its negotiation, and the compression of single messages.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::decoder::Violation;
 
-/// What every deflated message ends with and none carries (RFC 7692 section 7.2.1).
+/// Bytes that end every deflated message and are not sent (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
 /// An empty message: the header of a stored block, completed by the tail (RFC 7692 section
 /// 7.2.3.6).
 const EMPTY_BLOCK: u8 = 0x00;
 
-/// The largest window; the peer may always use it toward us (RFC 7692 section 7.1.2).
+/// The largest window; the peer may always use it when it sends to us (RFC 7692 section 7.1.2).
 const WINDOW_BITS_MAX: u8 = 15;
 
-/// What both ends agreed on.
+/// The parameters that both ends agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// Our compressor keeps its window from message to message.
+    /// True if our compressor keeps its window from message to message.
     pub server_takeover: bool,
-    /// The client's compressor does.
+    /// True if the client's compressor does.
     pub client_takeover: bool,
     /// Base-two logarithm of our compressor's window, 9 to 15.
     pub server_window_bits: u8,
@@ -34,7 +34,8 @@ pub struct DeflateOffer {
 }
 
 impl DeflateOffer {
-    /// The first offer in the header that we can keep; `None` leaves messages uncompressed.
+    /// Accepts the first offer in the header that we can fulfil; `None` leaves messages
+    /// uncompressed.
     pub fn negotiate(header: &str, context_takeover: bool) -> Option<Negotiated> {
         let offer = header.split(',').find_map(DeflateOffer::parse)?;
         Some(Negotiated {
@@ -44,8 +45,8 @@ impl DeflateOffer {
         })
     }
 
-    /// `None` for another extension, and for a parameter that is unknown, repeated or out of
-    /// range, which RFC 7692 section 7 says to decline.
+    /// Returns `None` for another extension, and for a parameter that is unknown, repeated or
+    /// out of range, which RFC 7692 section 7 says to decline.
     fn parse(offer: &str) -> Option<DeflateOffer> {
         let mut parts = offer.split(';').map(str::trim);
         if !parts.next()?.eq_ignore_ascii_case("permessage-deflate") {
@@ -69,12 +70,13 @@ impl DeflateOffer {
             match (name, value) {
                 ("server_no_context_takeover", None) => parsed.server_no_context_takeover = true,
                 ("client_no_context_takeover", None) => parsed.client_no_context_takeover = true,
-                // zlib has no raw window of 8 bits, so an offer that insists on it is declined.
+                // zlib has no raw window of 8 bits, so an offer that insists on one is declined.
                 ("server_max_window_bits", Some(bits)) => {
                     parsed.server_max_window_bits = Some(window_bits(bits, 9)?);
                 }
                 ("client_max_window_bits", None) => {}
-                // A smaller window of the client's needs nothing of us: we inflate with the largest.
+                // A smaller window on the client's side needs nothing from us: we inflate with
+                // the largest.
                 ("client_max_window_bits", Some(bits)) => {
                     window_bits(bits, 8)?;
                 }
@@ -93,7 +95,7 @@ fn window_bits(value: &str, min: u8) -> Option<u8> {
 }
 
 impl Negotiated {
-    /// Writes our answer for `Sec-WebSocket-Extensions`.
+    /// Writes the value of our `Sec-WebSocket-Extensions`.
     pub(crate) fn write_response(self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"permessage-deflate");
         if !self.server_takeover {
@@ -108,7 +110,7 @@ impl Negotiated {
         }
     }
 
-    /// Returns whether one [`Deflate`] can serve all connections that agreed on this.
+    /// Returns true if all connections with these parameters can use the same [`Deflate`].
     pub fn is_shareable(self) -> bool {
         self == Negotiated {
             server_takeover: false,
@@ -127,17 +129,17 @@ pub struct Deflate {
     decompress: Decompress,
 }
 
-/// Why a message could not be inflated.
+/// Reason why a message could not be inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateError {
-    /// It is no DEFLATE stream.
+    /// The message is not a DEFLATE stream.
     Damaged,
-    /// It is larger than the limit when inflated; inflating stopped there.
+    /// The message is larger than the limit when inflated; inflating stopped there.
     TooBig,
 }
 
 impl InflateError {
-    /// The same as a decoder says it; `max` is the limit that was given.
+    /// Converts to the decoder's error; `max` is the limit that was given.
     pub fn violation(self, max: usize) -> Violation {
         match self {
             InflateError::Damaged => Violation::Compression,
@@ -149,11 +151,12 @@ impl InflateError {
 }
 
 impl Deflate {
-    /// Fresh contexts as negotiated.
+    /// Creates fresh contexts as negotiated.
     pub fn new(negotiated: Negotiated) -> Deflate {
         Deflate {
             negotiated,
-            // Level 1: a broker pays per message, and short texts gain little from searching.
+            // Level 1: a broker compresses every message, and short texts gain little from a
+            // longer search.
             compress: Compress::new_with_window_bits(
                 Compression::fast(),
                 false,
@@ -163,7 +166,8 @@ impl Deflate {
         }
     }
 
-    /// Contexts that forget after each message, for [`Negotiated::is_shareable`] connections.
+    /// Creates contexts that are reset after each message, for [`Negotiated::is_shareable`]
+    /// connections.
     pub fn shared() -> Deflate {
         Deflate::new(Negotiated {
             server_takeover: false,
@@ -172,7 +176,7 @@ impl Deflate {
         })
     }
 
-    /// Appends the inflated message to `out`, `max` bytes of it at most.
+    /// Appends the inflated message to `out`, at most `max` bytes of it.
     pub fn inflate(
         &mut self,
         payload: &[u8],
@@ -194,7 +198,8 @@ impl Deflate {
         out: &mut Vec<u8>,
     ) -> Result<(), InflateError> {
         loop {
-            // One byte beyond the limit tells a message that fits exactly from one that does not.
+            // One byte beyond the limit distinguishes a message that just fits from one that
+            // does not.
             let room = (limit + 1 - out.len()).min(input.len().saturating_mul(4).max(1 << 10));
             out.reserve(room);
             let (read, wrote) = (self.decompress.total_in(), out.len());
@@ -333,8 +338,8 @@ mod tests {
         }
     }
 
-    /// The second of two empty messages once came out without a block, and four bytes of what
-    /// stood before it in `out` were cut off in its stead.
+    /// The second of two empty messages once came out without a block, and instead of its tail
+    /// the last four bytes of `out` were cut off.
     #[test]
     fn empty_messages_deflate_in_a_row_also_with_takeover() {
         let negotiated = negotiate("permessage-deflate").unwrap();
@@ -370,7 +375,7 @@ mod tests {
                 prop_assert_eq!(&out, &message);
                 if !message.is_empty() {
                     out.clear();
-                    // The inflater may be left mid-stream, so a fresh one judges the limit.
+                    // The inflater may be left in mid-stream, so a fresh one tests the limit.
                     if !takeover {
                         let too_big = theirs.inflate(&small, message.len() - 1, &mut out);
                         prop_assert_eq!(too_big, Err(InflateError::TooBig));

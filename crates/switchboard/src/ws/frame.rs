@@ -1,14 +1,14 @@
-//! Frame headers (RFC 6455 section 5.2): reading one, writing one.
+//! Frame headers (RFC 6455 section 5.2): parsing and writing.
 
 use std::ops::Range;
 
 use super::decoder::{Role, Violation};
 use super::mask::mask;
 
-/// The frame types of RFC 6455 section 11.8; the reserved ones are refused when read.
+/// The frame types of RFC 6455 section 11.8; the reserved ones are rejected when parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
-    /// Goes on with the message that an earlier frame began.
+    /// Continues the message that an earlier frame began.
     Continuation = 0x0,
     /// A message of UTF-8 text.
     Text = 0x1,
@@ -35,7 +35,7 @@ impl Opcode {
         })
     }
 
-    /// Returns whether this is a control frame: at most 125 bytes, never fragmented.
+    /// Returns true for a control frame: at most 125 bytes, never fragmented.
     pub fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
     }
@@ -51,11 +51,11 @@ pub(crate) const HEADER_LEN_MAX: usize = 14;
 const FIN: u8 = 0x80;
 /// Second bit: the message is compressed (RFC 7692 section 6).
 pub(crate) const RSV1: u8 = 0x40;
-/// The two bits that no extension of ours gives a meaning.
+/// The two bits that no supported extension uses.
 const RSV2_RSV3: u8 = 0x30;
 const MASKED: u8 = 0x80;
 
-/// A frame header as read, each field checked on its own.
+/// A parsed frame header, each field checked by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     pub(crate) fin: bool,
@@ -68,9 +68,9 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of `input`; `None` when it has not all arrived.
+    /// Parses the header at the start of `input`; returns `None` while it is incomplete.
     ///
-    /// A wrong first or second byte is told at once, not after the length has arrived.
+    /// A wrong first or second byte is reported at once, before the length has arrived.
     #[inline]
     pub(crate) fn read(input: &[u8], role: Role) -> Result<Option<Header>, Violation> {
         let [first, second, ..] = *input else { return Ok(None) };
@@ -105,7 +105,8 @@ impl Header {
     }
 }
 
-/// The payload length and where it ends; the shortest form is required (section 5.2).
+/// Returns the payload length and the position after it; the shortest form is required (section
+/// 5.2).
 #[inline]
 fn read_len(short_len: u8, input: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
     Ok(match short_len {
@@ -138,7 +139,7 @@ pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
     write_header_bits(out, FIN | opcode as u8, 0, payload_len);
 }
 
-/// As [`write_header`], with RSV1 set: the payload is compressed (RFC 7692 section 6).
+/// Like [`write_header`], with RSV1 set: the payload is compressed (RFC 7692 section 6).
 pub fn write_header_reserved(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
     write_header_bits(out, FIN | RSV1 | opcode as u8, 0, payload_len);
 }
@@ -150,10 +151,10 @@ pub fn write_server_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// As [`write_server_frame`], with a payload that `write` appends where it belongs.
+/// Like [`write_server_frame`], with a payload that `write` appends in place.
 ///
-/// Its length is known only then: room is left for the header of one of `len_guess` bytes, and what
-/// lies behind it is moved where that is wrong.
+/// The length is known only afterwards: the header is first written for `len_guess` bytes, and
+/// the payload is moved if the real header has another length.
 #[inline]
 pub fn write_server_frame_with(
     out: &mut Vec<u8>,
@@ -175,7 +176,7 @@ pub fn write_server_frame_with(
     }
 }
 
-/// Writes a header in the place of one that has another length.
+/// Replaces a header by one of another length.
 #[cold]
 fn write_header_anew(out: &mut Vec<u8>, opcode: Opcode, old: Range<usize>, len: usize) {
     let mut header = Vec::with_capacity(HEADER_LEN_MAX);
@@ -185,8 +186,8 @@ fn write_header_anew(out: &mut Vec<u8>, opcode: Opcode, old: Range<usize>, len: 
 
 /// Writes a whole unfragmented frame from a client, masked with `key`.
 ///
-/// RFC 6455 section 5.3 wants the key unpredictable; whoever writes to a server that is not his
-/// own must draw it fresh for each frame.
+/// RFC 6455 section 5.3 requires an unpredictable key: a client that writes to a server it does
+/// not own must draw a fresh one for each frame.
 pub fn write_client_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
     write_header_bits(out, FIN | opcode as u8, MASKED, payload.len());
     out.extend_from_slice(&key);
@@ -195,7 +196,8 @@ pub fn write_client_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key
     mask(&mut out[start..], key, 0);
 }
 
-// Always: for most callers the mask bit is a constant 0, and one who masks must not take that away.
+// Always inlined: for most callers the mask bit is a constant 0, and one caller that masks must
+// not spoil that.
 #[inline(always)]
 fn write_header_bits(out: &mut Vec<u8>, first: u8, masked: u8, payload_len: usize) {
     match payload_len {

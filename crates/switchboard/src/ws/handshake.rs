@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 section 4.2): request in, `101` or a refusal out.
+//! The opening handshake (RFC 6455 section 4.2): parses the request, writes `101` or a refusal.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,37 +7,37 @@ use sha1::{Digest, Sha1};
 
 use super::deflate::{DeflateOffer, Negotiated};
 
-/// Headers of one request; more are refused with 431. Browsers send about 15.
+/// Maximum number of headers of one request; more are refused with 431. Browsers send about 15.
 const HEADERS_MAX: usize = 64;
 
 /// Appended to the key before hashing (RFC 6455 section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What the bytes at the start of a connection are.
+/// Result of parsing the first bytes of a connection.
 #[derive(Debug)]
 pub enum Parsed {
-    /// The head has not all arrived.
+    /// The request head is incomplete.
     Incomplete,
-    /// A whole head of some HTTP request that asks for no WebSocket.
+    /// A complete HTTP request head that does not ask for a WebSocket.
     Http,
     /// A handshake that can be accepted.
     Upgrade(Box<Upgrade>),
-    /// Something that must be answered and closed.
+    /// An error: to be answered, then the connection is closed.
     Refused(Refusal),
 }
 
 /// An acceptable handshake.
 #[derive(Debug)]
 pub struct Upgrade {
-    /// Bytes of the head; what follows are frames.
+    /// Length of the head in bytes; frames follow.
     pub head_len: usize,
-    /// The request's headers that others decide by.
+    /// The headers that other modules need.
     pub request: Request,
     accept: String,
     deflate: Option<Negotiated>,
 }
 
-/// The headers of a handshake that matter beyond RFC 6455's own.
+/// The headers of a handshake that matter beyond those of RFC 6455.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// `Origin`, as browsers send it.
@@ -50,18 +50,18 @@ pub struct Request {
     extensions: Option<String>,
     /// All of `Sec-WebSocket-Protocol`, joined by commas.
     protocols: Option<String>,
-    /// `Authorization`, if it comes once.
+    /// `Authorization`, if it occurs exactly once.
     authorization: Option<String>,
 }
 
-/// An HTTP answer that ends the connection, and says why in its body.
+/// An HTTP response that ends the connection, with the reason in its body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Status line after `HTTP/1.1 `.
     status: &'static str,
     /// Further header lines, each ending in CRLF.
     headers: &'static str,
-    /// One sentence for whoever reads it.
+    /// One sentence for the reader.
     body: String,
 }
 
@@ -80,7 +80,7 @@ impl Refusal {
         Refusal { status: "403 Forbidden", headers: "", body }
     }
 
-    /// 401: a token is wanted, and this client showed none.
+    /// 401: a token is required, and this client sent none.
     pub fn unauthorized() -> Refusal {
         let headers = "WWW-Authenticate: Bearer\r\n";
         let body = "This server requires a token: Authorization: Bearer <token>.".to_owned();
@@ -101,7 +101,7 @@ impl Refusal {
         Refusal { status: "431 Request Header Fields Too Large", headers: "", body }
     }
 
-    /// 503: the server holds as many connections as it may, in all or from this address.
+    /// 503: the number of connections is at its limit, in all or from this address.
     pub fn busy(body: impl Into<String>) -> Refusal {
         let headers = "Retry-After: 5\r\n";
         Refusal { status: "503 Service Unavailable", headers, body: body.into() }
@@ -117,12 +117,12 @@ impl Refusal {
         Refusal { status: "426 Upgrade Required", headers, body: body.into() }
     }
 
-    /// The status line's number, for logs and metrics.
+    /// Returns the status code, for logs and metrics.
     pub fn status(&self) -> &'static str {
         &self.status[..3]
     }
 
-    /// Writes the whole answer.
+    /// Writes the whole response.
     pub fn write(&self, out: &mut Vec<u8>) {
         let Refusal { status, headers, body } = self;
         let len = body.len() + 1;
@@ -137,13 +137,13 @@ impl Refusal {
 }
 
 impl Request {
-    /// Returns whether the client offers the subprotocol of v1.
+    /// Returns true if the client offers `subprotocol`.
     pub fn offers(&self, subprotocol: &str) -> bool {
         let offered = self.protocols.as_deref().unwrap_or_default();
         offered.split(',').any(|one| one.trim() == subprotocol)
     }
 
-    /// The token of `Authorization: Bearer` (RFC 6750 section 2.1).
+    /// Returns the token of `Authorization: Bearer` (RFC 6750 section 2.1).
     pub fn bearer_token(&self) -> Option<&str> {
         let (scheme, token) = self.authorization.as_deref()?.trim().split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -151,14 +151,14 @@ impl Request {
 }
 
 impl Upgrade {
-    /// Accepts permessage-deflate if the client offered it in a form that we can keep.
+    /// Accepts permessage-deflate if the client offered it with parameters that we can fulfil.
     pub fn negotiate_deflate(&mut self, context_takeover: bool) -> Option<Negotiated> {
         let offers = self.request.extensions.as_deref().unwrap_or_default();
         self.deflate = DeflateOffer::negotiate(offers, context_takeover);
         self.deflate
     }
 
-    /// Writes the `101` answer, with the subprotocol that was chosen of those offered.
+    /// Writes the `101` response, with the subprotocol chosen from those offered.
     pub fn write_accept(&self, subprotocol: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
@@ -177,10 +177,10 @@ impl Upgrade {
     }
 }
 
-/// Reads a request head of at most `max_bytes` from the start of `input`.
+/// Parses a request head of at most `max_bytes` at the start of `input`.
 ///
-/// Whatever carries `Upgrade: websocket` or a `Sec-WebSocket-*` header wants a WebSocket, also
-/// when a proxy has lost the rest of the handshake on the way, and is told what is missing.
+/// A request with `Upgrade: websocket` or any `Sec-WebSocket-*` header is meant as a WebSocket
+/// handshake, even if a proxy has removed the rest of it, and is told what is missing.
 pub fn parse_request(input: &[u8], max_bytes: usize) -> Parsed {
     let mut headers = [EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -199,7 +199,7 @@ pub fn parse_request(input: &[u8], max_bytes: usize) -> Parsed {
 }
 
 fn not_http(input: &[u8], error: httparse::Error) -> String {
-    // A TLS record of type handshake: the commonest wrong thing to arrive on a plain port.
+    // A TLS handshake record: the most common mistake on a plain port.
     if input.starts_with(&[0x16, 0x03]) {
         return "This port speaks plain HTTP; use http:// or ws://, or set tls_cert and tls_key."
             .to_owned();
@@ -232,7 +232,7 @@ fn read_head(request: &httparse::Request<'_, '_>, head_len: usize) -> Parsed {
     }
 }
 
-/// RFC 6455 section 4.2.1, point by point; returns the value of `Sec-WebSocket-Accept`.
+/// Checks RFC 6455 section 4.2.1 point by point; returns the value of `Sec-WebSocket-Accept`.
 fn check_upgrade(
     request: &httparse::Request<'_, '_>,
     asks_upgrade: bool,
@@ -279,7 +279,7 @@ fn check_upgrade(
     }
 }
 
-/// The value of `Sec-WebSocket-Accept` that answers a key (RFC 6455 section 4.2.2).
+/// Returns the value of `Sec-WebSocket-Accept` for a key (RFC 6455 section 4.2.2).
 pub fn accept_key(key: &[u8]) -> String {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     STANDARD.encode(digest)
@@ -290,7 +290,8 @@ fn find<'h>(headers: &[Header<'h>], name: &str) -> Option<&'h [u8]> {
     Some(header.value.trim_ascii())
 }
 
-/// All values of a header that may come more than once, as one list (RFC 9110 section 5.3).
+/// Joins all values of a header that may occur more than once into one list (RFC 9110 section
+/// 5.3).
 fn joined(headers: &[Header<'_>], name: &str) -> Option<String> {
     let mut all: Option<String> = None;
     for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)) {
@@ -306,7 +307,7 @@ fn joined(headers: &[Header<'_>], name: &str) -> Option<String> {
     all
 }
 
-/// Returns whether a comma-separated header holds a token, in any case.
+/// Returns true if a comma-separated header contains a token, ignoring case.
 fn has_token(headers: &[Header<'_>], name: &str, token: &str) -> bool {
     headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).any(|header| {
         header

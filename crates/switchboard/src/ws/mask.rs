@@ -1,25 +1,26 @@
 //! Masking (RFC 6455 section 5.3): XOR with a four-byte key that repeats.
 //!
-//! The one place with `unsafe`: the same loop, compiled a second time for AVX2, halves the time
-//! that a long payload takes (see `mask` in `bench/benches/codec.rs`), and calling code that was
-//! compiled for more than the build's baseline is unsafe by nature. What is called holds none.
+//! The only place with `unsafe`: the same loop, compiled a second time for AVX2, halves the time
+//! for a long payload (see `mask` in `bench/benches/codec.rs`), and it is unsafe to call a
+//! function that is compiled for more than the build's baseline. The function itself contains no
+//! unsafe code.
 
 #![allow(unsafe_code)]
 
-/// Payloads from here on are worth asking which CPU this is.
+/// Payload length from which checking the CPU's features pays off.
 #[cfg(target_arch = "x86_64")]
 const LONG: usize = 512;
 
 /// Masks or unmasks `payload` in place; `offset` is the position of its first byte in the frame.
 ///
-/// Returns whether the result is ASCII, which costs nothing to notice in passing and saves most
-/// texts the UTF-8 check.
+/// Returns true if the result is ASCII: that costs nothing to find out in the same pass, and
+/// saves most texts the UTF-8 check.
 #[inline]
 pub fn mask(payload: &mut [u8], key: [u8; 4], offset: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
     if payload.len() >= LONG && std::is_x86_feature_detected!("avx2") {
-        // SAFETY: the one condition of calling a function with `target_feature` is that the CPU
-        // has the feature, and that was asked in the line before.
+        // SAFETY: calling a function with `target_feature` requires only that the CPU has the
+        // feature, which was just checked.
         return unsafe { mask_avx2(payload, key, offset) };
     }
     mask_words(payload, key, offset)
@@ -31,8 +32,8 @@ fn mask_avx2(payload: &mut [u8], key: [u8; 4], offset: usize) -> bool {
     mask_words(payload, key, offset)
 }
 
-/// Eight bytes at a time, which the compiler widens to what it may use; the key is rotated to the
-/// offset first, so a payload that arrives in pieces needs no alignment.
+/// Works on eight bytes at a time, which the compiler widens to the registers that it may use.
+/// Rotating the key by the offset first makes it fit a payload that arrives in pieces.
 #[inline(always)]
 fn mask_words(payload: &mut [u8], key: [u8; 4], offset: usize) -> bool {
     const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
@@ -40,6 +41,7 @@ fn mask_words(payload: &mut [u8], key: [u8; 4], offset: usize) -> bool {
     let key = u32::from_le_bytes(key).rotate_right(8 * (offset as u32 & 3));
     let wide = u64::from(key) << 32 | u64::from(key);
     let (words, rest) = payload.as_chunks_mut::<8>();
+    // The OR of all bytes: one test of the high bits at the end tells whether any is not ASCII.
     let mut seen = 0;
     for word in words {
         let clear = u64::from_le_bytes(*word) ^ wide;

@@ -1,7 +1,7 @@
 //! WebSocket (RFC 6455) without sockets: bytes in, events out; frames in, bytes out.
 //!
 //! Nothing here reads a clock or a socket, so a test can feed any split of any stream. The shard
-//! drives it with its own read buffer, the load generator and `examples/echo.rs` with theirs.
+//! drives it with its read buffer; the load generator and `examples/echo.rs` do so with theirs.
 
 mod close;
 mod decoder;
