@@ -1,4 +1,5 @@
-//! The attackers: each drives one bound, again and again, and notes what it was told.
+//! The attackers: each one drives one bound to its limit repeatedly, and counts the errors it is
+//! told.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,15 +14,15 @@ use crate::server::{Server, token};
 
 /// One kind of attack.
 pub(crate) struct Attacker {
-    /// Makes the devices that it needs, while there is room for them.
+    /// Creates the devices that it needs, while there is space for them.
     pub(crate) prepare: fn(&Server) -> Actors,
-    /// One round.
+    /// Runs one round.
     pub(crate) run: fn(&Attack<'_>, &Actors),
-    /// What it must have been told in the end.
+    /// Errors that it must have been told by the end.
     pub(crate) is_told: &'static [&'static str],
 }
 
-/// Devices of an attacker, all with names: who they are, and the tokens that prove it.
+/// Devices of an attacker, all of them named, with their tokens.
 #[derive(Default)]
 pub(crate) struct Actors(Vec<(String, String)>);
 
@@ -48,7 +49,7 @@ pub(crate) const ATTACKS: &[Attacker] = &[
     },
 ];
 
-/// Between two rounds: the load is to reach the bounds, not to take the machine from everybody.
+/// Pause between two rounds: the load should reach the bounds, not take up the whole machine.
 const PAUSE: Duration = Duration::from_millis(10);
 
 fn nobody(_: &Server) -> Actors {
@@ -67,13 +68,14 @@ fn many(server: &Server) -> Actors {
     some(server, 30)
 }
 
-/// A device that was never there.
+/// Returns a device that has never connected.
 fn no_mailbox(server: &Server) -> Actors {
     let name = "flapper";
     Actors(vec![(name.to_owned(), token(server, name, None))])
 }
 
-/// Devices that were there once, so that they are not new when there is no room for new ones.
+/// Creates devices that have connected once, so they are not new when there is no space for new
+/// ones.
 fn some(server: &Server, count: usize) -> Actors {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let first = NEXT.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
@@ -86,7 +88,7 @@ fn some(server: &Server, count: usize) -> Actors {
     Actors(actors.collect())
 }
 
-/// An address of the attackers: each has a host's bound of its own.
+/// Returns an address of the attackers, each of which has its own bound per client address.
 fn address(host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 9, host))
 }
@@ -109,7 +111,7 @@ impl Actors {
     }
 }
 
-/// Sends, and notes what is answered; pushes that come between are passed over.
+/// Sends a frame and counts the answer; pushes that arrive first are skipped.
 fn send(attack: &Attack<'_>, client: &mut Client, frame: &Value) -> Result<(), End> {
     client.say(frame)?;
     loop {
@@ -132,13 +134,13 @@ fn note(attack: &Attack<'_>, what: &str, done: Result<(), End>) {
     thread::sleep(PAUSE);
 }
 
-/// A number that no other message bears.
+/// Returns a message id that has not been used.
 fn fresh_id() -> String {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string()
 }
 
-/// As many connections as are let in, from several addresses.
+/// Opens as many connections as possible, from several addresses.
 fn crowd(attack: &Attack<'_>, _: &Actors) {
     let mut inside = Vec::new();
     for number in 0..200 {
@@ -153,7 +155,7 @@ fn crowd(attack: &Attack<'_>, _: &Actors) {
     thread::sleep(20 * PAUSE);
 }
 
-/// New devices, each with something that waits for it, so that none of them can give way.
+/// Creates new devices, each with a waiting message, so that none of them can be evicted.
 fn new_devices(attack: &Attack<'_>, _: &Actors) {
     let one = || {
         let (mut client, welcome) = Client::v1(attack.server, address(3), json!({}))?;
@@ -166,7 +168,7 @@ fn new_devices(attack: &Attack<'_>, _: &Actors) {
     note(attack, "new device", one());
 }
 
-/// More messages than a mailbox holds, for somebody who is away.
+/// Sends more messages than a mailbox holds to an absent device.
 fn fill_a_mailbox(attack: &Attack<'_>, actors: &Actors) {
     let Some(mut client) = actors.connect(attack, 0, 4) else { return };
     for _ in 0..50 {
@@ -178,7 +180,7 @@ fn fill_a_mailbox(attack: &Attack<'_>, actors: &Actors) {
     thread::sleep(PAUSE);
 }
 
-/// More outcomes than may be owed: the receiver never comes.
+/// Asks for more outcomes than may be pending: the receiver never connects.
 fn ask_for_outcomes(attack: &Attack<'_>, actors: &Actors) {
     let Some(mut client) = actors.connect(attack, 0, 4) else { return };
     for _ in 0..1_200 {
@@ -189,7 +191,7 @@ fn ask_for_outcomes(attack: &Attack<'_>, actors: &Actors) {
         if let Err(end) = send(attack, &mut client, &frame) {
             return note(attack, "outcomes", Err(end));
         }
-        // Its mailbox is full soon; whoever empties it refuses, and each refusal is an outcome.
+        // Its mailbox is soon full; whoever empties it refuses, and each refusal is an outcome.
         if let Some(mut receiver) = actors.connect(attack, 1, 4) {
             while let Ok(frame) = receiver.hear() {
                 if frame["type"] != "message" {
@@ -209,7 +211,7 @@ fn ask_for_outcomes(attack: &Attack<'_>, actors: &Actors) {
     }
 }
 
-/// Messages for many, on disk, until there is no room; then some of them come and take theirs.
+/// Fills the disk with messages for many devices; then some of them connect and take theirs.
 fn fill_the_disk(attack: &Attack<'_>, actors: &Actors) {
     let body = "x".repeat(50_000);
     if let Some(mut client) = actors.connect(attack, 0, 5) {
@@ -231,7 +233,7 @@ fn fill_the_disk(attack: &Attack<'_>, actors: &Actors) {
     }
 }
 
-/// Acks what is pushed; a `pong` says that no more comes at once.
+/// Acks what is pushed; a `pong` means that nothing more comes at once.
 fn take_all(receiver: &mut Client) -> Result<(), End> {
     receiver.say(&json!({"type": "ping"}))?;
     loop {
@@ -243,8 +245,8 @@ fn take_all(receiver: &mut Client) -> Result<(), End> {
     }
 }
 
-/// Small messages that ask for outcomes, each refused with a reason as long as it may be. Nobody acks the
-/// outcomes, so what waits is larger than what was sent.
+/// Sends small messages that ask for outcomes, each of which is refused with the longest
+/// possible reason. Nobody acks the outcomes, so the waiting data is larger than what was sent.
 fn refuse_at_length(attack: &Attack<'_>, actors: &Actors) {
     for sender in 1..actors.0.len() {
         let Some(mut client) = actors.connect(attack, sender, 16) else { return };
@@ -273,14 +275,14 @@ fn refuse_all(receiver: &mut Client) -> Result<(), End> {
     }
 }
 
-/// Known devices that come and leave at once, also while the store is full.
+/// Connects known devices that leave at once, even while the store is full.
 fn come_and_go(attack: &Attack<'_>, actors: &Actors) {
     for index in 0..50 {
         actors.connect(attack, index % 2, 17);
     }
 }
 
-/// Many small messages under ids of their own.
+/// Sends many small messages with unique ids.
 fn use_up_ids(attack: &Attack<'_>, actors: &Actors) {
     let Some(mut client) = actors.connect(attack, 0, 6) else { return };
     let Some(mut receiver) = actors.connect(attack, 1, 6) else { return };
@@ -297,7 +299,7 @@ fn use_up_ids(attack: &Attack<'_>, actors: &Actors) {
     thread::sleep(PAUSE);
 }
 
-/// A frame above the bound, and one that fits and would be above it as it is pushed.
+/// Sends a frame above the limit, and one that fits but would exceed it when pushed.
 fn send_too_large(attack: &Attack<'_>, actors: &Actors) {
     let Some(mut client) = actors.connect(attack, 0, 7) else { return };
     let whole = 64 << 10;
@@ -310,7 +312,7 @@ fn send_too_large(attack: &Attack<'_>, actors: &Actors) {
     note(attack, "message", said.and_then(|()| Err(client.end())));
 }
 
-/// A device that is sent to and does not read.
+/// Sends to a device that does not read.
 fn read_nothing(attack: &Attack<'_>, _: &Actors) {
     let flood = || {
         let (mut slow, id) = Client::text(attack.server, address(8))?;
@@ -324,12 +326,12 @@ fn read_nothing(attack: &Attack<'_>, _: &Actors) {
     note(attack, "slow reader", flood());
 }
 
-/// Halves of messages on many connections.
+/// Sends halves of messages on many connections.
 fn never_finish(attack: &Attack<'_>, _: &Actors) {
     let mut open = Vec::new();
     for _ in 0..20 {
         let Ok((mut client, _)) = Client::text(attack.server, address(9)) else { break };
-        // A final text frame of 60,000 bytes, masked with zeros, of which 59,000 come.
+        // A final text frame of 60,000 bytes, masked with zeros, of which only 59,000 are sent.
         let mut half = vec![0x81, 0x80 | 126];
         half.extend(60_000_u16.to_be_bytes());
         half.extend([0; 4 + 59_000]);
@@ -388,7 +390,8 @@ fn watch_too_many(attack: &Attack<'_>, actors: &Actors) {
     thread::sleep(PAUSE);
 }
 
-/// A device without a mailbox that is taken over again and again, and watchers that read nothing.
+/// Takes a device without a mailbox over again and again, in front of watchers that read
+/// nothing.
 fn flap_before_watchers(attack: &Attack<'_>, actors: &Actors) {
     let watch = json!({"type": "watch", "id": "w", "devices": [actors.name(0)]});
     let mut watchers = Vec::new();
@@ -411,13 +414,13 @@ fn flap_before_watchers(attack: &Attack<'_>, actors: &Actors) {
     thread::sleep(PAUSE);
 }
 
-/// Requests that never end, and one that is too long.
+/// Sends requests that never end, and one that is too long.
 fn ask_slowly(attack: &Attack<'_>, _: &Actors) {
     for head in ["GET / HTTP/1.1\r\nHost: a\r\n".to_owned(), "x".repeat(20_000)] {
         let Ok(mut socket) = socket(attack.server, address(13)) else { continue };
         let mut answer = String::new();
         let written = socket.write_all(head.as_bytes());
-        // A reset may follow the answer to what was not read to its end.
+        // A reset may follow the answer to a request that was not read to its end.
         let read = socket.read_to_string(&mut answer);
         let status = answer.split(' ').nth(1).unwrap_or(match (written, read) {
             (Ok(()), Ok(_)) => "nothing",

@@ -1,4 +1,4 @@
-//! Somebody who does no harm: one device sends to another, and measures how long it takes.
+//! A well-behaved pair: one device sends to another, and measures the delivery times.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::server::{Server, token};
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 9, 1));
-/// Between two messages.
+/// Pause between two messages.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Two connected devices.
@@ -21,7 +21,7 @@ pub(crate) struct Bystander {
     sent: u64,
 }
 
-/// How long messages took.
+/// Delivery times of the messages.
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Bystander {
@@ -33,7 +33,7 @@ impl Bystander {
         Bystander { sender, receiver, sent: 0 }
     }
 
-    /// Sends messages in memory, one after the other, until the end; each must come.
+    /// Sends messages in memory, one after the other, until `ends_at`; each must arrive.
     pub(crate) fn measure(&mut self, ends_at: Instant) -> Latencies {
         let mut took = Vec::new();
         while Instant::now() < ends_at {
@@ -60,7 +60,8 @@ impl Latencies {
         self.0[(self.0.len() - 1) * percent / 100]
     }
 
-    /// For the reader of the output: times are not asserted, as other work on the machine moves them.
+    /// Compares the times for the reader of the output; they are not asserted, as other load on
+    /// the machine affects them.
     pub(crate) fn ratio_to(&self, other: &Latencies) -> String {
         let ratio = |percent| {
             self.percentile(percent).as_secs_f64() / other.percentile(percent).as_secs_f64()

@@ -1,4 +1,4 @@
-//! A client that expects to be refused and closed at any time.
+//! A client that expects to be rejected or closed at any time.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -16,7 +16,8 @@ use crate::server::Server;
 /// A connection from an address of its own.
 pub(crate) struct Client(WebSocket<TcpStream>);
 
-/// How a connection ended, or why there is none: an HTTP status, a close code, or "reset".
+/// The end of a connection, or the reason why there is none: an HTTP status, a close code, or
+/// "reset".
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct End(pub(crate) String);
 
@@ -34,7 +35,7 @@ fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// A TCP connection from `from`, an address of this machine, that gives up after a while.
+/// Opens a TCP connection from `from`, an address of this machine, with a timeout.
 pub(crate) fn socket(server: &Server, from: IpAddr) -> Result<TcpStream, End> {
     let reset = |_| End("reset".to_owned());
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(reset)?;
@@ -49,7 +50,7 @@ pub(crate) fn socket(server: &Server, from: IpAddr) -> Result<TcpStream, End> {
 }
 
 impl Client {
-    /// Connects by the text protocol and hears the welcome.
+    /// Connects by the text protocol and reads the welcome.
     pub(crate) fn text(server: &Server, from: IpAddr) -> Result<(Client, u64), End> {
         let mut client = Client::shake_hands(server, from, false)?;
         let welcome = client.hear_text()?;
@@ -59,7 +60,7 @@ impl Client {
         Ok((client, id.expect("an id")))
     }
 
-    /// Connects by v1 and says nothing.
+    /// Connects by v1 and sends nothing.
     pub(crate) fn silent(server: &Server, from: IpAddr) -> Result<Client, End> {
         Client::shake_hands(server, from, true)
     }
@@ -102,12 +103,12 @@ impl Client {
         self.0.send(Message::Ping(Vec::new().into())).map_err(|error| self.why(error))
     }
 
-    /// The next frame.
+    /// Returns the next frame.
     pub(crate) fn hear(&mut self) -> Result<Value, End> {
         Ok(serde_json::from_str(&self.hear_text()?).expect("v1 is JSON"))
     }
 
-    /// The next text.
+    /// Returns the next text.
     pub(crate) fn hear_text(&mut self) -> Result<String, End> {
         loop {
             match self.0.read()? {
@@ -120,7 +121,7 @@ impl Client {
         }
     }
 
-    /// Reads to the end and says how it came.
+    /// Reads until the connection ends, and returns how it ended.
     pub(crate) fn end(&mut self) -> End {
         loop {
             if let Err(end) = self.hear_text() {
@@ -129,7 +130,7 @@ impl Client {
         }
     }
 
-    /// Writing failed: the close frame that came before says why.
+    /// Returns why writing failed: the close frame that came before tells.
     fn why(&mut self, error: Error) -> End {
         match error {
             Error::Io(ref io) if is_timeout(io) => error.into(),
@@ -137,7 +138,7 @@ impl Client {
         }
     }
 
-    /// Sends bytes as they are, past the codec.
+    /// Returns the socket, to send raw bytes past the codec.
     pub(crate) fn raw(&mut self) -> &mut TcpStream {
         self.0.get_mut()
     }

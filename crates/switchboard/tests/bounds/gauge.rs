@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::server::Server;
 
-/// What was seen, in bytes.
+/// Samples in bytes.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     rss: Vec<u64>,
@@ -15,11 +15,11 @@ pub(crate) struct Gauge {
 }
 
 const INTERVAL: Duration = Duration::from_millis(250);
-/// The second half of the time may not stand higher than the first by more.
+/// Maximum growth from the first half of the time to the second.
 const SLACK_BYTES: u64 = 16 << 20;
 
 impl Gauge {
-    /// Looks until the end.
+    /// Samples until `ends_at`.
     pub(crate) fn watch(server: &Server, ends_at: Instant) -> Gauge {
         let mut gauge = Gauge { rss: Vec::new(), disk: Vec::new() };
         while Instant::now() < ends_at {
@@ -38,7 +38,7 @@ impl Gauge {
         max(&self.disk)
     }
 
-    /// Neither stands higher in the last half than in the half before.
+    /// Checks that neither is higher in the second half than in the first.
     pub(crate) fn is_flat(&self) {
         for samples in [&self.rss, &self.disk] {
             let (first, second) = samples.split_at(samples.len() / 2);
@@ -59,7 +59,7 @@ fn rss(server: &Server) -> u64 {
     kib << 10
 }
 
-/// Bytes of all files below; one that is gone meanwhile counts nothing.
+/// Returns the bytes of all files below `dir`; files that vanish meanwhile do not count.
 fn disk_usage(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {

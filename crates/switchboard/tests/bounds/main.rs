@@ -1,7 +1,8 @@
-//! All bounds at once: hostile clients drive every bound of a server to its limit for a while. Each of
-//! them is told, memory and disk stay flat, and a bystander's messages come through.
+//! All bounds at once: hostile clients drive every bound of a server to its limit for a while.
+//! Each of them is told, memory and disk stay flat, and the messages of a well-behaved pair are
+//! delivered.
 //!
-//! A target of its own, so that nothing else runs beside it.
+//! A separate test target, so that nothing else runs beside it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod attacks;
@@ -22,11 +23,11 @@ use bystander::Bystander;
 use gauge::Gauge;
 use server::Server;
 
-/// How long the attack goes on; the variable makes it longer, by hand.
+/// Duration of the attack; the variable makes it longer, for manual runs.
 const DURATION: Duration = Duration::from_secs(60);
 const DURATION_VARIABLE: &str = "BOUNDS_TEST_SECONDS";
 
-/// Small, so that each bound is reached within seconds.
+/// Small values, so that each bound is reached within seconds.
 const SETTINGS: &[&str] = &[
     "shards=2",
     "max_connections=160",
@@ -49,19 +50,20 @@ const SETTINGS: &[&str] = &[
     "close_timeout=1s",
 ];
 
-/// Beside the bounds: the binary, its threads' stacks and buffers, and what the allocator keeps.
+/// Memory besides the bounds: the binary, its threads' stacks and buffers, and the allocator's
+/// reserve.
 const RSS_REST_BYTES: u64 = 64 << 20;
-/// Out queues, those of connections that are being closed, the store's queue, unfinished messages; dedup ids
-/// and devices are small here.
+/// Out queues, those of connections that are being closed, the store's queue, and unfinished
+/// messages; dedup ids and devices are small here.
 const BUDGETS_BYTES: u64 = (8 + 2 + 2 + 1) << 20;
-/// `store_max_bytes`, in which the ballast counts, and the other files of the data directory.
+/// `store_max_bytes`, which includes the ballast, and the other files of the data directory.
 const DISK_MAX_BYTES: u64 = (16 << 20) + (64 << 10);
 
-/// What the attackers share.
+/// State shared by the attackers.
 struct Attack<'a> {
     server: &'a Server,
     ends_at: Instant,
-    /// What they were told, and how often.
+    /// The errors that they were told, with their counts.
     told: Mutex<BTreeMap<String, u64>>,
 }
 

@@ -1,4 +1,4 @@
-//! Chromium behind `chromedriver`, a child process that takes every browser with it when dropped.
+//! Chromium behind `chromedriver`, a child process that ends every browser with it when dropped.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -13,15 +13,15 @@ use tempfile::TempDir;
 
 use crate::page::Page;
 
-/// What the page is shown on.
+/// The screen that the page is shown on.
 pub(crate) enum Screen {
     /// 1280 x 800 with a mouse.
     Desk,
-    /// 360 x 640 with a touch screen: the smallest phone that the page promises to serve.
+    /// 360 x 640 with a touch screen: the smallest phone that the page supports.
     Phone,
 }
 
-/// The running driver; every page it opens is a Chromium of its own.
+/// The running driver; every page that it opens is a Chromium of its own.
 pub(crate) struct Browser {
     driver: Child,
     url: String,
@@ -32,7 +32,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts the driver on a port that the system picks.
     ///
-    /// Panics where the driver or Chromium is missing.
+    /// Panics if the driver or Chromium is missing.
     pub(crate) fn start() -> Self {
         let chromium = find("CHROMIUM", &["chromium", "chromium-browser", "google-chrome"]);
         let mut driver = Command::new(find("CHROMEDRIVER", &["chromedriver"]))
@@ -59,7 +59,7 @@ impl Browser {
         browser
     }
 
-    /// Opens `url` on a desk and waits until the page has its id.
+    /// Opens `url` on a desktop screen and waits until the page has its id.
     pub(crate) async fn open(&self, url: &str) -> Page {
         self.open_on(Screen::Desk, url).await
     }
@@ -87,7 +87,8 @@ impl Browser {
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
                 "--disable-dev-shm-usage", "--window-size=1280,800", "--lang=en",
                 format!("--user-data-dir={}", profile.display()),
-                // Chromium ends when the driver's end of the pipe closes, however the driver ended.
+                // Chromium ends when the driver's end of the pipe closes, however the driver
+                // ended.
                 "--remote-debugging-pipe",
             ],
         });
@@ -106,13 +107,13 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
+        // Both fail only if the child has already exited.
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
 
-/// The program that `variable` names or, without it, the first of `names` in `PATH`.
+/// Returns the program named by `variable` or, without it, the first of `names` in `PATH`.
 fn find(variable: &str, names: &[&str]) -> PathBuf {
     let named = std::env::var_os(variable).map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The JavaScript client of `docs/clients` where it is at home: in pages of a browser.
+//! The JavaScript client of `docs/clients` in its natural place: in web pages.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use crate::server::Server;
 /// The file that readers copy.
 const CLIENT: &str = include_str!("../../../../docs/clients/device.mjs");
 
-/// What the head of the file says for pages.
+/// The steps for pages, as described at the head of the file.
 const START: &str = "
     const [source, url] = arguments;
     window.heard = [];
@@ -22,10 +22,11 @@ const START: &str = "
         window.device = new Device(url, { state, save, heard: (frame) => heard.push(frame) });
     });";
 
-/// Messages between two crashes.
+/// Number of messages between two crashes.
 const BURST: usize = 20;
 
-/// Starts the client in a page that has the server's origin and no script of its own; returns its id.
+/// Starts the client in a page that has the server's origin and no script of its own; returns
+/// its id.
 async fn start(page: &Page, server: &Server) -> String {
     page.load(&format!("{}healthz", server.page())).await;
     page.run(START, vec![json!(CLIENT), json!(server.socket())]).await;
@@ -40,14 +41,14 @@ async fn send(page: &Page, to: &str, texts: &[String]) {
     page.run(script, vec![json!(to), json!(texts)]).await;
 }
 
-/// Waits until it has heard so many frames of a type.
+/// Waits until the client has received `count` frames of a type.
 async fn hears(page: &Page, kind: &str, count: usize) {
     let script =
         "return heard.filter((frame) => frame.type === arguments[0]).length >= arguments[1];";
     page.until(&format!("{count} of {kind} came"), script, vec![json!(kind), json!(count)]).await;
 }
 
-/// One field of all frames of a type that it has heard since it was loaded.
+/// Returns one field of all frames of a type that the client has received since it was loaded.
 async fn heard(page: &Page, kind: &str, field: &str) -> Vec<Value> {
     let script = "return heard.filter((frame) => frame.type === arguments[0])
         .map((frame) => frame[arguments[1]]);";

@@ -1,4 +1,5 @@
-//! What the page promises by v1: one device over reloads, restarts and copies, and ticks that are true.
+//! Promises of the page in v1: it stays one device over reloads, restarts and copies, and its
+//! ticks are true.
 
 use serde_json::json;
 
@@ -112,13 +113,14 @@ async fn the_text_protocol_is_one_click_away_and_back() {
     page.send(&other_id, "by text").await;
     other.shows(".entry.in .text", "by text").await;
     page.shows(".entry.out[data-state=handed-over] .text", "by text").await;
-    // The first of these learns that a text device gives no receipts; the second must not overtake it.
+    // The first of these learns that a text device gives no receipts; the second must not
+    // overtake it.
     other.send_at_once(&[(&text_id, "one"), (&text_id, "two"), (&text_id, "three")]).await;
     page.shows(".entry.in .text", "three").await;
     assert_eq!(page.texts(".entry.in .text").await, ["one", "two", "three"]);
     other.shows_count(".entry.out[data-state=handed-over]", 3).await;
 
-    // The tab remembers the choice, and the device that it was.
+    // The tab remembers the choice, and the device that it was before.
     page.go(&server.page()).await;
     page.shows_count("#protocol [value=text]:checked", 1).await;
     let before = page.id().await;

@@ -1,4 +1,4 @@
-//! A plain device beside the page: a blocking WebSocket that speaks either protocol.
+//! A plain device beside the page: a blocking WebSocket client for both protocols.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl Device {
         self.socket.send(Message::text(format!("send,{to},{text}"))).expect("the connection holds");
     }
 
-    /// The next message that arrives, as sender and text.
+    /// Returns the next message as sender and text.
     pub(crate) fn message(&mut self) -> (String, String) {
         let message = text_of(&mut self.socket);
         let (from, text) = message.split_once(':').expect("a message names its sender first");

@@ -1,7 +1,7 @@
-//! The page in a real browser, against the real server: what a person sees, clicks and types.
+//! The page in a real browser, against the real server: what a user sees, clicks and types.
 //!
-//! Needs Chromium and its driver. They are looked for in `CHROMIUM` and
-//! `CHROMEDRIVER`, then in `PATH`; a test without them fails.
+//! Needs Chromium and its driver, named by `CHROMIUM` and `CHROMEDRIVER` or found in `PATH`;
+//! without them the tests fail.
 
 mod browser;
 mod clients;
@@ -28,7 +28,7 @@ async fn two_pages_send_to_each_other() {
     // Without the option websocat sends the line feed, too.
     let websocat = format!("websocat --linemode-strip-newlines {}", server.socket());
     first.shows("#websocat", &websocat).await;
-    // The first page learns of the second by itself.
+    // The first page learns of the second without a reload.
     first.shows("#devices .digits", &second_id).await;
     first.send(&second_id, "hello").await;
     second.shows(".entry.in .peer .digits", &first_id).await;
@@ -51,7 +51,7 @@ async fn a_refusal_stands_at_the_send_that_caused_it() {
     let page = browser.open(&server.page()).await;
     page.speak_text().await;
 
-    // All are on their way before the first answer.
+    // All are sent before the first answer.
     let to = device.id.clone();
     page.send_at_once(&[(&to, "before"), ("999", "to nobody"), (&to, "after"), (&to, "after")])
         .await;
@@ -139,7 +139,8 @@ async fn the_keyboard_alone_is_enough() {
     let mut device = Device::connect(&server);
     page.shows("#devices .digits", &device.id).await;
 
-    // The skip link, this device's id, the protocol, then the devices as one stop with arrows inside.
+    // Tab stops: the skip link, this device's id, the protocol, then the devices as one stop
+    // with arrow keys inside.
     for _ in 0..4 {
         page.keys(&Key::Tab).await;
     }
@@ -200,7 +201,7 @@ async fn the_page_keeps_the_last_500_entries() {
     let page = browser.open(&server.page()).await;
     let id = page.id().await;
 
-    // A sender has half of the page's mailbox, so not all of them at once.
+    // One sender may use half of the page's mailbox, so they are not sent all at once.
     for round in [1..=310, 311..=620] {
         let last = *round.end();
         for number in round {

@@ -1,4 +1,4 @@
-//! One open page and what a person does with it; every look waits until it is true or fails.
+//! One open page and a user's actions on it; every check waits until it holds, or fails.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ impl Page {
         Self { client }
     }
 
-    /// The id that the page shows as its own.
+    /// Returns the id that the page shows as its own.
     pub(crate) async fn id(&self) -> String {
         self.text("#my-id-digits").await
     }
@@ -56,7 +56,7 @@ impl Page {
         .await;
     }
 
-    /// Waits until `script` returns true; says `what` was awaited where it does not.
+    /// Waits until `script` returns true; the failure names `what`.
     pub(crate) async fn until(&self, what: &str, script: &str, arguments: Vec<Value>) {
         let deadline = Instant::now() + WAIT_MAX;
         while self.run(script, arguments.clone()).await != Value::Bool(true) {
@@ -68,20 +68,20 @@ impl Page {
         }
     }
 
-    /// Returns how many elements match `css`.
+    /// Returns the number of elements that match `css`.
     pub(crate) async fn count(&self, css: &str) -> u64 {
         let script = "return document.querySelectorAll(arguments[0]).length;";
         let count = self.run(script, vec![json!(css)]).await;
         count.as_u64().expect("a length is a number")
     }
 
-    /// Returns what the field `css` holds.
+    /// Returns the value of the field `css`.
     pub(crate) async fn value(&self, css: &str) -> String {
         let script = "return document.querySelector(arguments[0]).value;";
         string(self.run(script, vec![json!(css)]).await)
     }
 
-    /// The texts of all elements that match `css`, in order.
+    /// Returns the texts of all elements that match `css`, in order.
     pub(crate) async fn texts(&self, css: &str) -> Vec<String> {
         let script =
             "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent);";
@@ -99,7 +99,7 @@ impl Page {
         .await;
     }
 
-    /// Waits until the page is connected, as another device than `before`.
+    /// Waits until the page is connected, as another device than `before`; returns its id.
     pub(crate) async fn connected_as_other_than(&self, before: &str) -> String {
         self.until(
             &format!("the page is connected, not as {before}"),
@@ -134,7 +134,7 @@ impl Page {
         self.shows("#status-text", "Connected").await;
     }
 
-    /// Opens `url` in this tab, whatever it shows.
+    /// Opens `url` in this tab.
     pub(crate) async fn load(&self, url: &str) {
         self.client.goto(url).await.expect("the page loads");
     }
@@ -144,14 +144,14 @@ impl Page {
         self.client.refresh().await.expect("the page loads");
     }
 
-    /// Puts a value where the page keeps its own for this tab.
+    /// Stores a value where the page keeps those of this tab.
     pub(crate) async fn store(&self, name: &str, value: Value) {
         let script = "sessionStorage.setItem(`switchboard / ${arguments[0]}`, arguments[1]);";
         self.run(script, vec![json!(name), json!(value.to_string())]).await;
     }
 
-    /// Opens this page once more, in a tab that has a copy of what this one stored, as a browser's
-    /// "duplicate tab" does, and turns to it. Returns the tab that was left.
+    /// Opens this page in a second tab that has a copy of this one's storage, as a browser's
+    /// "duplicate tab" does, and switches to it. Returns the first tab.
     pub(crate) async fn duplicate(&self) -> Tab {
         let this = self.tab().await;
         self.run("open(location.href);", vec![]).await;
@@ -162,12 +162,12 @@ impl Page {
         this
     }
 
-    /// The tab that the page's methods see.
+    /// Returns the tab that the page's methods act on.
     pub(crate) async fn tab(&self) -> Tab {
         Tab(self.client.window().await.expect("a window"))
     }
 
-    /// From now on `tab` is what the page's methods see.
+    /// Makes `tab` the one that the page's methods act on.
     pub(crate) async fn turn_to(&self, tab: &Tab) {
         self.client.switch_to_window(tab.0.clone()).await.expect("the tab is there");
     }
@@ -185,7 +185,7 @@ impl Page {
         element.click().await.expect("the element can be clicked");
     }
 
-    /// Types `text` into the field `css`, in place of what it held.
+    /// Types `text` into the field `css`, replacing its content.
     pub(crate) async fn fill(&self, css: &str, text: &str) {
         let field = self.client.find(Locator::Css(css)).await.expect("a field");
         field.clear().await.expect("the field can be emptied");
@@ -210,7 +210,7 @@ impl Page {
         self.client.close().await.expect("the browser closes");
     }
 
-    /// Runs a script in the page; returns what it returns.
+    /// Runs a script in the page; returns its result.
     pub(crate) async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
         self.client.execute(script, arguments).await.expect("the script runs")
     }
@@ -220,7 +220,7 @@ fn string(value: Value) -> String {
     value.as_str().expect("a string").to_owned()
 }
 
-/// The driver's own command for what the page wrote to its console.
+/// The driver's own command for the messages in the page's console.
 #[derive(Debug)]
 struct ConsoleLog;
 

@@ -1,4 +1,4 @@
-//! The page on a path of another site, by way of a real nginx with the example for that.
+//! The page below a path of another site, behind a real nginx with the example for that.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,8 @@ const EXAMPLE: &str = include_str!("../../../../packaging/nginx/switchboard-subp
 
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// An nginx with the example, but without TLS, which the browser would not trust; ended when dropped.
+/// An nginx with the example, but without TLS, which the browser would not trust; stopped when
+/// dropped.
 struct Nginx {
     child: Child,
     address: SocketAddr,
@@ -25,7 +26,7 @@ struct Nginx {
 impl Nginx {
     fn start(server: &Server) -> Nginx {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Nobody else has sockets on the loopback address of this process' id.
+        // Nobody else has sockets on the loopback address made of this process's id.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
         let address = SocketAddr::from(([127, 64 | high, middle, low], 20_000));
         let upstream = server.page().replace("http://", "").replace('/', "");
@@ -43,7 +44,7 @@ impl Nginx {
              http {{\naccess_log off;\n{temporary}{conf}}}\n"
         );
         fs::write(directory.path().join("nginx.conf"), frame).expect("it is written");
-        // Where Debian has it, which is not on everybody's PATH.
+        // Debian's path, which is not on every user's PATH.
         let program = Some("/usr/sbin/nginx").filter(|program| Path::new(program).is_file());
         let child = Command::new(program.unwrap_or("nginx"))
             .arg("-p")
@@ -70,7 +71,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
+        // Both fail only if the child has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

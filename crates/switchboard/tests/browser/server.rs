@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// A server with a directory of its own, so that no configuration of the machine reaches it.
+/// A server in a directory of its own, so that no configuration of the machine affects it.
 pub(crate) struct Server {
     directory: TempDir,
     running: Option<Running>,
@@ -36,12 +36,12 @@ impl Server {
         self.running = Some(Running::start(&self.directory, self.port));
     }
 
-    /// The page's address.
+    /// Returns the page's address.
     pub(crate) fn page(&self) -> String {
         format!("http://127.0.0.1:{}/", self.port)
     }
 
-    /// The address for devices.
+    /// Returns the address for devices.
     pub(crate) fn socket(&self) -> String {
         format!("ws://127.0.0.1:{}/", self.port)
     }
@@ -81,7 +81,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
+        // Both fail only if the child has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(reader) = self.reader.take() {
@@ -90,7 +90,8 @@ impl Drop for Running {
     }
 }
 
-/// Reads the output to its end, reports the port at its first mention, and repeats all for the test's own output.
+/// Reads the output to its end, reports the port when it first occurs, and copies everything to
+/// the test's own output.
 fn read(output: PipeReader, found: &mpsc::Sender<u16>) {
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         eprintln!("server: {line}");
@@ -101,7 +102,7 @@ fn read(output: PipeReader, found: &mpsc::Sender<u16>) {
     }
 }
 
-/// The port in a line such as `... http://127.0.0.1:41234/ ...`.
+/// Returns the port in a line such as `... http://127.0.0.1:41234/ ...`.
 fn port_in(line: &str) -> Option<u16> {
     let (_, rest) = line.split_once("127.0.0.1:")?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

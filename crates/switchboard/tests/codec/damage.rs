@@ -12,13 +12,13 @@ use crate::stream::{BINARY, FIN, PING, Said, TEXT, conversation, decode_reads, f
 
 const MAX: usize = 4 << 10;
 
-/// One way to spoil a stream.
+/// A way to damage a stream.
 #[derive(Clone, Debug)]
 pub(crate) enum Damage {
     Flip(Index, u8),
     Insert(Index, u8),
     Remove(Index),
-    /// The rest of the stream from one place comes again at another.
+    /// The rest of the stream from one position is repeated at another.
     Splice(Index, Index),
     CutOff(Index),
 }
@@ -52,7 +52,7 @@ pub(crate) fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// Decodes in reads of this length; that each call makes progress is checked underneath.
+/// Decodes in reads of this length; the decoder's progress is checked as well.
 fn survives(role: Role, deflate: bool, stream: &[u8], read_len: usize) {
     let mut decoder = Decoder::new(role, MAX);
     if deflate {
@@ -125,7 +125,7 @@ fn a_decoder_between_messages_is_sixteen_bytes() {
     assert_eq!(size_of::<Decoder>(), 16);
 }
 
-/// If memory were set aside for a declared length, these would want 64 GiB.
+/// If memory were reserved for a declared length, these would take 64 GiB.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_declared_length_costs_no_memory() {

@@ -9,7 +9,7 @@ use crate::stream::{bytes_of, text_of};
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// A server's contexts, and those of its client as the server's answer says.
+/// A server's contexts, and those of its client according to the server's response.
 struct Pair {
     server: Deflate,
     compress: Compress,
@@ -42,8 +42,8 @@ impl Pair {
         }
     }
 
-    /// A message goes to the server and comes back the same; returns how long it was on the wire
-    /// when it came.
+    /// Sends a message to the server and back, unchanged; returns its length on the wire on the
+    /// way back.
     fn echo(&mut self, message: &[u8]) -> usize {
         let mut inflated = Vec::new();
         let deflated = self.deflate(message);
@@ -86,14 +86,15 @@ impl Pair {
     }
 }
 
-/// Text that compresses, bytes that hardly do, of many sizes; one after another the same.
+/// Returns compressible text and incompressible bytes of many sizes; some of them twice in a
+/// row.
 fn messages() -> Vec<Vec<u8>> {
     let lens = [0, 0, 1, 16, 64, 256, 1_024, 4_096, 8_192, 32_768, 131_072, 0];
     let of_len = |len| [text_of(len, len as u8).into_bytes(), noise(len), noise(len)];
     lens.into_iter().flat_map(of_len).collect()
 }
 
-/// Bytes that do not compress (xorshift32).
+/// Returns incompressible bytes (xorshift32).
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_u32;
     let byte = |_| {
@@ -139,8 +140,9 @@ fn many_messages_share_a_context() {
     }
 }
 
-/// An inflater with the agreed window would tell, too, but flate2's is lenient. So: of what comes
-/// again only from beyond the window nothing is saved, and from well within it much.
+/// An inflater with the agreed window would detect this, too, but flate2's is lenient. So the
+/// sizes tell: repetitions from beyond the window save nothing, those from well within it save
+/// much.
 #[test]
 fn the_server_looks_back_no_further_than_agreed() {
     for bits in 9..=15 {

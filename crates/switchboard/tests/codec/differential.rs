@@ -1,13 +1,13 @@
-//! Against tungstenite, an implementation that is not ours: what one writes the other reads, and
-//! what one refuses the other refuses.
+//! Comparison with tungstenite, an independent implementation: each side reads what the other
+//! writes, and rejects what the other rejects.
 //!
-//! Known differences, each held by a test here:
+//! Known differences, each covered by a test here:
 //!
-//! - tungstenite accepts a payload length in a longer form than it needs; RFC 6455 section 5.2 says
-//!   that the shortest form must be used, so we refuse it.
-//! - tungstenite judges a frame when all of it has arrived, we as soon as it is certainly wrong.
-//! - tungstenite hands on a close frame whose code must not be sent as one with code 1002; we
-//!   refuse it with 1002.
+//! - tungstenite accepts a payload length in a longer form than necessary; RFC 6455 section 5.2
+//!   requires the shortest form, so we reject it.
+//! - tungstenite checks a frame when all of it has arrived, we as soon as it is certainly wrong.
+//! - tungstenite reports a close frame with a forbidden code as one with code 1002; we reject it
+//!   with 1002.
 //! - tungstenite does not know close code 1014 (Bad Gateway, registered at IANA); we do.
 
 use std::io::{self, Cursor, Read, Write};
@@ -33,7 +33,7 @@ use crate::stream::{
 
 const MAX: usize = 1 << 17;
 
-/// A connection in memory: what comes is given, what goes is kept.
+/// A connection in memory: its input is given, its output is kept.
 #[derive(Default)]
 struct Wire {
     comes: Cursor<Vec<u8>>,
@@ -69,16 +69,16 @@ fn theirs(role: Role, max: usize, comes: Vec<u8>) -> WebSocket<Wire> {
     WebSocket::from_raw_socket(wire, role, Some(config))
 }
 
-/// What tungstenite makes of a stream.
+/// The way in which a stream ends for tungstenite.
 #[derive(Debug, PartialEq)]
 enum End {
-    /// It wants more bytes.
+    /// It waits for more bytes.
     Waits,
     Closed,
     Refused,
 }
 
-/// All that tungstenite hears in a stream, and how that ended.
+/// Returns everything that tungstenite reads from a stream, and how that ended.
 fn heard_by_theirs(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End) {
     let mut socket = theirs(role, max, stream.to_vec());
     let mut said = Vec::new();
@@ -89,7 +89,7 @@ fn heard_by_theirs(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End) {
             Ok(Message::Ping(payload)) => said.push(Said::Ping(payload.to_vec())),
             Ok(Message::Pong(payload)) => said.push(Said::Pong(payload.to_vec())),
             Ok(Message::Close(frame)) => {
-                // Their words for a code that must not be sent.
+                // tungstenite's text for a forbidden code.
                 if frame.as_ref().is_some_and(|frame| frame.reason == "Protocol violation") {
                     return (said, End::Refused);
                 }
@@ -111,7 +111,7 @@ fn heard_by_theirs(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End) {
     }
 }
 
-/// Returns what we hear in a stream, in tungstenite's terms.
+/// Returns everything that our decoder reads from a stream, in tungstenite's terms.
 fn heard_by_ours(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End, Option<Violation>) {
     let Outcome { mut said, violation, .. } = decode(role, max, stream);
     said.retain(|said| *said != Said::EmptyFragment);
@@ -123,7 +123,7 @@ fn heard_by_ours(role: Role, max: usize, stream: &[u8]) -> (Vec<Said>, End, Opti
     (said, end, violation)
 }
 
-/// Both hear the same in a stream and end alike, but for the known differences.
+/// Checks that both read the same from a stream and end alike, except for the known differences.
 fn agree(role: Role, max: usize, stream: &[u8]) {
     let (ours, our_end, violation) = heard_by_ours(role, max, stream);
     let (theirs, their_end) = heard_by_theirs(role, max, stream);
@@ -140,8 +140,8 @@ fn closes_with_1014(said: &[Said]) -> bool {
     matches!(said.last(), Some(Said::Close(Some(frame))) if frame.code.0 == 1014)
 }
 
-/// Bytes enough to end any frame that is within the limit, and then to break a rule: so
-/// tungstenite, too, comes to judge a frame that is wrong from its start.
+/// Returns enough bytes to complete any frame within the limit, and then to break a rule: so
+/// tungstenite, too, gets to check a frame that is wrong from its start.
 fn padding(max: usize) -> Vec<u8> {
     vec![0; max + 64]
 }
@@ -155,7 +155,7 @@ proptest! {
             .prop_flat_map(|role| (Just(role), conversation(role, 8))),
     ) {
         agree(role, MAX, &conversation.stream);
-        // The limit strikes both at the same message.
+        // Both reach the limit at the same message.
         agree(role, 128, &conversation.stream);
     }
 
@@ -220,7 +220,8 @@ proptest! {
     }
 }
 
-/// Opcodes and bits that are mostly right, texts that are mostly UTF-8, close frames of any code.
+/// Generates frames with mostly valid opcodes and bits, texts that are mostly UTF-8, and any
+/// close code.
 fn nearly_right() -> impl Strategy<Value = (u8, Vec<u8>)> {
     let fin = prop_oneof![2 => Just(FIN), 1 => Just(0)];
     let data = (fin, 0u8..=2, "[aé€😀]{0,4}", 0usize..4).prop_map(|(fin, opcode, text, cut)| {
@@ -239,14 +240,14 @@ fn nearly_right() -> impl Strategy<Value = (u8, Vec<u8>)> {
     ]
 }
 
-/// Writes a message as tungstenite does, in one frame or, with cuts, in fragments.
+/// Writes a message through tungstenite, in one frame or, with cuts, in fragments.
 fn write_by_theirs(socket: &mut WebSocket<Wire>, said: &Said, cuts: &[Index]) {
     let (opcode, payload) = match said {
         Said::Text(text) => (Data::Text, text.as_bytes()),
         Said::Binary(payload) => (Data::Binary, payload.as_slice()),
         other => panic!("{other:?} is no message"),
     };
-    // An empty fragment is an event of its own to us, and no part of this.
+    // An empty fragment is a separate event for us, and not a part of this test.
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
     cuts.retain(|cut| (1..payload.len()).contains(cut));
     cuts.sort_unstable();
@@ -307,7 +308,7 @@ fn all_first_bytes_are_judged_alike() {
             for role in [Role::Server, Role::Client] {
                 for begun in [Vec::new(), frame(role, TEXT, b"begun"), frame(role, BINARY, b"")] {
                     let mut stream = begun;
-                    // As a close code, 0x2020 may not be sent; as text it may.
+                    // 0x2020 is a forbidden close code, but valid text.
                     stream.extend(frame(role, first, &vec![b' '; len]));
                     stream.extend(padding(200));
                     agree(role, 200, &stream);

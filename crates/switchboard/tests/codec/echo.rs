@@ -1,5 +1,5 @@
-//! `examples/echo.rs`, against which the Autobahn test suite itself is run, answers a client that is
-//! not ours.
+//! `examples/echo.rs`, which the Autobahn test suite is run against, with a client of another
+//! implementation.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;

@@ -1,4 +1,4 @@
-//! `max_message_bytes` holds to the byte, and is judged before a payload is read.
+//! `max_message_bytes` is exact to the byte, and is checked before a payload is read.
 
 use switchboard::ws::{CloseCode, Decoder, Role, Violation};
 
@@ -82,7 +82,7 @@ fn no_length_overflows_the_sum_of_fragments() {
     stream.extend((u64::MAX >> 1).to_be_bytes());
     let max = usize::MAX;
     let outcome = decode(Role::Client, max, &stream);
-    // More than 4 GiB is no limit that a decoder keeps.
+    // A decoder stores no limit above 4 GiB.
     assert_eq!(outcome.violation, Some(Violation::TooBig { max: u32::MAX }));
 }
 

@@ -1,7 +1,7 @@
 //! The WebSocket layer from outside: against its own promises, RFC 6455, tungstenite and flate2.
 //!
-//! Whatever is random here is drawn from a fixed seed, so that a test which passed passes again;
-//! looking for the unforeseen is the fuzz targets' task.
+//! Random inputs have a fixed seed, so a test that passed once passes again; finding new
+//! failures is left to the fuzz targets.
 
 mod damage;
 mod deflate;
@@ -16,7 +16,7 @@ mod violations;
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// As many cases as said, the same ones each time.
+/// Runs this many cases, the same ones each time.
 fn cases(cases: u32) -> Config {
     Config { cases, rng_seed: RngSeed::Fixed(6455), failure_persistence: None, ..Config::default() }
 }

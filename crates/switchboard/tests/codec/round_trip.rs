@@ -1,4 +1,4 @@
-//! What one end says, the other hears.
+//! Each end decodes what the other end encodes.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use switchboard::ws::{
 use crate::cases;
 use crate::stream::{Said, bytes_of, conversation, decode, decode_reads, text_of};
 
-/// Around every border between two forms of the length, and well inside each.
+/// Lengths around every border between two forms of the length, and well inside each.
 const LENS: [usize; 12] =
     [0, 1, 2, 124, 125, 126, 127, 1_000, 65_535, 65_536, 65_537, (1 << 20) + 3];
 

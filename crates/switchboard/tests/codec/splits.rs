@@ -1,4 +1,4 @@
-//! How a stream is cut into reads changes nothing of what it says.
+//! Splitting a stream into reads does not change its messages.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn decoder(role: Role) -> Decoder {
     decoder
 }
 
-/// Streams of every construct, and some that break a rule in their midst.
+/// Returns streams with every construct, and some that break a rule in the middle.
 fn streams(reader: Role) -> Vec<Vec<u8>> {
     let frame = |first, payload: &[u8]| frame(reader, first, payload);
     let good = [
@@ -103,8 +103,8 @@ fn reads_of_equal_size_change_nothing() {
     }
 }
 
-/// The same was said, and the same rule broken; a broken rule may be seen before all of the frame
-/// that breaks it is here, so what was consumed by then is no part of the promise.
+/// Checks for the same messages and the same violation. A violation may be detected before all
+/// of its frame is here, so the bytes consumed by then may differ.
 fn assert_same(split: &Outcome, whole: &Outcome, how: &str) {
     assert_eq!(split.said, whole.said, "{how}");
     assert_eq!(split.violation, whole.violation, "{how}");

@@ -1,4 +1,4 @@
-//! Byte streams as a peer writes them, and all that a decoder makes of one.
+//! Byte streams as a peer writes them, and everything that a decoder reads from them.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ pub(crate) const CLOSE: u8 = 0x8;
 pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xA;
 
-/// An event that outlives the bytes it was read from.
+/// An event that outlives the bytes it was decoded from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     Text(String),
@@ -31,7 +31,7 @@ impl Said {
         Said::Text(text.to_owned())
     }
 
-    /// A close frame without a reason.
+    /// Returns a close frame without a reason.
     pub(crate) fn close(code: u16) -> Said {
         Said::Close(Some(CloseFrame { code: CloseCode(code), reason: String::new() }))
     }
@@ -55,12 +55,12 @@ impl From<Event<'_>> for Said {
     }
 }
 
-/// All that a stream amounted to, up to its close or violation.
+/// Everything decoded from a stream, up to its close or violation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) said: Vec<Said>,
     pub(crate) violation: Option<Violation>,
-    /// Bytes that were taken in.
+    /// Number of bytes consumed.
     pub(crate) consumed: usize,
 }
 
@@ -69,7 +69,7 @@ impl Outcome {
         self.violation.is_some() || matches!(self.said.last(), Some(Said::Close(_)))
     }
 
-    /// Feeds one read; panics where the decoder makes no progress.
+    /// Feeds one read; panics if the decoder makes no progress.
     pub(crate) fn feed(&mut self, decoder: &mut Decoder, read: &[u8]) {
         let mut read = read.to_vec();
         let mut rest = read.as_mut_slice();
@@ -132,12 +132,12 @@ pub(crate) fn frame(reader: Role, first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A close frame's payload.
+/// Returns the payload of a close frame.
 pub(crate) fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()
 }
 
-/// A text of exactly `len` bytes, with characters of all widths.
+/// Returns a text of exactly `len` bytes, with characters of all widths.
 pub(crate) fn text_of(len: usize, seed: u8) -> String {
     let mut text = String::with_capacity(len);
     for char in "aé€😀\0ſ中𝄞~".chars().cycle().skip(usize::from(seed % 9)) {
@@ -150,7 +150,7 @@ pub(crate) fn text_of(len: usize, seed: u8) -> String {
     text
 }
 
-/// Bytes that repeat with no power of two.
+/// Returns bytes whose period is not a power of two.
 pub(crate) fn bytes_of(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|at| seed.wrapping_add((at % 251) as u8)).collect()
 }
@@ -159,21 +159,21 @@ pub(crate) fn bytes_of(len: usize, seed: u8) -> Vec<u8> {
 #[derive(Clone, Debug)]
 struct Message {
     said: Said,
-    /// Where it is cut into fragments.
+    /// Positions at which it is split into fragments.
     cuts: Vec<Index>,
     /// A control frame before some of the fragments.
     control: Said,
 }
 
-/// What a peer says, and the bytes in which it says it.
+/// Messages of a peer, and their bytes on the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct Conversation {
     pub(crate) said: Vec<Said>,
     pub(crate) stream: Vec<u8>,
 }
 
-/// Up to `messages` messages of any kind and many sizes, in random fragments, with control frames
-/// before, between and after them, for a reader in this role.
+/// Generates up to `messages` messages of any kind and many sizes, in random fragments, with
+/// control frames before, between and after them, for a reader in this role.
 pub(crate) fn conversation(reader: Role, messages: usize) -> impl Strategy<Value = Conversation> {
     vec(message(), 0..=messages).prop_map(move |messages| {
         let mut conversation = Conversation { said: Vec::new(), stream: Vec::new() };

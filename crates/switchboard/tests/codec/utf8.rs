@@ -1,4 +1,4 @@
-//! Text is UTF-8, however it is cut, and bad text is told at the byte that makes it bad.
+//! Text must be UTF-8, however it is split; bad text is reported at the byte that makes it bad.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use switchboard::ws::{Decoder, Role, Violation};
 use crate::cases;
 use crate::stream::{CONTINUATION, FIN, Outcome, Said, TEXT, decode, frame};
 
-/// Sequences that are not UTF-8 and the number of bytes after which that is certain; `None` when
+/// Sequences that are not UTF-8, and the number of bytes after which that is certain; `None` if
 /// only the end of the message makes it so (RFC 3629 section 4).
 const BAD: [(&[u8], Option<usize>); 24] = [
     // Bytes that never occur.
@@ -17,7 +17,7 @@ const BAD: [(&[u8], Option<usize>); 24] = [
     (b"\xF5\x80\x80\x80", Some(1)),
     (b"\xFE", Some(1)),
     (b"\xFF", Some(1)),
-    // Continuations of nothing.
+    // Continuation bytes without a start byte.
     (b"\x80", Some(1)),
     (b"\xBF", Some(1)),
     // Overlong forms: of `/`, and of the largest code point that a shorter form holds.
@@ -33,18 +33,18 @@ const BAD: [(&[u8], Option<usize>); 24] = [
     (b"\xED\xA0\xBD\xED\xB8\x80", Some(2)),
     // Above U+10FFFF.
     (b"\xF4\x90\x80\x80", Some(2)),
-    // Broken off by another character.
+    // Interrupted by another character.
     (b"\xC3(", Some(2)),
     (b"\xE2\x82(", Some(3)),
     (b"\xF0\x9F\x98(", Some(4)),
-    // Broken off by the end.
+    // Truncated by the end.
     (b"\xC3", None),
     (b"\xE2\x82", None),
     (b"\xF0\x9F", None),
     (b"\xF0\x9F\x98", None),
 ];
 
-/// The border cases that are UTF-8 all the same.
+/// Border cases that are valid UTF-8.
 const GOOD: [&str; 10] = [
     "\0",
     "\u{7F}",
@@ -79,7 +79,7 @@ fn bad_text_is_told_at_the_byte_that_no_later_byte_can_mend() {
     }
 }
 
-/// After how many bytes of a message, coming one by one, its text is refused.
+/// Returns the number of bytes of a message, fed one by one, after which its text is rejected.
 fn told_after(message: &[u8]) -> Option<usize> {
     let stream = frame(Role::Client, FIN | TEXT, message);
     let header_len = stream.len() - message.len();
@@ -134,7 +134,7 @@ fn binary_messages_may_hold_anything() {
     }
 }
 
-/// The number of bytes after which a text is surely bad, by the standard library.
+/// Returns the number of bytes after which a text is certainly bad, by the standard library.
 fn certainly_bad_after(message: &[u8]) -> Option<usize> {
     (1..=message.len()).find(|&len| {
         std::str::from_utf8(&message[..len]).is_err_and(|error| error.error_len().is_some())

@@ -10,7 +10,8 @@ use crate::stream::{
 const RSV2: u8 = 0x20;
 const RSV3: u8 = 0x10;
 
-/// Returns what a client says wrongly; section of RFC 6455; what is told; the close code.
+/// Returns the rule broken by a client, with its section of RFC 6455; the bytes; the violation;
+/// the close code.
 fn wrongs() -> Vec<(&'static str, Vec<u8>, Violation, u16)> {
     let frame = |first, payload: &[u8]| frame(Role::Server, first, payload);
     let close = |payload: &[u8]| frame(FIN | CLOSE, payload);
@@ -71,7 +72,7 @@ fn wrongs() -> Vec<(&'static str, Vec<u8>, Violation, u16)> {
     ]
 }
 
-/// A client's empty text frame whose header declares a length in this form.
+/// Returns a client's empty text frame whose header declares a length in this form.
 fn length(form: u8, len: u64) -> Vec<u8> {
     let mut out = vec![FIN | TEXT, 0x80 | form];
     match form {

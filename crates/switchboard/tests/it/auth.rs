@@ -1,4 +1,4 @@
-//! `switchboard token` from outside: what it prints is a token that the server's key has signed.
+//! `switchboard token` from outside: it prints a token that the server's key has signed.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -17,7 +17,7 @@ use switchboard_proto::v1::PublicId;
 
 use crate::server::{Server, binary};
 
-/// Returns where a server with this data directory was started once.
+/// Returns the directory in which a server with this data directory was started once.
 fn started_with(data_dir: &str) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     let mut server = Server::spawn(home, &[&format!("data_dir={data_dir}")], |_| {});
@@ -31,7 +31,7 @@ fn token(home: &Path, line: &str) -> Output {
     binary().args(args).current_dir(home).output().unwrap()
 }
 
-/// Returns what the printed token proves to a server with this data directory.
+/// Returns the claims that the printed token proves to a server with this data directory.
 fn claims(output: &Output, data_dir: PathBuf) -> Claims {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stderr, b"", "standard output is no terminal");
@@ -45,7 +45,7 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// How it failed, and with what words.
+/// Checks the exit code and the message of a failure.
 #[track_caller]
 fn refused(output: &Output, code: i32, words: &str) {
     let err = String::from_utf8_lossy(&output.stderr);
@@ -70,8 +70,8 @@ fn a_token_is_for_the_server_with_the_same_data_directory() {
     assert_eq!((key.len(), key.permissions().mode() & 0o777), (32, 0o600));
 }
 
-/// In another directory than the server's, a key was made without a word, and its token was worth
-/// nothing.
+/// In another directory than the server's, a key was once silently created, and its token was
+/// worthless.
 #[test]
 fn without_a_servers_data_there_is_no_token_and_nothing_is_made() {
     let home = tempfile::tempdir().unwrap();

@@ -34,7 +34,7 @@ fn every_message_comes_once_and_in_order_across_shards() {
     assert!(report["server_cpu_us_per_message"].as_f64().unwrap() > 0.0, "{report}");
     let forwarded = server.metric("switchboard_messages_total{result=\"forwarded\"}");
     assert!(forwarded >= 20_000.0, "the pairs were not across shards: {forwarded}");
-    // Each delivery is timed once, also one that was forwarded.
+    // Each delivery is timed once, including forwarded ones.
     let delivered = server.metric("switchboard_messages_total{result=\"delivered\"}");
     assert_eq!(server.metric("switchboard_delivery_latency_seconds_count"), delivered);
 }

@@ -1,4 +1,4 @@
-//! The command line from outside: what each command prints, and how it ends.
+//! The command line from outside: the output of each command, and its exit code.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -23,7 +23,7 @@ mod lines;
 mod results;
 mod stopped;
 
-/// The binary in an empty directory, with no variable of the machine's that it would read.
+/// The binary in an empty directory, without the machine's variables that it would read.
 struct Shell {
     directory: TempDir,
 }
@@ -44,7 +44,7 @@ impl Shell {
         command
     }
 
-    /// Runs `switchboard <line>` to its end, with this on its standard input.
+    /// Runs `switchboard <line>` to its end, with `input` on its standard input.
     fn feed(&self, line: &str, input: &str) -> Ran {
         let mut command = self.command(line);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -59,7 +59,7 @@ impl Shell {
     }
 }
 
-/// What a command printed, and how it ended.
+/// Output and exit code of a command.
 struct Ran {
     code: Option<i32>,
     out: String,
@@ -76,7 +76,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// A `switchboard listen` that is connected.
+/// A connected `switchboard listen`.
 struct Listener {
     child: Child,
     /// Its standard output, until the test stops reading.
@@ -117,23 +117,23 @@ impl Listener {
     }
 }
 
-/// A test that fails leaves no process behind.
+/// Leaves no process behind when a test fails.
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Both fail only for a child that has been waited for.
+        // Both fail only if the child has been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs `send --json`: its exit code and its one result.
+/// Runs `send --json`; returns its exit code and its one result.
 fn send(shell: &Shell, server: &Server, line: &str) -> (Option<i32>, Value) {
     let ran = shell.run(&format!("send --json --url {} {line}", server.url()));
     let said = serde_json::from_str(&ran.out);
     (ran.code, said.unwrap_or_else(|_| panic!("{}{}", ran.out, ran.err)))
 }
 
-/// A token for a device, in a file of its name.
+/// Writes a token for a device into a file of its name.
 fn token(shell: &Shell, server: &Server, name: &str) {
     let data = server.directory.path().join("switchboard-data");
     let ran = shell.run(&format!("token --device {name} --data-dir {}", data.display()));
@@ -141,7 +141,7 @@ fn token(shell: &Shell, server: &Server, name: &str) {
     std::fs::write(shell.directory.path().join(name), ran.out).unwrap();
 }
 
-/// Makes a device that is away.
+/// Creates a device that is away.
 fn away(shell: &Shell, server: &Server, name: &str) {
     token(shell, server, name);
     drop(durable::Listening::start(shell, server, &format!("--token-file {name}")));
@@ -212,7 +212,7 @@ fn config_check_reads_the_certificate() {
     assert!(ran.err.starts_with("switchboard: cannot use the keys of tokens: "), "{}", ran.err);
 }
 
-/// It said so by 1, which is for what fails while running.
+/// Its exit code was once 1, which is for failures at run time.
 #[test]
 fn a_server_does_not_start_with_files_that_cannot_be_used() {
     let shell = Shell::new().with_file("c.pem", "none");
@@ -314,7 +314,7 @@ fn a_port_that_is_taken_is_a_failure() {
     assert_eq!(ran.code, Some(1), "{}", ran.err);
 }
 
-/// An address where nobody listens.
+/// Returns an address where nobody listens.
 fn nobody() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("ws://{}", listener.local_addr().unwrap())
@@ -375,7 +375,8 @@ fn send_reads_standard_input() {
     assert_eq!(listener.json()["body"], "two\nlines\n");
 }
 
-/// A device once sent a new line, a number and a colon, and it looked like another device's message.
+/// A device once sent a newline, a number and a colon, which looked like another device's
+/// message.
 #[test]
 fn no_message_looks_like_another_line() {
     let (server, shell) = (Server::start(), Shell::new());

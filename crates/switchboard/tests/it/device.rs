@@ -1,4 +1,5 @@
-//! A device in a test: another implementation of WebSocket (tungstenite), the text protocol by hand.
+//! A device for tests: another WebSocket implementation (tungstenite), the text protocol by
+//! hand.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,7 +10,7 @@ use tungstenite::{Error, Message, WebSocket};
 
 use crate::server::Server;
 
-/// A connected device, over TCP unless something is between.
+/// A connected device, over TCP unless another stream is given.
 pub(crate) struct Device<S = TcpStream> {
     /// The id that the server gave it.
     pub(crate) id: u64,
@@ -24,7 +25,7 @@ impl Device {
         Device::try_connect(server, server.url()).expect("the handshake succeeds")
     }
 
-    /// Connects with a request of the caller's.
+    /// Connects with a given request.
     pub(crate) fn try_connect(
         server: &Server,
         request: impl IntoClientRequest,
@@ -34,7 +35,7 @@ impl Device {
 }
 
 impl<S: Read + Write> Device<S> {
-    /// Connects over a stream that is there already.
+    /// Connects over an existing stream.
     pub(crate) fn over(stream: S, request: impl IntoClientRequest) -> Result<Device<S>, Error> {
         let client = tungstenite::client(request, stream);
         let (mut socket, _) = client.map_err(|error| match error {
@@ -49,35 +50,35 @@ impl<S: Read + Write> Device<S> {
         Ok(Device { id, welcome, socket })
     }
 
-    /// Says something, as it is.
+    /// Sends a text unchanged.
     pub(crate) fn say(&mut self, message: &str) {
         self.socket.send(Message::text(message)).unwrap();
     }
 
-    /// `send,<to>,<text>`.
+    /// Sends `send,<to>,<text>`.
     pub(crate) fn send(&mut self, to: u64, text: &str) {
         self.say(&format!("send,{to},{text}"));
     }
 
-    /// The next text that comes.
+    /// Returns the next text.
     pub(crate) fn hear(&mut self) -> String {
         read_text(&mut self.socket)
     }
 
-    /// Says something and hears the next text that comes.
+    /// Sends a text and returns the next one received.
     pub(crate) fn ask(&mut self, message: &str) -> String {
         self.say(message);
         self.hear()
     }
 
-    /// Whether all that was sent so far has been dealt with and nothing else came of it: the
-    /// server answers one connection's commands in order, so the answer to `help` is the proof.
+    /// Checks that everything sent so far has been handled and nothing else came of it: the
+    /// server answers one connection's commands in order, so the answer to `help` proves it.
     pub(crate) fn hears_nothing(&mut self) {
         let answer = self.ask("help");
         assert!(answer.starts_with("Your ID: "), "{answer:?}");
     }
 
-    /// Reads to the end of the connection: the close frame that came, if one did.
+    /// Reads to the end of the connection; returns the close frame, if there was one.
     pub(crate) fn close_frame(&mut self) -> Option<CloseFrame> {
         let mut frame = None;
         loop {
@@ -91,12 +92,12 @@ impl<S: Read + Write> Device<S> {
         }
     }
 
-    /// The code of [`Device::close_frame`].
+    /// Returns the code of [`Device::close_frame`].
     pub(crate) fn close_code(&mut self) -> u16 {
         self.close_frame().expect("a close frame").code.into()
     }
 
-    /// Closes properly, to the end.
+    /// Closes properly, and waits for the end.
     pub(crate) fn close(mut self) {
         self.socket.close(None).unwrap();
         self.close_frame();

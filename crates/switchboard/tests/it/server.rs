@@ -11,10 +11,10 @@ use switchboard::auth::OwnKey;
 use switchboard_proto::v1::DeviceRef;
 use tempfile::TempDir;
 
-/// Nothing in a test takes this long unless it hangs.
+/// Maximum time for anything in a test; reaching it means a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The binary, with no variable of the machine's that it would read.
+/// Returns the binary, without the machine's variables that it would read.
 pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
     without_settings(&mut command);
@@ -29,12 +29,12 @@ pub(crate) fn without_settings(command: &mut Command) {
     }
 }
 
-/// A server with a directory of its own, so that no configuration of the machine reaches it.
+/// A server in a directory of its own, so that no configuration of the machine affects it.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Its working directory.
     pub(crate) directory: TempDir,
-    /// What its command begins with, where it is not the binary itself.
+    /// Beginning of its command, if that is not the binary itself.
     prefix: Vec<String>,
     settings: Vec<String>,
     child: Child,
@@ -59,8 +59,8 @@ impl Server {
         Server::spawn(tempfile::tempdir().unwrap(), settings, |_| {})
     }
 
-    /// With the defaults, on a loopback address at which no other test has sockets: while it is down
-    /// nobody else gets its port.
+    /// Starts with the defaults, on a loopback address where no other test has sockets: while it
+    /// is down nobody else gets its port.
     pub(crate) fn alone_on(host: &str) -> Server {
         let (directory, settings) = (tempfile::tempdir().unwrap(), Vec::new());
         let (address, child, log) =
@@ -68,7 +68,8 @@ impl Server {
         Server { address, directory, prefix: Vec::new(), settings, child, log: Some(log) }
     }
 
-    /// As [`Server::with`], in a directory that may hold files, with a last word on the command.
+    /// Like [`Server::with`], in a directory that may contain files, and with changes to the
+    /// command.
     pub(crate) fn spawn(
         directory: TempDir,
         settings: &[&str],
@@ -79,7 +80,8 @@ impl Server {
         Server { address, directory, prefix: Vec::new(), settings, child, log: Some(log) }
     }
 
-    /// As [`Server::with`], started by another program, in which it chooses its directory.
+    /// Like [`Server::with`], started through another program, in which it chooses its
+    /// directory.
     pub(crate) fn within(prefix: &[String], settings: &[&str]) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let (prefix, settings) = (prefix.to_vec(), settings.iter().map(ToString::to_string));
@@ -88,9 +90,9 @@ impl Server {
         Server { address, directory, prefix, settings, child, log: Some(log) }
     }
 
-    /// SIGKILL, as by a crash; what is on disk stays. Ended twice is ended.
+    /// Sends SIGKILL, like a crash; files on disk stay. May be called twice.
     pub(crate) fn kill(&mut self) {
-        // Both fail only for a child that is gone already.
+        // Both fail only if the child has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -101,7 +103,7 @@ impl Server {
         self.restart_with(&[]);
     }
 
-    /// As [`Server::restart`], with more settings.
+    /// Like [`Server::restart`], with more settings.
     pub(crate) fn restart_with(&mut self, more: &[&str]) {
         self.kill();
         let more = more.iter().map(ToString::to_string);
@@ -110,7 +112,7 @@ impl Server {
         (self.address, self.child, self.log) = (address, child, Some(log));
     }
 
-    /// As [`Server::restart`], at the same address, for clients that come back by themselves.
+    /// Like [`Server::restart`], at the same address, for clients that reconnect by themselves.
     pub(crate) fn restart_in_place(&mut self) {
         self.kill();
         let (directory, prefix, settings) = (&self.directory, &self.prefix, &self.settings);
@@ -119,7 +121,7 @@ impl Server {
         (self.child, self.log) = (child, Some(log));
     }
 
-    /// Returns where devices connect.
+    /// Returns the address for devices.
     pub(crate) fn url(&self) -> String {
         format!("ws://{}/", self.address)
     }
@@ -132,7 +134,7 @@ impl Server {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the end that something else brings about; returns how it ended.
+    /// Waits for an end with another cause; returns the exit status.
     pub(crate) fn await_end(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -144,14 +146,14 @@ impl Server {
         }
     }
 
-    /// As [`Server::await_end`], with the log of the run.
+    /// Like [`Server::await_end`], with the log of the run.
     pub(crate) fn wait(mut self) -> Ended {
         let status = self.await_end();
         let log = self.log.take().expect("it is taken once").join().unwrap();
         Ended { status, log }
     }
 
-    /// SIGTERM, and what came of it.
+    /// Sends SIGTERM and returns the result.
     pub(crate) fn terminate(self) -> Ended {
         self.signal(Signal::TERM);
         self.wait()
@@ -168,7 +170,7 @@ impl Server {
         }
     }
 
-    /// A TCP connection that fails a test rather than hang it.
+    /// Opens a TCP connection with a timeout, which fails a test rather than hang it.
     pub(crate) fn socket(&self) -> TcpStream {
         let socket = TcpStream::connect(self.address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -177,7 +179,7 @@ impl Server {
         socket
     }
 
-    /// Sends bytes as they are and reads until the server closes.
+    /// Sends raw bytes and reads until the server closes.
     pub(crate) fn raw(&self, request: &[u8]) -> String {
         let mut socket = self.socket();
         socket.write_all(request).unwrap();
@@ -186,13 +188,13 @@ impl Server {
         String::from_utf8(answer).unwrap()
     }
 
-    /// The body of a GET.
+    /// Returns the body of a GET.
     pub(crate) fn get(&self, path: &str) -> String {
         let answer = self.raw(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
         answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
     }
 
-    /// All that `/metrics` shows, to who may be a device.
+    /// Returns all metrics, with a token if the server asks for one.
     fn metrics(&self) -> String {
         let token = match self.settings.iter().any(|setting| setting == "auth=token") {
             true => format!("Authorization: Bearer {}\r\n", token(self, "metrics", None)),
@@ -203,14 +205,15 @@ impl Server {
         answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
     }
 
-    /// The value of a sample in `/metrics`, labels and all: `name{label="value"}`.
+    /// Returns the value of a sample in `/metrics`, named with its labels:
+    /// `name{label="value"}`.
     pub(crate) fn metric(&self, sample: &str) -> f64 {
         let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{sample} in\n{text}")).parse().unwrap()
     }
 
-    /// Waits until a sample has a value.
+    /// Waits until the value of a sample meets a condition.
     pub(crate) fn await_metric(&self, sample: &str, holds: impl Fn(f64) -> bool) {
         let began = Instant::now();
         loop {
@@ -280,7 +283,7 @@ fn launch_on(
     (address, child, log)
 }
 
-/// A token for a device by its name, signed with the server's own key.
+/// Returns a token for a device by its name, signed with the server's own key.
 pub(crate) fn token(server: &Server, name: &str, ttl: Option<Duration>) -> String {
     let key = OwnKey::open(&server.directory.path().join("switchboard-data")).unwrap();
     key.mint(DeviceRef::Name(name), ttl, None, now_s())

@@ -1,4 +1,4 @@
-//! Makes system calls of one thread of the real binary fail or hang, by strace.
+//! Makes system calls of one thread of the real binary fail or hang, with strace.
 
 use std::fs::{self, DirEntry};
 use std::io::{BufRead, BufReader, Read};
@@ -8,16 +8,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server::Server;
 
-/// Returns what a server's command begins with so that its system calls may be tampered with: whoever made
-/// a user namespace may trace what is in it, also where else only a parent may trace its child.
+/// Returns the prefix of a server's command that allows tampering with its system calls: the
+/// creator of a user namespace may trace the processes in it, even where otherwise only a parent
+/// may trace its child.
 pub(crate) fn prefix() -> Vec<String> {
     ["unshare", "--user", "--map-root-user"].map(str::to_owned).to_vec()
 }
 
-/// As long as it lives, some system calls of one of the server's threads are tampered with.
+/// Tampers with some system calls of one of the server's threads while it exists.
 pub(crate) struct Tampering {
     strace: Child,
-    /// Kept, as strace says on it that it leaves.
+    /// Kept open, because strace prints to it when it detaches.
     _stderr: BufReader<ChildStderr>,
 }
 
@@ -31,22 +32,22 @@ pub(crate) const CONTROL: &str = "control";
 /// In microseconds: longer than any test takes.
 const HANG: &str = "delay_enter=600000000";
 
-/// Those that make data durable.
+/// The calls that make data durable.
 pub(crate) const SYNCS: &str = "fdatasync,fsync";
 
 impl Tampering {
-    /// From the return of this on, `calls` (names with commas between them) fail with this error
-    /// and are not made.
+    /// Once this returns, `calls` (names separated by commas) fail with this error and are not
+    /// executed.
     pub(crate) fn fail(server: &Server, thread: &str, calls: &str, error: &str) -> Tampering {
         Tampering::begin(&["-p", &thread_id(server, thread)], calls, &format!("error={error}"))
     }
 
-    /// From the return of this on, `calls` do not even begin.
+    /// Once this returns, `calls` do not even begin.
     pub(crate) fn hang(server: &Server, thread: &str, calls: &str) -> Tampering {
         Tampering::begin(&["-p", &thread_id(server, thread)], calls, HANG)
     }
 
-    /// As [`Tampering::hang`], in all threads, also those that begin later.
+    /// Like [`Tampering::hang`], in all threads, including those that start later.
     pub(crate) fn hang_all(server: &Server, calls: &str) -> Tampering {
         Tampering::begin(&["-f", "-p", &server.pid().to_string()], calls, HANG)
     }
@@ -74,7 +75,7 @@ impl Tampering {
         Tampering { strace, _stderr: stderr }
     }
 
-    /// From the return of this on all is as usual; what hung goes on.
+    /// Once this returns all is as usual; calls that hung continue.
     pub(crate) fn end(mut self) {
         kill_process(Pid::from_child(&self.strace), Signal::TERM).unwrap();
         self.strace.wait().unwrap();
@@ -83,13 +84,13 @@ impl Tampering {
 
 impl Drop for Tampering {
     fn drop(&mut self) {
-        // Both fail only for a process that is gone already.
+        // Both fail only if the process has already exited.
         let _ = self.strace.kill();
         let _ = self.strace.wait();
     }
 }
 
-/// The thread to which the server gave this name.
+/// Returns the id of the thread that has this name in the server.
 fn thread_id(server: &Server, name: &str) -> String {
     let tasks = format!("/proc/{}/task", server.pid().as_raw_nonzero());
     let mut tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap());

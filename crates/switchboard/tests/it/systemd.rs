@@ -1,5 +1,5 @@
-//! The unit for systemd, and what the real binary tells systemd, for which a socket of the test's
-//! stands.
+//! The systemd unit, and the notifications of the real binary, received on a socket of the test
+//! in place of systemd.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -22,10 +22,11 @@ use crate::v1::client::{V1, send};
 const UNIT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd/switchboard.service");
 
-/// As `WatchdogSec`: long enough that a busy machine does not look like a server that hangs.
+/// Value of `WatchdogSec`: long enough that a busy machine does not look like a server that
+/// hangs.
 const WATCHDOG: Duration = Duration::from_secs(3);
 
-/// Where a server tells how it is.
+/// Receiver of a server's notifications.
 struct Manager {
     socket: UnixDatagram,
     /// The value of `NOTIFY_SOCKET`.
@@ -43,7 +44,7 @@ impl Manager {
 
     fn with_abstract_name() -> Manager {
         let directory = tempfile::tempdir().unwrap();
-        // A name that no other test has, as that of the directory.
+        // Named after the directory, so that no other test has this name.
         let name = directory.path().to_str().unwrap().to_owned();
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         Manager::new(UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}"), directory)
@@ -53,7 +54,7 @@ impl Manager {
         Manager { socket, address, _directory: directory }
     }
 
-    /// A server that was given this manager's variables and may be traced.
+    /// Starts a server that has this manager's variables and may be traced.
     fn start(&self, settings: &[&str]) -> Server {
         let variables = [
             "env".to_owned(),
@@ -63,7 +64,7 @@ impl Manager {
         Server::within(&[&strace::prefix()[..], &variables].concat(), settings)
     }
 
-    /// The next datagram; `None` if there is none for so long.
+    /// Returns the next datagram; `None` if there is none within `time`.
     fn next_within(&self, time: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(time)).unwrap();
         let mut datagram = [0; 4096];
@@ -78,12 +79,12 @@ impl Manager {
         self.next_within(PATIENCE).expect("another datagram")
     }
 
-    /// The next that is no keep-alive.
+    /// Returns the next datagram that is not a keep-alive.
     fn news(&self) -> String {
         std::iter::repeat_with(|| self.next()).find(|said| said != "WATCHDOG=1").unwrap()
     }
 
-    /// Keep-alives come as systemd needs them.
+    /// Checks that keep-alives arrive as often as systemd requires.
     fn hears_keep_alives(&self) {
         for _ in 0..5 {
             let said = self.next_within(WATCHDOG);
@@ -91,7 +92,7 @@ impl Manager {
         }
     }
 
-    /// Waits until no keep-alive came for as long as makes systemd restart the server.
+    /// Waits until no keep-alive has come for as long as makes systemd restart the server.
     fn hears_no_more(&self) {
         let began = Instant::now();
         while self.next_within(WATCHDOG).is_some() {
@@ -129,7 +130,7 @@ fn tells_all_of_its_life(manager: &Manager) {
     assert!(server.wait().status.success());
 }
 
-/// A reload is announced with the time at which it began.
+/// Checks that a reload is announced with the time at which it began.
 fn reloads(manager: &Manager, not_before_us: i64) {
     let said = manager.news();
     let (reloading, rest) = said.split_once("\nMONOTONIC_USEC=").unwrap();

@@ -1,4 +1,4 @@
-//! What the original answers, recorded from it, replayed against this server.
+//! Recorded transcripts of the original server, replayed against this server.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ fn all_transcripts_hold_across_shards() {
     replay(&["shards=3"]);
 }
 
-/// Each transcript against a server of its own, all at the same time: some of them wait.
+/// Replays each transcript against a server of its own, all at the same time, since some of them
+/// wait.
 fn replay(settings: &[&str]) {
     let transcripts = TRANSCRIPTS.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     std::thread::scope(|scope| {
@@ -39,9 +40,9 @@ fn replay(settings: &[&str]) {
 
 struct Replay {
     server: Server,
-    /// By the letter that the transcript names them with.
+    /// By the letter that the transcript gives them.
     devices: BTreeMap<String, Device>,
-    /// Letters and ids, also of those that left.
+    /// Ids by letter, including devices that have left.
     ids: BTreeMap<String, u64>,
     name: String,
 }
@@ -77,13 +78,13 @@ impl Replay {
 
     fn step(&mut self, step: &Value) {
         if let Some(seconds) = step["wait"].as_f64() {
-            // The transcript's own time: the original's window is counted in real seconds.
+            // The transcript's own time: the original's window is measured in real seconds.
             return self.pass(seconds);
         }
         if let Some(letter) = step["close"].as_str() {
             return self.devices.remove(letter).unwrap().close();
         }
-        // What is only noted happens when the devices connect.
+        // A step with only a note happens when the devices connect.
         let Some(from) = step["from"].as_str() else {
             return assert!(step["note"].is_string(), "{}: unknown step {step}", self.name);
         };
@@ -122,7 +123,7 @@ impl Replay {
         self.devices.get_mut(from).unwrap().socket.send(Message::binary(bytes)).unwrap();
     }
 
-    /// Lets time pass; a device that left is gone at the latest then.
+    /// Lets time pass; by then a device that left is gone.
     fn pass(&self, seconds: f64) {
         let began = Instant::now();
         let connected = self.devices.len() as f64;
@@ -131,7 +132,7 @@ impl Replay {
         std::thread::sleep(Duration::from_secs_f64(seconds).saturating_sub(began.elapsed()));
     }
 
-    /// Puts ids in for `{A}`, `{B}`, and all connected ones for `{ALL}`.
+    /// Inserts ids for `{A}`, `{B}`, and all connected ones for `{ALL}`.
     fn fill(&self, text: &str) -> String {
         let all: Vec<String> = self.ids.values().map(u64::to_string).collect();
         let mut text = text.replace("{ALL}", &all.join(", "));

@@ -1,4 +1,4 @@
-//! permessage-deflate: used when both want it, harmless when one cheats.
+//! permessage-deflate: used if both want it, harmless if a peer cheats.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_wi
 
 const TURNS: &str = "switchboard_shard_turns_total{shard=\"0\"}";
 
-/// A client that speaks permessage-deflate, by itself and by hand.
+/// A hand-written client of permessage-deflate.
 struct Deflated {
     wire: Wire<TcpStream>,
     compress: Compress,
@@ -54,7 +54,7 @@ impl Deflated {
         self.wire.bytes(&frame(DEFLATED, &payload));
     }
 
-    /// The next text, and how many bytes it took on the wire.
+    /// Returns the next text, and its length on the wire.
     fn hear(&mut self) -> (String, usize) {
         let Frame { first, payload } = self.wire.frame();
         let len = payload.len();
@@ -105,7 +105,7 @@ fn peers_with_and_without_compression_understand_each_other() {
     assert_eq!(without.hear(), format!("{}:{text}", with.wire.id));
     without.say(&format!("send,{},{text}", with.wire.id));
     assert_eq!(with.hear().0, format!("{}:{text}", without.id));
-    // Compressing is allowed, not required.
+    // Compression is allowed, not required.
     with.wire.say(&format!("send,{},as it is", without.id));
     assert_eq!(without.hear(), format!("{}:as it is", with.wire.id));
 }
@@ -116,7 +116,7 @@ fn a_kept_window_makes_repeated_messages_smaller() {
     let server = Server::with(&settings);
     let (mut a, mut b) = (Deflated::open(&server), Deflated::open(&server));
     assert!(a.takeover, "{}", a.wire.head);
-    // Hard to compress by itself, easy when it was seen before.
+    // Hard to compress by itself, but easy once it has been seen.
     let text: String = (0..3000_u32)
         .map(|n| {
             char::from(b'a' + (n.wrapping_mul(n).wrapping_mul(2_654_435_761) >> 24) as u8 % 26)
@@ -144,11 +144,12 @@ fn a_compressed_message_in_fragments_arrives() {
     assert_eq!(to.hear(), format!("{}:{text}", from.wire.id));
 }
 
-/// One read asked for 85 MB to be deflated: turns took half a minute, longer than systemd's watchdog waits.
+/// One read once asked for 85 MB to be deflated: turns took half a minute, longer than systemd's
+/// watchdog waits.
 #[test]
 fn one_read_does_not_have_more_deflated_in_a_turn_than_the_bound() {
     let server = Server::with(&["compression=true", "shards=1"]);
-    // So that a page has some 5 KB; they are away, and listed.
+    // Makes a page of some 5 KB; these devices are away, and listed.
     let _away: Vec<_> = (0..100).map(|_| V1::anonymous(&server).leave()).collect();
     let headers = format!("{OFFER}Sec-WebSocket-Protocol: switchboard.v1.json\r\n");
     let mut stream = server.socket();
@@ -163,12 +164,13 @@ fn one_read_does_not_have_more_deflated_in_a_turn_than_the_bound() {
     for n in 0..1_000 {
         assert_eq!(asks.frame().first, DEFLATED, "answer {n}");
     }
-    // 5 MB in all, of which a turn deflates 128 KiB and a page; it was one turn for all.
+    // 5 MB in all, of which a turn deflates 128 KiB and a page; it was once a single turn for
+    // all.
     let turns = server.metric(TURNS) - before;
     assert!(turns > 30.0, "{turns} turns");
 }
 
-/// A kilobyte of it would be a megabyte of ours.
+/// A kilobyte of it would become a megabyte in the server.
 #[test]
 fn a_bomb_is_too_big_and_costs_nobody_else() {
     let server = Server::with(&["compression=true", "max_message_bytes=64KiB", "shards=1"]);
@@ -177,13 +179,13 @@ fn a_bomb_is_too_big_and_costs_nobody_else() {
     assert!(bomb.len() < 64 << 10);
     bomber.wire.bytes(&frame(DEFLATED, &bomb));
     assert_eq!(bomber.wire.end().0, Some(1009));
-    // The contexts are the whole shard's.
+    // The contexts belong to the whole shard.
     other.say("help");
     assert!(other.hear().0.starts_with("Your ID: "));
 }
 
-/// One read of 64 KiB was inflated to 60 MiB, all of it put into the shard's queues before a budget was
-/// looked at.
+/// One read of 64 KiB was once inflated to 60 MiB, all of which was put into the shard's queues
+/// before a budget was checked.
 #[test]
 fn one_read_is_not_inflated_to_more_than_a_turn_may_bring() {
     let server = Server::with(&["compression=true", "shards=1"]);

@@ -1,4 +1,4 @@
-//! Going down in order: nobody new, everybody told, and then the end.
+//! Graceful shutdown: no new devices, everybody is told, and then the server ends.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn without_connections_it_ends_at_once() {
     }
 }
 
-/// All at once would all come back at once, to whichever server is left.
+/// If all were closed at once, they would all return at once, to whichever server is left.
 #[test]
 fn devices_are_told_1001_one_after_the_other() {
     let server = Server::with(&["drain=600ms", "shards=2"]);
@@ -56,10 +56,10 @@ fn devices_are_told_1001_one_after_the_other() {
 
 #[test]
 fn while_it_drains_those_inside_talk_and_nobody_new_comes_in() {
-    // Of several shards, one may hear of the drain later than the listener closes.
+    // With several shards, one may hear of the drain after the listener has closed.
     let server = Server::with(&["drain=1s", "shards=1"]);
     let (mut a, mut b) = (Device::connect(&server), Device::connect(&server));
-    // These came before the signal, and speak after it.
+    // These connect before the signal, and send after it.
     let (mut asks, mut upgrades) = (server.socket(), server.socket());
     server.await_metric("switchboard_sockets_accepted_total", |sockets| sockets >= 5.0);
     server.signal(Signal::TERM);
@@ -77,13 +77,13 @@ fn while_it_drains_those_inside_talk_and_nobody_new_comes_in() {
     assert!(server.wait().status.success());
 }
 
-/// Somebody who does not answer the close frame holds nothing up for longer than announced.
+/// A peer that does not answer the close frame delays nothing for longer than announced.
 #[test]
 fn who_does_not_answer_the_close_frame_is_not_waited_for() {
     let server = Server::with(&["drain=100ms", "close_timeout=300ms"]);
     let began = Instant::now();
     let _deaf: Vec<Wire> = (0..3).map(|_| Wire::open_small(&server)).collect();
-    // Nor is somebody who never finishes a handshake.
+    // Neither does one that never finishes its handshake.
     let mut half = server.socket();
     half.write_all(b"GET / HT").unwrap();
     let ended = server.terminate();

@@ -1,4 +1,4 @@
-//! At the limit on open files the server keeps serving whom it has, and says so.
+//! At the limit on open files the server keeps its connections, and reports the limit.
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
@@ -12,14 +12,15 @@ use crate::server::Server;
 
 const FAILURES: &str = "switchboard_accept_failures_total";
 
-/// Lets the server open so many more files than it has now.
+/// Lets the server open `more` files than it has now.
 pub(super) fn limit_files(server: &Server, more: usize) {
     let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
     let used: BTreeSet<u64> = std::fs::read_dir(folder)
         .unwrap()
         .map(|file| file.unwrap().file_name().to_str().unwrap().parse().unwrap())
         .collect();
-    // The limit is on the number, and one that was inherited may be far above the others.
+    // The limit is on the number of the descriptor, and an inherited one may be far above the
+    // others.
     let max = (0..).filter(|number| !used.contains(number)).nth(more).unwrap();
     let limit = Rlimit { current: Some(max), maximum: getrlimit(Resource::Nofile).maximum };
     prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
@@ -41,7 +42,7 @@ fn without_file_descriptors_it_serves_whom_it_has_and_turns_others_away() {
     for wire in &mut inside {
         assert!(wire.ask("help").starts_with("Your ID: "));
     }
-    // Who leaves makes room.
+    // A connection that leaves frees a file.
     let left = inside.len();
     inside.truncate(5);
     let room = left - inside.len();
@@ -54,7 +55,7 @@ fn without_file_descriptors_it_serves_whom_it_has_and_turns_others_away() {
     assert_eq!(complaints, 1, "{log}");
 }
 
-/// accept(2) says that there is no file descriptor before it looks whether anybody waits, so an
+/// accept(2) reports the lack of a file descriptor before it checks whether anybody waits, so an
 /// empty backlog once looked like an endless crowd, and the loop never slept again.
 #[test]
 fn at_the_limit_with_nobody_waiting_it_sleeps() {
@@ -70,7 +71,7 @@ fn at_the_limit_with_nobody_waiting_it_sleeps() {
     drop((first, inside));
 }
 
-/// Started with few, it bounds `max_connections` so that it can still say no.
+/// Started with a low limit, it reduces `max_connections` so that it can still reject.
 #[test]
 fn a_low_hard_limit_bounds_the_connections() {
     let settings = ["http_connections_max=8", "shards=1", "store_max_bytes=8MiB"];
@@ -84,7 +85,8 @@ fn a_low_hard_limit_bounds_the_connections() {
         *command = shell;
     });
     assert_eq!(server.metric("process_max_fds"), 280.0);
-    // 280 less 64 for other things, 64 to be rejected, 19 of the shard, 48 segments and 16 for HTTP.
+    // 280 less 64 for other purposes, 64 for connections to reject, 19 of the shard, 48 segments
+    // and 16 for HTTP.
     let inside: Vec<Wire> = (0..69).map(|_| Wire::open(&server)).collect();
     let answer = server.raw(super::wire::REQUEST.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

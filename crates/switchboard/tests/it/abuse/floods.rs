@@ -1,4 +1,4 @@
-//! Much of what is cheap to send and dear to answer.
+//! Floods of requests that are cheap to send and expensive to answer.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::server::Server;
 fn too_many_pings_are_a_breach_of_policy() {
     let server = Server::start();
     let mut wire = Wire::open(&server);
-    // Over the bound also when the second turns in the middle.
+    // Over the bound even if a new second begins in the middle.
     wire.bytes(&frame(PING, b"").repeat(201));
     let (code, reason) = wire.end();
     assert_eq!(code, Some(1008));
@@ -65,11 +65,11 @@ fn sockets_that_say_nothing_or_garbage_stop_nobody_and_do_not_stay() {
     }
     assert!(server.metric("switchboard_handshakes_refused_total{status=\"408\"}") >= 300.0);
     drop(silent);
-    // The two devices, the question itself, and what the process keeps open anyway.
+    // The two devices, this request itself, and the files that the process always has open.
     server.await_metric("process_open_fds", |open| open < 50.0);
 }
 
-/// At most 64 KiB are read per connection and turn, so a flood waits behind everybody else.
+/// At most 64 KiB are read per connection and turn, so a flood waits behind all others.
 #[test]
 fn a_flood_of_messages_starves_nobody() {
     let server = Server::with(&["shards=1"]);

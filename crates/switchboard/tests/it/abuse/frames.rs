@@ -1,4 +1,4 @@
-//! Frames that break RFC 6455 get its close code and a clean end; unusual ones that keep to it are
+//! Frames that violate RFC 6455 get its close code and a clean end; unusual but valid ones are
 //! served.
 
 use std::io::Write;
@@ -9,7 +9,7 @@ use crate::server::{PATIENCE, Server};
 
 const MIB: usize = 1 << 20;
 
-/// Returns what it is, what is sent, and which code answers it.
+/// Returns the name of the violation, the bytes, and the close code.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let mut cases = vec![
         ("unmasked", b"\x81\x04help".to_vec(), 1002),
@@ -62,7 +62,7 @@ fn each_violation_gets_its_code_and_a_clean_end() {
     server.await_metric("switchboard_connections", |devices| devices == 0.0);
 }
 
-/// A socket that is closed with unread bytes in it sends a reset, which overtakes the close frame.
+/// Closing a socket with unread bytes sends a reset, which overtakes the close frame.
 #[test]
 fn the_end_is_clean_also_when_more_follows() {
     let server = Server::start();

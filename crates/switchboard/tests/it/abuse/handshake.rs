@@ -1,11 +1,12 @@
-//! Handshakes that are late, large or wrong are told what was wrong; all others are accepted.
+//! Handshakes that are late, large or wrong are told why; all others are accepted.
 
 use std::io::{Read, Write};
 
 use super::wire::{PING, REQUEST, TEXT, Wire, frame, request_with};
 use crate::server::Server;
 
-/// A refusal is a whole HTTP answer: status, why in a sentence, and the end of the connection.
+/// Checks that a refusal is a whole HTTP response: status, the reason in a sentence, and the end
+/// of the connection.
 fn assert_refused(answer: &str, status: &str, words: &str) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
     assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
@@ -52,7 +53,7 @@ fn a_request_that_does_not_come_in_time_is_408() {
     assert!(patient.ask("help").starts_with("Your ID: "), "the limit is the handshake's alone");
 }
 
-/// Bytes that trickle in do not put the deadline off.
+/// Bytes that trickle in do not extend the deadline.
 #[test]
 fn a_slow_request_is_408_also_while_it_still_comes() {
     let server = Server::with(&["handshake_timeout=150ms"]);
@@ -154,7 +155,7 @@ fn a_handshake_that_is_given_up_leaves_nothing() {
             socket
         })
         .collect();
-    // A file of the start may have been open at the first look.
+    // A file of the start may have been open at the first reading.
     server.await_metric("process_open_fds", |now| now >= before + 19.0);
     drop(begun);
     server.await_metric("process_open_fds", |now| now <= before);

@@ -1,4 +1,4 @@
-//! What else is asked on the port: the page, health, metrics, and what is not there.
+//! Other requests on the port: the page, health, metrics, and paths that do not exist.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -56,7 +56,8 @@ fn a_head_request_gets_a_head() {
     assert!(server.raw(b"GET /healthz HTTP/1.0\r\n\r\n").ends_with("\r\n\r\nok\n"));
 }
 
-/// Under `auth = "token"` the metrics told every stranger how many devices there are and what they do.
+/// Under `auth = "token"` the metrics once told every stranger the number of devices and their
+/// activity.
 #[test]
 fn where_tokens_are_asked_for_they_open_the_metrics_too() {
     let server = Server::with(&["auth=token"]);
@@ -93,7 +94,7 @@ fn metrics_may_have_a_port_of_their_own() {
     }
 }
 
-/// One request, one answer: what is pipelined behind it is not served on this connection.
+/// One request, one response: a pipelined second request is not served on this connection.
 #[test]
 fn of_pipelined_requests_the_first_is_answered() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! Who may come in, and how fast one may talk.
+//! Limits on connections and on message rates.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use super::wire::{CLOSE, REQUEST, TEXT, Wire, frame, frame_header, read_head, request_with};
 use crate::server::{PATIENCE, Server};
 
-/// A socket whose address at this end is 127.0.0.`last`.
+/// Opens a socket whose local address is 127.0.0.`last`.
 fn socket_from(server: &Server, last: u8) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
@@ -40,7 +40,7 @@ fn a_full_server_says_503_and_when_to_come_again() {
     assert!(comes.ask("help").starts_with("Your ID: "));
 }
 
-/// Beyond the places in which somebody can be told so, nobody waits either.
+/// Beyond the spare connections in which a client can be told so, no connection waits either.
 #[test]
 fn a_crowd_is_rejected_by_a_full_server() {
     let server = Server::with(&["max_connections=1"]);
@@ -79,19 +79,20 @@ fn an_address_has_so_many_places_and_no_more() {
     from(2);
 }
 
-/// Closed at once, the socket answered what came by a reset, which could take the 503 with it.
+/// When it was closed at once, the socket answered further bytes by a reset, which could destroy
+/// the 503.
 #[test]
 fn a_rejected_connection_may_finish_asking() {
     let server = Server::with(&["shards=2", "max_connections_per_ip=1"]);
     let _inside = Wire::over(socket_from(&server, 2), REQUEST);
-    // More than one shard keeps at a time, so that the oldest make room for the next.
+    // More than one shard keeps at a time, so the oldest make room for the next.
     for _ in 0..50 {
         let mut socket = socket_from(&server, 2);
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         socket.write_all(REQUEST.as_bytes()).unwrap();
-        // A reset would be here before this one is answered.
+        // A reset would have arrived before this is answered.
         server.get("/healthz");
         socket.write_all(REQUEST.as_bytes()).unwrap();
         assert_eq!(socket.read(&mut [0]).unwrap(), 0);
@@ -101,7 +102,7 @@ fn a_rejected_connection_may_finish_asking() {
 /// They are kept for a while, and no longer.
 #[test]
 fn a_rejected_connection_that_stays_is_closed() {
-    // The test's own questions come from another address, and the last may not be closed yet.
+    // The test's own requests come from another address, and the last one may not be closed yet.
     let server = Server::with(&["max_connections_per_ip=8", "close_timeout=50ms", "shards=1"]);
     let _inside: Vec<Wire> = (0..8).map(|_| Wire::over(socket_from(&server, 2), REQUEST)).collect();
     let files = server.metric("process_open_fds");
@@ -146,7 +147,7 @@ fn the_rate_limit_is_each_connections_own() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
-/// It is we who do not read: its silence does not count, and its pongs cannot be seen.
+/// The server does not read it: its silence does not count, and its pongs cannot be seen.
 #[test]
 fn a_paused_reader_is_exempt_from_the_idle_timeout() {
     let settings = [
@@ -179,7 +180,8 @@ fn a_paused_peer_that_leaves_is_noticed() {
 #[test]
 fn more_http_requests_than_are_served_at_once_get_503() {
     let server = Server::with(&["shards=1", "http_connections_max=1"]);
-    // Stopped, it finds them all in one turn of its loop when it goes on.
+    // While stopped, they accumulate; it finds all of them in one turn of its loop when it
+    // continues.
     server.signal(rustix::process::Signal::STOP);
     let sockets: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -204,7 +206,7 @@ fn more_http_requests_than_are_served_at_once_get_503() {
     assert!(served > 0 && busy > 0, "{served} served, {busy} busy");
 }
 
-/// Strangers who said nothing once kept the places in which a full server answers its probes.
+/// Silent clients once took the spare connections in which a full server answers its probes.
 #[test]
 fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
     let server = Server::with(&["shards=2", "max_connections=1"]);
@@ -216,12 +218,12 @@ fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
         server.metric("switchboard_connections");
         silent.extend((0..5).map(|_| server.socket()));
     }
-    // The oldest gave way, and was told.
+    // The oldest was closed, with an answer.
     assert!(read_head(&mut silent[0]).starts_with("HTTP/1.1 503 "));
     assert!(inside.ask("help").starts_with("Your ID: "));
 }
 
-/// Who has shown no token could make the server keep a whole message.
+/// A client without a token could once make the server hold a whole message.
 #[test]
 fn before_hello_a_message_is_small() {
     let server = Server::start();
@@ -237,7 +239,7 @@ fn before_hello_a_message_is_small() {
     let mut close = [0; 4];
     socket.read_exact(&mut close).unwrap();
     assert_eq!((close[0], &close[2..]), (CLOSE, &1009u16.to_be_bytes()[..]));
-    // Behind it, it may be large, also in the same read.
+    // After it, a message may be large, even in the same read.
     let mut socket = open();
     let large = format!("{{\"type\":\"ping\",\"id\":\"1\",\"x\":\"{}\"}}", "x".repeat(100_000));
     let both = [frame(TEXT, b"{\"type\":\"hello\"}"), frame(TEXT, large.as_bytes())].concat();
@@ -265,7 +267,7 @@ fn unfinished_messages_have_a_bound_in_all_and_the_oldest_gives_way() {
     let (code, reason) = wires[0].end();
     assert_eq!(code, Some(1013));
     assert!(reason.contains("unfinished_messages_max_bytes"), "{reason}");
-    // The last one can be finished.
+    // The last one can be completed.
     wires[11].bytes(&frame(TEXT, b"a")[6..]);
     assert_eq!(wires[11].hear(), "Error reading the command");
     assert!(server.metric("switchboard_connections") >= 5.0);
@@ -283,12 +285,12 @@ fn out_queues_have_a_bound_in_all_and_the_longest_give_way() {
     let deaf: Vec<Wire> = (0..3).map(|_| Wire::open_small(&server)).collect();
     let mut from = Wire::open(&server);
     let overflows = "switchboard_out_queue_overflows_total";
-    // Alone none of them comes to its own bound.
+    // None of them reaches its own bound.
     for n in 0..40 {
         for to in &deaf {
             from.say(&format!("send,{},{n} {0} {}", to.id, "x".repeat(1_000_000)));
         }
-        // Of those that gave way it is told first.
+        // The sender is told first of those that were closed.
         from.say("help");
         while !from.hear().starts_with("Your ID: ") {}
     }

@@ -1,4 +1,4 @@
-//! Whoever reads the log stalls.
+//! The reader of the log stalls.
 
 use std::fs::OpenOptions;
 
@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use crate::server::Server;
 use crate::v1::client::V1;
 
-/// Shards wrote their lines themselves. A pipe that nobody read stopped them all, and SIGTERM, whose
-/// line came first, could not end the server.
+/// Shards once wrote their lines themselves. A pipe that nobody read stopped all of them, and
+/// SIGTERM, whose line is logged first, could not end the server.
 #[test]
 fn a_log_that_nobody_reads_stops_nobody() {
     let folder = tempfile::tempdir().unwrap();

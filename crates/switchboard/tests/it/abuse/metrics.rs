@@ -1,4 +1,4 @@
-//! Every metric moves when it should, and is described.
+//! Every metric changes when it should, and is documented.
 
 use std::collections::BTreeSet;
 
@@ -30,8 +30,8 @@ macro_rules! pauses {
     };
 }
 
-/// A sample, the settings under which it can move, and what moves it. Connections that are given
-/// back stay until it has.
+/// A sample, the settings under which it can change, and an action that changes it. The returned
+/// connections are kept until it has changed.
 type Case = (&'static str, &'static [&'static str], fn(&Server) -> Vec<Wire>);
 
 const CASES: &[Case] = &[
@@ -39,7 +39,7 @@ const CASES: &[Case] = &[
     ("switchboard_sockets_accepted_total", &[], open),
     ("switchboard_accept_failures_total", &[], |server| {
         limit_files(server, 0);
-        // The socket of the last question may not be closed yet, and leave room for one.
+        // The socket of the last request may not be closed yet, and leave space for one.
         let mut sockets = [server.socket(), server.socket(), server.socket()];
         assert!(read_head(&mut sockets[2]).starts_with("HTTP/1.1 503 "));
         limit_files(server, 100);
@@ -106,11 +106,11 @@ const CASES: &[Case] = &[
     ("switchboard_delivery_latency_seconds_count", &["shards=1"], |server| exchange(server, 1)),
     ("switchboard_delivery_latency_seconds_count", &["shards=2"], |server| exchange(server, 1)),
     ("process_open_fds", &[], open),
-    // Each look at it takes some.
+    // Each reading takes some.
     ("process_cpu_seconds_total", &[], |_| vec![]),
 ];
 
-/// What no case here moves, and where it is seen to move.
+/// Samples that no case here changes, and the test that covers each.
 const ELSEWHERE: [&str; 13] = [
     // abuse/log.rs
     "switchboard_log_lines_dropped_total",
@@ -150,7 +150,7 @@ fn close(server: &Server, code: u16) -> Vec<Wire> {
     say(server, &frame(CLOSE, &close_payload(code, b"")))
 }
 
-/// One device sends another the same text so many times.
+/// Has one device send another the same text `times` times.
 fn exchange(server: &Server, times: usize) -> Vec<Wire> {
     let (mut from, to) = (Wire::open(server), Wire::open(server));
     let text = if times > 2 { "x".repeat(500) } else { String::new() };
@@ -172,7 +172,7 @@ fn overflow(server: &Server) -> Vec<Wire> {
     panic!("it is never closed");
 }
 
-/// Until a message meets nobody at the other shard; it depends on who is faster.
+/// Repeats until a message finds its receiver gone at the other shard; that depends on timing.
 fn leave_while_messages_come(server: &Server) -> Vec<Wire> {
     for _ in 0..1000 {
         let mut wires = exchange(server, 300);
@@ -213,7 +213,7 @@ fn no_metric_is_without_a_case() {
     }
 }
 
-/// Names and label values in docs/operations.md are those of `/metrics`, all of them.
+/// Names and label values in docs/operations.md are exactly those of `/metrics`.
 #[test]
 fn every_metric_is_described() {
     let guide = include_str!("../../../../../docs/operations.md");

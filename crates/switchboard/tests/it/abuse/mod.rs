@@ -1,4 +1,4 @@
-//! What peers do that they should not, and what the server promises all the same.
+//! Misbehaving peers, and the server's promises that hold all the same.
 
 mod compression;
 mod drain;

@@ -1,4 +1,4 @@
-//! Behind a proxy: its word for the client's address counts, nobody else's does.
+//! Behind a proxy: only the proxy's statement of the client's address counts.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use crate::server::Server;
 
 const TRUSTING: [&str; 2] = ["trusted_proxies=127.0.0.0/8", "max_connections_per_ip=1"];
 
-/// A version 2 header (proxy-protocol.txt section 2.2): PROXY or LOCAL, TCP over IPv4.
+/// Returns a version 2 header (proxy-protocol.txt section 2.2): PROXY or LOCAL, TCP over IPv4.
 fn proxy_v2(command: u8, source: [u8; 4]) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
     header.extend([0x20 | command, 0x11, 0, 12]);
@@ -21,8 +21,8 @@ fn proxy_v1(source: &str) -> Vec<u8> {
     format!("PROXY TCP4 {source} 127.0.0.1 12345 8080\r\n").into_bytes()
 }
 
-/// Opens a connection that says `preface` and then the request; `None` when it is rejected
-/// for want of a place.
+/// Opens a connection that sends `preface` and then the request; returns `None` if it is
+/// rejected because the server is full.
 fn enter(server: &Server, preface: &[u8], request: &str) -> Option<Wire> {
     let mut socket = server.socket();
     socket.write_all(&[preface, request.as_bytes()].concat()).unwrap();
@@ -72,8 +72,9 @@ fn what_anybody_else_says_does_not_count() {
     assert!(from("1.2.3.5").is_none(), "a client cannot choose its address");
 }
 
-/// A proxy writes one of the headers and passes the other on as the client sent it. `Forwarded` used to win, so
-/// behind a proxy that writes X-Forwarded-For, as most do, a client could choose its address.
+/// A proxy writes one of the headers and passes the other on as the client sent it. `Forwarded`
+/// used to win, so behind a proxy that writes X-Forwarded-For, as most do, a client could choose
+/// its address.
 #[test]
 fn where_the_two_headers_disagree_neither_counts() {
     let server = Server::with(&TRUSTING);
@@ -98,10 +99,10 @@ fn a_trusted_proxys_header_line_counts_in_both_versions() {
     assert!(enter(&server, &proxy_v2(1, [1, 2, 3, 4]), REQUEST).is_none());
     let _v2 = enter(&server, &proxy_v2(1, [1, 2, 3, 5]), REQUEST).expect("another address");
     assert!(enter(&server, &proxy_v1("1.2.3.5"), REQUEST).is_none());
-    // Not a trusted proxy any more: what it forwards is only its word.
+    // Not a trusted proxy any more: the headers it forwards do not count.
     let chained = request_with("X-Forwarded-For: 7.7.7.7\r\n");
     assert!(enter(&server, &proxy_v1("1.2.3.5"), &chained).is_none());
-    // LOCAL and UNKNOWN are the proxy itself, such as its health check.
+    // LOCAL and UNKNOWN mean the proxy itself, such as its health check.
     let local = enter(&server, &proxy_v2(0, [9, 9, 9, 9]), REQUEST).expect("the proxy's own");
     assert!(enter(&server, b"PROXY UNKNOWN\r\n", REQUEST).is_none(), "the same address");
     drop(local);
@@ -152,13 +153,13 @@ fn a_header_line_from_anybody_else_is_no_request() {
     }
 }
 
-/// An open TCP connection and nothing else, which many balancers use as their health check.
+/// An open TCP connection and nothing else, which many load balancers use as their health check.
 #[test]
 fn a_proxy_that_only_knocks_leaves_nothing() {
     let server = Server::with(&["trusted_proxies=127.0.0.1", "shards=1"]);
     let before = server.metric("process_open_fds");
     let knocks: Vec<TcpStream> = (0..10).map(|_| server.socket()).collect();
-    // A file of the start may have been open at the first look.
+    // A file of the start may have been open at the first reading.
     server.await_metric("process_open_fds", |now| now >= before + 9.0);
     drop(knocks);
     server.await_metric("process_open_fds", |now| now <= before);

@@ -1,13 +1,14 @@
-//! Between shards nothing is lost, doubled or out of order.
+//! Between shards nothing is lost, duplicated or reordered.
 
 use std::collections::BTreeSet;
 
 use super::wire::{TEXT, Wire, frame};
 use crate::server::{Server, binary};
 
-/// Each of `pairs` neighbours sends `count` messages to the other and hears as many.
+/// Has each of `pairs` neighbours send `count` messages to the other and receive as many.
 ///
-/// Sockets go round to the shards, so with two shards the neighbours sit on different ones.
+/// Sockets are assigned to the shards in turn, so with two shards the neighbours are on
+/// different ones.
 fn exchange(server: &Server, pairs: usize, count: usize, text: &str) {
     std::thread::scope(|scope| {
         for _ in 0..pairs {
@@ -48,7 +49,7 @@ fn messages_among_three_shards_come_once_and_in_order() {
     exchange(&server, 3, 3000, "");
 }
 
-/// Senders are not read while the queue is full; nobody is told and nothing is lost.
+/// Senders are paused while the queue is full; nobody is told, and nothing is lost.
 #[test]
 fn a_full_queue_between_shards_holds_its_senders() {
     let settings = ["shards=2", "shard_queue_max_bytes=4KiB", "max_message_bytes=4KiB"];
@@ -57,7 +58,7 @@ fn a_full_queue_between_shards_holds_its_senders() {
     assert!(server.metric("switchboard_reader_pauses_total{reason=\"shard_queue\"}") > 0.0);
 }
 
-/// The receiver leaves while messages are on their way: each is delivered, or its sender is told.
+/// The receiver leaves while messages are under way: each is delivered, or its sender is told.
 #[test]
 fn a_sender_is_told_of_each_message_that_found_nobody() {
     let server = Server::with(&["shards=2"]);
@@ -76,7 +77,7 @@ fn a_sender_is_told_of_each_message_that_found_nobody() {
             }
         };
         assert_eq!(close.first, super::wire::CLOSE);
-        // What was put into its queue before it said goodbye was delivered, and the rest told.
+        // Messages queued before it said goodbye were delivered, and the rest were reported.
         let mut told = 0;
         from.say("help");
         loop {
@@ -86,7 +87,7 @@ fn a_sender_is_told_of_each_message_that_found_nobody() {
                 _ => break,
             }
         }
-        // Those that were on the way come back with the other shard's next turn.
+        // Those under way come back with the other shard's next turn.
         while heard + told < 500 {
             assert_eq!(from.hear(), "Invalid destinationId");
             told += 1;

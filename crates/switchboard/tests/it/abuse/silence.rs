@@ -1,4 +1,4 @@
-//! Peers that fall silent: the living answer pings, the half-open leave the list.
+//! Silent peers: live ones answer pings, half-open ones are removed.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn a_peer_that_answers_pings_stays() {
     assert!(alive.hear().starts_with("Your ID: "));
 }
 
-/// Any byte is a sign of life, also one in the middle of a frame.
+/// Any byte is a sign of life, even one in the middle of a frame.
 #[test]
 fn a_peer_whose_message_trickles_in_stays() {
     let server = Server::with(&["ping_interval=100ms", "idle_timeout=300ms"]);
@@ -45,14 +45,14 @@ fn a_peer_whose_message_trickles_in_stays() {
     let began = Instant::now();
     for byte in frame(TEXT, b"help") {
         slow.bytes(&[byte]);
-        // The trickle itself is what is tested.
+        // The slow pace itself is what is tested.
         std::thread::sleep(Duration::from_millis(80));
     }
     assert!(began.elapsed() > Duration::from_millis(600));
     assert!(slow.hear().starts_with("Your ID: "));
 }
 
-/// So slow that what is said at once takes a minute to be carried out.
+/// So slow that messages sent at once take a minute to be handled.
 const PAUSED: [&str; 4] =
     ["rate_limit_messages_per_s=1", "rate_limit_burst=1", "ping_interval=100ms", "idle_timeout=1s"];
 
@@ -64,7 +64,7 @@ fn paused(server: &Server) -> Wire {
     wire
 }
 
-/// It is not read, so nothing but the event itself tells.
+/// It is not read, so only the event itself reports the reset.
 #[test]
 fn a_paused_peer_that_resets_is_gone_at_once() {
     let server = Server::with(&["rate_limit_messages_per_s=1", "rate_limit_burst=1"]);
@@ -74,7 +74,7 @@ fn a_paused_peer_that_resets_is_gone_at_once() {
     server.await_metric("switchboard_connections", |devices| devices == 0.0);
 }
 
-/// What it said before is carried out, but not for ever.
+/// Earlier messages are handled, but not for ever.
 #[test]
 fn a_paused_peer_that_says_no_more_is_gone_after_the_idle_timeout() {
     let server = Server::with(&PAUSED);
@@ -91,7 +91,7 @@ fn a_paused_peer_that_says_no_more_is_gone_after_the_idle_timeout() {
     assert!((1..10).contains(&heard), "{heard}");
 }
 
-/// Its pongs are not read; but whether its system is there shows only when something is sent.
+/// Its pongs are not read; but only sending shows whether its system is still there.
 #[test]
 fn a_paused_peer_is_pinged() {
     let server = Server::with(&PAUSED);
@@ -102,7 +102,7 @@ fn a_paused_peer_is_pinged() {
     }
 }
 
-/// Pings inside of it once kept an unfinished message for ever.
+/// Pings in between once kept an unfinished message alive for ever.
 #[test]
 fn a_message_must_be_complete_some_day() {
     let server = Server::with(&["message_timeout=500ms"]);
@@ -111,7 +111,7 @@ fn a_message_must_be_complete_some_day() {
     // The first fragment of a text.
     slow.bytes(&frame(0x01, b"send,1,"));
     let close = loop {
-        // An answered ping is what the time passes by.
+        // Answering pings makes the time pass.
         slow.bytes(&frame(PING, b"still here"));
         match slow.frame() {
             frame if frame.first == PONG => {}
@@ -121,11 +121,12 @@ fn a_message_must_be_complete_some_day() {
     };
     assert_eq!((close.first, &close.payload[..2]), (CLOSE, &close_payload(1008, b"")[..]));
     assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
-    // A frame of which the rest does not come is the same.
+    // The same holds for a frame whose rest does not come.
     let mut silent = Wire::open(&server);
     silent.bytes(&frame_header(TEXT, 100));
     assert_eq!(silent.end().0, Some(1008));
-    // Who says one message after the other is not meant, though each ends in the middle of a read.
+    // A peer that sends one message after another is not affected, even if each ends in the
+    // middle of a read.
     let mut busy = Wire::open(&server);
     let half = frame(TEXT, b"help");
     let began = Instant::now();

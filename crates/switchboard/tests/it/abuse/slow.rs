@@ -1,4 +1,4 @@
-//! A device that does not read: it alone pays for it.
+//! A device that does not read: only that device is affected.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use super::wire::{TEXT, Wire, frame};
 use crate::device::Device;
 use crate::server::Server;
 
-/// Sends `text`s to `to`, one after the other, until the server says that nobody is there; gives
-/// how many were accepted.
+/// Sends `text`s to `to`, one after the other, until the server says that the device does not
+/// exist; returns the number of accepted ones.
 fn send_until_gone(from: &mut Wire, to: u64, text: &str, max: usize) -> usize {
     for n in 0..max {
         from.say(&format!("send,{to},{n}{text}"));
         let answer = from.ask("help");
         if answer == "Invalid destinationId" {
-            // From another shard the answers to earlier ones may come as late as this.
+            // From another shard, answers to earlier messages may come this late.
             while from.hear() == answer {}
             return n;
         }
@@ -25,7 +25,7 @@ fn send_until_gone(from: &mut Wire, to: u64, text: &str, max: usize) -> usize {
     panic!("{to} is still there after {max} messages");
 }
 
-/// Most memory that the server ever had, in bytes.
+/// Returns the peak memory of the server, in bytes.
 pub(super) fn peak_memory(server: &Server) -> u64 {
     let pid = server.pid().as_raw_nonzero();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -43,8 +43,8 @@ fn who_does_not_read_is_closed_also_when_the_sender_is_on_another_shard() {
     closed_at_four_times_the_bound("shards=2");
 }
 
-/// At four times the bound it is closed at once: senders are told, memory stays bounded, and two
-/// others hear each other all the while.
+/// Checks that it is closed at once at four times the bound: senders are told, memory stays
+/// bounded, and two other devices hear each other all the time.
 fn closed_at_four_times_the_bound(shards: &str) {
     // Also where the receiver's shard gets no processor for a while, and texts wait between the shards.
     let between = "shard_queue_max_bytes=1MiB";
@@ -66,7 +66,7 @@ fn closed_at_four_times_the_bound(shards: &str) {
             slowest
         });
         let accepted = send_until_gone(&mut flood, slow.id, &"x".repeat(100_000), 1000);
-        // Generous, for a machine that does other things as well; blocking would take for ever.
+        // Generous, for a busy machine; blocking would take for ever.
         assert!(bystanders.join().unwrap() < Duration::from_secs(2));
         accepted
     });
@@ -78,8 +78,8 @@ fn closed_at_four_times_the_bound(shards: &str) {
     assert_eq!(flood.hear(), "Invalid destinationId");
 }
 
-/// Senders that end a large message each in the same turn filled the queue over its last bound before anything
-/// was written, and the receiver was closed as too slow.
+/// Senders that each complete a large message in the same turn once filled the queue over its
+/// last bound before anything was written, and the receiver was closed as too slow.
 #[test]
 fn who_reads_all_the_time_is_not_closed_however_many_send_at_once() {
     for shards in ["shards=1", "shards=2"] {
@@ -95,7 +95,7 @@ fn who_reads_all_the_time_is_not_closed_however_many_send_at_once() {
         }
         let received = "switchboard_received_bytes_total";
         server.await_metric(received, |bytes| bytes > 12.0 * text.len() as f64);
-        // What comes while it is stopped is read in one turn.
+        // Everything that arrives while it is stopped is read in one turn.
         server.signal(Signal::STOP);
         for (sender, byte) in senders.iter_mut().zip(last) {
             sender.bytes(&[byte]);
@@ -112,7 +112,8 @@ fn who_reads_all_the_time_is_not_closed_however_many_send_at_once() {
     }
 }
 
-/// Who reads in the end finds all that was accepted, in order, and then why it was closed.
+/// A device that reads in the end gets all accepted messages, in order, and then the reason for
+/// the close.
 #[test]
 fn who_reads_late_finds_its_messages_and_the_close_frame() {
     let server = Server::with(&["shards=1", "out_queue_max_bytes=64KiB"]);
@@ -135,7 +136,7 @@ fn who_makes_no_progress_at_a_full_queue_is_closed_after_the_stall_timeout() {
     let settings = ["out_queue_max_bytes=8MiB", "out_queue_stall_timeout=400ms"];
     let server = Server::with(&settings);
     let (slow, mut from) = (Wire::open_small(&server), Wire::open(&server));
-    // Sockets hold a few MiB of these 20, so what waits is over 8 and under 32.
+    // Sockets hold a few MiB of these 20, so the queue is over 8 and under 32.
     for n in 0..20 {
         from.say(&format!("send,{},{n}{}", slow.id, "x".repeat(1_000_000)));
     }
@@ -147,7 +148,7 @@ fn who_makes_no_progress_at_a_full_queue_is_closed_after_the_stall_timeout() {
     assert_eq!(from.ask(&format!("send,{},later", slow.id)), "Invalid destinationId");
 }
 
-/// As above, but it reads a little now and then: progress, so it stays.
+/// As above, but it reads a little now and then: that is progress, so it stays.
 #[test]
 fn who_reads_slowly_at_a_full_queue_stays() {
     let settings = ["out_queue_max_bytes=8MiB", "out_queue_stall_timeout=400ms"];
@@ -159,7 +160,7 @@ fn who_reads_slowly_at_a_full_queue_stays() {
     assert!(from.ask("help").starts_with("Your ID: "));
     for n in 0..20 {
         assert!(slow.hear().starts_with(&format!("{}:{n}x", from.id)));
-        // Slower than one stall timeout in all, faster than one between two reads.
+        // Slower than one stall timeout in all, but faster than one between two reads.
         std::thread::sleep(Duration::from_millis(40));
     }
     assert!(slow.ask("help").starts_with("Your ID: "));
@@ -178,7 +179,7 @@ fn one_message_larger_than_the_bound_fits() {
     assert!(to.ask("help").starts_with("Your ID: "));
 }
 
-/// Its own answers fill the queue: it is not read until it reads, and nothing is lost.
+/// Its own answers fill the queue: it is paused until it reads, and nothing is lost.
 #[test]
 fn who_asks_without_reading_is_held_and_loses_nothing() {
     let server = Server::with(&["out_queue_max_bytes=16KiB"]);
@@ -189,7 +190,7 @@ fn who_asks_without_reading_is_held_and_loses_nothing() {
     asks.bytes(&bytes);
     let held = "switchboard_reader_pauses_total{reason=\"out_queue\"}";
     server.await_metric(held, |pauses| pauses >= 1.0);
-    // What is sent to it while it is held waits with the rest.
+    // A message to it while it is paused waits with the rest.
     let me = asks.id;
     crowd[0].say(&format!("send,{me},in between"));
     assert!(crowd[0].ask("help").starts_with("Your ID: "));
@@ -209,8 +210,8 @@ fn who_asks_without_reading_is_held_and_loses_nothing() {
     assert_eq!(server.metric("switchboard_out_queue_overflows_total"), 0.0);
 }
 
-/// What waits for one that is being closed counted nowhere: coming back again and again took memory for
-/// `close_timeout` each time.
+/// Queues of connections being closed were once not counted anywhere: reconnecting again and
+/// again took memory for `close_timeout` each time.
 #[test]
 fn those_who_are_being_closed_cannot_hold_more_than_a_part_of_what_may_wait() {
     let settings = [

@@ -1,4 +1,4 @@
-//! TLS on the same port: devices, the page, new certificates, and peers that get it wrong.
+//! TLS on the same port: devices, the page, new certificates, and peers that make errors.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -36,7 +36,7 @@ fn start(settings: &[&str]) -> (Server, CertificateDer<'static>) {
     (server, certificate)
 }
 
-/// TLS over a socket, trusting this certificate and no other; the handshake is still to come.
+/// Prepares TLS over a socket, trusting only this certificate; the handshake is still to come.
 pub(crate) fn over(socket: TcpStream, certificate: &CertificateDer<'static>) -> Stream {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
@@ -72,7 +72,7 @@ fn get(server: &Server, certificate: &CertificateDer<'static>, path: &str) -> St
     answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
 }
 
-/// As [`Server::await_metric`], over TLS.
+/// Like [`Server::await_metric`], over TLS.
 fn await_metric(
     server: &Server,
     certificate: &CertificateDer<'static>,
@@ -149,7 +149,7 @@ fn a_violation_over_tls_gets_its_code_and_an_announced_end() {
     assert_eq!(wire.end().0, Some(1002));
 }
 
-/// Request and `close_notify` in one segment: the answer is still owed.
+/// Request and `close_notify` in one segment: the response must still come.
 #[test]
 fn who_says_no_more_after_its_request_is_answered() {
     let (server, certificate) = start(&[]);
@@ -164,7 +164,8 @@ fn who_says_no_more_after_its_request_is_answered() {
     }
 }
 
-/// rustls reads nothing after `close_notify`, so waiting for it to take the rest hung the shard.
+/// rustls reads nothing after `close_notify`, so waiting for it to take the rest once hung the
+/// shard.
 #[test]
 fn bytes_behind_the_announced_end_harm_nobody() {
     let (server, certificate) = start(&["shards=1"]);
@@ -208,7 +209,7 @@ fn a_broken_replacement_leaves_the_old_certificate() {
     let (server, old) = start(&[]);
     let directory = server.directory.path().to_owned();
     let key = std::fs::read(directory.join("key.pem")).unwrap();
-    // Signals that come together are one.
+    // Signals that arrive together are merged into one.
     let reread = |times| {
         server.signal(Signal::HUP);
         let refused = "switchboard_config_reloads_total{result=\"refused\"}";
@@ -219,7 +220,7 @@ fn a_broken_replacement_leaves_the_old_certificate() {
         std::fs::write(directory.join(file), content).unwrap();
         reread(times);
     }
-    // A certificate and a key that are fine, but not each other's.
+    // A certificate and a key that are valid, but do not belong together.
     write_certificate(&directory);
     std::fs::write(directory.join("key.pem"), key).unwrap();
     reread(4.0);
@@ -248,7 +249,7 @@ fn plain_http_on_a_tls_port_is_answered_with_an_alert() {
     await_metric(&server, &certificate, sample, |refused| refused == 4.0);
 }
 
-/// Says more of a request than is taken, until the server has read nothing for many turns.
+/// Sends more of a request than is taken, until the server has read nothing for many turns.
 fn fill(stream: &mut Stream, inside: &mut Device<Stream>) {
     stream.sock.set_nonblocking(true).unwrap();
     let mut turns = 0;
@@ -264,7 +265,8 @@ fn fill(stream: &mut Stream, inside: &mut Device<Stream>) {
     stream.sock.set_nonblocking(false).unwrap();
 }
 
-/// The answer stood in the pipe, and was lost when the rest of the request could not be passed on.
+/// The response was in the pipe, and was once lost when the rest of the request could not be
+/// passed on.
 #[test]
 fn who_says_more_than_the_http_server_takes_waits_and_is_answered() {
     let directory = tempfile::tempdir().unwrap();
@@ -298,7 +300,7 @@ fn a_tls_handshake_that_does_not_come_to_an_end_is_ended() {
         socket.read_to_end(&mut answer).unwrap();
         assert_eq!(answer, b"");
     }
-    // TLS done, and then no request.
+    // TLS complete, and then no request.
     let mut stream = connect(&server, &certificate);
     stream.conn.complete_io(&mut stream.sock).unwrap();
     let mut answer = String::new();
@@ -339,7 +341,7 @@ fn a_proxy_header_comes_before_the_tls() {
     together.conn.write_tls(&mut bytes).unwrap();
     together.sock.write_all(&bytes).unwrap();
     Wire::over(together, REQUEST);
-    // Trusted, but without a header of the proxy's.
+    // Trusted, but without the proxy's header.
     assert_eq!(get(&server, &certificate, "/healthz"), "ok\n");
 }
 
@@ -365,8 +367,8 @@ fn who_does_not_read_over_tls_is_closed_too() {
     assert_eq!(slow.end().0, Some(4508));
 }
 
-/// What was sealed and not written counted as written: 64 KiB of it were lost with the process, and their
-/// sender had been told `delivered`.
+/// Data that was encrypted but not written once counted as written: 64 KiB of it were lost with
+/// the process, and their sender had been told `delivered`.
 #[test]
 fn delivered_to_a_text_device_over_tls_is_written_to_its_socket() {
     let (mut server, certificate) = start(&["shards=1"]);

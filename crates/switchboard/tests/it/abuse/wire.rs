@@ -1,4 +1,4 @@
-//! A client that says exactly the bytes it is told to, also what no proper library would send.
+//! A client that sends exactly the given bytes, even those that no proper library would send.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::server::{PATIENCE, Server};
 
-/// A handshake that is accepted.
+/// A valid handshake.
 pub(super) const REQUEST: &str = "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
@@ -19,22 +19,22 @@ pub(super) const CLOSE: u8 = 0x88;
 pub(super) const PING: u8 = 0x89;
 pub(super) const PONG: u8 = 0x8A;
 
-/// Masks all frames; RFC 6455 section 5.7 uses it, too.
+/// Mask of all frames; RFC 6455 section 5.7 uses it, too.
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-/// [`REQUEST`] with more header lines, each ending in CRLF.
+/// Returns [`REQUEST`] with more header lines, each ending in CRLF.
 pub(super) fn request_with(headers: &str) -> String {
     REQUEST.replace("\r\n\r\n", &format!("\r\n{headers}\r\n"))
 }
 
-/// A masked frame, as clients send it; `first` is FIN, the reserved bits and the opcode.
+/// Returns a masked frame, as clients send it; `first` is FIN, the reserved bits and the opcode.
 pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = frame_header(first, payload.len() as u64);
     bytes.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
     bytes
 }
 
-/// A masked frame up to its payload.
+/// Returns a masked frame up to its payload.
 pub(super) fn frame_header(first: u8, len: u64) -> Vec<u8> {
     let mut bytes = vec![first];
     match len {
@@ -52,7 +52,7 @@ pub(super) fn frame_header(first: u8, len: u64) -> Vec<u8> {
     bytes
 }
 
-/// A close frame's payload.
+/// Returns the payload of a close frame.
 pub(super) fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
     [&code.to_be_bytes(), reason].concat()
 }
@@ -69,7 +69,7 @@ pub(super) struct Wire<S = TcpStream> {
     pub(super) stream: S,
     /// The id that the server gave it.
     pub(super) id: u64,
-    /// The head of the server's answer to the handshake.
+    /// The head of the server's response to the handshake.
     pub(super) head: String,
 }
 
@@ -78,13 +78,13 @@ impl Wire {
         Wire::over(server.socket(), REQUEST)
     }
 
-    /// As [`Wire::open`] at a full server that may not have noticed yet that somebody left.
+    /// Like [`Wire::open`], at a full server that may not have noticed yet that a client left.
     pub(super) fn open_patiently(server: &Server) -> Wire {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             let mut socket = server.socket();
             let mut status = [0; 12];
-            // A rejected connection may be closed before the request is out.
+            // A rejected connection may be closed before the request is sent.
             if socket.write_all(REQUEST.as_bytes()).is_ok()
                 && socket.peek(&mut status).is_ok_and(|len| len == status.len())
                 && &status == b"HTTP/1.1 101"
@@ -95,13 +95,13 @@ impl Wire {
         panic!("there is no room");
     }
 
-    /// As [`Wire::open`], on a socket that holds little of what it does not read.
+    /// Like [`Wire::open`], on a socket with a small receive buffer.
     pub(super) fn open_small(server: &Server) -> Wire {
         Wire::over(small_socket(server), REQUEST)
     }
 }
 
-/// A connected socket that holds little of what it does not read.
+/// Returns a connected socket with a small receive buffer.
 pub(super) fn small_socket(server: &Server) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -112,13 +112,13 @@ pub(super) fn small_socket(server: &Server) -> TcpStream {
 }
 
 impl<S: Read + Write> Wire<S> {
-    /// Shakes hands over a stream and reads the welcome.
+    /// Performs the handshake over a stream and reads the welcome.
     pub(super) fn over(mut stream: S, request: &str) -> Wire<S> {
         stream.write_all(request.as_bytes()).unwrap();
         Wire::answered(stream)
     }
 
-    /// Reads the answer to a handshake that was sent, and the welcome.
+    /// Reads the response to a handshake that was sent, and the welcome.
     pub(super) fn answered(mut stream: S) -> Wire<S> {
         let head = read_head(&mut stream);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -133,12 +133,12 @@ impl<S: Read + Write> Wire<S> {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Says a text.
+    /// Sends a text.
     pub(super) fn say(&mut self, text: &str) {
         self.bytes(&frame(TEXT, text.as_bytes()));
     }
 
-    /// The next frame that comes.
+    /// Returns the next frame.
     pub(super) fn frame(&mut self) -> Frame {
         let [first, second] = self.array();
         let len = match second {
@@ -152,7 +152,7 @@ impl<S: Read + Write> Wire<S> {
         Frame { first, payload }
     }
 
-    /// The next text that comes; pings are passed over.
+    /// Returns the next text; pings are skipped.
     pub(super) fn hear(&mut self) -> String {
         loop {
             let Frame { first, payload } = self.frame();
@@ -164,13 +164,13 @@ impl<S: Read + Write> Wire<S> {
         }
     }
 
-    /// Says something and hears the next text that comes.
+    /// Sends a text and returns the next one received.
     pub(super) fn ask(&mut self, text: &str) -> String {
         self.say(text);
         self.hear()
     }
 
-    /// Reads up to the close frame and to the clean end of the stream behind it; returns the code,
+    /// Reads up to the close frame and the clean end of the stream after it; returns the code,
     /// if there was one, and the reason.
     pub(super) fn end(&mut self) -> (Option<u16>, String) {
         let payload = loop {
@@ -199,7 +199,7 @@ impl<S: Read + Write> Wire<S> {
     }
 }
 
-/// Reads up to the empty line of an HTTP answer and not a byte further.
+/// Reads up to the empty line of an HTTP response, and not a byte further.
 pub(super) fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,10 +1,10 @@
-//! Why there is no connection: a sentence for each, that says what to do.
+//! Connection errors: each has a sentence that says what to do.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 
 use super::{Server, Shell, Value, json, nobody};
 
-/// Returns what `send` and `listen` say when they cannot connect: the same.
+/// Returns the message of `send` and `listen` when they cannot connect, which must be the same.
 fn cannot_connect(shell: &Shell, url: &str, more: &str) -> String {
     let run = |command: &str| {
         let ran = shell.run(command);
@@ -17,7 +17,7 @@ fn cannot_connect(shell: &Shell, url: &str, more: &str) -> String {
     said
 }
 
-/// A server with a certificate, which the shell has as `cert.pem`.
+/// Starts a server with a certificate, which the shell has as `cert.pem`.
 pub(super) fn with_tls(change: impl FnOnce(&mut CertificateParams)) -> (Server, Shell) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
@@ -50,7 +50,7 @@ fn an_authority_is_trusted_where_it_is_given() {
     );
 }
 
-/// Whoever tries TLS on one machine has more than one authority that calls itself the same.
+/// A machine used to try out TLS has several authorities with the same name.
 #[test]
 fn an_authority_of_the_same_name_is_not_trusted_for_it() {
     let (server, shell) = with_tls(|_| {});
@@ -115,7 +115,7 @@ fn nobody_there_is_told() {
 #[test]
 fn what_is_no_address_is_wrong_usage() {
     let shell = Shell::new();
-    // A port that is none was once taken for port 80.
+    // An invalid port was once taken for port 80.
     for (url, address) in [
         ("ftp://localhost", "ftp://localhost"),
         ("ws://", "ws://"),

@@ -1,5 +1,6 @@
-//! Every file of a data directory taken away, cut, zeroed, flipped and exchanged: `store check` names
-//! it, no server starts on it, and after `store repair` one does, with what is intact.
+//! Every file of a data directory removed, truncated, zeroed, flipped and exchanged: `store
+//! check` reports it, no server starts on it, and after `store repair` one does, with the intact
+//! data.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -14,7 +15,7 @@ use super::{Ran, Shell, Value, binary};
 
 pub(super) const SEGMENT: &str = "log/00000001.seg";
 
-/// A data directory in which three messages wait for alice.
+/// Returns a data directory in which three messages wait for alice.
 pub(super) fn data() -> Shell {
     let shell = Shell::new();
     let running = server(&shell);
@@ -23,7 +24,7 @@ pub(super) fn data() -> Shell {
         send(&shell, &running, &format!("alice {text}"));
     }
     running.terminate();
-    // Nothing is lost with it, and it is large.
+    // It contains no data, and is large.
     fs::remove_file(dir(&shell).join("ballast")).ok();
     shell
 }
@@ -54,7 +55,7 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Bytes up to the last that is not zero.
+/// Returns the number of bytes up to the last one that is not zero.
 fn used(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
 }
@@ -68,7 +69,7 @@ fn flip(path: &Path, at: impl FnOnce(usize) -> usize) {
 
 type Damage = fn(&Path, &Path);
 
-/// What is done to a file; the second path is the same file of another store.
+/// Ways to damage a file; the second path is the same file of another store.
 const DAMAGES: [(&str, Damage); 9] = [
     ("missing", |path, _| fs::remove_file(path).unwrap()),
     ("a folder", |path, _| {
@@ -87,7 +88,7 @@ const DAMAGES: [(&str, Damage); 9] = [
     ("exchanged", |path, other| copy_file(other, path)),
 ];
 
-/// Messages that wait for alice, or `None` when she is not known.
+/// Returns the number of messages that wait for alice, or `None` if she is not known.
 pub(super) fn waiting(shell: &Shell) -> Option<usize> {
     let ran = shell.run("mailbox show alice --json");
     (ran.code == Some(0)).then(|| ran.out.lines().count())
@@ -134,10 +135,10 @@ fn every_damaged_file_is_found_refused_and_repaired() {
             let found = waiting(&shell);
             match (intact, name) {
                 (Some(count), _) => assert_eq!(found, Some(count), "{case}"),
-                // The manifest knows the id without which the records would be nothing.
+                // The manifest knows the id, without which the records would be useless.
                 (None, "first byte") => assert_eq!(found, Some(3), "{case}"),
                 (None, "cut") => assert!(found < Some(3), "{case}"),
-                // It may be in the record of something else than a message.
+                // It may be in a record that is not a message.
                 (None, "middle byte" | "last byte") => assert!(found >= Some(2), "{case}"),
                 (None, _) => assert_eq!(found, None, "{case}"),
             }
@@ -176,7 +177,7 @@ fn all_faults_are_named_at_once_and_a_sound_store_is_left_alone() {
     assert_eq!(said.matches("00000001.seg is damaged").count(), 2, "{said}");
 }
 
-/// A repair ends with renames; after a crash between any two of them it is finished.
+/// A repair ends with renames; after a crash between any two of them the next one finishes it.
 #[test]
 fn a_repair_that_was_interrupted_is_finished() {
     let whole = data();
@@ -207,7 +208,7 @@ fn a_repair_that_was_interrupted_is_finished() {
     }
 }
 
-/// As a version would have written it whose log had no manifest.
+/// Converts the directory to that of a version whose log had no manifest.
 pub(crate) fn make_older(dir: &Path) {
     let state = dir.join("state.json");
     let mut fields: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
@@ -220,7 +221,7 @@ pub(crate) fn make_older(dir: &Path) {
     change_header(dir, 1);
 }
 
-/// Gives the segment's header another version.
+/// Changes the version in the segment's header.
 fn change_header(dir: &Path, version: u8) {
     change(&dir.join(SEGMENT), |bytes| {
         bytes[8] = version;
@@ -229,7 +230,7 @@ fn change_header(dir: &Path, version: u8) {
     });
 }
 
-/// Written by a server whose log had no manifest: it is taken as it is, once.
+/// Written by a server whose log had no manifest: it is converted once.
 #[test]
 fn a_directory_of_an_older_version_is_brought_up_to_date_once() {
     let shell = data();
@@ -248,7 +249,7 @@ fn a_directory_of_an_older_version_is_brought_up_to_date_once() {
     assert!(!log.contains("from now on it has one"), "{log}");
 }
 
-/// Where the log's folder was, something else lies.
+/// The path of the log's directory is taken by something else.
 #[test]
 fn a_log_that_is_no_folder_is_refused_and_repaired() {
     let shell = data();
@@ -263,7 +264,8 @@ fn a_log_that_is_no_folder_is_refused_and_repaired() {
     server(&shell).terminate();
 }
 
-/// The repair built the new store, could not move the log away, and from then on no start was possible.
+/// The repair once built the new store but could not move the log away, and from then on no
+/// start was possible.
 #[test]
 fn a_log_on_a_mount_of_its_own_is_not_repaired_and_says_why() {
     let shell = data();
@@ -280,7 +282,8 @@ fn a_log_on_a_mount_of_its_own_is_not_repaired_and_says_why() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
-/// A full disk took standard error, too, and each command ended by SIGABRT instead of by its exit code.
+/// A full disk once affected standard error, too, and each command ended by SIGABRT instead of
+/// by its exit code.
 #[test]
 fn exit_codes_hold_where_standard_error_cannot_be_written() {
     let shell = data();
@@ -292,7 +295,8 @@ fn exit_codes_hold_where_standard_error_cannot_be_written() {
     }
 }
 
-/// It was taken for damage: a repair by another user than the server's gave up what he may not read.
+/// It was once taken for damage: a repair by another user than the server's gave up the files
+/// that it may not read.
 #[test]
 fn what_permissions_hide_is_not_given_up_as_damaged() {
     let shell = data();
@@ -312,7 +316,7 @@ fn what_permissions_hide_is_not_given_up_as_damaged() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
-/// As somebody whom permissions stop.
+/// Runs a command as an unprivileged user.
 fn run_unprivileged(shell: &Shell, line: &str) -> Ran {
     const NOBODY: u32 = 65_534;
     let mut command = shell.command(line);
@@ -328,7 +332,8 @@ fn run_unprivileged(shell: &Shell, line: &str) -> Ran {
     Ran::from(command.output().unwrap())
 }
 
-/// As a backup or a snapshot is mounted: it was called damaged, as files were opened for writing.
+/// As in a mounted backup or snapshot: it was once called damaged, because files were opened for
+/// writing.
 #[test]
 fn a_store_that_cannot_be_written_is_read() {
     let (shell, mounted) = (data(), Shell::new());
@@ -360,7 +365,7 @@ fn chmod(shell: &Shell, file: u32, folder: u32) {
     }
 }
 
-/// With the data directory on a file system that is mounted read-only.
+/// Runs a command with the data directory on a read-only file system.
 fn on_read_only(shell: &Shell, line: &str) -> Ran {
     let inner = shell.command(line);
     let mut command = Command::new("unshare");
@@ -374,7 +379,8 @@ fn on_read_only(shell: &Shell, line: &str) -> Ran {
     Ran::from(command.output().expect("`unshare` mounts: install util-linux"))
 }
 
-/// Without the open file that each segment needs, a repair gave up what it could not open.
+/// Without the open file that each segment needs, a repair once gave up the segments that it
+/// could not open.
 #[test]
 fn too_few_open_files_are_no_damage() {
     let shell = data();
@@ -397,7 +403,7 @@ fn too_few_open_files_are_no_damage() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
-/// An id was given twice: the new state knew only the ids of which there is something in the log.
+/// An id was once given twice: the new state knew only the ids with records in the log.
 #[test]
 fn ids_that_were_given_are_known_without_the_state() {
     let shell = data();
@@ -411,7 +417,7 @@ fn ids_that_were_given_are_known_without_the_state() {
     let ran = shell.run("store repair");
     assert!(ran.code == Some(0) && !ran.out.contains("token.key is new"), "{}", ran.out);
     assert_eq!(ids_to(), given);
-    // Now nobody knows.
+    // Now no file knows them.
     server(&shell).terminate();
     for file in ["state.json", "MANIFEST"] {
         fs::remove_file(dir(&shell).join(file)).unwrap();
@@ -421,7 +427,7 @@ fn ids_that_were_given_are_known_without_the_state() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
-/// It was said to be a damaged disk, and the way on led nowhere.
+/// It was once called a damaged disk, and the suggested remedy did not help.
 #[test]
 fn what_lies_where_the_server_wants_to_write_is_named() {
     let whole = data();
@@ -445,7 +451,7 @@ fn what_lies_where_the_server_wants_to_write_is_named() {
     }
 }
 
-/// An exposed key was replaced by the way, and every token ended with it.
+/// An exposed key was once silently replaced, which invalidated every token.
 #[test]
 fn a_repair_leaves_it_to_the_operator_what_to_do_with_an_exposed_key() {
     let shell = data();

@@ -1,4 +1,4 @@
-//! Devices that are kept over runs of `send` and `listen`: with a token, or a state file.
+//! Devices kept over runs of `send` and `listen`: with a token, or a state file.
 
 use std::path::Path;
 use std::process::{ChildStdout, Command};
@@ -9,7 +9,7 @@ use super::{
 };
 use rustix::process::Pid;
 
-/// A `switchboard listen --json`, after its welcome.
+/// A running `switchboard listen --json`, after its welcome.
 pub(super) struct Listening {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -38,7 +38,7 @@ impl Listening {
         serde_json::from_str(&line.unwrap()).unwrap()
     }
 
-    /// The next event of a kind; others are passed over.
+    /// Returns the next event of a kind; others are skipped.
     fn await_event(&mut self, kind: &str) -> Value {
         loop {
             let event = self.event();
@@ -64,7 +64,7 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        // Both fail only for a child that has been waited for.
+        // Both fail only if the child has been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -91,7 +91,7 @@ fn a_message_waits_for_a_device_that_is_away_and_is_heard_once() {
     let heard = listener.event();
     assert_eq!((&heard["event"], &heard["body"]), (&json!("message"), &json!("one")));
     assert_eq!((&heard["from"], &heard["id"]), (&said["from"], &said["id"]));
-    // What was printed and kept is acked: it does not come again, even after a hard end.
+    // Printed and saved events are acked: they do not come again, even after a kill.
     let mut sender = Listening::start(&shell, &server, "--durable --state me");
     assert_eq!(sender.event()["outcome"], "delivered");
     listener.end(Signal::KILL);
@@ -100,7 +100,8 @@ fn a_message_waits_for_a_device_that_is_away_and_is_heard_once() {
     assert_eq!(listener.event()["body"], "two");
 }
 
-/// A server with other data refuses the token that the device keeps, and nobody has given one.
+/// A server with other data refuses the token that the device keeps, although the user has given
+/// none.
 #[test]
 fn a_kept_token_that_is_refused_is_named_by_its_file() {
     let (first, second, shell) = (Server::start(), Server::start(), Shell::new());
@@ -206,7 +207,7 @@ fn the_default_state_is_the_users_own() {
     let mut command = shell.command(&format!("listen --json --durable --url {address}"));
     let listener = Listening::spawn(command.env("XDG_STATE_HOME", &home));
     let to = listener.welcome["id"].as_str().unwrap().to_owned();
-    // The sender is another device, the same in every run, and ends no listener.
+    // The sender is another device, the same in every run, and does not disconnect the listener.
     let send = || {
         let line = format!("send --json --wait 10s --durable --url {address} {to} x");
         let output = shell.command(&line).env("XDG_STATE_HOME", &home).output().unwrap();

@@ -1,4 +1,4 @@
-//! What the binary says about itself: its version, completions, man pages.
+//! Output of the binary about itself: its version, completions, man pages.
 
 use std::path::Path;
 use std::process::Command;

@@ -14,7 +14,7 @@ fn is_ready(shell: &Shell, line: &str) {
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "ready\n"), "{line}: {}", ran.err);
 }
 
-/// Why a server is none to send devices to.
+/// Returns the reason why a server is not ready.
 fn is_not_ready(shell: &Shell, line: &str) -> String {
     let ran = shell.run(&format!("health {line}"));
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{line}: {}", ran.err);
@@ -58,7 +58,7 @@ fn an_address_may_come_from_the_variable_of_the_clients() {
     }
 }
 
-/// Answers one request with this; returns what was asked for.
+/// Answers one request with `answer`; returns the request.
 fn answering(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -73,8 +73,8 @@ fn answering(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
     (address, asked)
 }
 
-/// Behind a proxy that has it on a path it was asked at the root of the site: that path says nothing of
-/// it, and a 200 of the proxy was taken for its own.
+/// Behind a proxy that serves it below a path, the server was once asked at the root of the
+/// site: that path says nothing about it, and a 200 of the proxy was taken for its own.
 #[test]
 fn a_server_on_a_path_is_asked_there() {
     for (given, path) in [
@@ -127,7 +127,7 @@ fn wrong_usage_is_exit_code_1_too() {
     assert_eq!(shell.run("listen --no-such-option").code, Some(2));
 }
 
-/// The server's options are taken as they are, so that they can be repeated.
+/// The server's options are accepted, so that the same command line can be used.
 #[test]
 fn options_that_do_not_say_where_the_server_is_are_taken_and_not_listed() {
     let (server, shell) = (Server::start(), Shell::new());
@@ -167,7 +167,7 @@ fn a_server_with_tls_is_asked_by_tls() {
     );
 }
 
-/// The name in a certificate is the server's in the world, and here it is asked at 127.0.0.1.
+/// The certificate is for the server's public name, but here it is asked at 127.0.0.1.
 #[test]
 fn the_own_server_may_have_any_certificate() {
     let name = |params: &mut rcgen::CertificateParams| {
@@ -205,7 +205,7 @@ fn who_cannot_be_reached_is_not_ready() {
     assert!(why.contains("give --url"), "{why}");
     let why = is_not_ready(&shell, "--set prot=1");
     assert!(why.contains("did you mean port?"), "{why}");
-    // The kernel connects, and nobody answers.
+    // The kernel accepts the connection, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = silent.local_addr().unwrap();
     let why = is_not_ready(&shell, &format!("--url {url} --timeout 100ms"));

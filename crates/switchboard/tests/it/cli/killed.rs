@@ -1,4 +1,4 @@
-//! A start and a repair that strace kills at each of their changes, or lets meet a disk that fails.
+//! A start and a repair that strace kills at each of their changes, or that meet a failing disk.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -10,13 +10,13 @@ use super::damaged::{SEGMENT, copy, data, dir, waiting};
 use super::stopped::server;
 use super::{Ran, Shell};
 
-/// A start that opens the store and then ends, as a key of the operator's is missing.
+/// A start that opens the store and then ends, because a key file of the operator is missing.
 const START: &str = "--listen 127.0.0.1:0 --data-dir switchboard-data --set \
                      auth_hs256_secret_file=missing";
-/// What such a start says when nothing is wrong with the store.
+/// Output of such a start if nothing is wrong with the store.
 const OPENED: &str = "auth_hs256_secret_file = \"missing\": No such file";
 
-/// The calls that change what a crash leaves; each thread counts its own.
+/// The calls that change what is left after a crash; each thread has its own count.
 const CHANGES: &str = "rename,renameat,mkdir,mkdirat,unlink,unlinkat,rmdir,fsync,fdatasync";
 
 fn under_strace(shell: &Shell, line: &str, options: &[&str]) -> Output {
@@ -30,7 +30,7 @@ fn under_strace(shell: &Shell, line: &str, options: &[&str]) -> Output {
     strace.output().expect("`strace` kills at a system call: install it")
 }
 
-/// Kills a command as it begins its `nth` change; `false` if it ended before.
+/// Kills a command as it begins its `nth` change; returns false if it ended before.
 fn killed_at(shell: &Shell, line: &str, nth: usize) -> bool {
     let kill = format!("inject={CHANGES}:signal=KILL:when={nth}");
     let trace = format!("trace={CHANGES}");
@@ -51,8 +51,8 @@ fn opens(shell: &Shell, case: &str) {
     assert_eq!(ran.err.matches("No such file").count(), 1, "{case}: the cause is said once");
 }
 
-/// Killed twice between the rename of state.json and the manifest's note of it, a sound store had a
-/// state that was two generations ahead, and was refused.
+/// Killed twice between the rename of state.json and the manifest's note of it, a valid store
+/// once had a state two generations ahead, and was refused.
 #[test]
 fn a_start_that_is_killed_twice_at_any_change_opens_the_third_time() {
     let whole = data();
@@ -84,7 +84,7 @@ fn a_first_start_that_is_killed_at_any_change_opens_the_next_time() {
     }
 }
 
-/// It went on without a state, and what it accepted was refused at the next start.
+/// It once continued without a state, and everything it accepted was refused at the next start.
 #[test]
 fn a_first_start_that_cannot_write_its_state_ends_and_the_next_one_opens() {
     let shell = Shell::new();
@@ -98,8 +98,8 @@ fn a_first_start_that_cannot_write_its_state_ends_and_the_next_one_opens() {
     assert_eq!(shell.run("store check").code, Some(0));
 }
 
-/// A start afterwards opens the store or names the way on, and the next repair makes a sound store of
-/// it, without loss, and leaves nothing behind.
+/// A start afterwards opens the store or names the remedy, and the next repair makes a valid
+/// store of it, without loss and without leftovers.
 #[test]
 fn a_repair_that_is_killed_at_any_change_is_repeated_or_finished() {
     let whole = data();
@@ -155,11 +155,11 @@ fn two_repairs_one_after_the_other_keep_both_damaged_stores() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
-/// Calls that tell what is on the disk, and fail for other reasons than that.
+/// Calls that look at the disk, and may fail for reasons other than its content.
 const LOOKS: &str = "openat,read,pread64,statx,getdents64";
 
-/// What could not be read for a moment was taken for damaged: a sound log was copied without what
-/// could not be opened, and a sound key made anew.
+/// Data that could temporarily not be read was once taken for damaged: a valid log was copied
+/// without what could not be opened, and a valid key was replaced.
 #[test]
 fn a_repair_gives_up_nothing_because_a_call_fails_once() {
     let sound = data();
@@ -202,7 +202,7 @@ fn start_without(shell: &Shell, file: &str, when: &str) -> Ran {
     Ran::from(under_strace(shell, START, &["-P", path, "-e", "trace=pread64", "-e", &inject]))
 }
 
-/// The error was only that a file cannot be read.
+/// The error once said only that a file cannot be read.
 #[test]
 fn a_start_says_what_to_do_with_a_disk_that_cannot_be_read() {
     let shell = data();

@@ -20,7 +20,7 @@ fn each_line_is_a_message_in_order() {
     let to = listener.welcome["id"].as_str().unwrap().to_owned();
     let line = format!("send --lines --json --wait 20s --url {} {to}", server.url());
     let sending = std::thread::spawn(move || shell.feed(&line, &numbered(COUNT)));
-    // What it prints and nobody reads would not be acked.
+    // Output that is not read would not be acked.
     let heard: Vec<_> = (0..COUNT).map(|_| listener.event()).collect();
     let ran = sending.join().unwrap();
     assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -32,7 +32,8 @@ fn each_line_is_a_message_in_order() {
     }
 }
 
-/// Only 1,000 outcomes may be asked for at once, and nobody waits a second for each line.
+/// Only 1,000 outcomes may be requested at once, and nobody wants to wait a second for each
+/// line.
 #[test]
 fn to_a_device_that_is_away_all_are_stored_and_none_is_waited_for_long() {
     const COUNT: usize = 1_500;
@@ -64,7 +65,8 @@ fn a_text_device_gets_them_in_order_too() {
     }
 }
 
-/// A device that answers every message must not fill the sender's mailbox, whose outcomes wait there.
+/// A device that answers every message must not fill the sender's mailbox, in which the outcomes
+/// wait.
 #[test]
 fn answers_to_the_sender_are_refused_and_stop_nothing() {
     const COUNT: usize = 600;
@@ -86,7 +88,7 @@ fn answers_to_the_sender_are_refused_and_stop_nothing() {
             }
             "outcome" => {
                 ended += 1;
-                // At the end the sender is gone before it has refused the last ones.
+                // At the end the sender may be gone before it has refused the last ones.
                 assert!(event["outcome"] == "refused" || heard == COUNT, "{event}");
                 assert_ne!(event["outcome"], "delivered");
                 echo.say(&json!({"type": "ack", "seq": event["seq"]}));

@@ -13,7 +13,7 @@ fn how_a_message_ends_is_told_by_word_and_exit_code() {
     let (server, shell) = (Server::start(), Shell::new());
     away(&shell, &server, "bob");
     for (line, code, result) in [
-        // It once said "delivered", and nobody was there.
+        // It once said "delivered" although the device was not connected.
         ("--wait 10ms bob x", 7, "stored"),
         ("--wait 0s bob x", 0, "accepted"),
         ("--ttl 1ms --wait 10s bob x", 9, "expired"),
@@ -53,7 +53,7 @@ fn a_refusal_is_told_with_its_reason() {
     );
 }
 
-/// A device of the text protocol sends no acks, so nobody can say that it was delivered.
+/// A device of the text protocol sends no acks, so nobody can say that a message was delivered.
 #[test]
 fn a_text_device_is_sent_to_without_a_receipt() {
     let (server, shell) = (Server::start(), Shell::new());
@@ -72,7 +72,7 @@ fn a_text_device_is_sent_to_without_a_receipt() {
     }
 }
 
-/// A cron job makes 1,440 of them a day, and each once left a mailbox for a day.
+/// A cron job runs it 1,440 times a day, and each run once left a mailbox for a day.
 #[test]
 fn senders_leave_nothing_but_their_messages() {
     const COUNT: usize = 20;
@@ -117,7 +117,7 @@ fn a_server_that_says_nothing_is_given_up() {
     assert_eq!(ran.code, Some(3), "{}", ran.err);
 }
 
-/// The server's part of a connection whose message is never answered.
+/// The server's side of a connection whose message is never answered.
 fn welcomes_and_listens(listener: &std::net::TcpListener) {
     let (socket, _) = listener.accept().unwrap();
     #[expect(clippy::result_large_err, reason = "the library's type")]

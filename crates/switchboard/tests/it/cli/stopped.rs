@@ -6,13 +6,13 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::{Ran, Server, Shell, Value, json};
 
-/// A server with its data in the shell's directory.
+/// Starts a server with its data in the shell's directory.
 pub(super) fn server(shell: &Shell) -> Server {
     let data_dir = shell.directory.path().join("switchboard-data");
     Server::with(&["drain=0s", &format!("data_dir={}", data_dir.display())])
 }
 
-/// Makes a device of this name, known to the server, that is away again.
+/// Creates a device of this name that is known to the server and away.
 pub(super) fn device(shell: &Shell, server: &Server, name: &str) {
     let token = shell.run(&format!("token --device {name}")).out;
     std::fs::write(shell.directory.path().join(name), token).unwrap();
@@ -59,7 +59,7 @@ fn mailboxes_are_listed_shown_and_dropped() {
     let bobs = rows(&shell.run("mailbox show bob --json"));
     assert_eq!((bobs.len(), &bobs[1]["outcome"]), (2, &json!("evicted")));
 
-    // The server finds it as it was left, and goes on.
+    // The server finds the data as it was left, and continues.
     let running = server(&shell);
     let url = running.url();
     let ran = shell.run(&format!("send --url {url} alice x"));

@@ -1,4 +1,5 @@
-//! The Containerfile: nothing here can run it, so everything that it names is held against what is there.
+//! The Containerfile: nothing here can run it, so everything that it names is checked for
+//! existence.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,21 +13,21 @@ use crate::server::binary;
 const CONTAINERFILE: &str = include_str!("../../../../../packaging/container/Containerfile");
 const IGNORED: &str = include_str!("../../../../../.dockerignore");
 
-/// The arguments of each instruction of this name, lines that go on joined.
+/// Returns the arguments of each instruction of this name, with continuation lines joined.
 fn instructions(name: &str) -> Vec<Vec<String>> {
     let joined = CONTAINERFILE.replace("\\\n", " ");
     let lines = joined.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     lines.map(|words| words.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
-/// The only instruction of this name.
+/// Returns the only instruction of this name.
 fn instruction(name: &str) -> Vec<String> {
     let mut all = instructions(name);
     assert_eq!(all.len(), 1, "{name}");
     all.remove(0)
 }
 
-/// Returns what is copied out of the project, each with whether it is for the build.
+/// Returns the paths that are copied from the project.
 fn copied() -> Vec<String> {
     let from_project = |words: &Vec<String>| !words[0].starts_with("--from=");
     let copies = instructions("COPY").into_iter().filter(from_project);
@@ -51,7 +52,7 @@ fn all_that_is_copied_is_there_and_nothing_else_is_sent_to_the_build() {
     }
 }
 
-/// A member or a file that the Containerfile does not copy would fail every build of the image.
+/// A member or file that the Containerfile does not copy would break every build of the image.
 #[test]
 fn cargo_finds_the_whole_workspace_in_what_is_copied() {
     let directory = tempfile::tempdir().unwrap();
@@ -69,7 +70,8 @@ fn cargo_finds_the_whole_workspace_in_what_is_copied() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Copies what cargo looks at before it builds: manifests, and the sources by which it finds targets.
+/// Copies what cargo reads before it builds: manifests, and the sources by which it finds
+/// targets.
 fn copy_manifests(from: &Path, to: &Path) {
     if from.is_file() {
         fs::copy(from, to).unwrap();

@@ -1,4 +1,5 @@
-//! The manifest for Kubernetes: by its schemas, and by whether its figures fit the server that it configures.
+//! The manifest for Kubernetes: valid by its schemas, and with figures that fit the server that
+//! it configures.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use crate::server::{Server, binary};
 
 const MANIFEST: &str = include_str!("../../../../../packaging/kubernetes/switchboard.yaml");
 
-/// The object of a kind, and of a name where there are several.
+/// Returns the object of this kind and name.
 fn object(kind: &str, name: &str) -> Value {
     let objects: Vec<Value> = serde_saphyr::from_multiple(MANIFEST).unwrap();
     let mut found = objects
@@ -35,12 +36,12 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("text, not {value}"))
 }
 
-/// A quantity of Kubernetes, such as `2Gi`.
+/// Parses a quantity of Kubernetes, such as `2Gi`.
 fn bytes(quantity: &Value) -> u64 {
     format!("{}B", text(quantity)).parse::<ByteSize>().unwrap().as_u64()
 }
 
-/// The numbers of the container's ports, by name.
+/// Returns the numbers of the container's ports, by name.
 fn ports() -> BTreeMap<String, u64> {
     let ports = container()["ports"].as_array().unwrap().clone();
     let entry = |port: &Value| (text(&port["name"]).to_owned(), port["containerPort"].as_u64());
@@ -112,7 +113,7 @@ fn the_log_fits_the_volume_and_the_queues_fit_the_memory() {
     let config = config(&configuration());
     let claim = &stateful_set()["volumeClaimTemplates"][0];
     let volume = bytes(&claim["spec"]["resources"]["requests"]["storage"]);
-    // A twentieth stays free, and a file system takes something for itself.
+    // A twentieth stays free, and the file system itself takes some.
     assert!(config.store_max_bytes as u64 <= volume * 9 / 10);
     let out_queues = config.out_queues_max_bytes * 5 / 4;
     let queues = out_queues

@@ -1,6 +1,8 @@
-//! What is shipped for containers and Kubernetes, by what linters say and what the binary and a real server do.
+//! The files for containers and Kubernetes, checked by linters, by the binary and with a real
+//! server.
 //!
-//! Needs hadolint and kubernetes-validate, which `cargo xtask test` installs; without them the tests fail.
+//! Needs hadolint and kubernetes-validate, which `cargo xtask test` installs; without them the
+//! tests fail.
 
 mod container;
 mod kubernetes;
@@ -12,7 +14,7 @@ use switchboard::config::{Config, Layer, resolve};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Runs a linter on a file of the project; it must find nothing to say.
+/// Runs a linter on a file of the project; it must report nothing.
 fn lint(linter: &str, arguments: &[&str], file: &str) {
     let output = Command::new(program(linter)).args(arguments).arg(file).current_dir(ROOT).output();
     let output = output.unwrap_or_else(|error| {
@@ -24,14 +26,14 @@ fn lint(linter: &str, arguments: &[&str], file: &str) {
     assert!(output.status.success(), "{linter}: {output:#?}");
 }
 
-/// Returns where `cargo xtask test` puts it, or else on `PATH`.
+/// Returns the linter's path where `cargo xtask test` puts it, otherwise its name for `PATH`.
 fn program(linter: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in target/");
     let installed = target.join("linters/bin").join(linter);
     if installed.is_file() { installed } else { linter.into() }
 }
 
-/// The configuration that a switchboard.toml makes.
+/// Returns the configuration in the text of a switchboard.toml.
 fn config(text: &str) -> Config {
     resolve([Layer::from_toml(Path::new("switchboard.toml"), text)]).unwrap().config
 }

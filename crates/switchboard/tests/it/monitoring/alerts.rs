@@ -1,4 +1,5 @@
-//! The alert rules: promtool accepts them and their tests, and what they name exists.
+//! The alert rules: promtool accepts them and their tests, and every metric that they name
+//! exists.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,7 +48,7 @@ fn every_name_and_label_of_an_alert_is_shown_by_a_server() {
     }
 }
 
-/// Whoever is woken wants to know how bad it is and what to do.
+/// The person on call needs to know how bad it is and what to do.
 #[test]
 fn every_alert_says_what_users_notice_and_what_to_do() {
     for Rule { alert, labels, annotations, .. } in rules() {

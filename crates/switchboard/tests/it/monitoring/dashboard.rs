@@ -1,4 +1,4 @@
-//! The dashboard: what it names exists, and Grafana can bind it to any data source.
+//! The dashboard: every metric that it names exists, and Grafana can bind it to any data source.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{FOLDER, Shown, words_behind};
 
-/// What Grafana itself puts in.
+/// Variables that Grafana itself provides.
 const GRAFANAS_OWN: [&str; 1] = ["__rate_interval"];
 
 fn dashboard() -> Value {
@@ -64,7 +64,7 @@ fn panels_do_not_overlap() {
     }
 }
 
-/// A dashboard that names somebody's data source is empty everywhere else.
+/// A dashboard that names one particular data source is empty everywhere else.
 #[test]
 fn the_data_source_and_the_server_are_chosen_by_variables() {
     let dashboard = dashboard();

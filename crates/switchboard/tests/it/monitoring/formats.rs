@@ -1,4 +1,4 @@
-//! `/metrics` in the format that is asked for, each as its readers want it.
+//! `/metrics` in the requested format, as the readers of each format need it.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::server::Server;
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The `Content-Type` and the body for this `Accept`.
+/// Returns the `Content-Type` and the body for this `Accept`.
 fn ask(server: &Server, accept: Option<&str>) -> (String, String) {
     let accept = accept.map(|accept| format!("Accept: {accept}\r\n")).unwrap_or_default();
     let request = format!("GET /metrics HTTP/1.1\r\nHost: test\r\n{accept}\r\n");
@@ -19,7 +19,7 @@ fn ask(server: &Server, accept: Option<&str>) -> (String, String) {
     (content_type.expect("it has a type").to_owned(), body.to_owned())
 }
 
-/// `OpenMetrics` was sent to everybody, and with it to tools that read only Prometheus' text.
+/// `OpenMetrics` was once sent to everybody, including tools that read only Prometheus' text.
 #[test]
 fn each_client_is_answered_in_the_format_that_it_reads() {
     let server = Server::start();
@@ -53,7 +53,7 @@ fn both_formats_have_the_same_samples() {
     assert!(differ.is_empty(), "{differ:?}");
 }
 
-/// The same bound of a bucket is `1e-05` in one format and `0.00001` in the other.
+/// Normalizes a bucket's bound, which is `1e-05` in one format and `0.00001` in the other.
 fn bound_as_number(sample: &str) -> String {
     let Some((name, bound)) = sample.split_once("{le=\"") else { return sample.to_owned() };
     format!("{name} {}", bound.trim_end_matches("\"}").parse::<f64>().unwrap())

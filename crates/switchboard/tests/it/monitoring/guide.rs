@@ -1,4 +1,4 @@
-//! What docs/operations.md says of Prometheus can be copied.
+//! The Prometheus configurations in docs/operations.md are valid.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ fn promtool_accepts_every_scrape_configuration_of_the_guide() {
     let blocks = GUIDE.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let configurations: Vec<&str> =
         blocks.filter(|block| block.contains("scrape_configs:")).collect();
-    // Open, on a port of its own, by token.
+    // Open, on a separate port, and with a token.
     assert_eq!(configurations.len(), 3);
     let file = tempfile::NamedTempFile::new().unwrap();
     for configuration in configurations {

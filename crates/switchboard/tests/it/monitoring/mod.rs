@@ -1,5 +1,5 @@
-//! What is shipped for Prometheus and Grafana, and `/metrics` itself, by what a real server shows and
-//! promtool says.
+//! The files for Prometheus and Grafana, and `/metrics` itself, checked against a real server
+//! and by promtool.
 
 mod alerts;
 mod dashboard;
@@ -17,13 +17,13 @@ use crate::server::Server;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/prometheus");
 
-/// Labels that Prometheus gives to everything it scrapes.
+/// Labels that Prometheus adds to everything it scrapes.
 const OF_THE_TARGET: [&str; 2] = ["job", "instance"];
 
-/// Every label of a sample's name, with all its values.
+/// Labels of a sample's name, each with all its values.
 type Labels = BTreeMap<String, BTreeSet<String>>;
 
-/// What a server shows, by the samples' names.
+/// The metrics of a server, by the samples' names.
 struct Shown(BTreeMap<String, Labels>);
 
 impl Shown {
@@ -45,8 +45,8 @@ impl Shown {
         Shown(shown)
     }
 
-    /// Every name, label and value of an expression is shown; so is every label that a text beside it
-    /// puts in.
+    /// Checks that every name, label and value in an expression exists, and every label used in
+    /// a text beside it.
     fn has_all_of(&self, expression: &str, labels_of_texts: &[&str]) {
         let Expression { selectors, labels } = promql::read(expression);
         assert!(!selectors.is_empty(), "no metric in {expression}");
@@ -70,14 +70,14 @@ fn is_of_the_target(label: &str) -> bool {
     OF_THE_TARGET.contains(&label)
 }
 
-/// The words behind `before` in a text, as `instance` in `{{ $labels.instance }}`.
+/// Returns the words after `before` in a text, such as `instance` in `{{ $labels.instance }}`.
 fn words_behind<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let rests = text.split(before).skip(1);
     rests.map(|rest| rest.split(|c| !is_word(c)).next().unwrap_or_default()).collect()
 }
 
-/// Runs promtool beside the files with this on its standard input; it must find nothing to say.
+/// Runs promtool beside the files with this standard input; it must report nothing.
 fn promtool(arguments: &str, input: &str) {
     let mut promtool = Command::new("promtool")
         .args(arguments.split_whitespace())

@@ -1,11 +1,11 @@
-//! The standard metrics of the process, held against what the system says of it.
+//! The standard metrics of the process, compared with the system's own figures.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::server::Server;
 
-/// The number behind a word in a file of the server's `/proc`.
+/// Returns the number after a word in a file of the server's `/proc`.
 fn told(server: &Server, file: &str, before: &str) -> f64 {
     let path = format!("/proc/{}/{file}", server.pid().as_raw_nonzero());
     let text = fs::read_to_string(path).unwrap();
@@ -13,7 +13,7 @@ fn told(server: &Server, file: &str, before: &str) -> f64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Memory moves between two looks, and the kernel itself only estimates it.
+/// Memory changes between two readings, and the kernel itself only estimates it.
 #[test]
 fn the_memory_is_what_the_system_says() {
     let server = Server::start();
@@ -30,7 +30,7 @@ fn threads_and_the_limit_on_files_are_what_the_system_says() {
     let server = Server::with(&["shards=3"]);
     let files = told(&server, "limits", "Max open files");
     assert_eq!(server.metric("process_max_fds"), files);
-    // One more comes and goes where something is done that may take long.
+    // A further thread comes and goes for blocking work.
     let is_told = |threads| threads > 3.0 && threads == told(&server, "status", "Threads:");
     server.await_metric("process_threads", is_told);
 }

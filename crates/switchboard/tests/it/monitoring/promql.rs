@@ -1,29 +1,30 @@
-//! Which metrics and labels a `PromQL` expression names.
+//! Metrics and labels that a `PromQL` expression names.
 //!
-//! Whatever is neither a function, a keyword, a number nor a variable of Grafana's counts as a metric, so
-//! that a misspelt name is noticed. promtool says whether the expression is `PromQL` at all.
+//! Anything that is neither a function, a keyword, a number nor a Grafana variable counts as a
+//! metric, so a misspelt name is noticed. promtool checks whether the expression is `PromQL` at
+//! all.
 
-/// What an expression names.
+/// The names in an expression.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Expression {
     pub(super) selectors: Vec<Selector>,
-    /// Labels by which it groups or joins.
+    /// Labels that it groups or joins by.
     pub(super) labels: Vec<String>,
 }
 
-/// A metric and the values that its labels are held against.
+/// A metric and the values that its labels are compared with.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Selector {
     pub(super) name: String,
-    /// Of a regular expression each alternative; without those that hold a variable.
+    /// Each alternative of a regular expression; those with a variable are left out.
     pub(super) matchers: Vec<(String, String)>,
 }
 
 const OPERATORS: [&str; 5] = ["and", "or", "unless", "bool", "offset"];
-/// Behind them come labels in parentheses.
+/// Followed by labels in parentheses.
 const GROUPINGS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
-/// Reads an expression; a line of `/metrics` without its value is one, too.
+/// Parses an expression; a line of `/metrics` without its value is one, too.
 pub(super) fn read(expression: &str) -> Expression {
     let mut found = Expression::default();
     let tokens = tokens(expression);
@@ -53,7 +54,7 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
 }
 
-/// Takes the tokens up to this one.
+/// Takes the tokens up to `end`.
 fn upto<'t, 'a>(rest: &mut &'t [&'a str], end: &str) -> &'t [&'a str] {
     let length = rest.iter().position(|token| *token == end).expect("what is opened is closed");
     let (taken, after) = rest.split_at(length);
@@ -73,7 +74,8 @@ fn matchers(tokens: &[&str]) -> Vec<(String, String)> {
     found
 }
 
-/// Words with their digits and dots, strings, and all else character by character; no blanks.
+/// Splits into words with their digits and dots, strings, and single other characters, without
+/// white space.
 fn tokens(mut rest: &str) -> Vec<&str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || "_:.$".contains(c);
     let mut tokens = Vec::new();

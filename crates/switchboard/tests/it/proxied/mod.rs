@@ -1,4 +1,5 @@
-//! The examples for nginx and Caddy in `packaging/`, run by these programs before a real server.
+//! The examples for nginx and Caddy in `packaging/`, run by these programs in front of a real
+//! server.
 //!
 //! Needs nginx and caddy, on `PATH` or in `/usr/sbin`; without them the tests fail.
 
@@ -17,14 +18,15 @@ use crate::server::{Server, binary};
 
 const GUIDE: &str = include_str!("../../../../../docs/operations.md");
 
-/// Returns what the guide has in switchboard.toml behind a proxy.
+/// Returns the guide's switchboard.toml for a server behind a proxy.
 fn settings_of_the_guide() -> &'static str {
     let section = GUIDE.split_once("\n## Behind a proxy\n").expect("the section is there").1;
     let block = section.split_once("```toml\n").expect("it has settings").1;
     block.split_once("```").expect("the block ends").0
 }
 
-/// A server with the settings of the guide, and these, on a free port and with its metrics on it.
+/// Starts a server with the settings of the guide and these, on a free port that also serves its
+/// metrics.
 fn server(settings: &[&str]) -> Server {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("switchboard.toml"), settings_of_the_guide()).unwrap();
@@ -97,7 +99,7 @@ fn a_client_counts_by_its_own_address_whatever_it_says() {
     }
 }
 
-/// Returns what a page names in attributes and imports, as it stands there.
+/// Returns the paths that a page names in attributes and imports, unchanged.
 fn named_in(text: &str) -> BTreeSet<&str> {
     let behind = |mark: &'static str| {
         text.split(mark).skip(1).filter_map(|rest| rest.split_once('"').map(|(name, _)| name))
@@ -169,8 +171,8 @@ fn nginx_sends_plain_http_to_https() {
     assert!(answer.contains("\r\nLocation: https://example.org/x\r\n"), "{answer}");
 }
 
-/// nginx cuts off what is silent; the server's pings are what it hears. The test is the example with times a
-/// hundredth as long.
+/// nginx closes silent connections; the server's pings keep them alive. The test is the example
+/// with all times a hundredth as long.
 #[test]
 fn idle_devices_stay_behind_nginx_as_long_as_the_server_pings() {
     let example = NGINX.replace(" 75s;", " 750ms;");

@@ -1,5 +1,5 @@
-//! A real nginx or Caddy as a child process, with a file of `packaging/` in which only addresses and
-//! certificates are others; ended when dropped.
+//! A real nginx or Caddy as a child process, with a file of `packaging/` in which only addresses
+//! and certificates are replaced; stopped when dropped.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -31,15 +31,15 @@ const CADDY_SUBPATH: &str = include_str!("../../../../../packaging/caddy/Caddyfi
 pub(super) const ALICE: [u8; 4] = [127, 0, 1, 1];
 pub(super) const BOB: [u8; 4] = [127, 0, 1, 2];
 
-/// Where a file of `packaging/` has the server: its default.
+/// The server's address in a file of `packaging/`: its default.
 const SERVER: &str = "127.0.0.1:8080";
 
 pub(super) struct Proxy {
-    /// Where it serves TLS.
+    /// Address that serves TLS.
     pub(super) address: SocketAddr,
-    /// Where it serves plain HTTP, if it does.
+    /// Address that serves plain HTTP, if there is one.
     pub(super) plain: SocketAddr,
-    /// The path under which the page is, with a slash at its end.
+    /// The path below which the page is, with a slash at its end.
     pub(super) base: &'static str,
     certificate: CertificateDer<'static>,
     child: Child,
@@ -47,7 +47,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// All examples before this server: each proxy with a host of its own, and with a path of another's.
+    /// Starts all examples in front of this server: each proxy with a host of its own, and below
+    /// a path of another site.
     pub(super) fn all(server: &Server) -> Vec<Proxy> {
         vec![
             Proxy::nginx(server, NGINX, "/"),
@@ -57,7 +58,7 @@ impl Proxy {
         ]
     }
 
-    /// nginx with this file as `conf.d/*.conf`.
+    /// Starts nginx with this file as `conf.d/*.conf`.
     pub(super) fn nginx(server: &Server, example: &str, base: &'static str) -> Proxy {
         let (address, plain) = own_addresses();
         Proxy::start(address, plain, base, |directory| {
@@ -77,7 +78,7 @@ impl Proxy {
         })
     }
 
-    /// Caddy with this file as its Caddyfile.
+    /// Starts Caddy with this file as its Caddyfile.
     fn caddy(server: &Server, example: &str, base: &'static str) -> Proxy {
         let (address, plain) = own_addresses();
         Proxy::start(address, plain, base, |directory| {
@@ -103,7 +104,8 @@ impl Proxy {
         })
     }
 
-    /// Starts what `prepare` makes in a directory that has a certificate, and waits until it serves.
+    /// Starts the command of `prepare` in a directory that has a certificate, and waits until it
+    /// serves.
     fn start(
         address: SocketAddr,
         plain: SocketAddr,
@@ -132,7 +134,7 @@ impl Proxy {
         }
     }
 
-    /// A PEM file with what clients trust.
+    /// Returns a PEM file with the certificate that clients trust.
     pub(super) fn authority(&self) -> PathBuf {
         self.directory.path().join("fullchain.pem")
     }
@@ -146,8 +148,8 @@ impl Proxy {
         tls::over(socket.into(), &self.certificate)
     }
 
-    /// A device of the text protocol that comes from this address, to a path under the page's, with more
-    /// headers.
+    /// Connects a device of the text protocol from this address, to a path below the page's,
+    /// with more headers.
     pub(super) fn device(
         &self,
         client: [u8; 4],
@@ -162,7 +164,7 @@ impl Proxy {
         Device::over(self.tls_from(client), request)
     }
 
-    /// The whole answer to a GET.
+    /// Returns the whole response to a GET.
     pub(super) fn get(&self, path: &str) -> String {
         let mut stream = self.tls_from(ALICE);
         let request =
@@ -170,7 +172,7 @@ impl Proxy {
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
-            // nginx ends a connection without the alert that TLS has for it.
+            // nginx ends a connection without TLS's close_notify.
             Err(error) if error.kind() != ErrorKind::UnexpectedEof => panic!("{error}"),
             _ => String::from_utf8(answer).unwrap(),
         }
@@ -179,14 +181,14 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
+        // Both fail only if the child has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Returns what Debian's nginx.conf is around an example, as far as it matters here: one process,
-/// in a directory of its own.
+/// Returns Debian's nginx.conf around an example, as far as it matters here: one process, in a
+/// directory of its own.
 fn nginx_conf(directory: &Path) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {kind};\n"))
@@ -198,7 +200,7 @@ fn nginx_conf(directory: &Path) -> String {
     )
 }
 
-/// The host name in an nginx file, and its certificate's folder.
+/// Returns the host name in an nginx file, and its certificate's folder.
 fn certified_host(example: &str) -> (&str, &str) {
     let rest = example.split_once("/etc/letsencrypt/live/").expect("it has a certificate").1;
     rest.split_once('/').expect("it is in a folder")
@@ -209,8 +211,8 @@ fn replace(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
-/// Addresses, for TLS and without, on which nobody else has sockets, so that nobody gets the ports before the
-/// proxy does: there is one such loopback address for each process id.
+/// Returns addresses, for TLS and without, on which nobody else has sockets, so that nobody gets
+/// the ports before the proxy does: there is one such loopback address for each process id.
 fn own_addresses() -> (SocketAddr, SocketAddr) {
     static PORT: AtomicU16 = AtomicU16::new(20_000);
     let [_, high, middle, low] = std::process::id().to_be_bytes();
@@ -228,7 +230,7 @@ fn write_certificate(directory: &Path, ip: IpAddr) -> CertificateDer<'static> {
     cert.der().clone()
 }
 
-/// A program on `PATH`, or where Debian has it for root only.
+/// Returns a program on `PATH`, or in Debian's directory for root.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);

@@ -1,4 +1,4 @@
-//! A v1 device in a test: another implementation of WebSocket (tungstenite), frames as JSON.
+//! A v1 device for tests: another WebSocket implementation (tungstenite), with frames as JSON.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -14,14 +14,14 @@ pub(crate) use crate::server::{now_s, token};
 
 /// A connection that speaks v1.
 pub(crate) struct V1 {
-    /// What the server said to `hello`; null before.
+    /// The server's answer to `hello`; null before.
     pub(crate) welcome: Value,
-    /// What proves the device.
+    /// The device's token.
     token: String,
     socket: WebSocket<TcpStream>,
 }
 
-/// A device that is not connected, and what it knows.
+/// A device that is not connected, and its state.
 pub(crate) struct Away {
     pub(crate) device: String,
     pub(crate) token: String,
@@ -29,17 +29,17 @@ pub(crate) struct Away {
 }
 
 impl V1 {
-    /// Shakes hands and says nothing.
+    /// Performs the handshake and sends nothing.
     pub(crate) fn open(server: &Server) -> V1 {
         V1::try_open(server).expect("the handshake succeeds")
     }
 
-    /// As [`V1::open`], where the server may be gone.
+    /// Like [`V1::open`], for a server that may be gone.
     pub(crate) fn try_open(server: &Server) -> Result<V1, Error> {
         V1::over(server.socket(), server.url())
     }
 
-    /// Shakes hands over a stream that is there already.
+    /// Performs the handshake over an existing stream.
     pub(crate) fn over(stream: TcpStream, url: String) -> Result<V1, Error> {
         let mut request = url.into_client_request()?;
         let offered = HeaderValue::from_static(SUBPROTOCOL);
@@ -61,14 +61,14 @@ impl V1 {
         device
     }
 
-    /// Says `hello` and waits for nothing.
+    /// Sends `hello` without waiting for the answer.
     pub(crate) fn say_hello(&mut self, mut hello: Value) {
         self.token = hello["token"].as_str().unwrap_or_default().to_owned();
         hello["type"] = json!("hello");
         self.say(&hello);
     }
 
-    /// Hears the answer to `hello`.
+    /// Reads the answer to `hello`.
     pub(crate) fn welcome(&mut self) {
         self.welcome = self.expect(json!({"type": "welcome"}));
         if let Some(token) = self.welcome["token"].as_str() {
@@ -76,28 +76,28 @@ impl V1 {
         }
     }
 
-    /// A new device without a name.
+    /// Connects a new device without a name.
     pub(crate) fn anonymous(server: &Server) -> V1 {
         V1::hello(server, json!({}))
     }
 
-    /// A device by its name.
+    /// Connects a device by its name.
     pub(crate) fn named(server: &Server, name: &str) -> V1 {
         V1::hello(server, json!({"token": token(server, name, None)}))
     }
 
-    /// Its id.
+    /// Returns the device's id.
     pub(crate) fn device(&self) -> String {
         self.welcome["device"].as_str().expect("a welcome").to_owned()
     }
 
-    /// Returns what it must know to come back.
+    /// Returns the state that it needs to come back.
     pub(crate) fn away(&self) -> Away {
         let mailbox = self.welcome["mailbox"].as_str().expect("a welcome").to_owned();
         Away { device: self.device(), token: self.token.clone(), mailbox }
     }
 
-    /// Closes; when this returns the server knows that it is away.
+    /// Closes; when this returns the server knows that the device is away.
     pub(crate) fn leave(mut self) -> Away {
         self.socket.close(None).unwrap();
         while self.read().is_ok() {}
@@ -108,12 +108,12 @@ impl V1 {
         self.say_text(&frame.to_string());
     }
 
-    /// Says something as it is.
+    /// Sends a text unchanged.
     pub(crate) fn say_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).unwrap();
     }
 
-    /// Says many frames at once.
+    /// Sends many frames at once.
     pub(crate) fn say_all(&mut self, frames: impl IntoIterator<Item = Value>) {
         for frame in frames {
             self.socket.write(Message::text(frame.to_string())).unwrap();
@@ -121,7 +121,7 @@ impl V1 {
         self.socket.flush().unwrap();
     }
 
-    /// The next frame, as it is.
+    /// Returns the next frame unchanged.
     #[track_caller]
     pub(crate) fn hear_text(&mut self) -> String {
         loop {
@@ -133,7 +133,7 @@ impl V1 {
         }
     }
 
-    /// The next frame, which a client can read.
+    /// Returns the next frame, which must be valid for a client.
     #[track_caller]
     pub(crate) fn hear(&mut self) -> Value {
         let text = self.hear_text();
@@ -141,7 +141,7 @@ impl V1 {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// The next frame, which has at least these fields.
+    /// Returns the next frame, which must have at least these fields.
     #[track_caller]
     pub(crate) fn expect(&mut self, fields: Value) -> Value {
         let frame = self.hear();
@@ -151,14 +151,14 @@ impl V1 {
         frame
     }
 
-    /// Says a frame and hears the next one, which has at least these fields.
+    /// Sends a frame and returns the next one, which must have at least these fields.
     #[track_caller]
     pub(crate) fn ask(&mut self, frame: Value, fields: Value) -> Value {
         self.say(&frame);
         self.expect(fields)
     }
 
-    /// Sends, and is told that it is accepted on disk.
+    /// Sends a message, which must be accepted on disk.
     #[track_caller]
     pub(crate) fn send(&mut self, to: &str, id: &str) {
         let fields = json!({"type": "accepted", "id": id, "durability": "disk"});
@@ -166,13 +166,13 @@ impl V1 {
         assert_eq!(accepted.get("duplicate"), None);
     }
 
-    /// As [`V1::send`], with a receipt asked for and more fields of the frame.
+    /// Like [`V1::send`], with a receipt requested and more fields in the frame.
     #[track_caller]
     pub(crate) fn send_with(&mut self, to: &str, id: &str, more: &Value) {
         self.ask(with(send(to, id), more), json!({"type": "accepted", "id": id}));
     }
 
-    /// Is pushed the message with this id; returns its `seq`.
+    /// Reads the message with this id, which must be next; returns its `seq`.
     #[track_caller]
     pub(crate) fn take(&mut self, id: &str) -> u64 {
         self.expect(json!({"type": "message", "id": id}))["seq"].as_u64().unwrap()
@@ -182,7 +182,8 @@ impl V1 {
         self.say(&json!({"type": "ack", "seq": seq}));
     }
 
-    /// That all which was said is dealt with and nothing else came: answers come in order.
+    /// Checks that everything sent has been handled and nothing else came: answers come in
+    /// order.
     #[track_caller]
     pub(crate) fn hears_nothing(&mut self) {
         self.ask(
@@ -191,7 +192,7 @@ impl V1 {
         );
     }
 
-    /// Reads to the close frame; returns its code and reason.
+    /// Reads up to the close frame; returns its code and reason.
     #[track_caller]
     pub(crate) fn end(&mut self) -> (u16, String) {
         let mut end = None;
@@ -207,7 +208,7 @@ impl V1 {
         (frame.code.into(), frame.reason.as_str().to_owned())
     }
 
-    /// Returns what comes next. A read that may time out is interrupted by any signal.
+    /// Returns the next WebSocket message. A read with a timeout is interrupted by any signal.
     pub(super) fn read(&mut self) -> Result<Message, Error> {
         loop {
             match self.socket.read() {
@@ -217,26 +218,26 @@ impl V1 {
         }
     }
 
-    /// The socket, for what no frame says.
+    /// Returns the socket, for actions below the level of frames.
     pub(crate) fn socket(&mut self) -> &mut WebSocket<TcpStream> {
         &mut self.socket
     }
 }
 
 impl Away {
-    /// Connects again, having seen all up to `last_seq`.
+    /// Connects again, having seen everything up to `last_seq`.
     pub(crate) fn back(&self, server: &Server, last_seq: u64) -> V1 {
         let Away { token, mailbox, .. } = self;
         V1::hello(server, json!({"token": token, "mailbox": mailbox, "last_seq": last_seq}))
     }
 }
 
-/// A message with a small body.
+/// Returns a message with a small body.
 pub(crate) fn send(to: &str, id: &str) -> Value {
     json!({"type": "send", "to": to, "id": id, "body": id})
 }
 
-/// A frame with more fields.
+/// Returns the frame with more fields.
 pub(crate) fn with(mut frame: Value, more: &Value) -> Value {
     for (name, value) in more.as_object().expect("fields") {
         frame[name] = value.clone();

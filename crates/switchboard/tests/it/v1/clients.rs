@@ -1,7 +1,9 @@
-//! The clients in `docs/clients`, as a reader would run them, over crashes of the real server.
+//! The clients in `docs/clients`, run as a reader would run them, over crashes of the real
+//! server.
 //!
-//! Needs a `python3` in `PATH` that has `websockets`; without it the test fails. Not every Debian has a Node
-//! that has `WebSocket`: without one, `device.mjs` is tested in Chromium only (`tests/browser/clients.rs`).
+//! Needs a `python3` in `PATH` that has `websockets`; without it the test fails. Not every
+//! Debian has a Node with `WebSocket`: without one, `device.mjs` is tested in Chromium only
+//! (`tests/browser/clients.rs`).
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -16,13 +18,13 @@ use serde_json::{Value, json};
 
 use crate::server::{PATIENCE, Server};
 
-/// Messages between two crashes.
+/// Number of messages between two crashes.
 const BURST: usize = 25;
 
-/// How a client's program is run, but for its arguments.
+/// Makes the command that runs a client's program, without its arguments.
 type Run<'a> = &'a dyn Fn() -> Command;
 
-/// A device on the command line, and what it said so far.
+/// A device on the command line, and its output so far.
 struct Program {
     child: Child,
     input: Option<ChildStdin>,
@@ -31,12 +33,12 @@ struct Program {
 }
 
 impl Program {
-    /// Starts it and waits for its welcome; returns its id, too.
+    /// Starts the program and waits for its welcome; returns its id, too.
     fn start(run: Run<'_>, server: &Server, state: &str) -> (Program, String) {
         Program::start_at(&server.url(), run, server, state)
     }
 
-    /// As [`Program::start`], by way of another address.
+    /// Like [`Program::start`], with another address.
     fn start_at(url: &str, run: Run<'_>, server: &Server, state: &str) -> (Program, String) {
         let state = server.directory.path().join(state);
         let mut child =
@@ -45,7 +47,7 @@ impl Program {
         let (said, output) = mpsc::channel();
         let reader = std::thread::spawn(move || {
             for line in lines {
-                // Nobody listens to the end of a program that ends.
+                // Nobody listens to the end of a program that is being stopped.
                 let _ = said.send(serde_json::from_str(&line.unwrap()).unwrap());
             }
         });
@@ -65,7 +67,7 @@ impl Program {
         self.input.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
     }
 
-    /// Ends it by the end of its input; returns what it said until then.
+    /// Stops the program by closing its input; returns its output until then.
     fn end(mut self) -> Vec<Value> {
         drop(self.input.take());
         let mut said = Vec::new();
@@ -84,13 +86,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone already.
+        // Both fail only if the child has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What one device heard, over all its runs.
+/// Everything that one device received, over all its runs.
 #[derive(Default)]
 struct Heard {
     texts: Vec<String>,
@@ -113,7 +115,7 @@ impl Heard {
         }
     }
 
-    /// Hears until so many messages and outcomes have come.
+    /// Reads until `texts` messages and `outcomes` outcomes have arrived.
     fn until(&mut self, program: &Program, texts: usize, outcomes: usize) {
         while self.texts.len() < texts || self.outcomes.len() < outcomes {
             self.take(&program.next());
@@ -121,7 +123,8 @@ impl Heard {
     }
 }
 
-/// Two devices send to each other while the server is killed twice; then one is away and comes back.
+/// Lets two devices send to each other while the server is killed twice; then one leaves and
+/// comes back.
 fn nothing_is_lost_or_doubled(mut server: Server, one: Run<'_>, other: Run<'_>) {
     let (mut a, a_id) = Program::start(one, &server, "a.json");
     let (mut b, b_id) = Program::start(other, &server, "b.json");
@@ -134,7 +137,8 @@ fn nothing_is_lost_or_doubled(mut server: Server, one: Run<'_>, other: Run<'_>) 
             a.send(&b_id, burst);
             b.send(&a_id, burst);
         }
-        // Some of it was heard, and the acks are not on disk yet; some is on its way, and some not said.
+        // Some messages have arrived without their acks on disk, some are under way, and some
+        // are not sent yet.
         let heard = heard_by_b.texts.len() + BURST / 2;
         heard_by_b.until(&b, heard, 0);
         server.restart_in_place();
@@ -161,7 +165,8 @@ fn file(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/clients")).join(name)
 }
 
-/// The first of these programs in `PATH` that runs this line of its language without complaint.
+/// Returns the first of these programs in `PATH` that runs this line of its language without an
+/// error.
 fn find(name: &str, arguments: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| {
@@ -181,16 +186,17 @@ fn the_python_client_loses_and_doubles_nothing_over_crashes() {
         let mut command = Command::new(&python);
         // No bytecode beside the sources.
         command.args(["-B".as_ref(), file("cli.py").as_os_str()]);
-        // The library obeys what the machine says about proxies.
+        // The library obeys the machine's proxy settings.
         command.env("no_proxy", "*");
         command
     };
     nothing_is_lost_or_doubled(Server::alone_on("127.0.0.2"), &run, &run);
 }
 
-/// Returns how `cli.mjs` is run, if there is a Node that can.
+/// Returns the command for `cli.mjs`, if there is a Node that can run it.
 fn javascript() -> Option<impl Fn() -> Command> {
-    // Node 20 has it under a flag, later ones without, and they may give the flag up.
+    // Node 20 has `WebSocket` behind a flag, later versions without one, and these may drop the
+    // flag.
     let flags: [&[&str]; 2] = [&[], &["--experimental-websocket"]];
     let node = |flags: &[&str]| find("node", &[flags, &["--eval", "WebSocket"]].concat());
     let found = flags.into_iter().find_map(|flags| Some((node(flags)?, flags)));
@@ -212,10 +218,10 @@ fn the_javascript_client_loses_and_doubles_nothing_over_crashes() {
     nothing_is_lost_or_doubled(Server::alone_on("127.0.0.3"), &run, &run);
 }
 
-/// Takes two connections to a server; says so of each, and passes on what both sides say.
+/// Relays two connections to a server; reports each, and forwards the bytes of both sides.
 fn two_connections(front: TcpListener, server: SocketAddr, taken: &Sender<()>) {
     let copy = |mut from: TcpStream, mut to: TcpStream| {
-        // Either side may end it in any way, and the other is told.
+        // Either side may end the connection in any way; the other is told.
         move || drop((std::io::copy(&mut from, &mut to), to.shutdown(Shutdown::Write)))
     };
     std::thread::scope(|scope| {
@@ -228,7 +234,7 @@ fn two_connections(front: TcpListener, server: SocketAddr, taken: &Sender<()>) {
     });
 }
 
-/// A page sees no pings. The first `ping_every_ms` once counted from the second frame on.
+/// A page sees no pings. The first `ping_every_ms` once counted only from the second frame on.
 #[test]
 fn the_javascript_client_leaves_a_server_that_is_silent() {
     let Some(run) = javascript() else { return };

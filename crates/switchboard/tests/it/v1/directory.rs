@@ -14,8 +14,8 @@ fn data(server: &Server) -> PathBuf {
     server.directory.path().join("switchboard-data")
 }
 
-/// The server went on by path. So it deleted the segments of the server that had been started in the
-/// directory's old place, began segments there and replaced its state.json as it ended.
+/// The server once continued by path. So it deleted the segments of the server started in the
+/// directory's old place, created segments there, and replaced its state.json at the end.
 #[test]
 fn a_directory_that_is_moved_is_served_on_and_what_takes_its_place_is_left_alone() {
     let settings = ["store_max_bytes=8MiB", "mailbox_max_messages=10000", "dedup_window=1s"];
@@ -27,7 +27,7 @@ fn a_directory_that_is_moved_is_served_on_and_what_takes_its_place_is_left_alone
     let mut second = Server::with(&[&format!("data_dir={}", data.display())]);
     let (mut c, d) = (V1::anonymous(&second), V1::anonymous(&second).leave());
     c.send(&d.device, "other");
-    // The first one begins segments, and deletes its oldest.
+    // The first server creates segments, and deletes its oldest.
     let body = json!({"body": "x".repeat(50_000)});
     let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
     let refused = fill_store(&mut a, message, 0);
@@ -54,7 +54,7 @@ fn a_directory_that_is_moved_is_served_on_and_what_takes_its_place_is_left_alone
     device.hears_nothing();
 }
 
-/// The server hears that a file is gone, and accepts nothing more; it is told once in the log.
+/// Checks that the server notices a missing file, accepts nothing more, and logs it once.
 #[track_caller]
 fn notices(server: &Server, device: &mut V1, remove: impl FnOnce()) {
     is_ready(server);
@@ -73,7 +73,7 @@ fn says_once(log: &str, file: &str) {
     assert!(matches!(lines[..], [line] if line.contains(&said)), "{log}");
 }
 
-/// Messages were accepted on disk into files that had no name any more.
+/// Messages were once accepted on disk into files that were already deleted.
 #[test]
 fn a_directory_that_is_removed_is_noticed() {
     let server = Server::with(&["shards=1"]);

@@ -1,4 +1,4 @@
-//! Going down with mailboxes: a shard is needed by the devices of the others.
+//! Draining with mailboxes: a shard is needed by the devices of the other shards.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -8,7 +8,7 @@ use switchboard_proto::DeviceId;
 use super::client::{V1, send};
 use crate::server::Server;
 
-/// A new device whose home is this shard of two.
+/// Returns a new device whose owner is this shard of two.
 pub(super) fn anonymous_on(server: &Server, shard: u16) -> V1 {
     loop {
         let device = V1::anonymous(server);
@@ -20,8 +20,8 @@ pub(super) fn anonymous_on(server: &Server, shard: u16) -> V1 {
     }
 }
 
-/// A shard without connections once ended at once, and with it half of the mailboxes: sends to
-/// them were never answered, for as long as the drain lasted.
+/// A shard without connections once ended at once, and with it half of the mailboxes: messages
+/// to them were never answered for as long as the drain lasted.
 #[test]
 fn until_the_last_is_closed_every_mailbox_answers() {
     let server = Server::with(&["shards=2", "drain=2s", "mailbox_max_messages=1000000"]);
@@ -29,7 +29,7 @@ fn until_the_last_is_closed_every_mailbox_answers() {
     let mut senders: Vec<V1> = (0..4).map(|_| anonymous_on(&server, 1)).collect();
     server.signal(Signal::TERM);
     let mut accepted = 0;
-    // Each is closed after a `bye` some day; until then it is answered.
+    // Each is closed after a `bye` at some point; until then it is answered.
     for round in 0.. {
         senders.retain_mut(|sender| {
             let id = format!("{round}");
@@ -52,8 +52,8 @@ fn until_the_last_is_closed_every_mailbox_answers() {
     assert!(server.wait().status.success());
 }
 
-/// The refusal of a message once stayed in the outbox of the receiver's shard, because the sender's
-/// had ended; then the sender was told `delivered`.
+/// The refusal of a message once got stuck in the outbox of the receiver's shard, because the
+/// sender's shard had ended; the sender was then told `delivered`.
 #[test]
 fn what_a_receiver_says_while_the_server_goes_down_reaches_the_sender() {
     let mut server = Server::with(&["shards=2", "drain=2s"]);

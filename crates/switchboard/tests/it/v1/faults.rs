@@ -1,4 +1,5 @@
-//! The disk fails under the real binary: it is full, returns errors or hangs, or another process has it.
+//! The disk fails under the real binary: it is full, returns errors or hangs, or another process
+//! uses it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -20,8 +21,8 @@ use crate::device::Device;
 use crate::server::{Ended, PATIENCE, Server, binary};
 use crate::strace::{self, READER, STORE, SYNCS, Tampering};
 
-/// A file system of a few MiB in a mount namespace of its own, which needs no privilege where user
-/// namespaces are allowed. It lives as long as its process, which does nothing else.
+/// A file system of a few MiB in a mount namespace of its own, which needs no privileges where
+/// user namespaces are allowed. It exists as long as its process, which does nothing else.
 struct SmallDisk {
     holder: Child,
     place: tempfile::TempDir,
@@ -49,7 +50,7 @@ impl SmallDisk {
         SmallDisk { holder, place }
     }
 
-    /// Returns what a command must begin with to see the disk.
+    /// Returns the prefix of a command that is to see the disk.
     fn prefix(&self) -> Vec<String> {
         let target = format!("--target={}", self.holder.id());
         let begin = "cd \"$1\" && shift && exec \"$@\"";
@@ -58,7 +59,7 @@ impl SmallDisk {
         enter.into_iter().chain(["sh", "-c", begin, "sh", place]).map(str::to_owned).collect()
     }
 
-    /// The disk as it is seen from outside.
+    /// Returns the disk's path as seen from outside.
     fn path(&self) -> PathBuf {
         let inside = self.place.path().strip_prefix("/").unwrap();
         Path::new("/proc").join(self.holder.id().to_string()).join("root").join(inside)
@@ -84,13 +85,13 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Both fail only for a process that is gone already.
+        // Both fail only if the process has already exited.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
 }
 
-/// The status of `/readyz`, and what it says.
+/// Returns the status and body of `/readyz`.
 fn readiness(server: &Server) -> (u16, String) {
     let answer = server.raw(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n");
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -108,7 +109,7 @@ pub(super) fn is_not_ready(server: &Server) {
     assert_eq!(readiness(server), (503, "the store cannot write".to_owned()));
 }
 
-/// A device sends itself a message that needs no disk, and gets it.
+/// Has a device send itself a message that needs no disk, and receive it.
 fn send_itself(device: &mut V1, id: &str) {
     let frame = with(send(&device.device(), id), &json!({"durability": "memory"}));
     device.say(&frame);
@@ -117,7 +118,7 @@ fn send_itself(device: &mut V1, id: &str) {
     assert_eq!(told, ["\"accepted\"", "\"message\""]);
 }
 
-/// Sends messages until one is refused; returns its number.
+/// Sends messages until one is rejected; returns its number.
 pub(super) fn fill_store(sender: &mut V1, message: impl Fn(u64) -> Value, from: u64) -> u64 {
     (from..)
         .find(|id| {
@@ -132,8 +133,8 @@ pub(super) fn fill_store(sender: &mut V1, message: impl Fn(u64) -> Value, from: 
         .expect("the store is full some time")
 }
 
-/// Others take the last byte. What waits could then not be taken, as no ack could be written, and the
-/// disk stayed full; and a server that was restarted did not start.
+/// Other programs take the last byte. Once, the waiting messages could then not be taken, as no
+/// ack could be written, so the disk stayed full; and a restarted server did not start.
 #[test]
 fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again() {
     let disk = SmallDisk::new("8m");
@@ -149,12 +150,12 @@ fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again()
     assert!(server.metric("switchboard_store_free_bytes") > 0.0);
     assert!(server.metric("switchboard_store_left_bytes") > 0.0);
     disk.fill();
-    // The log has some room that it took before.
+    // The log has some space that it reserved before.
     let refused = fill_store(&mut a, message, 1);
     server.await_metric("switchboard_store_full", |full| full == 1.0);
     assert_eq!(server.metric("switchboard_store_left_bytes"), 0.0);
     assert!(server.metric("switchboard_rejected_total{code=\"store_full\"}") >= 1.0);
-    // What needs no disk goes on, and so does what the ballast pays for.
+    // Messages that need no disk continue, and so do those paid for by the ballast.
     send_itself(&mut a, "m2");
     let mut device = b.back(&server, 0);
     let seq = device.take("0");
@@ -164,7 +165,8 @@ fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again()
     is_ready(&server);
     server.restart();
     a = a.away().back(&server, 0);
-    // A start reserves ids on disk before it gives new ones. A device with a mailbox would take space.
+    // A start reserves ids on disk before it gives out new ones. A device with a mailbox would
+    // take space.
     V1::hello(&server, json!({"ephemeral": true})).leave();
     server.await_metric("switchboard_store_full", |full| full == 1.0);
     disk.free();
@@ -179,7 +181,7 @@ fn a_full_disk_is_told_and_the_server_goes_on_by_itself_when_it_has_room_again()
     device.hears_nothing();
 }
 
-/// A quota is passed by no byte of the log, and what devices ack comes free, again and again.
+/// The log never exceeds its quota, and space is freed as devices ack, again and again.
 #[test]
 fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
     let quota = 8 << 20;
@@ -191,7 +193,7 @@ fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
     for _ in 0..3 {
         let message = |id: u64| with(send(&b.device, &id.to_string()), &body);
         let refused = fill_store(&mut a, message, next);
-        // Space comes back bit by bit, and is taken at once.
+        // Space is freed little by little, and used at once.
         let least = if next == 0 { 20 } else { 1 };
         assert!(refused - next >= least, "{} messages of 50 kB are not much", refused - next);
         let log = server.directory.path().join("switchboard-data/log");
@@ -209,14 +211,14 @@ fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
     }
 }
 
-/// A crowd that filled a store of 16 MiB at once brought it to 25: shards had accepted, while the gate was
-/// open, far more than the log had room for.
+/// Many clients that filled a store of 16 MiB at once made it grow to 25: while the gate was
+/// open, shards had accepted far more than the log had space for.
 #[test]
 fn a_crowd_that_fills_a_small_store_at_once_does_not_bring_it_above_its_quota() {
     let server = Server::with(&["shards=2", "store_max_bytes=16MiB", "mailbox_max_messages=10000"]);
     let receivers: Vec<Away> = (0..16).map(|_| V1::anonymous(&server).leave()).collect();
     let body = json!({"body": "x".repeat(20_000)});
-    // One and a half times what the store holds.
+    // One and a half times the capacity of the store.
     let each = 80;
     let crowd = |receiver: &Away| {
         let mut sender = V1::anonymous(&server);
@@ -240,8 +242,8 @@ fn a_crowd_that_fills_a_small_store_at_once_does_not_bring_it_above_its_quota() 
     assert_eq!(server.metric("switchboard_store_failures_total"), 0.0);
 }
 
-/// What a shard had left to record at its end was appended after the turn had submitted: nothing was to
-/// wake it then, and the last acks were not recorded.
+/// The last records of a shard were once appended after its turn had submitted: nothing woke it
+/// afterwards, and the last acks were not recorded.
 #[test]
 fn a_stop_while_the_store_is_full_ends_in_order() {
     let server = Server::with(&["shards=2", "store_max_bytes=8MiB", "mailbox_max_messages=10000"]);
@@ -259,7 +261,7 @@ fn a_stop_while_the_store_is_full_ends_in_order() {
     assert!(ended.status.success(), "{}", ended.log);
 }
 
-/// For want of 8 KiB for its manifest no command got on with it.
+/// Every command once failed because there were not 8 KiB for its manifest.
 #[test]
 fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
     let disk = SmallDisk::new("8m");
@@ -269,7 +271,7 @@ fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
     let away = V1::anonymous(&server).leave();
     V1::anonymous(&server).send_with(&away.device, "1", &json!({}));
     server.terminate();
-    // It had the ballast among its segments.
+    // The ballast was among its segments.
     let ballast = data.join("log/ballast");
     fs::rename(data.join("ballast"), &ballast).unwrap();
     make_older(&data);
@@ -279,7 +281,7 @@ fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
     assert!(!ballast.exists());
 }
 
-/// Sockets that said nothing took the files that the store begins its segments with.
+/// Idle sockets once took the file descriptors that the store needs for new segments.
 #[test]
 fn strangers_who_only_open_sockets_leave_the_store_its_files() {
     let prefix = ["sh", "-c", "ulimit -n 300; exec \"$@\"", "sh"].map(str::to_owned);
@@ -297,11 +299,11 @@ fn strangers_who_only_open_sockets_leave_the_store_its_files() {
     assert_eq!(server.metric("switchboard_store_failures_total"), 0.0);
 }
 
-/// A stranger kept the store full, and brought it above its quota, with nothing but new devices: each wrote
-/// a record.
+/// A client could once keep the store full, and make it exceed its quota, with nothing but new
+/// devices: each wrote a record.
 #[test]
 fn a_full_store_takes_no_new_devices_until_there_is_space_again() {
-    // The one shard is told that the store is full, or is not any more, before the sender is.
+    // The one shard is told that the store is full, or no longer full, before the sender is.
     let server = Server::with(&["shards=1", "store_max_bytes=8MiB", "mailbox_max_messages=10000"]);
     let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
     let body = json!({"body": "x".repeat(50_000)});
@@ -315,7 +317,7 @@ fn a_full_store_takes_no_new_devices_until_there_is_space_again() {
         assert!(reason.starts_with("full") && reason.contains("ephemeral"), "{reason}");
     }
     assert_eq!(bearer(&server, &token(&server, "dora", None)).close_code(), 1013);
-    // One that leaves nothing comes, and so does one that is known already.
+    // A device without a mailbox is let in, and so is a known one.
     Device::connect(&server);
     V1::hello(&server, json!({"ephemeral": true})).hears_nothing();
     let mut device = b.back(&server, 0);
@@ -327,8 +329,8 @@ fn a_full_store_takes_no_new_devices_until_there_is_space_again() {
     V1::anonymous(&server).hears_nothing();
 }
 
-/// Tiny messages whose outcomes are as long as they can be, to devices that refuse them: what waits for the
-/// sender is larger than what was sent.
+/// Sends tiny messages with outcomes as long as possible, to devices that refuse them: more data
+/// waits for the sender than was sent.
 fn refuse_all(server: &Server, receivers: &[Away]) {
     let reason = "r".repeat(256);
     for away in receivers {
@@ -342,14 +344,15 @@ fn refuse_all(server: &Server, receivers: &[Away]) {
     }
 }
 
-/// Senders fill the server with messages that ask for outcomes; returns who has them.
+/// Lets senders fill the server with messages that ask for outcomes; returns the senders and the
+/// receivers.
 fn fill_with_receipts(server: &Server) -> (Vec<V1>, Vec<Away>) {
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
     loop {
         let mut sender = V1::anonymous(server);
         for _ in 0..2 {
             let receiver = V1::anonymous(server).leave();
-            // Two receivers have at most a half and a quarter of the outcomes of one sender.
+            // Two receivers may use a half and a quarter of one sender's outcomes.
             let of_one = 250;
             sender.say_all((0..of_one).map(|n| {
                 let id = format!("{}-{n}", receivers.len());
@@ -370,12 +373,13 @@ fn fill_with_receipts(server: &Server) -> (Vec<V1>, Vec<Away>) {
 fn data_bytes(server: &Server) -> u64 {
     let data = server.directory.path().join("switchboard-data");
     let files = [data.clone(), data.join("log")].map(|dir| fs::read_dir(dir).unwrap());
-    // A segment may go meanwhile.
+    // A segment may be deleted meanwhile.
     let sizes = files.into_iter().flatten().filter_map(|entry| entry.unwrap().metadata().ok());
     sizes.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
 }
 
-/// A log of 8 MiB grew to 31 MB: a record of 70 bytes became one of 500, and a full store did not stop it.
+/// A log of 8 MiB once grew to 31 MB: a record of 70 bytes became one of 500, and a full store
+/// did not stop it.
 #[test]
 fn refusals_with_long_reasons_do_not_bring_the_log_above_its_quota() {
     let server = Server::with(&["shards=2", "store_max_bytes=8MiB"]);
@@ -384,7 +388,7 @@ fn refusals_with_long_reasons_do_not_bring_the_log_above_its_quota() {
     let bytes = data_bytes(&server);
     assert!(bytes <= (8 << 20) + (64 << 10), "{bytes}");
     assert_eq!(server.metric("switchboard_store_failing"), 0.0);
-    // Each outcome that was promised came.
+    // Every promised outcome arrived.
     drop(senders);
 }
 
@@ -398,7 +402,8 @@ fn refusals_with_long_reasons_do_not_take_more_memory_than_messages_may() {
     drop(senders);
 }
 
-/// Known devices that came and left made a record each time, and the log grew to three times its quota.
+/// Known devices that came and left once wrote a record each time, and the log grew to three
+/// times its quota.
 #[test]
 fn devices_that_come_and_go_while_the_store_is_full_do_not_make_the_log_grow() {
     let server = Server::with(&["shards=1", "store_max_bytes=8MiB", "mailbox_max_messages=10000"]);
@@ -415,12 +420,12 @@ fn devices_that_come_and_go_while_the_store_is_full_do_not_make_the_log_grow() {
             before = server.metric(records);
         }
     }
-    // Ids and what is copied may make some.
+    // Reserved ids and copied records may add some.
     let made = server.metric(records) - before;
     assert!(made < 40.0, "{made} records for 48 comings and goings");
 }
 
-/// Changes a byte of the first segment, where it holds this.
+/// Changes a byte of the first segment, at the position of `what`.
 fn rot(server: &Server, what: &[u8]) {
     let log = server.directory.path().join("switchboard-data/log/00000001.seg");
     let bytes = fs::read(&log).unwrap();
@@ -429,8 +434,8 @@ fn rot(server: &Server, what: &[u8]) {
     file.write_all_at(b"?", at as u64).unwrap();
 }
 
-/// A byte of a message that waited rotted under a running server. It and everything behind it was
-/// never delivered, and the log got 110 lines a second.
+/// A byte of a waiting message was damaged under a running server. Once, it and everything after
+/// it was never delivered, and the log got 110 lines a second.
 #[test]
 fn a_message_that_rots_is_given_up_its_sender_is_told_and_the_rest_is_delivered() {
     let server = Server::with(&["shards=2"]);
@@ -451,7 +456,7 @@ fn a_message_that_rots_is_given_up_its_sender_is_told_and_the_rest_is_delivered(
     is_ready(&server);
 }
 
-/// Compaction stopped for ever at a damaged record in the oldest segment.
+/// Compaction once stopped for ever at a damaged record in the oldest segment.
 #[test]
 fn compaction_gives_up_what_is_damaged_and_deletes_the_rest() {
     let settings = ["store_max_bytes=8MiB", "mailbox_max_messages=10000", "dedup_window=1s"];
@@ -474,7 +479,7 @@ fn compaction_gives_up_what_is_damaged_and_deletes_the_rest() {
     a.expect(json!({"type": "outcome", "id": "rotten", "outcome": "evicted"}));
     server.await_metric("switchboard_store_full", |full| full == 0.0);
     assert_eq!(server.metric("switchboard_messages_quarantined_total"), 1.0);
-    // A start would refuse the damage, were it still there.
+    // A start would refuse the damage if it were still there.
     let first = server.directory.path().join("switchboard-data/log/00000001.seg");
     while first.exists() {
         device.hears_nothing();
@@ -486,7 +491,7 @@ fn compaction_gives_up_what_is_damaged_and_deletes_the_rest() {
     device.hears_nothing();
 }
 
-/// A read that the disk refuses for a while says nothing about the message.
+/// A temporary read error of the disk does not mean that the message is damaged.
 #[test]
 fn what_the_disk_does_not_give_for_a_while_is_delivered_when_it_does() {
     let server = Server::within(&strace::prefix(), &["shards=1"]);
@@ -500,18 +505,19 @@ fn what_the_disk_does_not_give_for_a_while_is_delivered_when_it_does() {
     assert_eq!(server.metric("switchboard_messages_quarantined_total"), 0.0);
 }
 
-/// The id of a message that the store did not take.
+/// Returns the id of a message that the store rejected.
 #[track_caller]
 fn refused_id(answer: &Value) -> u64 {
     assert_eq!(answer["type"], "rejected");
-    // A disk that has no space is full, and what it had taken is unknown.
+    // A disk without space is full, and the state of what it had taken is unknown.
     let code = answer["code"].as_str().unwrap();
     assert!(["store_unavailable", "store_full"].contains(&code), "{answer}");
     assert!(answer["retry_after_ms"].is_u64(), "{answer}");
     answer["id"].as_str().unwrap().parse().unwrap()
 }
 
-/// Sends again until it is accepted: a shard may hear of the recovery a moment after the metrics.
+/// Sends again until it is accepted: a shard may hear of the recovery slightly later than the
+/// metrics.
 #[track_caller]
 pub(super) fn retry(device: &mut V1, message: &Value) {
     loop {
@@ -525,15 +531,16 @@ pub(super) fn retry(device: &mut V1, message: &Value) {
     }
 }
 
-/// What ends the failure in [`a_disk_fails`].
+/// The end of the failure in [`a_disk_fails`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     Recovery,
-    /// While it lasts, the server is killed; its next run finds what was written and not synced.
+    /// The server is killed during the failure; its next run finds data that was written and not
+    /// synced.
     Crash,
 }
 
-/// These system calls fail for a while under a sender of durable messages.
+/// Lets system calls fail for a while under a sender of durable messages.
 fn a_disk_fails(calls: &str, error: &str, end: End) {
     const BEFORE: u64 = 5;
     const ALL: u64 = 20;
@@ -548,7 +555,7 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
     // Half of them twice: a retry finds that the first one is not synced.
     let ids: Vec<u64> = (BEFORE..ALL).flat_map(|id| vec![id; 1 + id as usize % 2]).collect();
     a.say_all(ids.iter().copied().map(message));
-    // Those that were on their way when it began may be told after those that came later.
+    // Those under way when the failure began may be answered after later ones.
     let mut refused: Vec<u64> = ids.iter().map(|_| refused_id(&a.hear())).collect();
     let waits_since = Instant::now();
     refused.sort_unstable();
@@ -562,7 +569,7 @@ fn a_disk_fails(calls: &str, error: &str, end: End) {
             failing.end();
             server.await_metric("switchboard_store_failing", |failing| failing == 0.0);
             is_ready(&server);
-            // A batch is timed from its submit, whatever it has to wait for.
+            // A batch is timed from its submit, whatever it waits for.
             assert!(server.metric("switchboard_store_append_seconds_sum") >= waited);
             assert_eq!(server.metric("switchboard_store_segments"), 2.0);
         }
@@ -607,7 +614,8 @@ fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
     let mut server = Server::within(&strace::prefix(), &settings);
     let (mut a, b) = (V1::anonymous(&server), V1::anonymous(&server).leave());
     let hanging = Tampering::hang(&server, STORE, SYNCS);
-    // The first leaves some of the budget, so the second is taken; for both the queue is too small.
+    // The first leaves some of the budget, so the second is accepted; the queue is too small for
+    // both.
     let message =
         |id: u64, len| with(send(&b.device, &id.to_string()), &json!({"body": "x".repeat(len)}));
     a.say(&message(0, 500_000));
@@ -617,7 +625,7 @@ fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
     for sample in ["switchboard_store_queue_full_total", held] {
         server.await_metric(sample, |times| times >= 1.0);
     }
-    // It is slow, which is no failure.
+    // It is slow, which is not a failure.
     is_ready(&server);
     hanging.end();
     for id in 0..5 {
@@ -632,8 +640,8 @@ fn while_the_disk_hangs_senders_are_held_and_nothing_is_lost() {
     device.hears_nothing();
 }
 
-/// The disk once held up only senders of the receivers' own shard: those of another filled the
-/// memory, and a batch of 1 GiB ended the process.
+/// The disk once paused only senders of the receivers' own shard: those of another shard filled
+/// the memory, and a batch of 1 GiB ended the process.
 #[test]
 fn while_the_disk_hangs_all_shards_together_take_no_more_than_the_budget() {
     const MESSAGES: u64 = 40;
@@ -646,7 +654,7 @@ fn while_the_disk_hangs_all_shards_together_take_no_more_than_the_budget() {
     a.say_all((0..MESSAGES).map(|id| with(send(&away.device, &id.to_string()), &body)));
     let held = "switchboard_reader_pauses_total{reason=\"store\"}";
     server.await_metric(held, |times| times >= 1.0);
-    // A text to the mailbox waits, too, and those behind it.
+    // A text to the mailbox waits, too, and so do those behind it.
     text.say(&format!("send,{},me, too", away.device));
     server.await_metric(held, |times| times >= 2.0);
     text.say("help");
@@ -663,8 +671,8 @@ fn while_the_disk_hangs_all_shards_together_take_no_more_than_the_budget() {
     assert_eq!(away.back(&server, 0).welcome["pending"], MESSAGES + 1);
 }
 
-/// Terminates a server whose disk hangs. It ends while it does; only then is strace killed, because no
-/// thread that strace holds can end.
+/// Terminates a server whose disk hangs, and which must end all the same. strace is killed only
+/// afterwards, because no thread that strace holds can end.
 fn terminate(server: Server, hanging: Tampering) -> Ended {
     server.signal(Signal::TERM);
     let stat = format!("/proc/{}/stat", server.pid().as_raw_nonzero());
@@ -677,7 +685,8 @@ fn terminate(server: Server, hanging: Tampering) -> Ended {
     server.wait()
 }
 
-/// The thread that read was left to itself, and what it shared with the HTTP server kept that alive.
+/// The reader thread was once not joined, and its state shared with the HTTP server kept that
+/// alive.
 #[test]
 fn a_read_that_hangs_does_not_keep_the_server_from_its_end() {
     let mut server = Server::within(&strace::prefix(), &["shards=1", "drain=0s"]);
@@ -687,7 +696,7 @@ fn a_read_that_hangs_does_not_keep_the_server_from_its_end() {
     server.restart();
     let hanging = Tampering::hang(&server, READER, "pread64,preadv");
     let mut waits = b.back(&server, 0);
-    // Once this is answered the message has been asked for.
+    // Once this is answered the message has been requested.
     waits.say(&json!({"type": "ping"}));
     waits.expect(json!({"type": "pong"}));
     let ended = terminate(server, hanging);
@@ -695,7 +704,7 @@ fn a_read_that_hangs_does_not_keep_the_server_from_its_end() {
     assert!(ended.log.contains("the disk does not answer a read"), "{}", ended.log);
 }
 
-/// While the last of the log was written nobody heard signals.
+/// Signals were once not handled while the end of the log was written.
 #[test]
 fn a_second_signal_ends_it_at_once_also_while_the_disk_hangs() {
     let server = Server::within(&strace::prefix(), &["shards=1", "drain=0s"]);
@@ -711,7 +720,7 @@ fn a_second_signal_ends_it_at_once_also_while_the_disk_hangs() {
     assert!(ended.log.contains("stopping at once"), "{}", ended.log);
 }
 
-/// The log is closed then, and nothing is lost that had been accepted.
+/// The log is closed by then, and no accepted message is lost.
 #[test]
 fn a_disk_that_does_not_take_the_servers_state_does_not_keep_it_from_its_end() {
     let server = Server::within(&strace::prefix(), &["shards=1", "drain=0s"]);
@@ -721,8 +730,8 @@ fn a_disk_that_does_not_take_the_servers_state_does_not_keep_it_from_its_end() {
     assert!(ended.log.contains("the disk does not take the end of this run"), "{}", ended.log);
 }
 
-/// Who waits for a `welcome` that the store cannot allow once kept a connection, whether it was there
-/// or not, until all were taken and nobody came in any more.
+/// A client waiting for a `welcome` that the store cannot allow once kept a connection, even
+/// after it had left, until all were taken and nobody could connect any more.
 #[test]
 fn while_the_store_fails_known_devices_come_in_and_new_ones_are_told_to_come_back() {
     let server = Server::within(&strace::prefix(), &["shards=2"]);
@@ -748,7 +757,7 @@ fn while_the_store_fails_known_devices_come_in_and_new_ones_are_told_to_come_bac
     V1::anonymous(&server).hears_nothing();
 }
 
-/// Returns how a server ends that cannot have this data directory: its exit code and its log.
+/// Returns the exit code and log of a server that cannot have this data directory.
 fn refused_start(directory: &Path) -> (Option<i32>, String) {
     let ran = binary().args(["--listen", "127.0.0.1:0"]).current_dir(directory).output().unwrap();
     (ran.status.code(), String::from_utf8(ran.stderr).unwrap())

@@ -1,4 +1,4 @@
-//! The first frame: who may open a session, and what a client that does it wrong is told.
+//! The first frame: who may open a session, and the errors for clients that do it wrong.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ fn who_offers_the_subprotocol_among_others_speaks_v1() {
     let chosen = format!("sec-websocket-protocol: {SUBPROTOCOL}\r\n");
     assert!(offer(&format!("chat, {SUBPROTOCOL}")).contains(&chosen));
     assert!(!offer("chat").contains("sec-websocket-protocol"));
-    // Without it, the text protocol.
+    // Without the subprotocol it is the text protocol.
     assert!(Device::connect(&server).welcome.starts_with("Your ID: "));
 }
 
@@ -77,7 +77,7 @@ fn a_first_frame_that_is_no_hello_ends_the_connection() {
     }
 }
 
-/// Also what is longer than a first frame may be, and from another shard than the device's.
+/// Even with data longer than a first frame may be, and from another shard than the device's.
 #[test]
 fn one_may_go_on_before_the_welcome() {
     let server = Server::with(&["shards=3"]);
@@ -90,7 +90,7 @@ fn one_may_go_on_before_the_welcome() {
         device.say_all([hello, long, json!({"type": "ping", "id": "p"})]);
         device.expect(json!({"type": "welcome"}));
         let mut answers = [device.hear(), device.hear()];
-        // To be accepted takes a sync, and a pong does not.
+        // Accepting takes a sync, a pong does not.
         answers.sort_by_key(|answer| answer["type"].to_string());
         assert_eq!((&answers[0]["type"], &answers[0]["id"]), (&json!("accepted"), &json!(id)));
         assert_eq!(answers[1], json!({"type": "pong", "id": "p"}));
@@ -113,7 +113,7 @@ fn a_binary_message_is_read_as_text_if_it_is_utf_8() {
         device.socket().send(Message::binary(bytes)).unwrap();
     };
     say(&mut device, br#"{"type":"hello"}"#);
-    // The answers are text.
+    // Answers are always text.
     device.expect(json!({"type": "welcome"}));
     say(&mut device, r#"{"type":"ping","id":"é"}"#.as_bytes());
     device.expect(json!({"type": "pong", "id": "é"}));
@@ -128,11 +128,11 @@ fn a_silent_device_is_pinged_as_often_as_its_welcome_says() {
     assert_eq!(device.welcome["ping_every_ms"], 100);
     let began = Instant::now();
     for _ in 0..3 {
-        // It answers the one before as it reads.
+        // It answers the previous one as it reads.
         assert!(matches!(device.read().unwrap(), Message::Ping(_)));
     }
     assert!(began.elapsed() >= Duration::from_millis(200));
-    // Those that see no pings ask.
+    // Clients that see no pings send their own.
     device.hears_nothing();
 }
 
@@ -174,7 +174,7 @@ fn bad_frames_are_answered_and_ten_of_them_end_the_connection() {
         assert_ne!(error["message"], "");
         device.hears_nothing();
     }
-    // Not one of them: it could be read, and only makes no sense.
+    // Not a bad frame: it could be parsed, and is merely wrong.
     let nobody = json!({"type": "rejected", "id": "1", "code": "no_such_device"});
     device.ask(send("no/body", "1"), nobody);
     device.say_text("{");
@@ -205,7 +205,7 @@ fn the_newest_connection_of_a_device_has_it_and_the_older_one_is_fenced() {
     older.take("1");
     let mut newer = older.away().back(&server, 0);
     newer.take("1");
-    // It may say what it wants.
+    // The old connection may still send.
     let _ = older.socket().write(Message::text(send(&a.device(), "2").to_string()));
     let _ = older.socket().write(Message::text(r#"{"type":"ack","seq":1}"#));
     let _ = older.socket().flush();
@@ -233,7 +233,7 @@ fn clients_that_fight_for_one_device_are_slowed_down() {
     fifth.say_hello(hello.clone());
     let last = holders.last_mut().unwrap();
     last.hears_nothing();
-    // What it says while it waits is heard when it is welcome.
+    // Frames sent while it waits are handled once it is welcomed.
     fifth.say(&json!({"type": "ping", "id": "early"}));
     fifth.welcome();
     fifth.expect(json!({"type": "pong", "id": "early"}));
@@ -248,7 +248,7 @@ fn clients_that_fight_for_one_device_are_slowed_down() {
     assert!(log.contains("wanted"), "{log}");
 }
 
-/// Two clients with one token could write 7,300 lines of the log in a second.
+/// Two clients with one token once wrote 7,300 log lines per second.
 #[test]
 fn clients_that_fight_for_one_device_cannot_fill_the_log() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! Tokens: whose are believed, for how long, and what they allow.
+//! Tokens: whose are accepted, for how long, and what they allow.
 
 use std::fs;
 use std::path::Path;
@@ -17,14 +17,14 @@ use crate::server::{Server, binary};
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
-/// Somebody who signs tokens with an Ed25519 key.
+/// An issuer of tokens with an Ed25519 key.
 pub(super) struct Signer {
     kid: &'static str,
     key: Ed25519KeyPair,
 }
 
 impl Signer {
-    /// Another `seed` makes another key.
+    /// Creates a signer; another `seed` makes another key.
     pub(super) fn new(kid: &'static str, seed: u8) -> Signer {
         Signer { kid, key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap() }
     }
@@ -34,7 +34,7 @@ impl Signer {
         jwt(&json!({"alg": "EdDSA", "kid": self.kid}), claims, sign)
     }
 
-    /// The public key as an entry of a key set.
+    /// Returns the public key as an entry of a key set.
     pub(super) fn jwk(&self) -> Value {
         let x = base64(self.key.public_key());
         json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": self.kid, "x": x})
@@ -45,7 +45,7 @@ fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// A JWT (RFC 7519), signed as told.
+/// Returns a JWT (RFC 7519) with a given signature.
 fn jwt(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
     let signed = format!("{}.{}", base64(header.to_string()), base64(claims.to_string()));
     let signature = base64(sign(signed.as_bytes()));
@@ -62,7 +62,7 @@ fn ed25519(claims: &Value) -> String {
     Signer::new("k1", 7).sign(claims)
 }
 
-/// A server with an operator's secret and key set, in files.
+/// Starts a server with an operator's secret and key set in files.
 fn with_operator_keys(settings: &[&str]) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
@@ -74,7 +74,7 @@ fn with_operator_keys(settings: &[&str]) -> Server {
     Server::spawn(directory, &settings, |_| {})
 }
 
-/// Returns what a server says to a token that it does not take.
+/// Returns the reason with which a server refuses a token.
 fn refusal(server: &Server, token: &str) -> String {
     let mut device = V1::open(server);
     device.say_hello(json!({"token": token}));
@@ -136,7 +136,7 @@ fn the_command_line_mints_what_a_server_with_the_same_directory_takes() {
     device.take("1");
     let not_allowed = json!({"type": "rejected", "code": "not_allowed"});
     bounded.ask(send("s1", "2"), not_allowed.clone());
-    // Devices that do not exist got another answer: a stranger could learn so who exists.
+    // Devices that do not exist got another answer: a stranger could learn so which ids exist.
     for unknown in ["s2", "100000000"] {
         bounded.ask(send(unknown, &format!("to {unknown}")), not_allowed.clone());
     }
@@ -157,7 +157,8 @@ fn a_server_that_wants_tokens_has_no_anonymous_devices() {
     assert_eq!(V1::named(&server, "a").device(), "a");
 }
 
-/// Who came while the server was open had got a token, and would have been let in for ever.
+/// A device that came while the server was open had got a token, and would have been let in for
+/// ever.
 #[test]
 fn where_tokens_are_wanted_those_of_anonymous_devices_do_not_count() {
     let mut server = Server::start();
@@ -187,7 +188,7 @@ fn keys_of_the_operator_prove_names() {
     for (name, token) in [
         ("by-secret", hs256(&claims("by-secret"), SECRET)),
         ("by-key", ed25519(&claims("by-key"))),
-        // The server's own key is not asked for an audience.
+        // `auth_audience` does not apply to the server's own key.
         ("by-server", token(&server, "by-server", None)),
     ] {
         assert_eq!(V1::hello(&server, json!({"token": token})).device(), name);
@@ -220,7 +221,7 @@ fn what_proves_nothing_is_refused_with_the_reason() {
     }
 }
 
-/// Each is a signature to be verified, and one read holds hundreds.
+/// Each is a signature to verify, and one read may hold hundreds.
 #[test]
 fn one_read_does_not_have_more_tokens_verified_in_a_turn_than_the_bound() {
     const TURNS: &str = "switchboard_shard_turns_total{shard=\"0\"}";
@@ -261,7 +262,7 @@ fn a_token_can_be_replaced_before_it_ends() {
     assert!(ends_s.abs_diff(now_s() + 300) <= 2, "{ends_s}");
     let forever = device.ask(refresh(token(&server, "a", None)), json!({"type": "refreshed"}));
     assert_eq!(forever.get("expires_at_ms"), None);
-    // Another device's token, and none at all.
+    // Another device's token, and no token at all.
     device.say(&refresh(minted("b", 300)));
     assert_eq!(device.end().0, 4401);
     let mut device = V1::named(&server, "a");
@@ -280,7 +281,7 @@ fn the_data_directory_is_for_its_owner() {
     assert_eq!(mode(&data), 0o700);
     assert_eq!(mode(&data.join("token.key")), 0o600);
     assert_eq!(mode(&data.join("state.json")), 0o600);
-    // Who tries it in a repository and adds all commits no key.
+    // Somebody who runs it in a repository and adds all files must not commit the key.
     assert_eq!(fs::read_to_string(data.join(".gitignore")).unwrap(), "*\n");
 }
 

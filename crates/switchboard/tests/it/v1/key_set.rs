@@ -13,16 +13,16 @@ use super::client::V1;
 use super::identity::Signer;
 use crate::server::{PATIENCE, Server};
 
-/// A web server that answers every request with the key set of the moment.
+/// A web server that answers every request with the current key set.
 struct Host {
     address: SocketAddr,
     keys: Arc<Mutex<Value>>,
-    /// A message for each request that was answered.
+    /// Receives a message for each request that was answered.
     answered: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Said instead of a request, it ends the host.
+/// Sent instead of a request, it stops the host.
 const END: &[u8] = b"END\r\n\r\n";
 
 impl Host {
@@ -73,7 +73,7 @@ fn set(keys: &[&Signer]) -> Value {
     json!({"keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>()})
 }
 
-/// A welcomed device, or the close code.
+/// Returns a welcomed device, or the close code.
 fn try_hello(server: &Server, key: &Signer) -> Result<V1, u16> {
     let mut device = V1::open(server);
     device.say_hello(json!({"token": key.sign(&json!({"sub": "a"}))}));
@@ -84,7 +84,7 @@ fn try_hello(server: &Server, key: &Signer) -> Result<V1, u16> {
     }
 }
 
-/// Comes again and again until the set that was just fetched is in force.
+/// Retries until the set that was just fetched is in force.
 fn hello(server: &Server, key: &Signer) -> V1 {
     loop {
         match try_hello(server, key) {
@@ -94,7 +94,7 @@ fn hello(server: &Server, key: &Signer) -> V1 {
     }
 }
 
-/// How a device is closed whose key may come with the next fetch.
+/// Close code for a device whose key may come with the next fetch.
 const TRY_AGAIN_LATER: u16 = 1013;
 
 #[test]
@@ -109,7 +109,7 @@ fn a_rotated_key_set_is_fetched_when_somebody_comes_with_the_new_key() {
     assert_eq!(try_hello(&server, &new).map(drop).unwrap_err(), TRY_AGAIN_LATER);
     host.answered.recv_timeout(PATIENCE).unwrap();
     hello(&server, &new);
-    // Another fetch is to judge it, unless it came so early that this one could.
+    // The next fetch decides, unless the token came so early that this one already could.
     let refused = try_hello(&server, &old).map(drop).unwrap_err();
     assert!([TRY_AGAIN_LATER, 4401].contains(&refused), "{refused}");
     let closed = "switchboard_connections_closed_total{code=\"1013\"}";

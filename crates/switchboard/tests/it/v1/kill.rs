@@ -1,7 +1,8 @@
-//! SIGKILL at random moments under load, and a ledger of what clients were promised and saw.
+//! SIGKILL at random moments under load, with a ledger of the promises made to clients and of
+//! what they received.
 //!
-//! `SWITCHBOARD_KILLS=200` makes it long, `SWITCHBOARD_KILLS_SEED` repeats what the clients do; when
-//! each kill meets the server is up to the machine.
+//! `SWITCHBOARD_KILLS=200` makes it long. `SWITCHBOARD_KILLS_SEED` repeats the actions of the
+//! clients; the moment at which a kill takes effect still depends on the machine.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{SocketAddr, TcpStream};
@@ -14,14 +15,14 @@ use tungstenite::{Error, Message};
 use super::client::{Away, V1, send, with};
 use crate::server::{PATIENCE, Server};
 
-/// Devices, each of which sends to all others.
+/// Number of devices, each of which sends to all others.
 const PEERS: usize = 6;
-/// Sends of one device that are not answered.
+/// Maximum number of unanswered messages of one device.
 const UNANSWERED_MAX: usize = 24;
-/// How long a device waits for a frame before it looks around.
+/// Time that a device waits for a frame before it continues.
 const TICK: Duration = Duration::from_millis(2);
 
-/// What became of one message.
+/// The history of one message.
 #[derive(Debug, Default)]
 struct Fate {
     to: usize,
@@ -30,11 +31,11 @@ struct Fate {
     is_accepted: bool,
     is_cancelled: bool,
     received: u32,
-    /// Word, and whether it may have been seen.
+    /// The outcome, and whether the message may have been seen.
     outcomes: Vec<(String, bool)>,
 }
 
-/// What all clients together know.
+/// The knowledge of all clients together.
 #[derive(Debug, Default)]
 struct Ledger {
     /// By sender and number.
@@ -59,7 +60,7 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     Load,
-    /// Nothing new is sent.
+    /// No new messages are sent.
     Settle,
     End,
 }
@@ -88,20 +89,20 @@ impl Random {
     }
 }
 
-/// One device and all that it remembers over its connections.
+/// One device, with everything that it remembers over its connections.
 struct Peer {
     index: usize,
     away: Away,
     random: Random,
-    /// What it has seen: sender or receiver, and id.
+    /// Entries it has seen: sender or receiver, and id.
     seen: HashMap<u64, (String, String)>,
     seen_to: u64,
-    /// As `seen_to`, on this connection only.
+    /// Like `seen_to`, on this connection only.
     heard_to: u64,
     acked_to: u64,
-    /// Sent and not answered, in order; said again on every connection.
+    /// Sent and not answered, in order; repeated on every connection.
     unanswered: VecDeque<(u64, Value)>,
-    /// What it wanted back on this connection.
+    /// Messages that it has asked to cancel on this connection.
     cancels: HashSet<u64>,
     next: u64,
 }
@@ -115,7 +116,7 @@ impl World {
         self.names.iter().position(|known| known == name).expect("a known device")
     }
 
-    /// Notes something that a client was told.
+    /// Records something that a client was told.
     fn note(&self, note: impl FnOnce(&mut Ledger)) {
         let mut state = self.lock();
         note(&mut state.ledger);
@@ -124,14 +125,14 @@ impl World {
         self.changed.notify_all();
     }
 
-    /// Keeps what a device heard, for the story of a failure.
+    /// Keeps a line that a device received, for the report of a failure.
     fn heard(&self, peer: usize, line: &str) {
         let ledger = &mut self.lock().ledger;
         let line = format!("after {} kills: {line}", ledger.kills);
         ledger.heard[peer].push(line);
     }
 
-    /// Waits until something holds.
+    /// Waits until a condition holds.
     fn wait(&self, what: &str, holds: impl Fn(&State) -> bool) {
         let state = self.lock();
         let waited = self.changed.wait_timeout_while(state, PATIENCE, |state| !holds(state));
@@ -143,7 +144,7 @@ impl World {
 }
 
 impl Ledger {
-    /// Returns what was promised and has not come, at most a few.
+    /// Returns promises that are not fulfilled yet, at most a few.
     fn open_points(&self) -> Vec<String> {
         let unanswered = self.unanswered.iter().enumerate().filter(|(_, n)| **n > 0);
         let unanswered = unanswered.map(|(peer, n)| format!("{peer} has {n} unanswered"));
@@ -156,7 +157,7 @@ impl Ledger {
         self.unanswered.iter().all(|n| *n == 0) && !self.messages.values().any(Fate::is_open)
     }
 
-    /// Holds for every run, whatever happened in it.
+    /// Checks the invariants that hold for every run, whatever happened in it.
     fn judge(&self) {
         for ((from, n), fate) in &self.messages {
             let story = || {
@@ -165,8 +166,8 @@ impl Ledger {
             };
             fate.judge(&story);
         }
-        // No mailbox is ever full here: else one whose refusal a crash swallowed could be accepted
-        // behind a later one.
+        // No mailbox is ever full here: otherwise a message whose rejection was lost in a crash
+        // could be accepted after a later one.
         for (pair, received) in &self.received {
             if let Some(wrong) = received.windows(2).find(|pair| pair[0] >= pair[1]) {
                 let fates = wrong.iter().map(|n| &self.messages[&(pair.0, *n)]);
@@ -187,7 +188,7 @@ impl Ledger {
 }
 
 impl Fate {
-    /// Returns whether something is owed that has not come.
+    /// Returns true if something promised has not arrived.
     fn is_open(&self) -> bool {
         let is_kept = self.is_accepted && self.is_disk;
         is_kept && if self.wants_receipt { self.outcomes.is_empty() } else { self.received == 0 }
@@ -216,7 +217,7 @@ impl Fate {
 }
 
 impl Peer {
-    /// Connects again and again until the end.
+    /// Reconnects until the end of the test.
     fn run(mut self, world: &World) -> (Away, u64) {
         loop {
             let (address, phase) = {
@@ -227,14 +228,14 @@ impl Peer {
                 return (self.away, self.seen_to);
             }
             if self.session(world, address).is_err() {
-                // Mostly the server is gone; its successor is announced.
+                // Usually the server is down; a change announces its successor.
                 let state = world.lock();
                 let _state = world.changed.wait_timeout(state, TICK).unwrap();
             }
         }
     }
 
-    /// One connection, to its end.
+    /// Runs one connection to its end.
     fn session(&mut self, world: &World, address: SocketAddr) -> Result<(), Error> {
         let mut device = self.connect(world, address)?;
         (self.heard_to, self.acked_to) = (0, 0);
@@ -310,7 +311,8 @@ impl Peer {
                 ledger.messages.insert((self.index, n), fate);
                 ledger.unanswered[self.index] += usize::from(is_disk);
             });
-            // What is only in memory may be accepted again after a crash, and so is not retried.
+            // A message in memory may be accepted a second time after a crash, so it is not
+            // retried.
             if is_disk {
                 self.unanswered.push_back((n, frame));
             }
@@ -348,13 +350,14 @@ impl Peer {
         }
     }
 
-    /// Something is known of a message of its own.
+    /// Records something about a message of this device.
     fn note(&self, world: &World, frame: &Value, note: impl FnOnce(&mut Fate)) {
         let n = number(frame);
         world.note(|ledger| note(ledger.messages.get_mut(&(self.index, n)).expect("it was sent")));
     }
 
-    /// Returns whether a `seq` was not seen; if it was, it must have stood for the same.
+    /// Returns true if a `seq` was not seen before; if it was, it must have stood for the same
+    /// entry.
     fn is_new(&mut self, frame: &Value, peer: &str) -> bool {
         let seq = frame["seq"].as_u64().unwrap();
         let word = |name: &str| frame[name].as_str().unwrap().to_owned();
@@ -388,7 +391,7 @@ impl Peer {
         if self.random.one_in(4) { self.ack(device) } else { Ok(()) }
     }
 
-    /// Acks all that this connection was pushed.
+    /// Acks everything that was pushed on this connection.
     fn ack(&mut self, device: &mut V1) -> Result<(), Error> {
         if self.heard_to > self.acked_to {
             self.acked_to = self.heard_to;
@@ -412,7 +415,7 @@ impl Peer {
             let to = fate.to;
             ledger.accepted.entry((from, to)).or_default().push(n);
         });
-        // Without a receipt nobody would know whether a crash undid it.
+        // Without a receipt nobody would know whether a crash undid the cancellation.
         let may_cancel = world.lock().ledger.messages[&(from, n)].wants_receipt;
         if may_cancel && self.random.one_in(8) {
             let cancel = json!({"type": "cancel", "id": frame["id"]});
@@ -432,7 +435,7 @@ fn number(frame: &Value) -> u64 {
     frame["id"].as_str().unwrap().parse().unwrap()
 }
 
-/// A number from the environment.
+/// Returns a number from the environment.
 fn number_of(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
@@ -466,7 +469,7 @@ fn nothing_accepted_is_lost_or_doubled_by_kills() {
             world.wait("work", |state| state.ledger.events >= events);
             server.kill();
             world.lock().ledger.kills += 1;
-            // A device's home is another one then.
+            // With another number of shards, devices have other owners.
             server.restart_with(&[&format!("shards={}", 1 + random.below(3))]);
             world.lock().address = server.address;
             world.changed.notify_all();
@@ -486,7 +489,7 @@ fn nothing_accepted_is_lost_or_doubled_by_kills() {
     println!("{} messages, {} events", ledger.messages.len(), ledger.events);
 }
 
-/// Some with names, some without.
+/// Creates devices, some with names, some without.
 fn peers(server: &Server, random: &mut Random) -> Vec<Peer> {
     let away = |index: usize| match index % 2 {
         0 => V1::named(server, &format!("peer-{index}")).leave(),

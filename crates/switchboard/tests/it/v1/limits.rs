@@ -1,4 +1,4 @@
-//! Every bound, and what is said at it.
+//! Every bound, and the error at it.
 
 use std::net::TcpStream;
 
@@ -46,7 +46,7 @@ fn a_full_mailbox_refuses_and_keeps_what_it_has() {
     let seq = b.take("2");
     b.ack(seq);
     b.hears_nothing();
-    // The id was not taken by what was rejected.
+    // The id of a rejected message is still free.
     a.send(&b.device(), "3");
     b.take("3");
     b.hears_nothing();
@@ -91,8 +91,9 @@ fn one_sender_has_a_share_of_a_mailbox_and_is_told_so() {
     V1::anonymous(&server).send(&b.device, "21");
 }
 
-/// A message within the limit once became a frame above it: a client that bounds what it reads by what
-/// `welcome` names closed with 1009 on every visit, and everything behind the message waited for ever.
+/// A message within the limit once became a frame above it: a client that limits its reads to
+/// the size in `welcome` closed with 1009 on every connection, and everything after the message
+/// waited for ever.
 #[test]
 fn a_message_is_judged_by_how_long_it_is_when_it_is_pushed() {
     let server = Server::with(&["max_message_bytes=4KiB"]);
@@ -109,7 +110,7 @@ fn a_message_is_judged_by_how_long_it_is_when_it_is_pushed() {
     assert_eq!(b.expect(json!({"type": "message"}))["body"], "\u{1}".repeat(600));
 }
 
-/// What was accepted under a greater limit is pushed, and `welcome` says how long it is.
+/// A message accepted under a higher limit is still pushed, and `welcome` names its length.
 #[test]
 fn a_lowered_limit_does_not_lock_a_device_out_of_its_mailbox() {
     let mut server = Server::with(&["max_message_bytes=64KiB"]);
@@ -161,7 +162,7 @@ fn above_devices_max_new_devices_are_rejected_and_those_that_exist_come() {
         assert!(reason.starts_with("full"), "{reason}");
     }
     ann.back(&server, 0);
-    // One that leaves nothing does not count.
+    // A device without a mailbox does not count.
     V1::hello(&server, json!({"ephemeral": true})).send("ann", "1");
 }
 
@@ -245,11 +246,11 @@ fn who_has_more_unanswered_ids_than_are_remembered_is_slowed() {
     a.expect(rejected("2", "rate_limited"));
     a.expect(json!({"type": "accepted", "id": "1"}));
     a.send(&b.device, "2");
-    // The oldest is forgotten for the newest.
+    // The oldest id is forgotten for the newest.
     a.send(&b.device, "1");
 }
 
-/// A receiver whose system takes little of what it does not read.
+/// Connects a receiver with a small receive buffer.
 fn slow(server: &Server, away: &super::client::Away) -> V1 {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -286,8 +287,8 @@ fn a_slow_reader_is_cut_and_loses_nothing() {
     device.hears_nothing();
 }
 
-/// After a restart the ids of an ephemeral device were taken for those of the next device of its name: a
-/// first message was answered `duplicate`, and never delivered.
+/// After a restart the ids of an ephemeral device were once taken for those of the next device
+/// of its name: a first message was answered `duplicate`, and never delivered.
 #[test]
 fn the_ids_of_an_ephemeral_device_end_with_it_also_in_the_store() {
     let mut server = Server::start();
@@ -300,7 +301,7 @@ fn the_ids_of_an_ephemeral_device_end_with_it_also_in_the_store() {
     let bob = bob.away();
     server.restart();
     let mut alice = alice.back(&server, 0);
-    // Neither a retry of the first, nor another message under its id.
+    // Neither a retry of the first message nor another message under its id.
     alice.send("bob", "1");
     let mut bob = bob.back(&server, 0);
     assert!(bob.take("1") < bob.take("1"));

@@ -1,4 +1,4 @@
-//! What waits, how it comes back, and how every message ends.
+//! Waiting messages, their redelivery, and the outcomes of all messages.
 
 use std::path::Path;
 use std::process::Command;
@@ -105,7 +105,7 @@ fn the_last_seq_of_another_mailbox_acks_nothing() {
     back.take("1");
 }
 
-/// Acks are on disk soon: what is acked before a quiet moment does not come back.
+/// Acks are soon on disk: messages acked before a quiet moment do not come back.
 #[test]
 fn an_ack_survives_a_crash() {
     let mut server = Server::with(&["shards=3"]);
@@ -113,7 +113,7 @@ fn an_ack_survives_a_crash() {
     a.send_with(&b.device(), "1", &receipt());
     let seq = b.take("1");
     b.ack(seq);
-    // Said only when the record that takes the message out is synced.
+    // Sent only once the record that removes the message is synced.
     a.expect(json!({"type": "outcome", "id": "1", "outcome": "delivered"}));
     let away = b.away();
     server.restart();
@@ -186,7 +186,7 @@ fn a_retry_is_recognised_also_after_a_crash() {
     }
 }
 
-/// What is only in memory comes to whoever is there, and a crash may take it.
+/// A message in memory is delivered to a connected receiver, and may be lost in a crash.
 #[test]
 fn a_sender_may_ask_for_less_than_disk() {
     let mut server = Server::with(&["shards=3"]);
@@ -203,7 +203,7 @@ fn a_sender_may_ask_for_less_than_disk() {
     assert!(b.take("2") > first);
 }
 
-/// What is to happen to a message before its outcome is told.
+/// An action on a message before its outcome is told.
 type Ending = fn(&Server, &mut V1, V1);
 
 #[test]
@@ -243,7 +243,7 @@ fn every_message_has_one_outcome_that_says_how_it_ended() {
         let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
         let to = b.device();
         if *receiver == "busy" {
-            // It is there, with as much unacked as it may have: nothing more is pushed.
+            // It is connected with as many unacked messages as allowed: nothing more is pushed.
             V1::anonymous(&server).send(&to, "0");
             b.take("0");
         }
@@ -349,7 +349,7 @@ fn a_named_device_exists_from_its_first_hello_on() {
     let nobody = json!({"type": "rejected", "id": "1", "code": "no_such_device"});
     a.ask(send("b", "1"), nobody);
     let b = V1::named(&server, "b").leave();
-    // What was rejected is not remembered.
+    // The id of a rejected message is not remembered.
     a.send("b", "1");
     let away = a.away();
     server.restart();
@@ -364,8 +364,8 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
-/// Both runs after a backup gave the same ids. Whoever was given one of them read what was sent to the
-/// device that had it before, and took that device over.
+/// Both runs after a backup once gave out the same ids. A device with such an id read the
+/// messages to the device that had it before, and took that device over.
 #[test]
 fn an_id_given_after_a_backup_is_not_given_again() {
     let mut server = Server::start();
@@ -390,9 +390,9 @@ fn an_id_given_after_a_backup_is_not_given_again() {
     assert!(new.device().parse::<u64>().unwrap() < 1 << 53, "JavaScript reads it as a number");
 }
 
-/// The inode of the directory was all that told a copy. A backup that was put back in place gave the
-/// receiver numbers that it had seen: it skipped fifty new messages, and their senders were told
-/// `delivered`.
+/// A copy was once recognised only by the inode of the directory. A backup restored in place
+/// gave the receiver numbers that it had seen: it skipped fifty new messages, and their senders
+/// were told `delivered`.
 #[test]
 fn a_backup_put_back_in_place_costs_no_new_message() {
     let mut server = Server::start();
@@ -408,15 +408,16 @@ fn a_backup_put_back_in_place_costs_no_new_message() {
 
     server.restart();
     let (mut a, mut b) = (a_away.back(&server, 0), b_away.back(&server, seq));
-    // More than a block of numbers. What is in flight from the round before, whose acks may still be on
-    // their way, and a round are less than the sender's share of a mailbox: 256 + 200 < 500.
+    // More than a block of numbers. The messages in flight from the previous round, whose acks
+    // may still be under way, and one round are less than the sender's share of a mailbox: 256 +
+    // 200 < 500.
     let mut last = 0;
     for round in 0..16 {
         let ids: Vec<_> = (0..200).map(|n| format!("lost{round}.{n}")).collect();
         a.say_all(ids.iter().map(|id| send(&b.device(), id)));
         for id in &ids {
             last = b.take(id);
-            // Or no more than are in flight would come.
+            // Otherwise nothing beyond the in-flight limit would come.
             b.ack(last);
         }
         ids.iter().for_each(|id| drop(a.expect(json!({"type": "accepted", "id": id}))));

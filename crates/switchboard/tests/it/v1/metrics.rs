@@ -1,4 +1,4 @@
-//! What is counted of v1 moves when it should; `abuse/metrics.rs` counts these cases too.
+//! The metrics of v1 change when they should; `abuse/metrics.rs` includes these cases.
 
 use std::any::Any;
 use std::fs;
@@ -31,8 +31,8 @@ macro_rules! outcome {
     };
 }
 
-/// A sample, the settings under which it can move, and what moves it. What is given back stays
-/// until it has.
+/// A sample, the settings under which it can change, and an action that changes it. The returned
+/// value is kept until it has changed.
 type Case = (&'static str, &'static [&'static str], fn(&Server) -> Box<dyn Any>);
 
 pub(crate) const CASES: &[Case] = &[
@@ -59,7 +59,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("switchboard_reader_pauses_total{reason=\"welcome\"}", &[], anonymous),
     ("switchboard_reader_pauses_total{reason=\"reply\"}", &["shards=2"], |server| {
-        // One of them lives on the other shard.
+        // One of them is on the other shard.
         let away = [(); 2].map(|()| V1::anonymous(server).leave());
         let mut text = [(); 2].map(|()| Device::connect(server));
         text.iter_mut().for_each(|text| {
@@ -159,7 +159,7 @@ pub(crate) const CASES: &[Case] = &[
     ("switchboard_store_append_seconds_count", &[], anonymous),
 ];
 
-/// What no case here moves.
+/// Samples that no case here changes.
 pub(crate) const ELSEWHERE: [&str; 16] = [
     // v1/key_set.rs
     closed!("1013"),
@@ -188,7 +188,7 @@ fn anonymous(server: &Server) -> Box<dyn Any> {
     Box::new(V1::anonymous(server))
 }
 
-/// A device that sent itself a message and was pushed it.
+/// Returns a device to which a message of its own was pushed.
 fn self_sent(server: &Server) -> V1 {
     let mut device = V1::anonymous(server);
     // The push may come before the answer.
@@ -198,7 +198,7 @@ fn self_sent(server: &Server) -> V1 {
     device
 }
 
-/// A device says that it sends a message to itself, with other fields than usual.
+/// Has a device send a message to itself, with additional fields.
 fn to_itself(server: &Server, more: Value) -> Box<dyn Any> {
     let mut device = V1::anonymous(server);
     let frame = with(send(&device.device(), "1"), &more);
@@ -206,7 +206,7 @@ fn to_itself(server: &Server, more: Value) -> Box<dyn Any> {
     Box::new(device)
 }
 
-/// The same twice, at once.
+/// Sends two messages at once, with additional fields.
 fn twice(server: &Server, more: Value) -> Box<dyn Any> {
     let mut device = V1::anonymous(server);
     let to = V1::anonymous(server).leave().device;
@@ -223,7 +223,7 @@ fn text_to_mailbox(server: &Server, times: usize) -> Box<dyn Any> {
     Box::new(text)
 }
 
-/// Writes over a message that waits.
+/// Overwrites a waiting message.
 fn damage_a_record(server: &Server) -> Box<dyn Any> {
     let mut device = V1::anonymous(server);
     let away = V1::anonymous(server).leave();

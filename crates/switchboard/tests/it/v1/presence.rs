@@ -1,4 +1,4 @@
-//! Who is there: the list, watching, and a server on which nobody sees the others.
+//! Presence: the list, watches, and a server on which devices do not see each other.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +44,7 @@ fn who_watches_is_told_now_and_at_each_change() {
         watcher.expect(presence(&text_id, false));
         let back = b.back(&server, 0);
         watcher.expect(presence("b", true));
-        // Taken over is still there.
+        // A device that is taken over stays online.
         let _again = b.back(&server, 0);
         let _nobody = V1::named(&server, "nobody");
         loop {
@@ -74,7 +74,7 @@ fn a_device_that_does_not_exist_is_offline_since_it_was_asked_about() {
     watcher.ask(watch(&["nobody", "7", &ended]), watching());
     for unknown in ["nobody", "7", &ended] {
         let at_ms = watcher.expect(presence(unknown, false))["at_ms"].as_u64().unwrap();
-        // Both clocks are cut to milliseconds.
+        // Both clocks are truncated to milliseconds.
         assert!((before_ms - 2..=now_ms() + 2).contains(&at_ms), "{at_ms} {before_ms}");
     }
 }

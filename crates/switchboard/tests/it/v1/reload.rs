@@ -1,4 +1,4 @@
-//! SIGHUP: a running server goes on under the configuration as it stands now.
+//! SIGHUP: a running server continues with the new configuration.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,14 +15,14 @@ use super::client::{V1, send};
 use super::identity::hs256;
 use crate::server::{PATIENCE, Server, without_settings};
 
-/// A server whose settings are in its file.
+/// Starts a server with its settings in a file.
 fn start(toml: &str) -> Server {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("switchboard.toml"), toml).unwrap();
     Server::spawn(directory, &[], |_| {})
 }
 
-/// Has it read this file; returns whether it was applied.
+/// Writes this file and has the server reread it; returns true if it was applied.
 fn reload(server: &Server, toml: &str) -> bool {
     fs::write(server.directory.path().join("switchboard.toml"), toml).unwrap();
     hang_up(server)
@@ -38,17 +38,17 @@ fn hang_up(server: &Server) -> bool {
     server.metric(&applied) > was_applied
 }
 
-/// Returns whether a page of this origin may connect.
+/// Returns true if a page of this origin may connect.
 fn admits(server: &Server, origin: &str) -> bool {
     let mut request = server.url().into_client_request().unwrap();
     request.headers_mut().insert("Origin", origin.parse().unwrap());
     tungstenite::client(request, server.socket()).is_ok()
 }
 
-/// Closing the window left a server behind that held its port.
+/// Closing the window once left a server behind that kept its port.
 #[test]
 fn a_hangup_ends_a_server_whose_terminal_is_gone() {
-    // The server must not have our end of it as well.
+    // The server must not inherit our end of it.
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags).unwrap();
     grantpt(&ours).unwrap();
@@ -66,7 +66,7 @@ fn a_hangup_ends_a_server_whose_terminal_is_gone() {
     assert!(ended.log.contains("its terminal is gone"), "{}", ended.log);
 }
 
-/// The files of keys were reread, and a second one that was named since was not.
+/// Key files were once reread, but a second one named meanwhile was not read.
 #[test]
 fn a_key_file_that_is_named_since_is_trusted() {
     let server = start("shards = 2\n");
@@ -81,12 +81,12 @@ fn a_key_file_that_is_named_since_is_trusted() {
     assert_eq!(V1::hello(&server, hello).device(), "alice");
 }
 
-/// It ended the server, as nobody heard signals before the store was open.
+/// It once ended the server, because signals were not handled before the store was open.
 #[test]
 fn a_hangup_while_the_server_starts_does_not_end_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("strace");
-    // It takes its lock late; strace stays aside, so that the child is the server.
+    // It takes its lock late; strace detaches, so that the child is the server.
     command.args(["-D", "-o", "/dev/null", "-e", "trace=flock"]);
     command.args(["-e", "inject=flock:delay_enter=500000:when=1"]);
     command.arg(env!("CARGO_BIN_EXE_switchboard")).args(["--listen", "127.0.0.1:0"]);
@@ -113,7 +113,7 @@ fn what_may_change_live_holds_on_every_shard_at_once() {
     let changed = "shards = 3\nallowed_origins = [\"https://a.example\"]\nmailbox_max_messages = 2\n\
                    mailbox_sender_share = 100\nmax_message_bytes = 1000\n";
     assert!(reload(&server, changed));
-    // Those who are here stay.
+    // Connected devices stay.
     inside.hears_nothing();
     for _ in 0..6 {
         assert!(!admits(&server, "https://other.example"));
@@ -131,7 +131,7 @@ fn what_may_change_live_holds_on_every_shard_at_once() {
     }
 }
 
-/// What alerts compare with has to be what is in force.
+/// Alerts compare with the value that is in force.
 #[test]
 fn the_bounds_among_the_metrics_are_those_in_force() {
     let server = start("max_connections = 70\ndevices_max = 80\n");
@@ -160,7 +160,7 @@ fn what_needs_a_restart_is_named_and_stays() {
     assert!(log.contains("\"changed\":\"ping_interval\""), "{log}");
 }
 
-/// An error, or a file that cannot be used, must not leave one half of the old and one of the new.
+/// An error, or an unusable file, must not leave a mixture of old and new settings.
 #[test]
 fn a_bad_configuration_is_refused_as_a_whole() {
     let server = start("");

@@ -1,4 +1,4 @@
-//! The Rust client's session over the real binary: what no command uses.
+//! The Rust client's session over the real binary: the parts that no command uses.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn named(server: &Server, name: &str) -> Session {
     open(server, token(server, name, None)).await
 }
 
-/// The next event that is not about the connection.
+/// Returns the next event that is not about the connection.
 async fn next(session: &mut Session) -> Event {
     let next = async {
         loop {
@@ -47,7 +47,7 @@ async fn send(device: &Device, to: &str, id: &str) {
     device.send(outgoing).await.unwrap();
 }
 
-/// Returns how a message of this device ended: its id, the word, the reason.
+/// Returns the outcome of a message of this device: its id, the outcome, the reason.
 async fn outcome(session: &mut Session) -> (String, Word<Outcome>, Option<String>) {
     let Event::Outcome(receipt) = next(session).await else { panic!("no outcome") };
     session.device().ack(receipt.cursor);
@@ -93,7 +93,7 @@ async fn a_refusal_takes_one_message_and_tells_its_sender_why() {
     assert_eq!(outcome(&mut a).await, ("2".to_owned(), refused.clone(), Some("no".to_owned())));
     b.device().ack(one.cursor);
     assert_eq!(outcome(&mut a).await, ("1".to_owned(), Word::Known(Outcome::Delivered), None));
-    // What is neither acked nor refused comes again, and what is does not.
+    // Messages that are neither acked nor refused come again; the others do not.
     let state = b.close().await;
     assert_eq!(state.last_seq, one.cursor.seq());
     let mut b = Session::open(&server.url(), Options::default(), state).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_token_that_was_refreshed_in_time_ends_nothing() {
     let ends_ms = session.device().refresh(&newer).await.unwrap().expect("it ends");
     assert!((ends_ms / 1_000).abs_diff(now_s() + 300) <= 2, "{ends_ms}");
     assert_eq!(session.state().token, Some(newer));
-    // The other one, whose token was made later, shows that the old one's time is over.
+    // The second token, which was made later, shows that the time of the first is over.
     assert!(matches!(next(&mut late).await, Event::Expiring { .. }));
     let Event::Closed(Ending { code: 4401, .. }) = next(&mut late).await else { panic!() };
     send(session.device(), "a", "1").await;

@@ -1,4 +1,4 @@
-//! Between the two protocols, and devices of the text protocol that show a token.
+//! Messages between the two protocols, and devices of the text protocol with a token.
 
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
@@ -7,7 +7,7 @@ use super::client::{V1, send, token, with};
 use crate::device::Device;
 use crate::server::{Server, binary};
 
-/// A device of the text protocol that shows a token; its welcome is not read.
+/// Connects a device of the text protocol with a token; its welcome is not read.
 pub(super) fn bearer(server: &Server, token: &str) -> Device {
     let mut request = server.url().into_client_request().unwrap();
     let value = format!("Bearer {token}").parse().unwrap();
@@ -56,9 +56,10 @@ fn a_text_device_sends_by_number_and_by_name_also_to_who_is_away() {
             assert_eq!(text.ask(nobody), "Error reading the command");
         }
         assert_eq!(text.ask("send,1,x"), "Invalid destinationId");
-        // A retry within the window is one, to a mailbox too.
+        // A retry within the window is a duplicate, to a mailbox too.
         assert_eq!(text.ask(&format!("send,{},later", c.device)), "Duplicate message");
-        // What a v1 device was sent before it answers is synced; so is what came before it.
+        // Messages sent to a v1 device are synced before it answers, and so is everything before
+        // them.
         V1::named(&server, "d").send(&c.device, "synced");
         server.restart();
         let mut c = c.back(&server, 0);
@@ -67,7 +68,7 @@ fn a_text_device_sends_by_number_and_by_name_also_to_who_is_away() {
     }
 }
 
-/// Only v1 asked for `allow_send` once.
+/// `allow_send` was once checked only in v1.
 #[test]
 fn a_text_device_sends_only_to_whom_its_token_allows() {
     for shards in ["shards=1", "shards=3"] {
@@ -86,7 +87,7 @@ fn a_text_device_sends_only_to_whom_its_token_allows() {
         assert_eq!(bounded.ask("send,gone,x"), "Error reading the command");
         bounded.say("send,hub.1,hi");
         hub.expect(json!({"type": "message", "from": "s1", "body": "hi"}));
-        // Nothing of it came.
+        // None of it arrived.
         bounded.hears_nothing();
         text.hears_nothing();
         other.hears_nothing();
@@ -99,7 +100,7 @@ fn a_text_device_sends_only_to_whom_its_token_allows() {
 fn a_full_mailbox_is_told_in_its_place_among_the_answers() {
     for shards in ["shards=1", "shards=3"] {
         let server = Server::with(&[shards, "mailbox_max_messages=2"]);
-        // One of them lives on another shard than the text device, if there is another.
+        // One of them is on another shard than the text device, if there is more than one.
         let away: Vec<_> = (0..6).map(|_| V1::anonymous(&server).leave()).collect();
         let mut text = Device::connect(&server);
         for to in away.iter().map(|away| &away.device) {
@@ -113,7 +114,7 @@ fn a_full_mailbox_is_told_in_its_place_among_the_answers() {
             ] {
                 text.say(&command);
             }
-            // What was refused is no duplicate when it is said again.
+            // A rejected message is not a duplicate when it is sent again.
             let answers = ["Mailbox full", "Invalid destinationId", "Mailbox full"];
             assert_eq!(answers.map(|_| text.hear()), answers);
             assert!(text.hear().starts_with("Your ID: "));
@@ -155,14 +156,14 @@ fn a_text_device_with_a_token_has_a_mailbox_that_writing_empties() {
         assert!(b.hear().starts_with("Your ID: b\n"));
         assert_eq!(b.hear(), format!("{}:1", a.device()));
         a.expect(json!({"type": "outcome", "id": "1", "to": "b", "outcome": "delivered"}));
-        // It sends by its name.
+        // It sends under its name.
         b.say(&format!("send,{},back", a.device()));
         a.expect(json!({"type": "message", "from": "b", "body": "back"}));
-        // Text devices and v1 devices send to it alike.
+        // Text devices and v1 devices can both send to it.
         let mut text = Device::connect(&server);
         text.say("send,b,x");
         assert_eq!(b.hear(), format!("{}:x", text.id));
-        // The newest connection has it, whatever it speaks.
+        // The newest connection has the device, whatever its protocol.
         let v1 = V1::hello(&server, json!({"token": token}));
         assert_eq!(v1.welcome["pending"], 0);
         assert_eq!(b.close_code(), 4409);
