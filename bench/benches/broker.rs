@@ -1,4 +1,4 @@
-//! The broker alone: one command from its text to its effects, without a socket.
+//! The broker alone: one command, from its text to its effects, without a socket.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const NOW: Now = Now { at: Moment::from_ms(1_000), wall_ms: 1_000 };
 const LIST_MAX: usize = 256;
 const SENDER: Conn = Conn(0);
 
-/// A broker with `devices` devices on the connections from 0 upward.
+/// Returns a broker with `devices` devices on the connections from 0 upward.
 fn broker_with(devices: u32) -> Broker {
     let directory = Arc::new(Directory::new(1, LIST_MAX, HashKey::new([7; HashKey::LEN])));
     let mut broker = Broker::new(
@@ -28,7 +28,8 @@ fn broker_with(devices: u32) -> Broker {
     broker
 }
 
-/// Returns the sender's command to the device on connection `to`. Two texts in turn are no duplicates.
+/// Returns the sender's commands to the device on connection `to`: two texts, which in turn are
+/// no duplicates.
 fn commands(broker: &Broker, to: Conn, size: usize) -> [String; 2] {
     let id = broker.device(to).expect("the device is connected");
     ["x", "y"].map(|filler| format!("send,{id},{}", filler.repeat(size)))

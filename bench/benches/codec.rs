@@ -1,4 +1,5 @@
-//! The codec alone: reading masked frames as a shard finds them in its buffer, many in one read.
+//! The codec alone: decoding masked frames as a shard finds them in its buffer, many in one
+//! read.
 
 use std::hint::black_box;
 
@@ -7,10 +8,10 @@ use switchboard::ws::{Decoder, Opcode, Role, mask, write_client_frame, write_ser
 
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
-/// Message sizes and how many of them one read brings.
+/// Message sizes, and the number of messages in one read.
 const READS: [(usize, usize); 2] = [(64, 32), (4096, 8)];
 
-/// One read's bytes: `count` texts of `size` bytes each.
+/// Returns the bytes of one read: `count` texts of `size` bytes each.
 fn masked_texts(size: usize, count: usize) -> Vec<u8> {
     let text = vec![b'x'; size];
     let mut bytes = Vec::new();
@@ -18,7 +19,7 @@ fn masked_texts(size: usize, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Decodes `input` to its end; the number of texts.
+/// Decodes all of `input`; returns the number of texts.
 fn decode_all(decoder: &mut Decoder, mut input: &mut [u8]) -> usize {
     let mut texts = 0;
     while !input.is_empty() {
@@ -30,7 +31,8 @@ fn decode_all(decoder: &mut Decoder, mut input: &mut [u8]) -> usize {
     texts
 }
 
-/// Time per message. The bytes are copied back before each pass, as decoding unmasks them.
+/// Measures the time per message. The bytes are copied back before each pass, as decoding
+/// unmasks them.
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode masked texts");
     for (size, count) in READS {

@@ -1,4 +1,5 @@
-//! The yardstick and the load generator against each other: what is measured must be right.
+//! The reference and the load generator against each other: the measurement itself must be
+//! right.
 
 #![allow(clippy::unwrap_used, reason = "the lint knows tests but not their helpers")]
 

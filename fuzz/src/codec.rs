@@ -5,13 +5,13 @@ use switchboard::ws::{
     write_server_frame,
 };
 
-/// Small enough that a fuzzer reaches it.
+/// Small enough for a fuzzer to reach it.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// Decodes a stream: the first byte says how (`Settings`), the rest is the stream.
+/// Decodes a stream: the first byte holds the `Settings`, the rest is the stream.
 ///
-/// Promises held: how the bytes are split into reads changes nothing; each call makes progress;
-/// no message is over the limit, inflated or not; what was decoded, written again, decodes alike.
+/// Checked: splitting the bytes into reads changes nothing; each call makes progress; no message
+/// exceeds the limit, inflated or not; decoded messages, written again, decode to the same.
 pub fn codec(data: &[u8]) {
     let [settings, stream @ ..] = data else { return };
     let settings = Settings::from_byte(*settings);
@@ -24,7 +24,7 @@ pub fn codec(data: &[u8]) {
     }
 }
 
-/// How a stream is decoded.
+/// Settings of the decoder.
 #[derive(Clone, Copy)]
 struct Settings {
     role: Role,
@@ -46,14 +46,14 @@ impl Settings {
     }
 }
 
-/// All that a stream amounted to.
+/// Everything decoded from a stream.
 #[derive(Debug, PartialEq)]
 struct Decoded {
     said: Vec<Said>,
     violation: Option<Violation>,
 }
 
-/// An event that outlives the bytes it was read from.
+/// An event that outlives the bytes it was decoded from.
 #[derive(Debug, PartialEq)]
 enum Said {
     Text(String),
@@ -83,7 +83,7 @@ impl From<Event<'_>> for Said {
     }
 }
 
-/// Decodes the stream as it would come in reads of `read_len` bytes, up to its close or violation.
+/// Decodes the stream in reads of `read_len` bytes, up to its close or violation.
 fn decode(settings: Settings, stream: &[u8], read_len: usize) -> Decoded {
     let mut decoder = settings.decoder();
     let mut stream = stream.to_vec();

@@ -4,10 +4,10 @@ use switchboard::ws::{DeflateOffer, Parsed, parse_request};
 
 const MAX_BYTES: usize = 4096;
 
-/// Reads the bytes as the start of a connection.
+/// Parses the bytes as the start of a connection.
 ///
-/// Promises held: what follows a head does not change how it is read; no part of an acceptable
-/// head is accepted; every answer is one HTTP response; waiting ends at the limit.
+/// Checked: bytes after a head do not change how it is parsed; no prefix of an acceptable head
+/// is accepted; every answer is one HTTP response; waiting ends at the limit.
 pub fn handshake(data: &[u8]) {
     match parse_request(data, MAX_BYTES) {
         Parsed::Incomplete => assert!(data.len() < MAX_BYTES, "waits beyond the limit"),
@@ -42,7 +42,7 @@ fn check_head(head: &[u8]) {
     }
 }
 
-/// An answer has one head, of known lines, and a body of the length that it names.
+/// Checks that a response has one head, of known lines, and a body of the length that it names.
 fn check_answer(answer: &[u8], status: &str) {
     let answer = std::str::from_utf8(answer).expect("answers are text");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends");

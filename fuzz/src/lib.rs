@@ -1,6 +1,6 @@
-//! One function per fuzz target: any bytes in, and a panic where a promise is broken.
+//! One function per fuzz target: it takes any bytes, and panics if a promise is broken.
 //!
-//! `cargo xtask fuzz` hands them to libFuzzer; `tests/brief` runs them on mutated seeds.
+//! `cargo xtask fuzz` runs them with libFuzzer; `tests/brief` runs them on mutated seeds.
 
 mod codec;
 mod handshake;

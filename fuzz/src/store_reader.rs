@@ -1,4 +1,4 @@
-//! A segment of the log, as a start reads it.
+//! A segment of the log, as read at the start.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -18,8 +18,9 @@ type Records = Vec<(Position, Vec<u8>)>;
 
 /// Reads the bytes as the only file of a log.
 ///
-/// Promises held: no record is given whose checksum is wrong, and none is left out between two
-/// others; a look changes nothing; a log that was cut off is whole afterwards, and goes on.
+/// Checked: no record with a wrong checksum is returned, and none is left out between two
+/// others; an inspection changes nothing; a log whose tail was truncated is valid afterwards,
+/// and can be appended to.
 pub fn store_reader(data: &[u8]) {
     let disk = MemoryDisk::default();
     disk.put("00000001.seg", data);
@@ -49,7 +50,7 @@ fn opened(disk: &MemoryDisk) -> Result<(Found, Records), OpenError> {
     Ok((recovered.found, records))
 }
 
-/// The records lie one after the other from the header on, each with its checksum.
+/// Checks that the records follow each other from the header on, each with its checksum.
 fn check_records(data: &[u8], records: &Records) {
     let mut next = HEADER_LEN;
     for (position, record) in records {
@@ -64,14 +65,15 @@ fn check_records(data: &[u8], records: &Records) {
     }
 }
 
-/// CRC-32C, bit by bit (RFC 3720, appendix B.4), so that the check is not the reader's own.
+/// Computes CRC-32C bit by bit (RFC 3720, appendix B.4), so that the check is independent of the
+/// reader.
 fn checksum(bytes: &[u8]) -> u32 {
     let bit = |sum: u32, _| if sum & 1 == 1 { (sum >> 1) ^ 0x82F6_3B78 } else { sum >> 1 };
     let byte = |sum: u32, &byte: &u8| (0..8).fold(sum ^ u32::from(byte), bit);
     !bytes.iter().fold(!0, byte)
 }
 
-/// What was mended is whole, and takes a record more.
+/// Checks that the repaired log is valid, and takes another record.
 fn check_goes_on(disk: &MemoryDisk, mut records: Records) {
     let recovered = open(Arc::new(disk.clone()), OPTIONS, &mut |_, _| Ok(()));
     let recovered = recovered.expect("what was mended opens");
@@ -88,7 +90,7 @@ fn check_goes_on(disk: &MemoryDisk, mut records: Records) {
     assert_eq!(after, records);
 }
 
-/// A listener that needs to know nothing.
+/// A listener that ignores events.
 struct Deaf;
 
 impl Listener for Deaf {
@@ -101,7 +103,7 @@ impl Listener for Deaf {
     fn dropped(&self, _segment: u32, _result: Result<(), DropError>) {}
 }
 
-/// Files in memory; clones share them.
+/// Files in memory, shared by clones.
 #[derive(Clone, Debug, Default)]
 struct MemoryDisk(Arc<Mutex<BTreeMap<String, MemoryFile>>>);
 

@@ -1,11 +1,11 @@
-//! The text protocol: what devices send.
+//! The text protocol: messages of devices.
 
 use switchboard_proto::text::{self, Command};
 
-/// Reads the bytes as a device's message.
+/// Parses the bytes as a device's message.
 ///
-/// Promises held: a readable command reads the same when written plainly or padded with white
-/// space; the text is the message's own end.
+/// Checked: a valid command parses to the same when written plainly or padded with white space;
+/// the text is the end of the message.
 pub fn text_command(data: &[u8]) {
     let Ok(message) = std::str::from_utf8(data) else { return };
     let command = text::parse(message.as_bytes());

@@ -1,13 +1,13 @@
-//! The v1 protocol: what clients send, and what servers answer.
+//! The v1 protocol: frames of clients and of servers.
 
 use serde_json::Value;
 use switchboard_proto::v1::{self, ClientFrame, DEPTH_MAX};
 
-/// Reads the bytes as a frame of either side, and as a body within one.
+/// Parses the bytes as a frame of either side, and as a body within one.
 ///
-/// Promises held: a frame that is read is JSON, and reads the same when it is written anew; a body
-/// is taken exactly if `serde_json` takes it, and handed out as it was sent; a frame that is plain
-/// reads as it does with a space in front, which leads past the way for plain ones.
+/// Checked: an accepted frame is JSON, and parses to the same when it is written again; a body
+/// is accepted exactly if `serde_json` accepts it, and returned as it was sent; a frame in plain
+/// form parses as it does with a leading space, which avoids the fast path for plain ones.
 pub fn v1_frame(data: &[u8]) {
     let _ = v1::parse_server(data);
     let spaced = [b" ", data].concat();
@@ -39,16 +39,16 @@ fn as_body(text: &str) {
         }
         (Ok(value), read) => assert!(depth(&value) >= DEPTH_MAX, "not taken: {read:?}"),
         (Err(_), Err(_)) => {}
-        // `serde_json` has no room for some numbers.
+        // `serde_json` cannot represent some numbers.
         (Err(error), Ok(_)) if error.to_string().starts_with("number out of range") => {}
-        // What closes the body may go on with fields of its own.
+        // A body that closes itself may add fields to the frame.
         (Err(error), Ok(_)) => {
             serde_json::from_str::<Value>(&frame).unwrap_or_else(|_| panic!("taken: {error}"));
         }
     }
 }
 
-/// Returns how deep a value nests; 0 for what is no array or object.
+/// Returns the nesting depth of a value; 0 unless it is an array or object.
 fn depth(value: &Value) -> usize {
     let inner = match value {
         Value::Array(elements) => elements.iter().map(depth).max(),

@@ -1,4 +1,4 @@
-//! Chromium and its driver, which the page is tested with.
+//! Chromium and its driver, needed for the tests of the page.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use crate::command::find;
 use crate::machine::{ensure, print_version};
 use crate::step::Failure;
 
-/// The variables that name the programs, for the tests and for whoever has them elsewhere.
+/// The variables that name the programs, for the tests and for users who have them elsewhere.
 pub(crate) const CHROMIUM_VARIABLE: &str = "CHROMIUM";
 pub(crate) const CHROMEDRIVER_VARIABLE: &str = "CHROMEDRIVER";
 
@@ -15,7 +15,7 @@ const CHROMIUM_NAMES: [&str; 4] =
     ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const CHROMEDRIVER_NAMES: [&str; 2] = ["chromedriver", "chromium.chromedriver"];
 
-/// Where the two programs are.
+/// Paths of the two programs.
 #[derive(Debug)]
 pub(crate) struct Browser {
     pub(crate) chromium: PathBuf,
@@ -23,20 +23,20 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Finds the programs, installing them first where that can be done without asking.
+    /// Finds the programs, and first installs them if possible without asking.
     pub(crate) fn ensure() -> Result<Browser, Failure> {
         ensure(Browser::find, "chromium chromium-driver", &missing())
     }
 
-    /// The programs named by the variables, else those on `PATH`.
+    /// Returns the programs named by the variables, otherwise those on `PATH`.
     fn find() -> Option<Browser> {
         let chromium = named(CHROMIUM_VARIABLE).or_else(|| find(&CHROMIUM_NAMES))?;
         let chromedriver = named(CHROMEDRIVER_VARIABLE).or_else(|| find(&CHROMEDRIVER_NAMES))?;
         Some(Browser { chromium, chromedriver })
     }
 
-    /// Prints both versions: a driver that is too old or too new for its browser is a
-    /// common reason for tests that cannot start.
+    /// Prints both versions: a driver that is too old or too new for its browser is a common
+    /// reason why tests cannot start.
     pub(crate) fn print_versions(&self) {
         print_version(&self.chromium);
         print_version(&self.chromedriver);

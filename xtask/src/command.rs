@@ -1,4 +1,4 @@
-//! Runs programs at the project's root, and finds them.
+//! Finds programs and runs them in the project's root.
 
 use std::env;
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::step::Failure;
 
-/// A program with its arguments, which runs at the project's root unless it is told another folder.
+/// A program with its arguments, which runs in the project's root unless another folder is set.
 pub(crate) struct Program {
     command: Command,
 }
@@ -17,8 +17,9 @@ impl Program {
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Program {
         let mut command = Command::new(program);
         command.current_dir(root());
-        // `cargo xtask` describes the xtask package in these. Build scripts of dependencies ask
-        // to be rerun when they change, so an inner cargo that saw them would rebuild for nothing.
+        // `cargo xtask` describes the xtask package in these variables. Build scripts of
+        // dependencies ask to be rerun when they change, so an inner cargo that inherits them
+        // would rebuild for nothing.
         for (name, _) in env::vars_os() {
             let shown = name.to_string_lossy();
             if shown.starts_with("CARGO_PKG_") || shown.starts_with("CARGO_MANIFEST_") {
@@ -28,24 +29,24 @@ impl Program {
         Program { command }
     }
 
-    /// The cargo that runs this program.
+    /// Returns the cargo that runs this program.
     pub(crate) fn cargo() -> Program {
         Program::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
     }
 
-    /// Adds arguments, given in one string with blanks between them.
+    /// Adds arguments, given in one string with spaces between them.
     pub(crate) fn args(mut self, words: &str) -> Program {
         self.command.args(words.split_whitespace());
         self
     }
 
-    /// Adds one argument as it is, blanks and all.
+    /// Adds one argument unchanged, spaces included.
     pub(crate) fn arg(mut self, word: impl AsRef<OsStr>) -> Program {
         self.command.arg(word);
         self
     }
 
-    /// Runs it in this folder.
+    /// Runs the program in this folder.
     pub(crate) fn dir(mut self, folder: &Path) -> Program {
         self.command.current_dir(folder);
         self
@@ -56,7 +57,7 @@ impl Program {
         self
     }
 
-    /// Shows the command line, runs it to its end, and fails as it failed.
+    /// Prints the command line, runs the program, and fails with its exit code.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let line = self.line();
         println!("    $ {line}");
@@ -70,14 +71,14 @@ impl Program {
         Err(Failure::exited(format!("`{line}` failed: {status}"), status.code()))
     }
 
-    /// Returns what the program prints, without the blanks around it; `None` if it fails.
+    /// Returns the output of the program without surrounding white space; `None` if it fails.
     pub(crate) fn output(mut self) -> Option<String> {
         let output = self.command.stderr(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         output.status.success().then_some(text)
     }
 
-    /// The command line as a person would type it.
+    /// Returns the command line as a person would type it.
     fn line(&self) -> String {
         let program = Path::new(self.command.get_program());
         let mut line = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -89,17 +90,17 @@ impl Program {
     }
 }
 
-/// The project's root.
+/// Returns the project's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's root")
 }
 
-/// The first of these programs that is on `PATH`.
+/// Returns the first of these programs that is on `PATH`.
 pub(crate) fn find(names: &[&str]) -> Option<PathBuf> {
     find_where(names, |_| true)
 }
 
-/// The first of these programs on `PATH` that will do.
+/// Returns the first of these programs on `PATH` that satisfies `will_do`.
 pub(crate) fn find_where(names: &[&str], will_do: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let folders: Vec<PathBuf> = env::split_paths(&path).collect();

@@ -13,12 +13,12 @@ const TARGETS: [&str; 5] = ["text_command", "v1_frame", "handshake", "codec", "s
 
 const SECONDS: u32 = 60;
 
-/// What to fuzz, and for how long.
+/// The targets to fuzz, and the time for each.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// One target; `None` is each in turn.
+    /// One target; `None` means each in turn.
     pub(crate) target: Option<String>,
-    /// How long each target runs.
+    /// Seconds that each target runs.
     pub(crate) seconds: u32,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     run_all(steps)
 }
 
-/// libFuzzer counts coverage through flags that only a nightly compiler takes.
+/// Returns a nightly cargo: libFuzzer's coverage flags are accepted only by a nightly compiler.
 fn nightly_cargo() -> Program {
     Program::new("rustup").args("run nightly cargo")
 }
@@ -77,8 +77,8 @@ fn toolchain() -> Result<(), Failure> {
     Ok(())
 }
 
-/// New inputs that libFuzzer finds worth keeping go to `fuzz/corpus`, which git ignores; what a
-/// person finds worth keeping is copied to `fuzz/seeds`.
+/// Fuzzes one target. Inputs that libFuzzer finds worth keeping go to `fuzz/corpus`, which git
+/// ignores; those that a person finds worth keeping are copied to `fuzz/seeds`.
 fn fuzz(target: &str, seconds: u32) -> Result<(), Failure> {
     let corpus = root().join("fuzz/corpus").join(target);
     fs::create_dir_all(&corpus).map_err(|error| {

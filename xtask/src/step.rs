@@ -1,19 +1,19 @@
-//! Named steps that run one after the other until one fails.
+//! Named steps that run in order until one fails.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// One thing that must succeed.
+/// A named action that must succeed.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) run: Box<dyn FnOnce() -> Result<(), Failure>>,
 }
 
-/// Why a step failed.
+/// Reason why a step failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
-    /// The exit code of the program that failed; 1 where none ran or a signal ended it.
+    /// The exit code of the program that failed; 1 if none ran or it was ended by a signal.
     pub(crate) exit_code: u8,
 }
 
@@ -37,7 +37,7 @@ impl Step {
     }
 }
 
-/// Runs the steps in order, with a heading and a time for each; the first failure ends it.
+/// Runs the steps in order, with a heading and a time for each, and stops at the first failure.
 pub(crate) fn run_all(steps: Vec<Step>) -> ExitCode {
     let started = Instant::now();
     let count = steps.len();

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must hold before a change lands.
+//! `cargo xtask test`: all checks that must pass before a change lands.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ use crate::step::{Failure, Step, run_all};
 /// The test target that needs Chromium.
 const BROWSER_TARGET: &str = "browser";
 
-/// What to check.
+/// Checks to run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Whether the page is tested, for which Chromium must be there.
+    /// True if the page is tested, which needs Chromium.
     pub(crate) browser: bool,
-    /// Whether packages are made and tested.
+    /// True if packages are made and tested.
     pub(crate) packages: bool,
 }
 
@@ -42,10 +42,10 @@ impl Options {
     }
 }
 
-/// Checks everything, quick things first, and stops at the first that fails.
+/// Runs all checks, quick ones first, and stops at the first failure.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let mut steps = vec![Step::new("format", format)];
-    // Before the long steps, so that what is missing is told at once.
+    // Before the long steps, so that a missing program is reported at once.
     steps.push(Step::new("strace", || ensure_strace().map(|strace| print_version(&strace))));
     steps.push(Step::new("promtool", || ensure_promtool().map(|tool| print_version(&tool))));
     steps.push(Step::new("systemd-analyze", || {
@@ -98,8 +98,9 @@ fn all_tests() -> Result<(), Failure> {
         .run()
 }
 
-/// Cargo can name the targets that it tests, not those that it leaves out; and with other
-/// packages selected it would build the dependencies anew, with other features.
+/// Runs all tests but those of the browser. Cargo can name the targets to test, but not those to
+/// leave out; and with a selection of packages it would build the dependencies anew, with other
+/// features.
 fn tests_without_browser() -> Result<(), Failure> {
     let targets = test_targets(root())
         .map_err(|error| Failure::new(format!("the tests could not be listed: {error}")))?;
@@ -109,7 +110,8 @@ fn tests_without_browser() -> Result<(), Failure> {
     cargo("test --workspace --doc")
 }
 
-/// The names of all `tests/<name>.rs` and `tests/<name>/main.rs` of the project's packages.
+/// Returns the names of all `tests/<name>.rs` and `tests/<name>/main.rs` of the project's
+/// packages.
 fn test_targets(root: &Path) -> io::Result<BTreeSet<String>> {
     let mut packages = vec![root.join("bench"), root.join("fuzz"), root.join("xtask")];
     for package in fs::read_dir(root.join("crates"))? {
@@ -131,7 +133,8 @@ fn test_targets(root: &Path) -> io::Result<BTreeSet<String>> {
     Ok(targets)
 }
 
-/// They are ignored by `cargo test`, since they require the packages that the steps before have made.
+/// Runs the tests of the packages, which `cargo test` ignores, since they need the packages that
+/// earlier steps made.
 fn package_tests() -> Result<(), Failure> {
     cargo("test --workspace --test packages -- --ignored")
 }

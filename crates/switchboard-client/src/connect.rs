@@ -18,19 +18,19 @@ use crate::tls::{self, TlsError};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Time for all of connecting, the welcome included, where [`Options`] do not say another.
+/// Default time for connecting, the welcome included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest message that is received, in bytes: the most that a server can be set to, and room
+/// Maximum bytes of a received message: the most that a server can be configured for, and space
 /// for the sender's id.
 const MESSAGE_BYTES_MAX: usize = (256 << 20) + 64;
 
-/// How to connect, beyond the address.
+/// Options of a connection, besides the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// PEM file of the authorities to trust for `wss://`, instead of the system's.
     pub ca: Option<PathBuf>,
-    /// Time for all of connecting, the welcome included.
+    /// Time for connecting, the welcome included.
     pub timeout: Duration,
 }
 
@@ -40,33 +40,33 @@ impl Default for Options {
     }
 }
 
-/// Why no connection came about.
+/// Reason why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is none, or its scheme is neither `ws` nor `wss`.
+    /// The address is invalid, or its scheme is neither `ws` nor `wss`.
     #[error("{url:?} is no address; give one such as ws://127.0.0.1:8080")]
     Address {
         /// As given.
         url: String,
     },
-    /// The authorities to trust could not be had.
+    /// The authorities to trust could not be loaded.
     #[error("cannot read the trusted certificates: {0}")]
     Roots(String),
-    /// The system finds no address for the name.
+    /// The system finds no address for the host name.
     #[error("there is no host {host} ({why})")]
     UnknownHost {
-        /// The name.
+        /// The host name.
         host: String,
-        /// The system's words.
+        /// The system's error.
         why: io::Error,
     },
-    /// There is nobody at the address.
+    /// Nothing listens at the address.
     #[error("the connection was refused: no server listens there")]
     Refused,
-    /// TLS did not come about, or the scheme is the other one's.
+    /// TLS failed, or the scheme is that of the other kind of port.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Nobody answered, or not as a WebSocket server does.
+    /// There was no answer, or not that of a WebSocket server.
     #[error("{}", words(.0))]
     Transport(Box<tungstenite::Error>),
     /// The server answered the handshake with an HTTP error.
@@ -74,21 +74,22 @@ pub enum ConnectError {
     Http {
         /// The status code, such as 503.
         status: u16,
-        /// The server's explanation, or where it redirects to; empty where it has none.
+        /// The server's explanation, or the location that it redirects to; empty if there is
+        /// none.
         body: String,
     },
-    /// The answer to a probe is not the one of this server.
+    /// The answer to a probe is not that of this server.
     #[error("another program answers there, or a proxy that does not know this path")]
     NoProbe,
     /// The server does not speak the v1 protocol.
     #[error("the server does not speak {}", switchboard_proto::v1::SUBPROTOCOL)]
     NoV1,
-    /// It took longer than the [`Options`] give it.
+    /// It took longer than [`Options`] allow.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
 
-/// A WebSocket to `url`, before anything was said, that speaks `subprotocol`.
+/// Opens a WebSocket to `url` that speaks `subprotocol`; no message has been sent yet.
 pub(crate) async fn open(
     url: &str,
     options: &Options,
@@ -118,8 +119,8 @@ pub(crate) async fn open(
     }
 }
 
-/// The port in the address, or the default one; `None` for one that is no port. `Uri` takes that for
-/// none at all.
+/// Returns the port in the address, or the default one; `None` if it is invalid. `Uri` would
+/// treat an invalid port as absent.
 pub(crate) fn port(uri: &Uri, default: u16) -> Option<u16> {
     let authority = uri.authority()?;
     let (_, host_and_port) =
@@ -156,7 +157,7 @@ async fn shake_hands(
     connected.await.map(|(socket, _)| socket)
 }
 
-/// Tells the library's errors apart, of a connection to `host`.
+/// Converts the library's errors, for a connection to `host`.
 pub(crate) fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
     use tungstenite::Error::{Http, Io, Protocol, Tls};
     let no_subprotocol = SubProtocolError::NoSubProtocol;
@@ -178,8 +179,8 @@ pub(crate) fn explained(error: tungstenite::Error, host: &str) -> ConnectError {
     }
 }
 
-/// Returns what an HTTP error says to a person. This server explains itself in plain text; a page of HTML
-/// is a proxy's, and repeats the status.
+/// Returns the explanation in an HTTP error. This server explains itself in plain text; an HTML
+/// page comes from a proxy, and only repeats the status.
 pub(crate) fn said(body: &str, location: Option<&str>) -> String {
     match location {
         Some(location) => format!("use {location}"),
@@ -188,7 +189,7 @@ pub(crate) fn said(body: &str, location: Option<&str>) -> String {
     }
 }
 
-/// The error without the library's own classification.
+/// Formats the error without the library's own classification.
 fn words(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::Io(e) => e.to_string(),

@@ -1,17 +1,17 @@
-//! How a connection ended.
+//! The end of a connection.
 
 use std::fmt;
 
 use switchboard_proto::v1::close;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-/// How a connection ended.
+/// The code and reason with which a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// The close code (RFC 6455 section 7.4): 1005 when the server gave none, 1006 when the
+    /// The close code (RFC 6455 section 7.4): 1005 if the server gave none, 1006 if the
     /// connection broke off.
     pub code: u16,
-    /// The server's words, or the cause of the break; may be empty.
+    /// The server's text, or the cause of the break; may be empty.
     pub reason: String,
 }
 
@@ -25,13 +25,13 @@ impl Ending {
         }
     }
 
-    /// A connection that ended without a closing handshake.
+    /// Creates the ending of a connection without a closing handshake.
     pub(crate) fn broken(reason: impl fmt::Display) -> Ending {
         Ending { code: 1006, reason: reason.to_string() }
     }
 }
 
-/// `the server went away (1001: restart)`.
+/// Formats as in `the server went away (1001: restart)`.
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = match self.code {

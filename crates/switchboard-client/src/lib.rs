@@ -1,7 +1,7 @@
 //! The Rust client of Switchboard.
 //!
-//! A [`v1::Session`] is a device: it sends messages to other devices and receives theirs, keeps its
-//! id over connections and restarts, and its messages wait for it.
+//! A [`v1::Session`] is a device: it sends messages to other devices and receives theirs, keeps
+//! its id over connections and restarts, and its messages wait for it while it is away.
 
 mod connect;
 mod ending;

@@ -1,4 +1,4 @@
-//! Asks a server whether it is ready, by HTTP.
+//! Asks a server over HTTP whether it is ready.
 
 use std::io;
 use std::sync::Arc;
@@ -13,36 +13,37 @@ use tokio_tungstenite::tungstenite::http::Uri;
 use crate::connect::{ConnectError, Options, connect, explained, port, said};
 use crate::tls::{self, TlsError};
 
-/// More of an answer is not read: that of a server which is ready is shorter.
+/// Maximum bytes of an answer that are read; that of a ready server is shorter.
 const ANSWER_BYTES_MAX: u64 = 4 << 10;
 
-/// Whose certificate a server may show.
+/// Certificates that are accepted from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// One that the authorities of [`Options`] signed, for the host of the address.
     Authorities,
-    /// Any. It is not known then who answers: for a server that is asked on its own machine, where its
-    /// certificate is for another name.
+    /// Any certificate. The server's identity is then unknown: for a server on the same machine,
+    /// whose certificate is for another name.
     Anyone,
 }
 
-/// The probe's name, beneath the path of the server.
+/// Path of the probe below the path of the server.
 const PROBE: &str = "/readyz";
 
-/// The probe's body where the server is ready.
+/// Body of the probe if the server is ready.
 const READY: &str = "ready";
 
-/// Asks `readyz` beneath the path of an `http` or `https` address; `Ok` if the server is ready. An
-/// address that ends in `/readyz` is taken as it is.
+/// Asks `readyz` below the path of an `http` or `https` address; `Ok` if the server is ready. An
+/// address that ends in `/readyz` is used as it is.
 ///
 /// # Errors
 /// The answer of a server that is not ready is [`ConnectError::Http`]. A 200 without the body of
-/// `/readyz` is [`ConnectError::NoProbe`]: a proxy answers 200 on paths that it does not know.
+/// `/readyz` is [`ConnectError::NoProbe`]: some proxies answer 200 on paths that they do not
+/// know.
 pub async fn ready(url: &str, options: &Options, trust: Trust) -> Result<(), ConnectError> {
     let answer = tokio::time::timeout(options.timeout, ask(url, options, trust));
     let answer = answer.await.map_err(|_| ConnectError::Timeout(options.timeout))??;
     match answer.status {
-        // By line, because a proxy may send the body in chunks.
+        // Line by line, because a proxy may send the body in chunks.
         200 if answer.body.lines().any(|line| line.trim() == READY) => Ok(()),
         200 => Err(ConnectError::NoProbe),
         status => {
@@ -51,7 +52,7 @@ pub async fn ready(url: &str, options: &Options, trust: Trust) -> Result<(), Con
     }
 }
 
-/// An answer in HTTP/1.
+/// An HTTP/1 response.
 struct Answer {
     status: u16,
     location: Option<String>,
@@ -94,7 +95,7 @@ async fn exchange_by_tls(
     exchange(TlsConnector::from(tls).connect(name, socket).await?, uri).await
 }
 
-/// Sends the request; returns all that is answered.
+/// Sends the request; returns the whole response.
 async fn exchange(
     mut socket: impl AsyncRead + AsyncWrite + Unpin,
     uri: &Uri,
@@ -108,7 +109,7 @@ async fn exchange(
     socket.flush().await?;
     let mut answer = Vec::new();
     match socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await {
-        // A peer that ends TLS without saying so is common, and the answer is there.
+        // A peer that ends TLS without close_notify is common, and the answer is complete.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !answer.is_empty() => {}
         read => drop(read?),
     }

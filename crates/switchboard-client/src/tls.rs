@@ -1,4 +1,4 @@
-//! TLS: which authorities are trusted, and the reasons why it does not come about.
+//! TLS: the trusted authorities, and the errors of a handshake.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use tokio::time::timeout;
 
 use crate::connect::ConnectError;
 
-/// Why TLS did not come about with a server that could be reached.
+/// Reason why TLS failed with a server that could be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
     /// No trusted authority has signed the server's certificate.
     #[error("certificate not trusted: no authority known here has signed it")]
     Untrusted,
-    /// It is for other names.
+    /// The certificate is for other names.
     #[error("the server's certificate is not for {host}{}", others(.names))]
     WrongName {
         /// The name in the address.
@@ -34,25 +34,25 @@ pub enum TlsError {
         /// Those in the certificate.
         names: Vec<String>,
     },
-    /// Its time is over.
+    /// The certificate has expired.
     #[error("the server's certificate has expired: it has to be renewed on the server")]
     Expired,
-    /// Its time has not begun.
+    /// The certificate is not valid yet.
     #[error("the server's certificate is not valid yet: look at the clocks of both machines")]
     NotYetValid,
-    /// An authority's certificate is shown as a server's, which RFC 5280 does not allow.
+    /// A certificate of an authority is used as a server's, which RFC 5280 does not allow.
     #[error(
         "the server's certificate is made for an authority, not for a server: make one with \
              basicConstraints=CA:FALSE"
     )]
     Authority,
-    /// `wss://` to a port that speaks something else.
+    /// `wss://` to a port without TLS.
     #[error("this port does not speak TLS: use ws://")]
     PlainPort,
-    /// `ws://` to a port that speaks TLS.
+    /// `ws://` to a port with TLS.
     #[error("this port speaks TLS: use wss://")]
     TlsPort,
-    /// Anything else, in the library's words.
+    /// Any other error, as the library describes it.
     #[error("TLS failed: {0}")]
     Other(String),
 }
@@ -74,8 +74,8 @@ impl TlsError {
 
     fn of_certificate(error: &CertificateError, host: &str) -> TlsError {
         match error {
-            // The others where an authority of the same name has another key: every certificate that
-            // is made to try TLS calls itself localhost.
+            // The other errors occur if an authority of the same name has another key: every
+            // certificate made for a test of TLS calls itself localhost.
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
             | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
@@ -95,14 +95,14 @@ impl TlsError {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 TlsError::NotYetValid
             }
-            // rustls has no word of its own for it.
+            // rustls has no variant of its own for it.
             other if format!("{other:?}").contains("CaUsedAsEndEntity") => TlsError::Authority,
             other => TlsError::Other(format!("the server's certificate is not accepted ({other})")),
         }
     }
 }
 
-/// `localhost` of `DnsName("localhost")`, as rustls has it.
+/// Extracts `localhost` from `DnsName("localhost")`, rustls' format.
 fn name_in(presented: &str) -> String {
     presented.split('"').nth(1).unwrap_or(presented).to_owned()
 }
@@ -120,8 +120,8 @@ fn config_of(roots: RootCertStore) -> ClientConfig {
     builder().with_root_certificates(roots).with_no_client_auth()
 }
 
-/// Returns a configuration that accepts any certificate whose key the server has: it is not known
-/// who answers. For a server that is asked on its own machine.
+/// Returns a configuration that accepts any certificate whose key the server has: the server's
+/// identity is then unknown. For a server on the same machine.
 pub fn config_for_anyone() -> Arc<ClientConfig> {
     let anyone = Arc::new(Anyone(provider().signature_verification_algorithms));
     let builder = builder().dangerous().with_custom_certificate_verifier(anyone);
@@ -138,7 +138,7 @@ fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 
-/// Takes any certificate whose key the server has.
+/// A verifier that accepts any certificate whose key the server has.
 #[derive(Debug)]
 struct Anyone(WebPkiSupportedAlgorithms);
 
@@ -188,8 +188,8 @@ fn roots_in(file: &Path) -> Result<RootCertStore, ConnectError> {
     if roots.is_empty() { Err(fault(&"holds no certificate")) } else { Ok(roots) }
 }
 
-/// The authorities that the system trusts. Where it has none, as in a small container, no certificate
-/// is trusted, which is what there is to say then.
+/// Returns the authorities that the system trusts. If it has none, as in a small container, no
+/// certificate is trusted, and the error says so.
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -199,11 +199,11 @@ fn system_roots() -> RootCertStore {
 /// Time for a server to answer the first bytes of TLS.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns true if a server that does not answer in HTTP speaks TLS. It is asked by a connection of
-/// its own, because its bytes on the first one are lost in the library's error.
+/// Returns true if a server that does not answer in HTTP speaks TLS. It is asked on a separate
+/// connection, because the library's error does not contain its bytes on the first one.
 pub(crate) async fn is_spoken_by(host: &str, port: u16) -> bool {
     timeout(PROBE_TIMEOUT, first_byte(host, port)).await.ok().flatten().is_some_and(|byte| {
-        // A record of a handshake or of an alert (RFC 8446 section 5.1).
+        // A TLS record of a handshake or an alert (RFC 8446 section 5.1).
         matches!(byte, 21 | 22)
     })
 }

@@ -1,4 +1,4 @@
-//! Why no connection came about, each reason told apart.
+//! The reasons why a connection failed are distinguished.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -61,7 +61,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     assert_eq!(error.to_string(), "no answer within 20ms");
 }
 
-/// It must not be taken for one that speaks TLS.
+/// It must not be taken for a TLS server.
 #[tokio::test]
 async fn a_server_of_something_else_is_told() {
     let (url, listener) = listener().await;

@@ -1,4 +1,4 @@
-//! A session against a scripted server: what it says on each connection, and what it tells.
+//! A session against a scripted server: the frames and events of each connection.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -22,26 +22,26 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 /// One step of a connection's script.
 enum Step {
-    /// Wait for this frame.
+    /// Expect this frame.
     Hear(&'static str),
-    /// Say this.
+    /// Send this frame.
     Say(&'static str),
     /// Close with this code and reason, and wait for the other side to answer.
     Close(u16, &'static str),
-    /// End the TCP connection without a word.
+    /// End the TCP connection without a closing handshake.
     Drop,
 }
 use Step::{Close, Drop, Hear, Say};
 
 const HELLO: &str = r#"{"type":"hello"}"#;
 const WELCOME: &str = r#"{"type":"welcome","device":"7","token":"t","mailbox":"a","resumed":false,"pending":0,"last_seq":0,"ping_every_ms":25000,"max_message_bytes":4096,"durability":"disk","server":"test"}"#;
-/// The hello that follows [`WELCOME`] while nothing was acked.
+/// The hello that follows [`WELCOME`] if nothing was acked.
 const AGAIN: &str = r#"{"type":"hello","token":"t","mailbox":"a","last_seq":0}"#;
 const SEND: &str = r#"{"type":"send","id":"m","to":"8","body":"x"}"#;
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// A server that plays one script for each connection, one after the other.
+/// Starts a server that plays one script per connection, one after the other.
 async fn server(scripts: Vec<Vec<Step>>) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -80,7 +80,7 @@ async fn play(mut socket: Socket, script: Vec<Step>) {
     while let Some(Ok(_)) = socket.next().await {}
 }
 
-/// As in use, but with pauses that a test need not feel.
+/// Returns the default options with negligible delays.
 fn quick() -> Options {
     let pause = Duration::from_millis(1);
     Options { pause_min: pause, pause_max: pause, ..Options::default() }
@@ -95,7 +95,7 @@ fn outgoing() -> Outgoing {
     Outgoing { id: "m".to_owned(), ..Outgoing::text("8", "x") }
 }
 
-/// The next event that is not about the connection.
+/// Returns the next event that is not about the connection.
 async fn next(session: &mut Session) -> Event {
     loop {
         match session.next().await.unwrap() {
@@ -105,7 +105,7 @@ async fn next(session: &mut Session) -> Event {
     }
 }
 
-/// The body of the next message.
+/// Returns the body of the next message.
 async fn body(session: &mut Session) -> String {
     match next(session).await {
         Event::Message(message) => message.body,
@@ -258,7 +258,8 @@ async fn a_server_that_goes_says_when_to_come_back() {
     assert!(retry_in >= Duration::from_millis(20), "{retry_in:?}");
 }
 
-/// A server that goes waits for its clients to close. It once waited for as long as they paused.
+/// A server that shuts down waits for its clients to close. It once waited for the whole of
+/// their delay.
 #[tokio::test]
 async fn the_old_connection_is_closed_before_the_pause() {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
@@ -357,7 +358,7 @@ async fn a_refusal_is_said_before_the_acks_behind_it() {
             socket.send(Message::text(text)).await.unwrap();
         }
         assert_eq!(hear(&mut socket).await, r#"{"type":"refuse","seq":1,"reason":"no"}"#);
-        // The connection ends before the refusal is confirmed: nothing of it counts.
+        // The connection ends before the refusal is confirmed, so it must be sent again.
         drop(socket);
         let mut socket = accept(listener.accept().await.unwrap().0).await;
         assert_eq!(hear(&mut socket).await, AGAIN);

@@ -1,7 +1,7 @@
 //! Runs every fuzz target on its seeds and on a fixed number of their mutations.
 //!
-//! Needs no fuzzer, and makes the same inputs at every run. An input that fails here or under
-//! `cargo xtask fuzz` belongs into `seeds/<target>/`, so that it stays mended.
+//! It needs no fuzzer, and makes the same inputs in every run. An input that fails here or under
+//! `cargo xtask fuzz` belongs in `seeds/<target>/`, to keep the bug fixed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its seeds has failed")]
 
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use mutator::Mutator;
 
-/// Mutated inputs per target, a second or two of work each.
+/// Number of mutated inputs per target, which take a second or two.
 const ROUNDS: usize = 50_000;
 
 #[test]
@@ -56,7 +56,7 @@ fn run_one(target: &str, function: fn(&[u8]), input: &[u8]) {
     function(input);
 }
 
-/// Prints the input when the target panics on it.
+/// Prints the input if the target panics on it.
 struct ShownOnPanic<'a> {
     target: &'a str,
     input: &'a [u8],
@@ -70,7 +70,7 @@ impl Drop for ShownOnPanic<'_> {
     }
 }
 
-/// The files in the target's folder of seeds, by name.
+/// Returns the files in the target's folder of seeds, in order of their names.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
     let entries = fs::read_dir(&folder).expect("every target has a folder of seeds");

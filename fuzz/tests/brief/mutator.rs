@@ -1,24 +1,24 @@
-//! Makes damaged inputs from good ones, the same ones at every run.
+//! Makes damaged inputs from valid ones, the same ones in every run.
 
-/// Longest input; long enough to pass every limit that the targets set.
+/// Maximum length of an input; enough to exceed every limit that the targets set.
 const LEN_MAX: usize = 8192;
 
-/// Bytes and numbers at which parsers change their mind.
+/// Bytes and numbers at which parsers change their behaviour.
 const ODD_BYTES: [u8; 12] = [0, 1, b',', b'\n', b' ', 0x7E, 0x7F, 0x80, 0x81, 0x88, 0xC2, 0xFF];
 
-/// An endless supply of mutations of the seeds.
+/// An endless source of mutated seeds.
 pub(crate) struct Mutator {
     seeds: Vec<Vec<u8>>,
     state: u64,
 }
 
 impl Mutator {
-    /// Over these seeds, of which there is at least one.
+    /// Creates a mutator for `seeds`, which must not be empty.
     pub(crate) fn new(seeds: Vec<Vec<u8>>) -> Mutator {
         Mutator { seeds, state: 0 }
     }
 
-    /// A seed with one to six changes.
+    /// Returns a seed with one to six changes.
     pub(crate) fn mutated(&mut self) -> Vec<u8> {
         let mut input = self.seed();
         for _ in 0..=self.up_to(5) {
@@ -60,7 +60,7 @@ impl Mutator {
         ODD_BYTES[self.up_to(ODD_BYTES.len() - 1)]
     }
 
-    /// A number from 0 to `max`, both included.
+    /// Returns a number from 0 to `max`, both included.
     fn up_to(&mut self, max: usize) -> usize {
         (self.next() % (max as u64 + 1)) as usize
     }

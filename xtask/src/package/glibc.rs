@@ -1,18 +1,18 @@
-//! Which glibc a binary needs.
+//! The glibc version that a binary needs.
 
 use std::path::Path;
 
 use crate::command::Program;
 use crate::step::Failure;
 
-/// The newest that a package may need: that of Debian 10, Ubuntu 20.04 and RHEL 8.
+/// Newest version that a package may need: that of Debian 10, Ubuntu 20.04 and RHEL 8.
 pub(super) const NEWEST: Version = Version(2, 28);
 
-/// Such as 2.28. The third number, which some old symbols have, is left out.
+/// A version such as 2.28. The third number of some old symbols is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(u32, u32);
 
-/// Prints which glibc the binary needs; a failure if that is newer than [`NEWEST`].
+/// Prints the glibc version that the binary needs; fails if it is newer than [`NEWEST`].
 pub(super) fn check(binary: &Path) -> Result<(), Failure> {
     let symbols = Program::new("objdump").arg("-T").arg(binary).output();
     let needed = symbols.as_deref().and_then(newest);
@@ -29,7 +29,7 @@ pub(super) fn check(binary: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The newest version of glibc that a list of dynamic symbols names.
+/// Returns the newest glibc version that a list of dynamic symbols names.
 fn newest(symbols: &str) -> Option<Version> {
     symbols.split("GLIBC_").skip(1).filter_map(version).max()
 }

@@ -1,4 +1,4 @@
-//! The licences of the libraries that are in the binary, which want to be copied with it.
+//! Licences of the libraries in the binary, which require to be distributed with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,10 +15,10 @@ Switchboard contains the libraries named below, under their own licences. A libr
 under several licences is used under any of them, at your option.
 ";
 
-/// A library: its name, its version, its licence as an SPDX expression.
+/// A library: its name, its version, and its licence as an SPDX expression.
 type Library = (String, String, String);
 
-/// Writes each text once, after the names of all libraries that have it.
+/// Writes each licence text once, after the names of all libraries that have it.
 pub(super) fn write(file: &Path) -> Result<(), Failure> {
     let places = places()?;
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -42,7 +42,7 @@ pub(super) fn write(file: &Path) -> Result<(), Failure> {
     super::write(file, &all)
 }
 
-/// Returns what cargo links into the binary, without the project's own crates.
+/// Returns the libraries that cargo links into the binary, without the project's own crates.
 fn libraries() -> Result<BTreeSet<Library>, Failure> {
     let tree = Program::cargo()
         .args("tree --locked --package switchboard --edges normal,no-proc-macro --prefix none")
@@ -53,7 +53,7 @@ fn libraries() -> Result<BTreeSet<Library>, Failure> {
     Ok(tree.lines().filter_map(library).collect())
 }
 
-/// Reads `name v1.2.3|MIT`; a crate of the project has a path after its version.
+/// Parses `name v1.2.3|MIT`; a crate of the project has a path after its version.
 fn library(line: &str) -> Option<Library> {
     let (package, license) = line.split_once('|')?;
     let (name, version) = package.split_once(" v")?;
@@ -61,7 +61,7 @@ fn library(line: &str) -> Option<Library> {
     (!is_own).then(|| (name.to_owned(), version.to_owned(), license.to_owned()))
 }
 
-/// Returns where cargo keeps the sources of each name and version.
+/// Returns the directory in which cargo keeps the sources of each name and version.
 fn places() -> Result<BTreeMap<(String, String), PathBuf>, Failure> {
     let failed = || Failure::new("`cargo metadata` failed");
     let text = Program::cargo().args("metadata --locked --format-version 1").output();
@@ -75,7 +75,7 @@ fn places() -> Result<BTreeMap<(String, String), PathBuf>, Failure> {
     Ok(packages.iter().filter_map(place).collect())
 }
 
-/// The texts beside a library's manifest, sorted.
+/// Returns the licence texts beside a library's manifest, sorted.
 fn license_texts(folder: &Path) -> BTreeSet<String> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let read = |path: PathBuf| fs::read_to_string(path).ok();
@@ -89,12 +89,13 @@ fn is_license(path: &Path) -> bool {
         .any(|known| name.starts_with(known))
 }
 
-/// So that texts that differ in blanks at the ends of lines alone are one.
+/// Normalizes white space, so that texts which differ only in that are written once.
 fn tidy(text: &str) -> String {
     text.trim().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// Rust's own, which is linked in, too: the texts that come with the compiler.
+/// Returns the licences of Rust's standard library, which is linked in, too: the compiler brings
+/// them.
 fn standard_library() -> Vec<String> {
     let sysroot = Program::new("rustc").args("--print sysroot").output().unwrap_or_default();
     let folder = Path::new(&sysroot).join("share/doc/rust/licenses");

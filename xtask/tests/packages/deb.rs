@@ -19,7 +19,7 @@ fn deb() -> PathBuf {
     package(&format!("{NAME}_{VERSION}-"), "_amd64.deb")
 }
 
-/// Its files, in a folder that stands for `/`.
+/// Returns its files, in a folder that stands for `/`.
 pub(crate) fn unpacked() -> TempDir {
     let place = tempfile::tempdir().unwrap();
     output(Command::new("dpkg-deb").arg("--extract").arg(deb()).arg(place.path()));
@@ -66,7 +66,7 @@ fn the_maintainer_scripts_are_valid_and_the_configuration_is_a_conffile() {
     assert!(control.contains("libc6 (>= 2.28)"), "{control}");
 }
 
-/// Purges the package, whatever became of the test.
+/// Purges the package, whatever the result of the test.
 struct Installed;
 
 impl Installed {
@@ -79,17 +79,17 @@ impl Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        // The test has looked at how it ends, if it came so far.
+        // A test that got this far has checked the removal itself.
         let _ = Command::new("dpkg").args(["--purge", NAME]).output();
     }
 }
 
-/// Why the package cannot be installed here, if so.
+/// Returns the reason why the package cannot be installed here, if there is one.
 fn obstacle() -> Option<&'static str> {
     if !rustix::process::getuid().is_root() {
         return Some("only root can install packages");
     }
-    // It would start the service, on a machine that somebody uses.
+    // It would start the service on a machine that is in use.
     Path::new("/run/systemd/system").exists().then_some("systemd runs here")
 }
 
@@ -111,7 +111,7 @@ fn the_deb_is_installed_serves_and_goes() {
     let key = Path::new(DATA).join(first_file(DATA));
     assert_eq!(fs::metadata(&key).unwrap().uid(), data.uid(), "{key:?}");
 
-    // What an upgrade does: configuration and data stay.
+    // An upgrade keeps configuration and data.
     let changed = format!("{}\ndrain = \"1s\"\n", fs::read_to_string(CONFIGURATION).unwrap());
     fs::write(CONFIGURATION, &changed).unwrap();
     output(Command::new("dpkg").arg("--install").arg(deb()));
@@ -128,7 +128,7 @@ fn the_deb_is_installed_serves_and_goes() {
     drop(installed);
 }
 
-/// As the unit does it, without systemd, and on a free port.
+/// Runs the server as the unit does, without systemd and on a free port, and sends a message.
 fn serve_a_message() {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=switchboard", "--regid=switchboard", "--clear-groups", BINARY]);

@@ -1,4 +1,4 @@
-//! The packages in `target/package`: what is in them, and that what they install serves a message.
+//! The packages in `target/package`: their contents, and a message through what they install.
 //!
 //! `cargo xtask test` makes them and runs this; `cargo xtask package` and then
 //! `cargo test -p xtask --test packages -- --ignored` do the same.
@@ -24,7 +24,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/package").canonicalize().unwrap()
 }
 
-/// The package of which the file's name begins and ends so.
+/// Returns the package whose file name begins and ends as given.
 fn package(start: &str, end: &str) -> PathBuf {
     let fits = |name: &str| name.starts_with(start) && name.ends_with(end);
     let found: Vec<PathBuf> = fs::read_dir(folder())
@@ -52,7 +52,7 @@ fn npm_platform() -> PathBuf {
     package(&format!("switchboard-broker-linux-x64-gnu-{VERSION}"), ".tgz")
 }
 
-/// Unpacks an archive of tar; the one folder in it.
+/// Unpacks a tar archive; returns the one folder in it.
 fn unpacked(archive: &Path) -> (TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
     output(Command::new("tar").arg("xzf").arg(archive).arg("-C").arg(place.path()));
@@ -60,10 +60,10 @@ fn unpacked(archive: &Path) -> (TempDir, PathBuf) {
     (place, inner)
 }
 
-/// Installs the wheel into a new environment; the binary in it.
+/// Installs the wheel into a new environment; returns the binary in it.
 fn installed_by_pip() -> (TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
-    // The one that the packages were made with has `venv`.
+    // The environment that made the packages has `venv`.
     let python = folder().join("../tools/venv/bin/python3");
     output(Command::new(python).args(["-m", "venv"]).arg(place.path()));
     let pip = place.path().join("bin/pip");
@@ -93,7 +93,7 @@ fn assert_holds(files: &BTreeSet<String>, wanted: &[&str]) {
     }
 }
 
-/// What the README and the guide beside it link to is in the package, too.
+/// Checks that all files which the README and the guides link to are in the package, too.
 fn assert_links_lead_somewhere(folder: &Path) {
     for page in ["README.md", "docs/install.md", "docs/operations.md", "docs/containers.md"] {
         let page = folder.join(page);
@@ -164,7 +164,7 @@ fn npx_finds_the_command_and_passes_its_exit_code_on() {
     assert_eq!(status.code(), Some(2), "2 is wrong usage");
 }
 
-/// Who ends the command reaches Node.js, which is not the server.
+/// A signal to the command reaches Node.js, which is not the server.
 #[test]
 #[ignore = "requires the packages"]
 fn the_npm_command_ends_its_server_with_itself() {
@@ -177,7 +177,7 @@ fn the_npm_command_ends_its_server_with_itself() {
     }
 }
 
-/// npm passes no signal on: Node.js and the server went on without it, and held their port.
+/// npm forwards no signals: Node.js and the server once ran on without it, and kept their port.
 #[test]
 #[ignore = "requires the packages"]
 fn the_server_ends_with_the_npx_that_started_it() {
@@ -190,7 +190,7 @@ fn the_server_ends_with_the_npx_that_started_it() {
     }
 }
 
-/// A shell's end is not npm's: `nohup` means the command to go on.
+/// The end of a shell is not that of npm: `nohup` means that the command goes on.
 #[test]
 #[ignore = "requires the packages"]
 fn the_npm_command_outlives_the_shell_that_started_it() {
@@ -224,7 +224,7 @@ fn all_packages_hold_the_same_binary_and_the_licences() {
     }
 }
 
-/// A platform's package of another version would be another binary than the main one says.
+/// A platform package of another version would bring another binary than the main one promises.
 #[test]
 #[ignore = "requires the packages"]
 fn the_npm_packages_name_each_other_by_their_version() {

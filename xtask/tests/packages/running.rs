@@ -1,4 +1,4 @@
-//! Installed commands at work.
+//! Runs installed commands.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// Nothing here takes this long unless it hangs.
+/// Maximum time for anything here; reaching it means a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longer than the npm command takes to notice that npm has gone.
 const GOES_ON: Duration = Duration::from_secs(2);
 
-/// Runs a program to its end, which must be a good one; what it printed.
+/// Runs a program, which must succeed, and returns its output.
 pub(crate) fn output(command: &mut Command) -> String {
     without_settings(command);
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -26,7 +26,7 @@ pub(crate) fn output(command: &mut Command) -> String {
     said.into_owned()
 }
 
-/// Starts a server with this command, and sends it a message.
+/// Starts a server with this command, and sends a message through it.
 pub(crate) fn assert_serves(switchboard: &dyn Fn() -> Command) {
     let mut command = switchboard();
     let place = tempfile::tempdir().unwrap();
@@ -46,16 +46,16 @@ pub(crate) fn assert_delivers(switchboard: &dyn Fn() -> Command, server: &Runnin
     assert!(came.ends_with(": hello"), "{came}");
 }
 
-/// A process, with what it started, that is killed when dropped.
+/// A process that is killed when dropped, together with its children.
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
-    /// The rest of the line for which its start waited.
+    /// The rest of the line that its start waited for.
     pub(crate) said: String,
 }
 
 impl Running {
-    /// Starts it and waits for a line of its output that begins so.
+    /// Starts the process and waits for a line of its output with this beginning.
     pub(crate) fn start(command: &mut Command, beginning: &str) -> Running {
         without_settings(command);
         let mut child =
@@ -74,13 +74,13 @@ impl Running {
         running
     }
 
-    /// Asks it to end.
+    /// Asks it to stop, and waits for that.
     pub(crate) fn terminate(self) -> ExitStatus {
         self.end_by(Signal::TERM)
     }
 
-    /// Sends it alone a signal, and waits until nothing that it started is left: the pipe that all have as
-    /// standard output ends with the last of them.
+    /// Sends a signal to the process alone, and waits until all its children have ended: the
+    /// pipe that all of them have as standard output ends with the last one.
     pub(crate) fn end_by(mut self, signal: Signal) -> ExitStatus {
         kill_process(self.pid(), signal).unwrap();
         let end = loop {
@@ -92,7 +92,8 @@ impl Running {
         self.child.wait().unwrap()
     }
 
-    /// Sends it alone a signal; returns true if what it started is there for some seconds more.
+    /// Sends a signal to the process alone; returns true if a child is still running some
+    /// seconds later.
     pub(crate) fn goes_on_after(self, signal: Signal) -> bool {
         kill_process(self.pid(), signal).unwrap();
         loop {
@@ -109,13 +110,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail where it has ended already.
+        // Both fail if it has ended already.
         let _ = kill_process_group(self.pid(), Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// Without the machine's variables, and without log lines between those of the tests.
+/// Removes the machine's settings, and keeps log lines out of the output of the tests.
 fn without_settings(command: &mut Command) {
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("SWITCHBOARD_") {

@@ -1,4 +1,5 @@
-//! Instructions per message in user space, counted by valgrind: they repeat where times do not.
+//! Instructions per message in user space, counted by valgrind: unlike times, they are
+//! reproducible.
 
 use std::fs;
 use std::path::Path;
@@ -13,13 +14,13 @@ use crate::server::{Contender, Server};
 use crate::table;
 use crate::workload::Workload;
 
-/// Puts a load of exactly so many messages on a server.
+/// Puts a load of exactly this many messages on a server.
 type Load<'a> = &'a dyn Fn(&Server, u64) -> anyhow::Result<()>;
 
-/// Two runs of different length: the slope between them leaves out starting and connecting.
+/// Lengths of the two runs: the slope between them excludes start-up and connecting.
 const MESSAGES: [u64; 2] = [20_000, 80_000];
 
-/// Prints a row per workload.
+/// Prints one row per workload.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let columns = ["pairs x in flight x size", "reference", "Switchboard", "ratio"];
     table::head("Instructions per message (user space)", &columns);
@@ -34,7 +35,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Instructions per message of a workload by the text protocol.
+/// Returns the instructions per message of a workload in the text protocol.
 pub(crate) fn instructions_per_text(
     contest: &Contest,
     contender: &Contender,
@@ -45,7 +46,7 @@ pub(crate) fn instructions_per_text(
     })
 }
 
-/// Instructions per message of a load.
+/// Returns the instructions per message of a load.
 pub(crate) fn instructions_per_message(
     contest: &Contest,
     contender: &Contender,
@@ -58,7 +59,7 @@ pub(crate) fn instructions_per_message(
     Ok((many - few) / (long - short) as f64)
 }
 
-/// The instructions of a whole run.
+/// Returns the instructions of a whole run.
 fn count(
     contest: &Contest,
     contender: &Contender,

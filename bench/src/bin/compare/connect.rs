@@ -6,7 +6,7 @@ use crate::Contest;
 use crate::statistics::spread;
 use crate::table;
 
-/// Prints a row per server.
+/// Prints one row per server.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let options = Options { connections: 10_000, concurrency: 64 };
     let runs = contest.in_turn(contest.effort.runs_of_the_rest, |server| {

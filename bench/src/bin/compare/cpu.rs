@@ -1,4 +1,4 @@
-//! Server CPU per message, the median of paired ratios.
+//! Server CPU per message: the median of paired ratios.
 
 use switchboard::bench::throughput::{self, Throughput};
 
@@ -8,12 +8,12 @@ use crate::statistics::{Spread, spread};
 use crate::table;
 use crate::workload::Workload;
 
-/// CPU per message in microseconds, of a run in which every message came.
+/// Returns the CPU time per message in microseconds.
 pub(crate) fn us_per_message(run: &Throughput) -> f64 {
     run.server_cpu_us_per_message.expect("the server's process is known")
 }
 
-/// Puts the load on a server; fails unless every message came once and in order.
+/// Puts the load on a server; fails unless every message arrived once and in order.
 pub(crate) fn measure(
     server: &Server,
     options: &throughput::Options,
@@ -23,7 +23,7 @@ pub(crate) fn measure(
     Ok(run)
 }
 
-/// Prints a row per workload.
+/// Prints one row per workload.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let columns = [
         "pairs x in flight x size",

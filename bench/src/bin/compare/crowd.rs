@@ -1,5 +1,5 @@
-//! Many v1 devices on one thread: they come, keep what names them, leave, and come back for what
-//! waits.
+//! Many v1 devices on one thread: they connect, keep their identity, leave, and come back for
+//! their messages.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -12,18 +12,18 @@ use switchboard_proto::v1::{ServerEvent, WelcomeEvent, parse_server};
 
 use crate::server::Server;
 
-/// A server that says nothing to anybody for this long has stopped.
+/// Time without any message after which the server counts as stopped.
 const STALL: Duration = Duration::from_secs(30);
-/// New devices that knock at the same time.
+/// Number of new devices that connect at the same time.
 const AT_ONCE: usize = 128;
-/// Devices that fill the mailboxes, and messages of each that are not accepted. More than one: the
-/// server remembers a bounded number of ids of each.
+/// Number of devices that fill the mailboxes, and of messages of each that are not accepted yet.
+/// There are several, because the server remembers a limited number of ids of each.
 const SENDERS: usize = 64;
 const WINDOW: u64 = 64;
 const PAYLOAD: &str = "a message of two hundred and fifty-six bytes ";
 const PAYLOAD_BYTES: usize = 254;
 
-/// The devices.
+/// All devices.
 pub(crate) struct Crowd {
     dialer: Dialer,
     poll: Poll,
@@ -31,7 +31,7 @@ pub(crate) struct Crowd {
     input: Vec<u8>,
 }
 
-/// A device and what it knows.
+/// A device and its state.
 #[derive(Default)]
 pub(crate) struct Member {
     connection: Option<Connection>,
@@ -39,28 +39,28 @@ pub(crate) struct Member {
     token: String,
     mailbox: String,
     last_seq: u64,
-    /// Welcomes since it last came.
+    /// True once it has received its welcome on this connection.
     greeted: bool,
-    /// Messages since it last came.
+    /// Messages received on this connection.
     received: u64,
     sent: u64,
     accepted: u64,
 }
 
 impl Crowd {
-    /// Nobody yet.
+    /// Creates an empty crowd.
     pub(crate) fn new(server: &Server) -> anyhow::Result<Self> {
         let dialer = Dialer::new(*server.target());
         Ok(Self { dialer, poll: Poll::new()?, members: Vec::new(), input: vec![0; 64 << 10] })
     }
 
-    /// From now on the devices go to another server.
+    /// Moves the devices to another server: the next connections go there.
     pub(crate) fn move_to(&mut self, server: &Server) {
         self.leave();
         self.dialer = Dialer::new(*server.target());
     }
 
-    /// New devices until there are `count`; they stay.
+    /// Connects new devices until there are `count`; they stay connected.
     pub(crate) fn grow_to(&mut self, count: usize) -> anyhow::Result<()> {
         while self.members.len() < count {
             let first = self.members.len();
@@ -74,12 +74,12 @@ impl Crowd {
         Ok(())
     }
 
-    /// Cuts all connections, without a word.
+    /// Closes all connections, without a closing handshake.
     pub(crate) fn leave(&mut self) {
         self.members.iter_mut().for_each(|member| member.connection = None);
     }
 
-    /// All of these at once; returns when each has got its messages, and says how long it took.
+    /// Connects these devices all at once; returns the time until each has got its messages.
     pub(crate) fn come_back(
         &mut self,
         which: impl Iterator<Item = usize> + Clone,
@@ -94,7 +94,7 @@ impl Crowd {
         Ok(start.elapsed())
     }
 
-    /// New devices send `each` messages to all that are there, and leave.
+    /// Connects new devices that send `each` messages to every device present, and leave.
     pub(crate) fn fill(&mut self, each: u64) -> anyhow::Result<()> {
         let receivers = self.members.len();
         let total = each * receivers as u64;
@@ -156,7 +156,7 @@ impl Crowd {
 }
 
 impl Member {
-    /// Greets as the device that it is, or as a new one.
+    /// Returns the hello of the device, or that of a new one.
     fn hello(&self) -> String {
         let Self { token, mailbox, last_seq, .. } = self;
         if token.is_empty() {
@@ -177,9 +177,9 @@ impl Member {
         Ok(self.connection.as_mut().map_or(Ok(()), Connection::write)?)
     }
 
-    /// Writes and reads what can be.
+    /// Writes and reads as much as possible.
     fn serve(&mut self, input: &mut [u8]) -> anyhow::Result<()> {
-        // Out of its place meanwhile, so that what is heard can change the member.
+        // Taken out meanwhile, so that handling a message can change the member.
         let Some(mut connection) = self.connection.take() else { return Ok(()) };
         connection.write()?;
         let read = connection.read(input, |text, out| self.hear(text, out));

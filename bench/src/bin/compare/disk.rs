@@ -1,4 +1,5 @@
-//! What the disk gives to a server that syncs each message alone: the yardstick of the others.
+//! Speed of the disk for a server that syncs each message by itself: the yardstick for the
+//! others.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::statistics::spread;
 
-/// A message of 256 bytes as a store writes it, with who sent it and its id.
+/// Bytes of a 256-byte message as a store writes it, with its sender and id.
 const RECORD_BYTES: usize = 300;
 
-/// One `fdatasync` per message on a file that grows.
+/// Results of one `fdatasync` per message on a growing file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Syncs {
     pub(crate) per_s: f64,
@@ -18,7 +19,7 @@ pub(crate) struct Syncs {
     pub(crate) p50_us: f64,
 }
 
-/// Writes and syncs one message after the other for so long, on the disk of `folder`.
+/// Writes and syncs one message after another for `time`, on the disk of `folder`.
 pub(crate) fn measure(folder: &Path, time: Duration) -> anyhow::Result<Syncs> {
     let path = folder.join("fdatasync");
     let mut file = File::create(&path)?;

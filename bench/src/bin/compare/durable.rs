@@ -1,7 +1,8 @@
-//! What it costs to keep messages: v1 through mailboxes against the disk's own speed, `JetStream`,
+//! Cost of storing messages: v1 through mailboxes against the disk's own speed, `JetStream`,
 //! mailboxes in memory, and the text protocol.
 //!
-//! Servers use every core here, the load the last one: the store writes on a thread of its own.
+//! Servers use every core here, and the load the last one: the store writes on a thread of its
+//! own.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::{callgrind, cpu, table};
 const PAIRS: u64 = 64;
 const WINDOW: u64 = 32;
 const SIZE: u64 = 256;
-/// Each message is acked by itself: the dearest way.
+/// Each message is acked by itself, which costs the most.
 const ACK_EVERY: u64 = 1;
 
 /// Prints the tables.
@@ -37,7 +38,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     against_text(contest)
 }
 
-/// One turn of everything that touches the disk: what is compared lies seconds apart.
+/// One run of everything that touches the disk: the values to compare are only seconds apart.
 struct Round {
     disk: Syncs,
     away: Kept,
@@ -47,7 +48,7 @@ struct Round {
     online_memory: Mailboxes,
 }
 
-/// A run on a server that keeps what it accepts, and what its store did meanwhile.
+/// A run on a server that stores what it accepts, and the work of its store meanwhile.
 struct Kept {
     run: Mailboxes,
     records: f64,
@@ -80,7 +81,7 @@ fn load(contest: &Contest, pairs: u64, window: u64, receiver: Receiver) -> Optio
     }
 }
 
-/// The same load by v1.
+/// Returns the same load in v1.
 fn v1(options: Options) -> Options {
     let (protocol, durability) = (Protocol::V1, Asked::Strongest);
     Options { protocol, durability, ack_every: ACK_EVERY, ..options }
@@ -110,7 +111,7 @@ fn in_memory(contest: &Contest, options: &Options) -> anyhow::Result<Mailboxes> 
 }
 
 fn start(contest: &Contest, contender: &Contender) -> anyhow::Result<Server> {
-    // Receivers are away for as long as the run takes.
+    // Enough for receivers that are away for the whole run.
     let contender = contender
         .with("SWITCHBOARD_MAILBOX_MAX_MESSAGES", "10000000")
         .with("SWITCHBOARD_MAILBOX_MAX_BYTES", "16GiB");
@@ -206,7 +207,8 @@ fn known(run: &Mailboxes) -> f64 {
     run.server_cpu_us_per_message.expect("the server's process is known")
 }
 
-/// Sending, accepting, delivering and acking in memory against relaying a text; one core each.
+/// Compares sending, accepting, delivering and acking in memory with relaying a text; one core
+/// each.
 fn against_text(contest: &Contest) -> anyhow::Result<()> {
     let columns = [
         "pairs x in flight x size",

@@ -10,7 +10,7 @@ use crate::placement::Cores;
 use crate::server::Server;
 use crate::table;
 
-/// Prints a row per server, and one for Switchboard over TLS.
+/// Prints one row per server, and one for Switchboard over TLS.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let columns = ["server", "KiB at 1,000", "KiB at 10,000", "bytes/connection", "at most"];
     table::head("Idle connections", &columns);
@@ -30,7 +30,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a row for v1 devices with mailboxes on disk, and one with mailboxes in memory.
+/// Prints one row for v1 devices with mailboxes on disk, and one with mailboxes in memory.
 pub(crate) fn compare_v1(contest: &Contest) -> anyhow::Result<()> {
     let columns = ["v1", "KiB at 1,000", "KiB at 10,000", "bytes/device", "at most"];
     table::head("Idle devices with mailboxes", &columns);

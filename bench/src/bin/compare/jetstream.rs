@@ -1,7 +1,7 @@
 //! NATS `JetStream` under the load of `durable`: publishers that wait for acknowledgements.
 //!
-//! The client is the least that does it: one thread, one epoll loop, and of the NATS protocol
-//! `CONNECT`, `SUB`, `PUB` with a reply subject, and `MSG`.
+//! The client is minimal: one thread, one epoll loop, and of the NATS protocol only `CONNECT`,
+//! `SUB`, `PUB` with a reply subject, and `MSG`.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -19,13 +19,13 @@ use crate::server::Server;
 use crate::statistics::quantile;
 
 const BINARY: &str = "nats-server";
-/// A server that acknowledges nothing for this long has stopped.
+/// Time without an acknowledgement after which the server counts as stopped.
 const STALL: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Keeps what it is sent in files; replicas, limits and acknowledgements as they are by default.
+/// A stream stored in files; replicas, limits and acknowledgements have their defaults.
 const STREAM: &str = r#"{"name":"BOX","subjects":["box.>"],"storage":"file","retention":"limits"}"#;
 
-/// What it did in a run.
+/// Results of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Acknowledged {
     pub(crate) per_s: f64,
@@ -41,14 +41,14 @@ pub(crate) struct Load {
     pub(crate) time: Duration,
 }
 
-/// The version of the server that is installed; `None` if there is none.
+/// Returns the version of the installed server; `None` if there is none.
 pub(crate) fn version() -> Option<String> {
     let output = Command::new(BINARY).arg("--version").stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.trim().trim_start_matches("nats-server: ").to_owned())
 }
 
-/// Starts it with file storage in `folder`.
+/// Starts a server with file storage in `folder`.
 pub(crate) fn start(folder: &Path) -> anyhow::Result<Server> {
     let mut command = Command::new(BINARY);
     command.args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"]);
@@ -56,7 +56,7 @@ pub(crate) fn start(folder: &Path) -> anyhow::Result<Server> {
     Server::start(command, false)
 }
 
-/// Puts the load on it.
+/// Puts the load on the server.
 pub(crate) fn measure(server: &Server, load: Load) -> anyhow::Result<Acknowledged> {
     let mut run = Run::connect(server, load)?;
     run.make_stream()?;
@@ -72,10 +72,10 @@ pub(crate) fn measure(server: &Server, load: Load) -> anyhow::Result<Acknowledge
     Ok(Acknowledged { per_s, p99_us: quantile(&mut run.times_us, 0.99) })
 }
 
-/// A connection, and what it has published that is not acknowledged.
+/// A connection, and its published messages that are not acknowledged yet.
 struct Publisher {
     socket: TcpStream,
-    /// A published message as it is sent.
+    /// A published message as it is written.
     message: Vec<u8>,
     out: Vec<u8>,
     rest: Vec<u8>,
@@ -111,7 +111,7 @@ impl Run {
         Ok(Self { poll, publishers, times_us: Vec::new(), last: Instant::now() })
     }
 
-    /// Makes the stream and waits until it is there.
+    /// Creates the stream and waits for it.
     fn make_stream(&mut self) -> anyhow::Result<()> {
         let first = &mut self.publishers[0];
         let request =
@@ -140,7 +140,7 @@ impl Run {
         Ok(())
     }
 
-    /// Takes what has come; each acknowledgement releases `next` messages.
+    /// Handles what has arrived; each acknowledgement releases `next` messages.
     fn turn(&mut self, next: usize) -> anyhow::Result<()> {
         ensure!(self.last.elapsed() < STALL, "nothing was acknowledged for {STALL:?}");
         let mut events = Events::with_capacity(1_024);
@@ -170,7 +170,7 @@ impl Publisher {
         Ok(write_out(&mut self.socket, &mut self.out)?)
     }
 
-    /// Reads until nothing is left; returns how many acknowledgements came.
+    /// Reads until there is no more; returns the number of acknowledgements.
     fn read(&mut self) -> anyhow::Result<usize> {
         let mut chunk = [0; 64 << 10];
         let mut acknowledged = 0;
@@ -196,7 +196,7 @@ impl Publisher {
     }
 }
 
-/// What the server says.
+/// Messages of the server.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Acknowledged,
@@ -204,7 +204,7 @@ enum Said {
     Other,
 }
 
-/// The first thing said in `input` and its length; `None` while it is incomplete.
+/// Returns the first message in `input` and its length; `None` while it is incomplete.
 fn next(input: &[u8]) -> anyhow::Result<Option<(Said, usize)>> {
     let Some(line_len) = memmem::find(input, b"\r\n") else { return Ok(None) };
     let (line, behind) = (&input[..line_len], line_len + 2);

@@ -9,7 +9,7 @@ use crate::server::ensure_clean;
 use crate::statistics::spread;
 use crate::{Contest, Pair, table};
 
-/// A percentile's name, how to find it, and the ratio that it may reach.
+/// A percentile's name, its value in a run, and the maximum ratio.
 type Percentile = (&'static str, fn(&Latency) -> f64, &'static str);
 
 const PERCENTILES: [Percentile; 5] = [
@@ -20,7 +20,7 @@ const PERCENTILES: [Percentile; 5] = [
     ("max", |run| run.max_us, ""),
 ];
 
-/// Prints a row per percentile.
+/// Prints one row per percentile.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let options = Options {
         pairs: pairs::Options { pairs: 64, size: 64, pairing: Pairing::Same, server_shards: 1 },

@@ -1,4 +1,4 @@
-//! Many mailboxes: what a start costs, what an idle device costs, and everybody back at once.
+//! Many mailboxes: cost of a start, cost of an idle device, and everybody back at once.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ const MAILBOXES: usize = 100_000;
 const DEVICES: usize = 10_000;
 /// Messages of 256 bytes in each mailbox.
 const WAITING: u64 = 10;
-/// So many come for their messages after a start, to see that they are there.
+/// Number of devices that come for their messages after a start, to check that they are there.
 const ASKED: usize = 1_000;
 const STARTS: usize = 3;
 const MIB: f64 = (1 << 20) as f64;
@@ -30,7 +30,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     back_at_once(contest)
 }
 
-/// Fills mailboxes, then starts a server on them.
+/// Fills mailboxes, then measures starts of a server on them.
 fn starting(contest: &Contest) -> anyhow::Result<()> {
     let folder = contest.folder()?;
     let contender = contest.switchboard.with_data_dir(folder.path());
@@ -47,7 +47,7 @@ fn starting(contest: &Contest) -> anyhow::Result<()> {
     let log_mib = folder_bytes(&folder.path().join("log"))? as f64 / MIB;
     table::bounded("the log, MiB", table::thousands(log_mib), "");
     print_start(contest, &contender, "", &mut crowd)?;
-    // What a server costs whose last messages are older than the window in which ids are known.
+    // Once more with the last messages older than the window in which ids are remembered.
     let later = contender.with("SWITCHBOARD_DEDUP_WINDOW", "1s");
     print_start(contest, &later, ", their ids forgotten", &mut crowd)
 }
@@ -78,7 +78,8 @@ fn print_start(
     Ok(())
 }
 
-/// Cuts all connections at once; everybody comes back at once for what was sent meanwhile.
+/// Closes all connections at once; then all devices come back at once for messages sent
+/// meanwhile.
 fn back_at_once(contest: &Contest) -> anyhow::Result<()> {
     let (mut seconds, mut peaks, mut before) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {

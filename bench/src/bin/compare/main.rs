@@ -1,5 +1,5 @@
-//! Compares Switchboard with the reference relay: the same load on both in turn, each on a core of
-//! its own, and the median of the paired ratios. Prints the tables of docs/performance.md.
+//! Compares Switchboard with the reference relay: the same load on both in turn, each on a core
+//! of its own, and the median of the paired ratios. Prints the tables of docs/performance.md.
 //!
 //! Build both first: `cargo build --release -p switchboard -p switchboard-bench`.
 
@@ -33,27 +33,27 @@ use crate::workload::Workload;
 /// Compares Switchboard with the reference relay on this machine.
 #[derive(Parser)]
 struct Args {
-    /// What to compare; everything when nothing is named
+    /// Comparisons to run; all of them if none is named
     #[arg(value_enum)]
     topics: Vec<Topic>,
-    /// Only these workloads (of `cpu` and `callgrind`)
+    /// Run only these workloads (of `cpu` and `callgrind`)
     #[arg(long = "workload", value_enum)]
     workloads: Vec<Workload>,
-    /// A third of the runs, and shorter ones
+    /// Do a third of the runs, and shorter ones
     #[arg(long)]
     quick: bool,
-    /// The Switchboard binary; the one built beside this one by default
+    /// The Switchboard binary [default: the one built beside this one]
     #[arg(long)]
     switchboard: Option<PathBuf>,
-    /// The reference binary; the one built beside this one by default
+    /// The reference binary [default: the one built beside this one]
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// A folder on the disk to measure, for what servers keep meanwhile; the binaries' by default
+    /// A folder on the disk to measure, for the servers' data [default: that of the binaries]
     #[arg(long)]
     folder: Option<PathBuf>,
 }
 
-/// One table.
+/// One table of the output.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 enum Topic {
     /// Server CPU per message
@@ -74,7 +74,7 @@ enum Topic {
     Mailboxes,
 }
 
-/// What a topic needs to run.
+/// Everything that a comparison needs.
 struct Contest {
     reference: Contender,
     switchboard: Contender,
@@ -84,7 +84,7 @@ struct Contest {
     folder: PathBuf,
 }
 
-/// How long a comparison takes.
+/// Number and length of the runs.
 #[derive(Clone, Copy)]
 struct Effort {
     /// Paired runs of CPU time.
@@ -143,7 +143,7 @@ impl Contest {
         })
     }
 
-    /// A folder for what a server keeps; gone when dropped.
+    /// Creates a folder for a server's data; removed when dropped.
     fn folder(&self) -> anyhow::Result<tempfile::TempDir> {
         Ok(tempfile::Builder::new().prefix("compare-").tempdir_in(&self.folder)?)
     }
@@ -153,8 +153,8 @@ impl Contest {
         self.placement.on(cores, || contender.start())
     }
 
-    /// Runs `measure` on both servers, `runs` times, each on a fresh one, taking turns in who goes
-    /// first.
+    /// Runs `measure` on both servers, `runs` times, each time on a fresh server, and alternates
+    /// which one goes first.
     fn in_turn<T>(
         &self,
         runs: usize,
@@ -175,13 +175,13 @@ impl Contest {
     }
 }
 
-/// What one run found on each server.
+/// Results of one run on each server.
 struct Pair<T> {
     reference: T,
     switchboard: T,
 }
 
-/// CPU time of one run can be compared only on a machine that does nothing else.
+/// Warns of other load: CPU times can be compared only on an otherwise idle machine.
 fn warn_of_other_load() {
     let load = std::fs::read_to_string("/proc/loadavg").context("no load average");
     let load = load.ok().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());

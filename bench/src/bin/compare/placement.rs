@@ -1,18 +1,18 @@
-//! Which core does what: the servers on the first, the load on the last.
+//! Assignment of cores: the servers on the first, the load on the last.
 
 use anyhow::ensure;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// What a server may use.
+/// Cores that a server may use.
 #[derive(Clone, Copy)]
 pub(crate) enum Cores {
-    /// The first core, which is the servers' alone.
+    /// The first core, reserved for the servers.
     First,
     /// Every core; the load stays on the last.
     All,
 }
 
-/// The cores of this machine, shared out. Made once, it moves this process to its core.
+/// The assignment of this machine's cores. Creating it moves this process to its core.
 pub(crate) struct Placement {
     all: CpuSet,
     server: CpuSet,
@@ -30,7 +30,7 @@ impl Placement {
         Ok(placement)
     }
 
-    /// Runs `start`, and what it starts inherits these cores.
+    /// Runs `start`; processes that it starts inherit these cores.
     pub(crate) fn on<T>(
         &self,
         cores: Cores,

@@ -7,11 +7,11 @@ use anyhow::Context;
 
 use crate::server::Server;
 
-/// The page as it was at one moment.
+/// The page at one point in time.
 pub(crate) struct Metrics(String);
 
 impl Metrics {
-    /// Asks the server.
+    /// Fetches the page from the server.
     pub(crate) fn of(server: &Server) -> anyhow::Result<Self> {
         let mut socket = TcpStream::connect(server.target().address)?;
         socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
@@ -20,7 +20,7 @@ impl Metrics {
         Ok(Self(page))
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of a metric without labels.
     pub(crate) fn value(&self, name: &str) -> anyhow::Result<f64> {
         let mut lines = self.0.lines();
         let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -1,4 +1,4 @@
-//! Starting a server on a free port and stopping it again.
+//! Starts a server on a free port, and stops it again.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,8 +15,8 @@ use switchboard::bench::target::Target;
 
 const HOST: &str = "127.0.0.1:";
 
-/// A server that can be started. Settings go to it as variables, which the reference ignores, so
-/// that any binary can take any part.
+/// A server that can be started. Its settings are environment variables, which the reference
+/// ignores, so any binary can take any role.
 #[derive(Clone)]
 pub(crate) struct Contender {
     binary: PathBuf,
@@ -25,7 +25,8 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// The server in `binary`, which listens where `--listen` says and prints the address.
+    /// Creates a contender for `binary`, a server that listens at `--listen` and prints the
+    /// address.
     pub(crate) fn new(binary: PathBuf) -> anyhow::Result<Self> {
         ensure!(binary.exists(), "there is no {}: build it first", binary.display());
         Ok(Self { binary, settings: Vec::new(), tls: false }
@@ -33,30 +34,30 @@ impl Contender {
             .with_data_dir(Path::new("")))
     }
 
-    /// The same, keeping mailboxes in this directory; the empty path is for memory only.
+    /// Returns the same with mailboxes in this directory; an empty path means memory only.
     pub(crate) fn with_data_dir(&self, dir: &Path) -> Self {
         self.with("SWITCHBOARD_DATA_DIR", dir)
     }
 
-    /// The same with this many shards.
+    /// Returns the same with this many shards.
     pub(crate) fn with_shards(&self, shards: u64) -> Self {
         self.with("SWITCHBOARD_SHARDS", shards.to_string())
     }
 
-    /// The same over TLS.
+    /// Returns the same over TLS.
     pub(crate) fn with_tls(&self, cert: &Path, key: &Path) -> Self {
         let contender = self.with("SWITCHBOARD_TLS_CERT", cert).with("SWITCHBOARD_TLS_KEY", key);
         Self { tls: true, ..contender }
     }
 
-    /// The same with a setting.
+    /// Returns the same with a setting.
     pub(crate) fn with(&self, name: &'static str, value: impl Into<OsString>) -> Self {
         let mut contender = self.clone();
         contender.settings.push((name, value.into()));
         contender
     }
 
-    /// Starts it and waits until it says where it listens.
+    /// Starts it and waits until it prints its address.
     pub(crate) fn start(&self) -> anyhow::Result<Server> {
         self.start_by(Command::new(&self.binary))
     }
@@ -73,7 +74,7 @@ impl Contender {
     }
 }
 
-/// Fails unless every message came once and in order.
+/// Fails unless every message arrived once and in order.
 pub(crate) fn ensure_clean(tally: &Tally) -> anyhow::Result<()> {
     ensure!(tally.is_clean(), "the server failed: {tally:?}");
     Ok(())
@@ -86,36 +87,36 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts any server that prints the address on which it listens, and waits until it has.
+    /// Starts any server that prints the address on which it listens, and waits for that.
     pub(crate) fn start(mut command: Command, tls: bool) -> anyhow::Result<Self> {
         let (output, input) = pipe()?;
         command.stdin(Stdio::null());
         command.stdout(input.try_clone()?).stderr(input);
         let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-        // The command holds the pipe's other end, without whose closing the output never ends.
+        // The command holds the other end of the pipe; the output ends only once that is closed.
         drop(command);
         let mut server = Server { child, target: None };
         server.target = Some(wait_for_address(output, tls)?);
         Ok(server)
     }
 
-    /// Returns where it listens.
+    /// Returns the address on which it listens.
     pub(crate) fn target(&self) -> &Target {
         self.target.as_ref().expect("a server is handed out once its address is known")
     }
 
-    /// Its process.
+    /// Returns its process.
     pub(crate) fn process(&self) -> anyhow::Result<Process> {
         Process::new(self.child.id())
     }
 
-    /// From now on [`Server::peak_bytes`] counts anew.
+    /// Resets the peak that [`Server::peak_bytes`] returns.
     pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
-        // The value is said in proc(5).
+        // The value is described in proc(5).
         Ok(fs::write(self.proc("clear_refs"), "5")?)
     }
 
-    /// The most resident memory that it had.
+    /// Returns its peak resident memory.
     pub(crate) fn peak_bytes(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(self.proc("status"))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -127,7 +128,7 @@ impl Server {
         format!("/proc/{}/{leaf}", self.child.id())
     }
 
-    /// Asks it to end and waits until it has.
+    /// Asks it to stop and waits until it has.
     pub(crate) fn terminate(mut self) -> anyhow::Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         self.child.wait()?;
@@ -137,14 +138,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads what the server prints up to its address, and leaves the rest to a thread that ends with
-/// the server: a full pipe would stop it.
+/// Reads the server's output up to its address, and leaves the rest to a thread that ends with
+/// the server: a full pipe would block it.
 fn wait_for_address(output: PipeReader, tls: bool) -> anyhow::Result<Target> {
     let mut lines = BufReader::new(output).lines();
     let mut said = String::new();

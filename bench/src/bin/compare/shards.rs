@@ -1,5 +1,5 @@
-//! What a second shard costs: CPU per message for pairs on one shard and for pairs across two.
-//! Servers use every core here, the load the last one.
+//! Cost of a second shard: CPU per message for pairs on one shard and for pairs across two.
+//! Servers use every core here, and the load the last one.
 
 use switchboard::bench::pairs::{self, Pairing};
 use switchboard::bench::throughput;
@@ -11,7 +11,7 @@ use crate::statistics::spread;
 use crate::table;
 use crate::workload::Workload;
 
-/// Prints a row per placement of the pairs.
+/// Prints one row per placement of the pairs.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     let columns = ["Switchboard, 64x32x64B", "us (range)", "ratio to one shard", "at most"];
     table::head("Two shards", &columns);

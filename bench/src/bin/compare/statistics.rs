@@ -1,6 +1,6 @@
 //! Medians and ranges.
 
-/// The middle, and how far the values spread around it.
+/// The median, minimum and maximum of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -8,7 +8,7 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
-/// The spread of at least one value.
+/// Returns the spread of at least one value.
 pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -20,7 +20,7 @@ pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     }
 }
 
-/// The value below which this part of at least one value lies.
+/// Returns the value below which `part` of the values lies; needs at least one value.
 pub(crate) fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values[((values.len() - 1) as f64 * part).round() as usize]

@@ -6,39 +6,39 @@ use clap::ValueEnum;
 use switchboard::bench::pairs::{self, Pairing};
 use switchboard::bench::{mailbox, throughput};
 
-/// Pairs x messages in flight per pair x bytes.
+/// Named by pairs x messages in flight per pair x bytes.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
-    /// Many messages per read: the server's own work shows
+    /// Many messages per read, dominated by the server's own work
     #[value(name = "64x32x64B")]
     Batched,
-    /// One message per read: the system calls show
+    /// One message per read, dominated by system calls
     #[value(name = "64x1x64B")]
     Single,
     /// More connections, smaller batches
     #[value(name = "500x8x64B")]
     Many,
-    /// Copying shows
+    /// Large messages, dominated by copying
     #[value(name = "64x8x4KiB")]
     Large,
-    /// 10,000 devices: cache misses show
+    /// 10,000 devices, dominated by cache misses
     #[value(name = "5000x1x64B")]
     Crowd,
 }
 
 impl Workload {
-    /// Its name on the command line and in the tables.
+    /// Returns its name on the command line and in the tables.
     pub(crate) fn name(self) -> String {
         let value = self.to_possible_value().expect("no workload is hidden");
         value.get_name().to_owned()
     }
 
-    /// Returns how much more CPU per message than the reference Switchboard may take.
+    /// Returns the maximum ratio of CPU time per message, Switchboard to the reference.
     pub(crate) fn bound(self) -> f64 {
         if self == Self::Batched { 1.15 } else { 1.10 }
     }
 
-    /// The load, measured for `seconds`.
+    /// Returns the load, measured for `seconds`.
     pub(crate) fn for_seconds(self, seconds: u64) -> throughput::Options {
         let (pairs, window, size) = match self {
             Self::Batched => (64, 32, 64),
@@ -60,7 +60,7 @@ impl Workload {
         }
     }
 
-    /// The load with exactly `messages` messages.
+    /// Returns the load with exactly `messages` messages.
     pub(crate) fn with_messages(self, messages: u64) -> throughput::Options {
         throughput::Options { messages: Some(messages), ..self.for_seconds(0) }
     }

@@ -1,4 +1,4 @@
-//! WebSocket frames (RFC 6455 section 5.2), as little of them as a relay of whole texts needs.
+//! WebSocket frames (RFC 6455 section 5.2), as far as a relay of unfragmented texts needs them.
 
 /// Opcode of a text frame.
 pub(crate) const TEXT: u8 = 0x1;
@@ -7,20 +7,20 @@ pub(crate) const PING: u8 = 0x9;
 /// Opcode of a pong frame.
 pub(crate) const PONG: u8 = 0xA;
 
-/// Bytes of the longest header that [`encode_header`] writes.
+/// Length in bytes of the longest header that [`encode_header`] writes.
 pub(crate) const HEADER_MAX: usize = 10;
 
-/// A client's frame, its payload unmasked where it lay.
+/// A client's frame, with its payload unmasked in place.
 pub(crate) struct Frame<'a> {
     /// The low four bits of the first byte.
     pub(crate) opcode: u8,
     /// The application data.
     pub(crate) payload: &'a [u8],
-    /// Bytes of the input that the frame took, header included.
+    /// Length of the frame in bytes, header included.
     pub(crate) taken: usize,
 }
 
-/// Takes the frame at the start of `input`; `None` while it is incomplete.
+/// Decodes the frame at the start of `input`; `None` while it is incomplete.
 pub(crate) fn decode(input: &mut [u8]) -> Option<Frame<'_>> {
     let opcode = input.first()? & 0x0F;
     let (header, length) = match *input.get(1)? & 0x7F {
@@ -34,7 +34,7 @@ pub(crate) fn decode(input: &mut [u8]) -> Option<Frame<'_>> {
     Some(Frame { opcode, payload, taken })
 }
 
-/// Eight bytes at a time; the compiler makes vectors of it.
+/// Works on eight bytes at a time, which the compiler vectorizes.
 fn unmask(payload: &mut [u8], key: [u8; 4]) {
     let [a, b, c, d] = key;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 section 4.2), for clients that do it right.
+//! The opening handshake (RFC 6455 section 4.2), for correct clients.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,17 +7,17 @@ use sha1::{Digest, Sha1};
 const MAX_HEADERS: usize = 32;
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What the bytes of a request amount to.
+/// Result of parsing a request.
 pub(crate) enum Handshake {
-    /// The request has not ended yet.
+    /// The request is incomplete.
     Incomplete,
-    /// No WebSocket handshake.
+    /// Not a WebSocket handshake.
     Refused,
-    /// The request took this many bytes; its answer was appended.
+    /// The request took this many bytes; its response was appended.
     Accepted(usize),
 }
 
-/// Reads the request in `input` and appends the answer to `out`.
+/// Parses the request in `input` and appends the response to `out`.
 pub(crate) fn answer(input: &[u8], out: &mut Vec<u8>) -> Handshake {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -34,7 +34,7 @@ pub(crate) fn answer(input: &[u8], out: &mut Vec<u8>) -> Handshake {
 
 fn append_acceptance(key: &[u8], out: &mut Vec<u8>) {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    // 20 bytes of digest make 28 characters.
+    // 20 bytes of digest become 28 characters.
     let mut accept = [0; 28];
     let length = STANDARD.encode_slice(digest, &mut accept).unwrap_or_default();
     out.extend_from_slice(

@@ -1,9 +1,9 @@
-//! The reference: a bare relay that shows what the job costs at the least. It is a yardstick to
-//! measure Switchboard against, not a server to use.
+//! The reference: a bare relay that shows the minimum cost of the job. It is a yardstick for
+//! Switchboard, not a server to use.
 //!
-//! It does the part of the job that nobody can leave out (handshake, frames, routing by id) on one
-//! thread with one epoll loop, and nothing else: no limits, no timers, no metrics, no duplicate
-//! window, no UTF-8 check, no fragments. A peer can make it use any amount of memory.
+//! It does only what no relay can leave out (handshake, frames, routing by id), on one thread
+//! with one epoll loop: no limits, no timers, no metrics, no deduplication window, no UTF-8
+//! check, no fragments. A peer can make it use any amount of memory.
 
 mod frame;
 mod handshake;

@@ -1,4 +1,4 @@
-//! The loop: read what is ready, route it, write once per connection.
+//! The loop: reads everything that is ready, routes it, and writes once per connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
@@ -16,10 +16,10 @@ use crate::handshake::{self, Handshake};
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS_PER_TURN: usize = 1024;
 const FIRST_ID: u32 = 100_000_000;
-/// The shared read buffer. It grows when a single frame is larger.
+/// Size of the shared read buffer. It grows if a single frame is larger.
 const INPUT_BYTES: usize = 128 * 1024;
 
-/// One listener, all its connections, and the buffer that they are read into.
+/// One listener, its connections, and the buffer that they are read into.
 pub(crate) struct Relay {
     poll: Poll,
     listener: TcpListener,
@@ -36,7 +36,7 @@ impl Relay {
         Ok(Self { poll, listener, input: vec![0; INPUT_BYTES], board: Board::new() })
     }
 
-    /// The address that is listened on, with its real port.
+    /// Returns the listening address, with its real port.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -78,8 +78,8 @@ impl Relay {
         }
     }
 
-    /// Reads until the socket is dry. Less than was asked for means dry, which saves the read that
-    /// would only say so; the end of the stream is the exception, as no further event tells it.
+    /// Reads until the socket is empty. A short read means empty, which saves the read that
+    /// would confirm it, except at the end of the stream, which no further event reports.
     fn read(&mut self, key: usize, read_closed: bool) {
         while let Some(connection) = self.board.connections.get_mut(key) {
             let held = connection.rest.len();
@@ -104,14 +104,14 @@ impl Relay {
     }
 }
 
-/// A socket and what is under way on it; its three buffers are empty while it is idle.
+/// A socket and its pending data; its buffers are empty while it is idle.
 struct Connection {
     socket: TcpStream,
     /// 0 until the handshake is done.
     id: u32,
-    /// The start of a frame whose end has not come yet.
+    /// The start of a frame that is still incomplete.
     rest: Vec<u8>,
-    /// What is still to be written.
+    /// Bytes that still have to be written.
     out: Vec<u8>,
 }
 
@@ -121,10 +121,11 @@ impl Connection {
     }
 }
 
-/// The peer is to be hung up on.
+/// The connection must be closed.
 struct HangUp;
 
-/// The connections, who has which id, and whose output is due at the end of the turn.
+/// The connections, the devices by id, and the connections with output due at the end of the
+/// turn.
 struct Board {
     connections: Slab<Connection>,
     routes: FxHashMap<u32, usize>,
@@ -145,7 +146,7 @@ impl Board {
         }
     }
 
-    /// Handles every whole frame of `input` and keeps the rest.
+    /// Handles every complete frame of `input` and keeps the rest.
     fn take_in(&mut self, key: usize, input: &mut [u8]) {
         match self.handle_all(key, input) {
             Ok(taken) => self.keep_rest(key, &input[taken..]),
@@ -209,7 +210,7 @@ impl Board {
         self.append(key, frame::TEXT, &[text.as_bytes()]);
     }
 
-    /// `send,<id>,<msg>`: the one command.
+    /// Handles `send,<id>,<msg>`, the only command.
     fn relay(&mut self, key: usize, from: u32, text: &[u8]) {
         let Some((destination, message)) = parse_send(text) else {
             return self.append(key, frame::TEXT, &[b"Error reading the command"]);
@@ -232,7 +233,7 @@ impl Board {
         }
     }
 
-    /// The out buffer of a connection, which is written at the end of the turn.
+    /// Returns the out buffer of a connection, which is written at the end of the turn.
     fn out(&mut self, key: usize) -> &mut Vec<u8> {
         let out = &mut self.connections[key].out;
         if out.capacity() == 0 {
@@ -242,7 +243,7 @@ impl Board {
         out
     }
 
-    /// Goes on with a write that the socket had no room for.
+    /// Continues a write for which the socket had no space.
     fn resume(&mut self, key: usize) {
         if self.connections.get(key).is_some_and(|connection| !connection.out.is_empty()) {
             self.due.push(key);

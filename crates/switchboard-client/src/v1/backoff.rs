@@ -1,10 +1,10 @@
-//! When to connect again.
+//! Delays between attempts to connect.
 
 use std::time::Duration;
 
 use super::outgoing::random;
 
-/// The pauses between attempts to connect.
+/// Exponential backoff with jitter.
 #[derive(Debug)]
 pub(super) struct Backoff {
     min: Duration,
@@ -17,12 +17,12 @@ impl Backoff {
         Backoff { min, max: max.max(min), failures: 0 }
     }
 
-    /// The connection was of use: the next pause is short again.
+    /// Makes the next delay short again, after a useful connection.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// The next pause, `asked` at least where the server said when to come back.
+    /// Returns the next delay; if the server asked for one, `asked` is added to it.
     pub(super) fn pause(&mut self, asked: Option<Duration>) -> Duration {
         self.pause_with(asked, random())
     }
@@ -31,7 +31,7 @@ impl Backoff {
         let doubled = self.min.saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
         let whole = doubled.min(self.max);
-        // 2^32 of a half, so that the product fits.
+        // A random number from 0 to below a half; an f64 holds 32 bits exactly.
         let share = (random >> 32) as f64 / (1_u64 << 32) as f64 / 2.0;
         asked.unwrap_or_default() + whole.mul_f64(1.0 - share)
     }

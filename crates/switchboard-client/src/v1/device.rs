@@ -1,4 +1,4 @@
-//! What a device does: sends, takes back, acks, refuses, and asks who is there.
+//! Requests of a device: send, cancel, ack, refuse, list and watch.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,11 +14,11 @@ use super::outgoing::random_id;
 use super::requests::{ReplyTo, Request};
 use super::{Accepted, AskError, CancelError, Cursor, Outgoing, SendError, State};
 
-/// What a device does; the handle may be cloned and used from several tasks.
+/// Handle for a device's requests; may be cloned and used from several tasks.
 ///
-/// Requests outlive connections: what has no answer when one ends is asked again on the next. At
+/// Requests outlive connections: those unanswered when one ends are repeated on the next. At
 /// most [`REQUESTS_MAX`](super::REQUESTS_MAX) wait for an answer, further ones for their turn. A
-/// call that is given up early is carried out all the same; its answer is lost.
+/// call that is dropped early is carried out all the same; its answer is lost.
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(super) requests: mpsc::Sender<Request>,
@@ -29,13 +29,13 @@ pub struct Device {
 /// A page of the list of devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePage {
-    /// In the order of the list.
+    /// The devices, in the order of the list.
     pub devices: Vec<DeviceEvent>,
-    /// Where the next page begins; none at the end.
+    /// Start of the next page; `None` at the end.
     pub next: Option<String>,
 }
 
-/// The server's reply to a message, once it comes.
+/// A future of the server's reply to a message.
 #[derive(Debug)]
 pub struct Reply {
     answer: oneshot::Receiver<Result<Accepted, SendError>>,
@@ -52,17 +52,17 @@ impl Future for Reply {
 }
 
 impl Device {
-    /// Sends a message and waits for the server's reply, over as many connections as it takes.
+    /// Sends a message and waits for the server's reply, over as many connections as necessary.
     ///
-    /// `store_unavailable` is retried, with the same id, until the server knows. With
-    /// [`receipt`](Outgoing::receipt) how it ends comes later, as
+    /// `store_unavailable` is retried, with the same id, until the server decides. With
+    /// [`receipt`](Outgoing::receipt) the outcome comes later, as
     /// [`Event::Outcome`](super::Event::Outcome). Messages are sent in the order of the calls.
     pub async fn send(&self, message: Outgoing) -> Result<Accepted, SendError> {
         self.begin_send(message).await?.await
     }
 
-    /// As [`send`](Device::send), without waiting for the server's reply: for many messages on their
-    /// way at once that keep their order.
+    /// Like [`send`](Device::send), without waiting for the server's reply: for many concurrent
+    /// messages that keep their order.
     pub async fn begin_send(&self, message: Outgoing) -> Result<Reply, SendError> {
         let frames = vec![message.frame()?];
         let (reply_to, answer) = oneshot::channel();
@@ -70,7 +70,7 @@ impl Device {
         Ok(Reply { answer, kept: Arc::clone(&self.kept) })
     }
 
-    /// Takes a message back that was accepted and not pushed yet.
+    /// Cancels a message that was accepted and is not pushed yet.
     pub async fn cancel(&self, id: &str) -> Result<(), CancelError> {
         let frames = checked(&ClientFrame::Cancel { id: Cow::Borrowed(id) });
         let frames = vec![frames.map_err(CancelError::Invalid)?];
@@ -79,22 +79,22 @@ impl Device {
         answer.await.unwrap_or_else(|_| Err(CancelError::Ended(self.kept.ending())))
     }
 
-    /// Acks everything up to here; it is not pushed again. Never waits.
+    /// Acks everything up to `cursor`, which is then not pushed again. Never waits.
     ///
-    /// What is then to be kept is in [`state`](Device::state) at once.
+    /// [`state`](Device::state) includes the ack at once.
     pub fn ack(&self, cursor: Cursor) {
         self.kept.ack(cursor);
     }
 
-    /// Refuses one message, whose sender is told `reason`; the others stay. It must not have been
-    /// acked. Waits until the server has heard it.
+    /// Refuses one message, whose sender is told `reason`; the others stay. It must not have
+    /// been acked. Waits for the server's confirmation.
     pub async fn refuse(&self, cursor: Cursor, reason: Option<&str>) -> Result<(), AskError> {
         let (seq, id) = (cursor.seq, random_id());
         let refuse = ClientFrame::Refuse { seq, reason: reason.map(Cow::Borrowed) };
         let ping = ClientFrame::Ping { id: Some(Cow::Borrowed(&id)) };
         let frames = vec![checked(&refuse).map_err(AskError::Invalid)?, frame(&ping)];
         if !self.kept.refuse(cursor) {
-            // Its mailbox is gone, or it is being refused.
+            // Its mailbox is gone, or it is being refused already.
             return Ok(());
         }
         let (reply_to, answer) = oneshot::channel();
@@ -102,7 +102,7 @@ impl Device {
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
-    /// A page of the list of devices, from behind `after` on.
+    /// Returns a page of the list of devices, starting after `after`.
     pub async fn devices(
         &self,
         after: Option<&str>,
@@ -117,8 +117,8 @@ impl Device {
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
-    /// Asks to be told, by [`Event::Presence`](super::Event::Presence), when these devices come
-    /// and go: now, at each change, and again on each new connection.
+    /// Requests an [`Event::Presence`](super::Event::Presence) whenever these devices come or
+    /// go: now, at each change, and again on each new connection.
     pub async fn watch(&self, devices: &[&str]) -> Result<(), AskError> {
         for some in devices.chunks(WATCH_MAX) {
             self.watch_frame(some, true).await?;
@@ -127,7 +127,7 @@ impl Device {
         Ok(())
     }
 
-    /// Asks to be told no more.
+    /// Ends the watch of these devices.
     pub async fn unwatch(&self, devices: &[&str]) -> Result<(), AskError> {
         for some in devices.chunks(WATCH_MAX) {
             for device in some {
@@ -147,8 +147,8 @@ impl Device {
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
-    /// Replaces the token by a newer one of the same device, on this connection and those to come;
-    /// gives when that one ends, in Unix time. A token that the server does not accept ends the
+    /// Replaces the token by a newer one of the same device, on this connection and later ones;
+    /// returns its expiry in Unix time. A token that the server does not accept ends the
     /// session.
     pub async fn refresh(&self, token: &str) -> Result<Option<u64>, AskError> {
         let text = checked(&ClientFrame::Refresh { token: Cow::Borrowed(token) });
@@ -159,20 +159,20 @@ impl Device {
         answer.await.unwrap_or_else(|_| Err(AskError::Ended(self.kept.ending())))
     }
 
-    /// Returns what the application is to keep, so that the next run is the same device and goes on where
-    /// this one is now.
+    /// Returns the state for the application to store, so that the next run is the same device
+    /// and continues at this position.
     pub fn state(&self) -> State {
         self.kept.state()
     }
 
-    /// Returns what is to be kept once `cursor` is acked: kept before the ack, nothing is pushed again that
-    /// was taken, wherever a crash comes between.
+    /// Returns the state as it will be once `cursor` is acked. If it is stored before the ack, a
+    /// crash at any point does not cause a processed message to be pushed again.
     pub fn state_with(&self, cursor: Cursor) -> State {
         self.kept.state_with(cursor)
     }
 
-    /// Hands a request to the session's task. Where that is gone, the request is dropped here, and
-    /// who waits for its answer finds out.
+    /// Passes a request to the session's task. If the task is gone, the request is dropped here,
+    /// and its caller gets an error.
     async fn ask(&self, request: Request) {
         let _ = self.requests.send(request).await;
     }
@@ -182,7 +182,7 @@ impl Device {
     }
 }
 
-/// The frame that watches devices, or ends that.
+/// Returns the frame that begins or ends a watch of devices.
 pub(super) fn watch_text<'a>(
     id: &str,
     devices: impl Iterator<Item = &'a str>,
@@ -197,7 +197,8 @@ pub(super) fn watch_text<'a>(
     })
 }
 
-/// The frame's text, if the server can read it: else nothing would be answered under its id.
+/// Returns the frame's text if the server can parse it: it could not answer an invalid frame by
+/// its id.
 fn checked(asked: &ClientFrame<'_>) -> Result<String, String> {
     let text = frame(asked);
     match parse_client(text.as_bytes()) {

@@ -1,4 +1,4 @@
-//! The session's task: serves one connection after the other until the session ends.
+//! The session's task: serves one connection after another until the session ends.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +17,10 @@ use super::requests::{Request, Requests};
 use super::{Event, Message, OpenError, Options, Receipt, TakenOver, Welcome};
 use crate::Ending;
 
-/// A connection that lasted so long was of use: the next pause is short.
+/// A connection that lasted this long was useful: the next delay is short.
 const USEFUL_AFTER: Duration = Duration::from_secs(10);
 
-/// What the task works on.
+/// State of the task.
 #[derive(Debug)]
 pub(super) struct Driver {
     pub(super) url: String,
@@ -28,16 +28,16 @@ pub(super) struct Driver {
     pub(super) kept: Arc<Kept>,
     pub(super) watched: Arc<Mutex<BTreeSet<String>>>,
     pub(super) asked: mpsc::Receiver<Request>,
-    /// Closed by the application when it ends the session.
+    /// Closed when the application ends the session.
     pub(super) events: mpsc::Sender<Event>,
     pub(super) requests: Requests,
     pub(super) backoff: Backoff,
-    /// When the server, which is about to close, wants to be asked again.
+    /// Delay before the next connection that a server about to close asked for.
     pub(super) come_back_in: Option<Duration>,
 }
 
 impl Driver {
-    /// Serves until the application ends the session, or the server does for good.
+    /// Serves until the application ends the session, or the server ends it for good.
     pub(super) async fn run(mut self, link: Link, welcome: Welcome) {
         let ending = self.serve_all(link, welcome).await;
         self.kept.end(ending.clone());
@@ -62,7 +62,8 @@ impl Driver {
                 self.backoff.reset();
             }
             self.requests.begin_anew();
-            // Not only when the next one is open: a server that goes waits for it.
+            // Dropped now, not when the next one is open: a server that shuts down waits for
+            // this.
             drop(link);
             (link, welcome) = match self.connect_again(ending.to_string()).await {
                 Ok(opened) => opened,
@@ -71,7 +72,7 @@ impl Driver {
         }
     }
 
-    /// Whether to come back would change nothing, or make it worse.
+    /// Returns true if connecting again would change nothing, or make it worse.
     fn is_final(&self, ending: &Ending) -> bool {
         if !self.options.reconnect {
             return true;
@@ -83,7 +84,7 @@ impl Driver {
         }
     }
 
-    /// Connects until it works; `Err` is how the session ends instead.
+    /// Connects until it succeeds; `Err` is the reason why the session ends instead.
     async fn connect_again(&mut self, mut why: String) -> Result<(Link, Welcome), Ending> {
         loop {
             let retry_in = self.backoff.pause(self.come_back_in.take());
@@ -105,7 +106,8 @@ impl Driver {
         }
     }
 
-    /// Serves one connection: how it ended, or `None` when the application ended the session.
+    /// Serves one connection; returns how it ended, or `None` if the application ended the
+    /// session.
     async fn serve(&mut self, link: &mut Link, welcome: Welcome) -> Option<Ending> {
         self.welcomed(welcome).await;
         if let Err(ending) = self.watch_again(link).await {
@@ -118,7 +120,8 @@ impl Driver {
             let due = self.requests.next_due();
             tokio::select! {
                 () = self.events.closed() => {
-                    // What was acked last should be heard; if not, it comes again and is left out.
+                    // Tries to send the last acks; if they get lost, the messages come again and
+                    // are skipped.
                     let _ = self.write_due(link).await;
                     return None;
                 }
@@ -144,20 +147,21 @@ impl Driver {
         self.tell(Event::Online(welcome)).await;
     }
 
-    /// A new connection watches nobody.
+    /// Repeats the watches: a new connection has none.
     async fn watch_again(&self, link: &mut Link) -> Result<(), Ending> {
         let watched: Vec<String> = {
             let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             watched.iter().cloned().collect()
         };
-        // Checked when they were first asked for.
+        // They were validated when they were first requested.
         let frame =
             |some: &[String]| watch_text(&random_id(), some.iter().map(String::as_str), true).ok();
         let frames: Vec<String> = watched.chunks(WATCH_MAX).filter_map(frame).collect();
         if frames.is_empty() { Ok(()) } else { link.write(frames).await }
     }
 
-    /// Says the requests that are due, and behind them the acks, which must not overtake refusals.
+    /// Sends the requests that are due, and after them the acks, which must not overtake
+    /// refusals.
     async fn write_due(&mut self, link: &mut Link) -> Result<(), Ending> {
         let mut frames = self.requests.due(Instant::now(), link.frame_len_max);
         let seq = self.kept.last_seq();
@@ -170,7 +174,7 @@ impl Driver {
 
     async fn heard(&mut self, event: ServerEvent) {
         if !matches!(event, ServerEvent::Bye { .. }) {
-            // More than a welcome came: the connection was of use, however short it was.
+            // More than a welcome came: the connection was useful, however short it was.
             self.backoff.reset();
         }
         match event {
@@ -201,14 +205,14 @@ impl Driver {
         }
     }
 
-    /// Tells the application; at [`EVENTS_MAX`](super::EVENTS_MAX) waits for it.
+    /// Passes an event to the application; waits for it at [`EVENTS_MAX`](super::EVENTS_MAX).
     async fn tell(&self, event: Event) {
-        // An application that ended the session hears nothing more.
+        // An application that has ended the session receives nothing more.
         let _ = self.events.send(event).await;
     }
 }
 
-/// The end that the application brought about.
+/// Returns the ending for a session that the application ended.
 fn ended_here() -> Ending {
     Ending { code: 1000, reason: "ended by this side".to_owned() }
 }

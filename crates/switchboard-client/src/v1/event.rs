@@ -1,4 +1,4 @@
-//! What happens to a device.
+//! Events of a device.
 
 use std::time::Duration;
 
@@ -7,42 +7,42 @@ use switchboard_proto::v1::{Durability, Outcome, Word};
 use super::Welcome;
 use crate::Ending;
 
-/// Something that a device is told, or that happens to its connection.
+/// Something that a device receives, or that happens to its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The device is connected, for the first time or again.
     Online(Welcome),
     /// Another device, or this one, sent a message.
     Message(Message),
-    /// A message of this device that asked for a receipt met its fate.
+    /// A message of this device that asked for a receipt has its outcome.
     Outcome(Receipt),
-    /// A watched device came or went; said for each when it begins to be watched.
+    /// A watched device came or went; also sent for each device when a watch begins.
     Presence {
-        /// Which device.
+        /// The watched device.
         device: String,
-        /// Whether it is connected.
+        /// True if it is connected.
         online: bool,
-        /// Since when, in Unix time.
+        /// Time of the change, in Unix time.
         at_ms: u64,
     },
-    /// The token ends soon: [`Device::refresh`](super::Device::refresh) replaces it.
+    /// The token expires soon: [`Device::refresh`](super::Device::refresh) replaces it.
     Expiring {
-        /// When, in Unix time.
+        /// Time at which it expires, in Unix time.
         at_ms: u64,
     },
-    /// The connection ended, or could not be had again; the session goes on.
+    /// The connection ended, or an attempt to connect failed; the session goes on.
     Offline {
-        /// Why.
+        /// The reason.
         why: String,
-        /// When it is tried again.
+        /// Delay before the next attempt.
         retry_in: Duration,
     },
-    /// The session ended; nothing follows.
+    /// The session ended; no event follows.
     Closed(Ending),
 }
 
 impl Event {
-    /// Returns what an ack of this event names, if it is one that is acked.
+    /// Returns the cursor to ack, if this is an event that is acked.
     pub fn cursor(&self) -> Option<Cursor> {
         match self {
             Event::Message(message) => Some(message.cursor),
@@ -52,16 +52,16 @@ impl Event {
     }
 }
 
-/// Where a message or an outcome is in the mailbox; what is acked or refused.
+/// Position of a message or an outcome in the mailbox, for acks and refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     pub(super) seq: u64,
-    /// Which of the mailboxes that this session has seen; an ack for an older one acks nothing.
+    /// Number of the mailbox within this session; an ack for an older one has no effect.
     pub(super) generation: u32,
 }
 
 impl Cursor {
-    /// Its number in the mailbox.
+    /// Returns the number in the mailbox.
     pub fn seq(self) -> u64 {
         self.seq
     }
@@ -70,22 +70,23 @@ impl Cursor {
 /// A message that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Names it for [`Device::ack`](super::Device::ack).
+    /// Position for [`Device::ack`](super::Device::ack).
     pub cursor: Cursor,
     /// The sender's device id.
     pub from: String,
-    /// The sender's id for it.
+    /// The id that the sender gave it.
     pub id: String,
     /// Any JSON value, as it was sent.
     pub body: String,
-    /// When the server took it, in Unix time.
+    /// Time at which the server accepted it, in Unix time.
     pub sent_at_ms: u64,
     /// The `id` of the message that it answers.
     pub re: Option<String>,
 }
 
 impl Message {
-    /// Returns what a device of the text protocol would see: a string bare, anything else as compact JSON.
+    /// Returns the text that a device of the text protocol would receive: a JSON string without
+    /// quotes, anything else as compact JSON.
     pub fn text(&self) -> String {
         let mut text = Vec::with_capacity(self.body.len());
         switchboard_proto::v1::write_text_of_body(&mut text, self.body.as_bytes());
@@ -93,32 +94,32 @@ impl Message {
     }
 }
 
-/// How a message of this device ended.
+/// The outcome of a message of this device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Names it for [`Device::ack`](super::Device::ack).
+    /// Position for [`Device::ack`](super::Device::ack).
     pub cursor: Cursor,
     /// The message's id.
     pub id: String,
-    /// To whom it was sent.
+    /// The receiver's device id.
     pub to: String,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Word<Outcome>,
-    /// When, in Unix time.
+    /// Time of the outcome, in Unix time.
     pub at_ms: u64,
-    /// Whether the receiver may have read it although it did not ack it.
+    /// True if the receiver may have read the message although it did not ack it.
     pub maybe_seen: bool,
-    /// Why the receiver refused it.
+    /// The receiver's reason for a refusal.
     pub reason: Option<String>,
 }
 
-/// The server's yes to a message.
+/// The server's acceptance of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The message's id.
     pub id: String,
-    /// What has been reached.
+    /// The durability that has been reached.
     pub durability: Word<Durability>,
-    /// Whether it had been accepted before, and is not delivered again.
+    /// True if the message had been accepted before; it is not delivered again.
     pub duplicate: bool,
 }

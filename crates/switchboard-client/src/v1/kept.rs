@@ -1,4 +1,4 @@
-//! What a device remembers from one connection to the next, and from one run to the next.
+//! State that a device keeps from one connection to the next, and from one run to the next.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,21 +10,22 @@ use tokio::sync::Notify;
 use super::{Cursor, Welcome};
 use crate::Ending;
 
-/// What a device needs to come back as itself; the application keeps it, as it does a password.
+/// The state that makes a device the same again; the application stores it as carefully as a
+/// password.
 ///
-/// After a run that ended at any moment, what was acked and not noted here comes again only if the
-/// server had not heard the ack.
+/// After a run that ended at any moment, messages that were acked but are not covered here come
+/// again only if the server did not receive the ack.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct State {
-    /// Proves who the device is; none: a new anonymous device, which is given one.
+    /// Proves the device's identity; `None` for a new anonymous device, which is given one.
     pub token: Option<String>,
-    /// The mailbox that `last_seq` is about.
+    /// The mailbox that `last_seq` belongs to.
     pub mailbox: Option<String>,
-    /// Everything up to here is acked.
+    /// Everything up to this number is acked.
     pub last_seq: u64,
 }
 
-/// Without the token, which whoever reads a log must not learn.
+/// Omits the token, which must not end up in logs.
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
@@ -35,7 +36,7 @@ impl fmt::Debug for State {
     }
 }
 
-/// The state as the session's task and its handles share it.
+/// The state, shared by the session's task and its handles.
 #[derive(Debug)]
 pub(super) struct Kept {
     inner: Mutex<Inner>,
@@ -46,9 +47,9 @@ pub(super) struct Kept {
 #[derive(Debug)]
 struct Inner {
     state: State,
-    /// Everything up to here was given to the application.
+    /// Everything up to this number was passed to the application.
     seen: u64,
-    /// Counts the mailboxes.
+    /// Number of mailboxes so far.
     generation: u32,
     /// Refusals that the server has not confirmed: acks must not overtake them.
     refused: BTreeSet<u64>,
@@ -65,7 +66,7 @@ impl Kept {
         self.lock().state.clone()
     }
 
-    /// The application has taken everything up to here.
+    /// Acks everything up to `cursor`.
     pub(super) fn ack(&self, cursor: Cursor) {
         let mut inner = self.lock();
         if inner.generation == cursor.generation && inner.state.last_seq < cursor.seq {
@@ -75,8 +76,8 @@ impl Kept {
         }
     }
 
-    /// The state as it is once everything up to here is taken; an older mailbox's cursor changes
-    /// nothing.
+    /// Returns the state as it will be once everything up to `cursor` is acked; a cursor of an
+    /// older mailbox changes nothing.
     pub(super) fn state_with(&self, cursor: Cursor) -> State {
         let inner = self.lock();
         let mut state = inner.state.clone();
@@ -86,17 +87,17 @@ impl Kept {
         state
     }
 
-    /// Completes when something was acked since the last time.
+    /// Completes when something has been acked since the last call.
     pub(super) async fn acked(&self) {
         self.acked.notified().await;
     }
 
-    /// Up to where the application has taken everything.
+    /// Returns the number up to which the application has acked everything.
     pub(super) fn last_seq(&self) -> u64 {
         self.lock().state.last_seq
     }
 
-    /// The first frame of a connection.
+    /// Returns the first frame of a connection.
     pub(super) fn hello(&self, ephemeral: bool) -> String {
         let inner = self.lock();
         let State { token, mailbox, last_seq } = &inner.state;
@@ -109,7 +110,7 @@ impl Kept {
         })
     }
 
-    /// Takes from a welcome what is to be remembered.
+    /// Stores the parts of a welcome that are kept.
     pub(super) fn welcomed(&self, welcome: &Welcome) {
         let mut inner = self.lock();
         if welcome.token.is_some() {
@@ -123,7 +124,8 @@ impl Kept {
         }
     }
 
-    /// The cursor of what was pushed under this number; `None` if it was seen before.
+    /// Returns the cursor of the entry pushed under this number, or `None` if it was seen
+    /// before.
     pub(super) fn see(&self, seq: u64) -> Option<Cursor> {
         let mut inner = self.lock();
         if seq <= inner.seen {
@@ -133,13 +135,14 @@ impl Kept {
         Some(Cursor { seq, generation: inner.generation })
     }
 
-    /// Notes a refusal that is on its way; whether its mailbox is still there.
+    /// Records a refusal that is being sent; returns false if its mailbox is gone, or it is
+    /// being refused already.
     pub(super) fn refuse(&self, cursor: Cursor) -> bool {
         let mut inner = self.lock();
         inner.generation == cursor.generation && inner.refused.insert(cursor.seq)
     }
 
-    /// The server has heard a refusal.
+    /// Removes a refusal that the server has confirmed.
     pub(super) fn refused(&self, seq: u64) {
         self.lock().refused.remove(&seq);
     }
@@ -148,9 +151,9 @@ impl Kept {
         self.lock().state.token = Some(token);
     }
 
-    /// Notes how the session ended.
+    /// Records how the session ended.
     pub(super) fn end(&self, ending: Ending) {
-        // Only its task ends a session, once.
+        // Set only once, by the session's task.
         let _ = self.end.set(ending);
     }
 
@@ -164,7 +167,7 @@ impl Kept {
     }
 }
 
-/// A frame as its text.
+/// Formats a frame as text.
 pub(super) fn frame(frame: &ClientFrame<'_>) -> String {
     let mut bytes = Vec::new();
     frame.write(&mut bytes);

@@ -1,4 +1,5 @@
-//! One connection: hello and welcome, frames in and out, and noticing that it is dead.
+//! One connection: hello and welcome, frames in both directions, and the detection of a dead
+//! peer.
 
 use std::time::Duration;
 
@@ -13,30 +14,30 @@ use super::{OpenError, Welcome};
 use crate::connect::{self, CONNECT_TIMEOUT, ConnectError, Options, Socket};
 use crate::ending::Ending;
 
-/// Beyond the time in which the server would have pinged, for the way.
+/// Added to the time in which the server should have pinged, for transmission.
 const GRACE: Duration = Duration::from_secs(5);
-/// A server that takes nothing for so long is gone.
+/// Time without progress of a write after which the server counts as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for the server's part of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection that was welcomed.
+/// A connection that has received its welcome.
 #[derive(Debug)]
 pub(super) struct Link {
     socket: Socket,
     pub(super) opened_at: Instant,
     heard_at: Instant,
-    /// After this silence the server is pinged, after twice this it is gone.
+    /// After this silence the server is pinged, after twice this it counts as gone.
     patience: Duration,
     is_pinged: bool,
-    /// What the server takes.
+    /// Maximum length of a frame that the server accepts.
     pub(super) frame_len_max: u64,
-    /// Up to where this connection has acked.
+    /// Number up to which this connection has acked.
     pub(super) acked_to: u64,
 }
 
 impl Link {
-    /// Connects, says hello, and waits for the welcome.
+    /// Connects, sends the hello, and waits for the welcome.
     pub(super) async fn open(
         url: &str,
         options: &Options,
@@ -63,7 +64,7 @@ impl Link {
                         link.patience = Duration::from_millis(welcome.ping_every_ms) + GRACE;
                         return Ok((link, welcome));
                     }
-                    // A newer server may have more to say.
+                    // A newer server may send further frames.
                     _ => continue,
                 }
             }
@@ -72,7 +73,7 @@ impl Link {
         timeout(limit, opened).await.map_err(|_| ConnectError::Timeout(limit))?
     }
 
-    /// The next frame, or how the connection ended. Cancel safe.
+    /// Returns the next frame, or how the connection ended. Cancel safe.
     pub(super) async fn hear(&mut self) -> Result<ServerEvent, Ending> {
         loop {
             let patience = if self.is_pinged { self.patience * 2 } else { self.patience };
@@ -83,7 +84,7 @@ impl Link {
                 Err(_) if self.is_pinged => return Err(Ending::broken("the server fell silent")),
                 Err(_) => {
                     self.is_pinged = true;
-                    // A failure shows as the connection's end.
+                    // A failure shows up as the end of the connection.
                     let _ = self.socket.feed(Message::Ping(Bytes::new())).await;
                     continue;
                 }
@@ -94,17 +95,17 @@ impl Link {
                     return parse_server(text.as_bytes()).map_err(Ending::broken);
                 }
                 Message::Close(frame) => {
-                    // The answer is queued by the codec and should leave, if it can.
+                    // The codec has queued the answer, which should be sent if possible.
                     let _ = timeout(CLOSE_TIMEOUT, self.socket.flush()).await;
                     return Err(Ending::from_frame(frame.as_ref()));
                 }
-                // Pongs are queued by the codec and leave with the next read.
+                // The codec queues pongs, and sends them with the next read.
                 _ => {}
             }
         }
     }
 
-    /// Says frames, in order.
+    /// Writes frames in order.
     pub(super) async fn write(
         &mut self,
         frames: impl IntoIterator<Item = String>,
@@ -117,13 +118,14 @@ impl Link {
         };
         match timeout(WRITE_TIMEOUT, writing).await {
             Ok(Ok(())) => Ok(()),
-            // What the server said before it ended the connection explains it better.
+            // The close frame, if one came before, explains the failure better than the write
+            // error.
             Ok(Err(error)) => Err(self.last_words().await.unwrap_or_else(|| Ending::broken(error))),
             Err(_) => Err(Ending::broken("the server takes nothing any more")),
         }
     }
 
-    /// Returns what a close frame says that came already.
+    /// Returns the ending in a close frame that has arrived already.
     async fn last_words(&mut self) -> Option<Ending> {
         let words = async {
             loop {

@@ -1,9 +1,9 @@
 //! The v1 protocol: a device that keeps its id, and whose messages wait for it.
 //!
-//! A [`Session`] is what happens to the device, a [`Device`] is what it does. The session keeps
-//! itself alive: it connects again when the connection ends, resumes where it was, leaves out what
-//! was seen, and sends unanswered requests again under the same ids, so that a message is
-//! delivered once.
+//! A [`Session`] delivers the device's events, a [`Device`] performs its requests. The session
+//! keeps itself alive: it reconnects when the connection ends, resumes at its position, skips
+//! messages seen before, and sends unanswered requests again under the same ids, so that a
+//! message is delivered once.
 //!
 //! ```no_run
 //! use switchboard_client::v1::{Event, Options, Outgoing, Session, State};
@@ -45,35 +45,36 @@ pub use switchboard_proto::v1::{
     DeviceEvent, Durability, Outcome, RejectCode, WelcomeEvent as Welcome, Word,
 };
 
-/// Events that may wait for [`Session::next`].
+/// Maximum number of events that wait for [`Session::next`].
 ///
-/// At this many the connection is not read, so that answers wait, too. Servers push at most
-/// `in_flight_max` (256) messages ahead of their acks, so only a server with a larger one, or very
-/// many watched devices that come and go, gets here.
+/// At this number the connection is not read, so answers wait, too. Servers push at most
+/// `in_flight_max` (256) messages ahead of their acks, so this is reached only with a server
+/// that has a larger one, or with very many watched devices that come and go.
 pub const EVENTS_MAX: usize = 1024;
 
-/// Requests without an answer; further ones wait for their turn.
+/// Maximum number of requests without an answer; further ones wait for their turn.
 pub const REQUESTS_MAX: usize = 256;
 
-/// How a session behaves.
+/// Options of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How to connect.
+    /// Options of the connection.
     pub connect: crate::Options,
-    /// A device that does not exist yet ends with each connection and leaves no mailbox: for programs
-    /// that only send. What is on its way to it then is evicted, and after a lost connection a retry
-    /// may be delivered twice.
+    /// True for a new device that ends with each connection and has no mailbox, for programs
+    /// that only send. Messages on their way to it are then evicted, and after a lost connection
+    /// a retry may be delivered twice.
     pub ephemeral: bool,
-    /// Who says what is acked.
+    /// The way in which messages are acked.
     pub ack: Ack,
-    /// What to do when a newer connection takes the device over (4409).
+    /// Reaction to a newer connection that takes the device over (4409).
     pub taken_over: TakenOver,
-    /// Connects again when the connection ends. Else the session ends with it.
+    /// True if the session reconnects when the connection ends; otherwise it ends with it.
     pub reconnect: bool,
-    /// The pause before connecting again, doubled after each failure. A random part of it, up to a
-    /// half, is left out, so that devices that were cut at once do not come back at once.
+    /// Delay before the first reconnection, doubled after each failure. A random part of up to a
+    /// half is left out, so that devices disconnected at the same moment do not return at the
+    /// same moment.
     pub pause_min: Duration,
-    /// The pause stops growing here.
+    /// Maximum delay.
     pub pause_max: Duration,
 }
 
@@ -91,7 +92,7 @@ impl Default for Options {
     }
 }
 
-/// Who says what is acked.
+/// The way in which messages are acked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
     /// A message is acked when the application asks for the next event.
@@ -100,10 +101,11 @@ pub enum Ack {
     ByHand,
 }
 
-/// What to do when a newer connection takes the device over.
+/// Reaction to a newer connection that takes the device over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakenOver {
-    /// The session ends: two clients with one token would kick each other without end.
+    /// The session ends: two clients with one token would otherwise disconnect each other for
+    /// ever.
     End,
     /// The session takes the device back.
     TakeBack,

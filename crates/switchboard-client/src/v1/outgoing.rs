@@ -11,32 +11,34 @@ use super::kept::frame;
 /// A message to another device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// This device's name for it, 1 to 64 bytes; the same id is accepted once within the server's
-    /// window, so that a message may be sent again when it is not known what became of it.
+    /// This device's id for the message, 1 to 64 bytes. The same id is accepted only once within
+    /// the server's deduplication window, so a message may be sent again if its result is
+    /// unknown.
     pub id: String,
     /// The receiver's id.
     pub to: String,
     /// Any JSON value.
     pub body: String,
-    /// How long it may wait for an ack; none: as long as the mailbox lives.
+    /// Time that it may wait for an ack; `None` means as long as the mailbox exists.
     pub ttl: Option<Duration>,
     /// The `id` of the message that this one answers.
     pub re: Option<String>,
-    /// What to wait for; none: the strongest that the receiver's side has.
+    /// Durability to wait for; `None` means the strongest that the receiver has.
     pub durability: Option<Durability>,
-    /// Whether to be told how it ends, by [`Event::Outcome`](super::Event::Outcome).
+    /// True to be told the outcome, by [`Event::Outcome`](super::Event::Outcome).
     pub receipt: bool,
 }
 
 impl Outgoing {
-    /// A text, as a JSON string, under a new random id.
+    /// Creates a message with a text, as a JSON string, under a new random id.
     pub fn text(to: impl Into<String>, text: &str) -> Outgoing {
         let mut body = Vec::with_capacity(text.len() + 2);
         write_body_of_text(&mut body, text.as_bytes());
         Outgoing::json(to, String::from_utf8(body).expect("text stays text"))
     }
 
-    /// JSON as it is, under a new random id. Whether it is JSON is found out when it is sent.
+    /// Creates a message with JSON as it is, under a new random id. The JSON is validated when
+    /// it is sent.
     pub fn json(to: impl Into<String>, json: impl Into<String>) -> Outgoing {
         Outgoing {
             id: random_id(),
@@ -49,7 +51,7 @@ impl Outgoing {
         }
     }
 
-    /// The frame, if it is one: what the server cannot read it could not answer either.
+    /// Returns the frame, or an error if it is invalid: the server could not even answer it.
     pub(super) fn frame(&self) -> Result<String, SendError> {
         let text = frame(&ClientFrame::Send(Send {
             id: Cow::Borrowed(&self.id),
@@ -64,19 +66,20 @@ impl Outgoing {
             Ok(ClientFrame::Send(read)) if read.body == self.body.trim_ascii().as_bytes() => {
                 Ok(text)
             }
-            // A body that ends itself, as `1,"to":"x"` does, makes another frame than was meant.
+            // A body that closes itself, as `1,"to":"x"` does, makes a frame that was not
+            // intended.
             Ok(_) => Err(SendError::Invalid("the body is not JSON".to_owned())),
             Err(error) => Err(SendError::Invalid(error.message)),
         }
     }
 }
 
-/// An id that nobody else has.
+/// Returns a unique id.
 pub(super) fn random_id() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-/// A random number; without randomness from the system no id is worth having.
+/// Returns a random number. Panics if the system has no randomness: no id would be unique then.
 pub(super) fn random() -> u64 {
     getrandom::u64().expect("the system has randomness")
 }

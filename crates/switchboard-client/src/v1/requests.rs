@@ -1,4 +1,4 @@
-//! The requests that wait for their answers, over as many connections as it takes.
+//! The requests that wait for their answers, over as many connections as necessary.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -11,34 +11,34 @@ use super::device::DevicePage;
 use super::{Accepted, AskError, CancelError, REQUESTS_MAX, Rejection, SendError};
 use crate::Ending;
 
-/// When to try again where the server gives no time.
+/// Delay before a retry if the server gives none.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Not sooner, whatever the server says.
+/// Minimum delay before a retry, whatever the server says.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(50);
 
-/// Who waits for an answer, and so what the request is.
+/// The caller that waits for the answer, which also determines the kind of request.
 #[derive(Debug)]
 pub(super) enum ReplyTo {
     Send(oneshot::Sender<Result<Accepted, SendError>>),
     Cancel(oneshot::Sender<Result<(), CancelError>>),
     Devices(oneshot::Sender<Result<DevicePage, AskError>>),
     Watch(oneshot::Sender<Result<(), AskError>>),
-    /// Of the message with this number; its answer is that of the ping behind it.
+    /// For the message with this number; its answer is that of the ping after it.
     Refuse(u64, oneshot::Sender<Result<(), AskError>>),
     Refresh(oneshot::Sender<Result<Option<u64>, AskError>>),
 }
 
-/// A request as it is handed in.
+/// A request as submitted.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// Comes back with the answer.
+    /// The id that the answer repeats.
     pub(super) id: String,
-    /// What is said, one WebSocket message each.
+    /// The frames to send, one WebSocket message each.
     pub(super) frames: Vec<String>,
     pub(super) reply_to: ReplyTo,
 }
 
-/// All of them, in the order in which they were handed in, which is that of sending them again.
+/// All requests in the order of submission, in which they are also sent again.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     waiting: BTreeMap<u64, Waiting>,
@@ -54,18 +54,19 @@ struct Waiting {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// To be said on this connection; after a `store_unavailable` not before its time.
+    /// To be sent on this connection; after a `store_unavailable` not before this time.
     Due(Option<Instant>),
     Said,
 }
 
 impl Requests {
-    /// Returns whether another one may be handed in.
+    /// Returns true if another request may be added.
     pub(super) fn has_room(&self) -> bool {
         self.waiting.len() < REQUESTS_MAX
     }
 
-    /// Hands one in. Ids are of one request at a time: else an answer could be anybody's.
+    /// Adds a request. An id must be unique among those that wait: otherwise an answer would be
+    /// ambiguous.
     pub(super) fn add(&mut self, request: Request) {
         if self.by_id.contains_key(&request.id) {
             return request.reply_to.in_flight();
@@ -75,8 +76,8 @@ impl Requests {
         self.next += 1;
     }
 
-    /// The frames that are due, which then count as said. A send that is too long for the server
-    /// is told so instead: said, it would end every connection.
+    /// Returns the frames that are due and marks them as sent. A message that is too long for
+    /// the server fails with that error instead: sent, it would end every connection.
     pub(super) fn due(&mut self, now: Instant, frame_len_max: u64) -> Vec<String> {
         let mut frames = Vec::new();
         let mut too_long = Vec::new();
@@ -100,7 +101,7 @@ impl Requests {
         frames
     }
 
-    /// When the next one is due.
+    /// Returns the time at which the next request is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let times = self.waiting.values().filter_map(|waiting| match waiting.state {
             State::Due(at) => at,
@@ -109,8 +110,8 @@ impl Requests {
         times.min()
     }
 
-    /// The connection is another: what has no answer is said again, but for cancellations, whose
-    /// second answer would not tell what the first did.
+    /// Prepares for a new connection: unanswered requests are sent again, except cancellations,
+    /// whose second answer would not tell the result of the first.
     pub(super) fn begin_anew(&mut self) {
         let mut interrupted = Vec::new();
         for waiting in self.waiting.values_mut() {
@@ -130,7 +131,7 @@ impl Requests {
         }
     }
 
-    /// Refusals of messages in a mailbox that is gone have nothing to refuse.
+    /// Completes all refusals: their mailbox is gone, so there is nothing left to refuse.
     pub(super) fn forget_refusals(&mut self) {
         let refusals = self.waiting.values().filter_map(|waiting| match waiting.request.reply_to {
             ReplyTo::Refuse(..) => Some(waiting.request.id.clone()),
@@ -143,7 +144,8 @@ impl Requests {
         }
     }
 
-    /// Returns an answer to whom it is for; returns the number of a message whose refusal was heard.
+    /// Passes an answer to its caller; returns the number of a message whose refusal is
+    /// confirmed.
     pub(super) fn answer(&mut self, event: ServerEvent, now: Instant) -> Option<u64> {
         match event {
             ServerEvent::Accepted { id, durability, duplicate } => {
@@ -199,7 +201,7 @@ impl Requests {
         }
     }
 
-    /// `refreshed` names no request; the server answers them in order.
+    /// `refreshed` names no request; the server answers refreshes in order.
     fn refreshed(&mut self, expires_at_ms: Option<u64>) {
         let is_refresh =
             |waiting: &&Waiting| matches!(waiting.request.reply_to, ReplyTo::Refresh(_));
@@ -210,7 +212,7 @@ impl Requests {
         }
     }
 
-    /// The session ends: who waits is told.
+    /// Fails all requests: the session has ended.
     pub(super) fn end(&mut self, ending: &Ending) {
         self.by_id.clear();
         for (_, waiting) in std::mem::take(&mut self.waiting) {
@@ -228,7 +230,7 @@ impl Requests {
     }
 }
 
-/// Whoever asked may have given up; then nobody minds.
+/// Sends the answer; the caller may have given up, which is fine.
 fn tell<T>(answer: oneshot::Sender<T>, what: T) {
     let _ = answer.send(what);
 }

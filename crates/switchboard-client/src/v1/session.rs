@@ -1,4 +1,4 @@
-//! A device's life over many connections, from its first to its last.
+//! A device's session over many connections.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -13,24 +13,24 @@ use super::link::Link;
 use super::requests::Requests;
 use super::{Ack, Cursor, Device, EVENTS_MAX, Event, OpenError, Options, State, Welcome};
 
-/// A device that is connected, and connects again by itself, until the session is closed.
+/// A device that is connected, and reconnects by itself, until the session is closed.
 ///
-/// Dropped without [`close`](Session::close), it breaks off: what was acked last may come again in
-/// the next session, which leaves it out if it was given the [`State`].
+/// If it is dropped without [`close`](Session::close), the connection breaks off: the last acked
+/// messages may come again in the next session, which skips them if it was given the [`State`].
 #[derive(Debug)]
 pub struct Session {
     device: Device,
     events: mpsc::Receiver<Event>,
     welcome: Welcome,
     ack: Ack,
-    /// What the application works on, and is acked when it asks for more.
+    /// The event that the application works on; acked when it asks for the next.
     current: Option<Cursor>,
     task: Option<JoinHandle<()>>,
 }
 
 impl Session {
-    /// Connects to `url` (`ws://` or `wss://`) as the device that `state` says, and waits for the
-    /// welcome. Only this first connection is not tried again by itself.
+    /// Connects to `url` (`ws://` or `wss://`) as the device in `state`, and waits for the
+    /// welcome. Only this first connection is not retried.
     pub async fn open(url: &str, options: Options, state: State) -> Result<Session, OpenError> {
         let kept = Arc::new(Kept::new(state));
         let (link, welcome) =
@@ -51,35 +51,35 @@ impl Session {
             requests: Requests::default(),
             come_back_in: None,
         };
-        // Before anybody asks for the state.
+        // Before anybody can ask for the state.
         device.kept.welcomed(&welcome);
         let task = Some(tokio::spawn(driver.run(link, welcome.clone())));
         Ok(Session { device, events, welcome, ack, current: None, task })
     }
 
-    /// Returns what the device does; may be cloned.
+    /// Returns the handle for the device's requests, which may be cloned.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The device's id.
+    /// Returns the device's id.
     pub fn id(&self) -> &str {
         &self.welcome.device
     }
 
-    /// Returns what the server said on the first connection; later ones come as [`Event::Online`], as does
-    /// this.
+    /// Returns the welcome of the first connection; this one and later ones also come as
+    /// [`Event::Online`].
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
-    /// Returns what the application is to keep; see [`Device::state`].
+    /// Returns the state for the application to store; see [`Device::state`].
     pub fn state(&self) -> State {
         self.device.state()
     }
 
-    /// The next event; `None` after [`Event::Closed`]. With [`Ack::OnNext`] it acks the one before.
-    /// Cancel safe.
+    /// Returns the next event; `None` after [`Event::Closed`]. With [`Ack::OnNext`] it acks the
+    /// previous one. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         self.ack_current();
         let event = self.events.recv().await?;
@@ -89,7 +89,7 @@ impl Session {
         Some(event)
     }
 
-    /// The next event, if it is here already; acks as [`next`](Session::next) does.
+    /// Returns the next event if there is one already; acks as [`next`](Session::next) does.
     pub fn try_next(&mut self) -> Option<Event> {
         self.ack_current();
         let event = self.events.try_recv().ok()?;
@@ -105,13 +105,13 @@ impl Session {
         }
     }
 
-    /// Says what was acked, ends the connection by the closing handshake, and gives what is to be
-    /// kept. With [`Ack::OnNext`] the last event counts as taken. Requests without an answer fail.
+    /// Sends the last acks, ends the connection by the closing handshake, and returns the state
+    /// to store. With [`Ack::OnNext`] the last event is acked. Requests without an answer fail.
     pub async fn close(mut self) -> State {
         self.ack_current();
         self.events.close();
         if let Some(task) = self.task.take() {
-            // It fails only by a panic, which was told.
+            // It fails only by a panic, which has been printed.
             let _ = task.await;
         }
         self.device.state()
