@@ -39,15 +39,15 @@ impl Drop for Reference {
     }
 }
 
-fn pairs(pairs: u64, size: u64) -> pairs::Options {
-    pairs::Options { pairs, size, pairing: Pairing::Same, server_shards: 1 }
+fn pairs(pairs: u64, size: u64) -> pairs::PairsOptions {
+    pairs::PairsOptions { pairs, size, pairing: Pairing::Same, server_shards: 1 }
 }
 
 #[test]
 fn every_message_comes_once_and_in_order() {
     let reference = Reference::start();
     for (count, window, size) in [(1, 1, 16), (8, 32, 64), (4, 8, 4096), (2, 2, 1 << 20)] {
-        let options = throughput::Options {
+        let options = throughput::ThroughputOptions {
             pairs: pairs(count, size),
             window,
             seconds: Duration::ZERO,
@@ -69,7 +69,7 @@ fn every_message_comes_once_and_in_order() {
 #[test]
 fn a_latency_run_measures_what_was_due_after_the_warmup() {
     let reference = Reference::start();
-    let options = latency::Options {
+    let options = latency::LatencyOptions {
         pairs: pairs(4, 64),
         rate: 10_000,
         seconds: Duration::from_millis(100),
@@ -84,10 +84,10 @@ fn a_latency_run_measures_what_was_due_after_the_warmup() {
 #[test]
 fn connections_are_opened_and_their_memory_is_seen() {
     let reference = Reference::start();
-    let options = connect::Options { connections: 100, concurrency: 16 };
+    let options = connect::ConnectOptions { connections: 100, concurrency: 16 };
     let run = connect::measure(&reference.target, None, &options).unwrap();
     assert_eq!(run.connections, 100);
-    let options = idle::Options { from: 10, connections: 400 };
+    let options = idle::IdleOptions { from: 10, connections: 400 };
     let protocol = throughput::Protocol::Text;
     let idle =
         idle::measure(&reference.target, Some(reference.process()), &options, protocol).unwrap();

@@ -5,14 +5,18 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
 use switchboard::store::{
-    Batch, Disk, DiskFile, DropError, Found, Listener, OpenError, Options, Position, StoreError,
+    Batch, Disk, DiskFile, DropError, Found, Listener, LogOptions, OpenError, Position, StoreError,
     Synced, adopt, inspect, open,
 };
 
 const HEADER_LEN: usize = 64;
 const FRAME_LEN: usize = 12;
-const OPTIONS: Options =
-    Options { segment_bytes: 4096, queue_max_bytes: 4096, max_bytes: u64::MAX, overrun_bytes: 0 };
+const OPTIONS: LogOptions = LogOptions {
+    segment_bytes: 4096,
+    queue_max_bytes: 4096,
+    max_bytes: u64::MAX,
+    overrun_bytes: 0,
+};
 
 type Records = Vec<(Position, Vec<u8>)>;
 

@@ -15,16 +15,16 @@ const SECONDS: u32 = 60;
 
 /// The targets to fuzz, and the time for each.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Options {
+pub(crate) struct FuzzOptions {
     /// One target; `None` means each in turn.
     pub(crate) target: Option<String>,
     /// Seconds that each target runs.
     pub(crate) seconds: u32,
 }
 
-impl Options {
-    pub(crate) fn parse(words: &[&str]) -> Result<Options> {
-        let mut options = Options { target: None, seconds: SECONDS };
+impl FuzzOptions {
+    pub(crate) fn parse(words: &[&str]) -> Result<FuzzOptions> {
+        let mut options = FuzzOptions { target: None, seconds: SECONDS };
         let mut words = words.iter();
         while let Some(&word) = words.next() {
             match word {
@@ -49,7 +49,7 @@ impl Options {
 }
 
 /// Fuzzes until the time is over or an input fails.
-pub(crate) fn run(options: &Options) -> ExitCode {
+pub(crate) fn run(options: &FuzzOptions) -> ExitCode {
     let seconds = options.seconds;
     let targets = TARGETS
         .into_iter()

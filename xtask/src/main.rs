@@ -36,9 +36,9 @@ Usage: cargo xtask <command>
 /// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
-    Test(test::Options),
+    Test(test::TestOptions),
     Package,
-    Fuzz(fuzz::Options),
+    Fuzz(fuzz::FuzzOptions),
     Help,
 }
 
@@ -62,10 +62,10 @@ fn main() -> ExitCode {
 fn parse(words: &[String]) -> Result<Task> {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["help" | "--help" | "-h"] | [] => Ok(Task::Help),
-        ["test", options @ ..] => test::Options::parse(options).map(Task::Test),
+        ["test", options @ ..] => test::TestOptions::parse(options).map(Task::Test),
         ["package"] => Ok(Task::Package),
         ["package", unknown, ..] => bail!("`package` has no option {unknown:?}"),
-        ["fuzz", options @ ..] => fuzz::Options::parse(options).map(Task::Fuzz),
+        ["fuzz", options @ ..] => fuzz::FuzzOptions::parse(options).map(Task::Fuzz),
         [unknown, ..] => bail!("there is no command {unknown:?}"),
     }
 }
@@ -80,14 +80,14 @@ mod tests {
 
     #[test]
     fn commands_and_their_options_are_understood() {
-        let test = |browser, packages| Task::Test(test::Options { browser, packages });
+        let test = |browser, packages| Task::Test(test::TestOptions { browser, packages });
         assert_eq!(task("test").unwrap(), test(true, true));
         assert_eq!(task("test --no-browser").unwrap(), test(false, true));
         assert_eq!(task("test --no-packages").unwrap(), test(true, false));
         assert_eq!(task("test --no-packages --no-browser").unwrap(), test(false, false));
         assert_eq!(task("package").unwrap(), Task::Package);
         let fuzz = |target: Option<&str>, seconds| {
-            Task::Fuzz(fuzz::Options { target: target.map(str::to_owned), seconds })
+            Task::Fuzz(fuzz::FuzzOptions { target: target.map(str::to_owned), seconds })
         };
         assert_eq!(task("fuzz").unwrap(), fuzz(None, 60));
         assert_eq!(task("fuzz codec --seconds 5").unwrap(), fuzz(Some("codec"), 5));

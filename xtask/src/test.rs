@@ -21,16 +21,16 @@ const BROWSER_TARGET: &str = "browser";
 
 /// Checks to run.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
     /// True if the page is tested, which needs Chromium.
     pub(crate) browser: bool,
     /// True if packages are made and tested.
     pub(crate) packages: bool,
 }
 
-impl Options {
-    pub(crate) fn parse(words: &[&str]) -> Result<Options> {
-        let mut options = Options { browser: true, packages: true };
+impl TestOptions {
+    pub(crate) fn parse(words: &[&str]) -> Result<TestOptions> {
+        let mut options = TestOptions { browser: true, packages: true };
         for &word in words {
             match word {
                 "--no-browser" => options.browser = false,
@@ -43,7 +43,7 @@ impl Options {
 }
 
 /// Runs all checks, quick ones first, and stops at the first failure.
-pub(crate) fn run(options: &Options) -> ExitCode {
+pub(crate) fn run(options: &TestOptions) -> ExitCode {
     let mut steps = vec![Step::new("format", format)];
     // Before the long steps, so that a missing program is reported at once.
     steps.push(Step::new("strace", || ensure_strace().map(|strace| print_version(&strace))));

@@ -310,7 +310,7 @@ pub struct Broker {
     pub(crate) directory: Arc<Directory>,
     pub(crate) key: DigestKey,
     /// Those that speak the text protocol, by [`Conn`].
-    pub(crate) devices: Vec<Option<Device>>,
+    pub(crate) devices: Vec<Option<TextDevice>>,
     /// Anonymous devices of the text protocol.
     pub(crate) conns: FxHashMap<DeviceId, Conn>,
     /// Buffer for info texts; kept for its memory.
@@ -328,7 +328,7 @@ enum Receiver {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Device {
+pub(crate) struct TextDevice {
     pub(crate) id: DeviceId,
     pub(crate) last: Option<LastText>,
     /// True if its token's `allow_send` names some receivers only; the session has the filter.
@@ -336,7 +336,7 @@ pub(crate) struct Device {
 }
 
 // Each message of the text protocol looks its sender up here: the smaller, the fewer cache misses.
-const _: () = assert!(size_of::<Option<Device>>() == 40);
+const _: () = assert!(size_of::<Option<TextDevice>>() == 40);
 
 impl Broker {
     /// Returns a broker without devices. All brokers of one directory get the same key.
@@ -444,7 +444,7 @@ impl Broker {
         // Not an `Input`: some of those own memory, so one that is built for each of millions of
         // texts would have to be dropped for each, too.
         let device = self.devices.get(conn.0 as usize).and_then(Option::as_ref);
-        let Some(&Device { id, is_filtered, .. }) = device else { return };
+        let Some(&TextDevice { id, is_filtered, .. }) = device else { return };
         // Checked before everything else, so that no path to a receiver can forget the filter.
         if is_filtered && let Some(refusal) = self.forbidden(id, message) {
             return effect(Effect::Refuse { conn, refusal });
@@ -635,7 +635,7 @@ impl Broker {
         if self.devices.len() <= index {
             self.devices.resize(index + 1, None);
         }
-        self.devices[index] = Some(Device { id, last: None, is_filtered });
+        self.devices[index] = Some(TextDevice { id, last: None, is_filtered });
     }
 
     /// Seats a device with a mailbox, and sends it the info text.

@@ -27,16 +27,16 @@ const MESSAGE_BYTES_MAX: usize = (256 << 20) + 64;
 
 /// Options of a connection, besides the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct ConnectOptions {
     /// PEM file of the authorities to trust for `wss://`, instead of the system's.
     pub ca: Option<PathBuf>,
     /// Time for connecting, the welcome included.
     pub timeout: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { ca: None, timeout: CONNECT_TIMEOUT }
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions { ca: None, timeout: CONNECT_TIMEOUT }
     }
 }
 
@@ -84,7 +84,7 @@ pub enum ConnectError {
     /// The server does not speak the v1 protocol.
     #[error("the server does not speak {}", switchboard_proto::v1::SUBPROTOCOL)]
     NoV1,
-    /// It took longer than [`Options`] allow.
+    /// It took longer than [`ConnectOptions`] allow.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
@@ -92,7 +92,7 @@ pub enum ConnectError {
 /// Opens a WebSocket to `url` that speaks `subprotocol`; no message has been sent yet.
 pub(crate) async fn open(
     url: &str,
-    options: &Options,
+    options: &ConnectOptions,
     subprotocol: &'static str,
 ) -> Result<Socket, ConnectError> {
     let no_address = || ConnectError::Address { url: url.to_owned() };

@@ -9,7 +9,7 @@ mod ready;
 mod tls;
 pub mod v1;
 
-pub use connect::{CONNECT_TIMEOUT, ConnectError, Options};
+pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectOptions};
 pub use ending::Ending;
 pub use ready::{Trust, ready};
 pub use tls::{TlsError, config_for_anyone};

@@ -10,7 +10,7 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::connect::{ConnectError, Options, connect, explained, port, said};
+use crate::connect::{ConnectError, ConnectOptions, connect, explained, port, said};
 use crate::tls::{self, TlsError};
 
 /// Maximum bytes of an answer that are read; that of a ready server is shorter.
@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: u64 = 4 << 10;
 /// Certificates that are accepted from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// One that the authorities of [`Options`] signed, for the host of the address.
+    /// One that the authorities of [`ConnectOptions`] signed, for the host of the address.
     Authorities,
     /// Any certificate. The server's identity is then unknown: for a server on the same machine,
     /// whose certificate is for another name.
@@ -39,7 +39,7 @@ const READY: &str = "ready";
 /// The answer of a server that is not ready is [`ConnectError::Http`]. A 200 without the body of
 /// `/readyz` is [`ConnectError::NoProbe`]: some proxies answer 200 on paths that they do not
 /// know.
-pub async fn ready(url: &str, options: &Options, trust: Trust) -> Result<(), ConnectError> {
+pub async fn ready(url: &str, options: &ConnectOptions, trust: Trust) -> Result<(), ConnectError> {
     let answer = tokio::time::timeout(options.timeout, ask(url, options, trust));
     let answer = answer.await.map_err(|_| ConnectError::Timeout(options.timeout))??;
     match answer.status {
@@ -59,7 +59,7 @@ struct Answer {
     body: String,
 }
 
-async fn ask(url: &str, options: &Options, trust: Trust) -> Result<Answer, ConnectError> {
+async fn ask(url: &str, options: &ConnectOptions, trust: Trust) -> Result<Answer, ConnectError> {
     let no_address = || ConnectError::Address { url: url.to_owned() };
     let uri: Uri = url.parse().map_err(|_| no_address())?;
     let (tls, default_port) = match (uri.scheme_str(), trust) {

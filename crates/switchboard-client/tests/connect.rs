@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchboard_client::v1::{OpenError, Options, Session, State};
-use switchboard_client::{ConnectError, Options as Connect};
+use switchboard_client::v1::{OpenError, Session, SessionOptions, State};
+use switchboard_client::{ConnectError, ConnectOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -15,8 +15,8 @@ async fn listener() -> (String, TcpListener) {
     (format!("ws://{}", listener.local_addr().unwrap()), listener)
 }
 
-async fn error(url: &str, connect: Connect) -> ConnectError {
-    let options = Options { connect, ..Options::default() };
+async fn error(url: &str, connect: ConnectOptions) -> ConnectError {
+    let options = SessionOptions { connect, ..SessionOptions::default() };
     match Session::open(url, options, State::default()).await {
         Err(OpenError::Connect(error)) => error,
         other => panic!("{other:?}"),
@@ -33,14 +33,14 @@ async fn an_http_error_is_told_with_its_words() {
         let answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\nfull\n";
         socket.write_all(answer).await.unwrap();
     });
-    let error = error(&url, Connect::default()).await;
+    let error = error(&url, ConnectOptions::default()).await;
     assert_eq!(error.to_string(), "the server answered 503: full");
 }
 
 #[tokio::test]
 async fn an_address_that_is_none_is_told() {
     for url in ["127.0.0.1:8080", "http://127.0.0.1", "", "ws://"] {
-        let error = error(url, Connect::default()).await;
+        let error = error(url, ConnectOptions::default()).await;
         assert!(matches!(error, ConnectError::Address { .. }), "{url:?}: {error}");
     }
 }
@@ -49,7 +49,7 @@ async fn an_address_that_is_none_is_told() {
 async fn nobody_listening_is_told() {
     let (url, listener) = listener().await;
     drop(listener);
-    let error = error(&url, Connect::default()).await;
+    let error = error(&url, ConnectOptions::default()).await;
     assert!(matches!(error, ConnectError::Refused), "{error}");
 }
 
@@ -57,7 +57,7 @@ async fn nobody_listening_is_told() {
 async fn a_server_that_says_nothing_is_given_up() {
     let (url, _listener) = listener().await;
     let timeout = Duration::from_millis(20);
-    let error = error(&url, Connect { timeout, ..Connect::default() }).await;
+    let error = error(&url, ConnectOptions { timeout, ..ConnectOptions::default() }).await;
     assert_eq!(error.to_string(), "no answer within 20ms");
 }
 
@@ -71,13 +71,14 @@ async fn a_server_of_something_else_is_told() {
             socket.write_all(b"220 mail.example.org ESMTP\r\n").await.unwrap();
         }
     });
-    let error = error(&url, Connect::default()).await;
+    let error = error(&url, ConnectOptions::default()).await;
     assert!(matches!(error, ConnectError::Transport(_)), "{error}");
 }
 
 #[tokio::test]
 async fn trusted_authorities_that_cannot_be_read_are_told() {
     let ca = Some("/nonexistent.pem".into());
-    let error = error("wss://127.0.0.1:1", Connect { ca, ..Connect::default() }).await;
+    let error =
+        error("wss://127.0.0.1:1", ConnectOptions { ca, ..ConnectOptions::default() }).await;
     assert!(error.to_string().contains("/nonexistent.pem"), "{error}");
 }

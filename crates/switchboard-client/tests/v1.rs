@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use switchboard_client::v1::{
-    Ack, AskError, CancelError, Durability, Event, OpenError, Options, Outgoing, SendError,
-    Session, State, TakenOver, Word,
+    Ack, AskError, CancelError, Durability, Event, OpenError, Outgoing, SendError, Session,
+    SessionOptions, State, TakenOver, Word,
 };
 use switchboard_client::{ConnectError, Ending};
 use tokio::io::AsyncReadExt;
@@ -81,12 +81,12 @@ async fn play(mut socket: Socket, script: Vec<Step>) {
 }
 
 /// Returns the default options with negligible delays.
-fn quick() -> Options {
+fn quick() -> SessionOptions {
     let pause = Duration::from_millis(1);
-    Options { pause_min: pause, pause_max: pause, ..Options::default() }
+    SessionOptions { pause_min: pause, pause_max: pause, ..SessionOptions::default() }
 }
 
-async fn open(scripts: Vec<Vec<Step>>, options: Options) -> (Session, JoinHandle<()>) {
+async fn open(scripts: Vec<Vec<Step>>, options: SessionOptions) -> (Session, JoinHandle<()>) {
     let (url, playing) = server(scripts).await;
     (Session::open(&url, options, State::default()).await.unwrap(), playing)
 }
@@ -134,7 +134,7 @@ async fn an_ephemeral_device_says_so_in_each_hello() {
             Say(r#"{"type":"accepted","id":"m","durability":"disk"}"#),
         ],
     ];
-    let (session, playing) = open(scripts, Options { ephemeral: true, ..quick() }).await;
+    let (session, playing) = open(scripts, SessionOptions { ephemeral: true, ..quick() }).await;
     session.device().send(outgoing()).await.unwrap();
     session.close().await;
     playing.await.unwrap();
@@ -143,7 +143,8 @@ async fn an_ephemeral_device_says_so_in_each_hello() {
 #[tokio::test]
 async fn a_session_that_does_not_reconnect_ends_with_its_connection() {
     let script = vec![Hear(HELLO), Say(WELCOME), Hear(SEND), Drop];
-    let (session, playing) = open(vec![script], Options { reconnect: false, ..quick() }).await;
+    let (session, playing) =
+        open(vec![script], SessionOptions { reconnect: false, ..quick() }).await;
     let Err(SendError::Ended(ending)) = session.device().send(outgoing()).await else {
         panic!("it was answered")
     };
@@ -196,7 +197,7 @@ async fn what_was_seen_is_left_out_and_only_what_was_taken_is_acked() {
                 Hear(r#"{"type":"ack","seq":3}"#),
             ],
         ],
-        Options { ack: Ack::ByHand, ..quick() },
+        SessionOptions { ack: Ack::ByHand, ..quick() },
     )
     .await;
     let one = next(&mut session).await;
@@ -242,7 +243,7 @@ async fn a_device_that_was_taken_over_is_taken_back_where_that_is_asked() {
             vec![Hear(HELLO), Say(WELCOME), Close(4409, "")],
             vec![Hear(AGAIN), Say(WELCOME), Say(ONE)],
         ],
-        Options { taken_over: TakenOver::TakeBack, ..quick() },
+        SessionOptions { taken_over: TakenOver::TakeBack, ..quick() },
     )
     .await;
     assert_eq!(body(&mut session).await, "1");
@@ -274,7 +275,8 @@ async fn the_old_connection_is_closed_before_the_pause() {
         socket.get_mut().read(&mut [0]).await
     });
     let pause = Duration::from_secs(3600);
-    let options = Options { pause_min: pause, pause_max: pause, ..Options::default() };
+    let options =
+        SessionOptions { pause_min: pause, pause_max: pause, ..SessionOptions::default() };
     let session = Session::open(&url, options, State::default()).await.unwrap();
     let read = tokio::time::timeout(Duration::from_secs(10), going).await;
     assert_eq!(read.expect("it is closed").unwrap().unwrap(), 0);
@@ -368,7 +370,7 @@ async fn a_refusal_is_said_before_the_acks_behind_it() {
         socket.send(Message::text(ping.replace("ping", "pong"))).await.unwrap();
         assert_eq!(hear(&mut socket).await, r#"{"type":"ack","seq":2}"#);
     });
-    let options = Options { ack: Ack::ByHand, ..quick() };
+    let options = SessionOptions { ack: Ack::ByHand, ..quick() };
     let mut session = Session::open(&url, options, State::default()).await.unwrap();
     let (one, two) = (next(&mut session).await, next(&mut session).await);
     session.device().refuse(one.cursor().unwrap(), Some("no")).await.unwrap();

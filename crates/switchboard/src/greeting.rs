@@ -122,9 +122,11 @@ impl Access {
         let any_origin = config.allowed_origins.is_empty();
         let (who, auth) = match config.auth {
             Auth::Open if any_origin => ("everybody", AUTH_TOKEN),
-            Auth::Open => ("who sends an Origin of allowed_origins, as a browser does", AUTH_TOKEN),
-            Auth::Token if any_origin => ("who shows a token", AUTH_OPEN),
-            Auth::Token => ("who shows a token and sends an Origin of allowed_origins", AUTH_OPEN),
+            Auth::Open => {
+                ("clients that send an Origin of allowed_origins, as browsers do", AUTH_TOKEN)
+            }
+            Auth::Token if any_origin => ("clients with a token", AUTH_OPEN),
+            Auth::Token => ("clients with a token and an Origin of allowed_origins", AUTH_OPEN),
         };
         let ip = address.ip();
         let from = match ip.is_loopback() {
@@ -144,7 +146,7 @@ impl Access {
             ],
         };
         if ip.is_loopback() && !config.trusted_proxies.is_empty() {
-            let proxied = "so may those whom the proxies in trusted_proxies let through";
+            let proxied = "so may clients that the proxies in trusted_proxies let through";
             access.may_connect.push(proxied.to_owned());
         }
         // If a token is required, a page in somebody's browser does not get in without one.
@@ -163,7 +165,7 @@ impl Access {
     }
 }
 
-const AUTH_TOKEN: (&str, &str) = ("auth = \"token\"", "who shows a token only");
+const AUTH_TOKEN: (&str, &str) = ("auth = \"token\"", "only clients with a token");
 const AUTH_OPEN: (&str, &str) = ("auth = \"open\"", "everybody");
 
 /// Returns the listening address in words.
@@ -220,26 +222,26 @@ mod tests {
             "0.0.0.0:8080",
             &open,
             "everybody, from any machine that reaches this one; so may web pages of any origin",
-            "auth = \"token\" who shows a token only, listen = \"127.0.0.1:8080\" this machine only, \
+            "auth = \"token\" only clients with a token, listen = \"127.0.0.1:8080\" this machine only, \
              allowed_origins = [...] those pages only",
         );
         says(
             "127.0.0.1:8080",
             &open,
             "everybody, from this machine only; so may web pages of any origin",
-            "auth = \"token\" who shows a token only, listen = \"0.0.0.0:8080\" other machines, too, \
+            "auth = \"token\" only clients with a token, listen = \"0.0.0.0:8080\" other machines, too, \
              allowed_origins = [...] those pages only",
         );
         says(
             "[::]:443",
             &token,
-            "who shows a token, from any machine that reaches this one",
+            "clients with a token, from any machine that reaches this one",
             "auth = \"open\" everybody, listen = \"[::1]:443\" this machine only",
         );
         says(
             "[::1]:443",
             &token,
-            "who shows a token, from this machine only",
+            "clients with a token, from this machine only",
             "auth = \"open\" everybody, listen = \"[::]:443\" other machines, too",
         );
     }
@@ -253,9 +255,9 @@ mod tests {
         says(
             "127.0.0.1:80",
             &proxied,
-            "everybody, from this machine; so may those whom the proxies in trusted_proxies let \
+            "everybody, from this machine; so may clients that the proxies in trusted_proxies let \
              through; so may web pages of any origin",
-            "auth = \"token\" who shows a token only, listen = \"0.0.0.0:80\" other machines, too, \
+            "auth = \"token\" only clients with a token, listen = \"0.0.0.0:80\" other machines, too, \
              allowed_origins = [...] those pages only",
         );
     }
@@ -268,15 +270,15 @@ mod tests {
         says(
             "10.0.0.5:80",
             &pages,
-            "who sends an Origin of allowed_origins, as a browser does, from any machine that reaches \
+            "clients that send an Origin of allowed_origins, as browsers do, from any machine that reaches \
              10.0.0.5",
-            "auth = \"token\" who shows a token only, listen = \"127.0.0.1:80\" this machine only",
+            "auth = \"token\" only clients with a token, listen = \"127.0.0.1:80\" this machine only",
         );
         let both = Config { auth: Auth::Token, ..pages };
         says(
             "127.0.0.1:80",
             &both,
-            "who shows a token and sends an Origin of allowed_origins, from this machine only",
+            "clients with a token and an Origin of allowed_origins, from this machine only",
             "auth = \"open\" everybody, listen = \"0.0.0.0:80\" other machines, too",
         );
     }

@@ -369,7 +369,7 @@ async fn control_until_drained(
     metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
     let config = shared.config();
-    let state = Arc::new(http::State::new(&config, &shared.metrics, &shared.keyring));
+    let state = Arc::new(http::AppState::new(&config, &shared.metrics, &shared.keyring));
     let at_once = config.http_connections_max;
     let keep_alive = tokio::spawn(systemd::keep_alive(Arc::clone(&shared)));
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
@@ -457,7 +457,7 @@ impl Signals {
         &mut self,
         shared: &Shared,
         source: &Source<'_>,
-        state: &http::State,
+        state: &http::AppState,
         ended: &mut mpsc::Receiver<()>,
     ) {
         let mut is_draining = false;
@@ -520,7 +520,7 @@ fn stop_at_once(signal: &str) -> ! {
 /// `close_timeout` after the drain.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-fn drain(signal: &str, shared: &Shared, state: &http::State) {
+fn drain(signal: &str, shared: &Shared, state: &http::AppState) {
     let (over, close_timeout) = {
         let config = shared.config();
         (config.drain, config.close_timeout)
@@ -589,12 +589,12 @@ fn budget_bytes(config: &Config, recovered: Option<&store::Recovered>) -> usize 
     effective
 }
 
-fn store_options(config: &Config) -> store::Options {
-    store::Options {
+fn store_options(config: &Config) -> store::LogOptions {
+    store::LogOptions {
         queue_max_bytes: config.store_queue_max_bytes,
         max_bytes: config.store_max_bytes as u64,
         overrun_bytes: Budget::overrun_bytes(config.shards, config.max_message_bytes),
-        ..store::Options::default()
+        ..store::LogOptions::default()
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) struct Session {
 
 /// Outcome of decrypting some ciphertext.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Opened {
+pub(crate) struct Decrypted {
     /// Bytes of plaintext.
     pub len: usize,
     /// True if the peer has said that nothing more will come.
@@ -101,8 +101,8 @@ impl Session {
 
     /// Decrypts all of `cipher` into `plain`, which must have the same length. An error is
     /// final; an alert is then ready to be sent.
-    pub(crate) fn open(&mut self, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<Opened> {
-        let mut opened = Opened { len: 0, is_end: false };
+    pub(crate) fn open(&mut self, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<Decrypted> {
+        let mut opened = Decrypted { len: 0, is_end: false };
         while !cipher.is_empty() {
             if self.connection.read_tls(&mut cipher)? == 0 {
                 // Data after close_notify is ignored (RFC 8446 section 6.1).

@@ -1,6 +1,6 @@
 //! Handshakes per second.
 
-use switchboard::bench::connect::{self, Connect, Options};
+use switchboard::bench::connect::{self, Connect, ConnectOptions};
 
 use crate::Contest;
 use crate::statistics::spread;
@@ -8,7 +8,7 @@ use crate::table;
 
 /// Prints one row per server.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
-    let options = Options { connections: 10_000, concurrency: 64 };
+    let options = ConnectOptions { connections: 10_000, concurrency: 64 };
     let runs = contest.in_turn(contest.effort.runs_of_the_rest, |server| {
         connect::measure(server.target(), Some(server.process()?), &options)
     })?;

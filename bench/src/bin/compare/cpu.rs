@@ -16,7 +16,7 @@ pub(crate) fn us_per_message(run: &Throughput) -> f64 {
 /// Puts the load on a server; fails unless every message arrived once and in order.
 pub(crate) fn measure(
     server: &Server,
-    options: &throughput::Options,
+    options: &throughput::ThroughputOptions,
 ) -> anyhow::Result<Throughput> {
     let run = throughput::measure(server.target(), Some(server.process()?), options)?;
     ensure_clean(&run.tally)?;

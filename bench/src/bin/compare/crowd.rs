@@ -149,7 +149,7 @@ impl Crowd {
                 member.serve(&mut self.input)?;
                 last = Instant::now();
             }
-            ensure!(last.elapsed() < STALL, "nobody heard anything for {STALL:?}");
+            ensure!(last.elapsed() < STALL, "no client received anything for {STALL:?}");
         }
         Ok(())
     }

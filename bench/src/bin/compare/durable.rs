@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use switchboard::bench::mailbox::{self, Asked, Mailboxes, Receiver};
 use switchboard::bench::pairs::{self, Pairing};
-use switchboard::bench::throughput::{Options, Protocol};
+use switchboard::bench::throughput::{Protocol, ThroughputOptions};
 
 use crate::Contest;
 use crate::disk::{self, Syncs};
@@ -72,9 +72,9 @@ impl Round {
     }
 }
 
-fn load(contest: &Contest, pairs: u64, window: u64, receiver: Receiver) -> Options {
-    Options {
-        pairs: pairs::Options { pairs, size: SIZE, pairing: Pairing::Same, server_shards: 1 },
+fn load(contest: &Contest, pairs: u64, window: u64, receiver: Receiver) -> ThroughputOptions {
+    ThroughputOptions {
+        pairs: pairs::PairsOptions { pairs, size: SIZE, pairing: Pairing::Same, server_shards: 1 },
         window,
         receiver,
         ..v1(Workload::Batched.for_seconds(contest.effort.seconds))
@@ -82,13 +82,13 @@ fn load(contest: &Contest, pairs: u64, window: u64, receiver: Receiver) -> Optio
 }
 
 /// Returns the same load in v1.
-fn v1(options: Options) -> Options {
+fn v1(options: ThroughputOptions) -> ThroughputOptions {
     let (protocol, durability) = (Protocol::V1, Asked::Strongest);
-    Options { protocol, durability, ack_every: ACK_EVERY, ..options }
+    ThroughputOptions { protocol, durability, ack_every: ACK_EVERY, ..options }
 }
 
 /// Runs the load on a server with a data directory of its own.
-fn kept(contest: &Contest, options: &Options) -> anyhow::Result<Kept> {
+fn kept(contest: &Contest, options: &ThroughputOptions) -> anyhow::Result<Kept> {
     let folder = contest.folder()?;
     let server = start(contest, &contest.switchboard.with_data_dir(folder.path()))?;
     let before = Metrics::of(&server)?;
@@ -106,7 +106,7 @@ fn kept(contest: &Contest, options: &Options) -> anyhow::Result<Kept> {
     })
 }
 
-fn in_memory(contest: &Contest, options: &Options) -> anyhow::Result<Mailboxes> {
+fn in_memory(contest: &Contest, options: &ThroughputOptions) -> anyhow::Result<Mailboxes> {
     measure(&start(contest, &contest.switchboard)?, options)
 }
 
@@ -118,7 +118,7 @@ fn start(contest: &Contest, contender: &Contender) -> anyhow::Result<Server> {
     contest.start(Cores::All, &contender)
 }
 
-fn measure(server: &Server, options: &Options) -> anyhow::Result<Mailboxes> {
+fn measure(server: &Server, options: &ThroughputOptions) -> anyhow::Result<Mailboxes> {
     let run = mailbox::measure(server.target(), Some(server.process()?), options)?;
     ensure_clean(&run.tally)?;
     Ok(run)

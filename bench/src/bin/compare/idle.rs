@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use switchboard::bench::idle::{self, Options};
+use switchboard::bench::idle::{self, IdleOptions};
 use switchboard::bench::throughput::Protocol;
 
 use crate::Contest;
@@ -43,7 +43,7 @@ pub(crate) fn compare_v1(contest: &Contest) -> anyhow::Result<()> {
 }
 
 fn row(name: &str, server: &Server, protocol: Protocol, bound: &str) -> anyhow::Result<()> {
-    let options = Options { from: 1_000, connections: 10_000 };
+    let options = IdleOptions { from: 1_000, connections: 10_000 };
     let idle = idle::measure(server.target(), Some(server.process()?), &options, protocol)?;
     let kib = |bytes: u64| table::thousands(bytes as f64 / 1024.0);
     table::row(&[

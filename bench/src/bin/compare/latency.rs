@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchboard::bench::latency::{self, Latency, Options};
+use switchboard::bench::latency::{self, LatencyOptions, LatencyReport};
 use switchboard::bench::pairs::{self, Pairing};
 
 use crate::server::ensure_clean;
@@ -10,7 +10,7 @@ use crate::statistics::spread;
 use crate::{Contest, Pair, table};
 
 /// A percentile's name, its value in a run, and the maximum ratio.
-type Percentile = (&'static str, fn(&Latency) -> f64, &'static str);
+type Percentile = (&'static str, fn(&LatencyReport) -> f64, &'static str);
 
 const PERCENTILES: [Percentile; 5] = [
     ("p50", |run| run.p50_us, "1.15"),
@@ -22,8 +22,13 @@ const PERCENTILES: [Percentile; 5] = [
 
 /// Prints one row per percentile.
 pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
-    let options = Options {
-        pairs: pairs::Options { pairs: 64, size: 64, pairing: Pairing::Same, server_shards: 1 },
+    let options = LatencyOptions {
+        pairs: pairs::PairsOptions {
+            pairs: 64,
+            size: 64,
+            pairing: Pairing::Same,
+            server_shards: 1,
+        },
         rate: 50_000,
         seconds: Duration::from_secs(2 * contest.effort.seconds),
         warmup_seconds: Duration::from_millis(500),
@@ -39,7 +44,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print((name, of, bound): Percentile, runs: &[Pair<Latency>]) {
+fn print((name, of, bound): Percentile, runs: &[Pair<LatencyReport>]) {
     let ratios = runs.iter().map(|run| of(&run.switchboard) / of(&run.reference));
     table::row(&[
         name.into(),

@@ -33,7 +33,7 @@ pub(crate) fn compare(contest: &Contest) -> anyhow::Result<()> {
 fn us_per_message(contest: &Contest, shards: u64, pairing: Pairing) -> anyhow::Result<f64> {
     let server = contest.start(Cores::All, &contest.switchboard.with_shards(shards))?;
     let load = Workload::Batched.for_seconds(contest.effort.seconds);
-    let pairs = pairs::Options { pairing, server_shards: shards, ..load.pairs };
-    let run = cpu::measure(&server, &throughput::Options { pairs, ..load })?;
+    let pairs = pairs::PairsOptions { pairing, server_shards: shards, ..load.pairs };
+    let run = cpu::measure(&server, &throughput::ThroughputOptions { pairs, ..load })?;
     Ok(cpu::us_per_message(&run))
 }

@@ -39,7 +39,7 @@ impl Workload {
     }
 
     /// Returns the load, measured for `seconds`.
-    pub(crate) fn for_seconds(self, seconds: u64) -> throughput::Options {
+    pub(crate) fn for_seconds(self, seconds: u64) -> throughput::ThroughputOptions {
         let (pairs, window, size) = match self {
             Self::Batched => (64, 32, 64),
             Self::Single => (64, 1, 64),
@@ -47,8 +47,8 @@ impl Workload {
             Self::Large => (64, 8, 4096),
             Self::Crowd => (5000, 1, 64),
         };
-        throughput::Options {
-            pairs: pairs::Options { pairs, size, pairing: Pairing::Same, server_shards: 1 },
+        throughput::ThroughputOptions {
+            pairs: pairs::PairsOptions { pairs, size, pairing: Pairing::Same, server_shards: 1 },
             window,
             seconds: Duration::from_secs(seconds),
             warmup_seconds: Duration::from_millis(500),
@@ -61,7 +61,7 @@ impl Workload {
     }
 
     /// Returns the load with exactly `messages` messages.
-    pub(crate) fn with_messages(self, messages: u64) -> throughput::Options {
-        throughput::Options { messages: Some(messages), ..self.for_seconds(0) }
+    pub(crate) fn with_messages(self, messages: u64) -> throughput::ThroughputOptions {
+        throughput::ThroughputOptions { messages: Some(messages), ..self.for_seconds(0) }
     }
 }

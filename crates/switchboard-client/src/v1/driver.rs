@@ -14,7 +14,7 @@ use super::kept::{Kept, frame};
 use super::link::Link;
 use super::outgoing::random_id;
 use super::requests::{Request, Requests};
-use super::{Event, Message, OpenError, Options, Receipt, TakenOver, Welcome};
+use super::{Event, Message, OpenError, Receipt, SessionOptions, TakenOver, Welcome};
 use crate::Ending;
 
 /// A connection that lasted this long was useful: the next delay is short.
@@ -24,7 +24,7 @@ const USEFUL_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Driver {
     pub(super) url: String,
-    pub(super) options: Options,
+    pub(super) options: SessionOptions,
     pub(super) kept: Arc<Kept>,
     pub(super) watched: Arc<Mutex<BTreeSet<String>>>,
     pub(super) asked: mpsc::Receiver<Request>,

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::{OpenError, Welcome};
-use crate::connect::{self, CONNECT_TIMEOUT, ConnectError, Options, Socket};
+use crate::connect::{self, CONNECT_TIMEOUT, ConnectError, ConnectOptions, Socket};
 use crate::ending::Ending;
 
 /// Added to the time in which the server should have pinged, for transmission.
@@ -40,7 +40,7 @@ impl Link {
     /// Connects, sends the hello, and waits for the welcome.
     pub(super) async fn open(
         url: &str,
-        options: &Options,
+        options: &ConnectOptions,
         hello: String,
     ) -> Result<(Link, Welcome), OpenError> {
         let opened = async {

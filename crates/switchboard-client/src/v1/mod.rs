@@ -6,11 +6,11 @@
 //! message is delivered once.
 //!
 //! ```no_run
-//! use switchboard_client::v1::{Event, Options, Outgoing, Session, State};
+//! use switchboard_client::v1::{Event, SessionOptions, Outgoing, Session, State};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let state = State { token: Some("ey...".to_owned()), ..State::default() };
-//! let mut session = Session::open("ws://127.0.0.1:8080", Options::default(), state).await?;
+//! let mut session = Session::open("ws://127.0.0.1:8080", SessionOptions::default(), state).await?;
 //! let accepted = session.device().send(Outgoing::text("alice", "hello")).await?;
 //! println!("reached: {}", accepted.durability);
 //! while let Some(event) = session.next().await {
@@ -57,9 +57,9 @@ pub const REQUESTS_MAX: usize = 256;
 
 /// Options of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct SessionOptions {
     /// Options of the connection.
-    pub connect: crate::Options,
+    pub connect: crate::ConnectOptions,
     /// True for a new device that ends with each connection and has no mailbox, for programs
     /// that only send. Messages on their way to it are then evicted, and after a lost connection
     /// a retry may be delivered twice.
@@ -78,10 +78,10 @@ pub struct Options {
     pub pause_max: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            connect: crate::Options::default(),
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions {
+            connect: crate::ConnectOptions::default(),
             ephemeral: false,
             ack: Ack::OnNext,
             taken_over: TakenOver::End,

@@ -11,7 +11,7 @@ use super::driver::Driver;
 use super::kept::Kept;
 use super::link::Link;
 use super::requests::Requests;
-use super::{Ack, Cursor, Device, EVENTS_MAX, Event, OpenError, Options, State, Welcome};
+use super::{Ack, Cursor, Device, EVENTS_MAX, Event, OpenError, SessionOptions, State, Welcome};
 
 /// A device that is connected, and reconnects by itself, until the session is closed.
 ///
@@ -31,7 +31,11 @@ pub struct Session {
 impl Session {
     /// Connects to `url` (`ws://` or `wss://`) as the device in `state`, and waits for the
     /// welcome. Only this first connection is not retried.
-    pub async fn open(url: &str, options: Options, state: State) -> Result<Session, OpenError> {
+    pub async fn open(
+        url: &str,
+        options: SessionOptions,
+        state: State,
+    ) -> Result<Session, OpenError> {
         let kept = Arc::new(Kept::new(state));
         let (link, welcome) =
             Link::open(url, &options.connect, kept.hello(options.ephemeral)).await?;

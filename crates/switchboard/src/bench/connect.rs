@@ -20,7 +20,7 @@ const READ_BYTES: usize = 8 * 1024;
 
 /// Number of connections to open.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Options {
+pub struct ConnectOptions {
     /// Connections to open; all stay open until the last one is
     #[arg(
         long,
@@ -52,7 +52,7 @@ pub struct Connect {
 pub fn measure(
     target: &Target,
     server: Option<Process>,
-    options: &Options,
+    options: &ConnectOptions,
 ) -> anyhow::Result<Connect> {
     let connections = options.connections;
     limits::check_open_files(connections as usize)?;
@@ -98,7 +98,7 @@ impl Rush {
                 self.begin()?;
             }
             self.poll.poll(&mut events, Some(STALL))?;
-            ensure!(!events.is_empty(), "nobody was greeted for {STALL:?}");
+            ensure!(!events.is_empty(), "no connection was welcomed for {STALL:?}");
             for event in &events {
                 let Token(number) = event.token();
                 self.guests[number].read(&mut self.input, |text, _| {

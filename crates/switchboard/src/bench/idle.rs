@@ -23,7 +23,7 @@ const REST_TRIES: usize = 100;
 
 /// Numbers of connections to hold.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Options {
+pub struct IdleOptions {
     /// Connections at the second measurement
     #[arg(
         long,
@@ -57,7 +57,7 @@ pub struct Idle {
 pub fn measure(
     target: &Target,
     server: Option<Process>,
-    options: &Options,
+    options: &IdleOptions,
     protocol: Protocol,
 ) -> anyhow::Result<Idle> {
     let server = server.context("idle connections are measured in the server: give --pid")?;

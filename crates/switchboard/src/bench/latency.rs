@@ -23,10 +23,10 @@ const SLOWEST_NS: u64 = 2 * 3600 * 1_000_000_000;
 
 /// The pairs, and the rate and duration of the load.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Options {
+pub struct LatencyOptions {
     /// The pairs.
     #[command(flatten)]
-    pub pairs: pairs::Options,
+    pub pairs: pairs::PairsOptions,
     /// Messages per second over all pairs
     #[arg(
         long,
@@ -45,7 +45,7 @@ pub struct Options {
 /// Result of a latency run. Times are in microseconds, from when a message was due until its
 /// receiver read it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Latency {
+pub struct LatencyReport {
     /// Number of messages measured.
     pub messages: u64,
     /// Messages due per second.
@@ -73,8 +73,8 @@ pub struct Latency {
 pub fn measure(
     target: &Target,
     server: Option<Process>,
-    options: &Options,
-) -> anyhow::Result<Latency> {
+    options: &LatencyOptions,
+) -> anyhow::Result<LatencyReport> {
     let pairs = Pairs::connect(*target, &options.pairs, None)?;
     let mut run = Run::start(pairs, options);
     run.until_sent(run.plan.warmup)?;
@@ -84,7 +84,7 @@ pub fn measure(
     run.drain()?;
     let (times, delays) = (&run.times, &run.delays);
     let at = |quantile| us(times.value_at_quantile(quantile));
-    Ok(Latency {
+    Ok(LatencyReport {
         messages: times.len(),
         rate: options.rate,
         p50_us: at(0.5),
@@ -137,7 +137,7 @@ struct Run {
 }
 
 impl Run {
-    fn start(pairs: Pairs, options: &Options) -> Self {
+    fn start(pairs: Pairs, options: &LatencyOptions) -> Self {
         let count = |time: Duration| (time.as_secs_f64() * options.rate as f64) as u64;
         let warmup = count(options.warmup_seconds);
         let plan = Plan {
@@ -198,7 +198,7 @@ impl Run {
     }
 }
 
-impl Report for Latency {
+impl Report for LatencyReport {
     fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = vec![
             ("messages", format!("{} at {}/s", self.messages, self.rate)),

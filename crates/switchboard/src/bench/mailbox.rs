@@ -95,9 +95,9 @@ impl Acceptance {
 pub fn measure(
     target: &Target,
     server: Option<Process>,
-    options: &throughput::Options,
+    options: &throughput::ThroughputOptions,
 ) -> anyhow::Result<Mailboxes> {
-    let throughput::Options { durability, receiver, ack_every, .. } = *options;
+    let throughput::ThroughputOptions { durability, receiver, ack_every, .. } = *options;
     let v1 = V1 { durability, receiver, ack_every };
     let run = throughput::measure_by(target, server, options, Some(v1))?;
     let times = &run.acceptance.times;

@@ -55,13 +55,13 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 pub enum Mode {
     /// Maximum rate at which the server relays messages, with a fixed number in flight per pair
-    Throughput(throughput::Options),
+    Throughput(throughput::ThroughputOptions),
     /// Delivery times at a fixed rate, counted from when each message was due
-    Latency(latency::Options),
+    Latency(latency::LatencyOptions),
     /// Memory that the server needs for an idle connection
-    Idle(idle::Options),
+    Idle(idle::IdleOptions),
     /// Handshakes per second
-    Connect(connect::Options),
+    Connect(connect::ConnectOptions),
 }
 
 /// Runs one measurement and prints the result.

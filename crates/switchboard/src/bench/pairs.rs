@@ -26,7 +26,7 @@ pub(super) const HELLO: &str = r#"{"type":"hello"}"#;
 /// The pairs of devices, and the length of their messages.
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "talk")]
-pub struct Options {
+pub struct PairsOptions {
     /// Pairs of devices, one sending and one receiving
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=PAIRS_MAX))]
     pub pairs: u64,
@@ -54,7 +54,7 @@ pub enum Pairing {
     Cross,
 }
 
-impl Options {
+impl PairsOptions {
     fn check(&self) -> anyhow::Result<()> {
         ensure!(
             self.pairs.is_multiple_of(self.server_shards),
@@ -88,7 +88,7 @@ impl Pairs {
     /// the text protocol if `v1` is `None`.
     pub(super) fn connect(
         target: Target,
-        options: &Options,
+        options: &PairsOptions,
         v1: Option<V1>,
     ) -> anyhow::Result<Self> {
         options.check()?;
@@ -191,7 +191,12 @@ fn connect_devices(
     (0..count).map(|_| Connection::open(&mut dialer, hello)).collect()
 }
 
-fn form_pairs(devices: Vec<Device>, options: &Options, v1: Option<V1>, filler: &str) -> Vec<Pair> {
+fn form_pairs(
+    devices: Vec<Device>,
+    options: &PairsOptions,
+    v1: Option<V1>,
+    filler: &str,
+) -> Vec<Pair> {
     let mut devices: Vec<_> = devices.into_iter().map(Some).collect();
     let mut take = |device: usize| devices[device].take().expect("every device is in one pair");
     (0..options.pairs as usize)
@@ -218,7 +223,7 @@ fn form_pairs(devices: Vec<Device>, options: &Options, v1: Option<V1>, filler: &
 
 /// Returns the devices of pair `number`, by the order in which they connect. The server assigns
 /// connections to its shards in turn, so device `n` is on shard `n % shards`.
-fn devices_of(number: usize, options: &Options) -> (usize, usize) {
+fn devices_of(number: usize, options: &PairsOptions) -> (usize, usize) {
     let shards = options.server_shards as usize;
     match options.pairing {
         Pairing::Cross => (2 * number, 2 * number + 1),
@@ -243,8 +248,8 @@ mod tests {
 
     use super::*;
 
-    fn options(pairing: Pairing, server_shards: u64) -> Options {
-        Options { pairs: 12, size: 64, pairing, server_shards }
+    fn options(pairing: Pairing, server_shards: u64) -> PairsOptions {
+        PairsOptions { pairs: 12, size: 64, pairing, server_shards }
     }
 
     #[test]

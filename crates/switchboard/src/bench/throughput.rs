@@ -24,10 +24,10 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// The pairs, and the amount of the load.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Options {
+pub struct ThroughputOptions {
     /// The pairs.
     #[command(flatten)]
-    pub pairs: pairs::Options,
+    pub pairs: pairs::PairsOptions,
     /// Messages in flight per pair
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub window: u64,
@@ -55,7 +55,7 @@ pub struct Options {
     pub ack_every: u64,
 }
 
-impl Options {
+impl ThroughputOptions {
     /// Returns the end of the load, warm-up included.
     pub(super) fn goal(&self) -> Goal {
         let time = self.warmup_seconds + self.seconds;
@@ -95,7 +95,7 @@ pub struct Throughput {
 pub fn measure(
     target: &Target,
     server: Option<Process>,
-    options: &Options,
+    options: &ThroughputOptions,
 ) -> anyhow::Result<Throughput> {
     let run = measure_by(target, server, options, None)?;
     let (messages, seconds) = (run.delivered, run.seconds);
@@ -127,7 +127,7 @@ pub(super) struct Measured {
 pub(super) fn measure_by(
     target: &Target,
     server: Option<Process>,
-    options: &Options,
+    options: &ThroughputOptions,
     v1: Option<V1>,
 ) -> anyhow::Result<Measured> {
     let mut run = Run::start(Pairs::connect(*target, &options.pairs, v1)?, options, v1);
@@ -165,7 +165,7 @@ struct Run {
 
 impl Run {
     /// Queues the first window of each pair.
-    fn start(pairs: Pairs, options: &Options, v1: Option<V1>) -> Self {
+    fn start(pairs: Pairs, options: &ThroughputOptions, v1: Option<V1>) -> Self {
         let label = if v1.is_some() { "accepted" } else { "delivered" };
         let mut run = Self {
             pairs,
@@ -183,14 +183,14 @@ impl Run {
         run
     }
 
-    fn warmed_up(&self, options: &Options) -> Until {
+    fn warmed_up(&self, options: &ThroughputOptions) -> Until {
         match options.messages {
             Some(messages) => Until::Released(messages / 10),
             None => Until::Moment(Instant::now() + options.warmup_seconds),
         }
     }
 
-    fn finished(&self, options: &Options) -> Until {
+    fn finished(&self, options: &ThroughputOptions) -> Until {
         match options.messages {
             Some(messages) => Until::Released(messages),
             None => Until::Moment(Instant::now() + options.seconds),

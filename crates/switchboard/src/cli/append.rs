@@ -8,7 +8,7 @@ use switchboard_broker::Record;
 use super::data::Problem;
 use crate::persistence::record;
 use crate::store::{
-    self, Batch, Disk, DropError, Full, Listener, Log, Options, StoreError, Synced,
+    self, Batch, Disk, DropError, Full, Listener, Log, LogOptions, StoreError, Synced,
 };
 
 /// Bytes after which a batch is submitted. The exact value matters little: the log's writer
@@ -34,7 +34,7 @@ enum Told {
 }
 
 impl Appender {
-    pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Appender, Problem> {
+    pub(super) fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Appender, Problem> {
         let recovered = store::open(disk, options, &mut |_, _| Ok(()));
         let (tell, told) = mpsc::channel();
         let log = recovered.map_err(Problem::failed)?.start(Box::new(Teller(tell)));
@@ -112,7 +112,7 @@ mod tests {
     use crate::store::{DataDir, DiskFile, inspect};
 
     /// Too small for two batches.
-    const SMALL: Options = Options {
+    const SMALL: LogOptions = LogOptions {
         segment_bytes: 2 << 20,
         queue_max_bytes: 1 << 20,
         max_bytes: u64::MAX,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use switchboard_client::v1::OpenError;
-use switchboard_client::{ConnectError, Options, TlsError};
+use switchboard_client::{ConnectError, ConnectOptions, TlsError};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, PublicId};
 use tokio::runtime;
@@ -52,8 +52,8 @@ pub(super) struct Server {
 
 impl Server {
     /// Returns the SDK's connection options.
-    pub(super) fn options(&self) -> Options {
-        Options { ca: self.ca.clone(), timeout: self.timeout }
+    pub(super) fn options(&self) -> ConnectOptions {
+        ConnectOptions { ca: self.ca.clone(), timeout: self.timeout }
     }
 
     /// Returns the source of the token, if there is one.

@@ -9,7 +9,7 @@ use switchboard_broker::Record;
 
 use super::Exit;
 use crate::config::{self, Flag};
-use crate::persistence::state::{self, Origin, State};
+use crate::persistence::state::{self, DirOrigin, ServerState};
 use crate::persistence::{self, record};
 use crate::store::{self, DataDir, Found, OpenError, Position};
 
@@ -105,8 +105,8 @@ impl Args {
     fn open_by(&self, open: fn(&Path) -> Result<DataDir, OpenError>) -> Result<DataDir, Problem> {
         let disk = self.take_by(open)?;
         let known = store::identify(&disk).map_err(Problem::failed)?;
-        let (_, origin) = State::open(disk.root(), known).map_err(Problem::failed)?;
-        if origin == Origin::Older {
+        let (_, origin) = ServerState::open(disk.root(), known).map_err(Problem::failed)?;
+        if origin == DirOrigin::Older {
             return Err(Problem::failed(
                 "an older version wrote it: start the server once, which brings it up to date",
             ));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use switchboard_client::Ending;
 use switchboard_client::v1::{
-    Accepted, Ack, Cursor, Durability, Event, OpenError, Options, Outcome, Outgoing, Receipt,
-    RejectCode, SendError, Session, State, Word,
+    Accepted, Ack, Cursor, Durability, Event, OpenError, Outcome, Outgoing, Receipt, RejectCode,
+    SendError, Session, SessionOptions, State, Word,
 };
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
@@ -53,14 +53,14 @@ async fn open(args: &Args) -> Result<(Session, Option<StateFile>), Status> {
             State { token: token.transpose().map_err(failed)?, ..State::default() }
         }
     };
-    let options = Options {
+    let options = SessionOptions {
         connect: args.server.options(),
         ephemeral: !args.is_kept(),
         // An ephemeral device's message ids end with it: a retry by the next one could deliver
         // twice.
         reconnect: args.is_kept(),
         ack: Ack::ByHand,
-        ..Options::default()
+        ..SessionOptions::default()
     };
     let opened = Session::open(&args.server.url, options, state).await;
     let session = opened.map_err(|error: OpenError| Status::NotConnected {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use switchboard_client::{ConnectError, Options, TlsError, Trust};
+use switchboard_client::{ConnectError, ConnectOptions, TlsError, Trust};
 
 use super::client::{URL_VARIABLE, address, block_on, timeout};
 use super::settings::Settings;
@@ -64,7 +64,7 @@ fn ask(args: &Args) -> Result<(), String> {
     }
     let is_own = given.is_none() && args.ca.is_none();
     let trust = if is_own { Trust::Anyone } else { Trust::Authorities };
-    let options = Options { ca: args.ca.clone(), timeout: args.timeout };
+    let options = ConnectOptions { ca: args.ca.clone(), timeout: args.timeout };
     let asked = block_on(switchboard_client::ready(&url, &options, trust));
     asked.map_err(|error| output::escaped(&in_words(&error, &url)))
 }

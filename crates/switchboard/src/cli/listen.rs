@@ -6,7 +6,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchboard_client::v1::{Ack, Cursor, Device, Event, Message, OpenError, Options, Receipt};
+use switchboard_client::v1::{
+    Ack, Cursor, Device, Event, Message, OpenError, Receipt, SessionOptions,
+};
 use switchboard_client::v1::{Session, State, Welcome};
 use switchboard_client::{ConnectError, Ending};
 use switchboard_proto::v1::PublicId;
@@ -159,14 +161,14 @@ async fn connect(args: &Args, file: Option<&StateFile>) -> Result<Session, Stop>
             None => token(args).map(|token| State { token, ..State::default() }),
         };
         let state = state.map_err(Stop::State)?;
-        let options = Options {
+        let options = SessionOptions {
             connect: args.server.options(),
             ephemeral: !args.is_kept(),
             reconnect: args.reconnect || args.is_kept(),
             ack: Ack::ByHand,
             pause_min: PAUSE_MIN,
             pause_max: PAUSE_MAX,
-            ..Options::default()
+            ..SessionOptions::default()
         };
         let error = match Session::open(&args.server.url, options, state).await {
             Ok(session) => return Ok(session),

@@ -15,7 +15,7 @@ use super::data::{self, Problem, read_all};
 use super::mailboxes::{Entry, Mailbox, Mailboxes};
 use super::output::{self, escaped, one_line};
 use crate::clock;
-use crate::store::{DataDir, Options};
+use crate::store::{DataDir, LogOptions};
 
 /// Subcommands of `switchboard mailbox`.
 #[derive(clap::Subcommand, Debug)]
@@ -157,7 +157,7 @@ fn line_json(seq: u64, entry: &Entry) -> String {
 fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem> {
     let is_asked = !yes && io::stdin().is_terminal();
     if !yes && !is_asked {
-        return Err(Problem::usage("nobody can be asked here; give --yes"));
+        return Err(Problem::usage("no terminal to ask for confirmation; give --yes"));
     }
     let disk = data.open_to_append()?;
     let mailboxes = read(&disk, None)?;
@@ -165,7 +165,7 @@ fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem
     if is_asked && !agrees(&format!("End {id} with {} messages?", mailbox.waiting().count()))? {
         return Ok("nothing was dropped\n".to_owned());
     }
-    let mut log = Appender::open(Arc::new(disk), Options::default())?;
+    let mut log = Appender::open(Arc::new(disk), LogOptions::default())?;
     let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut log)?;
     // Last, so that the command can be run again after a crash in between.
     log.push(&Record::Gone { device: device(id)? })?;

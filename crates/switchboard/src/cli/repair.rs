@@ -22,9 +22,9 @@ use super::mailboxes::Mailboxes;
 use super::store::{Checked, unread};
 use crate::auth::{KeyError, OwnKey};
 use crate::clock;
-use crate::persistence::state::{self, State};
+use crate::persistence::state::{self, ServerState};
 use crate::persistence::{self, BEING_BUILT, REPAIRED, record};
-use crate::store::{self, DataDir, Dir, Identity, Known, Options, Salvaged, StateOf, is_damage};
+use crate::store::{self, DataDir, Dir, Identity, Known, LogOptions, Salvaged, StateOf, is_damage};
 
 /// Prefix of the directory that keeps the old store; the time follows.
 const DAMAGED: &str = "log.damaged-";
@@ -46,7 +46,7 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
     remove(&built)?;
     let checked = Checked::new(&disk)?;
     if checked.faults.is_empty() {
-        return Ok("nothing to repair: the store is sound\n".to_owned());
+        return Ok("nothing to repair: the store is intact\n".to_owned());
     }
     let log = dir.join("log");
     if is_mount(&log) {
@@ -98,7 +98,7 @@ struct Copied {
 
 fn copy(disk: &DataDir, built: &Path, checked: &Checked) -> Result<Copied, Problem> {
     let new = Arc::new(DataDir::open(built).map_err(Problem::failed)?);
-    let mut log = Appender::open(new, Options::default())?;
+    let mut log = Appender::open(new, LogOptions::default())?;
     let mut copied = Copied { now_ms: now_ms()?, ..Copied::default() };
     let mut progress = Progress::new(disk);
     let mut failed = None;
@@ -204,7 +204,7 @@ fn write_state(
     let unknown = if mark.is_some() { 0 } else { persistence::IDS_AHEAD };
     let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
     let ids_to = ids_to.max(mark.unwrap_or_default());
-    let state = old.map_or_else(State::new, Ok).and_then(|state| state.for_store(log.store));
+    let state = old.map_or_else(ServerState::new, Ok).and_then(|state| state.for_store(log.store));
     let mut state = state.map_err(Problem::failed)?;
     state.ids_to = ids_to;
     state.uptime_ms = state.uptime_ms.max(copied.uptime_ms);
@@ -364,7 +364,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (old, built) = (dir.path().join("old"), dir.path().join("built"));
         let mut log =
-            Appender::open(Arc::new(DataDir::open(&old).unwrap()), Options::default()).unwrap();
+            Appender::open(Arc::new(DataDir::open(&old).unwrap()), LogOptions::default()).unwrap();
         records.iter().for_each(|record| log.push(record).unwrap());
         log.close().unwrap();
         let segment = old.join("log/00000001.seg");

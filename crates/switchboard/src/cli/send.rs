@@ -96,7 +96,9 @@ pub(super) fn run(args: &Args) -> Exit {
     }
     if args.receipt && !args.is_kept() {
         complain!("switchboard: --receipt requires --state FILE, --durable or --token-file FILE:");
-        complain!("  nobody can be the device again to which the outcome is told");
+        complain!(
+            "  without one, no later command can connect as this device and hear the outcome"
+        );
         return Exit::Usage;
     }
     let Some(message) = &args.message else {

@@ -8,7 +8,7 @@ use crate::config::{self, ConfigErrors, Flag, Loaded};
 /// together.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(super) struct Settings {
-    /// Read only this file: TOML, or INI if it ends in .cfg [default: switchboard.toml and
+    /// Read only this file: TOML, or INI if it ends in .cfg or .ini [default: switchboard.toml and
     /// server.cfg in the working directory, if they exist]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

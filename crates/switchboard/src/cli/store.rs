@@ -3,7 +3,7 @@
 use super::data::{self, Problem, read_all_of};
 use super::{Exit, output, repair};
 use crate::auth::{KeyError, OwnKey};
-use crate::persistence::state::{Origin, State, StateError};
+use crate::persistence::state::{DirOrigin, ServerState, StateError};
 use crate::persistence::{self, BEING_BUILT};
 use crate::store::{self, DataDir, Found, Identity, Known, OpenError, StateOf};
 
@@ -11,15 +11,15 @@ use crate::store::{self, DataDir, Found, Identity, Known, OpenError, StateOf};
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// Read the whole store, report what it holds and where it is damaged; changes nothing
-    #[command(after_help = "Exit codes: 0 sound, 1 damaged or not to be read, 2 wrong usage")]
+    #[command(after_help = "Exit codes: 0 intact, 1 damaged or unreadable, 2 wrong usage")]
     Check(data::Args),
     /// Make a valid store from the intact parts of a damaged one, which is kept beside it
     #[command(
-        long_about = "Make a sound store of what is intact in a damaged one.\n\nAll intact records \
+        long_about = "Repair a damaged store: keep all records that are intact.\n\nAll intact records \
                       are copied into a new log; what was there stays as log.damaged-TIME. Messages \
                       that cannot be read are lost. All mailboxes get new names, so every device \
                       starts over with what waits for it; some messages may come a second time. A \
-                      state.json or token.key that cannot be used is made anew, the key also where nothing \
+                      state.json or token.key that cannot be used is replaced by a new one, the key also where nothing \
                       is left that tells which ids were given. Restoring a backup \
                       is better, if there is one. It needs room for a second log.",
         after_help = "Exit codes: 0 repaired, or nothing to repair, 1 failed, 2 wrong usage"
@@ -70,9 +70,9 @@ pub(super) struct Checked {
     notes: Vec<String>,
     found: Found,
     /// The state, if it can be used.
-    pub(super) state: Option<State>,
+    pub(super) state: Option<ServerState>,
     /// Content of the state file, even if it does not match the rest.
-    pub(super) old_state: Option<State>,
+    pub(super) old_state: Option<ServerState>,
     /// Content of the manifest.
     pub(super) listed: Option<Identity>,
     /// Fingerprint of the key, if it can be used.
@@ -111,14 +111,14 @@ impl Checked {
             );
         }
         let origin = it.check_state(disk, known)?;
-        it.old_state = State::read_intact(disk.root()).map_err(unread_state)?;
+        it.old_state = ServerState::read_intact(disk.root()).map_err(unread_state)?;
         it.check_key(disk, origin)?;
         it.check_log(disk, origin)?;
         Ok(it)
     }
 
-    fn check_state(&mut self, disk: &DataDir, known: Known) -> Result<Option<Origin>, Problem> {
-        match State::open(disk.root(), known) {
+    fn check_state(&mut self, disk: &DataDir, known: Known) -> Result<Option<DirOrigin>, Problem> {
+        match ServerState::open(disk.root(), known) {
             Ok((state, origin)) => {
                 self.state = Some(state);
                 Ok(Some(origin))
@@ -131,21 +131,21 @@ impl Checked {
         }
     }
 
-    fn check_key(&mut self, disk: &DataDir, origin: Option<Origin>) -> Result<(), Problem> {
+    fn check_key(&mut self, disk: &DataDir, origin: Option<DirOrigin>) -> Result<(), Problem> {
         let known = self.state.as_ref().and_then(|state| state.token_key.clone());
         match OwnKey::check(disk.path(), known.as_deref(), false) {
             Ok(fingerprint) => self.token_key = Some(fingerprint),
             Err(error @ KeyError::Own { .. }) => return Err(Problem::unread(&error, error.io())),
             Err(error @ KeyError::NoRandomness(_)) => return Err(Problem::failed(error)),
             // It has not signed anything yet.
-            Err(_) if origin == Some(Origin::New) => {}
+            Err(_) if origin == Some(DirOrigin::New) => {}
             Err(error) => self.faults.push(error.to_string()),
         }
         Ok(())
     }
 
-    fn check_log(&mut self, disk: &DataDir, origin: Option<Origin>) -> Result<(), Problem> {
-        let has_manifest = origin != Some(Origin::Older);
+    fn check_log(&mut self, disk: &DataDir, origin: Option<DirOrigin>) -> Result<(), Problem> {
+        let has_manifest = origin != Some(DirOrigin::Older);
         if !has_manifest {
             self.notes.push("an older version wrote it; the next start adds a MANIFEST".to_owned());
         }
@@ -177,13 +177,13 @@ impl Checked {
 
     /// Returns the log that the state claims to belong to.
     pub(super) fn state_of(&self) -> Option<StateOf> {
-        self.old_state.as_ref().and_then(State::of_log)
+        self.old_state.as_ref().and_then(ServerState::of_log)
     }
 
     fn report(&self) -> String {
         let found = &self.found;
         let mut report = format!(
-            "sound: {} segments, {} records, {} bytes\n",
+            "intact: {} segments, {} records, {} bytes\n",
             found.segments, found.records, found.bytes
         );
         if let Some(cut) = &found.cut {

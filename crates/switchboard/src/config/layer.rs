@@ -177,7 +177,11 @@ impl Layer {
     fn unreadable(path: &Path, line: Option<usize>, expected: &str, why: &str) -> Layer {
         let why = why.trim().replace('\n', ", ");
         let problem = format!("not {expected}: {why}");
-        Layer::failed(ConfigError::of_source(Origin::file(path, line), &problem, "mend the line"))
+        Layer::failed(ConfigError::of_source(
+            Origin::file(path, line),
+            &problem,
+            "correct the line",
+        ))
     }
 
     fn set(&mut self, key: &str, value: Raw, origin: Origin) {

@@ -36,7 +36,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// State of the handlers.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct AppState {
     pub(crate) metrics: Arc<Metrics>,
     /// Verifies the tokens of clients that ask for metrics on the devices' port; with `None`
     /// everybody sees them.
@@ -47,10 +47,10 @@ pub(crate) struct State {
     pub(crate) is_ready: AtomicBool,
 }
 
-impl State {
+impl AppState {
     /// Returns the state of a server that has just started.
-    pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>, keyring: &Arc<Keyring>) -> State {
-        State {
+    pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>, keyring: &Arc<Keyring>) -> AppState {
+        AppState {
             metrics: Arc::clone(metrics),
             keyring: (config.auth == Auth::Token).then(|| Arc::clone(keyring)),
             metrics_are_elsewhere: config.metrics_listen.is_some(),
@@ -66,7 +66,11 @@ impl State {
 
 /// Serves forwarded connections, `at_once` of them at a time, until the shards are gone; then
 /// ends those that are left.
-pub(crate) async fn serve(mut conns: mpsc::Receiver<HttpConn>, state: Arc<State>, at_once: usize) {
+pub(crate) async fn serve(
+    mut conns: mpsc::Receiver<HttpConn>,
+    state: Arc<AppState>,
+    at_once: usize,
+) {
     let router = router(state);
     let mut serving = JoinSet::new();
     loop {
@@ -83,7 +87,7 @@ pub(crate) async fn serve(mut conns: mpsc::Receiver<HttpConn>, state: Arc<State>
 
 /// Serves metrics and probes on a port of their own, `at_once` connections at a time; the others
 /// wait in the kernel. Never returns.
-pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<State>, at_once: usize) {
+pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<AppState>, at_once: usize) {
     let router = probes::router().route("/metrics", get(probes::metrics)).with_state(state);
     let mut serving = JoinSet::new();
     loop {
@@ -101,7 +105,7 @@ pub(crate) async fn serve_metrics(listener: TcpListener, state: Arc<State>, at_o
     }
 }
 
-fn router(state: Arc<State>) -> Router {
+fn router(state: Arc<AppState>) -> Router {
     let probes = probes::router();
     let probes = match state.metrics_are_elsewhere {
         true => probes,

@@ -11,11 +11,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, extract};
 
-use super::State;
+use super::AppState;
 use crate::metrics::Format;
 
 /// Returns the routes of the probes, which need no authentication.
-pub(super) fn router() -> Router<Arc<State>> {
+pub(super) fn router() -> Router<Arc<AppState>> {
     Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
 }
 
@@ -26,7 +26,9 @@ async fn healthz() -> &'static str {
 
 /// Answers 200 while new devices are welcome; 503 once the server is stopping, and while the
 /// store cannot write.
-async fn readyz(extract::State(state): extract::State<Arc<State>>) -> (StatusCode, &'static str) {
+async fn readyz(
+    extract::State(state): extract::State<Arc<AppState>>,
+) -> (StatusCode, &'static str) {
     if !state.is_ready.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "going down\n")
     } else if state.metrics.store_is_failing() {
@@ -37,20 +39,20 @@ async fn readyz(extract::State(state): extract::State<Arc<State>>) -> (StatusCod
 }
 
 /// Answers with all metrics, in the format that the client prefers.
-pub(super) async fn metrics(state: extract::State<Arc<State>>, headers: HeaderMap) -> Response {
+pub(super) async fn metrics(state: extract::State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let format = negotiate(&headers);
     ([(CONTENT_TYPE, format.content_type())], state.metrics.render(format)).into_response()
 }
 
 /// Answers with the metrics on the devices' port, where they need the same token as a device.
 pub(super) async fn metrics_for_devices(
-    state: extract::State<Arc<State>>,
+    state: extract::State<Arc<AppState>>,
     headers: HeaderMap,
 ) -> Response {
     if may_be_device(&state, &headers) {
         return metrics(state, headers).await;
     }
-    let body = "This server shows its metrics to those who may connect (auth = \"token\"): send a valid \
+    let body = "This server shows its metrics only to clients that may connect (auth = \"token\"): send a valid \
                 token as `Authorization: Bearer TOKEN`, or set metrics_listen.\n";
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], body).into_response()
 }
@@ -132,7 +134,7 @@ fn media_range(range: &str) -> Option<MediaRange<'_>> {
     Some(MediaRange { media_type, version: parameter("version"), quality })
 }
 
-fn may_be_device(state: &State, headers: &HeaderMap) -> bool {
+fn may_be_device(state: &AppState, headers: &HeaderMap) -> bool {
     let Some(keyring) = &state.keyring else { return true };
     let token = headers
         .get(AUTHORIZATION)

@@ -23,9 +23,9 @@ use switchboard_broker::{
 };
 
 use crate::auth::OwnKey;
-use crate::store::{self, DataDir, Found, OpenError, Options, Recovered, StateNote, StoreError};
+use crate::store::{self, DataDir, Found, LogOptions, OpenError, Recovered, StateNote, StoreError};
 pub(crate) use reader::{Answer, Chunk, Job, Reader, Shards};
-use state::{Origin, State, StateError};
+use state::{DirOrigin, ServerState, StateError};
 
 /// Number of ids reserved at once, most of which a start after a crash skips.
 const IDS_RESERVED: u64 = 10_000;
@@ -58,7 +58,7 @@ pub(crate) struct Ids {
 #[derive(Debug)]
 struct Kept {
     disk: Arc<DataDir>,
-    state: State,
+    state: ServerState,
     note: StateNote,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn open(
     directory: &Arc<Directory>,
     shards: usize,
     limits: &Limits,
-    options: Options,
+    options: LogOptions,
     wall_ms: u64,
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
@@ -93,7 +93,7 @@ pub(crate) fn open(
     directory.begin_ids_at(state.ids_to);
     // A backup does not know which ids were given after it was made. Had one of them been given
     // again, the device that has its token could read the other's mailbox.
-    if origin == Origin::Copied {
+    if origin == DirOrigin::Copied {
         directory.skip_unknown_ids(wall_ms);
     }
     let new_broker = |shard| {
@@ -139,7 +139,7 @@ pub(crate) fn open(
         reserved = ids.reserve(directory.next_id(), uptime);
     }
     if let Err(error) = reserved {
-        if origin == Origin::New || is_in_the_way(&error) {
+        if origin == DirOrigin::New || is_in_the_way(&error) {
             // A log without a state that belongs to it would be refused at the next start.
             return Err(error);
         }
@@ -202,13 +202,13 @@ fn not_adopted(dir: &Path, error: OpenError) -> anyhow::Error {
 
 /// Opens the state and checks that log and key belong to it; notes the key's fingerprint in it.
 /// A log of an older version gets its manifest here.
-fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(State, Origin)> {
+fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(ServerState, DirOrigin)> {
     let known = store::identify(disk).map_err(|error| refused(dir, error))?;
-    let (mut state, origin) = State::open(disk.root(), known)?;
-    let is_empty = known == store::Known::Nothing || origin == Origin::New;
+    let (mut state, origin) = ServerState::open(disk.root(), known)?;
+    let is_empty = known == store::Known::Nothing || origin == DirOrigin::New;
     let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;
     state.token_key = Some(key);
-    if origin == Origin::Older {
+    if origin == DirOrigin::Older {
         // Those versions had their ballast among the segments, where this one does not look for it.
         disk.root().remove("log/ballast").ok();
         store::adopt(disk).map_err(|error| not_adopted(dir, error))?;
@@ -231,7 +231,7 @@ fn in_memory(directory: &Arc<Directory>, shards: usize, limits: &Limits) -> anyh
 }
 
 /// Returns the clock that stamps records, resumed from the last run's and moved by the time since.
-fn resume(state: &State, uptime: Moment, wall_ms: u64) -> StampClock {
+fn resume(state: &ServerState, uptime: Moment, wall_ms: u64) -> StampClock {
     let last = LastRun {
         uptime: Moment::from_ms(state.uptime_ms),
         stamp_ms: state.stamp_ms,
@@ -251,7 +251,7 @@ fn resume(state: &State, uptime: Moment, wall_ms: u64) -> StampClock {
     clock
 }
 
-fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)]) {
+fn report(dir: &Path, origin: DirOrigin, found: &Found, brokers: &[(Broker, Replay)]) {
     let waits = brokers.iter().map(|(broker, _)| broker.replayed_so_far());
     let (mailboxes, messages) =
         waits.fold((0, 0), |(a, b), (mailboxes, messages)| (a + mailboxes, b + messages));
@@ -277,12 +277,12 @@ fn report(dir: &Path, origin: Origin, found: &Found, brokers: &[(Broker, Replay)
              is, and nothing in it counts: move it to where it belongs"
         );
     }
-    if origin == Origin::Older {
+    if origin == DirOrigin::Older {
         tracing::info!(
             "the data directory is of a version that kept no MANIFEST; from now on it has one"
         );
     }
-    if origin == Origin::Copied {
+    if origin == DirOrigin::Copied {
         tracing::warn!(
             "the data directory was copied or restored from a backup: all mailboxes get new names, so \
              that devices forget what they had seen, and new ids begin far above those that may have \

@@ -31,7 +31,7 @@ const VERSION: u32 = 2;
 
 /// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct State {
+pub(crate) struct ServerState {
     version: u32,
     /// The id of the log that it belongs to.
     #[serde(default)]
@@ -127,7 +127,7 @@ impl StateError {
 
 /// Origin of the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum DirOrigin {
     /// It is new.
     New,
     /// The last run wrote it.
@@ -138,19 +138,19 @@ pub(crate) enum Origin {
     Copied,
 }
 
-impl State {
+impl ServerState {
     /// Reads the state of a data directory and checks it against its log; returns a new one if
     /// there is neither. Changes nothing.
-    pub(crate) fn open(dir: &Dir, log: Known) -> Result<(State, Origin), StateError> {
-        let read = State::read(dir)?;
+    pub(crate) fn open(dir: &Dir, log: Known) -> Result<(ServerState, DirOrigin), StateError> {
+        let read = ServerState::read(dir)?;
         let wrong = |file: &str, why: &str| {
             Err(StateError::Wrong { path: dir.path().join(file), why: why.to_owned() })
         };
         let (mut state, log) = match (read, log) {
-            (None, Known::Nothing) => return Ok((State::new()?, Origin::New)),
+            (None, Known::Nothing) => return Ok((ServerState::new()?, DirOrigin::New)),
             // A crash came before it was written for the first time. Nothing was accepted yet.
             (None, Known::Listed(Identity { state_generation: 0, has_segments: false, .. })) => {
-                return Ok((State::new()?, Origin::New));
+                return Ok((ServerState::new()?, DirOrigin::New));
             }
             (None, _) => return wrong(FILE, "is missing, and there is a log that it belongs to"),
             (Some(mut state), Known::Nothing | Known::Unlisted) if state.version == 1 => {
@@ -159,7 +159,7 @@ impl State {
                 if state.inode != inode(dir)? {
                     state.epoch = random()?;
                 }
-                return Ok((state, Origin::Older));
+                return Ok((state, DirOrigin::Older));
             }
             (Some(_), Known::Nothing | Known::Unlisted) => {
                 return wrong(MANIFEST, "is missing or damaged");
@@ -180,13 +180,13 @@ impl State {
         // they had seen; under the old ones they would take new messages for old.
         if state.has_moved(dir)? {
             state.epoch = random()?;
-            return Ok((state, Origin::Copied));
+            return Ok((state, DirOrigin::Copied));
         }
-        Ok((state, Origin::Same))
+        Ok((state, DirOrigin::Same))
     }
 
     /// Reads the file; `None` if there is none.
-    pub(crate) fn read(dir: &Dir) -> Result<Option<State>, StateError> {
+    pub(crate) fn read(dir: &Dir) -> Result<Option<ServerState>, StateError> {
         let path = dir.path().join(FILE);
         let bytes = match dir.read_file(FILE, LEN_MAX) {
             Ok(bytes) => bytes,
@@ -208,7 +208,7 @@ impl State {
             return Err(StateError::Newer { path, found: version });
         }
         let checksum = checksum(&value);
-        let state: State = serde_json::from_value(value).map_err(json)?;
+        let state: ServerState = serde_json::from_value(value).map_err(json)?;
         state.key_bytes().ok_or_else(|| damaged("digest_key is no key".to_owned()))?;
         // Version 1 had no checksum.
         if version > 1 && state.checksum != checksum {
@@ -218,8 +218,8 @@ impl State {
     }
 
     /// Reads the file; `None` if it is missing or damaged.
-    pub(crate) fn read_intact(dir: &Dir) -> Result<Option<State>, StateError> {
-        match State::read(dir) {
+    pub(crate) fn read_intact(dir: &Dir) -> Result<Option<ServerState>, StateError> {
+        match ServerState::read(dir) {
             Err(StateError::Wrong { .. }) => Ok(None),
             read => read,
         }
@@ -227,15 +227,15 @@ impl State {
 
     /// Returns the log that it says it belongs to; `None` in version 1, which does not say it.
     pub(crate) fn of_log(&self) -> Option<StateOf> {
-        let &State { version, store, generation, .. } = self;
+        let &ServerState { version, store, generation, .. } = self;
         (version > 1).then_some(StateOf { store, generation })
     }
 
     /// Returns a new state, which is not written yet.
-    pub(crate) fn new() -> Result<State, StateError> {
+    pub(crate) fn new() -> Result<ServerState, StateError> {
         let mut key = [0; DigestKey::LEN];
         getrandom::fill(&mut key).map_err(StateError::NoRandomness)?;
-        Ok(State {
+        Ok(ServerState {
             version: VERSION,
             store: 0,
             generation: 0,
@@ -253,8 +253,8 @@ impl State {
     }
 
     /// Returns the same state for another store: all mailboxes get new names.
-    pub(crate) fn for_store(self, store: u64) -> Result<State, StateError> {
-        Ok(State { store, generation: 0, epoch: random()?, ..self })
+    pub(crate) fn for_store(self, store: u64) -> Result<ServerState, StateError> {
+        Ok(ServerState { store, generation: 0, epoch: random()?, ..self })
     }
 
     /// Returns true if the directory, or the manifest in it, is not the one for which this was
@@ -271,7 +271,7 @@ impl State {
         self.write_for(dir, dir)
     }
 
-    /// As [`State::write`], to a directory with a manifest; both files will be moved to `home`.
+    /// As [`ServerState::write`], to a directory with a manifest; both files will be moved to `home`.
     pub(crate) fn write_for(&mut self, home: &Dir, dir: &Dir) -> Result<u64, StateError> {
         (self.inode, self.manifest) = (inode(home)?, Some(manifest(dir)?));
         self.version = VERSION;
@@ -349,11 +349,11 @@ mod tests {
 
     use super::*;
 
-    fn opened(dir: &Path, log: Known) -> Result<(State, Origin), StateError> {
-        State::open(&Dir::open(dir).unwrap(), log)
+    fn opened(dir: &Path, log: Known) -> Result<(ServerState, DirOrigin), StateError> {
+        ServerState::open(&Dir::open(dir).unwrap(), log)
     }
 
-    fn write(state: &mut State, dir: &Path) -> u64 {
+    fn write(state: &mut ServerState, dir: &Path) -> u64 {
         state.write(&Dir::open(dir).unwrap()).unwrap()
     }
 
@@ -368,10 +368,10 @@ mod tests {
     }
 
     /// A directory with a state of store 5, in its first generation.
-    fn directory() -> (tempfile::TempDir, State) {
+    fn directory() -> (tempfile::TempDir, ServerState) {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("MANIFEST"), "").unwrap();
-        let mut state = State { store: 5, ..State::new().unwrap() };
+        let mut state = ServerState { store: 5, ..ServerState::new().unwrap() };
         state.ids_to = 100_010_000;
         assert_eq!(write(&mut state, dir.path()), 1);
         (dir, state)
@@ -382,7 +382,7 @@ mod tests {
         let (dir, state) = directory();
         for generation in [0, 1] {
             let opened = opened(dir.path(), listed(5, generation)).unwrap();
-            assert_eq!(opened, (state.clone(), Origin::Same));
+            assert_eq!(opened, (state.clone(), DirOrigin::Same));
         }
     }
 
@@ -394,11 +394,11 @@ mod tests {
             fs::copy(old.path().join(file), new.path().join(file)).unwrap();
         }
         let (mut copied, origin) = opened(new.path(), listed(5, 1)).unwrap();
-        assert_eq!(origin, Origin::Copied);
+        assert_eq!(origin, DirOrigin::Copied);
         assert_ne!(copied.epoch, state.epoch);
         assert_eq!(copied.digest_key, state.digest_key);
         write(&mut copied, new.path());
-        assert_eq!(opened(new.path(), listed(5, 1)).unwrap(), (copied, Origin::Same));
+        assert_eq!(opened(new.path(), listed(5, 1)).unwrap(), (copied, DirOrigin::Same));
     }
 
     /// The inode of the directory stays when a backup is put into it, and was all that was asked.
@@ -407,7 +407,7 @@ mod tests {
         let (dir, _) = directory();
         fs::copy(dir.path().join("MANIFEST"), dir.path().join("new")).unwrap();
         fs::rename(dir.path().join("new"), dir.path().join("MANIFEST")).unwrap();
-        assert_eq!(opened(dir.path(), listed(5, 1)).unwrap().1, Origin::Copied);
+        assert_eq!(opened(dir.path(), listed(5, 1)).unwrap().1, DirOrigin::Copied);
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
             is_half: false,
         };
         for log in [Known::Nothing, Known::Listed(unborn)] {
-            assert_eq!(opened(dir.path(), log).unwrap().1, Origin::New);
+            assert_eq!(opened(dir.path(), log).unwrap().1, DirOrigin::New);
         }
     }
 
@@ -446,7 +446,7 @@ mod tests {
         value["uptime_ms"] = 7_000.into();
         fs::write(&path, value.to_string()).unwrap();
         let (changed, _) = opened(dir.path(), listed(5, 1)).unwrap();
-        assert_eq!(changed, State { uptime_ms: 7_000, ..state });
+        assert_eq!(changed, ServerState { uptime_ms: 7_000, ..state });
         value["ids_to"] = 7.into();
         fs::write(&path, value.to_string()).unwrap();
         let error = opened(dir.path(), listed(5, 1)).unwrap_err().to_string();

@@ -14,7 +14,7 @@ use super::queue::{Entry, Queue};
 use super::recover::{self, Chain, Found, Replay};
 use super::segment::{HEADER_LEN, Segment, Walk};
 use super::space::Plan;
-use super::writer::{Listener, Options, Shared, Writer};
+use super::writer::{Listener, LogOptions, Shared, Writer};
 use super::{Batch, CloseError, Disk, Full, OpenError, Position, ReadError, Stats, StoreError};
 
 /// The log, open. Dropping it closes it.
@@ -92,7 +92,7 @@ pub struct Usage {
 /// Makes the log if there is none, and refuses one that is not as its manifest has it.
 pub fn open(
     disk: Arc<dyn Disk>,
-    options: Options,
+    options: LogOptions,
     replay: Replay<'_>,
 ) -> Result<Recovered, OpenError> {
     let mut manifest = recover::manifest(&*disk)?;

@@ -47,4 +47,4 @@ pub use recover::{Cut, Found, Replay};
 pub use salvage::{Salvaged, StateOf, salvage};
 pub use space::Space;
 pub use stats::Stats;
-pub use writer::{Listener, Options};
+pub use writer::{Listener, LogOptions};

@@ -4,7 +4,7 @@
 //! room for all that may be queued already. What goes on behind a closed gate (acks, outcomes,
 //! records of devices, compaction) has the rest of the room, and the ballast.
 
-use super::writer::{Options, ZEROS_AHEAD};
+use super::writer::{LogOptions, ZEROS_AHEAD};
 
 /// A file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Plan {
     pub(super) zeros_ahead: u32,
 }
 
-impl Options {
+impl LogOptions {
     /// Returns about the most files that the log has open at once; see `Plan::segments_max`.
     pub fn files_max(&self) -> u64 {
         Plan::new(self, None).segments_max()
@@ -61,8 +61,8 @@ impl Plan {
     /// Divides the space, of which the file system has `total` bytes. On a small one, or under
     /// a small quota, all parts shrink together: compaction must be able to copy a segment, and
     /// the ballast to take the queue.
-    pub(super) fn new(options: &Options, total: Option<u64>) -> Plan {
-        let Options { segment_bytes, queue_max_bytes, max_bytes, overrun_bytes } = *options;
+    pub(super) fn new(options: &LogOptions, total: Option<u64>) -> Plan {
+        let LogOptions { segment_bytes, queue_max_bytes, max_bytes, overrun_bytes } = *options;
         let zeros_ahead = ZEROS_AHEAD.min(segment_bytes);
         let volume = max_bytes.min(total.unwrap_or(u64::MAX));
         if max_bytes == u64::MAX {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const OPTIONS: Options = Options {
+    const OPTIONS: LogOptions = LogOptions {
         segment_bytes: 64 << 20,
         queue_max_bytes: 64 << 20,
         max_bytes: 10 << 30,
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(plan.ballast_bytes, MIB);
         assert_eq!((plan.queue_max_bytes, plan.segment_bytes), (448 << 10, 512 << 10));
         // A small quota on a large disk is a small disk.
-        let quota = Options { max_bytes: 8 * MIB, ..OPTIONS };
+        let quota = LogOptions { max_bytes: 8 * MIB, ..OPTIONS };
         assert_eq!(Plan::new(&quota, Some(100 << 30)).headroom(), plan.headroom());
         assert!(plan.queued() <= plan.ballast_bytes, "the ballast takes all that is queued");
         let copied = plan.headroom() - plan.queued();
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_ballast_takes_also_what_passes_the_bound_of_the_queue() {
         for mib in [8, 16, 64, 300, 1_000, 2_000, 10_240] {
-            let options = Options { overrun_bytes: 64 * MIB, ..OPTIONS };
+            let options = LogOptions { overrun_bytes: 64 * MIB, ..OPTIONS };
             let plan = Plan::new(&options, Some(mib * MIB));
             // None are written when space is short.
             let queued = plan.queued() - u64::from(plan.zeros_ahead);

@@ -41,7 +41,7 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Sizes and bounds of the log.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct LogOptions {
     /// A segment is ended before it passes this size; a larger batch makes a larger segment.
     pub segment_bytes: u32,
     /// Most bytes that are submitted and not yet durable. At the bound, `submit` returns the batch;
@@ -55,9 +55,9 @@ pub struct Options {
     pub overrun_bytes: u64,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
             segment_bytes: 64 << 20,
             queue_max_bytes: 64 << 20,
             max_bytes: u64::MAX,

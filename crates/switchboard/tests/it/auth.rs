@@ -152,7 +152,7 @@ fn memory_and_a_data_directory_exclude_each_other() {
 fn the_start_says_who_may_connect() {
     for (auth, level, who) in [
         ("open", "WARN", "everybody, from this machine only; so may web pages of any origin"),
-        ("token", "INFO", "who shows a token, from this machine only"),
+        ("token", "INFO", "clients with a token, from this machine only"),
     ] {
         let home = tempfile::tempdir().unwrap();
         let mut server = binary()

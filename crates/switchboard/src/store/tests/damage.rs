@@ -6,9 +6,9 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header, Previous, Walk};
-use crate::store::{Disk, Known, OpenError, Options, Position, ReadError, StateOf};
+use crate::store::{Disk, Known, LogOptions, OpenError, Position, ReadError, StateOf};
 
-const OPTIONS: Options = Options {
+const OPTIONS: LogOptions = LogOptions {
     segment_bytes: 1024,
     queue_max_bytes: 1 << 20,
     max_bytes: u64::MAX,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::crash_disk::CrashDisk;
 use super::{Ears, batch};
-use crate::store::{Disk, DiskFile, Options, open};
+use crate::store::{Disk, DiskFile, LogOptions, open};
 
 /// A disk on which syncs return only once the door is open.
 #[derive(Clone, Debug)]
@@ -92,7 +92,8 @@ impl DiskFile for HangingFile {
 #[test]
 fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     let disk = HangingDisk::new();
-    let recovered = open(Arc::new(disk.clone()), Options::default(), &mut |_, _| Ok(())).unwrap();
+    let recovered =
+        open(Arc::new(disk.clone()), LogOptions::default(), &mut |_, _| Ok(())).unwrap();
     let log = recovered.start(Box::new(Ears::default())).unwrap();
     disk.shut_door();
     log.submit(0, batch(&[b"one", b"two"])).unwrap();
@@ -108,7 +109,8 @@ fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
 #[test]
 fn an_end_that_cannot_be_noted_loses_nothing_and_says_so() {
     let disk = HangingDisk::new();
-    let recovered = open(Arc::new(disk.clone()), Options::default(), &mut |_, _| Ok(())).unwrap();
+    let recovered =
+        open(Arc::new(disk.clone()), LogOptions::default(), &mut |_, _| Ok(())).unwrap();
     let log = recovered.start(Box::new(Ears::default())).unwrap();
     disk.shut_door();
     let error = log.close_within(Duration::from_millis(10)).unwrap_err();
@@ -120,7 +122,7 @@ fn an_end_that_cannot_be_noted_loses_nothing_and_says_so() {
 #[test]
 fn the_batch_of_a_shard_that_ends_is_taken_by_a_full_queue() {
     let disk = CrashDisk::new(1);
-    let options = Options { queue_max_bytes: 10, ..Options::default() };
+    let options = LogOptions { queue_max_bytes: 10, ..LogOptions::default() };
     let recovered = open(Arc::new(disk.clone()), options, &mut |_, _| Ok(())).unwrap();
     recovered.shared.queue.submit(0, batch(&[b"one"]), &recovered.shared.stats).unwrap();
     recovered.shared.queue.submit(0, batch(&[b"two"]), &recovered.shared.stats).unwrap_err();

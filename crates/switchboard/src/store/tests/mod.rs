@@ -12,8 +12,8 @@ mod world;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    Batch, Disk, DropError, Listener, OpenError, Options, Position, Recovered, StoreError, Synced,
-    open,
+    Batch, Disk, DropError, Listener, LogOptions, OpenError, Position, Recovered, StoreError,
+    Synced, open,
 };
 
 /// A call of the listener.
@@ -74,7 +74,7 @@ impl Listener for Ears {
 /// A log and the records that it replayed.
 type Opened = (Recovered, Vec<(Position, Vec<u8>)>);
 
-fn reopen(disk: &(impl Disk + Clone + 'static), options: Options) -> Result<Opened, OpenError> {
+fn reopen(disk: &(impl Disk + Clone + 'static), options: LogOptions) -> Result<Opened, OpenError> {
     let mut records = Vec::new();
     let recovered = open(Arc::new(disk.clone()), options, &mut |position, record| {
         records.push((position, record.to_vec()));

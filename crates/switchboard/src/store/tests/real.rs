@@ -9,7 +9,7 @@ use super::{Told, batch};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
 use crate::store::{
-    DataDir, Disk, DropError, Full, Listener, Log, OpenError, Options, Position, Recovered,
+    DataDir, Disk, DropError, Full, Listener, Log, LogOptions, OpenError, Position, Recovered,
     StoreError, Synced, inspect, open,
 };
 
@@ -28,7 +28,7 @@ impl Listener for Ears {
     fn dropped(&self, _segment: u32, _result: Result<(), DropError>) {}
 }
 
-fn start(dir: &Path, options: Options) -> (Log, Receiver<(usize, Vec<Synced>)>, u64) {
+fn start(dir: &Path, options: LogOptions) -> (Log, Receiver<(usize, Vec<Synced>)>, u64) {
     let disk = Arc::new(DataDir::open(dir).unwrap());
     let recovered = open(disk, options, &mut |_, _| Ok(())).unwrap();
     let (sender, receiver) = channel();
@@ -39,7 +39,7 @@ fn start(dir: &Path, options: Options) -> (Log, Receiver<(usize, Vec<Synced>)>, 
 #[test]
 fn two_shards_append_read_back_and_find_all_again() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+    let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
     let (log, synced, _) = start(dir.path(), options);
     thread::scope(|scope| {
         for shard in 0..2u8 {
@@ -113,7 +113,7 @@ fn a_directory_that_was_moved_is_the_one_that_is_worked_in() {
 #[test]
 fn a_look_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, synced, _) = start(dir.path(), Options::default());
+    let (log, synced, _) = start(dir.path(), LogOptions::default());
     log.submit(0, batch(&[b"one"])).unwrap();
     synced.recv().unwrap();
     let manifest = std::fs::read(dir.path().join("MANIFEST")).unwrap();
@@ -149,7 +149,7 @@ fn a_file_that_is_gone_fails_the_log_until_it_is_back() {
     let aside = home.path().join("aside");
     let dir = home.path().join("data");
     let disk = Arc::new(DataDir::open(&dir).unwrap());
-    let options = Options { segment_bytes: 4096, ..Options::default() };
+    let options = LogOptions { segment_bytes: 4096, ..LogOptions::default() };
     let mut log = open(disk, options, &mut |_, _| Ok(())).unwrap();
     let ears = super::Ears::default();
     let submit = |log: &Recovered| {

@@ -5,10 +5,14 @@ use super::{Ears, Told, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::Header;
 use crate::store::writer::Turn;
-use crate::store::{Batch, Known, OpenError, Options, Recovered};
+use crate::store::{Batch, Known, LogOptions, OpenError, Recovered};
 
-const OPTIONS: Options =
-    Options { segment_bytes: 8_000, queue_max_bytes: 8_000, max_bytes: 120_000, overrun_bytes: 0 };
+const OPTIONS: LogOptions = LogOptions {
+    segment_bytes: 8_000,
+    queue_max_bytes: 8_000,
+    max_bytes: 120_000,
+    overrun_bytes: 0,
+};
 
 struct Fixture {
     disk: CrashDisk,
@@ -16,7 +20,7 @@ struct Fixture {
     ears: Ears,
 }
 
-fn fixture(options: Options) -> Fixture {
+fn fixture(options: LogOptions) -> Fixture {
     let disk = CrashDisk::new(1);
     let (log, _) = reopen(&disk, options).unwrap();
     let mut it = Fixture { disk, log, ears: Ears::default() };
@@ -194,7 +198,7 @@ fn a_rolled_segment_can_be_dropped_before_anything_is_written_behind_it() {
 
 /// A log of a version without a manifest, on a disk that is full.
 fn older_on_a_full_disk() -> CrashDisk {
-    let mut it = fixture(Options { segment_bytes: 20_000, max_bytes: u64::MAX, ..OPTIONS });
+    let mut it = fixture(LogOptions { segment_bytes: 20_000, max_bytes: u64::MAX, ..OPTIONS });
     it.write(1);
     let header = Header::from_bytes(&it.disk.content("00000001.seg")).unwrap();
     let mut segment = it.disk.content("00000001.seg");

@@ -6,10 +6,14 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, Told, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, Disk, DropError, Full, Options, ReadError, Recovered};
+use crate::store::{Batch, Disk, DropError, Full, LogOptions, ReadError, Recovered};
 
-const OPTIONS: Options =
-    Options { segment_bytes: 4096, queue_max_bytes: 1000, max_bytes: u64::MAX, overrun_bytes: 0 };
+const OPTIONS: LogOptions = LogOptions {
+    segment_bytes: 4096,
+    queue_max_bytes: 1000,
+    max_bytes: u64::MAX,
+    overrun_bytes: 0,
+};
 
 struct Fixture {
     disk: CrashDisk,
@@ -166,7 +170,7 @@ fn the_end_waits_for_what_was_submitted_and_gives_up_on_a_broken_disk() {
 #[test]
 fn a_segment_is_read_in_pieces() {
     let disk = CrashDisk::new(1);
-    let (mut log, _) = reopen(&disk, Options::default()).unwrap();
+    let (mut log, _) = reopen(&disk, LogOptions::default()).unwrap();
     let mut batch = Batch::default();
     (0..50_000u32).for_each(|n| batch.push(&n.to_le_bytes().repeat(1 + n as usize % 20)));
     batch.push(&[7; 3 << 20]);
@@ -186,6 +190,6 @@ fn a_segment_is_read_in_pieces() {
     assert!(pieces > 3);
     assert!(found.iter().map(|(_, record)| record).eq(&expected));
     assert!(found.is_sorted_by_key(|(position, _)| *position));
-    let (_, replayed) = reopen(&disk, Options::default()).unwrap();
+    let (_, replayed) = reopen(&disk, LogOptions::default()).unwrap();
     assert_eq!(replayed, found);
 }

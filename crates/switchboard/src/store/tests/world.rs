@@ -8,14 +8,18 @@ use super::random::Random;
 use super::{Ears, Told, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, Disk, OpenError, Options, Position, Recovered};
+use crate::store::{Batch, Disk, LogOptions, OpenError, Position, Recovered};
 
 /// Seeds of the schedules that run each time; `STORE_SEEDS=from..to` runs others.
 const SEEDS: std::ops::Range<u64> = 0..1500;
 
 /// Options for a start whose options do not matter, as it is refused.
-const OPTIONS: Options =
-    Options { segment_bytes: 3000, queue_max_bytes: 20_000, max_bytes: u64::MAX, overrun_bytes: 0 };
+const OPTIONS: LogOptions = LogOptions {
+    segment_bytes: 3000,
+    queue_max_bytes: 20_000,
+    max_bytes: u64::MAX,
+    overrun_bytes: 0,
+};
 
 /// Model of the log's content, over all of its incarnations.
 struct World {
@@ -95,10 +99,10 @@ impl World {
         self.open();
     }
 
-    fn options(&mut self) -> Options {
+    fn options(&mut self) -> LogOptions {
         let segment_bytes = [600, 3000, 20_000][self.random.below(3) as usize];
         let max_bytes = [u64::MAX, 60_000, 1 << 20][self.random.below(3) as usize];
-        Options { segment_bytes, queue_max_bytes: 20_000, max_bytes, overrun_bytes: 0 }
+        LogOptions { segment_bytes, queue_max_bytes: 20_000, max_bytes, overrun_bytes: 0 }
     }
 
     /// Opens the log, if need be after crashes during the start, and compares it with the model.

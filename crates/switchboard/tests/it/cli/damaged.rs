@@ -167,7 +167,7 @@ fn one_damaged_copy_of_the_manifest_is_named_and_mended() {
 fn all_faults_are_named_at_once_and_a_sound_store_is_left_alone() {
     let shell = data();
     let ran = shell.run("store repair");
-    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "nothing to repair: the store is sound\n"));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "nothing to repair: the store is intact\n"));
     flip(&dir(&shell).join(SEGMENT), |used| used / 3);
     flip(&dir(&shell).join(SEGMENT), |used| used - 1);
     fs::remove_file(dir(&shell).join("token.key")).unwrap();

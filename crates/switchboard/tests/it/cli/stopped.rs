@@ -83,7 +83,7 @@ fn a_sound_store_is_told_from_a_damaged_one() {
     running.terminate();
     let ran = shell.run("store check");
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.out.starts_with("sound: 1 segments, "), "{}", ran.out);
+    assert!(ran.out.starts_with("intact: 1 segments, "), "{}", ran.out);
 
     let log = shell.directory.path().join("switchboard-data/log");
     let segment = log.join("00000001.seg");

@@ -5,15 +5,15 @@ use std::time::Duration;
 use serde_json::json;
 use switchboard_client::Ending;
 use switchboard_client::v1::{
-    Ack, AskError, Device, Event, Message, Options, Outcome, Outgoing, RejectCode, Session, State,
-    Word,
+    Ack, AskError, Device, Event, Message, Outcome, Outgoing, RejectCode, Session, SessionOptions,
+    State, Word,
 };
 
 use super::client::{V1, now_s, token};
 use crate::server::{PATIENCE, Server};
 
 async fn open(server: &Server, token: String) -> Session {
-    let options = Options { ack: Ack::ByHand, ..Options::default() };
+    let options = SessionOptions { ack: Ack::ByHand, ..SessionOptions::default() };
     let state = State { token: Some(token), ..State::default() };
     Session::open(&server.url(), options, state).await.unwrap()
 }
@@ -96,7 +96,7 @@ async fn a_refusal_takes_one_message_and_tells_its_sender_why() {
     // Messages that are neither acked nor refused come again; the others do not.
     let state = b.close().await;
     assert_eq!(state.last_seq, one.cursor.seq());
-    let mut b = Session::open(&server.url(), Options::default(), state).await.unwrap();
+    let mut b = Session::open(&server.url(), SessionOptions::default(), state).await.unwrap();
     let three = message(&mut b).await;
     assert_eq!((three.id.as_str(), three.text().as_str()), ("3", "3"));
     b.device().refuse(three.cursor, None).await.unwrap();
