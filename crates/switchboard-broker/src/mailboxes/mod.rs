@@ -15,9 +15,12 @@ mod content;
 mod crowd;
 mod envelope;
 mod expiries;
+mod frames;
+mod hello;
 mod index;
 mod mailbox;
 mod outcome;
+mod presence;
 mod push;
 mod quarantine;
 mod record;
@@ -51,9 +54,9 @@ use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{Moment, ShardId, StampClock};
 use crowd::Crowd;
+pub use hello::Hello;
 use mailbox::Mailbox;
 use sent::Sent;
-pub use session::Hello;
 use session::Session;
 use shares::Quota;
 use store::Pending;
@@ -287,8 +290,8 @@ pub(crate) struct Device {
     sent: Sent,
     session: Option<Box<Session>>,
     /// A newer connection that waits for the session.
-    waiting: Option<Box<session::Waiting>>,
-    takeovers: session::Takeovers,
+    waiting: Option<Box<hello::Waiting>>,
+    takeovers: hello::Takeovers,
     /// Time since which it is connected or away, by the wall clock, as the device list shows it.
     since_ms: u64,
     /// Time at which it went away, by the uptime.
@@ -438,7 +441,7 @@ impl Device {
             sent: Sent::default(),
             session: None,
             waiting: None,
-            takeovers: session::Takeovers::default(),
+            takeovers: hello::Takeovers::default(),
             since_ms: now.wall_ms,
             away_since: now.at,
             recorded_at: Position::NOWHERE,
