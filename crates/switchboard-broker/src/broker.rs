@@ -259,7 +259,7 @@ pub enum Effect<'a> {
         /// The connection.
         conn: Conn,
     },
-    /// Note that a text of a device of the text protocol is in a mailbox.
+    /// Count a text that was sent by the text protocol and put into a mailbox.
     TextAccepted {
         /// The connection.
         conn: Conn,

@@ -90,8 +90,8 @@ struct Listed {
     head_is_stale: bool,
 }
 
-/// Each connection may watch a thousand devices, and each takes this key, beside two thirds as much
-/// in the session and what the trees leave free.
+/// A connection may watch a thousand devices. Each takes this key, 16 bytes in the session, and
+/// what the trees leave free.
 const _: () = assert!(size_of::<(PublicId, DeviceId)>() == 24);
 
 /// Devices in order, each with the wall-clock time since which it is connected or away. Connected
@@ -306,7 +306,7 @@ impl Directory {
 
     /// Writes the info text for `own`: its id, the connected devices, and how to send.
     pub fn write_info(&self, own: DeviceId, out: &mut String) {
-        // Nothing that is shared is shown, so the lock of all shards is not taken.
+        // Nothing that is shared is shown, so the lock that all shards share is not taken.
         if self.list_max == 0 {
             let own = self.names.show(own);
             return text::write_info(out, own.as_ref(), &own.as_ref().to_string());
@@ -320,7 +320,7 @@ impl Directory {
             return text::write_info(out, own, &listed.head);
         }
         let mut list = listed.head.clone();
-        // The lock of all shards is not held while the text is written.
+        // The lock that all shards share is not held while the text is written.
         drop(listed);
         list.push_str(", ");
         text::write_list(&mut list, std::iter::empty::<DeviceRef<'_>>(), more);

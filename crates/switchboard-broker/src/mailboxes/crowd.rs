@@ -57,7 +57,8 @@ pub(super) struct Dropped {
 }
 
 impl Sent {
-    /// Returns how the loss of this many ids, which were just dropped, concerns the device's class.
+    /// Returns the loss of ids that were just dropped, and whether the device must change its
+    /// class.
     #[inline]
     pub(super) fn dropped(&self, ids: usize) -> Dropped {
         let changes_class = ids > 0 && !may_stay(self.standing.class, self.len());
@@ -70,7 +71,8 @@ impl Crowd {
         if id.is_number() { &mut self.anonymous } else { &mut self.named }
     }
 
-    /// Returns one of the devices with the most ids, in the crowd that must give way: each in turn.
+    /// Returns a device of the highest class of the crowd that must give way; further calls return
+    /// the others in turn.
     fn fullest(&mut self) -> Option<DeviceId> {
         let is_anonymous = self.anonymous.ids > self.named.ids;
         let classes = if is_anonymous { &mut self.anonymous } else { &mut self.named };

@@ -166,12 +166,13 @@ impl Broker {
         let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
-        // A full store says already that it is connected, and takes no second record of that, for
-        // which `welcome` could wait.
+        // While the store is full, a device that it has as connected gets no new record, so
+        // `welcome` must not wait for one.
         let is_there = is_full && device.is_recorded_online && device.records_unsynced == 0;
         if is_over && device.session.is_none() && !is_there {
-            // An in-flight accept keeps this expired device alive. Re-log it before `welcome`, or a
-            // crash would delete it.
+            // Its time is over, but a message that is not synced keeps it from ending. By its old
+            // record a start after a crash would end it, so there must be a new one before
+            // `welcome`.
             device.recorded_at = Position::NOWHERE;
         }
         if device.session.is_some() && self.is_flapping(now, id, out) {
@@ -248,7 +249,7 @@ impl Broker {
         self.directory.add_owner(id, self.shard);
     }
 
-    /// Lets the connection in that waited while its device ended. It opens a new device, which
+    /// Lets in the connection that waited for the end of its device. It opens a new device, which
     /// needs a slot like any other.
     pub(super) fn begin_anew(
         &mut self,

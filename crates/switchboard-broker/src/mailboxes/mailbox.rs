@@ -62,7 +62,7 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) seq: u64,
-    /// The sender of a message.
+    /// The sender of a message; of an outcome, the receiver of the message that it is about.
     pub(crate) from: DeviceId,
     /// Position of its record; nowhere while that is not synced, and for what is in memory only.
     pub(crate) position: Position,
@@ -130,16 +130,16 @@ pub(crate) enum State {
     Ready,
     /// Out of the mailbox for the device; its outcome is not recorded yet.
     AwaitsOutcome,
-    /// Out of the mailbox, not pushed in this session, and the record that says so is not synced.
-    /// Nothing behind it may be pushed: a crash could bring it back, and then it would come after
-    /// what lies behind it.
+    /// Out of the mailbox, not pushed in this session, while the record of its removal is not
+    /// synced. Nothing behind it may be pushed: a crash could bring it back, and then it would come
+    /// after what lies behind it.
     Leaving,
     /// Out of the mailbox for good; dropped with those before it.
     Gone,
 }
 
-/// Entries for which a mailbox keeps memory while its device is connected: bursts of twice as many
-/// that are acked at once allocate nothing.
+/// Entries for which a mailbox keeps memory while its device is connected. As `shrink` leaves up to
+/// twice as many alone, a burst of 64 allocates nothing.
 const ENTRIES_KEPT: usize = 32;
 
 /// The moment that never comes.
@@ -226,8 +226,9 @@ impl Mailbox {
             Ok(index) => self.entries[index].position = entry.position,
             Err(index) => {
                 self.count(&entry);
-                // A start restores all mailboxes at once: doubling would take half as much again,
-                // and `shrink` would give little of it back.
+                // By a quarter: a start restores all mailboxes at once. Doubling would take half as
+                // much again on average, and `shrink` does not touch a table that is at least a
+                // quarter full.
                 if self.entries.len() == self.entries.capacity() {
                     self.entries.reserve_exact(self.entries.len() / 4 + 4);
                 }
@@ -530,8 +531,8 @@ impl Mailbox {
                 State::Gone => {}
                 // No crash brings back what is in memory only, and what was acked was seen.
                 State::AwaitsOutcome if !entry.is_stored() || entry.seq <= self.acked_to => {}
-                // A crash could still bring it back. Then it would come after what lies behind it,
-                // or not at all: an ack of that would cover it unseen.
+                // A crash could still bring it back. Then it would come after the entries behind
+                // it, or never: an ack of one of those covers its number, too.
                 State::AwaitsOutcome | State::Leaving => return Next::Wait,
                 _ if is_text && entry.is_outcome() => {}
                 // Not passed over: messages come in the order of their numbers, and an ack covers

@@ -2,13 +2,15 @@
 //!
 //! Only the shard that owns a device decides about it: which connection has its session, which
 //! of its messages are retries, what waits in its mailbox. What must survive is appended to the
-//! store as a [`Record`], and is answered and shown only when the store has synced it.
+//! store as a [`Record`], and shown only when the store has synced it; v1 senders are answered only
+//! then, too.
 //!
-//! [`session`]: connections of devices. [`send`]: the way of a message from the sender's shard
-//! into the receiver's mailbox. [`push`]: from the mailbox to the device. [`outcome`]: ends of
-//! messages and devices. [`store`]: what is done when the store has synced, is full or fails.
-//! [`quarantine`]: records that it cannot read. [`recover`]: the replay after a start, and
-//! compaction.
+//! [`hello`]: opening, taking over and awaiting a session. [`session`]: `welcome`, end, tokens,
+//! alarms. [`frames`]: what v1 clients ask for. [`presence`]: the list of devices, and watching
+//! them. [`send`]: the way of a message from the sender's shard into the receiver's mailbox.
+//! [`push`]: from the mailbox to the device. [`outcome`]: ends of messages and devices. [`store`]:
+//! what is done when the store has synced, is full or fails. [`quarantine`]: records that it cannot
+//! read. [`recover`]: the replay after a start, and compaction.
 
 mod audit;
 mod content;
@@ -72,7 +74,8 @@ pub struct Limits {
     pub mailbox_messages_max: usize,
     /// Bytes of messages in a mailbox.
     pub mailbox_bytes_max: usize,
-    /// Share of one sender of what the others leave free in a mailbox, in percent.
+    /// Part of a mailbox that one sender may use, in percent of the space that the other senders
+    /// leave free.
     pub mailbox_sender_share: usize,
     /// Outcomes that a device may have asked for and not acked. Those that are pending at one
     /// receiver may be [`Limits::mailbox_sender_share`] of what the others leave.
@@ -233,8 +236,8 @@ pub(crate) struct Mailboxes {
     /// The purpose of each append that is not synced, in order.
     pending: VecDeque<Pending>,
     timers: Timers,
-    /// Anonymous devices that are away, those that left first in front: all for which nothing
-    /// waits, and some others. They give way first if a new device finds no slot.
+    /// Anonymous devices that are away, the longest away first: all for which nothing waits, and
+    /// some others. The first for which nothing waits gives way if a new device finds no slot.
     idle: BTreeSet<(Moment, DeviceId)>,
     /// Devices whose acks are in no record yet.
     acked: Vec<DeviceId>,
@@ -258,9 +261,9 @@ pub(crate) struct Mailboxes {
     epoch: u64,
     /// The clock by which times are stored.
     clock: StampClock,
-    /// Numbers below these may have been given to messages for devices that have ended, by
-    /// whether they are named. A device that comes back begins here, so that what is still known
-    /// of a message by its number is not taken for another.
+    /// For anonymous devices, and for named ones: numbers below this may have been given to
+    /// messages for devices that have ended. A device that comes back begins here, so that what is
+    /// still known of a message by its number is not taken for another.
     used_to: [u64; 2],
 }
 
@@ -299,9 +302,9 @@ pub(crate) struct Device {
     /// Position of its last [`Record::Device`]. Nowhere until the store has one, and also while
     /// `welcome` must wait for a new one.
     recorded_at: Position,
-    /// True if the last one that was appended says that it is connected.
+    /// True if the last appended [`Record::Device`] says that it is connected.
     is_recorded_online: bool,
-    /// Number of them that are not synced.
+    /// Number of appended [`Record::Device`]s that are not synced.
     records_unsynced: u32,
     /// Tells it from an earlier device of its id, even after its mailbox got another name.
     born: u64,
@@ -366,7 +369,8 @@ impl Mailboxes {
         }
     }
 
-    /// Returns the number from which a device begins whose id may have been another's before.
+    /// Returns the number at which the mailbox of a device begins if an earlier device may have had
+    /// its id.
     fn used_to(&mut self, id: DeviceId) -> &mut u64 {
         &mut self.used_to[usize::from(!id.is_number())]
     }

@@ -345,8 +345,8 @@ impl Broker {
             device.mailbox.all_may_have_been_pushed();
             (device.since_ms, device.away_since) = (now.wall_ms, now.at);
         } else {
-            // By stamps the time when the server was down counts, too. What is shown goes by the
-            // wall clock of now, however it jumped since.
+            // By stamps, so that the time for which the server was down counts, too. What is shown
+            // is that age, counted back from the wall clock of now, however it has jumped.
             let away_ms = clock.stamp(now.at).saturating_sub(device.since_ms);
             device.away_since = clock.moment(device.since_ms).min(now.at);
             device.since_ms = now.wall_ms.saturating_sub(away_ms);
@@ -370,8 +370,8 @@ impl Broker {
                 None => self.message_ended(now, id, taken, Outcome::Delivered, out),
             }
         }
-        // Otherwise the next start would take it for connected until then: all that comes meanwhile
-        // as seen, and its time to live as just begun.
+        // Without this record the next start would take it as connected until then: all that comes
+        // meanwhile as seen, and its time to live as just begun.
         if was_online {
             self.record_device(id, None, out);
         }
@@ -406,8 +406,8 @@ impl Broker {
         entry.is_none_or(|entry| entry.state != State::AwaitsOutcome)
     }
 
-    /// Appends a record of the oldest part of the log again, as far as it still counts: that
-    /// part is to be deleted. The broker must have been told before that the record is synced.
+    /// Appends a record of the oldest part of the log again if it still counts, because that part
+    /// is about to be deleted. The broker must have been told before that the record is synced.
     pub fn compact(&mut self, now: Now, record: &Record<'_>, position: Position, out: Out<'_>) {
         match record {
             Record::Message(message) => {
@@ -427,8 +427,8 @@ impl Broker {
             Record::Device(record) => {
                 let Some(id) = self.own(record.device) else { return };
                 let session = self.session(id).map(|session| session.number);
-                // Not `==`: `recorded_at` may be nowhere, or that of an earlier record that counts
-                // while this one has an old name. One record too many does no harm.
+                // `<=`, not `==`: it may be nowhere (0), or the position of an earlier record, if
+                // this one has an old name and so did not count. One record too many does no harm.
                 if self
                     .mailboxes
                     .devices

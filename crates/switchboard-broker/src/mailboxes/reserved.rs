@@ -11,7 +11,8 @@ use crate::shrink::{self, KEPT, shrink};
 ///
 /// A receiver decides how long an outcome is pending, and could take all room by not acking. So
 /// each has a share of the room, as each sender has of a mailbox. Receivers are counted at all
-/// times, not only when room is short: the ids of the messages may be forgotten long before.
+/// times: when room is short it is too late to count, because the ids of the messages may be
+/// forgotten by then.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     all: usize,
@@ -20,8 +21,8 @@ pub(super) struct Reserved {
 
 #[derive(Debug, Default)]
 struct Receivers {
-    /// Number of pending outcomes by receiver. A receiver with none stays until such are the most:
-    /// usually it is sent to again.
+    /// Number of pending outcomes by receiver. One at 0 stays, as it is usually sent to again,
+    /// until those at 0 outnumber the others.
     pending: FxHashMap<DeviceId, usize>,
     /// Number of receivers with some.
     used: usize,

@@ -226,7 +226,8 @@ impl Broker {
 
     /// Returns the id of the receiver; a name must have belonged to a device at some time.
     ///
-    /// A receiver that the sender's token does not allow is not told apart from one that exists.
+    /// For a receiver that the sender's token does not allow, the answer is the same whether or not
+    /// it exists.
     fn known(&self, id: DeviceId, send: &Send<'_>) -> Result<DeviceId, (RejectCode, String)> {
         let device = DeviceRef::parse(&send.to).ok_or_else(|| nobody(send))?;
         let is_allowed = || self.allows(id, device);

@@ -18,7 +18,7 @@ use crate::{Digest, Moment};
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub(super) standing: Standing,
-    /// Number of the first entry: of entries that were ever dropped from the front.
+    /// Number of the first entry, which is how many entries were ever dropped from the front.
     first: u64,
     entries: VecDeque<SentId>,
     /// The low half of the number of each id's entry.
@@ -32,8 +32,9 @@ pub(crate) struct Sent {
 /// bytes, about 70 on average; up to 203 bytes when most ids of its device were forgotten (see
 /// [`crate::shrink`]).
 ///
-/// It keeps half of each digest. If two ids of one device share their halves, one case in 2^64, the
-/// second is `id_reused`; to lose a message, receiver and body would have to share theirs, too.
+/// It keeps half of each digest. Two ids of one device with the same half, one case in 2^64, count
+/// as one: the second message is `id_reused`. It would be lost only if the halves of receiver and
+/// body were the same, too.
 #[derive(Debug)]
 pub(crate) struct SentId {
     id: u64,

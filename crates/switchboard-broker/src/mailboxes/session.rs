@@ -22,11 +22,13 @@ const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(super) conn: Conn,
-    /// Its number on this shard, never 0: a reply to one session must not be given to another.
+    /// Its number on this shard, so that a reply to one session is not given to another; 0 stands
+    /// for no session.
     pub(crate) number: u32,
     pub(super) is_text: bool,
-    /// Set once the store has recorded that the device is connected. Before that nothing is pushed:
-    /// after a crash the device would count as away, and so what it saw as never pushed.
+    /// False while the record that the device is connected is not synced; true at once where none
+    /// is needed. While it is false nothing is pushed: after a crash the device would count as
+    /// away, and so what it saw as never pushed.
     pub(super) is_open: bool,
     /// The `welcome` that is still to be sent: the store must first know the device and the name of
     /// its mailbox.

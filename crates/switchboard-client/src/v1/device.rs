@@ -165,8 +165,9 @@ impl Device {
         self.kept.state()
     }
 
-    /// Returns the state as it will be once `cursor` is acked. If it is stored before the ack, a
-    /// crash at any point does not cause a processed message to be pushed again.
+    /// Returns the state as it will be once `cursor` is acked. If it is stored together with the
+    /// effects of the message, before the ack, no crash makes the application process a message
+    /// twice.
     pub fn state_with(&self, cursor: Cursor) -> State {
         self.kept.state_with(cursor)
     }
@@ -197,8 +198,8 @@ pub(super) fn watch_text<'a>(
     })
 }
 
-/// Returns the frame's text if the server can parse it: it could not answer an invalid frame by
-/// its id.
+/// Returns the frame's text, or why the server could not parse it: its answer to an invalid frame
+/// may not name the request.
 fn checked(asked: &ClientFrame<'_>) -> Result<String, String> {
     let text = frame(asked);
     match parse_client(text.as_bytes()) {

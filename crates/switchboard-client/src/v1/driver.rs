@@ -32,7 +32,7 @@ pub(super) struct Driver {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) requests: Requests,
     pub(super) backoff: Backoff,
-    /// Delay before the next connection that a server about to close asked for.
+    /// Delay before the next connection, if the server asked for one in its `bye`.
     pub(super) come_back_in: Option<Duration>,
 }
 

@@ -70,7 +70,7 @@ pub enum CancelError {
     #[error("a message or cancellation with this id waits for its answer")]
     InFlight,
     /// The connection ended before the answer. The message's outcome will tell, if it was
-    /// requested.
+    /// requested. A repeated cancellation is usually answered as the first.
     #[error("the connection ended; whether it was cancelled is unknown")]
     Interrupted,
     /// The session ended before the answer.

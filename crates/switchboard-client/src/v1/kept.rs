@@ -13,8 +13,8 @@ use crate::Ending;
 /// The state that makes a device the same again; the application stores it as carefully as a
 /// password.
 ///
-/// After a run that ended at any moment, messages that were acked but are not covered here come
-/// again only if the server did not receive the ack.
+/// After a crash at any moment, a message that was acked after this state was stored comes again
+/// only if the server did not get the ack.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Proves the device's identity; `None` for a new anonymous device, which is given one.

@@ -60,9 +60,9 @@ pub const REQUESTS_MAX: usize = 256;
 pub struct SessionOptions {
     /// Options of the connection.
     pub connect: crate::ConnectOptions,
-    /// True for a new device that ends with each connection and has no mailbox, for programs
-    /// that only send. Messages on their way to it are then evicted, and after a lost connection
-    /// a retry may be delivered twice.
+    /// True for a new device that ends with each connection, together with its mailbox: for
+    /// programs that only send. Messages on their way to it are then evicted, and after a lost
+    /// connection a retry may be delivered twice.
     pub ephemeral: bool,
     /// The way in which messages are acked.
     pub ack: Ack,

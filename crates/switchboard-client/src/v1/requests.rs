@@ -76,8 +76,9 @@ impl Requests {
         self.next += 1;
     }
 
-    /// Returns the frames that are due and marks them as sent. A message that is too long for
-    /// the server fails with that error instead: sent, it would end every connection.
+    /// Returns the frames that are due and marks them as sent. A message that is too long for the
+    /// server fails with `TooLarge` instead: if it were sent, it would end this connection and each
+    /// one after it.
     pub(super) fn due(&mut self, now: Instant, frame_len_max: u64) -> Vec<String> {
         let mut frames = Vec::new();
         let mut too_long = Vec::new();
@@ -110,8 +111,9 @@ impl Requests {
         times.min()
     }
 
-    /// Prepares for a new connection: unanswered requests are sent again, except cancellations,
-    /// whose second answer would not tell the result of the first.
+    /// Prepares for a new connection: unanswered requests are sent again, except cancellations. The
+    /// second answer to one may be `too_late` although the first one succeeded, if the server was
+    /// restarted or had not recorded the first.
     pub(super) fn begin_anew(&mut self) {
         let mut interrupted = Vec::new();
         for waiting in self.waiting.values_mut() {

@@ -82,11 +82,12 @@ pub struct Config {
     pub mailbox_max_messages: usize,
     /// Maximum bytes of messages in one mailbox; above it senders are told `mailbox_full`.
     pub mailbox_max_bytes: usize,
-    /// Part of a mailbox's free space, its own messages not counted, that one sender may use, in
-    /// percent.
+    /// Part of a mailbox that one sender may use, in percent of the space that is free apart from
+    /// that sender's messages.
     pub mailbox_sender_share: usize,
     /// Maximum number of outcomes that a device has asked for and not acked; above it
-    /// `outcomes_full`. One receiver may use the share above of them.
+    /// `outcomes_full`. Those pending at one receiver may use `mailbox_sender_share` of what the
+    /// others leave.
     pub outcomes_max: usize,
     /// Maximum bytes of all messages that are in memory only; above it senders are told
     /// `store_full`.
@@ -96,7 +97,8 @@ pub struct Config {
     /// Maximum number of message ids remembered in all; the devices with the most lose their
     /// oldest.
     pub dedup_ids_max: usize,
-    /// Maximum bytes submitted to the store and not yet durable; at it senders are paused.
+    /// Maximum bytes of messages and records that are not durable yet, anywhere in memory; at it
+    /// senders to mailboxes are paused.
     pub store_queue_max_bytes: usize,
     /// Maximum size of the log on disk; above it senders are told `store_full`, as they are when
     /// less than a twentieth of the file system is free.

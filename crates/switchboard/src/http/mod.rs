@@ -43,7 +43,7 @@ pub(crate) struct AppState {
     pub(crate) keyring: Option<Arc<Keyring>>,
     /// True if the metrics have a port of their own.
     pub(crate) metrics_are_elsewhere: bool,
-    /// True while new devices are welcome; load balancers ask by `/readyz`.
+    /// True until the server begins to stop; load balancers ask by `/readyz`.
     pub(crate) is_ready: AtomicBool,
 }
 

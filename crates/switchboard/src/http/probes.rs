@@ -24,8 +24,8 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Answers 200 while new devices are welcome; 503 once the server is stopping, and while the
-/// store cannot write.
+/// Answers 200, also while the server is full; 503 once it is stopping, and while the store cannot
+/// write.
 async fn readyz(
     extract::State(state): extract::State<Arc<AppState>>,
 ) -> (StatusCode, &'static str) {

@@ -22,8 +22,8 @@ use super::ports::OVERFLOW_FACTOR;
 /// `out_queue_max_bytes`.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Multiple of its bound at which a queue gets no time either: it was filled by other shards, whose
-/// devices are not paused.
+/// Multiple of its bound at which a queue is closed without [`GRACE`]: only other shards can fill
+/// it so far, as their devices are not paused.
 const OVERFLOW_FACTOR_MAX: usize = 4 * OVERFLOW_FACTOR;
 
 /// The receivers whose queue is too long, each with the senders that wait for it. Usually empty.
@@ -88,8 +88,8 @@ impl Shard {
         }
     }
 
-    /// Lets the senders that wait for a connection go on if its queue, which was written to, is
-    /// at half of what is too much.
+    /// Lets the senders that wait for a connection go on if its queue, which was just written, is
+    /// down to half of the length at which they were paused.
     #[inline]
     pub(super) fn disperse_if_written(&mut self, key: Key) {
         if self.crowds.0.is_empty() {

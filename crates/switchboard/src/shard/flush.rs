@@ -8,12 +8,12 @@ use super::Shard;
 use super::conn::{Conn, Flushed, Key, Phase, Protocol, ReadPause, Unwritten};
 
 impl Shard {
-    /// Offers each other shard its batch; one that a full shard does not take waits until that
+    /// Offers each other shard its batch; if that shard is full the batch waits until the shard
     /// wakes this one.
     pub(super) fn offer_outboxes(&mut self) {
         for shard in 0..self.ports.outboxes.len() {
-            // Again while it was taken: presence that waited beside a full batch makes the next
-            // one.
+            // Again after each batch that was taken: presence that waited beside a full batch makes
+            // the next one.
             while !self.ports.outboxes[shard].batch.is_empty() && self.offer(shard) {}
         }
     }

@@ -81,8 +81,9 @@ const CIPHER_BYTES: usize = 40 << 10;
 /// Readiness events taken per turn.
 const EVENTS_MAX: usize = 1_024;
 
-/// Most open files of a shard beside its connections: epoll, waker, sockets that were rejected, and
-/// one more than the spare places if no connection gives way.
+/// Most open files of a shard beside its connections: epoll, waker, the rejected sockets that it
+/// keeps, and the one socket beyond the spare places that it may admit if none of its own gives
+/// way.
 pub(crate) const FILES_PER_SHARD: usize = rejected::KEPT_MAX + 3;
 
 /// TLS handshakes that are worked on in one turn; the rest wait for the next. The slowest key
@@ -410,8 +411,8 @@ impl Shard {
             for ShardId(shard) in waiting {
                 self.shared.inboxes[usize::from(shard)].wake_up();
             }
-            // One of them may be why this shard was woken; that it tries the others as well
-            // costs little.
+            // A shard that was full may have woken this one; which one is not known, so all refused
+            // batches are offered again, which costs little.
             for outbox in &mut self.ports.outboxes {
                 outbox.is_refused = false;
             }

@@ -75,7 +75,7 @@ pub(super) struct Ports {
     appends: (Appends, usize),
     /// Bytes of all records ever appended.
     pub(super) appended_bytes: usize,
-    /// Batches before it, with their charges, oldest first.
+    /// Full batches, submitted before `appends`, with their charges, oldest first.
     full_batches: VecDeque<(Appends, usize)>,
     spare_batches: Vec<Appends>,
     /// Charges of the batches that the store has, oldest first.

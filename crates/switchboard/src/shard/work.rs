@@ -15,8 +15,8 @@ const WORK_PER_TURN: usize = 1 << 20;
 /// Work of deflating one byte: about as long as inflating so many.
 const WORK_PER_DEFLATED_BYTE: usize = 8;
 
-/// Work of verifying a token: 16 in a turn, as with TLS handshakes, which the same signatures make
-/// slow.
+/// Work of verifying a token: a turn verifies 16, as many as TLS handshakes, whose time also goes
+/// into such signatures.
 const WORK_PER_TOKEN: usize = WORK_PER_TURN / 16;
 
 /// Bytes deflated in a turn after which its other messages go uncompressed, as RFC 7692 section 6

@@ -97,8 +97,8 @@ pub fn open(
 ) -> Result<Recovered, OpenError> {
     let mut manifest = recover::manifest(&*disk)?;
     let chain = recover::read(&*disk, Some(&manifest.content), replay)?;
-    // Before `mend` deletes files: the copy that does not name them may be in the page cache
-    // only, and after a power failure the older copy would count, which may name one of them.
+    // Before `mend` deletes files: the newer copy, which does not name them, may be in the page
+    // cache only. After a power failure the older one would count, and name a file that is gone.
     manifest.secure()?;
     match chain.mend(&*disk) {
         // On some file systems even writing in place needs space.
@@ -189,9 +189,9 @@ impl Recovered {
         self.writer.give_up_ballast()
     }
 
-    /// Returns the bound of all bytes that are not durable, including those that wait to be
-    /// submitted: that of the options, or less on a small disk. Once the log says that it is
-    /// full it has room for no more than that.
+    /// Returns the bound on all bytes that are not durable, those that wait to be submitted
+    /// included: that of the options, or less on a small disk. A log that says that it is full has
+    /// room for these, not for more.
     pub fn queue_max_bytes(&self) -> usize {
         self.writer.queue_max_bytes()
     }

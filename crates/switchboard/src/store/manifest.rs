@@ -199,7 +199,8 @@ impl Manifest {
             .and_then(|()| file.write_at(&mut [IoSlice::new(&bytes)], 0))
             .and_then(|()| file.sync_all());
         if let Err(error) = written {
-            // With one of two slots, as on a full disk, it would pass for a manifest.
+            // A full disk may have taken one slot of the two; the next start would take that for a
+            // whole manifest.
             file.truncate(0).ok();
             return Err(StoreError::new("write", NAME, error));
         }
@@ -296,8 +297,8 @@ impl Manifest {
     /// Notes that the log is closed.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
         self.content.is_clean = true;
-        // Twice, so that both slots say it: were one lost, the older would pass for a crash, in
-        // which a missing end could be a torn write.
+        // Twice, so that both slots say it. If only one did, and were lost, the older slot would
+        // look like a crash, after which a missing end passes for a torn write.
         self.sync()?;
         self.sync()
     }

@@ -132,7 +132,8 @@ pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
 /// Makes the manifest for a log of a version that had none. On a full disk the ballast, or else the
 /// zeros behind the last record, make room for it.
 pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
-    // Had one segment a manifest, it is lost, and with it the knowledge of where the log ended.
+    // If any segment is of a version with a manifest, the manifest is lost, and with it the
+    // knowledge of where the log ended.
     if survey(disk)?.values().any(Surveyed::had_manifest) {
         return Err(wrong(manifest::NAME, "is missing, and the log has segments"));
     }
@@ -467,7 +468,8 @@ impl Chain {
         for name in &self.found.abandoned {
             disk.delete(name).map_err(StoreError::of("delete", name))?;
         }
-        // Last: nothing was promised yet that a file which comes back, or is gone, could break.
+        // Last. A crash before it may bring deleted files back or lose a name; nothing was promised
+        // yet that this could break.
         disk.sync_dir().map_err(StoreError::of("sync", "the log's directory"))
     }
 }

@@ -19,9 +19,9 @@ pub struct Space {
 const LEFT_FREE_PART: u64 = 20;
 /// Largest fraction of the volume that the ballast takes: an eighth.
 const BALLAST_PART: u64 = 8;
-/// Largest fraction of the volume that counts for what may be accepted beyond the queue's
-/// bound: else nothing would be left of a small store for many shards. Half of the ballast's,
-/// so that both this and a small queue fit into the ballast.
+/// Largest fraction of the volume that is set aside for what may be accepted beyond the queue's
+/// bound: with many shards that would take all of a small store. Half of the ballast's part, so
+/// that the ballast can hold this and a small queue.
 const OVERRUN_PART: u64 = 2 * BALLAST_PART;
 /// Fraction of the queue by which records that no message made may pass its bound; see
 /// `shard/budget`.
@@ -101,9 +101,9 @@ impl Plan {
 
     /// Returns the most segments that the log has, each with an open file.
     pub(super) fn segments_max(&self) -> u64 {
-        // Twice, since of two segments in a row the first had no room for a batch of the second, so
-        // only together are they larger than a whole one. The rest is for the smaller ones of a
-        // disk that is full or fails, and for one that begins while another goes.
+        // Twice: a segment ends early if the next batch does not fit, but then it and the next one
+        // together are larger than a full one. The rest is for the smaller ones of a disk that is
+        // full or fails, and for one that begins while another goes.
         2 * (self.max_bytes / u64::from(self.segment_bytes)) + SEGMENTS_MORE
     }
 

@@ -22,8 +22,8 @@ use super::{Batch, CloseError, Disk, DropError, Stats, StoreError, Synced};
 
 /// Most zeros that are written ahead of the records, within the segment's size. With them a sync
 /// writes only data, while a growing file also needs its length and its blocks in the file system's
-/// journal. Measured on ext4: half the time per sync for writes of 22 KiB, for twice the bytes.
-/// `fallocate` saves nothing there, as its extents are converted in the same journal.
+/// journal. Measured on ext4 with writes of 22 KiB: a sync takes half the time, and twice the bytes
+/// are written. `fallocate` saves nothing there, as its extents are converted in the same journal.
 pub(super) const ZEROS_AHEAD: u32 = 1 << 20;
 /// Most bytes of one write while the disk is full, unless a single batch is larger: few bytes must
 /// be free at a time.
@@ -78,8 +78,8 @@ pub trait Listener: Send {
     /// The gate for new messages closed or opened. Batches that are submitted while it is
     /// closed are written as long as the disk takes them.
     fn full(&self, _is_full: bool) {}
-    /// Returns the bytes that are promised to records which come also when the log is full.
-    /// They are not yet subtracted from `left`, the bytes that new messages may take.
+    /// Returns the bytes promised to records that the log takes even when it is full. `left` is
+    /// what new messages may take before these are subtracted.
     fn promised(&self, _left: u64) -> u64 {
         0
     }
