@@ -14,7 +14,7 @@ const STABLE_MS = 5_000;
 /** Close codes that say more than "the connection broke". */
 const CLOSE_REASONS = new Map([
   [1001, "The server is shutting down or restarting."],
-  [1008, "The server does not allow this connection."],
+  [1008, "This connection went over a limit of the server."],
   [1009, "A message was larger than the server accepts."],
   [1011, "The server failed."],
   [1012, "The server is restarting."],

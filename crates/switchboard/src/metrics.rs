@@ -736,7 +736,7 @@ fn encode_log(out: &mut Encoder<'_>, log: &Log) -> fmt::Result {
         MetricType::Counter,
         synced,
     )?;
-    let help = "Bytes handed to the store and not yet durable";
+    let help = "Bytes submitted to the store and not yet durable";
     let queue = stats.queue_bytes.load(Relaxed);
     out.bytes("switchboard_store_queue", help, MetricType::Gauge, queue)?;
     let help = "Bytes of the log, dead records included";
