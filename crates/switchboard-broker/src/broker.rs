@@ -625,7 +625,7 @@ impl Broker {
         self.seat(conn, id, false);
         self.conns.insert(id, conn);
         // Before the welcome, whose list of connected devices contains the new one.
-        self.announce(id, true, now.wall_ms, effect);
+        self.announce(now, id, true, effect);
         self.inform(conn, effect);
     }
 
@@ -673,7 +673,7 @@ impl Broker {
         };
         if device.id.is_number() && self.conns.remove(&device.id).is_some() {
             shrink(&mut self.conns, KEPT_BY_SHARD);
-            self.end_anonymous(device.id, now, effect);
+            self.end_anonymous(now, device.id, effect);
         }
     }
 }

@@ -168,16 +168,17 @@ impl Directory {
         }
     }
 
-    /// Notes that a device is connected or away; returns its watchers, if that is a change.
-    pub(crate) fn present(&self, id: DeviceId, online: bool, since_ms: u64) -> Vec<Watcher> {
+    /// Notes that a device is connected or away; returns whether that is a change and it has
+    /// watchers.
+    pub(crate) fn present(&self, id: DeviceId, online: bool, since_ms: u64) -> bool {
         let shown = self.names.show(id);
         let mut listed = self.listed();
         let is_change = listed.set(&shown, Presence { online, since_ms }, self.list_max);
-        if is_change { listed.watchers_of(&shown) } else { Vec::new() }
+        is_change && listed.is_watched(&shown)
     }
 
-    /// Forgets a device that ended; returns its watchers, if it was connected.
-    pub(crate) fn forget(&self, id: DeviceId) -> Vec<Watcher> {
+    /// Forgets a device that ended; returns whether it was connected and has watchers.
+    pub(crate) fn forget(&self, id: DeviceId) -> bool {
         if let Some(stripe) = self.stripe(id) {
             let mut owners = stripe.write().unwrap_or_else(PoisonError::into_inner);
             owners.remove(&id);
@@ -186,7 +187,19 @@ impl Directory {
         let shown = self.names.show(id);
         let mut listed = self.listed();
         let was_online = listed.remove(&shown);
-        if was_online { listed.watchers_of(&shown) } else { Vec::new() }
+        was_online && listed.is_watched(&shown)
+    }
+
+    /// Returns at most `limit` watchers of a device, in the order of their ids, from behind one of
+    /// them on.
+    pub(crate) fn watchers_behind(
+        &self,
+        device: DeviceId,
+        behind: Option<DeviceId>,
+        limit: usize,
+    ) -> Vec<Watcher> {
+        let shown = self.names.show(device);
+        self.listed().watchers_behind(&shown, behind).take(limit).collect()
     }
 
     /// Adds a watcher, which is told from now on when the device comes or goes; returns the
@@ -350,10 +363,23 @@ impl Listed {
         self.ids.online.len() + self.named.online.len()
     }
 
-    fn watchers_of(&self, shown: &PublicId) -> Vec<Watcher> {
-        let watched = |device| (shown.clone(), DeviceId::new(device));
-        let watchers = self.watchers.range(watched(0)..=watched(u64::MAX));
-        watchers.map(|((_, device), &shard)| Watcher { device: *device, shard }).collect()
+    fn is_watched(&self, shown: &PublicId) -> bool {
+        self.watchers_behind(shown, None).next().is_some()
+    }
+
+    fn watchers_behind(
+        &self,
+        shown: &PublicId,
+        behind: Option<DeviceId>,
+    ) -> impl Iterator<Item = Watcher> {
+        let watched = |watcher| (shown.clone(), watcher);
+        let first = behind.map_or_else(
+            || Bound::Included(watched(DeviceId::new(0))),
+            |behind| Bound::Excluded(watched(behind)),
+        );
+        let last = Bound::Included(watched(DeviceId::new(u64::MAX)));
+        let watchers = self.watchers.range((first, last));
+        watchers.map(|((_, device), &shard)| Watcher { device: *device, shard })
     }
 
     /// Notes the presence of a device; returns whether it came or went.
@@ -568,12 +594,19 @@ mod tests {
             directory.watch(&PublicId::Number(device(watched)), watcher(by));
         }
         directory.watch(&PublicId::Name("ann".into()), watcher(1));
-        assert_eq!(directory.present(device(1), true, 0), [watcher(1), watcher(2)]);
+        let told = |device, behind| directory.watchers_behind(device, behind, 10);
+        assert!(directory.present(device(1), true, 0));
+        assert_eq!(told(device(1), None), [watcher(1), watcher(2)]);
+        assert_eq!(told(device(1), Some(device(1))), [watcher(2)]);
+        assert!(!directory.present(device(1), true, 0), "it is no change");
         let ann = directory.names().intern(DeviceRef::Name("ann"));
-        assert_eq!(directory.present(ann, true, 0), [watcher(1)]);
+        assert!(directory.present(ann, true, 0));
+        assert_eq!(told(ann, None), [watcher(1)]);
         directory.unwatch(&PublicId::Number(device(1)), watcher(1));
-        assert_eq!(directory.present(device(1), false, 1), [watcher(2)]);
-        assert_eq!(directory.present(device(4), true, 1), []);
+        assert!(directory.present(device(1), false, 1));
+        assert_eq!(told(device(1), None), [watcher(2)]);
+        assert!(!directory.present(device(4), true, 1));
+        assert_eq!(told(device(4), None), []);
         for (watched, by) in [(1, 2), (2, 1), (3, 3)] {
             directory.unwatch(&PublicId::Number(device(watched)), watcher(by));
         }

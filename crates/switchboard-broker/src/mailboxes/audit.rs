@@ -52,6 +52,7 @@ impl Broker {
         if let Some(id) = stale.find(|id| !self.mailboxes.devices.contains_key(id)) {
             return Err(format!("{id:?} is no more, and its record is to be made up for"));
         }
+        self.mailboxes.announcements.audit()?;
         self.mailboxes.timers.audit(self.mailboxes.devices.len())?;
         self.mailboxes.audit_crowd()?;
         self.audit_memory()

@@ -352,7 +352,7 @@ impl Broker {
         } else {
             self.welcome(id, out);
         }
-        self.announce(id, true, now.wall_ms, out);
+        self.announce(now, id, true, out);
         self.push_ready(id, out);
     }
 

@@ -12,6 +12,7 @@
 //! what is done when the store has synced, is full or fails. [`quarantine`]: records that it cannot
 //! read. [`recover`]: the replay after a start, and compaction.
 
+mod announcements;
 mod audit;
 mod content;
 mod crowd;
@@ -55,6 +56,7 @@ pub use recover::Replay;
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{Moment, ShardId, StampClock};
+use announcements::Announcements;
 use crowd::Crowd;
 pub use hello::Hello;
 use mailbox::Mailbox;
@@ -236,6 +238,8 @@ pub(crate) struct Mailboxes {
     /// The purpose of each append that is not synced, in order.
     pending: VecDeque<Pending>,
     timers: Timers,
+    /// Changes of presence that watchers are still to be told.
+    announcements: Announcements,
     /// Anonymous devices that are away, the longest away first: all for which nothing waits, and
     /// some others. The first for which nothing waits gives way if a new device finds no slot.
     idle: BTreeSet<(Moment, DeviceId)>,
@@ -339,6 +343,7 @@ impl Mailboxes {
             next_session: 1,
             pending: VecDeque::new(),
             timers: Timers::default(),
+            announcements: Announcements::default(),
             idle: BTreeSet::new(),
             acked: Vec::new(),
             acks_due: None,

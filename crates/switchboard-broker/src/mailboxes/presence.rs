@@ -9,8 +9,10 @@ use switchboard_proto::v1::{
     DEVICES_LIMIT_MAX, DeviceRef, DeviceStatus, PublicId, RejectCode, ServerFrame, WATCH_MAX,
 };
 
+use super::announcements::Portion;
 use super::session::FRAME_LEN_MIN;
 use super::{Envelope, Now, Out};
+use crate::Conn;
 use crate::broker::Broker;
 use crate::directory::Watcher;
 
@@ -117,28 +119,39 @@ impl Broker {
         self.tell(id, &ServerFrame::Watching { id: frame_id }, out);
     }
 
-    /// Notes that a device came or went, and tells its watchers if that is a change.
-    pub(crate) fn announce(&mut self, id: DeviceId, online: bool, at_ms: u64, out: Out<'_>) {
-        let watchers = self.directory.present(id, online, at_ms);
-        self.tell_watchers(watchers, id, online, at_ms, out);
+    /// Returns the number of devices that the session on a connection watches.
+    pub fn watches(&self, conn: Conn) -> usize {
+        let device = self.session_on(conn).and_then(|id| self.mailboxes.devices.get(&id));
+        let session = device.and_then(|device| device.session.as_ref());
+        session.map_or(0, |session| session.watching.len())
     }
 
-    /// Ends an anonymous device of the text protocol, with its id, and tells its watchers.
-    pub(crate) fn end_anonymous(&mut self, id: DeviceId, now: Now, out: Out<'_>) {
-        let watchers = self.directory.forget(id);
-        self.tell_watchers(watchers, id, false, now.wall_ms, out);
+    /// Notes that a device came or went, and announces it to its watchers if that is a change.
+    pub(crate) fn announce(&mut self, now: Now, id: DeviceId, online: bool, out: Out<'_>) {
+        if self.directory.present(id, online, now.wall_ms) {
+            self.mailboxes.announcements.add(id, online, now.wall_ms);
+            self.tell_watchers(now, out);
+        }
     }
 
-    fn tell_watchers(
-        &mut self,
-        watchers: Vec<Watcher>,
-        id: DeviceId,
-        online: bool,
-        at_ms: u64,
-        out: Out<'_>,
-    ) {
-        for Watcher { device: to, shard } in watchers {
-            self.send_to_shard(shard, Envelope::Presence { to, device: id, online, at_ms }, out);
+    /// Ends an anonymous device of the text protocol, with its id, and announces it.
+    pub(crate) fn end_anonymous(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
+        if self.directory.forget(id) {
+            self.mailboxes.announcements.add(id, false, now.wall_ms);
+            self.tell_watchers(now, out);
+        }
+    }
+
+    /// Tells as many watchers of changes as may be told now.
+    pub(super) fn tell_watchers(&mut self, now: Now, out: Out<'_>) {
+        while let Some(portion) = self.mailboxes.announcements.next(now.at) {
+            let Portion { device, online, at_ms, behind, limit } = portion;
+            let watchers = self.directory.watchers_behind(device, behind, limit);
+            let last = watchers.last().map(|watcher| watcher.device);
+            self.mailboxes.announcements.told(&portion, watchers.len(), last);
+            for Watcher { device: to, shard } in watchers {
+                self.send_to_shard(shard, Envelope::Presence { to, device, online, at_ms }, out);
+            }
         }
     }
 

@@ -136,7 +136,7 @@ impl Broker {
         }
         if is_ephemeral {
             // Not left to its end, which may have to wait for outcomes.
-            self.announce(id, false, now.wall_ms, out);
+            self.announce(now, id, false, out);
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
             // Not after a takeover, where the new session follows in the same step.
@@ -145,7 +145,7 @@ impl Broker {
             } else {
                 self.record_device(id, None, out);
             }
-            self.announce(id, false, now.wall_ms, out);
+            self.announce(now, id, false, out);
             self.set_away_alarm(id, now);
             self.note_idle(id);
         }
@@ -242,14 +242,16 @@ impl Broker {
         self.mailboxes.timers.next().is_some_and(|at| at <= now)
             || self.mailboxes.acks_due().is_some_and(|at| at <= now)
             || self.mailboxes.stale_records_due().is_some_and(|at| at <= now)
+            || self.mailboxes.announcements.due().is_some_and(|at| at <= now)
     }
 
     /// Returns the next moment at which [`Input::Tick`](crate::Input::Tick) may have something
     /// to do.
     pub fn next_tick(&self) -> Option<Moment> {
+        let mailboxes = &self.mailboxes;
         let others =
-            self.mailboxes.acks_due().into_iter().chain(self.mailboxes.stale_records_due());
-        self.mailboxes.timers.next().into_iter().chain(others).min()
+            [mailboxes.acks_due(), mailboxes.stale_records_due(), mailboxes.announcements.due()];
+        mailboxes.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Does everything that is due.
@@ -267,6 +269,7 @@ impl Broker {
             self.record_acks(out);
         }
         self.stale_records_tick(now, out);
+        self.tell_watchers(now, out);
     }
 
     pub(super) fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {

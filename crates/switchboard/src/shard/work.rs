@@ -19,6 +19,10 @@ const WORK_PER_DEFLATED_BYTE: usize = 8;
 /// into such signatures.
 const WORK_PER_TOKEN: usize = WORK_PER_TURN / 16;
 
+/// Work of ending one watch of a connection that is gone: a look-up under a lock that all shards
+/// share. A thousand connections, each with a thousand of them, may be reset at once.
+const WORK_PER_WATCH: usize = 512;
+
 /// Bytes deflated in a turn after which its other messages go uncompressed, as RFC 7692 section 6
 /// allows for each message. Unlike work for a read, messages from other shards and out of mailboxes
 /// cannot be put off.
@@ -76,6 +80,11 @@ impl Shard {
     /// Notes that so many bytes were inflated for a connection.
     pub(super) fn note_inflated(&mut self, key: Key, bytes: usize) {
         self.ports.note_work(Some(key), bytes);
+    }
+
+    /// Notes that a connection is about to end, with so many watches.
+    pub(super) fn note_ended(&mut self, watches: usize) {
+        self.ports.note_work(None, watches * WORK_PER_WATCH);
     }
 
     /// Notes that a token was verified for a connection.
