@@ -339,7 +339,7 @@ impl Mailbox {
     fn memory_of(&self, reserved: usize) -> Totals {
         let memory = reserved * OUTCOME_MEMORY;
         let of_anonymous = if self.is_anonymous { memory } else { 0 };
-        let anonymous = OfAnonymous { stored: 0, memory: of_anonymous };
+        let anonymous = OfAnonymous { memory: of_anonymous, ..OfAnonymous::default() };
         Totals { memory, anonymous, ..Totals::default() }
     }
 
@@ -911,8 +911,10 @@ impl Entry {
         let (stored, memory) = if self.is_stored() { (takes, 0) } else { (0, takes) };
         let is_anonymous =
             if self.is_outcome() { is_devices_anonymous } else { self.from.is_number() };
-        let anonymous =
-            if is_anonymous { OfAnonymous { stored, memory } } else { OfAnonymous::default() };
+        let anonymous = match is_anonymous {
+            true => OfAnonymous { messages: 1, stored, memory },
+            false => OfAnonymous::default(),
+        };
         Totals { messages: 1, bytes: self.len as usize, memory, receipts: 0, anonymous }
     }
 
@@ -923,7 +925,7 @@ impl Entry {
             return Totals::default();
         }
         let stored = if self.from.is_number() { RECEIPT_BYTES } else { 0 };
-        let anonymous = OfAnonymous { stored, memory: 0 };
+        let anonymous = OfAnonymous { stored, ..OfAnonymous::default() };
         Totals { receipts: 1, anonymous, ..Totals::default() }
     }
 

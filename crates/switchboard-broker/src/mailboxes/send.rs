@@ -15,7 +15,7 @@ use super::reserved::OutcomesFull;
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;
 use super::timers::Alarm;
-use super::totals::memory_of;
+use super::totals::{memory_of, messages_max};
 use super::{Content, Event, MessageKey, MessageRecord, Now, Out, Position, Record};
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
@@ -381,6 +381,11 @@ impl Broker {
         let made = if deliver.id.is_empty() { MADE_ID_LONGEST.len() } else { 0 };
         let memory = self.mailboxes.stats.memory as usize + memory_of(len + made);
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
+            return Err(Reply::MemoryFull);
+        }
+        // Those on disk, too, have an entry in memory, and their records may be hardly longer.
+        let messages_max = messages_max(limits.memory_messages_max_bytes);
+        if self.mailboxes.stats.messages as usize >= messages_max {
             return Err(Reply::MemoryFull);
         }
         let with_outcome = if has_stored_outcome { len + RECEIPT_BYTES } else { len };
@@ -811,8 +816,8 @@ impl Broker {
 }
 
 /// Texts of rejections whose code alone says too little.
-const MEMORY_FULL: &str = "the server's memory for messages that it does not store is used up; it is free again \
-                           when some of them are acked or expire";
+const MEMORY_FULL: &str = "the server's memory for messages is used up; it is free again when some of them are \
+                           acked or expire";
 const ANONYMOUS_FULL: &str = "devices without a name have their part of the server's space for messages in use; it \
                               is free again when some of them are acked or expire";
 const OVER_SHARE: &str = "your share of the receiver's mailbox is used up: wait until it has dealt \

@@ -24,6 +24,7 @@ pub(crate) struct Totals {
 /// those that will come included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OfAnonymous {
+    pub(crate) messages: usize,
     pub(crate) stored: usize,
     pub(crate) memory: usize,
 }
@@ -31,9 +32,17 @@ pub(crate) struct OfAnonymous {
 /// Returns the bytes of memory that an entry of `len` bytes takes, and about those of its record on
 /// disk.
 pub(crate) const fn memory_of(len: usize) -> usize {
-    /// The entry itself, the head of its content, and what the allocator adds.
-    const OVERHEAD: usize = 128;
     OVERHEAD + len
+}
+
+/// Bytes of memory of an entry besides its content: the entry itself in a table that doubles, the
+/// head of its content, and what the allocator adds. All but the head also if it is on disk.
+const OVERHEAD: usize = 128;
+
+/// Returns the number of messages that may wait, in memory or on disk, if the messages may take so
+/// many bytes of memory: as many as if each had no content.
+pub(super) const fn messages_max(memory: usize) -> usize {
+    memory / OVERHEAD
 }
 
 /// Bytes of memory of the longest outcome. They are set aside before its message is accepted, so
@@ -46,6 +55,7 @@ impl AddAssign for Totals {
         self.bytes += other.bytes;
         self.memory += other.memory;
         self.receipts += other.receipts;
+        self.anonymous.messages += other.anonymous.messages;
         self.anonymous.stored += other.anonymous.stored;
         self.anonymous.memory += other.anonymous.memory;
     }
@@ -57,15 +67,16 @@ impl SubAssign for Totals {
         self.bytes -= other.bytes;
         self.memory -= other.memory;
         self.receipts -= other.receipts;
+        self.anonymous.messages -= other.anonymous.messages;
         self.anonymous.stored -= other.anonymous.stored;
         self.anonymous.memory -= other.anonymous.memory;
     }
 }
 
 impl OfAnonymous {
-    /// Returns whether a message of `len` bytes more would be above three quarters of the memory or
-    /// of the store, where that is the bound for those without a name: not before a device with a
-    /// name has come.
+    /// Returns whether a message of `len` bytes more would be above three quarters of the memory, of
+    /// the store or of all messages, where that is the bound for those without a name: not before a
+    /// device with a name has come.
     pub(super) fn is_above(
         self,
         durability: Durability,
@@ -78,7 +89,9 @@ impl OfAnonymous {
             _ => (directory.anonymous_stored(), limits.store_bytes_max),
         };
         // An open server where nobody has a name loses nothing.
-        used + memory_of(len) > max / 4 * 3 && directory.names().has_any()
+        let is_above = used + memory_of(len) > max / 4 * 3
+            || self.messages >= messages_max(limits.memory_messages_max_bytes) / 4 * 3;
+        is_above && directory.names().has_any()
     }
 }
 
@@ -102,6 +115,7 @@ impl Broker {
         }
         let (own, before, after) =
             (&mut self.mailboxes.anonymous, before.anonymous, after.anonymous);
+        own.messages = own.messages + after.messages - before.messages;
         own.memory = own.memory + after.memory - before.memory;
         if before.stored != after.stored {
             own.stored = own.stored + after.stored - before.stored;

@@ -90,7 +90,8 @@ pub struct Config {
     /// others leave.
     pub outcomes_max: usize,
     /// Maximum bytes of all messages that are in memory only; above it senders are told
-    /// `store_full`.
+    /// `store_full`, and also if more messages wait, in memory or on disk, than one for every 128
+    /// bytes.
     pub memory_messages_max_bytes: usize,
     /// Time, by the server's uptime, during which the same id from the same device is a retry.
     pub dedup_window: Duration,
