@@ -36,8 +36,13 @@ pub struct DeflateOffer {
 impl DeflateOffer {
     /// Accepts the first offer in the header that we can fulfil; `None` leaves messages
     /// uncompressed.
+    ///
+    /// Without `context_takeover` the result [is shareable](Negotiated::is_shareable).
     pub fn negotiate(header: &str, context_takeover: bool) -> Option<Negotiated> {
-        let offer = header.split(',').find_map(DeflateOffer::parse)?;
+        // A smaller window needs a compressor of its own, which without takeover no client may
+        // have the server keep: RFC 7692 section 7.1.2.1 lets us decline such an offer.
+        let may_accept = |offer: &DeflateOffer| context_takeover || !offer.asks_for_less_window();
+        let offer = header.split(',').filter_map(DeflateOffer::parse).find(may_accept)?;
         Some(Negotiated {
             server_takeover: context_takeover && !offer.server_no_context_takeover,
             client_takeover: context_takeover && !offer.client_no_context_takeover,
@@ -84,6 +89,10 @@ impl DeflateOffer {
             }
         }
         Some(parsed)
+    }
+
+    fn asks_for_less_window(&self) -> bool {
+        self.server_max_window_bits.is_some_and(|bits| bits < WINDOW_BITS_MAX)
     }
 }
 
@@ -287,6 +296,21 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
         );
+    }
+
+    /// Each connection that asked for 14 bits once had a compressor of its own, 271 KiB.
+    #[test]
+    fn without_takeover_whatever_is_accepted_is_shareable() {
+        for (header, is_accepted) in [
+            ("permessage-deflate; server_max_window_bits=9", false),
+            ("permessage-deflate; server_max_window_bits=14; server_no_context_takeover", false),
+            ("permessage-deflate; server_max_window_bits=15", true),
+            ("permessage-deflate; server_max_window_bits=14, permessage-deflate", true),
+        ] {
+            let negotiated = DeflateOffer::negotiate(header, false);
+            assert_eq!(negotiated.map(Negotiated::is_shareable), is_accepted.then_some(true));
+            assert!(negotiate(header).is_some(), "with takeover: {header}");
+        }
     }
 
     #[test]
