@@ -16,6 +16,7 @@ use super::conn::{Conn, ControlFrames, Key, Phase, Protocol, ReadPauses, Unwritt
 use super::out::OutQueue;
 use super::ports::Ports;
 use super::rejected::say_busy_and_close;
+use super::tls::has_failed;
 use super::{LISTENER, Shard};
 use crate::log::LineLimit;
 use crate::metrics::refused_index;
@@ -116,8 +117,14 @@ impl Shard {
             if !listener.ready {
                 return;
             }
+            let next_shard = listener.next_shard;
+            let Some(shard) = self.next_shard(next_shard) else { return };
+            let Some(listener) = &mut self.listener else { return };
             match listener.socket.accept() {
-                Ok((socket, peer)) => self.deal_out(Accepted { socket, peer }),
+                Ok((socket, peer)) => {
+                    listener.next_shard = (shard + 1) % self.shared.inboxes.len();
+                    self.deal_out(shard, Accepted { socket, peer });
+                }
                 // Not before EAGAIN: edge-triggered, the listener does not tell twice of what
                 // it has.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
@@ -135,13 +142,11 @@ impl Shard {
         }
     }
 
-    fn deal_out(&mut self, accepted: Accepted) {
-        let Some(listener) = &mut self.listener else { return };
-        let shard = listener.next_shard;
-        listener.next_shard = (shard + 1) % self.shared.inboxes.len();
+    fn deal_out(&mut self, shard: usize, accepted: Accepted) {
         if shard == self.ports.shard_index() {
             self.open(accepted);
         } else {
+            self.count_waiting_handshake(shard, 1);
             self.ports.outboxes[shard].batch.sockets.push(accepted);
         }
     }
@@ -151,6 +156,11 @@ impl Shard {
         self.ports.metrics.accepted.add(1);
         // Another shard may have accepted it just before the drain began.
         if self.drain.is_some() {
+            return;
+        }
+        // One that was reset in the backlog must cost neither a session nor, on a full server,
+        // the place of one that waits.
+        if self.shared.tls.is_some() && has_failed(&socket) {
             return;
         }
         let mut permit = self.admit(peer.ip());

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ pub(crate) struct Inbox {
     has_store_events: AtomicBool,
     /// Set while the shard is in, or about to be in, a poll that only the waker ends.
     asleep: AtomicBool,
+    /// Number of the shard's connections that wait for their TLS handshake, and of sockets on
+    /// their way to it (see [`super::tls`]).
+    pub(super) waiting_handshakes: AtomicUsize,
     waker: Waker,
     max_bytes: usize,
     ending: Arc<Ending>,
@@ -196,6 +199,7 @@ impl Inbox {
             filled: AtomicBool::new(false),
             has_store_events: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
+            waiting_handshakes: AtomicUsize::new(0),
             waker,
             max_bytes,
             ending,

@@ -25,6 +25,7 @@ mod rejected;
 mod serve;
 mod tick;
 mod timers;
+mod tls;
 mod unfinished;
 mod waiting;
 mod work;
@@ -64,6 +65,7 @@ use drain::Drain;
 use inbox::{Batch, Orders};
 use ports::Ports;
 use rejected::Rejected;
+use tls::Handshakes;
 use work::Work;
 
 /// Token of the waker, by which other shards and the control plane wake a shard.
@@ -85,11 +87,6 @@ const EVENTS_MAX: usize = 1_024;
 /// keeps, and the one socket beyond the spare places that it may admit if none of its own gives
 /// way.
 pub(crate) const FILES_PER_SHARD: usize = rejected::KEPT_MAX + 3;
-
-/// TLS handshakes that are worked on in one turn; the rest wait for the next. The slowest key
-/// in use, RSA of 2048 bits, takes about a millisecond: a crowd of arrivals delays the other
-/// connections by some 16 ms.
-const TLS_HANDSHAKES_PER_TURN: usize = 16;
 
 /// State that all shards share.
 #[derive(Debug)]
@@ -179,8 +176,9 @@ pub(crate) struct Shard {
     compaction: Option<Arc<Chunk>>,
     /// Index of its record that must not be compacted yet.
     compaction_waits_for: usize,
-    /// Connections with something to read, each once.
+    /// Connections with something to read, each once, except those in a TLS handshake.
     run_queue: VecDeque<Key>,
+    handshakes: Handshakes,
     /// Memory for reads; a frame that is complete in it is never copied.
     buffer: Box<[u8]>,
     /// Memory for ciphertext before it is decrypted into `buffer`; empty without TLS.
@@ -189,7 +187,6 @@ pub(crate) struct Shard {
     batch: Batch,
     /// Memory for inflated messages.
     inflated: Vec<u8>,
-    tls_handshakes_left: usize,
     /// Set if something was decided while the turn's output was written.
     decided_late: bool,
     next_generation: u32,
@@ -221,11 +218,11 @@ impl Shard {
             compaction: None,
             compaction_waits_for: 0,
             run_queue: VecDeque::new(),
+            handshakes: Handshakes::default(),
             buffer: vec![0; READ_BYTES].into(),
             cipher: vec![0; cipher_len].into(),
             batch: Batch::default(),
             inflated: Vec::new(),
-            tls_handshakes_left: 0,
             decided_late: false,
             next_generation: 0,
             drain: None,
@@ -254,7 +251,7 @@ impl Shard {
             self.wait(&mut events)?;
             self.begin_turn();
             // Before the events: what is left of earlier turns has waited longer.
-            self.serve_run_queue();
+            self.serve_queues();
             for event in &events {
                 self.obey(event);
             }
@@ -297,13 +294,14 @@ impl Shard {
 
     fn has_work(&self) -> bool {
         !self.run_queue.is_empty()
+            || self.handshakes.any_wait()
             || !self.ports.dirty.is_empty()
             || self.listener.as_ref().is_some_and(Listener::is_ready)
     }
 
     fn begin_turn(&mut self) {
         self.ports.begin_turn(Instant::now());
-        self.tls_handshakes_left = TLS_HANDSHAKES_PER_TURN;
+        self.handshakes.begin_turn();
         self.ports.work = Work::default();
     }
 
@@ -345,7 +343,12 @@ impl Shard {
         if may_write {
             self.ports.mark_dirty(key);
         }
-        // One in the run queue was served in this turn, or waits for its place in the next.
+        let has_left = is_error | is_read_closed;
+        let is_gone = || is_error || event.is_write_closed();
+        if has_left && self.left_in_handshake(key, is_gone()) {
+            return;
+        }
+        // One in a queue was served in this turn, or waits for its place in the next.
         if may_read && !is_queued {
             if self.ports.work.is_enough() {
                 self.enqueue(key);
@@ -353,9 +356,22 @@ impl Shard {
                 self.serve(key);
             }
         }
-        if is_error | is_read_closed {
-            self.peer_left(key, is_error || event.is_write_closed());
+        if has_left {
+            self.peer_left(key, is_gone());
         }
+    }
+
+    /// Removes a peer that `is_gone` while it is in a handshake; returns true if it did.
+    #[cold]
+    fn left_in_handshake(&mut self, key: Key, is_gone: bool) -> bool {
+        let is_handshake = |conn: &mut Conn| matches!(conn.phase, Phase::Handshake { .. });
+        let is_removed = is_gone && self.ports.conn(key).is_some_and(is_handshake);
+        if is_removed {
+            // Unread: nobody hears an answer, and to read a TLS handshake is dear. Until it is
+            // removed it takes a place of `max_connections`.
+            self.remove(key, "the peer left in the handshake");
+        }
+        is_removed
     }
 
     /// Handles a peer that sends no more (EPOLLRDHUP), or that `is_gone` (EPOLLHUP, EPOLLERR).
@@ -443,6 +459,7 @@ impl Shard {
             self.returned(from, digest);
         }
         for accepted in batch.sockets.drain(..) {
+            self.count_waiting_handshake(self.ports.shard_index(), -1);
             self.open(accepted);
         }
         for moved in batch.moved.drain(..) {
@@ -471,7 +488,11 @@ impl Shard {
             && !conn.queued
         {
             conn.queued = true;
-            self.run_queue.push_back(key);
+            if conn.is_in_tls_handshake(&self.shared) {
+                self.await_handshake(key);
+            } else {
+                self.run_queue.push_back(key);
+            }
         }
     }
 

@@ -20,14 +20,12 @@ impl Shard {
     pub(super) fn serve(&mut self, key: Key) {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.queued = false;
-        if conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
-            if self.tls_handshakes_left == 0 {
-                return self.enqueue(key);
-            }
-            self.tls_handshakes_left -= 1;
+        let has_backlog = !conn.unread.is_empty();
+        if conn.is_in_tls_handshake(&self.shared) && !self.begin_handshake(key) {
+            return;
         }
         // First, as it came before what is read now. It may pause reading again.
-        if !conn.unread.is_empty() {
+        if has_backlog {
             self.deal_with_backlog(key);
         }
         if self.ports.conn(key).is_some_and(|conn| conn.readable && !conn.read_pauses.any()) {

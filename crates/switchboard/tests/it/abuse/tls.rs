@@ -319,6 +319,69 @@ fn a_crowd_larger_than_one_turn_takes_is_let_in() {
     });
 }
 
+/// Above a number that wait for a handshake no more are accepted, until there are fewer.
+#[test]
+fn a_crowd_larger_than_may_wait_is_let_in() {
+    for shards in ["shards=1", "shards=2"] {
+        let (server, certificate) = start(&[shards]);
+        // While stopped, they accumulate in the backlog, each with its ClientHello.
+        server.signal(Signal::STOP);
+        let mut crowd: Vec<Stream> = (0..400).map(|_| connect(&server, &certificate)).collect();
+        for stream in &mut crowd {
+            stream.conn.write_tls(&mut stream.sock).unwrap();
+        }
+        server.signal(Signal::CONT);
+        for mut stream in crowd {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        device(&server, &certificate).hears_nothing();
+    }
+}
+
+/// Resets a connection.
+fn reset(socket: &TcpStream) {
+    socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// They once took all places, so that others had to give way to them: an attacker with a few
+/// thousand in a second kept everybody out.
+#[test]
+fn who_resets_in_the_backlog_takes_no_place() {
+    let (server, certificate) = start(&["shards=1", "max_connections=1"]);
+    let hello = || {
+        let mut stream = connect(&server, &certificate);
+        stream.conn.write_tls(&mut stream.sock).unwrap();
+        stream
+    };
+    let leave = |count| (0..count).for_each(|_| reset(&hello().sock));
+    server.signal(Signal::STOP);
+    // More than the spare places, before and behind.
+    leave(70);
+    let comes = hello();
+    leave(200);
+    server.signal(Signal::CONT);
+    Device::over(comes, "wss://localhost/").unwrap().hears_nothing();
+}
+
+/// Shown by bytes that are no TLS: they would be counted if they were read.
+#[test]
+fn who_resets_in_the_tls_handshake_is_not_read() {
+    let (server, certificate) = start(&["shards=1"]);
+    let mut crowd: Vec<TcpStream> = (0..40).map(|_| server.socket()).collect();
+    // Accepted behind them.
+    let mut inside = device(&server, &certificate);
+    server.signal(Signal::STOP);
+    for socket in &mut crowd {
+        socket.write_all(REQUEST.as_bytes()).unwrap();
+        reset(socket);
+    }
+    drop(crowd);
+    server.signal(Signal::CONT);
+    inside.hears_nothing();
+    let sample = "switchboard_handshakes_refused_total{status=\"tls\"}";
+    await_metric(&server, &certificate, sample, |refused| refused == 0.0);
+}
+
 #[test]
 fn a_proxy_header_comes_before_the_tls() {
     let settings = ["trusted_proxies=127.0.0.1", "max_connections_per_ip=1"];
