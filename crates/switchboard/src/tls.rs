@@ -50,7 +50,7 @@ impl Acceptor {
     /// Starts a session for a new connection.
     pub(crate) fn session(&self) -> Result<Session, rustls::Error> {
         let config = self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(Session { connection: ServerConnection::new(Arc::clone(&config))? })
+        Ok(Session { connection: ServerConnection::new(Arc::clone(&config))?, handshake_bytes: 0 })
     }
 }
 
@@ -82,7 +82,13 @@ fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, LoadError> {
 #[derive(Debug)]
 pub(crate) struct Session {
     connection: ServerConnection,
+    /// Bytes received in the handshake.
+    handshake_bytes: usize,
 }
+
+/// Most bytes that a client may send in the handshake, as many as a record has. Without client
+/// certificates it sends about 2 KiB; rustls would keep 64 KiB of an incomplete message.
+const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 
 /// Outcome of decrypting some ciphertext.
 #[derive(Debug, Clone, Copy)]
@@ -100,10 +106,11 @@ impl Session {
     }
 
     /// Decrypts all of `cipher` into `plain`, which must have the same length. An error is
-    /// final; an alert is then ready to be sent.
+    /// final; mostly an alert is then ready to be sent.
     pub(crate) fn open(&mut self, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<Decrypted> {
         let mut opened = Decrypted { len: 0, is_end: false };
         while !cipher.is_empty() {
+            let unread = cipher.len();
             if self.connection.read_tls(&mut cipher)? == 0 {
                 // Data after close_notify is ignored (RFC 8446 section 6.1).
                 opened.is_end = true;
@@ -113,6 +120,13 @@ impl Session {
                 .connection
                 .process_new_packets()
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if self.connection.is_handshaking() {
+                self.handshake_bytes += unread - cipher.len();
+                if self.handshake_bytes > HANDSHAKE_BYTES_MAX {
+                    let error = "the TLS handshake is too long";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
             opened.is_end |= state.peer_has_closed();
             let mut waiting = state.plaintext_bytes_to_read();
             while waiting > 0 {

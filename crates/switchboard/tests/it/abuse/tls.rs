@@ -309,6 +309,27 @@ fn a_tls_handshake_that_does_not_come_to_an_end_is_ended() {
     inside.hears_nothing();
 }
 
+/// rustls alone keeps 64 KiB of it, for `handshake_timeout`.
+#[test]
+fn a_tls_handshake_that_is_too_long_is_ended() {
+    let (server, certificate) = start(&["handshake_timeout=1h"]);
+    // A ClientHello of 60,000 bytes, in records of 4,000.
+    let mut message = vec![1, 0, (60_000_u16 >> 8) as u8, (60_000_u16 & 0xFF) as u8];
+    message.resize(20_000, 0);
+    let mut socket = server.socket();
+    for part in message.chunks(4_000) {
+        let len = part.len() as u16;
+        socket.write_all(&[&[22, 3, 1][..], &len.to_be_bytes(), part].concat()).unwrap();
+    }
+    // Behind unread bytes it may be a reset.
+    let mut answer = Vec::new();
+    if let Err(error) = socket.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    let sample = "switchboard_handshakes_refused_total{status=\"tls\"}";
+    await_metric(&server, &certificate, sample, |refused| refused == 1.0);
+}
+
 #[test]
 fn a_crowd_larger_than_one_turn_takes_is_let_in() {
     let (server, certificate) = start(&["shards=1"]);
