@@ -11,7 +11,7 @@ const MAX_BYTES: usize = 4096;
 pub fn handshake(data: &[u8]) {
     match parse_request(data, MAX_BYTES) {
         Parsed::Incomplete => assert!(data.len() < MAX_BYTES, "waits beyond the limit"),
-        Parsed::Http => {}
+        Parsed::Http(_) => {}
         Parsed::Refused(refusal) => {
             let mut answer = Vec::new();
             refusal.write(&mut answer);

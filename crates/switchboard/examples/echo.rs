@@ -100,7 +100,7 @@ fn handshake(socket: &mut TcpStream) -> io::Result<Option<(Box<Upgrade>, Vec<u8>
         match parse_request(&received, HANDSHAKE_BYTES_MAX) {
             Parsed::Incomplete if read_more(socket, &mut received)? => {}
             Parsed::Incomplete => return Ok(None),
-            Parsed::Http => break Refusal::bad_request("Only WebSocket is spoken here."),
+            Parsed::Http(_) => break Refusal::bad_request("Only WebSocket is spoken here."),
             Parsed::Refused(refusal) => break refusal,
             Parsed::Upgrade(upgrade) => {
                 let frames = received.split_off(upgrade.head_len);

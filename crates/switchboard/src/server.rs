@@ -130,6 +130,7 @@ fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     let (http, conns) = mpsc::channel(config.http_connections_max);
     let budget = Arc::new(Budget::new(budget_bytes(config, recovered.as_ref()), config.shards));
     let metrics = Arc::new(Metrics::new(config));
+    let health = Arc::new(http::Health::new(&metrics));
     metrics.store.budget.get_or_init(|| Arc::clone(&budget));
     let shared = Shared {
         config: RwLock::new(Arc::clone(config)),
@@ -148,6 +149,7 @@ fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
         out_queues: OutQueues::default(),
         tls,
         http,
+        health,
         systemd,
         started: Instant::now(),
         uptime,
@@ -368,9 +370,8 @@ async fn control_until_drained(
     source: &Source<'_>,
     metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
-    let config = shared.config();
-    let state = Arc::new(http::AppState::new(&config, &shared.metrics, &shared.keyring));
-    let at_once = config.http_connections_max;
+    let state = Arc::new(http::AppState::new(&shared));
+    let at_once = shared.config().http_connections_max;
     let keep_alive = tokio::spawn(systemd::keep_alive(Arc::clone(&shared)));
     let http = tokio::spawn(http::serve(conns, Arc::clone(&state), at_once));
     let metrics = metrics.map(tokio::net::TcpListener::from_std).transpose()?;
@@ -382,7 +383,7 @@ async fn control_until_drained(
     };
     tokio::select! {
         () = metrics => {}
-        () = signals.obey(&shared, source, &state, &mut shards.ended) => {}
+        () = signals.obey(&shared, source, &mut shards.ended) => {}
         () = keep_ids(&shared) => {}
         () = shared.keyring.keep_fresh(std::future::pending()) => {}
     }
@@ -453,13 +454,7 @@ impl Signals {
     /// Runs until all shards have ended. SIGTERM and SIGINT drain, and a second one ends the
     /// process at once. SIGHUP rereads the configuration, or drains if the server's terminal is
     /// gone. A shard that fails makes the others shut down gracefully.
-    async fn obey(
-        &mut self,
-        shared: &Shared,
-        source: &Source<'_>,
-        state: &http::AppState,
-        ended: &mut mpsc::Receiver<()>,
-    ) {
+    async fn obey(&mut self, shared: &Shared, source: &Source<'_>, ended: &mut mpsc::Receiver<()>) {
         let mut is_draining = false;
         loop {
             let signal = tokio::select! {
@@ -476,7 +471,7 @@ impl Signals {
                             continue;
                         }
                         is_draining = true;
-                        drain("SIGHUP, its terminal is gone", shared, state);
+                        drain("SIGHUP, its terminal is gone", shared);
                         continue;
                     }
                     shared.systemd.reloading();
@@ -490,7 +485,7 @@ impl Signals {
                 stop_at_once(signal);
             }
             is_draining = true;
-            drain(signal, shared, state);
+            drain(signal, shared);
         }
     }
 
@@ -520,7 +515,7 @@ fn stop_at_once(signal: &str) -> ! {
 /// `close_timeout` after the drain.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-fn drain(signal: &str, shared: &Shared, state: &http::AppState) {
+fn drain(signal: &str, shared: &Shared) {
     let (over, close_timeout) = {
         let config = shared.config();
         (config.drain, config.close_timeout)
@@ -528,7 +523,7 @@ fn drain(signal: &str, shared: &Shared, state: &http::AppState) {
     tracing::info!(signal, drain = %humantime::format_duration(over), "draining");
     let at_most = over + 2 * close_timeout + LAST_WRITES;
     shared.systemd.stopping("Going down: devices are told to come back", at_most);
-    state.not_ready();
+    shared.health.stopping();
     for inbox in &shared.inboxes {
         inbox.drain(over);
     }

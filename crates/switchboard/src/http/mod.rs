@@ -1,16 +1,17 @@
 //! The HTTP side of the port: the page, health and metrics, served by axum beside the shards.
 //!
-//! A shard forwards the socket of any request that does not ask for a WebSocket. Each connection
-//! serves one request (`Connection: close`), as the next one may again be for a shard.
+//! A shard forwards the socket of any request that asks neither for a WebSocket nor for a probe
+//! ([`health`]). Each connection serves one request (`Connection: close`), as the next one may again
+//! be for a shard.
 
 mod console;
+mod health;
 mod probes;
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,10 +27,12 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub(crate) use health::Health;
+
 use crate::auth::Keyring;
-use crate::config::{Auth, Config};
+use crate::config::Auth;
 use crate::metrics::Metrics;
-use crate::shard::{HttpConn, HttpSocket, REQUEST_TIMEOUT};
+use crate::shard::{HttpConn, HttpSocket, REQUEST_TIMEOUT, Shared};
 
 /// Delay after an accept that failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -43,24 +46,18 @@ pub(crate) struct AppState {
     pub(crate) keyring: Option<Arc<Keyring>>,
     /// True if the metrics have a port of their own.
     pub(crate) metrics_are_elsewhere: bool,
-    /// True until the server begins to stop; load balancers ask by `/readyz`.
-    pub(crate) is_ready: AtomicBool,
+    health: Arc<Health>,
 }
 
 impl AppState {
-    /// Returns the state of a server that has just started.
-    pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>, keyring: &Arc<Keyring>) -> AppState {
+    pub(crate) fn new(shared: &Shared) -> AppState {
+        let config = shared.config();
         AppState {
-            metrics: Arc::clone(metrics),
-            keyring: (config.auth == Auth::Token).then(|| Arc::clone(keyring)),
+            metrics: Arc::clone(&shared.metrics),
+            keyring: (config.auth == Auth::Token).then(|| Arc::clone(&shared.keyring)),
             metrics_are_elsewhere: config.metrics_listen.is_some(),
-            is_ready: AtomicBool::new(true),
+            health: Arc::clone(&shared.health),
         }
-    }
-
-    /// Makes `/readyz` answer 503 from now on.
-    pub(crate) fn not_ready(&self) {
-        self.is_ready.store(false, Ordering::Relaxed);
     }
 }
 

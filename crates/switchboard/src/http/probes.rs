@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -12,30 +11,16 @@ use axum::routing::get;
 use axum::{Router, extract};
 
 use super::AppState;
+use super::health::Probe;
 use crate::metrics::Format;
 
-/// Returns the routes of the probes, which need no authentication.
+/// Returns the routes of the probes, which need no authentication. On the devices' port only those
+/// requests come here that a shard does not answer itself.
 pub(super) fn router() -> Router<Arc<AppState>> {
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
-}
-
-/// Answers 200 as long as the process serves HTTP at all.
-async fn healthz() -> &'static str {
-    "ok\n"
-}
-
-/// Answers 200, also while the server is full; 503 once it is stopping, and while the store cannot
-/// write.
-async fn readyz(
-    extract::State(state): extract::State<Arc<AppState>>,
-) -> (StatusCode, &'static str) {
-    if !state.is_ready.load(Ordering::Relaxed) {
-        (StatusCode::SERVICE_UNAVAILABLE, "going down\n")
-    } else if state.metrics.store_is_failing() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the store cannot write\n")
-    } else {
-        (StatusCode::OK, "ready\n")
-    }
+    Probe::ALL.into_iter().fold(Router::new(), |router, probe| {
+        let tell = async move |state: extract::State<Arc<AppState>>| state.health.tell(probe);
+        router.route(probe.path(), get(tell))
+    })
 }
 
 /// Answers with all metrics, in the format that the client prefers.

@@ -248,8 +248,11 @@ impl Shard {
                     self.poll.registry().deregister(&mut conn.socket).ok();
                     return self.turn_away(conn.socket);
                 }
-                // It was told 503 before.
-                Some(Phase::Closing { .. }) => return self.remove(key, "it gave way"),
+                Some(Phase::Closing { .. }) => {
+                    // Of many that come in one turn it may have its answer, and not written yet.
+                    self.flush_early(key);
+                    return self.remove(key, "it gave way");
+                }
                 _ => {}
             }
         }

@@ -84,7 +84,10 @@ impl Shard {
         match parse_request(bytes, self.config.handshake_max_bytes) {
             Parsed::Incomplete => self.keep(key, bytes),
             Parsed::Refused(refusal) => self.refuse(key, &refusal),
-            Parsed::Http => self.pass_to_http(key, bytes),
+            Parsed::Http(request) => match self.shared.health.answer(&request) {
+                Some(answer) => self.answer_probe(key, &answer),
+                None => self.pass_to_http(key, bytes),
+            },
             Parsed::Upgrade(mut upgrade) => match self.check(key, &mut upgrade) {
                 Ok(()) => self.welcome(key, &upgrade, bytes),
                 Err(refusal) => self.refuse(key, &refusal),
@@ -254,6 +257,12 @@ impl Shard {
         let peer = conn.permit.address();
         tracing::debug!(%peer, status = refusal.status(), "handshake refused");
         refusal.write(conn.out.buffer(&mut self.ports.spares));
+        self.begin_closing(key);
+    }
+
+    fn answer_probe(&mut self, key: Key, answer: &str) {
+        let Some(conn) = self.ports.conns.get_mut(key.index as usize) else { return };
+        conn.out.buffer(&mut self.ports.spares).extend_from_slice(answer.as_bytes());
         self.begin_closing(key);
     }
 

@@ -54,6 +54,7 @@ pub(crate) use waiting::OutQueues;
 
 use crate::auth::Keyring;
 use crate::config::Config;
+use crate::http::Health;
 use crate::metrics::Metrics;
 use crate::persistence::{Answer, Chunk, Ids, Job, Shards};
 use crate::store::Log;
@@ -113,6 +114,7 @@ pub(crate) struct Shared {
     pub(crate) out_queues: OutQueues,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) http: tokio::sync::mpsc::Sender<HttpConn>,
+    pub(crate) health: Arc<Health>,
     pub(crate) systemd: Systemd,
     /// Start of this run.
     pub(crate) started: Instant,

@@ -19,11 +19,24 @@ pub enum Parsed {
     /// The request head is incomplete.
     Incomplete,
     /// A complete HTTP request head that does not ask for a WebSocket.
-    Http,
+    Http(PlainRequest),
     /// A handshake that can be accepted.
     Upgrade(Box<Upgrade>),
     /// An error: to be answered, then the connection is closed.
     Refused(Refusal),
+}
+
+/// A request that does not ask for a WebSocket.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PlainRequest {
+    /// The method, as it came.
+    pub method: String,
+    /// The target, as it came: mostly a path.
+    pub target: String,
+    /// Minor version of HTTP: 0 or 1.
+    pub minor_version: u8,
+    /// True if a body follows the head.
+    pub has_body: bool,
 }
 
 /// An acceptable handshake.
@@ -214,7 +227,12 @@ fn read_head(request: &httparse::Request<'_, '_>, head_len: usize) -> Parsed {
         header.name.get(..14).is_some_and(|name| name.eq_ignore_ascii_case("sec-websocket-"))
     });
     if !asks_upgrade && !names_websocket {
-        return Parsed::Http;
+        return Parsed::Http(PlainRequest {
+            method: request.method.unwrap_or_default().to_owned(),
+            target: request.path.unwrap_or_default().to_owned(),
+            minor_version: request.version.unwrap_or_default(),
+            has_body: has_body(headers),
+        });
     }
     match check_upgrade(request, asks_upgrade) {
         Ok(accept) => {
@@ -283,6 +301,15 @@ fn check_upgrade(
 pub fn accept_key(key: &[u8]) -> String {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     STANDARD.encode(digest)
+}
+
+/// Returns true if the head announces a body (RFC 9112 section 6).
+fn has_body(headers: &[Header<'_>]) -> bool {
+    headers.iter().any(|header| {
+        let has_length = header.name.eq_ignore_ascii_case("content-length");
+        has_length && header.value.trim_ascii() != b"0"
+            || header.name.eq_ignore_ascii_case("transfer-encoding")
+    })
 }
 
 fn find<'h>(headers: &[Header<'h>], name: &str) -> Option<&'h [u8]> {
@@ -387,7 +414,7 @@ mod tests {
             "POST /x HTTP/1.0\r\n\r\n",
             "GET / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
         ] {
-            assert!(matches!(parse_request(request.as_bytes(), 1 << 14), Parsed::Http));
+            assert!(matches!(parse_request(request.as_bytes(), 1 << 14), Parsed::Http(_)));
         }
     }
 }

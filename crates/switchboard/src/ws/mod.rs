@@ -17,5 +17,5 @@ pub use frame::{
     Opcode, write_client_frame, write_header, write_header_reserved, write_server_frame,
     write_server_frame_with,
 };
-pub use handshake::{Parsed, Refusal, Request, Upgrade, accept_key, parse_request};
+pub use handshake::{Parsed, PlainRequest, Refusal, Request, Upgrade, accept_key, parse_request};
 pub use mask::mask;

@@ -5,12 +5,70 @@ use std::net::{TcpListener, TcpStream};
 
 use crate::device::Device;
 use crate::server::{Server, token};
+use crate::strace::{self, CONTROL, Tampering};
 
 #[test]
 fn health_and_readiness_are_told() {
     let server = Server::start();
     assert_eq!(server.get("/healthz"), "ok\n");
     assert_eq!(server.get("/readyz"), "ready\n");
+}
+
+/// Whoever filled the HTTP server's queue, or made its thread work, once had the server restarted
+/// by its own health check.
+#[test]
+fn probes_are_answered_whatever_the_http_server_does() {
+    let server = Server::within(&strace::prefix(), &["http_connections_max=1"]);
+    let _hanging = Tampering::hang(&server, CONTROL, "all");
+    let hold = || {
+        let mut socket = server.socket();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        socket
+    };
+    let _held: Vec<TcpStream> = (0..10).map(|_| hold()).collect();
+    for _ in 0..10 {
+        assert_eq!(server.get("/healthz"), "ok\n");
+        assert_eq!(server.get("/readyz?of=this"), "ready\n");
+    }
+}
+
+/// A shard answers those on the devices' port, and the HTTP server those on the metrics' port.
+#[test]
+fn probes_get_the_same_answer_on_both_ports() {
+    let free = TcpListener::bind("127.0.77.2:0").unwrap().local_addr().unwrap();
+    let server = Server::with(&["auth=token", &format!("metrics_listen={free}")]);
+    let ask = |address, request: &str| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let (before, date) = answer.split_once("\r\ndate: ").expect("RFC 9110, section 6.6.1");
+        let (date, after) = date.split_once("\r\n").unwrap();
+        assert!(date.len() == 29 && date.ends_with(" GMT"), "{answer}");
+        format!("{before}\r\n{after}")
+    };
+    for line in
+        ["GET /*", "HEAD /*", "POST /*", "get /*", "GET /*?a=/b#c", "GET http://h/*", "GET /*/"]
+    {
+        for path in ["healthz", "readyz"] {
+            for rest in [
+                "1.1\r\nHost: a\r\n\r\n",
+                "1.0\r\n\r\n",
+                "1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+                "1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+                "1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            ] {
+                let request = format!("{} HTTP/{rest}", line.replace('*', path));
+                let (by_shard, by_http) = (ask(server.address, &request), ask(free, &request));
+                let (head, body) = by_shard.split_once("\r\n\r\n").unwrap();
+                // A path that neither has is answered in other words on the devices' port.
+                if !head.contains(" 404 ") {
+                    assert_eq!(by_shard, by_http, "{request}");
+                }
+                assert!(!request.starts_with("HEAD") || body.is_empty(), "{request}");
+            }
+        }
+    }
 }
 
 #[test]

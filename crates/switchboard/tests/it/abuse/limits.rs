@@ -223,6 +223,28 @@ fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
     assert!(inside.ask("help").starts_with("Your ID: "));
 }
 
+/// Each connection that is beyond `max_connections` can give way to the next in the same turn, and
+/// its answer is written at the end of the turn.
+#[test]
+fn a_full_server_answers_all_probes_of_one_turn() {
+    let server = Server::with(&["shards=1", "max_connections=1"]);
+    let _inside = Wire::open_patiently(&server);
+    server.signal(rustix::process::Signal::STOP);
+    let sockets: Vec<TcpStream> = (0..120)
+        .map(|_| {
+            let mut socket = server.socket();
+            socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+            socket
+        })
+        .collect();
+    server.signal(rustix::process::Signal::CONT);
+    for mut socket in sockets {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\nready\n"), "{answer:?}");
+    }
+}
+
 /// A client without a token could once make the server hold a whole message.
 #[test]
 fn before_hello_a_message_is_small() {

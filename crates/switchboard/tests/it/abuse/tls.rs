@@ -281,6 +281,7 @@ fn who_says_more_than_the_http_server_takes_waits_and_is_answered() {
     let request = "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     fill(&mut stream, &mut inside);
+    assert_eq!(get(&server, &certificate, "/readyz"), "ready\n", "the shard answers probes itself");
     hanging.end();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
