@@ -366,6 +366,9 @@ pub enum Format {
 }
 
 impl Format {
+    /// All of them.
+    pub const ALL: [Format; 2] = [Format::Text, Format::OpenMetrics];
+
     /// Returns the value of `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {

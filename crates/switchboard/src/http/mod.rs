@@ -7,6 +7,7 @@
 mod console;
 mod health;
 mod probes;
+mod renderings;
 
 use std::convert::Infallible;
 use std::io;
@@ -33,6 +34,7 @@ use crate::auth::Keyring;
 use crate::config::Auth;
 use crate::metrics::Metrics;
 use crate::shard::{HttpConn, HttpSocket, REQUEST_TIMEOUT, Shared};
+use renderings::Renderings;
 
 /// Delay after an accept that failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -47,6 +49,7 @@ pub(crate) struct AppState {
     /// True if the metrics have a port of their own.
     pub(crate) metrics_are_elsewhere: bool,
     health: Arc<Health>,
+    renderings: Renderings,
 }
 
 impl AppState {
@@ -57,6 +60,7 @@ impl AppState {
             keyring: (config.auth == Auth::Token).then(|| Arc::clone(&shared.keyring)),
             metrics_are_elsewhere: config.metrics_listen.is_some(),
             health: Arc::clone(&shared.health),
+            renderings: Renderings::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
@@ -26,7 +26,11 @@ pub(super) fn router() -> Router<Arc<AppState>> {
 /// Answers with all metrics, in the format that the client prefers.
 pub(super) async fn metrics(state: extract::State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let format = negotiate(&headers);
-    ([(CONTENT_TYPE, format.content_type())], state.metrics.render(format)).into_response()
+    let asked_at = Instant::now();
+    // Lets all other requests that can go on come to this point, too: they share the rendering.
+    tokio::task::yield_now().await;
+    let text = state.renderings.since(asked_at, format, || state.metrics.render(format));
+    ([(CONTENT_TYPE, format.content_type())], text).into_response()
 }
 
 /// Answers with the metrics on the devices' port, where they need the same token as a device.

@@ -32,8 +32,8 @@ impl Process {
         if let Some(stat) = Stat::read() {
             stat.encode(out)?;
         }
-        if let Ok(files) = fs::read_dir("/proc/self/fd") {
-            out.gauge("process_open_fds", "Open file descriptors", files.count() as u64)?;
+        if let Some(files) = open_files() {
+            out.gauge("process_open_fds", "Open file descriptors", files)?;
         }
         let max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         out.gauge("process_max_fds", "Limit on open file descriptors", max)
@@ -79,6 +79,17 @@ impl Stat {
         let help = "Virtual memory";
         out.bytes("process_virtual_memory", help, MetricType::Gauge, self.virtual_bytes)?;
         out.gauge("process_threads", "Threads of the process", self.threads)
+    }
+}
+
+/// Returns the number of open files. Since Linux 6.2 it is the size of the folder; counting the
+/// entries takes 0.8 ms for each thousand.
+fn open_files() -> Option<u64> {
+    const FILES: &str = "/proc/self/fd";
+    match fs::metadata(FILES).ok()?.len() {
+        // The folder itself is open while it is read.
+        0 => Some(fs::read_dir(FILES).ok()?.count().saturating_sub(1) as u64),
+        files => Some(files),
     }
 }
 
