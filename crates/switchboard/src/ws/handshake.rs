@@ -63,7 +63,7 @@ pub struct Request {
     extensions: Option<String>,
     /// All of `Sec-WebSocket-Protocol`, joined by commas.
     protocols: Option<String>,
-    /// `Authorization`, if it occurs exactly once.
+    /// `Authorization`, which occurs at most once.
     authorization: Option<String>,
 }
 
@@ -250,7 +250,8 @@ fn read_head(request: &httparse::Request<'_, '_>, head_len: usize) -> Parsed {
     }
 }
 
-/// Checks RFC 6455 section 4.2.1 point by point; returns the value of `Sec-WebSocket-Accept`.
+/// Checks RFC 6455 section 4.2.1 point by point, and that proxies in between read the head in the
+/// same way (RFC 9112 sections 3.2 and 6, RFC 6455 section 11.3); returns the value of `Sec-WebSocket-Accept`.
 fn check_upgrade(
     request: &httparse::Request<'_, '_>,
     asks_upgrade: bool,
@@ -265,6 +266,18 @@ fn check_upgrade(
     }
     if find(headers, "host").is_none() {
         return Err(Refusal::bad_request("The Host header is missing."));
+    }
+    for name in ["Host", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Authorization"] {
+        if headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).count() > 1 {
+            return Err(Refusal::bad_request(format!(
+                "The header {name} comes more than once; it may come only once."
+            )));
+        }
+    }
+    if has_body(headers) {
+        return Err(Refusal::bad_request(
+            "A WebSocket handshake has no body: leave out Content-Length and Transfer-Encoding.",
+        ));
     }
     if !asks_upgrade {
         return Err(Refusal::upgrade_required(

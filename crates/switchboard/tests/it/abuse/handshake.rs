@@ -43,6 +43,26 @@ fn a_bad_handshake_is_told_what_is_wrong() {
     assert_eq!(server.metric("switchboard_connections"), 0.0);
 }
 
+/// The first one counted once, of `Authorization` none, and the bytes of a body were read as frames.
+/// A proxy may read such a head in another way than the server.
+#[test]
+fn a_head_that_can_be_read_in_two_ways_is_400() {
+    let server = Server::start();
+    for (more, words) in [
+        ("Host: test", "Host comes more than once"),
+        ("sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Key comes"),
+        ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version comes"),
+        ("Authorization: Bearer a\r\nauthorization: Bearer b", "Authorization comes"),
+        ("Content-Length: 5", "no body"),
+        ("Content-Length: 0\r\nContent-Length: 5", "no body"),
+        ("Transfer-Encoding: chunked", "no body"),
+    ] {
+        let answer = server.raw(request_with(&format!("{more}\r\n")).as_bytes());
+        assert_refused(&answer, "400", words);
+    }
+    Wire::over(server.socket(), &request_with("Content-Length: 0\r\n"));
+}
+
 #[test]
 fn a_request_that_does_not_come_in_time_is_408() {
     let server = Server::with(&["handshake_timeout=150ms"]);
