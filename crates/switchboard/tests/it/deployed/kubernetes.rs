@@ -117,7 +117,8 @@ fn the_log_fits_the_volume_and_the_queues_fit_the_memory() {
     assert!(config.store_max_bytes as u64 <= volume * 9 / 10);
     let out_queues = config.out_queues_max_bytes * 5 / 4;
     let queues = out_queues
-        + config.memory_messages_max_bytes
+        // As much again for the entries of messages on disk.
+        + 2 * config.memory_messages_max_bytes
         + config.unfinished_messages_max_bytes
         + config.store_queue_max_bytes * 9 / 8;
     let limit = bytes(&container()["resources"]["limits"]["memory"]);
