@@ -309,6 +309,8 @@ impl Broker {
             // Where the name is not recorded now, a crash brings back the old one. That is safe:
             // the client does not know it any more, and takes the mailbox for another again.
             device.mailbox_name = hello.nonce | 1;
+            // It may have read what waits as well.
+            device.mailbox.all_may_have_been_pushed();
             if is_recorded {
                 device.recorded_at = Position::NOWHERE;
             } else if is_kept {

@@ -767,7 +767,7 @@ impl Mailbox {
         self.pushed_to = self.pushed_to.max(pushed_to);
     }
 
-    /// Resolves pessimistically after a crash: everything that is here may have been pushed.
+    /// Resolves pessimistically what is not known: everything that is here may have been pushed.
     pub(crate) fn all_may_have_been_pushed(&mut self) {
         self.pushed_to = self.pushed_to.max(self.next_seq - 1);
     }

@@ -308,6 +308,15 @@ impl Broker {
         }
     }
 
+    /// Counts everything replayed so far as pushed. To be called during the replay, where a log is
+    /// known to have gone on differently: behind the end of a backup, and of a repaired log. The
+    /// records that are not there may have said that the receivers came.
+    pub fn all_may_have_been_pushed(&mut self) {
+        for device in self.mailboxes.devices.values_mut() {
+            device.mailbox.all_may_have_been_pushed();
+        }
+    }
+
     /// Ends the replay: resolves what it left open, and turns stamps into moments.
     pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
         for (of, ended) in &replay.receipts {

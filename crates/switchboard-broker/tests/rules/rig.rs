@@ -33,6 +33,8 @@ pub(crate) struct Done {
     pub(crate) closed: Vec<(u32, u16)>,
     /// Records, by their kinds.
     pub(crate) appended: Vec<&'static str>,
+    /// The `pushed_to` of the devices' records among them.
+    pub(crate) pushed_to: Vec<u64>,
     /// Fetches: device, session and contents.
     pub(crate) fetches: Vec<(DeviceId, u32, Vec<Want>)>,
 }
@@ -44,7 +46,12 @@ impl Done {
                 self.frames.push((conn.0, written(frame)));
             }
             Effect::Close { conn, code, .. } => self.closed.push((conn.0, code)),
-            Effect::Append(record) => self.appended.push(kind(&record)),
+            Effect::Append(record) => {
+                self.appended.push(kind(&record));
+                if let Record::Device(device) = record {
+                    self.pushed_to.push(device.pushed_to);
+                }
+            }
             Effect::Fetch { device, session, wants } => {
                 self.fetches.push((device, session, wants.to_vec()));
             }
@@ -99,12 +106,20 @@ impl Rig {
 
     /// Returns a rig whose store has these records, the first one at position 1.
     pub(crate) fn replayed(records: &[Record<'_>]) -> (Rig, Done) {
+        Rig::restored(&[], records)
+    }
+
+    /// As [`Rig::replayed`], with a store that was restored from a backup of the first records.
+    pub(crate) fn restored(backup: &[Record<'_>], since: &[Record<'_>]) -> (Rig, Done) {
         let mut rig = Rig::new(Limits::default(), true);
         let mut replay = Replay::default();
-        for (record, position) in records.iter().zip(1..) {
-            rig.broker.replay(NOW, &mut replay, record, Position(position));
-            rig.last_position = position;
-        }
+        let mut next = |broker: &mut Broker, record: &Record<'_>| {
+            rig.last_position += 1;
+            broker.replay(NOW, &mut replay, record, Position(rig.last_position));
+        };
+        backup.iter().for_each(|record| next(&mut rig.broker, record));
+        rig.broker.all_may_have_been_pushed();
+        since.iter().for_each(|record| next(&mut rig.broker, record));
         let mut done = Done::default();
         rig.broker.replayed_all(NOW, replay, &mut |effect| done.note(effect));
         rig.unsynced += done.appended.len();

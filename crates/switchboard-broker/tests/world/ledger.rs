@@ -58,6 +58,8 @@ pub(crate) struct Message {
     pub(crate) may_repeat: bool,
     /// True if an older backup was restored since: nothing is promised.
     pub(crate) is_void: bool,
+    /// Number of arrivals when it was restored.
+    pub(crate) arrivals_before_restore: Option<usize>,
 }
 
 /// One send, when it reached the server.
@@ -243,6 +245,18 @@ impl Ledger {
     /// Notes that the sender was told the outcome.
     pub(crate) fn outcome(&mut self, serial: usize, told: (Outcome, bool), is_over: bool) {
         let message = &mut self.messages[serial];
+        let (outcome, maybe_seen) = told;
+        if message.is_of_backup() && message.is_seen {
+            let is_wrong = match outcome {
+                Outcome::Cancelled => true,
+                Outcome::Expired | Outcome::Evicted => !maybe_seen,
+                Outcome::Delivered | Outcome::Refused => false,
+            };
+            assert!(
+                !is_wrong,
+                "m{serial} is in a backup, was seen since, and {told:?}: {message:?}"
+            );
+        }
         if message.is_void {
             return;
         }
@@ -252,7 +266,6 @@ impl Ledger {
             "m{serial} has a second outcome {told:?}: {message:?}"
         );
         message.outcome = Some(told);
-        let (outcome, maybe_seen) = told;
         let is_true = message.may_repeat
             || match outcome {
                 Outcome::Delivered => message.is_acked && !message.is_refused_for_good,
@@ -323,6 +336,11 @@ impl Ledger {
 }
 
 impl Message {
+    /// Returns true if all that the server can know of it is in a backup that was restored.
+    pub(crate) fn is_of_backup(&self) -> bool {
+        self.arrivals_before_restore == Some(self.arrivals.len()) && !self.may_repeat
+    }
+
     /// Returns the arrivals with which it may have been accepted.
     fn orders(&self) -> impl Iterator<Item = u64> {
         // While the store fails, a retry is answered before the first attempt, which is still open.

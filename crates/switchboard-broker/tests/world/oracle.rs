@@ -91,7 +91,9 @@ impl World {
                 let Request::Cancel { serial } = request else { return };
                 let message = &mut self.ledger.messages[serial];
                 assert!(
-                    !message.is_seen || message.is_void || message.may_repeat,
+                    !message.is_seen
+                        || (message.is_void && !message.is_of_backup())
+                        || message.may_repeat,
                     "m{serial} was seen and is cancelled: {message:?}"
                 );
                 message.is_cancelled = true;

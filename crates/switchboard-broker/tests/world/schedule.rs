@@ -513,7 +513,11 @@ impl World {
         self.crash();
         note!(self, "restored {} records", backup.len());
         self.store.restore(backup);
+        self.unsure_to = self.store.end();
         self.forget_promises();
+        for message in &mut self.ledger.messages {
+            message.arrivals_before_restore = Some(message.arrivals.len());
+        }
         self.epoch = self.random.next();
         self.after_stop();
     }

@@ -94,6 +94,11 @@ impl Store {
         self.compacted_to = 0;
     }
 
+    /// Returns the position of the last record in the log.
+    pub(crate) fn end(&self) -> Position {
+        self.durable.back().map_or(Position(0), |(position, _)| *position)
+    }
+
     /// Returns the number up to which each device acked, by the log.
     pub(crate) fn acked_to(&self) -> BTreeMap<PublicId, u64> {
         let mut acked = BTreeMap::new();

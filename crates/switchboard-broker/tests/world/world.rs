@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) compaction: Option<Compaction>,
     /// Part of all mailboxes' names; another after each restore of a backup.
     pub(crate) epoch: u64,
+    /// Position up to which everything counts as pushed: the end of the backup that was restored.
+    pub(crate) unsure_to: Position,
     /// The log at an earlier time.
     pub(crate) backup: Option<VecDeque<(Position, Stored)>>,
     pub(crate) links: Vec<Link>,
@@ -126,6 +128,7 @@ impl World {
             fetches: Vec::new(),
             compaction: None,
             epoch: 0,
+            unsure_to: Position(0),
             backup: None,
             links: Vec::new(),
             seats: Vec::new(),
@@ -185,11 +188,18 @@ impl World {
     fn replay(&mut self) {
         let now = self.now;
         let mut replays: Vec<Replay> = self.brokers.iter().map(|_| Replay::default()).collect();
+        let mut is_unsure = true;
         for (position, stored) in &self.store.durable {
             note!(self, "  replay {position:?} {stored:?}");
+            if *position > self.unsure_to && std::mem::take(&mut is_unsure) {
+                self.brokers.iter_mut().for_each(Broker::all_may_have_been_pushed);
+            }
             for (broker, replay) in self.brokers.iter_mut().zip(&mut replays) {
                 broker.replay(now, replay, &stored.record(), *position);
             }
+        }
+        if is_unsure && self.unsure_to > Position(0) {
+            self.brokers.iter_mut().for_each(Broker::all_may_have_been_pushed);
         }
         for (shard, replay) in replays.into_iter().enumerate() {
             let mut done = Vec::new();

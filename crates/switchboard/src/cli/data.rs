@@ -64,7 +64,8 @@ impl Args {
             value,
         });
         let config = self.config.as_deref();
-        let loaded = config::load(Path::new(""), config, std::env::vars_os(), flag);
+        let loaded =
+            config::load(Path::new(""), config, std::env::vars_os(), flag);
         let loaded = loaded.map_err(Problem::usage)?;
         let none = || Problem::usage("the server keeps no data (data_dir is empty)");
         loaded.config.data_dir.ok_or_else(none)
@@ -93,25 +94,28 @@ impl Args {
     }
 
     /// Opens the directory for reading, with a log and a state that belong together.
-    pub(super) fn open(&self) -> Result<DataDir, Problem> {
+    pub(super) fn open(&self) -> Result<(DataDir, ServerState), Problem> {
         self.open_by(DataDir::open_to_read)
     }
 
     /// Like [`open`](Args::open), to append to the log.
-    pub(super) fn open_to_append(&self) -> Result<DataDir, Problem> {
+    pub(super) fn open_to_append(&self) -> Result<(DataDir, ServerState), Problem> {
         self.open_by(DataDir::open_as_it_is)
     }
 
-    fn open_by(&self, open: fn(&Path) -> Result<DataDir, OpenError>) -> Result<DataDir, Problem> {
+    fn open_by(
+        &self,
+        open: fn(&Path) -> Result<DataDir, OpenError>,
+    ) -> Result<(DataDir, ServerState), Problem> {
         let disk = self.take_by(open)?;
         let known = store::identify(&disk).map_err(Problem::failed)?;
-        let (_, origin) = ServerState::open(disk.root(), known).map_err(Problem::failed)?;
+        let (state, origin) = ServerState::open(disk.root(), known).map_err(Problem::failed)?;
         if origin == DirOrigin::Older {
             return Err(Problem::failed(
                 "an older version wrote it: start the server once, which brings it up to date",
             ));
         }
-        Ok(disk)
+        Ok((disk, state))
     }
 }
 

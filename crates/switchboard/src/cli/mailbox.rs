@@ -15,6 +15,8 @@ use super::data::{self, Problem, read_all};
 use super::mailboxes::{Entry, Mailbox, Mailboxes};
 use super::output::{self, escaped, one_line};
 use crate::clock;
+use crate::persistence::Unsure;
+use crate::persistence::state::ServerState;
 use crate::store::{DataDir, LogOptions};
 
 /// Subcommands of `switchboard mailbox`.
@@ -73,9 +75,19 @@ pub(super) fn run(command: &Command) -> Exit {
     }
 }
 
-fn read(disk: &DataDir, whole: Option<&str>) -> Result<Mailboxes, Problem> {
+fn read(disk: &DataDir, state: &ServerState, whole: Option<&str>) -> Result<Mailboxes, Problem> {
     let mut mailboxes = Mailboxes::with_bodies_of(whole);
-    read_all(disk, |_, record| mailboxes.take(record)).map_err(Problem::failed)?;
+    let mut unsure = Unsure::new(state);
+    let read = read_all(disk, |position, record| {
+        if unsure.ends_before(position) {
+            mailboxes.all_may_have_been_pushed();
+        }
+        mailboxes.take(record);
+    });
+    read.map_err(Problem::failed)?;
+    if unsure.end().is_some() {
+        mailboxes.all_may_have_been_pushed();
+    }
     Ok(mailboxes)
 }
 
@@ -86,7 +98,8 @@ fn find<'a>(mailboxes: &'a Mailboxes, id: &str) -> Result<&'a Mailbox, Problem> 
 }
 
 fn list(data: &data::Args, as_json: bool) -> Result<String, Problem> {
-    let mailboxes = read(&data.open()?, None)?;
+    let (disk, state) = data.open()?;
+    let mailboxes = read(&disk, &state, None)?;
     let mut out = String::new();
     if !as_json {
         out.push_str(&format!(
@@ -112,7 +125,8 @@ fn list(data: &data::Args, as_json: bool) -> Result<String, Problem> {
 }
 
 fn show(data: &data::Args, id: &str, as_json: bool) -> Result<String, Problem> {
-    let mailboxes = read(&data.open()?, Some(id))?;
+    let (disk, state) = data.open()?;
+    let mailboxes = read(&disk, &state, Some(id))?;
     let mailbox = find(&mailboxes, id)?;
     let now_ms = now_ms()?;
     let lines = mailbox.waiting().map(|(seq, entry)| {
@@ -159,8 +173,8 @@ fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem
     if !yes && !is_asked {
         return Err(Problem::usage("no terminal to ask for confirmation; give --yes"));
     }
-    let disk = data.open_to_append()?;
-    let mailboxes = read(&disk, None)?;
+    let (disk, state) = data.open_to_append()?;
+    let mailboxes = read(&disk, &state, None)?;
     let mailbox = find(&mailboxes, id)?;
     if is_asked && !agrees(&format!("End {id} with {} messages?", mailbox.waiting().count()))? {
         return Ok("nothing was dropped\n".to_owned());

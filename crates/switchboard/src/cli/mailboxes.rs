@@ -94,6 +94,13 @@ impl Mailboxes {
         }
     }
 
+    /// As [`switchboard_broker::Broker::all_may_have_been_pushed`].
+    pub(super) fn all_may_have_been_pushed(&mut self) {
+        for mailbox in self.devices.values_mut() {
+            mailbox.pushed_to = mailbox.pushed_to.max(mailbox.next_seq() - 1);
+        }
+    }
+
     /// Notes that records are lost here, or may be.
     pub(super) fn gap(&mut self) {
         self.gaps += 1;

@@ -105,6 +105,7 @@ pub(crate) fn open(
     let mut brokers: Vec<_> =
         (0..shards).map(|shard| (new_broker(shard), Replay::default())).collect();
     let mut uptime = Moment::from_ms(state.uptime_ms);
+    let mut unsure = Unsure::new(&state);
     let mut recovered = store::open(disk.clone(), options, &mut |position, bytes| {
         let record = record::read(bytes)
             .map_err(|error| format!("the record at {position:?} cannot be read: {error}"))?;
@@ -114,6 +115,9 @@ pub(crate) fn open(
             uptime = uptime.max(message.at);
         }
         let now = Now { at: uptime, wall_ms };
+        if unsure.ends_before(position) {
+            brokers.iter_mut().for_each(|(broker, _)| broker.all_may_have_been_pushed());
+        }
         // To all of them: records know nothing of shards, and there may be another number of
         // them now.
         for (broker, replay) in &mut brokers {
@@ -122,6 +126,10 @@ pub(crate) fn open(
         Ok(())
     })
     .map_err(|error| refused(dir, error))?;
+    if let Some(end) = unsure.end() {
+        brokers.iter_mut().for_each(|(broker, _)| broker.all_may_have_been_pushed());
+        state.unsure_to = end;
+    }
     report(dir, origin, &recovered.found, &brokers);
     let clock = resume(&state, uptime, wall_ms);
     brokers.iter_mut().for_each(|(broker, _)| broker.stamp_by(clock));
@@ -147,6 +155,34 @@ pub(crate) fn open(
         tracing::warn!(%error, "no ids can be reserved; new devices are refused until they can");
     }
     Ok(Opened { brokers, recovered: Some(recovered), ids, uptime })
+}
+
+/// Finds the end of the part of a log in which everything counts as pushed; see
+/// [`ServerState::unsure_to`].
+#[derive(Debug)]
+pub(crate) struct Unsure {
+    to: u64,
+    /// A position behind all records so far.
+    read_to: u64,
+    has_ended: bool,
+}
+
+impl Unsure {
+    pub(crate) fn new(state: &ServerState) -> Unsure {
+        Unsure { to: state.unsure_to, read_to: 0, has_ended: state.unsure_to == 0 }
+    }
+
+    /// Takes the position of the next record; returns true once, if the part ended before it.
+    pub(crate) fn ends_before(&mut self, position: store::Position) -> bool {
+        let position = position.to_u64();
+        self.read_to = position + 1;
+        position >= self.to && !std::mem::replace(&mut self.has_ended, true)
+    }
+
+    /// Ends the log; returns its end if the part reaches it.
+    pub(crate) fn end(self) -> Option<u64> {
+        (!self.has_ended).then_some(self.to.min(self.read_to))
+    }
 }
 
 /// Returns true if a folder lies where the state is to be written: that does not go away by itself.

@@ -29,6 +29,9 @@ const LEN_MAX: u64 = 64 << 10;
 /// servers whose log had no manifest.
 const VERSION: u32 = 2;
 
+/// The `unsure_to` of a log whose end is not noted yet: all that it has.
+const ALL: u64 = u64::MAX;
+
 /// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ServerState {
@@ -48,6 +51,11 @@ pub(crate) struct ServerState {
     /// files that a backup put into the same directory have others.
     #[serde(default)]
     manifest: Option<String>,
+    /// Position in the log before which everything counts as pushed: the end of the log when it was
+    /// found to be a copy, or was repaired; [`ALL`] until the next start notes that end. 0 if
+    /// neither ever happened.
+    #[serde(default)]
+    pub(crate) unsure_to: u64,
     /// Ids of devices below this one may have been given.
     pub(crate) ids_to: u64,
     /// Time that the server has run, over all its runs.
@@ -146,7 +154,7 @@ impl ServerState {
         let wrong = |file: &str, why: &str| {
             Err(StateError::Wrong { path: dir.path().join(file), why: why.to_owned() })
         };
-        let (mut state, log) = match (read, log) {
+        let (state, log) = match (read, log) {
             (None, Known::Nothing) => return Ok((ServerState::new()?, DirOrigin::New)),
             // A crash came before it was written for the first time. Nothing was accepted yet.
             (None, Known::Listed(Identity { state_generation: 0, has_segments: false, .. })) => {
@@ -157,7 +165,7 @@ impl ServerState {
                 // Version 1 noted only the directory's inode, so only a copied directory is
                 // noticed.
                 if state.inode != inode(dir)? {
-                    state.epoch = random()?;
+                    state = state.of_another_log()?;
                 }
                 return Ok((state, DirOrigin::Older));
             }
@@ -176,11 +184,8 @@ impl ServerState {
         if state.generation > log.state_generation + 1 {
             return wrong(MANIFEST, "is older than state.json: it was copied from a backup");
         }
-        // What devices acked after the copy was made is not in it. Under new names they forget what
-        // they had seen; under the old ones they would take new messages for old.
         if state.has_moved(dir)? {
-            state.epoch = random()?;
-            return Ok((state, DirOrigin::Copied));
+            return Ok((state.of_another_log()?, DirOrigin::Copied));
         }
         Ok((state, DirOrigin::Same))
     }
@@ -242,6 +247,7 @@ impl ServerState {
             epoch: random()?,
             inode: 0,
             manifest: None,
+            unsure_to: 0,
             ids_to: DeviceId::FIRST.get(),
             uptime_ms: 0,
             wall_ms: 0,
@@ -254,7 +260,14 @@ impl ServerState {
 
     /// Returns the same state for another store: all mailboxes get new names.
     pub(crate) fn for_store(self, store: u64) -> Result<ServerState, StateError> {
-        Ok(ServerState { store, generation: 0, epoch: random()?, ..self })
+        Ok(ServerState { store, generation: 0, ..self.of_another_log()? })
+    }
+
+    /// Returns the same state for a log that lacks records: devices may have read and acked more than
+    /// it says. Under new names they forget what they had seen, since under the old ones they would
+    /// take new messages for old; and nobody is told that something was certainly not read.
+    fn of_another_log(self) -> Result<ServerState, StateError> {
+        Ok(ServerState { epoch: random()?, unsure_to: ALL, ..self })
     }
 
     /// Returns true if the directory, or the manifest in it, is not the one for which this was
@@ -396,6 +409,7 @@ mod tests {
         let (mut copied, origin) = opened(new.path(), listed(5, 1)).unwrap();
         assert_eq!(origin, DirOrigin::Copied);
         assert_ne!(copied.epoch, state.epoch);
+        assert_eq!((state.unsure_to, copied.unsure_to), (0, ALL));
         assert_eq!(copied.digest_key, state.digest_key);
         write(&mut copied, new.path());
         assert_eq!(opened(new.path(), listed(5, 1)).unwrap(), (copied, DirOrigin::Same));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::client::{V1, now_s, send, with};
-use crate::server::Server;
+use crate::server::{Server, binary};
 
 /// On one shard, and with sender and receiver on different ones.
 const SHARDS: [&str; 2] = ["shards=1", "shards=3"];
@@ -440,4 +440,51 @@ fn a_backup_put_back_in_place_costs_no_new_message() {
     }
     assert_eq!(next, ids[0]);
     ids[1..].iter().for_each(|id| assert_eq!(b.hear()["id"], *id));
+}
+
+/// After a backup was restored, and after a repair, a message that its receiver had read and acked
+/// since was taken back by `cancel`. The first start after it must record that it may have been
+/// seen, as later ones cannot know.
+#[test]
+fn what_was_read_after_a_backup_or_in_a_lost_part_cannot_be_taken_back() {
+    for is_repaired in [false, true] {
+        let mut server = Server::start();
+        let data = server.directory.path().join("switchboard-data");
+        let backup = tempfile::tempdir().unwrap();
+        let b_away = V1::named(&server, "b").leave();
+        let mut a = V1::named(&server, "a");
+        a.send("b", "read");
+        let a_away = a.leave();
+        server.kill();
+        copy(&data, backup.path());
+
+        server.restart();
+        let mut b = b_away.back(&server, 0);
+        let seq = b.take("read");
+        b.ack(seq);
+        b.leave();
+        server.kill();
+        if is_repaired {
+            let segment = "log/00000001.seg";
+            std::fs::copy(backup.path().join(segment), data.join(segment)).unwrap();
+            let repaired =
+                binary().args(["store", "repair", "--data-dir"]).arg(&data).output().unwrap();
+            assert!(repaired.status.success(), "{repaired:?}");
+        } else {
+            std::fs::remove_dir_all(&data).unwrap();
+            std::fs::create_dir(&data).unwrap();
+            copy(backup.path(), &data);
+        }
+
+        let cancel = |id: &str| json!({"type": "cancel", "id": id});
+        for since in ["one", "two", "three"] {
+            server.restart();
+            let mut a = a_away.back(&server, 0);
+            a.ask(cancel("read"), json!({"type": "rejected", "id": "read", "code": "too_late"}));
+            a.send("b", since);
+            a.ask(cancel(since), json!({"type": "cancelled", "id": since}));
+            a.leave();
+            server.kill();
+        }
+    }
 }
