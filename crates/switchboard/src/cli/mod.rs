@@ -35,6 +35,8 @@ use std::process::ExitCode;
 use std::{env, io};
 
 use clap::{Parser, Subcommand};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 
 use settings::Settings;
 
@@ -178,6 +180,8 @@ impl From<Exit> for ExitCode {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    // Ignored if it fails, as only a limit on the size of files makes a difference.
+    let _: io::Result<()> = outlive_file_size_limit();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // A HEALTHCHECK may end with 0 or 1 only: Docker reserves 2.
@@ -206,6 +210,15 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => generate::completions(shell).into(),
         Command::Man { directory } => generate::man_pages(&directory).into(),
     }
+}
+
+/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail with an error, which is
+/// handled as any other; by default the signal SIGXFSZ ends the process.
+fn outlive_file_size_limit() -> io::Result<()> {
+    // Only to register a handler, which stays when the runtime is gone.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
 #[cfg(test)]

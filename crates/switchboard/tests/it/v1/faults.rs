@@ -790,3 +790,25 @@ fn data_of_a_newer_version_is_refused_and_left_as_it_is() {
     assert!(said.contains("version 3") && said.contains("newer"), "{said}");
     assert_eq!(fs::read_to_string(&path).unwrap(), newer);
 }
+
+/// SIGXFSZ ended the server when a segment, or the log on standard error, reached the limit on the
+/// size of files: a crash instead of an error that it could handle.
+#[test]
+fn a_file_that_reaches_the_limit_on_its_size_is_a_write_that_fails() {
+    // In KiB, or half of them, by the shell. A segment grows by a MiB.
+    let limited = ["sh", "-c", "ulimit -f 4000; exec \"$@\"", "sh"].map(str::to_owned);
+    let server = Server::within(&limited, &[]);
+    let mut device = V1::named(&server, "a");
+    let body = "x".repeat(60_000);
+    let to = device.device();
+    for n in 0..100 {
+        let id = n.to_string();
+        device.say(&json!({"type": "send", "id": id, "to": to, "body": body}));
+        let answer = std::iter::repeat_with(|| device.hear()).find(|frame| {
+            ["accepted", "rejected"].map(|kind| json!(kind)).contains(&frame["type"])
+        });
+        assert_eq!(answer.unwrap()["id"], id);
+    }
+    assert!(server.metric("switchboard_store_failures_total") > 0.0, "the limit is reached");
+    assert!(server.terminate().status.success());
+}
