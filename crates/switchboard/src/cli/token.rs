@@ -23,6 +23,9 @@ be taken back; to end all of them, stop the server, remove token.key, run
 
 Exit codes: 0 printed, 1 failed, 2 wrong usage or no server's data there";
 
+/// Latest end of a token, in seconds since 1970: the greatest number that JavaScript has exactly.
+const EXP_MAX: u64 = (1 << 53) - 1;
+
 /// The token's device and lifetime.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -75,6 +78,12 @@ fn mint(args: &Args) -> Result<String, (Exit, String)> {
         ),
         error => failed(&error),
     })?;
+    // A larger number is another one in JavaScript, and in most JSON libraries.
+    if args.ttl.is_some_and(|ttl| now.as_secs().saturating_add(ttl.as_secs()) > EXP_MAX) {
+        return Err(usage(
+            &"--ttl: it ends later than a token can say; leave it out, and it lasts as long as the key",
+        ));
+    }
     let token = key.mint(args.device.as_ref(), args.ttl, patterns.as_ref(), now.as_secs());
     if token.len() > TOKEN_LEN_MAX {
         return Err(usage(&"--allow-send: these patterns are too long for one token"));

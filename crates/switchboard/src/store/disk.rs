@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, FileId};
 use super::segment::number_of;
-use super::{OpenError, Space, StoreError, is_damage};
+use super::{Known, OpenError, Space, StoreError, identify, is_damage};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -88,6 +88,8 @@ pub struct DataDir {
 }
 
 const LOG: &str = "log";
+/// The server's own state, which is written after the log was made.
+const STATE: &str = "state.json";
 
 impl DataDir {
     /// Opens the directory for this process alone, and makes what is missing. A directory that it
@@ -100,20 +102,32 @@ impl DataDir {
             hide_from_git(dir)?;
         }
         let (root, old_lock) = locks(dir, true)?;
-        let mut log = open_log(&root);
-        if matches!(log, Err(Errno::NOENT)) {
+        let log = open_log(&root);
+        let mut disk = DataDir { root, log, _old_lock: old_lock, is_read_only: false };
+        if matches!(disk.log, Err(Errno::NOENT)) && disk.has_no_records() {
             let path = dir.join(LOG);
-            root.make_dir(LOG).map_err(StoreError::of("create", &path.to_string_lossy()))?;
-            log = open_log(&root);
+            disk.root.make_dir(LOG).map_err(StoreError::of("create", &path.to_string_lossy()))?;
+            disk.log = open_log(&disk.root);
         }
         // The names that lead to the log must be as durable as the log.
-        if let Ok(log) = &log {
+        if let Ok(log) = &disk.log {
             sync(log)?;
         }
-        sync(&root)?;
+        sync(&disk.root)?;
         // The parent may belong to another user, so an error is not one of the store.
-        drop(root.open_dir("..").and_then(|parent| parent.sync()));
-        Ok(DataDir { root, log, _old_lock: old_lock, is_read_only: false })
+        drop(disk.root.open_dir("..").and_then(|parent| parent.sync()));
+        Ok(disk)
+    }
+
+    /// Returns true if no `log/` with records belongs to the directory. Where one does, it was moved
+    /// away: the start will be refused, and an empty folder would be in the way of what is moved
+    /// back.
+    fn has_no_records(&self) -> bool {
+        match identify(self) {
+            Ok(Known::Nothing) => self.root.id_of(STATE).is_err(),
+            Ok(Known::Listed(log)) => !log.has_segments,
+            Ok(Known::Unlisted) | Err(_) => false,
+        }
     }
 
     /// As [`DataDir::open_as_it_is`], for reading only: a write is an error, and the file

@@ -97,6 +97,9 @@ fn a_token_may_end_and_may_bound_whom_its_device_sends_to() {
     let expires_at_ms = claims.expires_at_ms.unwrap();
     assert!((before_ms + ttl_ms..=now_s() * 1000 + ttl_ms).contains(&expires_at_ms));
     assert_eq!(claims.allow_send, Some(Patterns::new(["hub-*", "billing"]).unwrap()));
+    // Its `exp` was a number that JavaScript does not have.
+    let ran = token(home.path(), "--device a --ttl 999999999years");
+    refused(&ran, 2, "--ttl: it ends later than a token can say");
 }
 
 #[test]

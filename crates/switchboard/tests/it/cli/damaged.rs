@@ -151,6 +151,26 @@ fn every_damaged_file_is_found_refused_and_repaired() {
     }
 }
 
+/// A start that was refused made an empty `log/`, and `mv` then put the real one into it.
+#[test]
+fn a_refused_start_makes_no_log_where_one_was_moved_away() {
+    let shell = data();
+    let (log, away) = (dir(&shell).join("log"), shell.directory.path().join("away"));
+    fs::rename(&log, &away).unwrap();
+    refused(&shell, "log/ is away");
+    assert!(!log.exists());
+    fs::rename(away, log).unwrap();
+    server(&shell).terminate();
+    assert_eq!(waiting(&shell), Some(3));
+    // A store that has no records yet may lose its empty folder, in a copy by files.
+    let shell = Shell::new();
+    server(&shell).terminate();
+    fs::remove_dir(dir(&shell).join("log")).unwrap();
+    let running = server(&shell);
+    device(&shell, &running, "alice");
+    send(&shell, &running, "alice x");
+}
+
 #[test]
 fn one_damaged_copy_of_the_manifest_is_named_and_mended() {
     let shell = data();
