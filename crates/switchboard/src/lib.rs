@@ -9,6 +9,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod counters;
+pub mod files;
 mod greeting;
 mod http;
 mod log;

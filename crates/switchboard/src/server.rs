@@ -17,9 +17,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use switchboard_broker::{Broker, Directory, HashKey, Replay, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::auth::Keyring;
 use crate::config::{Config, Loaded};
+use crate::files::Occasion;
 use crate::metrics::Metrics;
 use crate::persistence::{self, Job, Reader};
 use crate::reload::Source;
@@ -43,7 +45,7 @@ const LISTEN_KEYS: &str = "listen, port";
 
 /// Runs until a drain by SIGTERM or SIGINT is complete. SIGHUP rereads the configuration from
 /// `source`.
-pub fn run(loaded: Loaded, source: &Source<'_>) -> anyhow::Result<()> {
+pub(crate) fn run(loaded: Loaded, source: Source) -> anyhow::Result<()> {
     let Loaded { mut config, warnings, .. } = loaded;
     log::start(&config).context("log_level")?;
     log::ignored(&warnings);
@@ -102,7 +104,7 @@ struct Built {
 /// Creates the state that the shards share and the poll of each, and recovers the data of the
 /// last run.
 fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
-    let tls = reload::certificate(config)?;
+    let tls = reload::certificate(config, Occasion::Start)?;
     let mut polls = Vec::new();
     let mut inboxes = Vec::new();
     let ending = Arc::new(Ending::new(config.shards));
@@ -367,7 +369,7 @@ async fn control_until_drained(
     mut shards: Shards,
     store: Option<Store>,
     mut signals: Signals,
-    source: &Source<'_>,
+    source: Source,
     metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
     let state = Arc::new(http::AppState::new(&shared));
@@ -383,7 +385,7 @@ async fn control_until_drained(
     };
     tokio::select! {
         () = metrics => {}
-        () = signals.obey(&shared, source, &mut shards.ended) => {}
+        () = signals.obey(&shared, Arc::new(source), &mut shards.ended) => {}
         () = keep_ids(&shared) => {}
         () = shared.keyring.keep_fresh(std::future::pending()) => {}
     }
@@ -454,8 +456,14 @@ impl Signals {
     /// Runs until all shards have ended. SIGTERM and SIGINT drain, and a second one ends the
     /// process at once. SIGHUP rereads the configuration, or drains if the server's terminal is
     /// gone. A shard that fails makes the others shut down gracefully.
-    async fn obey(&mut self, shared: &Shared, source: &Source<'_>, ended: &mut mpsc::Receiver<()>) {
+    async fn obey(
+        &mut self,
+        shared: &Arc<Shared>,
+        source: Arc<Source>,
+        ended: &mut mpsc::Receiver<()>,
+    ) {
         let mut is_draining = false;
+        let mut reloads = Reloads::new(shared, source);
         loop {
             let signal = tokio::select! {
                 ended = ended.recv() => match ended {
@@ -474,9 +482,11 @@ impl Signals {
                         drain("SIGHUP, its terminal is gone", shared);
                         continue;
                     }
-                    shared.systemd.reloading();
-                    let is_applied = reload::reload(shared, source);
-                    shared.systemd.reloaded(is_applied);
+                    reloads.want(is_draining);
+                    continue;
+                }
+                is_applied = reloads.ended() => {
+                    reloads.end(is_applied, is_draining);
                     continue;
                 }
                 signal = stop(&mut self.terminate, &mut self.interrupt) => signal,
@@ -494,6 +504,55 @@ impl Signals {
     /// while after a SIGHUP sent by hand it is still there. `nohup` detaches standard input.
     fn lost_terminal(&self) -> bool {
         self.has_terminal && !io::stdin().is_terminal()
+    }
+}
+
+/// Reloads of the configuration, one at a time.
+struct Reloads<'a> {
+    shared: &'a Arc<Shared>,
+    source: Arc<Source>,
+    running: Option<JoinHandle<bool>>,
+    /// Set by a signal during a reload, which may have read its files before they were changed.
+    is_wanted_again: bool,
+}
+
+impl Reloads<'_> {
+    fn new(shared: &Arc<Shared>, source: Arc<Source>) -> Reloads<'_> {
+        Reloads { shared, source, running: None, is_wanted_again: false }
+    }
+
+    /// Begins a reload, or has one begun after the one that runs. systemd is told nothing while
+    /// the server drains, as it would take the end of the reload for that of the drain.
+    fn want(&mut self, is_draining: bool) {
+        if self.running.is_some() {
+            self.is_wanted_again = true;
+            return;
+        }
+        if !is_draining {
+            self.shared.systemd.reloading();
+        }
+        let (shared, source) = (Arc::clone(self.shared), Arc::clone(&self.source));
+        // On a separate thread: signals are handled even while a file system hangs.
+        let reload = move || reload::reload(&shared, &source);
+        self.running = Some(tokio::task::spawn_blocking(reload));
+    }
+
+    /// Waits for the end of a reload, or for ever if none runs; returns whether it was applied.
+    async fn ended(&mut self) -> bool {
+        match &mut self.running {
+            Some(running) => running.await.unwrap_or(false),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn end(&mut self, is_applied: bool, is_draining: bool) {
+        self.running = None;
+        if !is_draining {
+            self.shared.systemd.reloaded(is_applied);
+        }
+        if std::mem::take(&mut self.is_wanted_again) {
+            self.want(is_draining);
+        }
     }
 }
 

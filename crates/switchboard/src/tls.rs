@@ -8,6 +8,11 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 
+use crate::files::{self, Occasion};
+
+/// Maximum bytes of a certificate chain, and of a key; a certificate takes about 2 KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 /// Reason why the certificate or its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
@@ -37,8 +42,8 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// Reads both files.
-    pub(crate) fn load(cert: &Path, key: &Path) -> Result<Acceptor, LoadError> {
-        Ok(Acceptor { config: RwLock::new(load(cert, key)?) })
+    pub(crate) fn load(cert: &Path, key: &Path, occasion: Occasion) -> Result<Acceptor, LoadError> {
+        Ok(Acceptor { config: RwLock::new(load(cert, key, occasion)?) })
     }
 
     /// Uses the certificate of `other` for new connections.
@@ -54,18 +59,21 @@ impl Acceptor {
     }
 }
 
-fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, LoadError> {
+fn load(cert: &Path, key: &Path, occasion: Occasion) -> Result<Arc<ServerConfig>, LoadError> {
     let file = |name, path: &Path| {
         let path = path.display().to_string();
         move |cause| LoadError::File { key: name, path, cause }
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
+    let read = |path: &Path| files::read(path, FILE_BYTES_MAX, occasion).map_err(PemError::Io);
+    let chain: Vec<CertificateDer<'static>> = read(cert)
+        .and_then(|pem| CertificateDer::pem_slice_iter(&pem).collect())
         .map_err(file("tls_cert", cert))?;
     if chain.is_empty() {
         return Err(LoadError::NoCertificate(cert.display().to_string()));
     }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(file("tls_key", key))?;
+    let key = read(key)
+        .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
+        .map_err(file("tls_key", key))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

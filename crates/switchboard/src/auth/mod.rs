@@ -36,6 +36,7 @@ pub use patterns::{PATTERN_LEN_MAX, PATTERNS_MAX, Patterns, PatternsError};
 pub use switchboard_proto::v1::TOKEN_LEN_MAX;
 
 use crate::config::{Auth, Config};
+use crate::files::Occasion;
 use claims::{Rules, SignedBy, read_object};
 use keys::{Key, Signed, verify_with};
 use operator::Files;
@@ -94,7 +95,7 @@ impl Keyring {
         Ok(Keyring {
             own,
             takes_numbers: config.auth == Auth::Open,
-            operator: RwLock::new(OperatorKeys::read(config)?),
+            operator: RwLock::new(OperatorKeys::read(config, Occasion::Start)?),
             wants_refresh: Notify::new(),
             changed: Notify::new(),
         })
@@ -103,14 +104,14 @@ impl Keyring {
     /// Checks that the operator's keys can be used, for `config check`; creates and fetches
     /// nothing.
     pub fn check(config: &Config) -> Result<(), KeyError> {
-        OperatorKeys::read(config).map(drop)
+        OperatorKeys::read(config, Occasion::Start).map(drop)
     }
 
     /// Takes the operator's keys from this configuration and its files, and has the key set of a
     /// URL fetched soon; the own key stays. On an error all old keys stay. Existing connections
     /// are not verified again.
     pub fn reload(&self, config: &Config) -> Result<(), KeyError> {
-        let read = OperatorKeys::read(config)?;
+        let read = OperatorKeys::read(config, Occasion::Reload)?;
         let mut operator = self.operator.write().unwrap_or_else(PoisonError::into_inner);
         if operator.remote == read.remote {
             operator.rules = read.rules;
@@ -184,13 +185,13 @@ impl Keyring {
 
 impl OperatorKeys {
     /// Reads the files that the configuration names.
-    fn read(config: &Config) -> Result<OperatorKeys, KeyError> {
+    fn read(config: &Config, occasion: Occasion) -> Result<OperatorKeys, KeyError> {
         let rules =
             Rules { audience: config.auth_audience.clone(), issuer: config.auth_issuer.clone() };
         Ok(OperatorKeys {
             rules: Arc::new(rules),
             remote: Remote::of(config)?.map(Arc::new),
-            of_files: Files::of(config).read()?.into(),
+            of_files: Files::of(config).read(occasion)?.into(),
             of_url: Arc::default(),
             set: 0,
         })

@@ -1,7 +1,5 @@
 //! The operator's keys as the configuration names them, read from their files.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +9,7 @@ use super::error::KeyError;
 use super::keys::{KEYS_MAX, Key};
 use super::public;
 use crate::config::{Config, KeySet};
+use crate::files::{self, Occasion};
 
 /// Maximum bytes of a file of keys; 64 RSA keys of 8192 bits take 100 KiB.
 pub(super) const KEYS_BYTES_MAX: u64 = 256 << 10;
@@ -39,16 +38,16 @@ impl Files {
     }
 
     /// Reads all of them.
-    pub(super) fn read(&self) -> Result<Vec<Key>, KeyError> {
+    pub(super) fn read(&self, occasion: Occasion) -> Result<Vec<Key>, KeyError> {
         let mut keys = Vec::new();
         if let Some(path) = &self.secret {
-            keys.push(secret(path)?);
+            keys.push(secret(path, occasion)?);
         }
         for path in &self.public {
-            keys.extend(with_problem("auth_public_keys", path, public::from_pem)?);
+            keys.extend(with_problem("auth_public_keys", path, occasion, public::from_pem)?);
         }
         if let Some(path) = &self.key_set {
-            keys.extend(with_problem("auth_jwks", path, public::from_jwks)?);
+            keys.extend(with_problem("auth_jwks", path, occasion, public::from_jwks)?);
         }
         match self.public.first().or(self.key_set.as_ref()) {
             Some(path) if keys.len() > KEYS_MAX => Err(KeyError::Unusable {
@@ -62,10 +61,10 @@ impl Files {
 }
 
 /// Reads the secret: the bytes of the file without one final newline.
-fn secret(path: &Path) -> Result<Key, KeyError> {
+fn secret(path: &Path, occasion: Occasion) -> Result<Key, KeyError> {
     const KEY: &str = "auth_hs256_secret_file";
     warn_if_exposed(path);
-    with_problem(KEY, path, |bytes| {
+    with_problem(KEY, path, occasion, |bytes| {
         let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         if secret.len() < SECRET_LEN_MIN {
@@ -87,15 +86,11 @@ fn warn_if_exposed(path: &Path) {
 fn with_problem<T>(
     key: &'static str,
     path: &Path,
+    occasion: Occasion,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Result<T, KeyError> {
     let failed = |cause| KeyError::File { key, path: path.to_owned(), cause };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(KEYS_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    let parsed = match bytes.len() as u64 {
-        0..=KEYS_BYTES_MAX => parse(&bytes),
-        _ => Err("longer than 256 KiB".to_owned()),
-    };
+    let bytes = files::read(path, KEYS_BYTES_MAX, occasion).map_err(failed)?;
+    let parsed = parse(&bytes);
     parsed.map_err(|problem| KeyError::Unusable { key, path: path.to_owned(), problem })
 }

@@ -6,6 +6,7 @@ use super::settings::Settings;
 use super::{Exit, output};
 use crate::auth::Keyring;
 use crate::config::DEFAULT_TOML;
+use crate::files::Occasion;
 use crate::reload;
 
 /// Subcommands of `switchboard config`.
@@ -47,7 +48,7 @@ fn check(settings: &Settings) -> Exit {
     for warning in &loaded.warnings {
         complain!("switchboard: {warning}");
     }
-    if let Err(error) = reload::certificate(&loaded.config) {
+    if let Err(error) = reload::certificate(&loaded.config, Occasion::Start) {
         return fail("cannot use the certificate", &error);
     }
     match Keyring::check(&loaded.config) {

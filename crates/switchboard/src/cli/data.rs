@@ -9,6 +9,7 @@ use switchboard_broker::Record;
 
 use super::Exit;
 use crate::config::{self, Flag};
+use crate::files::Occasion;
 use crate::persistence::state::{self, DirOrigin, ServerState};
 use crate::persistence::{self, record};
 use crate::store::{self, DataDir, Found, OpenError, Position};
@@ -65,7 +66,7 @@ impl Args {
         });
         let config = self.config.as_deref();
         let loaded =
-            config::load(Path::new(""), config, std::env::vars_os(), flag);
+            config::load(Path::new(""), config, std::env::vars_os(), flag, Occasion::Start);
         let loaded = loaded.map_err(Problem::usage)?;
         let none = || Problem::usage("the server keeps no data (data_dir is empty)");
         loaded.config.data_dir.ok_or_else(none)

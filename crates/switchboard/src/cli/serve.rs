@@ -1,6 +1,7 @@
 //! `switchboard serve`: loads the configuration and runs the server.
 
 use crate::auth::KeyError;
+use crate::reload::Source;
 use crate::tls;
 
 use super::Exit;
@@ -15,7 +16,9 @@ pub(super) fn run(settings: &Settings) -> Exit {
             return Exit::Usage;
         }
     };
-    let ran = crate::server::run(loaded, &|| settings.load());
+    let settings = settings.clone();
+    let source = Source::new(&loaded, move || settings.reload());
+    let ran = crate::server::run(loaded, source);
     crate::log::flush();
     match ran {
         Ok(()) => Exit::Done,

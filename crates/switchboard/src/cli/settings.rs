@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, ConfigErrors, Flag, Loaded};
+use crate::files::Occasion;
 
 /// The server's options. Values are plain text here; the configuration validates all of them
 /// together.
@@ -78,7 +79,17 @@ impl Settings {
 
     /// Loads the configuration of this process.
     pub(super) fn load(&self) -> Result<Loaded, ConfigErrors> {
-        config::load(Path::new(""), self.config.as_deref(), std::env::vars_os(), self.flags())
+        self.load_on(Occasion::Start)
+    }
+
+    /// Loads it again, for a server that runs with it.
+    pub(super) fn reload(&self) -> Result<Loaded, ConfigErrors> {
+        self.load_on(Occasion::Reload)
+    }
+
+    fn load_on(&self, occasion: Occasion) -> Result<Loaded, ConfigErrors> {
+        let file = self.config.as_deref();
+        config::load(Path::new(""), file, std::env::vars_os(), self.flags(), occasion)
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Layer {
     pub(super) errors: Vec<ConfigError>,
     /// Settings that are ignored; they do not keep the server from starting.
     pub(super) warnings: Vec<ConfigError>,
+    /// The file that it is from, unless that is empty.
+    pub(super) file: Option<PathBuf>,
 }
 
 /// One setting as its source wrote it; neither key nor value is checked yet.

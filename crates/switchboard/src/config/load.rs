@@ -10,11 +10,15 @@ use super::error::{ConfigError, ConfigErrors};
 use super::keys::{self, KEYS, RULES, Rule};
 use super::layer::{CONFIG_VARIABLE, Layer, Origin, Setting};
 use super::{Config, Flag};
+use crate::files::{self, Occasion};
 
 /// Read from the working directory unless `--config` names another file.
 const TOML_NAME: &str = "switchboard.toml";
 /// Read likewise; the file of the system that Switchboard replaces.
 const CFG_NAME: &str = "server.cfg";
+
+/// Maximum bytes of a configuration file; one with every key and its description has 30 KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A checked configuration that knows the origin of each value.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct Loaded {
     origins: BTreeMap<&'static str, Origin>,
     /// Settings that were found and ignored.
     pub warnings: Vec<ConfigError>,
+    /// The files that were read and are not empty.
+    pub files: Vec<PathBuf>,
 }
 
 /// Loads the configuration of a process: files, then `variables`, then `flags`, later ones winning.
@@ -37,14 +43,15 @@ pub fn load(
     file: Option<&Path>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     flags: impl IntoIterator<Item = Flag>,
+    occasion: Occasion,
 ) -> Result<Loaded, ConfigErrors> {
     let variables: Vec<_> = variables.into_iter().collect();
     let named = file
         .map(|path| (path.to_owned(), Origin::Flag("--config".to_owned())))
         .or_else(|| named_by_variable(&variables));
     let mut layers = match named {
-        Some((path, origin)) => vec![named_file(&path, origin)],
-        None => [CFG_NAME, TOML_NAME].map(|name| file_if_present(&dir.join(name))).into(),
+        Some((path, origin)) => vec![named_file(&path, origin, occasion)],
+        None => [CFG_NAME, TOML_NAME].map(|name| file_if_present(&dir.join(name), occasion)).into(),
     };
     layers.push(Layer::from_variables(variables));
     layers.push(Layer::from_flags(flags));
@@ -56,8 +63,8 @@ fn named_by_variable(variables: &[(OsString, OsString)]) -> Option<(PathBuf, Ori
     (!path.is_empty()).then(|| (path.into(), Origin::Variable(CONFIG_VARIABLE.to_owned())))
 }
 
-fn named_file(path: &Path, origin: Origin) -> Layer {
-    match std::fs::read_to_string(path) {
+fn named_file(path: &Path, origin: Origin, occasion: Occasion) -> Layer {
+    match read(path, occasion) {
         Ok(text) => file_layer(path, &text),
         Err(e) => {
             let problem = format!("cannot read {}: {e}", path.display());
@@ -66,8 +73,8 @@ fn named_file(path: &Path, origin: Origin) -> Layer {
     }
 }
 
-fn file_if_present(path: &Path) -> Layer {
-    match std::fs::read_to_string(path) {
+fn file_if_present(path: &Path, occasion: Occasion) -> Layer {
+    match read(path, occasion) {
         Ok(text) => file_layer(path, &text),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Layer::default(),
         Err(e) => Layer::failed(ConfigError::of_source(
@@ -78,22 +85,33 @@ fn file_if_present(path: &Path) -> Layer {
     }
 }
 
+fn read(path: &Path, occasion: Occasion) -> io::Result<String> {
+    let bytes = files::read(path, FILE_BYTES_MAX, occasion)?;
+    String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
+}
+
 fn file_layer(path: &Path, text: &str) -> Layer {
-    match path.extension().and_then(OsStr::to_str) {
+    let layer = match path.extension().and_then(OsStr::to_str) {
         Some("cfg" | "ini") => Layer::from_cfg(path, text),
         _ => Layer::from_toml(path, text),
-    }
+    };
+    Layer { file: (!text.trim().is_empty()).then(|| path.to_owned()), ..layer }
 }
 
 /// Lays `layers` over the defaults, later ones winning, and checks the result.
 pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Loaded, ConfigErrors> {
-    let mut loaded =
-        Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
+    let mut loaded = Loaded {
+        config: Config::default(),
+        origins: BTreeMap::new(),
+        warnings: Vec::new(),
+        files: Vec::new(),
+    };
     let mut errors = Vec::new();
     let mut misread = BTreeSet::new();
     for mut layer in layers {
         errors.append(&mut layer.errors);
         loaded.warnings.append(&mut layer.warnings);
+        loaded.files.extend(layer.file);
         // In the order of the table: which key wins within a layer must not depend on the order
         // in the source (`port` after `listen`).
         layer.settings.sort_by_key(|setting| keys::find(&setting.key).map(|(index, _)| index));

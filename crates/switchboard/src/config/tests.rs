@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::keys::{KEYS, RULES, Reload, retired};
 use super::*;
+use crate::files::Occasion;
 
 fn toml(text: &str) -> Layer {
     Layer::from_toml(Path::new("switchboard.toml"), text)
@@ -578,7 +579,7 @@ fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
 fn both_files_of_the_directory_are_read() {
     let dir =
         dir_with(&[("server.cfg", "[Settings]\nport=9000"), ("switchboard.toml", "shards=2")]);
-    let config = load(dir.path(), None, [], []).unwrap().config;
+    let config = load(dir.path(), None, [], [], Occasion::Start).unwrap().config;
     assert_eq!((config.listen.port(), config.shards), (9000, 2));
 }
 
@@ -592,9 +593,9 @@ fn a_named_file_is_the_only_one_read() {
     ]);
     for (name, port) in [("other.cfg", 9001), ("other.toml", 9002)] {
         let file = dir.path().join(name);
-        let by_flag = load(dir.path(), Some(&file), [], []).unwrap().config;
+        let by_flag = load(dir.path(), Some(&file), [], [], Occasion::Start).unwrap().config;
         let variable = ("SWITCHBOARD_CONFIG".into(), file.into_os_string());
-        let by_variable = load(dir.path(), None, [variable], []).unwrap().config;
+        let by_variable = load(dir.path(), None, [variable], [], Occasion::Start).unwrap().config;
         assert_eq!((by_flag.listen.port(), by_flag.shards), (port, 0));
         assert_eq!(by_variable, by_flag);
     }
@@ -604,10 +605,19 @@ fn a_named_file_is_the_only_one_read() {
 fn a_named_file_must_exist() {
     let dir = dir_with(&[]);
     let file = Path::new("/nonexistent/switchboard.toml");
-    let ConfigErrors(errors) = load(dir.path(), Some(file), [], []).unwrap_err();
+    let ConfigErrors(errors) = load(dir.path(), Some(file), [], [], Occasion::Start).unwrap_err();
     assert_eq!(errors.len(), 1);
     let line = errors[0].to_string();
     assert!(line.starts_with("--config: cannot read /nonexistent/switchboard.toml: "), "{line}");
+}
+
+/// `/dev/zero` as a configuration filled the memory.
+#[test]
+fn a_file_without_end_is_not_read() {
+    let file = Path::new("/dev/zero");
+    let loaded = load(Path::new(""), Some(file), [], [], Occasion::Start);
+    let ConfigErrors(errors) = loaded.unwrap_err();
+    assert!(errors[0].to_string().contains("it is longer than 1024 KiB"), "{errors:?}");
 }
 
 #[test]
@@ -615,7 +625,7 @@ fn a_file_that_cannot_be_read_does_not_hide_other_errors() {
     let dir = dir_with(&[]);
     std::fs::create_dir(dir.path().join("switchboard.toml")).unwrap();
     let variables = os_pairs(&[("SWITCHBOARD_PORT", "x")]);
-    let ConfigErrors(errors) = load(dir.path(), None, variables, []).unwrap_err();
+    let ConfigErrors(errors) = load(dir.path(), None, variables, [], Occasion::Start).unwrap_err();
     assert_eq!(errors.len(), 2);
 }
 

@@ -52,6 +52,11 @@ impl Tampering {
         Tampering::begin(&["-f", "-p", &server.pid().to_string()], calls, HANG)
     }
 
+    /// Like [`Tampering::hang_all`], only for calls that name this path.
+    pub(crate) fn hang_path(server: &Server, calls: &str, path: &str) -> Tampering {
+        Tampering::begin(&["-f", "-P", path, "-p", &server.pid().to_string()], calls, HANG)
+    }
+
     fn begin(whom: &[&str], calls: &str, how: &str) -> Tampering {
         let mut strace = Command::new("strace")
             .args(["-o", "/dev/null", "-e", &format!("trace={calls}")])

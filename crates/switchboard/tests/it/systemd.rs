@@ -149,6 +149,38 @@ fn systemd_is_told_start_reload_and_stop() {
     tells_all_of_its_life(&Manager::with_path());
 }
 
+/// A reload read its files in the task that waits for signals: while a network file system did not
+/// answer, SIGTERM and SIGINT did nothing.
+#[test]
+fn a_reload_that_hangs_delays_neither_the_next_nor_the_end() {
+    let manager = Manager::with_path();
+    let server = manager.start(&["drain=0s"]);
+    manager.news();
+    let ready = manager.news();
+    let before = monotonic_us();
+    let hanging = Tampering::hang_path(&server, "openat", "switchboard.toml");
+    server.signal(Signal::HUP);
+    reloads(&manager, before);
+    server.signal(Signal::HUP);
+    hanging.end();
+    assert_eq!(manager.news(), ready);
+    // The files may have changed while they were read: the second signal counts as well.
+    reloads(&manager, before);
+    assert_eq!(manager.news(), ready);
+
+    let hanging = Tampering::hang_path(&server, "openat", "switchboard.toml");
+    server.signal(Signal::HUP);
+    reloads(&manager, before);
+    server.signal(Signal::TERM);
+    assert!(manager.news().starts_with("STOPPING=1\n"));
+    // A traced process is not gone before its tracer has let it go.
+    hanging.end();
+    assert!(server.wait().status.success());
+    manager.socket.set_nonblocking(true).unwrap();
+    let mut datagram = [0; 4096];
+    assert!(manager.socket.recv(&mut datagram).is_err(), "nothing follows STOPPING");
+}
+
 #[test]
 fn the_address_may_be_an_abstract_name() {
     tells_all_of_its_life(&Manager::with_abstract_name());

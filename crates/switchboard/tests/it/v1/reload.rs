@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
@@ -79,6 +81,58 @@ fn a_key_file_that_is_named_since_is_trusted() {
     assert_eq!(refused.end().0, 4401);
     assert!(reload(&server, "shards = 2\nauth_hs256_secret_file = \"secret\"\n"));
     assert_eq!(V1::hello(&server, hello).device(), "alice");
+}
+
+/// A configuration from a pipe, and a file that an editor had emptied for a moment, was once read as
+/// one without settings: any page could connect, and no limit held.
+#[test]
+fn a_configuration_that_has_lost_all_its_settings_is_refused() {
+    let toml = "shards = 2\nallowed_origins = [\"https://a.example\"]\n";
+    let server = start(toml);
+    let path = server.directory.path().join("switchboard.toml");
+    let is_in_force = || !admits(&server, "https://other.example");
+    for lost in ["", "\n  \n"] {
+        assert!(!reload(&server, lost) && is_in_force(), "{lost:?}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(!hang_up(&server) && is_in_force());
+    assert!(reload(&server, toml) && is_in_force());
+    // Somebody means it.
+    assert!(reload(&server, "# nothing\n"));
+    assert!(!is_in_force());
+    let log = server.terminate().log;
+    assert_eq!(log.matches("switchboard.toml: it is empty or gone").count(), 3, "{log}");
+}
+
+/// To open a pipe that nobody writes to waits for ever, and with it the server did.
+#[test]
+fn a_start_reads_a_pipe_and_a_reload_refuses_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe.toml");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let writes = thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, "allowed_origins = [\"https://a.example\"]\n").unwrap()
+    });
+    let server = Server::spawn(directory, &[], |command| {
+        command.args(["--config", "pipe.toml"]);
+    });
+    writes.join().unwrap();
+    assert!(!hang_up(&server));
+    assert!(!admits(&server, "https://other.example"));
+    assert!(admits(&server, "https://a.example"));
+    // The same for a file that the configuration names.
+    fs::remove_file(&pipe).unwrap();
+    let secret = server.directory.path().join("secret");
+    let toml = "auth_hs256_secret_file = \"secret\"\nallowed_origins = [\"https://a.example\"]\n";
+    fs::write(&pipe, toml).unwrap();
+    mknodat(CWD, &secret, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert!(!hang_up(&server));
+    fs::remove_file(&secret).unwrap();
+    fs::write(&secret, [7; 32]).unwrap();
+    assert!(hang_up(&server));
+    let log = server.terminate().log;
+    assert_eq!(log.matches("it is no regular file").count(), 2, "{log}");
 }
 
 /// It once ended the server, because signals were not handled before the store was open.
