@@ -1,6 +1,7 @@
 //! The real server as a child process on a free port, ended when dropped.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -132,6 +133,23 @@ impl Server {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops all threads until SIGCONT, and waits until they have stopped: a shard might still read
+    /// what a test sends next.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let runs = |task: io::Result<fs::DirEntry>| {
+            let stat = task.and_then(|task| fs::read_to_string(task.path().join("stat")));
+            // A thread that has just ended does not run either.
+            stat.is_ok_and(|stat| !stat.contains(") T "))
+        };
+        let began = Instant::now();
+        while fs::read_dir(&tasks).unwrap().any(runs) {
+            assert!(began.elapsed() < PATIENCE, "it does not stop");
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for an end with another cause; returns the exit status.

@@ -182,7 +182,7 @@ fn more_http_requests_than_are_served_at_once_get_503() {
     let server = Server::with(&["shards=1", "http_connections_max=1"]);
     // While stopped, they accumulate; it finds all of them in one turn of its loop when it
     // continues.
-    server.signal(rustix::process::Signal::STOP);
+    server.freeze();
     let sockets: Vec<TcpStream> = (0..100)
         .map(|_| {
             let mut socket = server.socket();
@@ -229,7 +229,7 @@ fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
 fn a_full_server_answers_all_probes_of_one_turn() {
     let server = Server::with(&["shards=1", "max_connections=1"]);
     let _inside = Wire::open_patiently(&server);
-    server.signal(rustix::process::Signal::STOP);
+    server.freeze();
     let sockets: Vec<TcpStream> = (0..120)
         .map(|_| {
             let mut socket = server.socket();

@@ -96,7 +96,7 @@ fn who_reads_all_the_time_is_not_closed_however_many_send_at_once() {
         let received = "switchboard_received_bytes_total";
         server.await_metric(received, |bytes| bytes > 12.0 * text.len() as f64);
         // Everything that arrives while it is stopped is read in one turn.
-        server.signal(Signal::STOP);
+        server.freeze();
         for (sender, byte) in senders.iter_mut().zip(last) {
             sender.bytes(&[byte]);
         }

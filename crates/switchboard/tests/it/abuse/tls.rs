@@ -347,7 +347,7 @@ fn a_crowd_larger_than_may_wait_is_let_in() {
     for shards in ["shards=1", "shards=2"] {
         let (server, certificate) = start(&[shards]);
         // While stopped, they accumulate in the backlog, each with its ClientHello.
-        server.signal(Signal::STOP);
+        server.freeze();
         let mut crowd: Vec<Stream> = (0..400).map(|_| connect(&server, &certificate)).collect();
         for stream in &mut crowd {
             stream.conn.write_tls(&mut stream.sock).unwrap();
@@ -376,7 +376,7 @@ fn who_resets_in_the_backlog_takes_no_place() {
         stream
     };
     let leave = |count| (0..count).for_each(|_| reset(&hello().sock));
-    server.signal(Signal::STOP);
+    server.freeze();
     // More than the spare places, before and behind.
     leave(70);
     let comes = hello();
@@ -392,7 +392,7 @@ fn who_resets_in_the_tls_handshake_is_not_read() {
     let mut crowd: Vec<TcpStream> = (0..40).map(|_| server.socket()).collect();
     // Accepted behind them.
     let mut inside = device(&server, &certificate);
-    server.signal(Signal::STOP);
+    server.freeze();
     for socket in &mut crowd {
         socket.write_all(REQUEST.as_bytes()).unwrap();
         reset(socket);

@@ -246,7 +246,7 @@ fn the_javascript_client_leaves_a_server_that_is_silent() {
     let relay = std::thread::spawn(move || two_connections(front, address, &taken));
     let (program, id) = Program::start_at(&url, &run, &server, "state.json");
     connections.recv_timeout(PATIENCE).unwrap();
-    server.signal(Signal::STOP);
+    server.freeze();
     connections.recv_timeout(PATIENCE).expect("it gives the connection up");
     server.signal(Signal::CONT);
     let welcome = program.next();
