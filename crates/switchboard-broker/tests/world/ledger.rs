@@ -326,10 +326,7 @@ impl Ledger {
                 assert!(message.outcome.is_some(), "m{serial} has no outcome: {message:?}");
             }
             if let Some((Outcome::Evicted, _)) = message.outcome {
-                assert!(
-                    !same.1,
-                    "m{serial} was evicted from a device that incarnations: {message:?}"
-                );
+                assert!(!same.1, "m{serial} was evicted from a device that lives: {message:?}");
             }
         }
     }
