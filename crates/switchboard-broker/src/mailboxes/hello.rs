@@ -237,7 +237,7 @@ impl Broker {
         device.receipts = hello.is_ephemeral.then(Box::default);
         self.mailboxes.stats.mailboxes += u64::from(!hello.is_ephemeral);
         if !self.mailboxes.is_durable || hello.is_ephemeral {
-            // No crash can make it give a number twice: it takes the mailbox along.
+            // No crash can make it give a number twice, because the mailbox is lost in it, too.
             device.mailbox.reserve_to(u64::MAX);
         }
         if !is_new {
@@ -302,12 +302,12 @@ impl Broker {
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
         if knows && !resumed {
             // The client has seen a seq that was never pushed: the log was rolled back. Numbers up
-            // to the one it names may be given to other messages now, which it would skip. After a
-            // crash everything up to the last reserved seq counts as pushed, so no client that
-            // only tells the truth comes here.
+            // to the one it names may be given to other messages now, which it would skip. A mere
+            // crash brings no truthful client here: after it everything up to the last reserved seq
+            // counts as pushed.
             //
             // Where the name is not recorded now, a crash brings back the old one. That is safe:
-            // the client does not know it any more, and takes the mailbox for another again.
+            // the client remembers only the new one, so it does not resume.
             device.mailbox_name = hello.nonce | 1;
             // It may have read what waits as well.
             device.mailbox.all_may_have_been_pushed();

@@ -130,9 +130,9 @@ pub(crate) enum State {
     Ready,
     /// Out of the mailbox for the device; its outcome is not recorded yet.
     AwaitsOutcome,
-    /// Out of the mailbox, not pushed in this session, while the record of its removal is not
-    /// synced. Nothing behind it may be pushed: a crash could bring it back, and then it would come
-    /// after what lies behind it.
+    /// Out of the mailbox, while the record of its removal is not synced: it was not pushed in this
+    /// session, or nobody wants its outcome. Nothing behind it may be pushed: a crash could bring
+    /// it back, and then it would come after what lies behind it.
     Leaving,
     /// Out of the mailbox for good; dropped with those before it.
     Gone,
@@ -216,8 +216,8 @@ impl Mailbox {
         seq
     }
 
-    /// Puts an entry of the log back in the order of its number. It does not expire before
-    /// [`Mailbox::expires_by`].
+    /// Puts an entry of the log back in the order of its number. It cannot expire until
+    /// [`Mailbox::expires_by`] is called.
     pub(crate) fn restore(&mut self, entry: Entry) {
         self.next_seq = self.next_seq.max(entry.seq + 1);
         // Copies that compaction made do not come in the order of their numbers.

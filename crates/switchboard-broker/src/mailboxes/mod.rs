@@ -265,9 +265,9 @@ pub(crate) struct Mailboxes {
     epoch: u64,
     /// The clock by which times are stored.
     clock: StampClock,
-    /// For anonymous devices, and for named ones: numbers below this may have been given to
-    /// messages for devices that have ended. A device that comes back begins here, so that what is
-    /// still known of a message by its number is not taken for another.
+    /// One number for all anonymous devices, and one for all named ones: numbers below it may have
+    /// been given to messages for devices that have ended. A device that comes back begins here, so
+    /// that what is still known of a message by its number is not taken for another.
     used_to: [u64; 2],
 }
 

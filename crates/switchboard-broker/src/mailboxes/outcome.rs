@@ -195,7 +195,7 @@ impl Broker {
     /// Drops an entry whose removal is recorded.
     pub(super) fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
-        // Otherwise the number may be that of a message to a later device of the id.
+        // Under another name the number may be that of a message to a later device of the id.
         if device.mailbox_name != mailbox_name {
             return;
         }
@@ -255,7 +255,7 @@ impl Broker {
             .get(&to)
             .and_then(|device| device.mailbox.find(seq))
             .is_some_and(Entry::is_stored);
-        // It is cancelled when that is on disk, which could be a long time now.
+        // The answer would have to wait until the removal is on disk, which could take long now.
         if is_stored && self.mailboxes.is_failing {
             return self.send_to_owner(from, reply(Err(RejectCode::StoreUnavailable)), out);
         }

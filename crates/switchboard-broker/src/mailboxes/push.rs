@@ -74,8 +74,8 @@ impl Broker {
                     device.mailbox.drop_content_at(index);
                 }
                 Next::Fetch(index) => {
-                    // That may be a fetch of a session that has ended: a device that comes and goes
-                    // in a loop must not queue one after the other.
+                    // The one under way may be for a session that has ended: a device that comes
+                    // and goes in a loop must not queue one fetch after the other.
                     if device.fetching.is_none() {
                         device.fetching = Some(session.number);
                         let wants: Vec<Want> = device

@@ -22,7 +22,8 @@ pub struct Replay {
     /// Messages that this shard's devices sent, whose outcomes are asked for and not recorded.
     receipts: FxHashMap<MessageKey, Ended>,
     /// Messages whose outcomes are recorded. A copy of one may lie behind that record: the
-    /// receiver's shard copies a message while the sender's records its outcome.
+    /// receiver's shard may have appended it just before the message ended, and the sender's shard
+    /// have got the outcome into the log first.
     ended: FxHashSet<(MessageKey, Ended)>,
     /// Ends ([`Record::Ended`]) of messages in this shard's mailboxes whose outcomes are not
     /// recorded.
@@ -308,9 +309,9 @@ impl Broker {
         }
     }
 
-    /// Counts everything replayed so far as pushed. To be called during the replay, where a log is
-    /// known to have gone on differently: behind the end of a backup, and of a repaired log. The
-    /// records that are not there may have said that the receivers came.
+    /// Counts everything replayed so far as pushed. To be called during the replay, at the place
+    /// where a backup ended or a log was repaired: records that are missing there may have said
+    /// that the receivers came.
     pub fn all_may_have_been_pushed(&mut self) {
         for device in self.mailboxes.devices.values_mut() {
             device.mailbox.all_may_have_been_pushed();
@@ -401,8 +402,8 @@ impl Broker {
     pub fn may_compact(&self, record: &Record<'_>) -> bool {
         let (to, seq) = match record {
             Record::Message(message) => (message.to, message.seq),
-            // It counts until the outcome is recorded, and so never needs a copy: its part of
-            // the log waits for that, as the part with the message does.
+            // An end counts only until the outcome is recorded, and its part of the log is kept
+            // until then. So it never needs a copy.
             Record::Ended(ended) => (ended.device, ended.seq),
             _ => return true,
         };

@@ -383,7 +383,8 @@ impl Broker {
         if durability == Durability::Memory && memory > limits.memory_messages_max_bytes {
             return Err(Reply::MemoryFull);
         }
-        // Those on disk, too, have an entry in memory, and their records may be hardly longer.
+        // Messages on disk have an entry in memory, too, which may be about as long as the record:
+        // the bound on the store does not bound these.
         let messages_max = messages_max(limits.memory_messages_max_bytes);
         if self.mailboxes.stats.messages as usize >= messages_max {
             return Err(Reply::MemoryFull);

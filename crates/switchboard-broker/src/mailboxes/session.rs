@@ -310,8 +310,8 @@ impl Device {
     /// Returns the digest under which it keeps the id of a message that it sends.
     #[inline]
     pub(super) fn own_digest(&self, id: crate::Digest) -> crate::Digest {
-        // An ephemeral device may end before a message of it is answered, and another of the same
-        // id send under the same id of a message: the answer must not be taken for one to that.
+        // An ephemeral device may end before its message is answered, and the next device of its id
+        // may use the same message id: the answer must not be taken for one to the newer message.
         if self.is_ephemeral { id.of_incarnation(self.mailbox_name) } else { id }
     }
 
@@ -322,8 +322,8 @@ impl Device {
 
     /// Returns the number below which none is given again, once a record says so.
     pub(super) fn reserves_to(&self) -> u64 {
-        // Also above all that were given: the messages with those numbers may have left the log,
-        // and then nothing else in it says so.
+        // Never below the next number: messages with lower ones may have left the log, and then
+        // only this record says that those were given.
         self.mailbox.reserved_to().max(self.reserving_to).max(self.mailbox.next_seq())
     }
 
@@ -332,8 +332,8 @@ impl Device {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
-            // Even while it is ending: evictions have no records of their own, so after a crash it
-            // must go on ending, or what was evicted would be back.
+            // Inverted, and so an even number, while it is ending: evictions have no records of
+            // their own, so after a crash it must go on ending, or what was evicted would be back.
             mailbox: if self.is_ending { !self.mailbox_name } else { self.mailbox_name },
             reserved_to: self.reserves_to(),
             acked_to: self.mailbox.acked_to(),

@@ -167,7 +167,7 @@ pub(super) enum ReadPause {
     Store,
     /// No `welcome` was said: its device is not on disk yet, or the flap guard makes it wait.
     Welcome,
-    /// The out queue of the device that it sends to is over its last bound.
+    /// The out queue of the device that it sends to is over `OVERFLOW_FACTOR` times its bound.
     Receiver,
     /// The shard has done enough work for one turn; this pause ends with the read.
     Turn,

@@ -1,4 +1,5 @@
-//! Receivers whose out queue passed its last bound, and the senders that are paused meanwhile.
+//! Receivers whose out queue passed [`OVERFLOW_FACTOR`] times its bound, and the senders that are
+//! paused meanwhile.
 //!
 //! A queue can be that long although its device reads all the time: a few senders finish a large
 //! message each in the same turn, before anything is written. So the queue is written first. If the
@@ -83,7 +84,8 @@ impl Shard {
             // Still too long: a queue that came to half of it lost its entry when it was
             // written to.
             self.overflow(key);
-            // `overflow` does so for a connection that is open; here also for any other.
+            // `overflow` disperses the senders of an open connection; this does so for any other,
+            // too.
             self.disperse(key);
         }
     }

@@ -58,7 +58,8 @@ pub(super) struct Ports {
     pub(super) outboxes: Vec<Outbox>,
     /// The connection whose command is being carried out.
     pub(super) speaking: Option<Key>,
-    /// Number of texts delivered in this turn that were read in it.
+    /// Number of messages delivered in this turn whose latency counts from its start: texts that
+    /// were read in it, and everything that was pushed.
     delivered: u64,
     /// Times at which the texts that other shards forwarded were read, with their numbers.
     forwarded: Vec<(Instant, u64)>,

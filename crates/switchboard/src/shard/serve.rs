@@ -125,8 +125,9 @@ impl Shard {
 
     /// Deals with frames; bytes behind a command that pauses reading are kept.
     pub(super) fn frames(&mut self, key: Key, bytes: &mut [u8]) {
-        // Before a read, not before each frame: `pause` changes only as shards publish their
-        // changes of the budget, and a look for each frame would cost every message.
+        // Before a read, not before each frame: the rest of one read is allowed for
+        // (`Budget::overrun_bytes`). Only texts of devices without a mailbox are looked at one by
+        // one (`put_back`).
         if self.ports.pause != Pause::Nobody {
             self.ports.pause_if_it_stores(key);
         }

@@ -57,8 +57,8 @@ impl Conn {
 impl Shard {
     /// Serves both queues of connections that have something to read.
     pub(super) fn serve_queues(&mut self) {
-        // One after the other has its turn first: else those in it could do so much work in each
-        // turn that the other is never served.
+        // The two take turns at being first: otherwise the first could use up the work of every
+        // turn, and the other never be served.
         self.handshakes.first = !self.handshakes.first;
         if self.handshakes.first {
             self.serve_handshakes();
