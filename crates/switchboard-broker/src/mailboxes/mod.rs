@@ -16,6 +16,7 @@ mod announcements;
 mod audit;
 mod content;
 mod crowd;
+mod entry;
 mod envelope;
 mod expiries;
 mod frames;

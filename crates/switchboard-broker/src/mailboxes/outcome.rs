@@ -4,7 +4,8 @@
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, RejectCode};
 
-use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
+use super::entry::{Entry, Kept, Kind, NEVER, State};
+use super::mailbox::Taken;
 use super::store::Pending;
 use super::totals::Totals;
 use super::{

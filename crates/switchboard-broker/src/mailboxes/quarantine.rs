@@ -8,7 +8,7 @@ use std::ops::Range;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Outcome;
 
-use super::mailbox::State;
+use super::entry::State;
 use super::{Event, Now, Out, Position, Want};
 use crate::broker::{Broker, Effect};
 

@@ -5,7 +5,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Outcome, message_len};
 
-use super::mailbox::{Entry, Kept, Kind, NEVER, State, Taken};
+use super::entry::{Entry, Kept, Kind, NEVER, State};
+use super::mailbox::Taken;
 use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
 use super::totals::Totals;

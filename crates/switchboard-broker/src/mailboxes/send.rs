@@ -9,8 +9,8 @@ use switchboard_proto::v1::{
     body_len_of_text, is_short_message, message_len,
 };
 
+use super::entry::{Entry, Kept, Kind, NEVER, State};
 use super::envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
-use super::mailbox::{Entry, Kept, Kind, NEVER, State};
 use super::reserved::OutcomesFull;
 use super::sent::{Known, NewId, SentState};
 use super::store::Pending;

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
 
-use super::mailbox::Entry;
+use super::entry::Entry;
 use crate::shrink::{self, KEPT, shrink};
 
 /// Number of messages that one sender may have in a mailbox, however small its share.
