@@ -11,6 +11,7 @@ pub mod config;
 mod counters;
 pub mod files;
 mod greeting;
+mod health;
 mod http;
 mod log;
 pub mod metrics;

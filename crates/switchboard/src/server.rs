@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::auth::Keyring;
 use crate::config::{Config, Loaded};
 use crate::files::Occasion;
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::persistence::{self, Job, Reader};
 use crate::reload::Source;
@@ -132,7 +133,7 @@ fn build(config: &Arc<Config>, systemd: Systemd) -> anyhow::Result<Built> {
     let (http, conns) = mpsc::channel(config.http_connections_max);
     let budget = Arc::new(Budget::new(budget_bytes(config, recovered.as_ref()), config.shards));
     let metrics = Arc::new(Metrics::new(config));
-    let health = Arc::new(http::Health::new(&metrics));
+    let health = Arc::new(Health::new(&metrics));
     metrics.store.budget.get_or_init(|| Arc::clone(&budget));
     let shared = Shared {
         config: RwLock::new(Arc::clone(config)),

@@ -5,7 +5,6 @@
 //! be for a shard.
 
 mod console;
-mod health;
 mod probes;
 mod renderings;
 
@@ -28,10 +27,9 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub(crate) use health::Health;
-
 use crate::auth::Keyring;
 use crate::config::Auth;
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::shard::{HttpConn, HttpSocket, REQUEST_TIMEOUT, Shared};
 use renderings::Renderings;

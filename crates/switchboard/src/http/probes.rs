@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Router, extract};
 
 use super::AppState;
-use super::health::Probe;
+use crate::health::Probe;
 use crate::metrics::Format;
 
 /// Returns the routes of the probes, which need no authentication. On the devices' port only those

@@ -54,7 +54,7 @@ pub(crate) use waiting::OutQueues;
 
 use crate::auth::Keyring;
 use crate::config::Config;
-use crate::http::Health;
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::persistence::{Answer, Chunk, Ids, Job, Shards};
 use crate::store::Log;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use axum::http::{StatusCode, Uri};
+use hyper::{StatusCode, Uri};
 
 use crate::metrics::Metrics;
 use crate::ws::PlainRequest;
@@ -24,9 +24,9 @@ pub(crate) enum Probe {
 }
 
 impl Probe {
-    pub(super) const ALL: [Probe; 2] = [Probe::Live, Probe::Ready];
+    pub(crate) const ALL: [Probe; 2] = [Probe::Live, Probe::Ready];
 
-    pub(super) fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
         match self {
             Probe::Live => "/healthz",
             Probe::Ready => "/readyz",
@@ -65,7 +65,7 @@ impl Health {
     }
 
     /// Returns the status and body for a probe.
-    pub(super) fn tell(&self, probe: Probe) -> (StatusCode, &'static str) {
+    pub(crate) fn tell(&self, probe: Probe) -> (StatusCode, &'static str) {
         match probe {
             Probe::Live => (StatusCode::OK, "ok\n"),
             Probe::Ready if self.is_stopping.load(Ordering::Relaxed) => {
