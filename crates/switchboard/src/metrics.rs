@@ -159,7 +159,7 @@ pub struct ShardMetrics {
     pub busy_ns: Number,
     /// Turns of the loop.
     pub turns: Number,
-    /// Time from reading a message to writing it to its receiver's socket.
+    /// Time from reading a text, or pushing a v1 message, to writing it to its receiver's socket.
     pub latency: Latency,
     /// v1 messages accepted, by durability.
     pub accepted_messages: ByLabel<{ Durability::ALL.len() }>,
@@ -665,7 +665,7 @@ impl Collector for Shards {
         self.encode_bytes(out)?;
         self.encode_loops(out)?;
         let latencies: Vec<_> = self.0.iter().map(|shard| &shard.latency).collect();
-        let help = "Time from reading a message to writing it to its receiver's socket";
+        let help = "Time from reading a text, or pushing a v1 message, to writing it to its receiver's socket";
         encode_latency(out, "switchboard_delivery_latency", help, &latencies)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::crash_disk::CrashDisk;
 use super::{Ears, batch};
-use crate::store::{Disk, DiskFile, LogOptions, open};
+use crate::store::{Disk, DiskFile, Log, LogOptions, open};
 
 /// A disk on which syncs return only once the door is open.
 #[derive(Clone, Debug)]
@@ -29,6 +29,13 @@ impl HangingDisk {
     /// A disk that does not hang yet.
     fn new() -> HangingDisk {
         HangingDisk { disk: CrashDisk::new(1), door: Arc::new((Mutex::new(true), Condvar::new())) }
+    }
+
+    /// Opens a log on it.
+    fn log(&self) -> Log {
+        let disk = Arc::new(self.clone());
+        let recovered = open(disk, LogOptions::default(), &mut |_, _| Ok(())).unwrap();
+        recovered.start(Box::new(Ears::default())).unwrap()
     }
 
     fn shut_door(&self) {
@@ -92,9 +99,7 @@ impl DiskFile for HangingFile {
 #[test]
 fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     let disk = HangingDisk::new();
-    let recovered =
-        open(Arc::new(disk.clone()), LogOptions::default(), &mut |_, _| Ok(())).unwrap();
-    let log = recovered.start(Box::new(Ears::default())).unwrap();
+    let log = disk.log();
     disk.shut_door();
     log.submit(0, batch(&[b"one", b"two"])).unwrap();
     let error = log.close_within(Duration::from_millis(10)).unwrap_err();
@@ -109,9 +114,7 @@ fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
 #[test]
 fn an_end_that_cannot_be_noted_loses_nothing_and_says_so() {
     let disk = HangingDisk::new();
-    let recovered =
-        open(Arc::new(disk.clone()), LogOptions::default(), &mut |_, _| Ok(())).unwrap();
-    let log = recovered.start(Box::new(Ears::default())).unwrap();
+    let log = disk.log();
     disk.shut_door();
     let error = log.close_within(Duration::from_millis(10)).unwrap_err();
     assert_eq!(error.records, 0);

@@ -177,24 +177,30 @@ fn a_paused_peer_that_leaves_is_noticed() {
     server.await_metric("switchboard_connections", |devices| devices == 0.0);
 }
 
+/// Asks so many times for a path while the server is stopped, so that it finds all requests in one
+/// turn of its loop when it continues; returns the answers.
+fn answers_in_one_turn(server: &Server, count: usize, path: &str) -> Vec<String> {
+    server.freeze();
+    let ask = |_| {
+        let mut socket = server.socket();
+        socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).unwrap();
+        socket
+    };
+    let sockets: Vec<TcpStream> = (0..count).map(ask).collect();
+    server.signal(rustix::process::Signal::CONT);
+    let read = |mut socket: TcpStream| {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    sockets.into_iter().map(read).collect()
+}
+
 #[test]
 fn more_http_requests_than_are_served_at_once_get_503() {
     let server = Server::with(&["shards=1", "http_connections_max=1"]);
-    // While stopped, they accumulate; it finds all of them in one turn of its loop when it
-    // continues.
-    server.freeze();
-    let sockets: Vec<TcpStream> = (0..100)
-        .map(|_| {
-            let mut socket = server.socket();
-            socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-            socket
-        })
-        .collect();
-    server.signal(rustix::process::Signal::CONT);
     let (mut served, mut busy) = (0, 0);
-    for mut socket in sockets {
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
+    for answer in answers_in_one_turn(&server, 100, "/metrics") {
         if answer.starts_with("HTTP/1.1 503 ") {
             assert!(answer.contains("\r\nRetry-After: "), "{answer}");
             busy += 1;
@@ -229,18 +235,7 @@ fn a_full_server_answers_its_probes_while_strangers_hold_the_spare_places() {
 fn a_full_server_answers_all_probes_of_one_turn() {
     let server = Server::with(&["shards=1", "max_connections=1"]);
     let _inside = Wire::open_patiently(&server);
-    server.freeze();
-    let sockets: Vec<TcpStream> = (0..120)
-        .map(|_| {
-            let mut socket = server.socket();
-            socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-            socket
-        })
-        .collect();
-    server.signal(rustix::process::Signal::CONT);
-    for mut socket in sockets {
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
+    for answer in answers_in_one_turn(&server, 120, "/readyz") {
         assert!(answer.ends_with("\r\n\r\nready\n"), "{answer:?}");
     }
 }
