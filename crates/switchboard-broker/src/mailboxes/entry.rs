@@ -114,7 +114,7 @@ impl Entry {
         self.kept != Kept::Here
     }
 
-    /// Returns the amount it adds to [`Mailbox::totals`] while it waits. A message counts for its
+    /// Returns the amount it adds to `Mailbox::totals` while it waits. A message counts for its
     /// sender, an outcome for the mailbox's device.
     #[inline]
     pub(super) fn totals(&self, is_devices_anonymous: bool) -> Totals {
@@ -129,7 +129,7 @@ impl Entry {
         Totals { messages: 1, bytes: self.len as usize, memory, receipts: 0, anonymous }
     }
 
-    /// Returns the amount that a message with a receipt adds to [`Mailbox::totals`] until its
+    /// Returns the amount that a message with a receipt adds to `Mailbox::totals` until its
     /// outcome is recorded: the most that the outcome's records take in the store.
     pub(super) fn reserve(&self) -> Totals {
         if !self.is_stored() {
@@ -145,7 +145,7 @@ impl Entry {
         self.content.as_ref().is_some_and(|content| !content.is_bodiless())
     }
 
-    /// Returns the amount it adds to [`Mailbox::cached`].
+    /// Returns the amount it adds to `Mailbox::cached`.
     pub(super) fn cached_bytes(&self) -> usize {
         let counts =
             !self.position.is_nowhere() && self.has_content() && self.state == State::Ready;

@@ -1,8 +1,8 @@
 //! The HTTP side of the port: the page, health and metrics, served by axum beside the shards.
 //!
 //! A shard forwards the socket of any request that asks neither for a WebSocket nor for a probe
-//! ([`health`]). Each connection serves one request (`Connection: close`), as the next one may again
-//! be for a shard.
+//! ([`health`](crate::health)). Each connection serves one request (`Connection: close`), as the
+//! next one may again be for a shard.
 
 mod console;
 mod probes;
