@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 
 use switchboard_proto::text::DUPLICATE_WINDOW;
+use switchboard_proto::v1::ID_LEN_MAX;
 use twox_hash::xxhash3_128::Hasher;
 
 use crate::Moment;
@@ -32,11 +33,15 @@ impl DigestKey {
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 
-    /// Returns the digest of a message's receiver and body together; both are in each of its
-    /// halves.
-    pub(crate) fn content(&self, to: u64, body: &[u8]) -> Digest {
-        let (body, to) = (self.digest(body), to.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        Digest { high: body.high ^ to, low: body.low ^ to }
+    /// Returns the digest that identifies a message: of its sender, its receiver and its id.
+    #[inline]
+    pub(crate) fn message(&self, from: u64, to: u64, id: &str) -> Digest {
+        let mut all = [0; 16 + ID_LEN_MAX];
+        all[..8].copy_from_slice(&from.to_le_bytes());
+        all[8..16].copy_from_slice(&to.to_le_bytes());
+        let id = id.as_bytes();
+        all[16..16 + id.len()].copy_from_slice(id);
+        self.digest(&all[..16 + id.len()])
     }
 }
 
@@ -53,7 +58,7 @@ impl Digest {
         self.low
     }
 
-    /// Returns a digest that stands for the same in one incarnation of a device only.
+    /// Returns a digest that stands for the same in one incarnation of its sender only.
     pub(crate) fn of_incarnation(self, incarnation: u64) -> Digest {
         // In the half that is kept.
         Digest { low: self.low ^ incarnation, ..self }
@@ -104,14 +109,14 @@ impl LastText {
 mod tests {
     use super::*;
 
-    /// Only half of it is kept. When the receiver was in the other half, a message under a used id
-    /// to somebody else was taken for a retry, and accepted without being delivered.
     #[test]
-    fn receiver_and_body_are_both_in_the_half_that_is_kept() {
+    fn sender_receiver_and_id_all_identify_a_message() {
         let key = DigestKey::new([7; DigestKey::LEN]);
-        let half = |to, body| key.content(to, body).half();
-        assert_eq!(half(1, b"a"), half(1, b"a"));
-        assert_ne!(half(1, b"a"), half(2, b"a"));
-        assert_ne!(half(1, b"a"), half(1, b"b"));
+        let half = |from, to, id: &str| key.message(from, to, id).half();
+        assert_eq!(half(1, 2, "a"), half(1, 2, "a"));
+        for other in [half(3, 2, "a"), half(1, 3, "a"), half(2, 1, "a"), half(1, 2, "b")] {
+            assert_ne!(half(1, 2, "a"), other);
+        }
+        key.message(1, 2, &"i".repeat(ID_LEN_MAX));
     }
 }

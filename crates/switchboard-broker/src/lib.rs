@@ -19,8 +19,8 @@ pub use clock::{Jump, LastRun, StampClock};
 pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
-    Cancel, Content, Deliver, DeviceRecord, EndedRecord, Envelope, Event, Hello, Limits,
-    MessageKey, MessageOutcome, MessageRecord, Now, OutcomeRecord, Position, Record, Replay, Reply,
-    ReplyTo, SendFilter, SentIdRecord, Stats, TextReplyTo, Want, owner,
+    Cancel, Content, Deliver, DeviceRecord, DeviceReplyTo, EndedRecord, Envelope, Event, Hello,
+    IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, Now, OutcomeRecord, OutcomesFull,
+    Position, Record, Replay, Reply, ReplyTo, SendFilter, Stats, TextReplyTo, Want, owner,
 };
 pub use names::{HashKey, Names};

@@ -27,10 +27,6 @@ impl Broker {
             stats.recount(Totals::default(), totals);
             all += totals;
             device.audit_memory().map_err(|fault| format!("{id:?}: {fault}"))?;
-            stats.sent_ids += device.sent.len() as u64;
-            if device.sent.len() > self.mailboxes.limits.dedup_ids_per_device_max {
-                return Err(format!("{id:?} has {} ids", device.sent.len()));
-            }
         }
         let (counted, kept) =
             ((stats, all.anonymous), (self.mailboxes.stats, self.mailboxes.anonymous));
@@ -45,16 +41,13 @@ impl Broker {
         if receipts > in_all || self.mailboxes.shards == 1 && receipts != in_all {
             return Err(format!("{receipts} receipts, in all {in_all}"));
         }
-        if stats.memory > self.mailboxes.limits.memory_messages_max_bytes as u64 {
-            return Err(format!("{} bytes in memory", stats.memory));
-        }
         let mut stale = self.mailboxes.stale_records.iter();
         if let Some(id) = stale.find(|id| !self.mailboxes.devices.contains_key(id)) {
             return Err(format!("{id:?} is no more, and its record is to be made up for"));
         }
         self.mailboxes.announcements.audit()?;
         self.mailboxes.timers.audit(self.mailboxes.devices.len())?;
-        self.mailboxes.audit_crowd()?;
+        self.mailboxes.window.audit(&self.mailboxes.window_max())?;
         self.audit_memory()
     }
 
@@ -64,6 +57,7 @@ impl Broker {
         shrink::audit("devices", &mailboxes.devices, KEPT_BY_SHARD)?;
         shrink::audit("appends", &mailboxes.pending, KEPT_BY_SHARD)?;
         shrink::audit("envelopes", &mailboxes.local, KEPT_BY_SHARD)?;
+        shrink::audit("deferred requests", &mailboxes.deferred, KEPT_BY_SHARD)?;
         shrink::audit("waiting connections", &mailboxes.waiting, KEPT_BY_SHARD)?;
         shrink::audit("connections", &self.conns, KEPT_BY_SHARD)
     }
@@ -73,7 +67,6 @@ impl Device {
     /// Fails if a table has not given back memory that it does not need. The mailbox audits its
     /// own.
     fn audit_memory(&self) -> Result<(), String> {
-        self.sent.audit()?;
         self.receipts.iter().try_for_each(|set| shrink::audit("receipts", set.as_ref(), KEPT))
     }
 }

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, RejectCode};
 
+use super::reserved::OutcomesFull;
 use super::{MessageKey, MessageOutcome};
-use crate::{Conn, Digest, Moment, ShardId};
+use crate::{Conn, Digest, ShardId};
 
 /// An envelope from one shard's broker to another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +16,10 @@ pub enum Envelope {
     Deliver(Box<Deliver<'static>>),
     /// The reply to it, for the shard of its sender.
     Reply {
-        /// The sender.
-        to: DeviceId,
-        /// Digest of the message's id.
-        digest: Digest,
+        /// The session that waits for it.
+        reply_to: DeviceReplyTo,
+        /// The receiver of the message.
+        of: DeviceId,
         /// The message's id.
         id: Box<str>,
         /// The reply.
@@ -35,14 +36,14 @@ pub enum Envelope {
     Cancel(Cancel),
     /// The reply to that, for the shard of the sender.
     CancelReply {
-        /// The sender.
-        to: DeviceId,
+        /// The session that waits for it.
+        reply_to: DeviceReplyTo,
+        /// The receiver of the message.
+        of: DeviceId,
         /// The message's id.
         id: Box<str>,
-        /// The session that asked.
-        session: u32,
-        /// The message that is cancelled, or the reason for which it is not.
-        result: Result<MessageKey, RejectCode>,
+        /// `Ok` if the message is cancelled, otherwise the reason for which it is not.
+        result: Result<(), RejectCode>,
     },
     /// The outcome of a message, for the shard of its sender, which asked for it.
     Outcome {
@@ -52,8 +53,6 @@ pub enum Envelope {
         id: Box<str>,
         /// The outcome.
         outcome: MessageOutcome,
-        /// The sender's session whose `cancel` this also answers.
-        answers_cancel: Option<u32>,
         /// True if the sender was ephemeral: another device of its id is not told.
         is_of_ephemeral: bool,
     },
@@ -103,28 +102,24 @@ pub struct Deliver<'a> {
     pub to: DeviceId,
     /// The sender's id for it; empty if the server is to make one.
     pub id: Cow<'a, str>,
-    /// Digest under which the sender's shard keeps the id.
-    pub digest: Digest,
+    /// Tells an ephemeral sender from others of its id: what it sent is no retry of what they sent.
+    /// `None` for all other senders, and for those of the text protocol.
+    pub incarnation: Option<u64>,
     /// Raw JSON.
     pub body: Cow<'a, [u8]>,
     /// Id of the message that it answers.
     pub re: Option<Cow<'a, str>>,
     /// Time at which the sender's shard took it, by the wall clock.
     pub sent_at_ms: u64,
-    /// The same by the server's uptime.
-    pub at: Moment,
     /// Time at which it expires, as a stamp of [`crate::StampClock`]; `None` is never.
     pub expires_at_ms: Option<u64>,
     /// The durability that was asked for; `None` is the strongest that there is.
     pub durability: Option<Durability>,
     /// True if the sender asked for an outcome.
     pub receipt: bool,
-    /// True if the sender's shard has memory set aside for the outcome, should it be in memory
-    /// only.
-    pub has_outcome_memory: bool,
-    /// True if its id counts for duplicates, even after a restart. Not if the server makes it,
-    /// nor if the sender is ephemeral, with which it ends.
-    pub keeps_id: bool,
+    /// Reason for which the sender's shard could reserve no room for the outcome: the message can
+    /// only be a retry.
+    pub no_room: Option<OutcomesFull>,
     /// Destination of the reply.
     pub reply_to: ReplyTo,
 }
@@ -140,6 +135,17 @@ impl Deliver<'_> {
         }
     }
 
+    /// Returns whether its id counts for duplicates. Not if the server makes it.
+    pub(crate) fn has_id(&self) -> bool {
+        !self.id.is_empty()
+    }
+
+    /// Returns whether its id counts even after a restart. Not if the sender is ephemeral, with
+    /// which it ends.
+    pub(crate) fn keeps_id(&self) -> bool {
+        self.has_id() && self.incarnation.is_none()
+    }
+
     /// Returns the bytes that count toward those of a mailbox, under this id: its own, or one
     /// that the server made.
     pub(crate) fn len_under(&self, id: &str) -> usize {
@@ -150,10 +156,25 @@ impl Deliver<'_> {
 /// Destination of the reply to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyTo {
-    /// A v1 device on this shard.
-    Device(ShardId),
+    /// A session of a v1 device.
+    Device(DeviceReplyTo),
     /// A connection of the text protocol.
     Text(TextReplyTo),
+}
+
+/// A session of a v1 device that waits for a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceReplyTo {
+    /// Its shard.
+    pub shard: ShardId,
+    /// The device.
+    pub device: DeviceId,
+    /// The session.
+    pub session: u32,
+    /// True if it was told already that nothing is known; it is told no more.
+    pub is_told: bool,
+    /// True if room is reserved for the outcome of the message.
+    pub has_room: bool,
 }
 
 /// A connection of the text protocol that waits for a reply.
@@ -180,6 +201,8 @@ pub enum Reply {
         seq: u64,
         /// The durability that is reached.
         durability: Durability,
+        /// True if it was accepted before, and is not delivered again.
+        duplicate: bool,
     },
     /// It is not accepted.
     Rejected(RejectCode),
@@ -189,6 +212,8 @@ pub enum Reply {
     MemoryFull,
     /// The same, because all devices without a name together are at their bound.
     AnonymousFull,
+    /// The same, because there is no room for its outcome.
+    OutcomesFull(OutcomesFull),
     /// The store is failing: the message waits, and may be accepted later.
     Unknown,
 }
@@ -196,14 +221,12 @@ pub enum Reply {
 /// See [`Envelope::Cancel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cancel {
-    /// The sender.
-    pub from: DeviceId,
     /// The receiver.
     pub to: DeviceId,
-    /// The message's number in the receiver's mailbox.
-    pub seq: u64,
     /// The message's id.
     pub id: Box<str>,
-    /// The session of the sender that asked.
-    pub session: u32,
+    /// As [`Deliver::incarnation`].
+    pub incarnation: Option<u64>,
+    /// The session of the sender that waits for the answer.
+    pub reply_to: DeviceReplyTo,
 }

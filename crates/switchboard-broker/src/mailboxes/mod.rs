@@ -14,8 +14,10 @@
 
 mod announcements;
 mod audit;
+mod cancel;
 mod content;
 mod crowd;
+mod deliver;
 mod entry;
 mod envelope;
 mod expiries;
@@ -31,12 +33,12 @@ mod record;
 mod recover;
 mod reserved;
 mod send;
-mod sent;
 mod session;
 mod shares;
 mod store;
 mod timers;
 mod totals;
+mod window;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -47,26 +49,27 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, PublicId, RejectCode};
 
 pub use content::Content;
-pub use envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
+pub use envelope::{Cancel, Deliver, DeviceReplyTo, Envelope, Reply, ReplyTo, TextReplyTo};
 pub use push::Want;
 pub use record::{
-    DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Position, Record, SentIdRecord,
+    DeviceRecord, EndedRecord, IdRecord, MessageRecord, OutcomeRecord, Position, Record,
 };
 pub use recover::Replay;
+pub use reserved::OutcomesFull;
 
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{Moment, ShardId, StampClock};
 use announcements::Announcements;
-use crowd::Crowd;
+use deliver::Deferred;
 pub use hello::Hello;
 use mailbox::Mailbox;
-use sent::Sent;
 use session::Session;
 use shares::Quota;
 use store::Pending;
 use timers::Timers;
 use totals::OfAnonymous;
+use window::{Window, WindowMax};
 
 /// Bounds on devices with mailboxes, and other settings for them.
 #[derive(Clone, Debug)]
@@ -89,9 +92,9 @@ pub struct Limits {
     pub store_bytes_max: usize,
     /// Time, by the server's uptime, for which a message under the same id counts as a retry.
     pub dedup_window: Duration,
-    /// Ids of messages that are remembered of one device.
+    /// Ids of messages of one sender that one shard remembers.
     pub dedup_ids_per_device_max: usize,
-    /// Ids of messages that are remembered by one shard.
+    /// Ids of messages that one shard remembers.
     pub dedup_ids_max: usize,
     /// Devices with a mailbox, on all shards.
     pub devices_max: usize,
@@ -251,8 +254,10 @@ pub(crate) struct Mailboxes {
     stale_records: BTreeSet<DeviceId>,
     /// Time at which the next of these records are written, if the store is not full then.
     stale_records_at: Moment,
-    /// The devices by how many ids are remembered of them.
-    crowd: Crowd,
+    /// The ids of messages that its devices were sent.
+    window: Window,
+    /// Requests about messages that wait for a record.
+    deferred: FxHashMap<MessageKey, Vec<Deferred>>,
     /// Envelopes from this shard to itself.
     local: VecDeque<Envelope>,
     /// Buffer for the id of a message that is answered; kept for its memory.
@@ -286,7 +291,7 @@ pub struct Stats {
     /// Bytes of memory for those that are in memory only, and set aside for outcomes that will be.
     pub memory: u64,
     /// Number of ids of messages that are remembered.
-    pub sent_ids: u64,
+    pub ids: u64,
 }
 
 /// One device with a mailbox.
@@ -295,7 +300,6 @@ pub(crate) struct Device {
     /// Name of its mailbox: an odd number, or 0 in a replay that has not come to its record.
     mailbox_name: u64,
     mailbox: Mailbox,
-    sent: Sent,
     session: Option<Box<Session>>,
     /// A newer connection that waits for the session.
     waiting: Option<Box<hello::Waiting>>,
@@ -350,7 +354,8 @@ impl Mailboxes {
             acks_due: None,
             stale_records: BTreeSet::new(),
             stale_records_at: Moment::default(),
-            crowd: Crowd::default(),
+            window: Window::default(),
+            deferred: FxHashMap::default(),
             local: VecDeque::new(),
             answered_id: String::new(),
             stats: Stats::default(),
@@ -375,6 +380,24 @@ impl Mailboxes {
         }
     }
 
+    /// Returns the bounds on the duplicate window.
+    fn window_max(&self) -> WindowMax {
+        WindowMax {
+            time: self.limits.dedup_window,
+            of_one: self.limits.dedup_ids_per_device_max,
+            of_all: self.limits.dedup_ids_max,
+        }
+    }
+
+    /// Returns the time at which the oldest ids of the window are forgotten even if nothing is
+    /// sent.
+    pub(crate) fn window_due(&self) -> Option<Moment> {
+        // Later than need be: while messages come, ids are forgotten with each of them, and not
+        // each must have a deadline.
+        let window = self.limits.dedup_window;
+        self.window.oldest_at().map(|at| at.after(window).after(window / 16))
+    }
+
     /// Returns the number at which the mailbox of a device begins if an earlier device may have had
     /// its id.
     fn used_to(&mut self, id: DeviceId) -> &mut u64 {
@@ -385,7 +408,6 @@ impl Mailboxes {
     pub(crate) fn remove(&mut self, id: DeviceId) -> Option<Box<Device>> {
         let device = self.devices.remove(&id)?;
         shrink(&mut self.devices, KEPT_BY_SHARD);
-        self.ids_end(id, &device.sent);
         self.timers.clear(id);
         self.stale_records.remove(&id);
         self.idle.remove(&(device.away_since, id));
@@ -440,7 +462,6 @@ impl Device {
     fn rest_if_away(&mut self) {
         if self.session.is_none() {
             self.mailbox.rest();
-            self.sent.rest();
         }
     }
 
@@ -448,7 +469,6 @@ impl Device {
         Device {
             mailbox_name,
             mailbox: Mailbox::new(id.is_number()),
-            sent: Sent::default(),
             session: None,
             waiting: None,
             takeovers: hello::Takeovers::default(),
@@ -511,16 +531,16 @@ impl Broker {
     fn envelope(&mut self, now: Now, envelope: Envelope, out: Out<'_>) {
         match envelope {
             Envelope::Deliver(deliver) => self.deliver(now, &deliver, out),
-            Envelope::Reply { to, digest, id, reply } => {
-                self.reply(now, to, digest, &id, reply, out);
+            Envelope::Reply { reply_to, of, id, reply } => {
+                self.reply(reply_to, of, &id, reply, out);
             }
             Envelope::TextReply { reply_to, reply } => self.text_reply(now, reply_to, reply, out),
             Envelope::Cancel(cancel) => self.cancel_here(now, cancel, out),
-            Envelope::CancelReply { to, id, session, result } => {
-                self.cancel_reply(to, &id, session, result, out);
+            Envelope::CancelReply { reply_to, of, id, result } => {
+                self.cancel_reply(reply_to, of, &id, result, out);
             }
-            Envelope::Outcome { to, id, outcome, answers_cancel, is_of_ephemeral } => {
-                self.told_outcome(to, id, outcome, (answers_cancel, is_of_ephemeral), out);
+            Envelope::Outcome { to, id, outcome, is_of_ephemeral } => {
+                self.told_outcome(to, id, outcome, is_of_ephemeral, out);
             }
             Envelope::Settled(of) => self.settled(now, of, out),
             Envelope::Unwanted(of) => self.unwanted(now, of, out),
@@ -555,21 +575,11 @@ impl Broker {
 
     /// Returns the sums over all mailboxes of this shard.
     pub fn stats(&self) -> Stats {
-        self.mailboxes.stats
+        Stats { ids: self.mailboxes.window.len() as u64, ..self.mailboxes.stats }
     }
 
     fn show(&self, device: DeviceId) -> PublicId {
         self.directory.names().show(device)
-    }
-
-    /// Returns the digest of a message's receiver and body; it is the same in every run.
-    fn content(&self, to: DeviceId, body: &[u8]) -> crate::Digest {
-        // Not the id that stands for a name, which is another in each run.
-        let to = match self.show(to) {
-            PublicId::Number(id) => id.get(),
-            PublicId::Name(name) => self.key.digest(name.as_bytes()).half(),
-        };
-        self.key.content(to, body)
     }
 
     fn owns(&self, device: DeviceId) -> bool {

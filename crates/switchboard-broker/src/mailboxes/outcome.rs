@@ -2,14 +2,14 @@
 //! then told to its sender.
 
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Outcome, RejectCode};
+use switchboard_proto::v1::Outcome;
 
 use super::entry::{Entry, Kept, Kind, NEVER, State};
 use super::mailbox::Taken;
 use super::store::Pending;
 use super::totals::Totals;
 use super::{
-    Cancel, Content, Device, EndedRecord, Envelope, Event, MessageKey, MessageOutcome, Now, Out,
+    Content, Device, EndedRecord, Envelope, Event, MessageKey, MessageOutcome, Now, Out,
     OutcomeRecord, Position, Record,
 };
 use crate::broker::{Broker, Effect};
@@ -19,13 +19,11 @@ use crate::shrink::{KEPT, shrink};
 pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) reason: Option<Box<str>>,
-    /// Session of the sender whose `cancel` this also answers.
-    pub(super) answers_cancel: Option<u32>,
 }
 
 impl From<Outcome> for End {
     fn from(outcome: Outcome) -> End {
-        End { outcome, reason: None, answers_cancel: None }
+        End { outcome, reason: None }
     }
 }
 
@@ -40,7 +38,7 @@ impl Broker {
         end: impl Into<End>,
         out: Out<'_>,
     ) {
-        let End { outcome, reason, answers_cancel } = end.into();
+        let End { outcome, reason } = end.into();
         // An ack or a refusal says that it was seen, and only what was never pushed is cancelled.
         let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
         let outcome = MessageOutcome {
@@ -55,7 +53,7 @@ impl Broker {
         // own record may come after that, and a crash in between would leave the message as
         // acked.
         self.record_end(&outcome, out);
-        self.tell_end(taken, outcome, answers_cancel, out);
+        self.tell_end(taken, outcome, out);
     }
 
     /// Records the end of a message, unless another record says it.
@@ -78,16 +76,10 @@ impl Broker {
     }
 
     /// Sends the outcome of a message to the shard of its sender.
-    pub(super) fn tell_end(
-        &mut self,
-        taken: Taken,
-        outcome: MessageOutcome,
-        answers_cancel: Option<u32>,
-        out: Out<'_>,
-    ) {
+    pub(super) fn tell_end(&mut self, taken: Taken, outcome: MessageOutcome, out: Out<'_>) {
         let (to, is_of_ephemeral) = (taken.from, taken.is_of_ephemeral);
         let id = taken.id.unwrap_or_default();
-        let envelope = Envelope::Outcome { to, id, outcome, answers_cancel, is_of_ephemeral };
+        let envelope = Envelope::Outcome { to, id, outcome, is_of_ephemeral };
         self.send_to_owner(to, envelope, out);
     }
 
@@ -98,7 +90,7 @@ impl Broker {
         to: DeviceId,
         id: Box<str>,
         outcome: MessageOutcome,
-        (answers_cancel, is_of_ephemeral): (Option<u32>, bool),
+        is_of_ephemeral: bool,
         out: Out<'_>,
     ) {
         let of = outcome.of;
@@ -136,12 +128,7 @@ impl Broker {
         let reason = outcome.reason.as_deref();
         let content =
             Content::outcome(&id, outcome.kind, outcome.at_ms, outcome.maybe_seen, reason);
-        let cancelled = answers_cancel.map(|session| (id, session));
         let kept = Kept::stored(is_stored && !is_ephemeral);
-        // The outcome itself takes that memory now. Both come within one `recount`.
-        if kept == Kept::Here {
-            device.mailbox.release_memory();
-        }
         device.mailbox.push(Entry {
             seq,
             from: of.device,
@@ -157,27 +144,18 @@ impl Broker {
         let after = device.mailbox.totals();
         self.recount(before, after);
         if is_stored {
-            let pending = Pending::Outcome { to, seq, of, cancelled };
+            let pending = Pending::Outcome { to, seq, of };
             self.mailboxes.pending.push_back(pending);
         } else {
             self.reserve_seqs(to, out);
-            self.outcome_recorded(to, of, cancelled, out);
+            self.outcome_recorded(to, of, out);
         }
     }
 
     /// Tells the receiver's shard that an outcome is as durable as it must be, and the sender's
     /// device the outcome.
-    pub(super) fn outcome_recorded(
-        &mut self,
-        to: DeviceId,
-        of: MessageKey,
-        cancelled: Option<(Box<str>, u32)>,
-        out: Out<'_>,
-    ) {
+    pub(super) fn outcome_recorded(&mut self, to: DeviceId, of: MessageKey, out: Out<'_>) {
         self.send_to_owner(of.device, Envelope::Settled(of), out);
-        if let Some((id, session)) = cancelled {
-            self.cancel_reply(to, &id, session, Ok(of), out);
-        }
         self.push_ready(to, out);
     }
 
@@ -188,6 +166,7 @@ impl Broker {
             // behind.
             self.record_removed(of.device, of.seq, Pending::Nothing, out);
         }
+        self.cancel_recorded(of, out);
         self.push_ready(of.device, out);
         self.note_idle(of.device);
         self.end_if_settled(now, of.device, out);
@@ -195,6 +174,7 @@ impl Broker {
 
     /// Drops an entry whose removal is recorded.
     pub(super) fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
+        self.cancel_recorded(of, out);
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         // Under another name the number may be that of a message to a later device of the id.
         if device.mailbox_name != mailbox_name {
@@ -229,58 +209,11 @@ impl Broker {
             self.record_removed(of.device, of.seq, pending, out);
         } else {
             self.settle(of);
+            self.cancel_recorded(of, out);
             self.push_ready(of.device, out);
         }
         self.note_idle(of.device);
         self.end_if_settled(now, of.device, out);
-    }
-
-    /// Cancels a message in the mailbox of this shard's device, if it was never pushed.
-    pub(super) fn cancel_here(&mut self, now: Now, cancel: Cancel, out: Out<'_>) {
-        let Cancel { from, to, seq, id, session } = cancel;
-        let may = self.mailboxes.devices.get(&to).is_some_and(|device| {
-            // By its number alone it could be a message of another sender, or an outcome: the
-            // receiver may have ended and come back.
-            let waits = device.mailbox.find(seq).is_some_and(|entry| {
-                entry.from == from && entry.state == State::Ready && !entry.is_outcome()
-            });
-            waits && seq > device.mailbox.pushed_to()
-        });
-        let reply = |result| Envelope::CancelReply { to: from, id: id.clone(), session, result };
-        if !may {
-            return self.send_to_owner(from, reply(Err(RejectCode::TooLate)), out);
-        }
-        let is_stored = self
-            .mailboxes
-            .devices
-            .get(&to)
-            .and_then(|device| device.mailbox.find(seq))
-            .is_some_and(Entry::is_stored);
-        // The answer would have to wait until the removal is on disk, which could take long now.
-        if is_stored && self.mailboxes.is_failing {
-            return self.send_to_owner(from, reply(Err(RejectCode::StoreUnavailable)), out);
-        }
-        let Some(taken) = self.take(to, seq, Outcome::Cancelled, out) else { return };
-        if taken.receipt {
-            let (outcome, answers_cancel) = (Outcome::Cancelled, Some(session));
-            self.message_ended(now, to, taken, End { outcome, reason: None, answers_cancel }, out);
-        } else if is_stored {
-            let of = MessageKey { device: to, seq };
-            self.record_removed(
-                to,
-                seq,
-                Pending::Cancelled {
-                    of,
-                    mailbox_name: self.incarnation(to),
-                    to: from,
-                    id,
-                    session,
-                },
-                out,
-            );
-        } else {
-            self.send_to_owner(from, reply(Ok(MessageKey { device: to, seq })), out);
-        }
     }
 
     /// Ends a device and evicts what waits for it: it was away for its time to live, or is
@@ -363,12 +296,10 @@ impl Device {
         is_mine && !self.is_ending
     }
 
-    /// Notes that an ephemeral device awaits the outcome of a message, which was accepted.
-    pub(super) fn expects(&mut self, id: crate::Digest, seq: u64) {
-        if let Some(sent) = self.sent.find(id)
-            && let Some(receipts) = &mut self.receipts
-        {
-            receipts.insert(MessageKey { device: sent.to, seq });
+    /// Notes that a device awaits the outcome of a message, which was accepted.
+    pub(super) fn expects(&mut self, of: MessageKey) {
+        if let Some(receipts) = &mut self.receipts {
+            receipts.insert(of);
         }
     }
 }

@@ -225,7 +225,7 @@ impl Broker {
         if taken.receipt {
             // The record of the outcome, which its sender's shard appends, also removes the
             // message.
-            self.message_ended(now, id, taken, End { outcome, reason, answers_cancel: None }, out);
+            self.message_ended(now, id, taken, End { outcome, reason }, out);
         } else if taken.is_stored {
             let of = MessageKey { device: id, seq };
             let mailbox_name = self.incarnation(id);

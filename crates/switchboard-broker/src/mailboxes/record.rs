@@ -47,13 +47,13 @@ pub enum Record<'a> {
     Ended(EndedRecord<'a>),
     /// State of a device. Each of these replaces the one before.
     Device(DeviceRecord<'a>),
-    /// A device ended, with its mailbox and the ids it sent under.
+    /// A device ended, with its mailbox.
     Gone {
         /// The device.
         device: DeviceRef<'a>,
     },
     /// An id is taken, although its message is out of the log.
-    SentId(SentIdRecord<'a>),
+    Id(IdRecord<'a>),
 }
 
 /// See [`Record::Message`].
@@ -76,7 +76,8 @@ pub struct MessageRecord<'a> {
     pub re: Option<&'a str>,
     /// Time at which it was sent, by the wall clock.
     pub sent_at_ms: u64,
-    /// The same by the server's uptime, from which the duplicate window counts.
+    /// Time at which it was accepted, by the server's uptime, from which the duplicate window
+    /// counts.
     pub at: Moment,
     /// Time at which it expires, as a stamp of [`crate::StampClock`]; `None` is never.
     pub expires_at_ms: Option<u64>,
@@ -148,19 +149,21 @@ pub struct DeviceRecord<'a> {
     pub away_since_ms: Option<u64>,
 }
 
-/// See [`Record::SentId`].
+/// See [`Record::Id`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SentIdRecord<'a> {
+pub struct IdRecord<'a> {
+    /// The receiver of the message.
+    pub to: DeviceRef<'a>,
     /// The sender.
     pub from: DeviceRef<'a>,
-    /// Digest of the id.
-    pub id: Digest,
-    /// The receiver.
-    pub to: DeviceRef<'a>,
+    /// Digest of the sender, the receiver and the id.
+    pub key: Digest,
+    /// Digest of the body.
+    pub content: Digest,
     /// The message's number in the receiver's mailbox.
     pub seq: u64,
-    /// Digest of receiver and body.
-    pub content: Digest,
-    /// Time at which it was sent, by the server's uptime.
+    /// True if its sender cancelled it.
+    pub is_cancelled: bool,
+    /// Time at which it was accepted, by the server's uptime.
     pub at: Moment,
 }

@@ -3,16 +3,16 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{DeviceRef, Outcome, message_len};
+use switchboard_proto::v1::{DeviceRef, Durability, Outcome, message_len};
 
 use super::entry::{Entry, Kept, Kind, NEVER, State};
 use super::mailbox::Taken;
-use super::sent::{NewId, SentId, SentState};
 use super::store::Pending;
 use super::totals::Totals;
+use super::window::NewId;
 use super::{
-    Content, DeviceRecord, EndedRecord, MessageKey, MessageOutcome, MessageRecord, Now, Out,
-    OutcomeRecord, Position, Record, SentIdRecord, session,
+    Content, DeviceRecord, EndedRecord, IdRecord, MessageKey, MessageOutcome, MessageRecord, Now,
+    Out, OutcomeRecord, Position, Record, session,
 };
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
@@ -20,8 +20,6 @@ use crate::shrink::{KEPT_BY_SHARD, shrink};
 /// Notes of a replay that only its end can resolve.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// Messages that this shard's devices sent, whose outcomes are asked for and not recorded.
-    receipts: FxHashMap<MessageKey, Ended>,
     /// Messages whose outcomes are recorded. A copy of one may lie behind that record: the
     /// receiver's shard may have appended it just before the message ended, and the sender's shard
     /// have got the outcome into the log first.
@@ -33,10 +31,10 @@ pub struct Replay {
     outlived: Vec<MessageKey>,
     /// Devices whose last record says that they are connected.
     online: FxHashSet<DeviceId>,
-    /// Ids of messages, each with its sender and the sender's incarnation.
-    sent: Vec<(DeviceId, u32, NewId)>,
-    /// Number of times that a device has ended, which numbers its incarnations.
-    incarnations: FxHashMap<DeviceId, u32>,
+    /// Ids of messages.
+    ids: Vec<NewId>,
+    /// Keys and numbers of messages that were cancelled.
+    cancelled: Vec<(crate::Digest, u64)>,
 }
 
 /// Sender and id of a message. They tell the message of an outcome from another one that got the
@@ -60,7 +58,6 @@ impl Broker {
         match record {
             Record::Message(message) => {
                 self.replay_message(now, replay, message, position);
-                self.replay_sent(now, replay, message);
             }
             Record::Outcome(outcome) => self.replay_outcome(now, replay, outcome, position),
             Record::Acked { device, seq } => {
@@ -69,25 +66,19 @@ impl Broker {
                 }
             }
             Record::Removed { device, seq } => {
-                let id = self.directory.names().intern(*device);
-                if self.owns(id) {
+                if let Some(id) = self.own(*device) {
                     self.replay_removed(id, *seq);
                 }
-                // Also if the mailbox is on another shard: the sender may be on this one.
-                replay.receipts.remove(&MessageKey { device: id, seq: *seq });
             }
             Record::Ended(ended) => self.replay_end(replay, ended),
             Record::Device(record) => self.replay_device(now, replay, record, position),
             Record::Gone { device } => {
-                let id = self.directory.names().intern(*device);
-                if self.owns(id) {
+                if let Some(id) = self.own(*device) {
                     self.mailboxes.remove(id);
                     replay.online.remove(&id);
-                    // The ids that it sent under are no retries of a later device of its id.
-                    *replay.incarnations.entry(id).or_default() += 1;
                 }
             }
-            Record::SentId(sent) => self.replay_sent_id(now, replay, sent),
+            Record::Id(record) => self.replay_id(now, replay, record),
         }
     }
 
@@ -112,6 +103,9 @@ impl Broker {
         let Some(id) = self.own(message.to) else { return };
         let from = self.directory.names().intern(message.from);
         let of = MessageKey { device: id, seq: message.seq };
+        if message.is_id_taken {
+            self.remember(now, replay, self.id_of(from, message));
+        }
         if message.receipt && replay.ended.contains(&(of, self.ended(from, message.id))) {
             // A copy that outlived the outcome: the message is gone, but its number was given.
             replay.outlived.push(of);
@@ -133,86 +127,86 @@ impl Broker {
         }
     }
 
-    fn replay_sent(&mut self, now: Now, replay: &mut Replay, message: &MessageRecord<'_>) {
-        let Some(from) = self.own(message.from) else { return };
+    fn replay_id(&mut self, now: Now, replay: &mut Replay, record: &IdRecord<'_>) {
+        let Some(to) = self.own(record.to) else { return };
+        // The sender may still cancel by the id, so a receiver that comes back after its end must
+        // not give the number to another message. All other records of it may have left the log.
+        if !self.mailboxes.has(to) {
+            self.mailboxes.use_up(to, record.seq + 1);
+        }
+        let IdRecord { key, content, seq, at, is_cancelled, .. } = *record;
+        let from = self.directory.names().intern(record.from);
+        self.remember(
+            now,
+            replay,
+            NewId {
+                key,
+                content,
+                from,
+                seq,
+                at,
+                durability: Durability::Disk,
+                is_cancelled,
+                has_record: true,
+                is_unsynced: false,
+            },
+        );
+    }
+
+    /// Returns the id of a message of the log.
+    fn id_of(&self, from: DeviceId, message: &MessageRecord<'_>) -> NewId {
         let to = self.directory.names().intern(message.to);
-        // Without `is_id_taken` the sender was ephemeral: it ended with its run at the latest, and
-        // nobody waits for the outcome.
-        if message.receipt && message.is_id_taken {
-            let (of, ended) =
-                (MessageKey { device: to, seq: message.seq }, self.ended(from, message.id));
-            if !replay.ended.contains(&(of, ended)) {
-                replay.receipts.insert(of, ended);
-            }
-        }
-        if message.is_id_taken {
-            let (at, seq, receipt) = (message.at, message.seq, message.receipt);
-            let id = self.key.digest(message.id.as_bytes());
-            let content = self.content(to, message.body);
-            let new = NewId { receipt, ..NewId::in_log(id, content, to, at, seq) };
-            self.remember(now, replay, from, new);
+        NewId {
+            key: self.key_of((from, None), to, message.id),
+            content: self.key.digest(message.body),
+            from,
+            seq: message.seq,
+            at: message.at,
+            durability: Durability::Disk,
+            is_cancelled: false,
+            has_record: false,
+            is_unsynced: false,
         }
     }
 
-    fn replay_sent_id(&mut self, now: Now, replay: &mut Replay, sent: &SentIdRecord<'_>) {
-        let to = self.directory.names().intern(sent.to);
-        // The sender may still cancel by this number, so a receiver that comes back after its
-        // end must not give it to another message. All other records of it may have left the
-        // log.
-        if self.owns(to) && !self.mailboxes.has(to) {
-            self.mailboxes.use_up(to, sent.seq + 1);
-        }
-        let Some(from) = self.own(sent.from) else { return };
-        let (id, content, at) = (sent.id, sent.content, sent.at);
-        let new = NewId { has_record: true, ..NewId::in_log(id, content, to, at, sent.seq) };
-        self.remember(now, replay, from, new);
-    }
-
-    /// Notes an id that may still be in its window.
-    fn remember(&self, now: Now, replay: &mut Replay, from: DeviceId, new: NewId) {
+    /// Notes an id whose time may not be over.
+    fn remember(&self, now: Now, replay: &mut Replay, new: NewId) {
         if now.at.since(new.at) >= self.mailboxes.limits.dedup_window {
             return;
         }
-        let incarnation = replay.incarnations.get(&from).copied().unwrap_or_default();
-        replay.sent.push((from, incarnation, new));
+        replay.ids.push(new);
         let max = self.mailboxes.limits.dedup_ids_max;
         // The log may hold many more than are kept. Half are dropped at a time, so that sorting
         // costs each of them a share that does not grow with the log.
-        if replay.sent.len() > 4 * max.max(1_024) {
-            replay.sent.sort_by_key(|(_, _, new)| new.at);
-            replay.sent.drain(..replay.sent.len() - 2 * max.max(1_024));
+        if replay.ids.len() > 4 * max.max(1_024) {
+            replay.ids.sort_by_key(|new| new.at);
+            replay.ids.drain(..replay.ids.len() - 2 * max.max(1_024));
         }
     }
 
-    /// Fills the windows of the devices with the ids that were noted.
+    /// Fills the window with the ids that were noted.
     fn arm(&mut self, now: Now, replay: &mut Replay) {
         // Compaction changes the order of ids in the log, and the oldest must be forgotten first.
-        replay.sent.sort_by_key(|(_, _, new)| new.at);
-        for (from, incarnation, new) in replay.sent.drain(..) {
-            // Its sender has ended since.
-            if replay
-                .incarnations
-                .get(&from)
-                .is_some_and(|incarnations| *incarnations != incarnation)
-            {
-                continue;
-            }
-            self.forget_sent_of(now, from);
-            let Some(device) = self.mailboxes.devices.get_mut(&from) else { continue };
+        replay.ids.sort_by_key(|new| new.at);
+        let max = self.mailboxes.window_max();
+        let window = &mut self.mailboxes.window;
+        for new in replay.ids.drain(..) {
             // The log may have it twice: in two copies of the message, or in one and in a record of
             // the id alone.
-            let is_copy = |sent: &SentId| sent.state() == new.state && sent.to == new.to;
-            if device.sent.find(new.id).is_some_and(is_copy) {
-                if new.has_record
-                    && let SentState::Accepted { seq } = new.state
-                {
-                    device.sent.note_record(new.id, MessageKey { device: new.to, seq });
+            match window.find(now.at, new.key, &max) {
+                Some(seen) if seen.seq == new.seq => {
+                    if new.has_record {
+                        window.note_record(new.key, new.seq);
+                    }
+                    if new.is_cancelled {
+                        window.cancelled(new.key, new.seq);
+                    }
                 }
-                continue;
+                _ => window.add(now.at, &new, &max),
             }
-            device.sent.add(&new);
-            let len = device.sent.len();
-            self.sent_added(now, from, len);
+        }
+        for (key, seq) in replay.cancelled.drain(..) {
+            window.cancelled(key, seq);
         }
     }
 
@@ -232,6 +226,10 @@ impl Broker {
         if self.owns(of_device) || self.owns(to) {
             replay.ended.insert((of, ended));
         }
+        if self.owns(of_device) && outcome.outcome == Outcome::Cancelled {
+            let key = self.key_of((to, None), of_device, outcome.id);
+            replay.cancelled.push((key, outcome.of_seq));
+        }
         // Compaction may have copied the outcome behind a later message with the same number, of a
         // device that ended and came back.
         if self.owns(of_device) && self.is_about(of, to, outcome.id) {
@@ -239,9 +237,6 @@ impl Broker {
         }
         if !self.owns(to) {
             return;
-        }
-        if replay.receipts.get(&of) == Some(&ended) {
-            replay.receipts.remove(&of);
         }
         let entry = outcome.entry(of, position);
         self.replayed(now, to).mailbox.restore(entry);
@@ -271,9 +266,16 @@ impl Broker {
         let Some(id) = self.own(ended.device) else { return };
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         // If the outcome's record came first, the message is out already.
-        if device.mailbox.take(ended.seq).is_some_and(|taken| taken.receipt) {
-            let of = MessageKey { device: id, seq: ended.seq };
-            replay.ends.insert(of, ended.outcome(of));
+        match device.mailbox.take(ended.seq) {
+            Some(taken) if taken.receipt => {
+                let of = MessageKey { device: id, seq: ended.seq };
+                replay.ends.insert(of, ended.outcome(of));
+            }
+            // Nobody waits for its outcome any more.
+            Some(_) => {
+                device.mailbox.settle(ended.seq);
+            }
+            None => {}
         }
     }
 
@@ -321,12 +323,6 @@ impl Broker {
 
     /// Ends the replay: resolves what it left open, and turns stamps into moments.
     pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
-        for (of, ended) in &replay.receipts {
-            if let Some(device) = self.mailboxes.devices.get_mut(&ended.from) {
-                // Whatever `outcomes_max` is now: their room was promised.
-                device.mailbox.restore_reserved(of.device);
-            }
-        }
         // A device without a record of its own does not exist: other records only name it.
         self.mailboxes.devices.retain(|_, device| device.mailbox_name != 0);
         shrink(&mut self.mailboxes.devices, KEPT_BY_SHARD);
@@ -377,7 +373,7 @@ impl Broker {
         // how else they ended.
         for taken in open {
             match replay.ends.remove(&MessageKey { device: id, seq: taken.seq }) {
-                Some(outcome) => self.tell_end(taken, outcome, None, out),
+                Some(outcome) => self.tell_end(taken, outcome, out),
                 None => self.message_ended(now, id, taken, Outcome::Delivered, out),
             }
         }
@@ -424,13 +420,12 @@ impl Broker {
             Record::Message(message) => {
                 // Otherwise the id is in the copy of the message.
                 if !self.compact_message(message, position, out) {
-                    self.compact_sent(now, message, out);
+                    self.compact_id(now, message, out);
                 }
             }
             Record::Outcome(outcome) => self.compact_outcome(outcome, position, out),
-            Record::SentId(sent) => {
-                let Some(id) = self.own(sent.from) else { return };
-                if self.remembers(now, id, sent.id) {
+            Record::Id(id) => {
+                if self.own(id.to).is_some() && self.remembers(now, id.key) {
                     out(Effect::Append(*record));
                     self.mailboxes.pending.push_back(Pending::Nothing);
                 }
@@ -497,38 +492,30 @@ impl Broker {
         })
     }
 
-    /// Returns whether an id of a device is still in its window.
-    fn remembers(&self, now: Now, from: DeviceId, id: crate::Digest) -> bool {
-        let device = self.mailboxes.devices.get(&from).filter(|device| !device.is_ephemeral);
-        let sent = device.and_then(|device| device.sent.find(id));
-        sent.is_some_and(|sent| now.at.since(sent.at()) < self.mailboxes.limits.dedup_window)
+    /// Returns whether an id is still in the window.
+    fn remembers(&self, now: Now, key: crate::Digest) -> bool {
+        self.mailboxes.window.find(now.at, key, &self.mailboxes.window_max()).is_some()
     }
 
-    /// Gives the id of a message a record of its own, if it is still in its window: it outlives the
+    /// Gives the id of a message a record of its own, if it is still in the window: it outlives the
     /// message.
-    fn compact_sent(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
-        let Some(from) = self.own(message.from) else { return };
-        let id = self.key.digest(message.id.as_bytes());
-        if !message.is_id_taken || !self.remembers(now, from, id) {
+    fn compact_id(&mut self, now: Now, message: &MessageRecord<'_>, out: Out<'_>) {
+        if self.own(message.to).is_none() || !message.is_id_taken {
             return;
         }
-        let to = self.directory.names().intern(message.to);
-        let of = MessageKey { device: to, seq: message.seq };
-        // Only once: the receiver's shard may copy the message again and again while it waits, and
-        // each copy would add a record that is copied, too.
-        let device = self.mailboxes.devices.get_mut(&from);
-        if device.is_some_and(|device| device.sent.note_record(id, of)) {
+        let from = self.directory.names().intern(message.from);
+        let NewId { key, content, seq, at, .. } = self.id_of(from, message);
+        let max = self.mailboxes.window_max();
+        let Some(seen) = self.mailboxes.window.find(now.at, key, &max) else { return };
+        let is_cancelled = seen.is_cancelled();
+        // Only once: the message may have been copied again and again while it waited, and each
+        // copy would add a record that is copied, too.
+        if !self.mailboxes.window.note_record(key, seq) {
             return;
         }
-        let content = self.content(to, message.body);
-        out(Effect::Append(Record::SentId(SentIdRecord {
-            from: message.from,
-            id,
-            to: message.to,
-            seq: message.seq,
-            content,
-            at: message.at,
-        })));
+        let (to, from) = (message.to, message.from);
+        let record = IdRecord { to, from, key, content, seq, is_cancelled, at };
+        out(Effect::Append(Record::Id(record)));
         self.mailboxes.pending.push_back(Pending::Nothing);
     }
 }
@@ -537,8 +524,11 @@ impl MessageRecord<'_> {
     /// Returns it as it waits in a mailbox, with its content in the store only.
     fn entry(&self, from: DeviceId, position: Position, expires_at: crate::Moment) -> Entry {
         let len = self.body.len() + self.id.len() + self.re.map_or(0, str::len);
+        // Otherwise its sender was ephemeral: it ended with its run at the latest, and nobody waits
+        // for the outcome.
+        let receipt = self.receipt && self.is_id_taken;
         // The outcome will name the id.
-        let content = self.receipt.then(|| Content::bodiless(self.id));
+        let content = receipt.then(|| Content::bodiless(self.id));
         Entry {
             seq: self.seq,
             from,
@@ -546,7 +536,7 @@ impl MessageRecord<'_> {
             expires_at,
             len: len as u32,
             state: State::Ready,
-            kind: Kind::message(self.receipt, self.is_id_taken),
+            kind: Kind::message(receipt, false),
             kept: Kept::Stored,
             is_in_flight: false,
             content,

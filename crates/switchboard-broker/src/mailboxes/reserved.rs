@@ -32,14 +32,25 @@ struct Receivers {
 
 /// Reasons for not reserving room for one more outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutcomesFull {
+pub enum OutcomesFull {
     /// All room is in use: by outcomes that are pending, and by those that wait for the device.
-    All { pending: usize, waiting: usize },
-    /// The share of this receiver is in use: so many outcomes of messages to it are pending.
-    Receiver { pending: usize },
-    /// The share of devices without a name is in use: so many outcomes of messages to them are
+    All {
+        /// Number of outcomes that are pending.
+        pending: usize,
+        /// Number of outcomes that wait for the device.
+        waiting: usize,
+    },
+    /// The share of this receiver is in use, by outcomes of messages to it that are pending.
+    Receiver {
+        /// Their number.
+        pending: usize,
+    },
+    /// The share of devices without a name is in use, by outcomes of messages to them that are
     /// pending.
-    Anonymous { pending: usize },
+    Anonymous {
+        /// Their number.
+        pending: usize,
+    },
 }
 
 impl Reserved {
@@ -74,16 +85,11 @@ impl Reserved {
         Ok(())
     }
 
-    /// Reserves room, whatever the quota.
-    pub(super) fn add(&mut self, receiver: DeviceId) {
-        let added = self.receivers.get_or_insert_default().try_add(receiver, |_, _| Ok(()));
-        self.all += usize::from(added.is_ok());
-    }
-
     /// Releases the room for one outcome.
     pub(super) fn remove(&mut self, receiver: DeviceId) {
         let receivers = self.receivers.as_mut();
-        // There may be none: the message may be one of a device of this id that has ended.
+        // There may be none: room is counted since the start alone, and the message may be one of a
+        // device of this id that has ended.
         if receivers.is_some_and(|receivers| receivers.remove(receiver)) {
             self.all -= 1;
         }

@@ -243,14 +243,19 @@ impl Broker {
             || self.mailboxes.acks_due().is_some_and(|at| at <= now)
             || self.mailboxes.stale_records_due().is_some_and(|at| at <= now)
             || self.mailboxes.announcements.due().is_some_and(|at| at <= now)
+            || self.mailboxes.window_due().is_some_and(|at| at <= now)
     }
 
     /// Returns the next moment at which [`Input::Tick`](crate::Input::Tick) may have something
     /// to do.
     pub fn next_tick(&self) -> Option<Moment> {
         let mailboxes = &self.mailboxes;
-        let others =
-            [mailboxes.acks_due(), mailboxes.stale_records_due(), mailboxes.announcements.due()];
+        let others = [
+            mailboxes.acks_due(),
+            mailboxes.stale_records_due(),
+            mailboxes.announcements.due(),
+            mailboxes.window_due(),
+        ];
         mailboxes.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
 
@@ -262,7 +267,6 @@ impl Broker {
                 Alarm::Token => self.token_alarm(now, id, out),
                 Alarm::Waiting => self.waiting_alarm(now, id, out),
                 Alarm::Away => self.away_alarm(now, id, out),
-                Alarm::Window => self.window_alarm(now, id),
             }
         }
         if self.mailboxes.acks_due().is_some_and(|at| at <= now.at) {
@@ -270,6 +274,7 @@ impl Broker {
         }
         self.stale_records_tick(now, out);
         self.tell_watchers(now, out);
+        self.mailboxes.window.forget(now.at, self.mailboxes.limits.dedup_window);
     }
 
     pub(super) fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
@@ -307,12 +312,12 @@ impl Device {
         self.is_ending || (self.is_ephemeral && self.session.is_none())
     }
 
-    /// Returns the digest under which it keeps the id of a message that it sends.
+    /// Returns a number that tells an ephemeral device from others of its id.
     #[inline]
-    pub(super) fn own_digest(&self, id: crate::Digest) -> crate::Digest {
-        // An ephemeral device may end before its message is answered, and the next device of its id
-        // may use the same message id: the answer must not be taken for one to the newer message.
-        if self.is_ephemeral { id.of_incarnation(self.mailbox_name) } else { id }
+    pub(super) fn incarnation(&self) -> Option<u64> {
+        // It ends with its connection, and the next device of its id may use the same message ids
+        // for other messages.
+        self.is_ephemeral.then_some(self.mailbox_name)
     }
 
     /// Returns whether `last_seq` of a newcomer is about this mailbox.

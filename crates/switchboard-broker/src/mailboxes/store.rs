@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::{Durability, Outcome};
+use switchboard_proto::v1::Outcome;
 
-use super::envelope::{Envelope, Reply, ReplyTo};
+use super::envelope::{Cancel, Reply, ReplyTo};
 use super::{MessageKey, Now, Out, Position};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
@@ -23,13 +23,11 @@ const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) enum Pending {
     /// A message, whose sender waits for the reply.
-    Message { to: DeviceId, seq: u64, reply_to: ReplyTo, digest: Digest, is_told: bool },
-    /// An outcome, and perhaps the answer to a `cancel`.
-    Outcome { to: DeviceId, seq: u64, of: MessageKey, cancelled: Option<(Box<str>, u32)> },
+    Message { of: MessageKey, key: Option<Digest>, reply_to: ReplyTo, is_told: bool },
+    /// An outcome of a message.
+    Outcome { to: DeviceId, seq: u64, of: MessageKey },
     /// The removal of a message.
     Removed { of: MessageKey, mailbox_name: u64 },
-    /// The removal of a message whose sender waits for the answer to its `cancel`.
-    Cancelled { of: MessageKey, mailbox_name: u64, to: DeviceId, id: Box<str>, session: u32 },
     /// The state of a device, for which a session may wait.
     Device { id: DeviceId, born: u64, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// A copy of an entry's record, which was in the oldest part of the log.
@@ -116,24 +114,21 @@ impl Broker {
 
     fn synced_one(&mut self, now: Now, pending: Pending, position: Position, out: Out<'_>) {
         match pending {
-            Pending::Message { to, seq, reply_to, digest, .. } => {
-                let reply = Reply::Accepted { seq, durability: Durability::Disk };
+            Pending::Message { of, key, reply_to, is_told } => {
+                if let Some(key) = key {
+                    self.mailboxes.window.synced(now.at, key, of.seq);
+                }
                 // Before the entry is synced: the id is in its content, which is dropped then.
-                self.answer_from(now, reply_to, (to, seq), digest, reply, out);
-                self.entry_synced(now, to, seq, position, out);
+                let cancels = self.answer_synced(of, (reply_to, is_told), out);
+                self.entry_synced(now, of, position, cancels, out);
             }
-            Pending::Outcome { to, seq, of, cancelled } => {
+            Pending::Outcome { to, seq, of } => {
                 let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
                 device.mailbox.synced(seq, position);
-                self.outcome_recorded(to, of, cancelled, out);
+                self.outcome_recorded(to, of, out);
                 self.keep_cache_small(to, seq);
             }
             Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
-            Pending::Cancelled { of, mailbox_name, to, id, session } => {
-                self.left(of, mailbox_name, out);
-                let envelope = Envelope::CancelReply { to, id, session, result: Ok(of) };
-                self.send_to_owner(to, envelope, out);
-            }
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {
                 let device = self.mailboxes.devices.get_mut(&id);
                 // Otherwise it is about a device that has ended, and not the one of its id now.
@@ -153,14 +148,23 @@ impl Broker {
         }
     }
 
-    fn entry_synced(&mut self, now: Now, to: DeviceId, seq: u64, position: Position, out: Out<'_>) {
+    fn entry_synced(
+        &mut self,
+        now: Now,
+        of: MessageKey,
+        position: Position,
+        cancels: Vec<Cancel>,
+        out: Out<'_>,
+    ) {
+        let MessageKey { device: to, seq } = of;
         let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
         let Some(entry) = device.mailbox.synced(seq, position) else { return };
         if entry.expires_at <= now.at {
             // Its alarm went off before it was synced, and does not come again.
             self.take_one(now, to, seq, Outcome::Expired, None, out);
-            return self.push_ready(to, out);
         }
+        // Before it is pushed.
+        cancels.into_iter().for_each(|cancel| self.cancel_here(now, cancel, out));
         self.push_ready(to, out);
         self.keep_cache_small(to, seq);
     }
@@ -210,16 +214,17 @@ impl Broker {
         // Their messages stay appended, and are accepted if the store recovers.
         let mut told = Vec::new();
         for pending in &mut self.mailboxes.pending {
-            if let Pending::Message { to, seq, reply_to, digest, is_told } = pending
+            if let Pending::Message { of, reply_to, is_told, .. } = pending
                 && !*is_told
             {
                 *is_told = true;
-                told.push((*reply_to, *to, *seq, *digest));
+                told.push((*of, *reply_to));
             }
         }
-        for (reply_to, to, seq, digest) in told {
-            self.answer_from(now, reply_to, (to, seq), digest, Reply::Unknown, out);
+        for (of, reply_to) in told {
+            self.answer_from(of, reply_to, Reply::Unknown, out);
         }
+        self.answer_deferred_unknown(out);
         self.settle_local(now, out);
     }
 

@@ -20,8 +20,6 @@ pub(crate) enum Alarm {
     Waiting,
     /// The device may have been away for its time to live.
     Away,
-    /// The duplicate window of its oldest id may be over.
-    Window,
 }
 
 /// Alarms in the order in which they are due: at most one per device and reason.
@@ -53,8 +51,8 @@ impl Timers {
 
     /// Forgets all alarms of a device that ended.
     pub(crate) fn clear(&mut self, device: DeviceId) {
-        use Alarm::{Away, Expiry, Token, Waiting, Window};
-        for alarm in [Expiry, Token, Waiting, Away, Window] {
+        use Alarm::{Away, Expiry, Token, Waiting};
+        for alarm in [Expiry, Token, Waiting, Away] {
             self.due.remove(&(device, alarm));
         }
         shrink(&mut self.due, KEPT_BY_SHARD);
@@ -95,7 +93,7 @@ impl Timers {
     pub(crate) fn audit(&self, devices: usize) -> Result<(), String> {
         let (entries, set) = (self.heap.len(), self.due.len());
         // One for each reason to look at a device.
-        if entries > 2 * set + SLACK || set > 5 * devices {
+        if entries > 2 * set + SLACK || set > 4 * devices {
             return Err(format!("{entries} alarms, of which {set} count, for {devices} devices"));
         }
         shrink::audit("alarms", &self.heap, KEPT_BY_SHARD)?;

@@ -2,7 +2,7 @@
 
 use std::ops::{AddAssign, SubAssign};
 
-use switchboard_proto::v1::{Durability, ID_LEN_MAX, REASON_LEN_MAX};
+use switchboard_proto::v1::{ID_LEN_MAX, REASON_LEN_MAX};
 
 use super::{Limits, Stats};
 use crate::Directory;
@@ -74,23 +74,21 @@ impl SubAssign for Totals {
 }
 
 impl OfAnonymous {
-    /// Returns whether a message of `len` bytes more would be above three quarters of the memory, of
-    /// the store or of all messages, where that is the bound for those without a name: not before a
-    /// device with a name has come.
+    /// Returns whether a message would be above three quarters of the memory, of the store or of all
+    /// messages, where that is the bound for those without a name: not before a device with a name
+    /// has come. It takes so many bytes of the store and of memory.
     pub(super) fn is_above(
         self,
-        durability: Durability,
-        len: usize,
+        (stored, memory): (usize, usize),
         limits: &Limits,
         directory: &Directory,
     ) -> bool {
-        let (used, max) = match durability {
-            Durability::Memory => (self.memory, limits.memory_messages_max_bytes),
-            _ => (directory.anonymous_stored(), limits.store_bytes_max),
-        };
+        let is_above = |used: usize, more: usize, max: usize| more > 0 && used + more > max / 4 * 3;
+        let memory_max = limits.memory_messages_max_bytes;
         // An open server where nobody has a name loses nothing.
-        let is_above = used + memory_of(len) > max / 4 * 3
-            || self.messages >= messages_max(limits.memory_messages_max_bytes) / 4 * 3;
+        let is_above = is_above(self.memory, memory, memory_max)
+            || is_above(directory.anonymous_stored(), stored, limits.store_bytes_max)
+            || self.messages >= messages_max(memory_max) / 4 * 3;
         is_above && directory.names().has_any()
     }
 }

@@ -6,8 +6,8 @@ use switchboard_broker::{Limits, Now};
 
 use crate::rig::Rig;
 
-const CANCEL: &str = r#"{"type":"cancel","id":"m"}"#;
-const CANCELLED: &str = r#"{"type":"cancelled","id":"m"}"#;
+const CANCEL: &str = r#"{"type":"cancel","id":"m","to":"bob"}"#;
+const CANCELLED: &str = r#"{"type":"cancelled","id":"m","to":"bob"}"#;
 
 /// The answer may be lost with the connection. A sender that asked again was once told `too_late`.
 #[test]

@@ -190,7 +190,7 @@ fn after_a_crash_only_what_it_sent_is_there() {
     }
     rig.broker.replayed_all(NOW, replay, &mut |_| ());
     let stats = rig.broker.stats();
-    assert_eq!((stats.mailboxes, stats.messages, stats.sent_ids), (1, 1, 0));
+    assert_eq!((stats.mailboxes, stats.messages, stats.ids), (1, 1, 1));
     rig.broker.audit(100, 100).unwrap();
 }
 

@@ -108,7 +108,7 @@ fn forgotten_ids_leave_no_memory() {
     send(&mut rig, 0, 5_000, "bob");
     rig.now.at = rig.now.at.after(window / 2);
     send(&mut rig, 0, 5_001, "bob");
-    assert_eq!(rig.broker.stats().sent_ids, 2);
+    assert_eq!(rig.broker.stats().ids, 2);
     audit(&rig);
     rig.leave(0);
     audit(&rig);

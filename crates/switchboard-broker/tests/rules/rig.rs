@@ -83,7 +83,7 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::Ended(_) => "ended",
         Record::Device(_) => "device",
         Record::Gone { .. } => "gone",
-        Record::SentId(_) => "sent id",
+        Record::Id(_) => "id",
     }
 }
 

@@ -222,7 +222,7 @@ fn messages_on_disk_have_a_bound_by_the_memory_of_their_entries() {
 /// Sends messages with a receipt to a device until one is rejected; returns the number that were
 /// accepted, and the rejection.
 fn ask_outcomes(rig: &mut Rig, conn: u32, to: &str) -> (usize, String) {
-    let ids_before = rig.broker.stats().sent_ids;
+    let ids_before = rig.broker.stats().ids;
     for id in 0.. {
         let send = r#"{"type":"send","body":1,"receipt":true,"#;
         let name = ids_before as usize + id;

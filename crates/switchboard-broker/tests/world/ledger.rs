@@ -36,6 +36,8 @@ pub(crate) struct Message {
     /// True if another message has its id.
     pub(crate) is_reused: bool,
     pub(crate) arrivals: Vec<Arrival>,
+    /// Time at which its last send reached the receiver's shard.
+    pub(crate) judged_at: Moment,
     /// Durability with which it was accepted, and the run in which its sender was told.
     pub(crate) accepted: Option<(Durability, u32)>,
     /// Time at which the sender was first told so.
@@ -123,8 +125,17 @@ impl Ledger {
                 || (is_weak && arrival.run != first.run)
                 || arrival.incarnations != first.incarnations;
         }
+        message.judged_at = arrival.at;
         message.arrivals.push(arrival);
         message.arrivals.len() - 1
+    }
+
+    /// Notes that a send reached the receiver's shard, which judges by the time of that whether it
+    /// is a retry.
+    pub(crate) fn judged(&mut self, serial: usize, at: Moment, window: Window) {
+        let message = &mut self.messages[serial];
+        message.judged_at = at;
+        message.may_repeat |= at.ms() - message.arrivals[0].at.ms() >= window.ms;
     }
 
     /// Notes that the sender was told that it is accepted.
@@ -168,7 +179,6 @@ impl Ledger {
         serial: usize,
         arrival: usize,
         code: RejectCode,
-        now: Moment,
         window: Window,
     ) {
         if code == RejectCode::StoreUnavailable {
@@ -177,19 +187,33 @@ impl Ledger {
         let message = &mut self.messages[serial];
         message.arrivals[arrival].answer = Answer::Rejected;
         if code != RejectCode::IdReused {
-            let is_strict = !message.may_repeat && !message.is_void;
+            // Nothing is kept of what went to a device without a mailbox once that is gone.
+            let is_gone = code == RejectCode::NoSuchDevice
+                && message.accepted.is_some_and(|(durability, _)| durability == Durability::None);
+            let is_strict = !message.may_repeat && !message.is_void && !is_gone;
             assert!(
                 !is_strict || message.accepted.is_none(),
                 "m{serial} was accepted and then rejected ({code}): {message:?}"
             );
             return;
         }
+        let judged_at = message.judged_at;
         let first = message.reuses.expect("only a used id is reused");
         let first = &self.messages[first];
         let is_over = first.accepted.is_some()
             && first.arrivals.iter().all(|arrival| arrival.answer != Answer::Unknown)
-            && now.ms() - first.accepted_at.ms() >= window.ms;
+            && judged_at.since(first.accepted_at).as_millis() >= u128::from(window.ms);
         assert!(!is_over, "m{serial} was said to reuse an id whose window is over: {first:?}");
+    }
+
+    /// Notes that its sender cancels it, or whatever stands under its id by now.
+    pub(crate) fn cancel_asked(&mut self, serial: usize) {
+        let Message { from, to, ref id, .. } = self.messages[serial];
+        let id = id.clone();
+        let is_it = |other: &&mut Message| (other.from, other.to, &other.id) == (from, to, &id);
+        for message in self.messages.iter_mut().filter(is_it) {
+            message.is_cancel_asked = true;
+        }
     }
 
     /// Notes that the receiver has it.

@@ -25,7 +25,7 @@ impl World {
             }
             What::Cancel { serial } => {
                 let id = self.ledger.messages[*serial].id.clone();
-                self.ledger.messages[*serial].is_cancel_asked = true;
+                self.ledger.cancel_asked(*serial);
                 self.links[link].asked.push((id, Request::Cancel { serial: *serial }));
             }
             What::Ack { seq } => self.acked(link, *seq),
@@ -82,10 +82,13 @@ impl World {
                 let now = (self.now.at, self.run);
                 self.ledger.accepted(serial, arrival, durability, duplicate, now);
             }
+            ServerEvent::Rejected { id, to: Some(_), .. } => {
+                self.answered(link, &id, |_, request| matches!(request, Request::Cancel { .. }));
+            }
             ServerEvent::Rejected { id, code: Word::Known(code), .. } => {
                 self.rejected(link, &id, code);
             }
-            ServerEvent::Cancelled { id } => {
+            ServerEvent::Cancelled { id, .. } => {
                 let request = self
                     .answered(link, &id, |_, request| matches!(request, Request::Cancel { .. }));
                 let Request::Cancel { serial } = request else { return };
@@ -116,25 +119,15 @@ impl World {
 
     fn rejected(&mut self, link: usize, id: &str, code: RejectCode) {
         let request = match code {
-            RejectCode::TooLate => {
-                self.answered(link, id, |_, request| matches!(request, Request::Cancel { .. }))
-            }
             RejectCode::IdReused => self.answered(link, id, |world, request| match request {
                 Request::Send { serial, .. } => world.ledger.messages[serial].reuses.is_some(),
                 _ => false,
             }),
-            RejectCode::StoreUnavailable => {
-                let sends = self.links[link]
-                    .asked
-                    .iter()
-                    .any(|(other, request)| other == id && request.is_send());
-                self.answered(link, id, |_, request| request.is_send() || !sends)
-            }
             _ => self.answered(link, id, |_, request| !matches!(request, Request::Cancel { .. })),
         };
         if let Request::Send { serial, arrival } = request {
-            let (at, window) = (self.now.at, self.config.window());
-            self.ledger.rejected(serial, arrival, code, at, window);
+            let window = self.config.window();
+            self.ledger.rejected(serial, arrival, code, window);
         }
     }
 
@@ -408,7 +401,7 @@ impl Request {
 }
 
 /// Returns the serial number in a body.
-fn serial_of(body: &str) -> usize {
+pub(crate) fn serial_of(body: &str) -> usize {
     let digits: String =
         body.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
     digits.parse().expect("bodies here carry a serial number")

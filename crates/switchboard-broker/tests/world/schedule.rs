@@ -3,7 +3,7 @@
 use switchboard_broker::Moment;
 use switchboard_proto::v1::{ClientFrame, Durability};
 
-use crate::client::{Client, ClientKind, Sending, What, written};
+use crate::client::{Client, ClientKind, Link, Sending, What, written};
 use crate::ledger::Message;
 use crate::world::{Memory, World, note};
 
@@ -289,7 +289,14 @@ impl World {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
         let Some(first) = self.random_late(&serials) else { return };
-        let to = self.ledger.messages[first].to;
+        let (to, id) = (self.ledger.messages[first].to, &self.ledger.messages[first].id);
+        // Nobody could tell the answers to the two apart.
+        let is_open = |link: &Link| link.asked.iter().any(|(asked, _)| asked == id);
+        let is_said =
+            |link: &Link| link.up.iter().any(|up| up.what == What::Send { serial: first });
+        if is_open(&self.links[link]) || is_said(&self.links[link]) {
+            return;
+        }
         if let Some(serial) = self.new_message(link, to, Some(first)) {
             self.ledger.messages[first].is_reused = true;
             self.send(link, serial);
@@ -341,9 +348,10 @@ impl World {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
         if let Some(serial) = self.random_late(&serials) {
-            let id = self.ledger.messages[serial].id.as_str().into();
+            let message = &self.ledger.messages[serial];
+            let (id, to) = (message.id.as_str().into(), message.address.as_str().into());
             // From now on its id is not reused.
-            self.say(link, written(&ClientFrame::Cancel { id }), What::Cancel { serial });
+            self.say(link, written(&ClientFrame::Cancel { id, to }), What::Cancel { serial });
         }
     }
 
@@ -679,7 +687,7 @@ impl World {
         let mut held = 0;
         for broker in &self.brokers {
             let stats = broker.stats();
-            assert_eq!((stats.messages, stats.bytes, stats.sent_ids), (0, 0, 0), "{stats:?}");
+            assert_eq!((stats.messages, stats.bytes, stats.ids), (0, 0, 0), "{stats:?}");
             held += stats.sessions;
         }
         assert_eq!(held, sessions, "sessions");

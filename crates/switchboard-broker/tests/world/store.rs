@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use switchboard_broker::{
-    DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Position, Record,
-    SentIdRecord,
+    DeviceRecord, Digest, EndedRecord, IdRecord, MessageRecord, Moment, OutcomeRecord, Position,
+    Record,
 };
 use switchboard_proto::v1::{Outcome, PublicId};
 
@@ -149,7 +149,7 @@ pub(crate) enum Stored {
     Ended(Ended),
     Device(StoredDevice),
     Gone { device: PublicId },
-    SentId(SentId),
+    Id(Id),
 }
 
 /// See [`MessageRecord`].
@@ -204,14 +204,15 @@ pub(crate) struct StoredDevice {
     away_since_ms: Option<u64>,
 }
 
-/// See [`SentIdRecord`].
+/// See [`IdRecord`].
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct SentId {
-    from: PublicId,
-    id: Digest,
+pub(crate) struct Id {
     to: PublicId,
-    seq: u64,
+    from: PublicId,
+    key: Digest,
     content: Digest,
+    seq: u64,
+    is_cancelled: bool,
     at: Moment,
 }
 
@@ -225,7 +226,7 @@ impl From<&Record<'_>> for Stored {
             Record::Ended(ended) => Stored::Ended(ended.into()),
             Record::Device(record) => Stored::Device(record.into()),
             Record::Gone { device } => Stored::Gone { device: device.into() },
-            Record::SentId(sent) => Stored::SentId(sent.into()),
+            Record::Id(id) => Stored::Id(id.into()),
         }
     }
 }
@@ -243,7 +244,7 @@ impl Stored {
             Stored::Ended(ended) => Record::Ended(ended.record()),
             Stored::Device(record) => Record::Device(record.record()),
             Stored::Gone { device } => Record::Gone { device: device.as_ref() },
-            Stored::SentId(sent) => Record::SentId(sent.record()),
+            Stored::Id(id) => Record::Id(id.record()),
         }
     }
 }
@@ -359,21 +360,22 @@ impl StoredDevice {
     }
 }
 
-impl From<SentIdRecord<'_>> for SentId {
-    fn from(record: SentIdRecord<'_>) -> SentId {
-        let SentIdRecord { from, id, to, seq, content, at } = record;
-        SentId { from: from.into(), id, to: to.into(), seq, content, at }
+impl From<IdRecord<'_>> for Id {
+    fn from(record: IdRecord<'_>) -> Id {
+        let IdRecord { to, from, key, content, seq, is_cancelled, at } = record;
+        Id { to: to.into(), from: from.into(), key, content, seq, is_cancelled, at }
     }
 }
 
-impl SentId {
-    fn record(&self) -> SentIdRecord<'_> {
-        SentIdRecord {
-            from: self.from.as_ref(),
-            id: self.id,
+impl Id {
+    fn record(&self) -> IdRecord<'_> {
+        IdRecord {
             to: self.to.as_ref(),
-            seq: self.seq,
+            from: self.from.as_ref(),
+            key: self.key,
             content: self.content,
+            seq: self.seq,
+            is_cancelled: self.is_cancelled,
             at: self.at,
         }
     }

@@ -15,6 +15,7 @@ use crate::client::{Client, ClientKind, Link, Up, What};
 use crate::config::Config;
 use crate::done::Done;
 use crate::ledger::{Answer, Arrival, Ledger};
+use crate::oracle::serial_of;
 use crate::random::Random;
 use crate::store::{Store, Stored};
 
@@ -525,7 +526,13 @@ impl World {
         }
         note!(self, "{from} -> {to}: {cargo:?}");
         match cargo {
-            Cargo::Envelope(envelope) => self.handle(to, Input::Envelope(envelope)),
+            Cargo::Envelope(envelope) => {
+                if let Envelope::Deliver(deliver) = &envelope {
+                    let serial = serial_of(&String::from_utf8_lossy(&deliver.body));
+                    self.ledger.judged(serial, self.now.at, self.config.window());
+                }
+                self.handle(to, Input::Envelope(envelope));
+            }
             Cargo::Text { from: sender, to: receiver, text } => {
                 let shard = ShardId(from as u16);
                 let input = Input::Forwarded { shard, from: sender, to: receiver, text: &text };
@@ -700,6 +707,11 @@ impl World {
         let devices = 20 * DEVICE_BYTES as u64;
         let promised_max = self.promised_max.saturating_add(devices);
         assert!(self.promised_for_outcomes() <= promised_max, "outcomes are promised");
+        let memory: u64 = self.brokers.iter().map(|broker| broker.stats().memory).sum();
+        // An outcome that is not recorded yet counts twice: where it is, and where memory was set
+        // aside for it.
+        let memory_max = 2 * self.shards() * self.config.limits.memory_messages_max_bytes;
+        assert!(memory <= memory_max as u64, "{memory} bytes in memory");
         for broker in &self.brokers {
             if let Err(fault) = broker.audit(messages_max, outcomes_max) {
                 panic!("{fault}");

@@ -86,7 +86,10 @@ fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>
             seq: seq(fields)?,
             reason: fields.text_max(Field::Reason, REASON_LEN_MAX)?,
         },
-        ClientKind::Cancel => ClientFrame::Cancel { id: id(fields)? },
+        ClientKind::Cancel => ClientFrame::Cancel {
+            id: id(fields)?,
+            to: required(Field::To, fields.device(Field::To)?)?,
+        },
         ClientKind::Ping => ClientFrame::Ping { id: fields.name(Field::Id, ID_LEN_MAX)? },
         ClientKind::Hello => ClientFrame::Hello {
             token: fields.text_max(Field::Token, TOKEN_LEN_MAX)?,

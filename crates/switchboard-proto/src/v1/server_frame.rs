@@ -22,6 +22,8 @@ pub enum ServerFrame<'a> {
     Rejected {
         /// Id of the request.
         id: &'a str,
+        /// The receiver of the message, if the request is a `cancel`.
+        to: Option<&'a str>,
         /// Reason, for programs.
         code: RejectCode,
         /// Reason, for people.
@@ -33,6 +35,8 @@ pub enum ServerFrame<'a> {
     Cancelled {
         /// Id of the message.
         id: &'a str,
+        /// The receiver.
+        to: &'a str,
     },
     /// Pushes a message.
     Message {
