@@ -190,7 +190,7 @@ pub struct ShardMetrics {
     /// Bytes of those that are in memory only.
     pub waiting_memory: Number,
     /// Message ids remembered to recognise retries.
-    pub sent_ids: Number,
+    pub ids: Number,
 }
 
 /// Rate-limited: two clients can take a device over from each other thousands of times a second.
@@ -242,7 +242,7 @@ impl ShardMetrics {
         self.waiting_messages.set(stats.messages);
         self.waiting_bytes.set(stats.bytes);
         self.waiting_memory.set(stats.memory);
-        self.sent_ids.set(stats.sent_ids);
+        self.ids.set(stats.ids);
     }
 }
 
@@ -340,7 +340,7 @@ impl Metrics {
             messages: sum(|shard| &shard.waiting_messages),
             bytes: sum(|shard| &shard.waiting_bytes),
             memory: sum(|shard| &shard.waiting_memory),
-            sent_ids: sum(|shard| &shard.sent_ids),
+            ids: sum(|shard| &shard.ids),
         }
     }
 
@@ -526,7 +526,7 @@ impl Shards {
             (
                 "switchboard_dedup_ids",
                 "Message ids remembered to recognise retries",
-                self.sum(|shard| &shard.sent_ids),
+                self.sum(|shard| &shard.ids),
             ),
         ] {
             out.gauge(name, help, value)?;

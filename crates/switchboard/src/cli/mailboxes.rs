@@ -90,7 +90,7 @@ impl Mailboxes {
             Record::Gone { device } => {
                 self.devices.remove(&device.to_string());
             }
-            Record::SentId(_) => {}
+            Record::Id(_) => {}
         }
     }
 

@@ -165,7 +165,7 @@ impl Copied {
                 (*to, *from)
             }
             Record::Outcome(OutcomeRecord { to, of, .. }) => (*to, *of),
-            Record::SentId(sent) => (sent.from, sent.to),
+            Record::Id(id) => (id.to, id.from),
             Record::Device(DeviceRecord { device, .. })
             | Record::Ended(EndedRecord { device, .. })
             | Record::Acked { device, .. }

@@ -382,7 +382,7 @@ impl Work {
             return;
         }
         let waiting = self.shards.waiting();
-        let records = waiting.messages + waiting.mailboxes + waiting.sent_ids;
+        let records = waiting.messages + waiting.mailboxes + waiting.ids;
         let usage = self.log.usage();
         let sizes = Sizes {
             bytes: usage.bytes,

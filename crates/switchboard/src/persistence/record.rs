@@ -4,7 +4,7 @@
 //! so every version reads what an older one wrote.
 
 use switchboard_broker::{
-    DeviceRecord, Digest, EndedRecord, MessageRecord, Moment, OutcomeRecord, Record, SentIdRecord,
+    DeviceRecord, Digest, EndedRecord, IdRecord, MessageRecord, Moment, OutcomeRecord, Record,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Outcome};
@@ -15,8 +15,8 @@ const ACKED: u8 = 3;
 const REMOVED: u8 = 4;
 const DEVICE: u8 = 5;
 const GONE: u8 = 6;
-const SENT_ID: u8 = 7;
 const ENDED: u8 = 8;
+const ID: u8 = 9;
 
 /// Value of a time that is absent.
 const ABSENT: u64 = u64::MAX;
@@ -52,14 +52,15 @@ pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
             out.push(GONE);
             write_device(*device, out);
         }
-        Record::SentId(sent) => {
-            out.push(SENT_ID);
-            write_device(sent.from, out);
-            write_device(sent.to, out);
-            write_u64(sent.seq, out);
-            write_u64(sent.at.ms(), out);
-            out.extend_from_slice(&sent.id.to_bytes());
-            out.extend_from_slice(&sent.content.to_bytes());
+        Record::Id(id) => {
+            out.push(ID);
+            out.push(if id.is_cancelled { IS_CANCELLED } else { 0 });
+            write_device(id.to, out);
+            write_device(id.from, out);
+            write_u64(id.seq, out);
+            write_u64(id.at.ms(), out);
+            out.extend_from_slice(&id.key.to_bytes());
+            out.extend_from_slice(&id.content.to_bytes());
         }
     }
 }
@@ -67,6 +68,7 @@ pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
 const HAS_RECEIPT: u8 = 1;
 const IS_ID_TAKEN: u8 = 2;
 const MAYBE_SEEN: u8 = 1;
+const IS_CANCELLED: u8 = 1;
 
 fn write_message(message: &MessageRecord<'_>, out: &mut Vec<u8>) {
     out.push(MESSAGE);
@@ -168,7 +170,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
         ENDED => read_ended(&mut fields).map(Record::Ended),
         DEVICE => read_device(&mut fields).map(Record::Device),
         GONE => fields.device().map(|device| Record::Gone { device }),
-        SENT_ID => read_sent_id(&mut fields).map(Record::SentId),
+        ID => read_id(&mut fields).map(Record::Id),
         tag => return Err(RecordError::Unknown(tag)),
     };
     record.filter(|_| fields.0.is_empty()).ok_or(RecordError::Malformed)
@@ -231,13 +233,14 @@ fn read_device<'a>(fields: &mut Fields<'a>) -> Option<DeviceRecord<'a>> {
     })
 }
 
-fn read_sent_id<'a>(fields: &mut Fields<'a>) -> Option<SentIdRecord<'a>> {
-    Some(SentIdRecord {
-        from: fields.device()?,
+fn read_id<'a>(fields: &mut Fields<'a>) -> Option<IdRecord<'a>> {
+    Some(IdRecord {
+        is_cancelled: fields.byte()? & IS_CANCELLED != 0,
         to: fields.device()?,
+        from: fields.device()?,
         seq: fields.u64()?,
         at: Moment::from_ms(fields.u64()?),
-        id: Digest::from_bytes(fields.array()?),
+        key: Digest::from_bytes(fields.array()?),
         content: Digest::from_bytes(fields.array()?),
     })
 }
@@ -355,9 +358,10 @@ mod tests {
                 away_since_ms: optional_ms,
             }));
             round_trip(Record::Gone { device: one });
-            round_trip(Record::SentId(SentIdRecord {
-                from: one, id: Digest::from_bytes(digests[0]), to: other, seq: c,
-                content: Digest::from_bytes(digests[1]), at: Moment::from_ms(d),
+            round_trip(Record::Id(IdRecord {
+                to: one, from: other, key: Digest::from_bytes(digests[0]), seq: c,
+                content: Digest::from_bytes(digests[1]), is_cancelled: flags[0],
+                at: Moment::from_ms(d),
             }));
         }
 
