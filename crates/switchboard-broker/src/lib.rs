@@ -20,7 +20,8 @@ pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
     Cancel, Content, Deliver, DeviceRecord, DeviceReplyTo, EndedRecord, Envelope, Event, Hello,
-    IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, Now, OutcomeRecord, OutcomesFull,
-    Position, Record, Replay, Reply, ReplyTo, SendFilter, Stats, TextReplyTo, Want, owner,
+    IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, NoRoom, Now, OutcomeRecord,
+    OutcomesFull, Position, Record, Replay, Reply, ReplyTo, Room, SendFilter, Stats, TextReplyTo,
+    Want, owner,
 };
 pub use names::{HashKey, Names};

@@ -41,6 +41,9 @@ impl Broker {
         if receipts > in_all || self.mailboxes.shards == 1 && receipts != in_all {
             return Err(format!("{receipts} receipts, in all {in_all}"));
         }
+        if stats.memory > self.mailboxes.limits.memory_messages_max_bytes as u64 {
+            return Err(format!("{} bytes in memory", stats.memory));
+        }
         let mut stale = self.mailboxes.stale_records.iter();
         if let Some(id) = stale.find(|id| !self.mailboxes.devices.contains_key(id)) {
             return Err(format!("{id:?} is no more, and its record is to be made up for"));

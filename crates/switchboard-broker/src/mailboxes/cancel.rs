@@ -5,7 +5,7 @@ use switchboard_proto::v1::{DeviceRef, Outcome, RejectCode, ServerFrame};
 
 use super::deliver::Deferred;
 use super::entry::State;
-use super::envelope::{Cancel, DeviceReplyTo, Envelope};
+use super::envelope::{Cancel, DeviceReplyTo, Envelope, Room};
 use super::send::rejection;
 use super::store::Pending;
 use super::{MessageKey, Now, Out};
@@ -35,7 +35,7 @@ impl Broker {
                 device: id,
                 session: device.session.as_ref().map_or(0, |session| session.number),
                 is_told: false,
-                has_room: false,
+                room: Room::None,
             },
         };
         self.send_to_owner(receiver, Envelope::Cancel(cancel), out);

@@ -5,11 +5,13 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, PublicId, RejectCode, ServerFrame};
 
 use super::entry::{Entry, Kept, Kind, NEVER, State};
-use super::envelope::{Cancel, Deliver, DeviceReplyTo, Envelope, Reply, ReplyTo, TextReplyTo};
+use super::envelope::{
+    Cancel, Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, TextReplyTo,
+};
 use super::send::MADE_ID_LONGEST;
 use super::store::Pending;
 use super::timers::Alarm;
-use super::totals::{OUTCOME_MEMORY, memory_of, messages_max};
+use super::totals::{memory_of, messages_max};
 use super::window::{Known, NewId};
 use super::{Content, Mailboxes, MessageKey, MessageRecord, Now, Out, Position, Record};
 use crate::broker::{Broker, Effect};
@@ -174,7 +176,7 @@ impl Broker {
     /// The reply to its sender, if the message is not accepted.
     fn judge_room(&mut self, deliver: &Deliver<'_>) -> Result<Durability, Reply> {
         let (strongest, store_refuses) = (self.strongest(), self.mailboxes.store_refuses());
-        if let Some(full) = deliver.no_room {
+        if let Some(NoRoom::Outcomes(full)) = deliver.no_room {
             return Err(Reply::OutcomesFull(full));
         }
         // One that is ending exists only until the outcomes of what waited for it are recorded.
@@ -202,9 +204,13 @@ impl Broker {
         // The id that is made for a text is known only in the mailbox: the longest counts.
         let made = if deliver.id.is_empty() { MADE_ID_LONGEST.len() } else { 0 };
         let is_in_memory = durability == Durability::Memory;
-        let own = if is_in_memory { memory_of(len + made) } else { 0 };
         let has_memory_outcome = deliver.receipt && (is_in_memory || deliver.incarnation.is_some());
-        let memory = own + if has_memory_outcome { OUTCOME_MEMORY } else { 0 };
+        match deliver.no_room.filter(|_| has_memory_outcome) {
+            Some(NoRoom::AnonymousMemory) => return Err(Reply::AnonymousFull),
+            Some(_) => return Err(Reply::MemoryFull),
+            None => {}
+        }
+        let memory = if is_in_memory { memory_of(len + made) } else { 0 };
         let used = self.mailboxes.stats.memory as usize;
         if memory > 0 && used + memory > limits.memory_messages_max_bytes {
             return Err(Reply::MemoryFull);

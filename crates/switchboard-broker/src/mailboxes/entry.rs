@@ -2,7 +2,7 @@
 
 use switchboard_proto::DeviceId;
 
-use super::totals::{OUTCOME_MEMORY, OfAnonymous, Totals, memory_of};
+use super::totals::{OfAnonymous, Totals, memory_of};
 use super::{Content, Position};
 use crate::Moment;
 use crate::directory::RECEIPT_BYTES;
@@ -129,17 +129,14 @@ impl Entry {
     }
 
     /// Returns the amount that a message with a receipt adds to `Mailbox::totals` until its
-    /// outcome is recorded: the most that the outcome's records take in the store, and the outcome
-    /// itself in memory, if it will be in memory only.
+    /// outcome is recorded: the most that the outcome's records take in the store.
     pub(super) fn reserve(&self) -> Totals {
-        let (receipts, stored) = if self.is_stored() { (1, RECEIPT_BYTES) } else { (0, 0) };
-        let is_in_memory = !self.is_stored() || self.is_of_ephemeral();
-        let memory = if is_in_memory { OUTCOME_MEMORY } else { 0 };
-        let anonymous = match self.from.is_number() {
-            true => OfAnonymous { messages: 0, stored, memory },
-            false => OfAnonymous::default(),
-        };
-        Totals { memory, receipts, anonymous, ..Totals::default() }
+        if !self.is_stored() {
+            return Totals::default();
+        }
+        let stored = if self.from.is_number() { RECEIPT_BYTES } else { 0 };
+        let anonymous = OfAnonymous { stored, ..OfAnonymous::default() };
+        Totals { receipts: 1, anonymous, ..Totals::default() }
     }
 
     /// Returns whether its content is in memory, and not only in the store.

@@ -117,9 +117,8 @@ pub struct Deliver<'a> {
     pub durability: Option<Durability>,
     /// True if the sender asked for an outcome.
     pub receipt: bool,
-    /// Reason for which the sender's shard could reserve no room for the outcome: the message can
-    /// only be a retry.
-    pub no_room: Option<OutcomesFull>,
+    /// Reason for which the sender's shard could not reserve room for the outcome.
+    pub no_room: Option<NoRoom>,
     /// Destination of the reply.
     pub reply_to: ReplyTo,
 }
@@ -173,8 +172,31 @@ pub struct DeviceReplyTo {
     pub session: u32,
     /// True if it was told already that nothing is known; it is told no more.
     pub is_told: bool,
-    /// True if room is reserved for the outcome of the message.
-    pub has_room: bool,
+    /// Room that is reserved for the outcome of the message.
+    pub room: Room,
+}
+
+/// Room that is reserved for the outcome of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// None.
+    None,
+    /// A place among the device's outcomes.
+    Place,
+    /// A place, and memory, should the outcome be in memory only.
+    PlaceAndMemory,
+}
+
+/// Reasons for which no room could be reserved for the outcome of a message. It may still be a
+/// retry, which needs none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// There is no place among the device's outcomes.
+    Outcomes(OutcomesFull),
+    /// There is no memory for it. It needs none if it will be in the store.
+    Memory,
+    /// The same, as all devices without a name together are at their bound.
+    AnonymousMemory,
 }
 
 /// A connection of the text protocol that waits for a reply.

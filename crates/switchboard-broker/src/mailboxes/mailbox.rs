@@ -9,7 +9,7 @@ use super::entry::{Entry, Kept, Kind, NEVER, State};
 use super::expiries::Expiries;
 use super::reserved::{OutcomesFull, Reserved};
 use super::shares::{Load, Quota, Shares};
-use super::totals::Totals;
+use super::totals::{OUTCOME_MEMORY, OfAnonymous, Totals};
 use super::{Content, Position};
 use crate::shrink::{self, KEPT, shrink};
 use crate::{Moment, StampClock};
@@ -50,6 +50,8 @@ pub(crate) struct Mailbox {
     expiries: Expiries,
     /// Outcomes that this device asked for and for which room is reserved.
     reserved: Reserved,
+    /// Number of outcomes for which memory is set aside, as they may be in memory only.
+    reserved_in_memory: usize,
     /// Bytes of contents that are in memory although the store has them too.
     cached: usize,
     /// Length of the longest restored frame that is above `max_message_bytes`, which was greater
@@ -89,6 +91,7 @@ impl Mailbox {
             shares: None,
             expiries: Expiries::default(),
             reserved: Reserved::default(),
+            reserved_in_memory: 0,
             cached: 0,
             longest: 0,
         }
@@ -228,6 +231,29 @@ impl Mailbox {
     /// Releases the room reserved for an outcome, or uses it.
     pub(crate) fn release_outcome(&mut self, receiver: DeviceId) {
         self.reserved.remove(receiver);
+    }
+
+    /// Sets memory aside for one of the reserved outcomes.
+    pub(crate) fn reserve_memory(&mut self) {
+        self.reserved_in_memory += 1;
+        self.totals += self.memory_of(1);
+    }
+
+    /// Releases the memory set aside for an outcome, or uses it.
+    pub(crate) fn release_memory(&mut self) {
+        // There is none for an outcome that a device of this id asked for before it ended.
+        if self.reserved_in_memory > 0 {
+            self.reserved_in_memory -= 1;
+            self.totals -= self.memory_of(1);
+        }
+    }
+
+    /// Returns the memory set aside for this many reserved outcomes.
+    fn memory_of(&self, reserved: usize) -> Totals {
+        let memory = reserved * OUTCOME_MEMORY;
+        let of_anonymous = if self.is_anonymous { memory } else { 0 };
+        let anonymous = OfAnonymous { memory: of_anonymous, ..OfAnonymous::default() };
+        Totals { memory, anonymous, ..Totals::default() }
     }
 
     #[inline]
@@ -690,6 +716,7 @@ impl Mailbox {
         for entry in self.entries.iter().filter(is_owing).filter(|entry| entry.receipt()) {
             totals += entry.reserve();
         }
+        totals += self.memory_of(self.reserved_in_memory);
         let in_flight = self.entries.iter().filter(|entry| entry.is_in_flight).count();
         let cached: usize = self.entries.iter().map(Entry::cached_bytes).sum();
         let counted = (totals, in_flight, cached);

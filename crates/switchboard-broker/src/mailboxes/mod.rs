@@ -49,7 +49,9 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, PublicId, RejectCode};
 
 pub use content::Content;
-pub use envelope::{Cancel, Deliver, DeviceReplyTo, Envelope, Reply, ReplyTo, TextReplyTo};
+pub use envelope::{
+    Cancel, Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, Room, TextReplyTo,
+};
 pub use push::Want;
 pub use record::{
     DeviceRecord, EndedRecord, IdRecord, MessageRecord, OutcomeRecord, Position, Record,

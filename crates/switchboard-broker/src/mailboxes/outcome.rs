@@ -129,6 +129,10 @@ impl Broker {
         let content =
             Content::outcome(&id, outcome.kind, outcome.at_ms, outcome.maybe_seen, reason);
         let kept = Kept::stored(is_stored && !is_ephemeral);
+        // The outcome itself takes that memory now. Both come within one `recount`.
+        if kept == Kept::Here {
+            device.mailbox.release_memory();
+        }
         device.mailbox.push(Entry {
             seq,
             from: of.device,

@@ -6,12 +6,15 @@ use std::fmt;
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
-    DeviceRef, PublicId, RejectCode, Send, ServerFrame, body_len_of_text, is_short_message,
-    message_len,
+    DeviceRef, Durability, PublicId, RejectCode, Send, ServerFrame, body_len_of_text,
+    is_short_message, message_len,
 };
 
-use super::envelope::{Deliver, DeviceReplyTo, Envelope, Reply, ReplyTo, TextReplyTo};
+use super::envelope::{
+    Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, Room, TextReplyTo,
+};
 use super::reserved::OutcomesFull;
+use super::totals::OUTCOME_MEMORY;
 use super::{Event, MessageKey, Now, Out, owner};
 use crate::ShardId;
 use crate::broker::{Broker, Effect, Refusal};
@@ -41,10 +44,11 @@ impl Broker {
         let to = self.known(id, send)?;
         let shard = self.receiver(id, to, send)?;
         self.check_send(id, send)?;
-        let quota = self.mailboxes.limits.outcomes_quota_of(id);
+        let (room, no_room) = match send.receipt {
+            true => self.reserve_outcome(id, to),
+            false => (Room::None, None),
+        };
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(()) };
-        // Without room it is not rejected yet: it may be a retry, which needs none.
-        let room = send.receipt.then(|| device.mailbox.reserve_outcome(to, &quota));
         let deliver = Deliver {
             from: id,
             to,
@@ -58,17 +62,72 @@ impl Broker {
                 .map(|ms| self.mailboxes.clock.stamp(now.at).saturating_add(ms)),
             durability: send.durability,
             receipt: send.receipt,
-            no_room: room.and_then(Result::err),
+            no_room,
             reply_to: ReplyTo::Device(DeviceReplyTo {
                 shard: self.shard,
                 device: id,
                 session: device.session.as_ref().map_or(0, |session| session.number),
                 is_told: false,
-                has_room: room == Some(Ok(())),
+                room,
             }),
         };
         self.hand_in(now, shard, deliver, out);
         Ok(())
+    }
+
+    /// Reserves room for the outcome of a message, and memory, if there is some.
+    #[cold]
+    fn reserve_outcome(&mut self, id: DeviceId, to: DeviceId) -> (Room, Option<NoRoom>) {
+        let limits = &self.mailboxes.limits;
+        let quota = limits.outcomes_quota_of(id);
+        let used = self.mailboxes.stats.memory as usize;
+        let anonymous = self.mailboxes.anonymous;
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return (Room::None, None) };
+        if let Err(full) = device.mailbox.reserve_outcome(to, &quota) {
+            return (Room::None, Some(NoRoom::Outcomes(full)));
+        }
+        if used + OUTCOME_MEMORY > limits.memory_messages_max_bytes {
+            return (Room::Place, Some(NoRoom::Memory));
+        }
+        if id.is_number() && anonymous.is_above((0, OUTCOME_MEMORY), limits, &self.directory) {
+            return (Room::Place, Some(NoRoom::AnonymousMemory));
+        }
+        let before = device.mailbox.totals();
+        device.mailbox.reserve_memory();
+        let after = device.mailbox.totals();
+        self.recount(before, after);
+        (Room::PlaceAndMemory, None)
+    }
+
+    /// Releases room that was reserved for the outcome of a message, by what became of that.
+    #[cold]
+    fn settle_room(&mut self, reply_to: &DeviceReplyTo, of: DeviceId, reply: Reply) {
+        let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
+        let session = device.session.as_ref();
+        let is_there = session.is_some_and(|session| session.number == reply_to.session);
+        // An ephemeral device has one session: without that, this is another one of its id.
+        if device.is_ephemeral && !is_there {
+            return;
+        }
+        let keeps_memory = match reply {
+            Reply::Unknown => return,
+            Reply::Accepted { seq, durability, duplicate: false } => {
+                device.expects(MessageKey { device: of, seq });
+                // Otherwise the outcome will be in the store, after all.
+                durability == Durability::Memory || device.is_ephemeral
+            }
+            // No outcome will come, or it is that of the first attempt.
+            _ => {
+                device.mailbox.release_outcome(of);
+                false
+            }
+        };
+        if reply_to.room == Room::PlaceAndMemory && !keeps_memory {
+            let before = device.mailbox.totals();
+            device.mailbox.release_memory();
+            let after = device.mailbox.totals();
+            self.recount(before, after);
+        }
     }
 
     /// Gives a message to the shard of its receiver.
@@ -160,19 +219,8 @@ impl Broker {
         reply: Reply,
         out: Out<'_>,
     ) {
-        let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
-        let session = device.session.as_ref();
-        let is_there = session.is_some_and(|session| session.number == reply_to.session);
-        // An ephemeral device has one session: without that, this is another one of its id.
-        if reply_to.has_room && (is_there || !device.is_ephemeral) {
-            match reply {
-                Reply::Accepted { duplicate: false, seq, .. } => {
-                    device.expects(MessageKey { device: of, seq });
-                }
-                Reply::Unknown => {}
-                // No outcome will come, or it is that of the first attempt.
-                _ => device.mailbox.release_outcome(of),
-            }
+        if reply_to.room != Room::None {
+            self.settle_room(&reply_to, of, reply);
         }
         if let Reply::Accepted { durability, duplicate, .. } = reply {
             out(Effect::Count(match duplicate {
@@ -180,7 +228,8 @@ impl Broker {
                 true => Event::Duplicate,
             }));
         }
-        if !is_there || reply_to.is_told {
+        let session = self.session(reply_to.device);
+        if reply_to.is_told || session.is_none_or(|session| session.number != reply_to.session) {
             return;
         }
         let (code, message) = match reply {
