@@ -39,6 +39,8 @@ pub enum Envelope {
         to: DeviceId,
         /// The message's id.
         id: Box<str>,
+        /// The message's receiver.
+        receiver: DeviceId,
         /// The session that asked.
         session: u32,
         /// The message that is cancelled, or the reason for which it is not.

@@ -33,6 +33,18 @@ impl Broker {
         message: &str,
         out: Out<'_>,
     ) {
+        self.reject_to(id, (frame_id, None), code, message, out);
+    }
+
+    /// As [`Broker::reject`], with the `to` of a `cancel`.
+    pub(super) fn reject_to(
+        &self,
+        id: DeviceId,
+        (frame_id, to): (&str, Option<&str>),
+        code: RejectCode,
+        message: &str,
+        out: Out<'_>,
+    ) {
         out(Effect::Count(Event::Rejected(code)));
         let retry_after_ms = match code {
             RejectCode::StoreUnavailable | RejectCode::StoreFull | RejectCode::MailboxFull => {
@@ -40,7 +52,8 @@ impl Broker {
             }
             _ => None,
         };
-        self.tell(id, &ServerFrame::Rejected { id: frame_id, code, message, retry_after_ms }, out);
+        let frame = ServerFrame::Rejected { id: frame_id, to, code, message, retry_after_ms };
+        self.tell(id, &frame, out);
     }
 
     /// Obeys a frame of a v1 device. What comes on a connection that is fenced changes nothing.
@@ -59,7 +72,9 @@ impl Broker {
             ClientFrame::Refuse { seq, reason } => {
                 self.refuse_frame(now, id, seq, reason.as_deref(), out);
             }
-            ClientFrame::Cancel { id: message } => self.cancel_frame(now, id, &message, out),
+            ClientFrame::Cancel { id: message, to } => {
+                self.cancel_frame(now, id, &message, &to, out);
+            }
             ClientFrame::Devices { id: frame, after, limit } => {
                 self.devices_frame(id, &frame, after.as_deref(), limit, out);
             }

@@ -516,8 +516,8 @@ impl Broker {
             }
             Envelope::TextReply { reply_to, reply } => self.text_reply(now, reply_to, reply, out),
             Envelope::Cancel(cancel) => self.cancel_here(now, cancel, out),
-            Envelope::CancelReply { to, id, session, result } => {
-                self.cancel_reply(to, &id, session, result, out);
+            Envelope::CancelReply { to, id, receiver, session, result } => {
+                self.cancel_reply(to, &id, receiver, session, result, out);
             }
             Envelope::Outcome { to, id, outcome, answers_cancel, is_of_ephemeral } => {
                 self.told_outcome(to, id, outcome, (answers_cancel, is_of_ephemeral), out);

@@ -176,7 +176,7 @@ impl Broker {
     ) {
         self.send_to_owner(of.device, Envelope::Settled(of), out);
         if let Some((id, session)) = cancelled {
-            self.cancel_reply(to, &id, session, Ok(of), out);
+            self.cancel_reply(to, &id, of.device, session, Ok(of), out);
         }
         self.push_ready(to, out);
     }
@@ -246,7 +246,10 @@ impl Broker {
             });
             waits && seq > device.mailbox.pushed_to()
         });
-        let reply = |result| Envelope::CancelReply { to: from, id: id.clone(), session, result };
+        let reply = |result| {
+            let id = id.clone();
+            Envelope::CancelReply { to: from, id, receiver: to, session, result }
+        };
         if !may {
             return self.send_to_owner(from, reply(Err(RejectCode::TooLate)), out);
         }

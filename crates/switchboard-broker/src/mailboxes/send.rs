@@ -606,7 +606,7 @@ impl Broker {
                 }
                 // They waited for the message's number.
                 for _ in 0..open.cancels {
-                    self.cancel(to, id, open.cancel_session, out);
+                    self.cancel(to, id, open.to, open.cancel_session, out);
                 }
             }
             Reply::Rejected(_) | Reply::OverShare | Reply::MemoryFull | Reply::AnonymousFull => {
@@ -630,7 +630,7 @@ impl Broker {
                 }
                 for _ in 0..open.cancels {
                     let too_late = Err(RejectCode::TooLate);
-                    self.cancel_reply(to, id, open.cancel_session, too_late, out);
+                    self.cancel_reply(to, id, open.to, open.cancel_session, too_late, out);
                 }
             }
             Reply::Unknown => {
@@ -761,33 +761,45 @@ impl Broker {
     }
 
     /// Carries out a `cancel` frame.
-    pub(super) fn cancel_frame(&mut self, now: Now, id: DeviceId, message: &str, out: Out<'_>) {
+    pub(super) fn cancel_frame(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        message: &str,
+        to: &str,
+        out: Out<'_>,
+    ) {
         let session = self.session(id).map_or(0, |session| session.number);
-        self.cancel(id, message, session, out);
+        let receiver = DeviceRef::parse(to).and_then(|to| self.directory.names().find(to));
+        let Some(receiver) = receiver else {
+            let code = RejectCode::TooLate;
+            return self.reject_to(id, (message, Some(to)), code, rejection(code), out);
+        };
+        self.cancel(id, message, receiver, session, out);
         self.settle_local(now, out);
     }
 
     /// Asks the receiver's shard to cancel a message, or answers if that is not needed.
-    fn cancel(&mut self, id: DeviceId, message: &str, session: u32, out: Out<'_>) {
+    fn cancel(&mut self, id: DeviceId, message: &str, to: DeviceId, session: u32, out: Out<'_>) {
         let digest = self.key.digest(message.as_bytes());
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let digest = device.own_digest(digest);
-        let Some(sent) = device.sent.find(digest) else {
-            return self.cancel_reply(id, message, session, Err(RejectCode::TooLate), out);
+        let Some(sent) = device.sent.find(digest).filter(|sent| sent.to == to) else {
+            return self.cancel_reply(id, message, to, session, Err(RejectCode::TooLate), out);
         };
-        match (sent.to, sent.state()) {
+        match sent.state() {
             // Done in `reply`, when the message's number is known.
-            (_, SentState::Asked) => device.sent.cancel(digest, session),
+            SentState::Asked => device.sent.cancel(digest, session),
             // The answer to an earlier `cancel` was lost.
-            (to, SentState::Accepted { seq }) if sent.is_cancelled() => {
+            SentState::Accepted { seq } if sent.is_cancelled() => {
                 let of = MessageKey { device: to, seq };
-                self.cancel_reply(id, message, session, Ok(of), out);
+                self.cancel_reply(id, message, to, session, Ok(of), out);
             }
-            (to, SentState::Accepted { seq }) if seq > 0 => {
+            SentState::Accepted { seq } if seq > 0 => {
                 let cancel = Cancel { from: id, to, seq, id: message.into(), session };
                 self.send_to_owner(to, Envelope::Cancel(cancel), out);
             }
-            _ => self.cancel_reply(id, message, session, Err(RejectCode::TooLate), out),
+            _ => self.cancel_reply(id, message, to, session, Err(RejectCode::TooLate), out),
         }
     }
 
@@ -796,6 +808,7 @@ impl Broker {
         &mut self,
         to: DeviceId,
         id: &str,
+        receiver: DeviceId,
         session: u32,
         result: Result<MessageKey, RejectCode>,
         out: Out<'_>,
@@ -809,9 +822,16 @@ impl Broker {
         if self.session(to).is_none_or(|current| current.number != session) {
             return;
         }
+        // As the client wrote it: an id has only one form.
+        let receiver = self.show(receiver);
         match result {
-            Ok(_) => self.tell(to, &ServerFrame::Cancelled { id }, out),
-            Err(code) => self.reject(to, id, code, rejection(code), out),
+            Ok(_) => {
+                self.tell(to, &ServerFrame::Cancelled { id, to: receiver.as_ref() }, out);
+            }
+            Err(code) => {
+                let receiver = receiver.to_string();
+                self.reject_to(to, (id, Some(&receiver)), code, rejection(code), out);
+            }
         }
     }
 }

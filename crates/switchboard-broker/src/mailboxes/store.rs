@@ -131,7 +131,8 @@ impl Broker {
             Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
             Pending::Cancelled { of, mailbox_name, to, id, session } => {
                 self.left(of, mailbox_name, out);
-                let envelope = Envelope::CancelReply { to, id, session, result: Ok(of) };
+                let (receiver, result) = (of.device, Ok(of));
+                let envelope = Envelope::CancelReply { to, id, receiver, session, result };
                 self.send_to_owner(to, envelope, out);
             }
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {

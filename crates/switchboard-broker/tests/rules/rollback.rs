@@ -19,7 +19,7 @@ fn expiring(seq: u64, id: &'static str) -> Record<'static> {
 fn cancelled_and_expired(rig: &mut Rig) -> String {
     rig.hello(0, "ann", None);
     rig.sync();
-    let mut frames = rig.say(0, r#"{"type":"cancel","id":"m"}"#).frames;
+    let mut frames = rig.say(0, r#"{"type":"cancel","id":"m","to":"bob"}"#).frames;
     frames.extend(rig.sync().frames);
     let Now { at, wall_ms } = rig.now;
     rig.now = Now { at: at.after(Duration::from_secs(1)), wall_ms: wall_ms + 1_000 };

@@ -341,9 +341,10 @@ impl World {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
         if let Some(serial) = self.random_late(&serials) {
-            let id = self.ledger.messages[serial].id.as_str().into();
+            let message = &self.ledger.messages[serial];
+            let (id, to) = (message.id.as_str().into(), message.address.as_str().into());
             // From now on its id is not reused.
-            self.say(link, written(&ClientFrame::Cancel { id }), What::Cancel { serial });
+            self.say(link, written(&ClientFrame::Cancel { id, to }), What::Cancel { serial });
         }
     }
 

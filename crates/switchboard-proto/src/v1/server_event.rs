@@ -37,9 +37,15 @@ pub enum ServerEvent {
     /// A message has reached this durability.
     Accepted { id: String, durability: Word<Durability>, duplicate: bool },
     /// A request was not carried out.
-    Rejected { id: String, code: Word<RejectCode>, message: String, retry_after_ms: Option<u64> },
+    Rejected {
+        id: String,
+        to: Option<String>,
+        code: Word<RejectCode>,
+        message: String,
+        retry_after_ms: Option<u64>,
+    },
     /// A message was cancelled.
-    Cancelled { id: String },
+    Cancelled { id: String, to: String },
     /// A message for this device; `body` is JSON.
     Message {
         seq: u64,
@@ -157,6 +163,7 @@ fn read_event(kind: ServerKind, fields: &Fields<'_>) -> Read<ServerEvent> {
         },
         ServerKind::Rejected => ServerEvent::Rejected {
             id: id()?,
+            to: text_if_set(fields, Field::To)?,
             code: word(fields, Field::Code, RejectCode::parse)?,
             message: text_if_set(fields, Field::Message)?.unwrap_or_default(),
             retry_after_ms: fields.integer(Field::RetryAfterMs)?,
@@ -170,7 +177,9 @@ fn read_event(kind: ServerKind, fields: &Fields<'_>) -> Read<ServerEvent> {
             maybe_seen: fields.flag(Field::MaybeSeen)?,
             reason: text_if_set(fields, Field::Reason)?,
         },
-        ServerKind::Cancelled => ServerEvent::Cancelled { id: id()? },
+        ServerKind::Cancelled => {
+            ServerEvent::Cancelled { id: id()?, to: text_of(fields, Field::To)? }
+        }
         ServerKind::Presence => ServerEvent::Presence {
             device: text_of(fields, Field::Device)?,
             online: flag(fields, Field::Online)?,

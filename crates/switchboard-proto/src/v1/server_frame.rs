@@ -22,6 +22,8 @@ pub enum ServerFrame<'a> {
     Rejected {
         /// Id of the request.
         id: &'a str,
+        /// The `to` of a `cancel`, as the client wrote it; `None` for other requests.
+        to: Option<&'a str>,
         /// Reason, for programs.
         code: RejectCode,
         /// Reason, for people.
@@ -33,6 +35,8 @@ pub enum ServerFrame<'a> {
     Cancelled {
         /// Id of the message.
         id: &'a str,
+        /// The receiver of the message.
+        to: DeviceRef<'a>,
     },
     /// Pushes a message.
     Message {

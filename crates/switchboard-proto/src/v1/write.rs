@@ -100,13 +100,18 @@ impl ServerFrame<'_> {
         match *self {
             ServerFrame::Message { .. } | ServerFrame::Accepted { .. } => self.write(out),
             ServerFrame::Welcome(ref welcome) => write_welcome(out, welcome),
-            ServerFrame::Rejected { id, code, message, retry_after_ms } => begin!(out, "rejected")
-                .text(quoted!("id"), id)
-                .word(quoted!("code"), code.as_str())
-                .text(quoted!("message"), message)
-                .number_if_set(key!("retry_after_ms"), retry_after_ms)
-                .end(),
-            ServerFrame::Cancelled { id } => begin!(out, "cancelled").text(quoted!("id"), id).end(),
+            ServerFrame::Rejected { id, to, code, message, retry_after_ms } => {
+                begin!(out, "rejected")
+                    .text(quoted!("id"), id)
+                    .text_if_set(quoted!("to"), to)
+                    .word(quoted!("code"), code.as_str())
+                    .text(quoted!("message"), message)
+                    .number_if_set(key!("retry_after_ms"), retry_after_ms)
+                    .end();
+            }
+            ServerFrame::Cancelled { id, to } => {
+                begin!(out, "cancelled").text(quoted!("id"), id).device(quoted!("to"), to).end();
+            }
             ServerFrame::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason } => {
                 begin!(out, "outcome")
                     .number(key!("seq"), seq)
@@ -216,7 +221,9 @@ impl ClientFrame<'_> {
                 .number(key!("seq"), *seq)
                 .text_if_set(quoted!("reason"), reason.as_deref())
                 .end(),
-            ClientFrame::Cancel { id } => begin!(out, "cancel").text(quoted!("id"), id).end(),
+            ClientFrame::Cancel { id, to } => {
+                begin!(out, "cancel").text(quoted!("id"), id).text(quoted!("to"), to).end();
+            }
             ClientFrame::Devices { id, after, limit } => {
                 let frame = begin!(out, "devices").text(quoted!("id"), id);
                 let frame = match after {
