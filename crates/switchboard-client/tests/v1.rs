@@ -331,9 +331,19 @@ async fn what_the_server_would_not_read_is_not_sent() {
 }
 
 #[tokio::test]
+async fn a_rejected_cancellation_is_told_with_its_code() {
+    let cancel = r#"{"type":"cancel","id":"m","to":"a b"}"#;
+    let no = r#"{"type":"rejected","id":"m","to":"a b","code":"too_late","message":"pushed"}"#;
+    let script = vec![Hear(HELLO), Say(WELCOME), Hear(cancel), Say(no)];
+    let (session, _playing) = open(vec![script], quick()).await;
+    let rejected = session.device().cancel("a b", "m").await.unwrap_err();
+    assert_eq!(rejected.to_string(), "too_late: pushed");
+}
+
+#[tokio::test]
 async fn a_cancellation_whose_answer_is_lost_is_not_repeated() {
-    let cancel = r#"{"type":"cancel","id":"m"}"#;
-    let yes = r#"{"type":"cancelled","id":"m"}"#;
+    let cancel = r#"{"type":"cancel","id":"m","to":"8"}"#;
+    let yes = r#"{"type":"cancelled","id":"m","to":"8"}"#;
     let (session, _playing) = open(
         vec![
             vec![Hear(HELLO), Say(WELCOME), Hear(cancel), Say(yes), Hear(cancel), Drop],
@@ -342,8 +352,8 @@ async fn a_cancellation_whose_answer_is_lost_is_not_repeated() {
         quick(),
     )
     .await;
-    assert_eq!(session.device().cancel("m").await, Ok(()));
-    assert_eq!(session.device().cancel("m").await, Err(CancelError::Interrupted));
+    assert_eq!(session.device().cancel("8", "m").await, Ok(()));
+    assert_eq!(session.device().cancel("8", "m").await, Err(CancelError::Interrupted));
 }
 
 #[tokio::test]

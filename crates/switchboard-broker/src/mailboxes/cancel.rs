@@ -23,7 +23,8 @@ impl Broker {
         let receiver = DeviceRef::parse(to).and_then(|to| self.directory.names().find(to));
         let Some(receiver) = receiver else {
             // Nothing can have been sent to it.
-            return self.tell_cancel(id, (message, to), Err(RejectCode::TooLate), out);
+            let code = RejectCode::TooLate;
+            return self.reject_to(id, (message, Some(to)), code, rejection(code), out);
         };
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let cancel = Cancel {
@@ -130,21 +131,18 @@ impl Broker {
     ) {
         let session = self.session(reply_to.device);
         if session.is_some_and(|session| session.number == reply_to.session) {
-            let to = self.show(of).as_ref().to_string();
-            self.tell_cancel(reply_to.device, (id, &to), result, out);
-        }
-    }
-
-    fn tell_cancel(
-        &self,
-        device: DeviceId,
-        (id, to): (&str, &str),
-        result: Result<(), RejectCode>,
-        out: Out<'_>,
-    ) {
-        match result {
-            Ok(()) => self.tell(device, &ServerFrame::Cancelled { id, to }, out),
-            Err(code) => self.reject_to(device, (id, Some(to)), code, rejection(code), out),
+            let to = self.show(of);
+            match result {
+                Ok(()) => {
+                    let frame = ServerFrame::Cancelled { id, to: to.as_ref() };
+                    self.tell(reply_to.device, &frame, out);
+                }
+                Err(code) => {
+                    let to = to.as_ref().to_string();
+                    let about = (id, Some(&*to));
+                    self.reject_to(reply_to.device, about, code, rejection(code), out);
+                }
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use switchboard_broker::{Limits, Now};
 use crate::rig::Rig;
 
 const CANCEL: &str = r#"{"type":"cancel","id":"m","to":"bob"}"#;
+/// Begins the answer to [`CANCEL`] when it is too late.
+const TOO_LATE: &str = r#"{"type":"rejected","id":"m","to":"bob","code":"too_late","#;
 const CANCELLED: &str = r#"{"type":"cancelled","id":"m","to":"bob"}"#;
 
 /// The answer may be lost with the connection. A sender that asked again was once told `too_late`.
@@ -42,7 +44,7 @@ fn what_was_pushed_cannot_be_taken_back() {
     rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
     for _ in 0..2 {
         let done = rig.say(0, CANCEL);
-        assert!(done.told(0).contains("\"too_late\""), "{done:?}");
+        assert!(done.told(0).starts_with(TOO_LATE), "{done:?}");
     }
 }
 
@@ -63,6 +65,42 @@ fn what_was_sent_to_a_device_that_ended_does_not_stand_for_what_came_later() {
     rig.say(0, r#"{"type":"send","id":"later","to":"bob","body":1}"#);
     assert_eq!(rig.broker.stats().messages, 1, "the first one was evicted");
     let done = rig.say(0, CANCEL);
-    assert!(done.told(0).contains("\"too_late\""), "{done:?}");
+    assert!(done.told(0).starts_with(TOO_LATE), "{done:?}");
     assert_eq!(rig.broker.stats().messages, 1);
+}
+
+/// An id stands for a message to one receiver. With the name of another one, of nobody, or of
+/// nobody possible, a `cancel` must take nothing back, also while the message is not synced.
+#[test]
+fn a_cancel_that_names_another_receiver_takes_nothing_back() {
+    let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
+    for (conn, name) in ["ann", "bob", "cleo"].into_iter().enumerate() {
+        rig.hello(conn as u32, name, None);
+    }
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
+    for is_synced in [false, true] {
+        for to in ["cleo", "ann", "nobody", "100000000", "b o b", ""] {
+            let done = rig.say(0, &CANCEL.replace("bob", to));
+            assert!(done.told(0).starts_with(&TOO_LATE.replace("bob", to)), "{done:?}");
+        }
+        assert!(is_synced || rig.sync().told(0).contains("\"accepted\""));
+    }
+    assert_eq!(rig.broker.stats().messages, 1);
+    rig.say(0, CANCEL);
+    assert_eq!(rig.sync().told(0), CANCELLED);
+}
+
+/// A `cancel` that comes before its message is accepted waits for that, and so does the receiver's
+/// name for the answer.
+#[test]
+fn a_cancel_that_waits_for_its_message_is_answered_with_the_receiver() {
+    let mut rig = Rig::new(Limits { in_flight_max: 0, ..Limits::default() }, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
+    assert!(rig.say(0, CANCEL).frames.is_empty());
+    assert!(rig.sync().told(0).contains("\"accepted\""));
+    assert_eq!(rig.sync().told(0), CANCELLED);
 }

@@ -82,16 +82,13 @@ impl World {
                 let now = (self.now.at, self.run);
                 self.ledger.accepted(serial, arrival, durability, duplicate, now);
             }
-            ServerEvent::Rejected { id, to: Some(_), .. } => {
-                self.answered(link, &id, |_, request| matches!(request, Request::Cancel { .. }));
+            ServerEvent::Rejected { id, to, code: Word::Known(code), .. } => {
+                self.rejected(link, &id, to.as_deref(), code);
             }
-            ServerEvent::Rejected { id, code: Word::Known(code), .. } => {
-                self.rejected(link, &id, code);
-            }
-            ServerEvent::Cancelled { id, .. } => {
-                let request = self
-                    .answered(link, &id, |_, request| matches!(request, Request::Cancel { .. }));
-                let Request::Cancel { serial } = request else { return };
+            ServerEvent::Cancelled { id, to } => {
+                let Request::Cancel { serial } = self.cancel_answered(link, &id, &to) else {
+                    return;
+                };
                 let message = &mut self.ledger.messages[serial];
                 assert!(
                     !message.is_seen
@@ -117,18 +114,32 @@ impl World {
         }
     }
 
-    fn rejected(&mut self, link: usize, id: &str, code: RejectCode) {
-        let request = match code {
-            RejectCode::IdReused => self.answered(link, id, |world, request| match request {
-                Request::Send { serial, .. } => world.ledger.messages[serial].reuses.is_some(),
-                _ => false,
+    fn rejected(&mut self, link: usize, id: &str, to: Option<&str>, code: RejectCode) {
+        let request = match (to, code) {
+            (Some(to), RejectCode::TooLate | RejectCode::StoreUnavailable) => {
+                self.cancel_answered(link, id, to)
+            }
+            (Some(_), _) | (None, RejectCode::TooLate) => panic!("{code} for {id} to {to:?}"),
+            (None, RejectCode::IdReused) => self.answered(link, id, |world, request| {
+                matches!(request, Request::Send { serial, .. }
+                    if world.ledger.messages[serial].reuses.is_some())
             }),
-            _ => self.answered(link, id, |_, request| !matches!(request, Request::Cancel { .. })),
+            (None, _) => {
+                self.answered(link, id, |_, request| !matches!(request, Request::Cancel { .. }))
+            }
         };
         if let Request::Send { serial, arrival } = request {
             let window = self.config.window();
             self.ledger.rejected(serial, arrival, code, window);
         }
+    }
+
+    /// Checks the answer to a `cancel`, which names the receiver as the `cancel` did.
+    fn cancel_answered(&mut self, link: usize, id: &str, to: &str) -> Request {
+        self.answered(link, id, |world, request| {
+            matches!(request, Request::Cancel { serial }
+                if world.ledger.messages[serial].address == to)
+        })
     }
 
     /// Checks an answer: there must have been a request.

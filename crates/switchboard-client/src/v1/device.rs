@@ -70,10 +70,10 @@ impl Device {
         Ok(Reply { answer, kept: Arc::clone(&self.kept) })
     }
 
-    /// Cancels a message that was accepted and is not pushed yet.
-    pub async fn cancel(&self, id: &str) -> Result<(), CancelError> {
-        let frames = checked(&ClientFrame::Cancel { id: Cow::Borrowed(id) });
-        let frames = vec![frames.map_err(CancelError::Invalid)?];
+    /// Cancels the message to `to` with this id, which was accepted and is not pushed yet.
+    pub async fn cancel(&self, to: &str, id: &str) -> Result<(), CancelError> {
+        let cancel = ClientFrame::Cancel { id: Cow::Borrowed(id), to: Cow::Borrowed(to) };
+        let frames = vec![checked(&cancel).map_err(CancelError::Invalid)?];
         let (reply_to, answer) = oneshot::channel();
         self.ask(Request { id: id.to_owned(), frames, reply_to: ReplyTo::Cancel(reply_to) }).await;
         answer.await.unwrap_or_else(|_| Err(CancelError::Ended(self.kept.ending())))

@@ -60,13 +60,15 @@ pub enum SendError {
 /// Reason why a message was not, or perhaps not, cancelled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CancelError {
-    /// The server rejected it: `too_late` if the message was already pushed, or is gone.
+    /// The server rejected it: `too_late` if the message was already pushed, is gone, or was never
+    /// sent to this device.
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The id is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// A cancellation with this id is under way, or the message itself has no answer yet.
+    /// A cancellation with this id is under way, or a message with it has no answer yet, whoever
+    /// its receiver is.
     #[error("a message or cancellation with this id waits for its answer")]
     InFlight,
     /// The connection ended before the answer. The message's outcome will tell, if it was

@@ -155,11 +155,11 @@ impl Requests {
                     tell(answer, Ok(Accepted { id, durability, duplicate }));
                 }
             }
-            ServerEvent::Rejected { id, code, message, retry_after_ms } => {
+            ServerEvent::Rejected { id, code, message, retry_after_ms, .. } => {
                 let retry_after = retry_after_ms.map(Duration::from_millis);
                 self.rejected(&id, Rejection { code, message, retry_after }, now);
             }
-            ServerEvent::Cancelled { id } => {
+            ServerEvent::Cancelled { id, .. } => {
                 if let Some(ReplyTo::Cancel(answer)) = self.take(&id) {
                     tell(answer, Ok(()));
                 }

@@ -40,7 +40,7 @@ pub enum ClientFrame<'a> {
     Cancel {
         /// Id of the message.
         id: Cow<'a, str>,
-        /// The receiver.
+        /// The receiver of the message; any string, as in [`Send::to`].
         to: Cow<'a, str>,
     },
     /// Asks for a page of the list of devices.

@@ -86,10 +86,7 @@ fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>
             seq: seq(fields)?,
             reason: fields.text_max(Field::Reason, REASON_LEN_MAX)?,
         },
-        ClientKind::Cancel => ClientFrame::Cancel {
-            id: id(fields)?,
-            to: required(Field::To, fields.device(Field::To)?)?,
-        },
+        ClientKind::Cancel => ClientFrame::Cancel { id: id(fields)?, to: to(fields)? },
         ClientKind::Ping => ClientFrame::Ping { id: fields.name(Field::Id, ID_LEN_MAX)? },
         ClientKind::Hello => ClientFrame::Hello {
             token: fields.text_max(Field::Token, TOKEN_LEN_MAX)?,
@@ -119,7 +116,7 @@ fn read_frame<'a>(kind: ClientKind, fields: &Fields<'a>) -> Read<ClientFrame<'a>
 fn read_send<'a>(fields: &Fields<'a>) -> Read<Send<'a>> {
     Ok(Send {
         id: id(fields)?,
-        to: required(Field::To, fields.device(Field::To)?)?,
+        to: to(fields)?,
         body: required(Field::Body, fields.any(Field::Body)?)?,
         ttl_ms: fields.integer(Field::TtlMs)?,
         re: fields.name(Field::Re, ID_LEN_MAX)?,
@@ -131,6 +128,11 @@ fn read_send<'a>(fields: &Fields<'a>) -> Read<Send<'a>> {
 #[inline]
 fn id<'a>(fields: &Fields<'a>) -> Read<Cow<'a, str>> {
     required(Field::Id, fields.name(Field::Id, ID_LEN_MAX)?)
+}
+
+#[inline]
+fn to<'a>(fields: &Fields<'a>) -> Read<Cow<'a, str>> {
+    required(Field::To, fields.device(Field::To)?)
 }
 
 #[inline]

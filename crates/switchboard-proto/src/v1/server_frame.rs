@@ -22,7 +22,7 @@ pub enum ServerFrame<'a> {
     Rejected {
         /// Id of the request.
         id: &'a str,
-        /// The receiver of the message, if the request is a `cancel`.
+        /// The `to` of a `cancel`, as the client wrote it; `None` for other requests.
         to: Option<&'a str>,
         /// Reason, for programs.
         code: RejectCode,
@@ -35,8 +35,8 @@ pub enum ServerFrame<'a> {
     Cancelled {
         /// Id of the message.
         id: &'a str,
-        /// The receiver.
-        to: &'a str,
+        /// The receiver of the message.
+        to: DeviceRef<'a>,
     },
     /// Pushes a message.
     Message {

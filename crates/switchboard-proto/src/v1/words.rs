@@ -82,7 +82,7 @@ words! {
         StoreUnavailable = "store_unavailable",
         /// The frame is well-formed and makes no sense.
         BadRequest = "bad_request",
-        /// The message to be cancelled was pushed, or is gone.
+        /// The message to be cancelled was pushed, is gone, or never was.
         TooLate = "too_late",
     }
 }

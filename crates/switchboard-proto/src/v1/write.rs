@@ -107,10 +107,10 @@ impl ServerFrame<'_> {
                     .word(quoted!("code"), code.as_str())
                     .text(quoted!("message"), message)
                     .number_if_set(key!("retry_after_ms"), retry_after_ms)
-                    .end()
+                    .end();
             }
             ServerFrame::Cancelled { id, to } => {
-                begin!(out, "cancelled").text(quoted!("id"), id).text(quoted!("to"), to).end();
+                begin!(out, "cancelled").text(quoted!("id"), id).device(quoted!("to"), to).end();
             }
             ServerFrame::Outcome { seq, id, to, outcome, at_ms, maybe_seen, reason } => {
                 begin!(out, "outcome")

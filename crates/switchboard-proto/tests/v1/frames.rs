@@ -71,7 +71,7 @@ fn client_frame() -> impl Strategy<Value = ClientFrame<'static>> {
         send().prop_map(ClientFrame::Send),
         number().prop_map(|seq| ClientFrame::Ack { seq }),
         (number(), option::of(cow())).prop_map(|(seq, reason)| ClientFrame::Refuse { seq, reason }),
-        cow().prop_map(|id| ClientFrame::Cancel { id }),
+        (cow(), any_device()).prop_map(|(id, to)| ClientFrame::Cancel { id, to }),
         devices.prop_map(|(id, after, limit)| ClientFrame::Devices { id, after, limit }),
         (cow(), any_devices()).prop_map(|(id, devices)| ClientFrame::Watch { id, devices }),
         (cow(), option::of(any_devices()))
@@ -120,15 +120,15 @@ fn message_event() -> impl Strategy<Value = ServerEvent> {
         (text(), select(Durability::ALL), any::<bool>()).prop_map(|(id, durability, duplicate)| {
             ServerEvent::Accepted { id, durability: Word::Known(durability), duplicate }
         }),
-        (text(), select(RejectCode::ALL), text(), option::of(number())).prop_map(
-            |(id, code, message, retry_after_ms)| ServerEvent::Rejected {
+        (text(), option::of(text()), select(RejectCode::ALL), text(), option::of(number()))
+            .prop_map(|(id, to, code, message, retry_after_ms)| ServerEvent::Rejected {
                 id,
+                to,
                 code: Word::Known(code),
                 message,
                 retry_after_ms
-            }
-        ),
-        text().prop_map(|id| ServerEvent::Cancelled { id }),
+            }),
+        (text(), device()).prop_map(|(id, to)| ServerEvent::Cancelled { id, to }),
         (number(), text(), number(), outcome).prop_map(
             |(seq, id, at_ms, (to, outcome, maybe_seen, reason))| {
                 let outcome = Word::Known(outcome);

@@ -50,7 +50,7 @@ const FRAMES: &[(&str, &[(&str, Shape)])] = &[
     ),
     ("ack", &[("seq", SEQ)]),
     ("refuse", &[("seq", SEQ), ("reason?", Shape::Text(0, 256))]),
-    ("cancel", &[("id", ID)]),
+    ("cancel", &[("id", ID), ("to", Shape::Device)]),
     ("devices", &[("id", ID), ("after?", Shape::Device), ("limit?", Shape::Integer(1, 1000))]),
     ("watch", &[("id", ID), ("devices", Shape::Devices)]),
     ("unwatch", &[("id", ID), ("devices?", Shape::Devices)]),

@@ -50,7 +50,7 @@ pub(crate) fn client(frame: &ClientFrame<'_>) -> Value {
         ClientFrame::Refuse { seq, reason } => {
             json!({"type": "refuse", "seq": seq, "reason": reason})
         }
-        ClientFrame::Cancel { id } => json!({"type": "cancel", "id": id}),
+        ClientFrame::Cancel { id, to } => json!({"type": "cancel", "id": id, "to": device(to)}),
         ClientFrame::Devices { id, after, limit } => {
             let after = after.as_deref().map(device);
             json!({"type": "devices", "id": id, "after": after, "limit": limit})
@@ -85,11 +85,11 @@ pub(crate) fn server(event: &ServerEvent) -> Value {
             "type": "accepted", "id": id, "durability": word(durability),
             "duplicate": if_true(*duplicate),
         }),
-        ServerEvent::Rejected { id, code, message, retry_after_ms } => json!({
-            "type": "rejected", "id": id, "code": word(code), "message": message,
+        ServerEvent::Rejected { id, to, code, message, retry_after_ms } => json!({
+            "type": "rejected", "id": id, "to": to, "code": word(code), "message": message,
             "retry_after_ms": retry_after_ms,
         }),
-        ServerEvent::Cancelled { id } => json!({"type": "cancelled", "id": id}),
+        ServerEvent::Cancelled { id, to } => json!({"type": "cancelled", "id": id, "to": to}),
         ServerEvent::Message { seq, from, id, body, sent_at_ms, re } => json!({
             "type": "message", "seq": seq, "from": from, "id": id, "body": body,
             "sent_at_ms": sent_at_ms, "re": re,
@@ -146,13 +146,16 @@ pub(crate) fn as_frame<'a>(
         ServerEvent::Accepted { id, durability, duplicate } => {
             ServerFrame::Accepted { id, durability: known(durability)?, duplicate: *duplicate }
         }
-        ServerEvent::Rejected { id, code, message, retry_after_ms } => ServerFrame::Rejected {
+        ServerEvent::Rejected { id, to, code, message, retry_after_ms } => ServerFrame::Rejected {
             id,
+            to: to.as_deref(),
             code: known(code)?,
             message,
             retry_after_ms: *retry_after_ms,
         },
-        ServerEvent::Cancelled { id } => ServerFrame::Cancelled { id },
+        ServerEvent::Cancelled { id, to } => {
+            ServerFrame::Cancelled { id, to: DeviceRef::parse(to)? }
+        }
         ServerEvent::Message { seq, from, id, body, sent_at_ms, re } => ServerFrame::Message {
             seq: *seq,
             from: DeviceRef::parse(from)?,

@@ -62,6 +62,7 @@ fn an_error_says_what_was_wrong_and_what_would_be_right() {
             "`seq` must be an integer from 0 to 2^53-1, in digits alone, and is a string",
         ),
         (r#"{"type":"ack"}"#, "`seq` is missing"),
+        (r#"{"type":"cancel","id":"a"}"#, "`to` is missing"),
         (
             r#"{"type":"send","id":"a","to":1,"body":1}"#,
             "`to` must be a device id, which is always a string, as in \"100000000\", and is an integer",

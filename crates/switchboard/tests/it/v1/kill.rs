@@ -338,11 +338,11 @@ impl Peer {
             }
             "accepted" => self.accepted(world, device, frame),
             "rejected" if frame["code"] == "too_late" => {
-                assert!(self.cancels.remove(&number(frame)), "{frame}");
+                self.cancel_answered(world, frame);
                 Ok(())
             }
             "cancelled" => {
-                assert!(self.cancels.remove(&number(frame)), "{frame}");
+                self.cancel_answered(world, frame);
                 self.note(world, frame, |fate| fate.is_cancelled = true);
                 Ok(())
             }
@@ -351,6 +351,13 @@ impl Peer {
     }
 
     /// Records something about a message of this device.
+    fn cancel_answered(&mut self, world: &World, frame: &Value) {
+        let n = number(frame);
+        assert!(self.cancels.remove(&n), "{frame}");
+        let to = world.lock().ledger.messages[&(self.index, n)].to;
+        assert_eq!(frame["to"], world.names[to], "{frame}");
+    }
+
     fn note(&self, world: &World, frame: &Value, note: impl FnOnce(&mut Fate)) {
         let n = number(frame);
         world.note(|ledger| note(ledger.messages.get_mut(&(self.index, n)).expect("it was sent")));
@@ -416,9 +423,12 @@ impl Peer {
             ledger.accepted.entry((from, to)).or_default().push(n);
         });
         // Without a receipt nobody would know whether a crash undid the cancellation.
-        let may_cancel = world.lock().ledger.messages[&(from, n)].wants_receipt;
+        let (may_cancel, to) = {
+            let fate = &world.lock().ledger.messages[&(from, n)];
+            (fate.wants_receipt, fate.to)
+        };
         if may_cancel && self.random.one_in(8) {
-            let cancel = json!({"type": "cancel", "id": frame["id"]});
+            let cancel = json!({"type": "cancel", "id": frame["id"], "to": world.names[to]});
             device.socket().write(Message::text(cancel.to_string()))?;
             self.cancels.insert(n);
         }

@@ -203,6 +203,18 @@ fn a_sender_may_ask_for_less_than_disk() {
     assert!(b.take("2") > first);
 }
 
+fn cancel(to: &str, id: &str) -> Value {
+    json!({"type": "cancel", "id": id, "to": to})
+}
+
+fn cancelled(to: &str, id: &str) -> Value {
+    json!({"type": "cancelled", "id": id, "to": to})
+}
+
+fn too_late(to: &str, id: &str) -> Value {
+    json!({"type": "rejected", "id": id, "to": to, "code": "too_late"})
+}
+
 /// An action on a message before its outcome is told.
 type Ending = fn(&Server, &mut V1, V1);
 
@@ -228,8 +240,8 @@ fn every_message_has_one_outcome_that_says_how_it_ended() {
         ("expired", "", json!({"maybe_seen": true}), |_, _, mut b| {
             b.take("1");
         }),
-        ("cancelled", "busy", json!({}), |_, a, _| {
-            a.ask(json!({"type": "cancel", "id": "1"}), json!({"type": "cancelled", "id": "1"}));
+        ("cancelled", "busy", json!({}), |_, a, b| {
+            a.ask(cancel(&b.device(), "1"), cancelled(&b.device(), "1"));
         }),
         ("evicted", "", json!({"maybe_seen": true}), |_, _, mut b| {
             b.take("1");
@@ -289,21 +301,26 @@ fn an_expiry_is_told_within_a_second_also_over_a_restart() {
 fn what_was_pushed_cannot_be_cancelled_and_the_rest_can() {
     let server = Server::with(&["shards=3"]);
     let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
-    let too_late = |id: &str| json!({"type": "rejected", "id": id, "code": "too_late"});
-    let cancel = |id: &str| json!({"type": "cancel", "id": id});
-    a.send(&b.device(), "1");
+    let to = b.device();
+    a.send(&to, "1");
     let seq = b.take("1");
-    a.ask(cancel("1"), too_late("1"));
+    a.ask(cancel(&to, "1"), too_late(&to, "1"));
     b.ack(seq);
     b.hears_nothing();
-    a.ask(cancel("1"), too_late("1"));
-    a.ask(cancel("never"), too_late("never"));
+    a.ask(cancel(&to, "1"), too_late(&to, "1"));
+    a.ask(cancel(&to, "never"), too_late(&to, "never"));
     let b = b.leave();
-    a.send(&b.device, "2");
-    a.send(&b.device, "3");
+    a.send(&to, "2");
+    a.send(&to, "3");
+    // The message to that receiver alone, whoever else is named.
+    for other in [&a.device(), "nobody", "no body"] {
+        a.ask(cancel(other, "2"), too_late(other, "2"));
+    }
+    let error = json!({"type": "error", "code": "bad_frame", "id": "2"});
+    a.ask(json!({"type": "cancel", "id": "2"}), error);
     // The first answer may have been lost.
     for _ in 0..2 {
-        a.ask(cancel("2"), json!({"type": "cancelled", "id": "2"}));
+        a.ask(cancel(&to, "2"), cancelled(&to, "2"));
     }
     let mut b = b.back(&server, seq);
     b.take("3");
@@ -476,13 +493,12 @@ fn what_was_read_after_a_backup_or_in_a_lost_part_cannot_be_taken_back() {
             copy(backup.path(), &data);
         }
 
-        let cancel = |id: &str| json!({"type": "cancel", "id": id});
         for since in ["one", "two", "three"] {
             server.restart();
             let mut a = a_away.back(&server, 0);
-            a.ask(cancel("read"), json!({"type": "rejected", "id": "read", "code": "too_late"}));
+            a.ask(cancel("b", "read"), too_late("b", "read"));
             a.send("b", since);
-            a.ask(cancel(since), json!({"type": "cancelled", "id": since}));
+            a.ask(cancel("b", since), cancelled("b", since));
             a.leave();
             server.kill();
         }

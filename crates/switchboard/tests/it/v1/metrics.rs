@@ -95,7 +95,7 @@ pub(crate) const CASES: &[Case] = &[
     (rejected!("bad_request"), &[], |server| to_itself(server, json!({"ttl_ms": 0}))),
     (rejected!("too_late"), &[], |server| {
         let mut device = V1::anonymous(server);
-        device.say(&json!({"type": "cancel", "id": "1"}));
+        device.say(&json!({"type": "cancel", "id": "1", "to": device.device()}));
         Box::new(device)
     }),
     (outcome!("delivered"), &[], |server| {
@@ -112,7 +112,7 @@ pub(crate) const CASES: &[Case] = &[
     (outcome!("cancelled"), &[], |server| {
         let (mut device, away) = (V1::anonymous(server), V1::anonymous(server).leave());
         device.send(&away.device, "1");
-        device.say(&json!({"type": "cancel", "id": "1"}));
+        device.say(&json!({"type": "cancel", "id": "1", "to": away.device}));
         Box::new(device)
     }),
     (outcome!("evicted"), DEVICES_END, |server| Box::new(self_sent(server).leave())),
