@@ -12,6 +12,7 @@ mod directory;
 mod duplicates;
 mod mailboxes;
 mod names;
+mod partition;
 mod shrink;
 
 pub use broker::{Broker, Conn, Effect, Input, Moment, Refusal, ShardId};
@@ -19,9 +20,10 @@ pub use clock::{Jump, LastRun, StampClock};
 pub use directory::{DEVICE_BYTES, Directory, Presence, RECEIPT_BYTES};
 pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
-    Cancel, Content, Deliver, DeviceRecord, DeviceReplyTo, EndedRecord, Envelope, Event, Hello,
-    IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, NoRoom, Now, OutcomeRecord,
-    OutcomesFull, Position, Record, Replay, Reply, ReplyTo, Room, SendFilter, Stats, TextReplyTo,
-    Want, owner,
+    Cancel, Content, Deliver, DeviceRecord, DeviceReplyTo, EndedOf, EndedRecord, Envelope, Event,
+    ExchangeRecord, Hello, IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, NoRoom,
+    Now, Numbered, OutcomeRecord, OutcomesFull, Position, Record, Replay, Reply, ReplyTo, Room,
+    SendFilter, Stats, TextReplyTo, Want, owner,
 };
 pub use names::{HashKey, Names};
+pub use partition::{PARTITIONS, PartitionId};

@@ -1,4 +1,5 @@
-//! Devices with names: inside the process a name is a number too, with the top bit set.
+//! Devices with names: inside the process a name is a number too, with the top bit set, and with
+//! its partition.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -7,6 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use siphasher::sip::SipHasher13;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, PublicId};
+
+use crate::PartitionId;
+use crate::partition::IN_NAME;
 
 /// Set in the ids that stand for names, inside this process only: what [`DeviceId::is_number`] asks
 /// for.
@@ -24,7 +28,7 @@ pub struct Names {
 
 #[derive(Debug)]
 struct Table {
-    ids: HashMap<Arc<str>, u64, HashKey>,
+    ids: HashMap<Arc<str>, DeviceId, HashKey>,
     names: Vec<Arc<str>>,
 }
 
@@ -70,7 +74,7 @@ impl Names {
 
     fn find_name(&self, name: &str) -> Option<DeviceId> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.ids.get(name).map(|&index| DeviceId::new(NAME_BIT | index))
+        table.ids.get(name).copied()
     }
 
     /// Returns the id of a device; a name that has none is given one.
@@ -83,14 +87,15 @@ impl Names {
             DeviceRef::Name(name) => name,
         };
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let next = table.names.len() as u64;
+        let index = table.names.len() as u64;
+        let next = DeviceId::new(NAME_BIT | PartitionId::of(device).in_name() | index);
         let shared: Arc<str> = name.into();
         // Another shard may have added it since `find` let go of the lock.
-        let index = *table.ids.entry(Arc::clone(&shared)).or_insert(next);
-        if index == next {
+        let id = *table.ids.entry(Arc::clone(&shared)).or_insert(next);
+        if id == next {
             table.names.push(shared);
         }
-        DeviceId::new(NAME_BIT | index)
+        id
     }
 
     /// As [`Names::intern`], unless the device has a name that is new and there are `max` already.
@@ -118,7 +123,7 @@ impl Names {
             return PublicId::Number(id);
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let index = (id.get() & !NAME_BIT) as usize;
+        let index = (id.get() & ((1 << IN_NAME) - 1)) as usize;
         PublicId::Name(Arc::clone(table.names.get(index).expect("the bit is set only by intern")))
     }
 }

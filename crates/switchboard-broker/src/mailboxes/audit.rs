@@ -28,6 +28,10 @@ impl Broker {
             all += totals;
             device.audit_memory().map_err(|fault| format!("{id:?}: {fault}"))?;
         }
+        let outcomes = self.mailboxes.exchanges.totals();
+        stats.recount(Totals::default(), outcomes);
+        all += outcomes;
+        self.mailboxes.exchanges.audit()?;
         let (counted, kept) =
             ((stats, all.anonymous), (self.mailboxes.stats, self.mailboxes.anonymous));
         if counted != kept {

@@ -6,8 +6,8 @@ use switchboard_proto::v1::{DeviceRef, Outcome, RejectCode, ServerFrame};
 use super::deliver::Deferred;
 use super::entry::State;
 use super::envelope::{Cancel, DeviceReplyTo, Envelope, Room};
+use super::outcome::End;
 use super::send::rejection;
-use super::store::Pending;
 use super::{MessageKey, Now, Out};
 use crate::broker::Broker;
 
@@ -69,9 +69,7 @@ impl Broker {
                 self.take_back(now, of, cancel, out);
             }
             // It is being cancelled, and a crash could still undo that.
-            State::AwaitsOutcome | State::Leaving if is_cancelled => {
-                self.defer_cancel(of, cancel, out);
-            }
+            State::Leaving if is_cancelled => self.defer_cancel(of, cancel, out),
             State::Gone if is_cancelled => self.answer_cancel(cancel, Ok(()), out),
             _ => self.answer_cancel(cancel, Err(RejectCode::TooLate), out),
         }
@@ -80,17 +78,14 @@ impl Broker {
     /// Takes a message out of its mailbox, and answers when that is recorded.
     fn take_back(&mut self, now: Now, of: MessageKey, cancel: Cancel, out: Out<'_>) {
         let Some(taken) = self.take(of.device, of.seq, Outcome::Cancelled, out) else { return };
-        if !taken.receipt && !taken.is_stored {
-            return self.answer_cancel(cancel, Ok(()), out);
-        }
-        self.defer_cancel(of, cancel, out);
-        if taken.receipt {
-            self.message_ended(now, of.device, taken, Outcome::Cancelled, out);
+        let cancelled = Some(cancel.id.clone());
+        if taken.is_stored {
+            self.defer_cancel(of, cancel, out);
         } else {
-            let mailbox_name = self.incarnation(of.device);
-            let pending = Pending::Removed { of, mailbox_name };
-            self.record_removed(of.device, of.seq, pending, out);
+            self.answer_cancel(cancel, Ok(()), out);
         }
+        let end = End { outcome: Outcome::Cancelled, reason: None, cancelled };
+        self.message_ended(now, of.device, taken, end, out);
     }
 
     fn defer_cancel(&mut self, of: MessageKey, cancel: Cancel, out: Out<'_>) {

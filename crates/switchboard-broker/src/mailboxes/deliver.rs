@@ -179,8 +179,7 @@ impl Broker {
         if let Some(NoRoom::Outcomes(full)) = deliver.no_room {
             return Err(Reply::OutcomesFull(full));
         }
-        // One that is ending exists only until the outcomes of what waited for it are recorded.
-        let device = self.mailboxes.devices.get_mut(&deliver.to).filter(|device| !device.is_ending);
+        let device = self.mailboxes.devices.get_mut(&deliver.to);
         let device = device.ok_or(Reply::Rejected(RejectCode::NoSuchDevice))?;
         let strongest = if device.is_ephemeral { Durability::Memory } else { strongest };
         let durability = deliver.durability.unwrap_or(strongest);

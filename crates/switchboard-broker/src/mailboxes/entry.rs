@@ -59,8 +59,6 @@ pub(crate) enum Kept {
     Here,
     /// Its record is or will be in the store.
     Stored,
-    /// The same, and compaction copied the record, perhaps behind the one that removes the entry.
-    Moved,
 }
 
 impl Kept {
@@ -76,11 +74,9 @@ pub(crate) enum State {
     Unsynced,
     /// May be pushed.
     Ready,
-    /// Out of the mailbox for the device; its outcome is not recorded yet.
-    AwaitsOutcome,
-    /// Out of the mailbox, while the record of its removal is not synced: it was not pushed in this
-    /// session, or nobody wants its outcome. Nothing behind it may be pushed: a crash could bring
-    /// it back, and then it would come after what lies behind it.
+    /// Out of the mailbox, while the record of that is not synced, and not pushed in this session.
+    /// Nothing behind it may be pushed: a crash could bring it back, and then it would come after
+    /// what lies behind it.
     Leaving,
     /// Out of the mailbox for good; dropped with those before it.
     Gone,
@@ -128,8 +124,8 @@ impl Entry {
         Totals { messages: 1, bytes: self.len as usize, memory, receipts: 0, anonymous }
     }
 
-    /// Returns the amount that a message with a receipt adds to `Mailbox::totals` until its
-    /// outcome is recorded: the most that the outcome's records take in the store.
+    /// Returns the amount that a message with a receipt adds to `Mailbox::totals` while it waits:
+    /// the most that the outcome's records take in the store.
     pub(super) fn reserve(&self) -> Totals {
         if !self.is_stored() {
             return Totals::default();

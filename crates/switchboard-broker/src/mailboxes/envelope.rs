@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Durability, RejectCode};
 
+use super::MessageOutcome;
+use super::exchange::Numbered;
 use super::reserved::OutcomesFull;
-use super::{MessageKey, MessageOutcome};
-use crate::{Conn, Digest, ShardId};
+use crate::{Conn, Digest, PartitionId, ShardId};
 
 /// An envelope from one shard's broker to another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub enum Envelope {
         /// `Ok` if the message is cancelled, otherwise the reason for which it is not.
         result: Result<(), RejectCode>,
     },
-    /// The outcome of a message, for the shard of its sender, which asked for it.
+    /// The outcome of a message, for the partition of its sender, which asked for it.
     Outcome {
         /// The sender.
         to: DeviceId,
@@ -53,14 +54,18 @@ pub enum Envelope {
         id: Box<str>,
         /// The outcome.
         outcome: MessageOutcome,
-        /// True if the sender was ephemeral: another device of its id is not told.
-        is_of_ephemeral: bool,
+        /// Its place in the exchange of the two partitions; `None` if it is in memory only.
+        numbered: Option<Numbered>,
     },
-    /// The outcome of a message is recorded; for the shard of its receiver.
-    Settled(MessageKey),
-    /// Nobody is to be told the outcome of a message, as its sender has ended; for the shard of
-    /// its receiver.
-    Unwanted(MessageKey),
+    /// Outcomes are recorded by the partition of their senders; for that of the receivers.
+    Settled {
+        /// The partition of the receivers, which sent them.
+        source: PartitionId,
+        /// The partition of the senders.
+        target: PartitionId,
+        /// The number below which all are recorded.
+        to: u64,
+    },
     /// A watched device came or went.
     Presence {
         /// The watcher.
@@ -84,10 +89,7 @@ impl Envelope {
             Envelope::Outcome { id, outcome, .. } => {
                 id.len() + outcome.reason.as_ref().map_or(0, |reason| reason.len())
             }
-            Envelope::TextReply { .. }
-            | Envelope::Settled(_)
-            | Envelope::Unwanted(_)
-            | Envelope::Presence { .. } => 0,
+            Envelope::TextReply { .. } | Envelope::Settled { .. } | Envelope::Presence { .. } => 0,
         };
         size_of::<Envelope>() + beside
     }

@@ -20,8 +20,6 @@ const FLAP_MIN: usize = 5;
 const FLAP_WINDOW: Duration = Duration::from_secs(10);
 /// Time for which it waits.
 const FLAP_WAIT: Duration = Duration::from_secs(2);
-/// Interval at which a newcomer checks again if the device before it has ended.
-const LEAVING_WAIT: Duration = Duration::from_millis(50);
 
 /// Times of the latest takeovers of a device.
 #[derive(Debug, Default)]
@@ -52,7 +50,7 @@ pub struct Hello {
     pub is_ephemeral: bool,
 }
 
-/// A newcomer that must wait: for the flap guard, or until the device before it has ended.
+/// A newcomer that must wait for the flap guard.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     hello: Hello,
@@ -87,8 +85,6 @@ impl Broker {
         }
         match self.mailboxes.devices.get(&id) {
             None => self.begin(now, hello, out),
-            // The outcomes of what waited for it are being recorded; then it begins anew.
-            Some(device) if device.is_leaving() => self.wait(now, hello, LEAVING_WAIT, out),
             Some(_) => self.come_back(now, hello, out),
         }
     }
@@ -112,12 +108,7 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let takeovers = std::mem::take(&mut device.takeovers);
         self.end_session(now, id, Some(close::TAKEN_OVER), out);
-        if self.mailboxes.devices.contains_key(&id) {
-            // Outcomes of what waited for it are still pending.
-            self.wait(now, hello, LEAVING_WAIT, out);
-        } else {
-            self.begin(now, hello, out);
-        }
+        self.begin(now, hello, out);
         self.go_on_counting(id, takeovers);
     }
 
@@ -231,10 +222,9 @@ impl Broker {
 
     fn add_device(&mut self, now: Now, hello: &Hello, is_new: bool) {
         let id = hello.device;
-        // Odd: in a record an even name marks a device that is ending.
+        // Never 0, which is no device.
         let mut device = Device::new(id, hello.nonce | 1, now);
         device.is_ephemeral = hello.is_ephemeral;
-        device.receipts = hello.is_ephemeral.then(Box::default);
         self.mailboxes.stats.mailboxes += u64::from(!hello.is_ephemeral);
         if !self.mailboxes.is_durable || hello.is_ephemeral {
             // No crash can make it give a number twice, because the mailbox is lost in it, too.
@@ -376,11 +366,8 @@ impl Broker {
             return self.mailboxes.timers.set(waiting.until, Alarm::Waiting, id);
         }
         if let Some(waiting) = device.waiting.take() {
-            let (is_leaving, is_ephemeral) = (device.is_leaving(), device.is_ephemeral);
+            let is_ephemeral = device.is_ephemeral;
             self.mailboxes.end_wait(waiting.hello.conn);
-            if is_leaving {
-                return self.wait(now, waiting.hello, LEAVING_WAIT, out);
-            }
             if is_ephemeral {
                 return self.replace_ephemeral(now, waiting.hello, out);
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use switchboard_proto::DeviceId;
 
-use super::entry::{Entry, Kept, Kind, NEVER, State};
+use super::entry::{Entry, Kind, NEVER, State};
 use super::expiries::Expiries;
 use super::reserved::{OutcomesFull, Reserved};
 use super::shares::{Load, Quota, Shares};
@@ -16,8 +16,7 @@ use crate::{Moment, StampClock};
 
 /// The messages and outcomes that wait for one device.
 ///
-/// An entry leaves by ack, refusal, expiry, cancellation or eviction. A message whose sender asked
-/// for an outcome stays, *awaiting its outcome*, until that is recorded.
+/// An entry leaves by ack, refusal, expiry, cancellation or eviction.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     /// By rising `seq`; gaps are possible.
@@ -270,8 +269,7 @@ impl Mailbox {
         self.entries.get_mut(index)
     }
 
-    /// Takes a waiting entry out of the mailbox and returns it. One with a receipt stays in
-    /// `entries` until its outcome is recorded. Returns `None` for an entry that is out already.
+    /// Takes a waiting entry out of the mailbox and returns it; `None` if it is out already.
     pub(crate) fn take(&mut self, seq: u64) -> Option<Taken> {
         let index = self.index_of(seq)?;
         let taken = self.take_at(index)?;
@@ -279,12 +277,16 @@ impl Mailbox {
         Some(taken)
     }
 
+    /// Takes out everything that waits.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Taken> {
+        (0..self.entries.len()).filter_map(|index| self.take_at(index))
+    }
+
     fn take_at(&mut self, index: usize) -> Option<Taken> {
         let entry = &mut self.entries[index];
         if !entry.waits() {
             return None;
         }
-        // What is set aside for its outcome stays until that is recorded (`settle`).
         self.totals -= entry.totals(self.is_anonymous);
         if entry.is_outcome() {
             self.outcomes.messages -= 1;
@@ -298,7 +300,11 @@ impl Mailbox {
         }
         let maybe_seen = entry.seq <= self.pushed_to;
         let (seq, from) = (entry.seq, entry.from);
-        let content = entry.content.as_ref().filter(|_| entry.receipt());
+        let receipt = entry.receipt();
+        if receipt {
+            self.totals -= entry.reserve();
+        }
+        let content = entry.content.as_ref().filter(|_| receipt);
         let id = content.map(|content| content.id().into());
         let is_stored = entry.is_stored();
         // Before the state changes, on which this depends.
@@ -306,53 +312,24 @@ impl Mailbox {
         // One that was pushed in this session need not hold back what lies behind it, which may be
         // pushed already. Should a crash bring it back, the client acks it by its `last_seq`.
         let may_be_seen = entry.seq <= self.cursor.max(self.acked_to);
-        entry.state = match entry.receipt() {
-            true => State::AwaitsOutcome,
-            false if entry.is_stored() && !may_be_seen => State::Leaving,
-            false => State::Gone,
-        };
+        entry.state = if is_stored && !may_be_seen { State::Leaving } else { State::Gone };
         self.gone += usize::from(entry.state == State::Gone);
-        if !entry.receipt() {
-            entry.content = None;
-        }
-        let receipt = entry.receipt();
+        entry.content = None;
         let is_outcome = entry.is_outcome();
         let is_of_ephemeral = entry.is_of_ephemeral();
         Some(Taken { seq, from, id, receipt, maybe_seen, is_stored, is_outcome, is_of_ephemeral })
     }
 
-    /// Notes that the record of an entry's removal, or of its outcome, is synced: the entry is
-    /// gone. Returns whether a copy of its record may lie behind that one.
-    pub(crate) fn settle(&mut self, seq: u64) -> bool {
-        let mut is_moved = false;
+    /// Notes that the record of an entry's removal is synced: the entry is gone.
+    pub(crate) fn settle(&mut self, seq: u64) {
         if let Some(index) = self.index_of(seq)
             && let Some(entry) = self.entries.get_mut(index)
-            && matches!(entry.state, State::AwaitsOutcome | State::Leaving)
+            && entry.state == State::Leaving
         {
-            // If nobody wanted the outcome any more, `unwanted` has released this already.
-            if entry.state == State::AwaitsOutcome {
-                self.totals -= entry.reserve();
-            }
             entry.state = State::Gone;
-            entry.content = None;
-            is_moved = entry.kept == Kept::Moved;
             self.gone += 1;
         }
         self.tidy();
-        is_moved
-    }
-
-    /// Notes that nobody waits for the outcome of an entry any more. Returns whether a record
-    /// must say that the entry is out.
-    pub(crate) fn unwanted(&mut self, seq: u64) -> bool {
-        let Some(index) = self.index_of(seq) else { return false };
-        let entry = &mut self.entries[index];
-        if entry.state != State::AwaitsOutcome || !entry.is_stored() {
-            return false;
-        }
-        self.totals -= entry.reserve();
-        entry.state = State::Leaving;
-        true
     }
 
     /// Drops entries that are gone, and memory that is not needed any more.
@@ -442,11 +419,9 @@ impl Mailbox {
             let index = from + index;
             match entry.state {
                 State::Gone => {}
-                // No crash brings back what is in memory only, and what was acked was seen.
-                State::AwaitsOutcome if !entry.is_stored() || entry.seq <= self.acked_to => {}
                 // A crash could still bring it back. Then it would come after the entries behind
                 // it, or never: an ack of one of those covers its number, too.
-                State::AwaitsOutcome | State::Leaving => return Next::Wait,
+                State::Leaving => return Next::Wait,
                 _ if is_text && entry.is_outcome() => {}
                 // Not passed over: messages come in the order of their numbers, and an ack covers
                 // all numbers below its own.
@@ -565,32 +540,11 @@ impl Mailbox {
         self.totals
     }
 
-    /// Notes that an entry's record is being copied.
-    pub(crate) fn moves(&mut self, seq: u64) {
-        if let Some(entry) = self.find_mut(seq) {
-            entry.kept = Kept::Moved;
-        }
-    }
-
     /// Notes the position of the copy of an entry's record.
     pub(crate) fn moved(&mut self, seq: u64, position: Position) {
         if let Some(entry) = self.find_mut(seq) {
             entry.position = position;
         }
-    }
-
-    /// Returns the entries whose outcomes are not recorded, as they were when they were taken.
-    pub(crate) fn awaiting_outcome(&self) -> impl Iterator<Item = Taken> {
-        self.entries.iter().filter(|entry| entry.state == State::AwaitsOutcome).map(|entry| Taken {
-            seq: entry.seq,
-            from: entry.from,
-            id: entry.content.as_ref().map(|content| content.id().into()),
-            receipt: true,
-            maybe_seen: true,
-            is_stored: entry.is_stored(),
-            is_outcome: false,
-            is_of_ephemeral: entry.is_of_ephemeral(),
-        })
     }
 
     /// Notes that the record of an entry is synced and lies at `position`: the entry may be seen.
@@ -599,11 +553,7 @@ impl Mailbox {
         let entry = &mut self.entries[index];
         // Counted anew below: it depends on state and position.
         self.cached -= entry.cached_bytes();
-        // An outcome for an ephemeral device has no record: what was synced says only that the
-        // message is out.
-        if entry.is_stored() {
-            entry.position = position;
-        }
+        entry.position = position;
         if entry.state == State::Unsynced {
             entry.state = State::Ready;
         }
@@ -712,8 +662,7 @@ impl Mailbox {
         for entry in self.entries.iter().filter(waits) {
             totals += entry.totals(self.is_anonymous);
         }
-        let is_owing = |entry: &&Entry| entry.waits() || entry.state == State::AwaitsOutcome;
-        for entry in self.entries.iter().filter(is_owing).filter(|entry| entry.receipt()) {
+        for entry in self.entries.iter().filter(waits).filter(|entry| entry.receipt()) {
             totals += entry.reserve();
         }
         totals += self.memory_of(self.reserved_in_memory);
@@ -771,13 +720,13 @@ fn waits(entries: &VecDeque<Entry>, seq: u64) -> bool {
 pub(crate) struct Taken {
     pub(crate) seq: u64,
     pub(crate) from: DeviceId,
-    /// The message's id, if its outcome is awaited.
+    /// The message's id, if its sender asked for its outcome.
     pub(crate) id: Option<Box<str>>,
     pub(crate) receipt: bool,
     pub(crate) maybe_seen: bool,
     pub(crate) is_stored: bool,
     pub(crate) is_outcome: bool,
-    /// True if its outcome is awaited and its sender was ephemeral.
+    /// True if its sender asked for its outcome and is ephemeral.
     pub(crate) is_of_ephemeral: bool,
 }
 

@@ -20,6 +20,7 @@ mod crowd;
 mod deliver;
 mod entry;
 mod envelope;
+mod exchange;
 mod expiries;
 mod frames;
 mod hello;
@@ -54,16 +55,19 @@ pub use envelope::{
 };
 pub use push::Want;
 pub use record::{
-    DeviceRecord, EndedRecord, IdRecord, MessageRecord, OutcomeRecord, Position, Record,
+    DeviceRecord, EndedOf, EndedRecord, ExchangeRecord, IdRecord, MessageRecord, OutcomeRecord,
+    Position, Record,
 };
 pub use recover::Replay;
 pub use reserved::OutcomesFull;
 
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
-use crate::{Moment, ShardId, StampClock};
+use crate::{Moment, PartitionId, ShardId, StampClock};
 use announcements::Announcements;
 use deliver::Deferred;
+pub use exchange::Numbered;
+use exchange::{Exchanges, Pair};
 pub use hello::Hello;
 use mailbox::Mailbox;
 use session::Session;
@@ -194,8 +198,6 @@ pub struct MessageOutcome {
     pub maybe_seen: bool,
     /// Reason that the receiver gave when it refused it.
     pub reason: Option<Box<str>>,
-    /// True if the message was in the store, so that its outcome must be there, too.
-    pub is_stored: bool,
 }
 
 /// Events that are counted, beside the effects.
@@ -258,6 +260,8 @@ pub(crate) struct Mailboxes {
     stale_records_at: Moment,
     /// The ids of messages that its devices were sent.
     window: Window,
+    /// The exchanges of outcomes with other partitions.
+    exchanges: Exchanges,
     /// Requests about messages that wait for a record.
     deferred: FxHashMap<MessageKey, Vec<Deferred>>,
     /// Envelopes from this shard to itself.
@@ -299,7 +303,7 @@ pub struct Stats {
 /// One device with a mailbox.
 #[derive(Debug)]
 pub(crate) struct Device {
-    /// Name of its mailbox: an odd number, or 0 in a replay that has not come to its record.
+    /// Name of its mailbox; 0 in a replay that has not come to its record.
     mailbox_name: u64,
     mailbox: Mailbox,
     session: Option<Box<Session>>,
@@ -327,10 +331,8 @@ pub(crate) struct Device {
     is_ack_dirty: bool,
     /// True if it ends with its connection. The store knows nothing of it.
     is_ephemeral: bool,
-    /// The messages of an ephemeral device whose outcomes will come; at most `outcomes_max`.
+    /// The messages whose outcomes will come and be in memory only; at most `outcomes_max`.
     receipts: Option<Box<FxHashSet<MessageKey>>>,
-    /// Set while it is ending: the outcomes of what waited for it are being recorded.
-    is_ending: bool,
 }
 
 impl Mailboxes {
@@ -357,6 +359,7 @@ impl Mailboxes {
             stale_records: BTreeSet::new(),
             stale_records_at: Moment::default(),
             window: Window::default(),
+            exchanges: Exchanges::default(),
             deferred: FxHashMap::default(),
             local: VecDeque::new(),
             answered_id: String::new(),
@@ -485,16 +488,14 @@ impl Device {
             is_ack_dirty: false,
             is_ephemeral: false,
             receipts: None,
-            is_ending: false,
         }
     }
 }
 
 /// Returns the shard that owns a device with a mailbox.
+#[inline]
 pub fn owner(device: DeviceId, shards: u16) -> ShardId {
-    // Fibonacci hashing spreads neighbouring numbers over the shards.
-    let hash = device.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    ShardId((hash % u64::from(shards)) as u16)
+    PartitionId::of_id(device).shard(shards)
 }
 
 impl Broker {
@@ -541,11 +542,12 @@ impl Broker {
             Envelope::CancelReply { reply_to, of, id, result } => {
                 self.cancel_reply(reply_to, of, &id, result, out);
             }
-            Envelope::Outcome { to, id, outcome, is_of_ephemeral } => {
-                self.told_outcome(to, id, outcome, is_of_ephemeral, out);
+            Envelope::Outcome { to, id, outcome, numbered } => {
+                self.told_outcome(to, &id, &outcome, numbered, out);
             }
-            Envelope::Settled(of) => self.settled(now, of, out),
-            Envelope::Unwanted(of) => self.unwanted(now, of, out),
+            Envelope::Settled { source, target, to } => {
+                self.settled(Pair { own: source, other: target }, to, out);
+            }
             Envelope::Presence { to, device, online, at_ms } => {
                 self.presence(to, device, online, at_ms, out);
             }

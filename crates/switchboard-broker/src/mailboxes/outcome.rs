@@ -1,17 +1,18 @@
-//! Ends of messages and devices: the outcome is recorded together with the message's removal, and
-//! then told to its sender.
+//! Ends of messages and devices, and the way of an outcome to the sender that asked for it.
 
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Outcome;
 
 use super::entry::{Entry, Kept, Kind, NEVER, State};
+use super::exchange::{self, Numbered, Pair};
 use super::mailbox::Taken;
 use super::store::Pending;
 use super::totals::Totals;
 use super::{
-    Content, Device, EndedRecord, Envelope, Event, MessageKey, MessageOutcome, Now, Out,
+    Content, Device, EndedOf, EndedRecord, Envelope, Event, MessageKey, MessageOutcome, Now, Out,
     OutcomeRecord, Position, Record,
 };
+use crate::PartitionId;
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT, shrink};
 
@@ -19,17 +20,30 @@ use crate::shrink::{KEPT, shrink};
 pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) reason: Option<Box<str>>,
+    /// The message's id, if its sender cancelled it.
+    pub(super) cancelled: Option<Box<str>>,
 }
 
 impl From<Outcome> for End {
     fn from(outcome: Outcome) -> End {
-        End { outcome, reason: None }
+        End { outcome, reason: None, cancelled: None }
     }
 }
 
+/// An outcome that is told when a record is synced.
+#[derive(Debug)]
+pub(super) enum Telling {
+    /// Nobody asked for it.
+    Nobody,
+    /// The oldest of the exchange that is not synced.
+    Numbered(Pair),
+    /// The sender is ephemeral.
+    Ephemeral { to: DeviceId, id: Box<str>, outcome: Box<MessageOutcome> },
+}
+
 impl Broker {
-    /// Sends the outcome of a message that is out of its mailbox to the shard of its sender,
-    /// which asked for it.
+    /// Records the end of a message that is out of its mailbox, and tells its sender, if that asked
+    /// for the outcome.
     pub(super) fn message_ended(
         &mut self,
         now: Now,
@@ -38,32 +52,61 @@ impl Broker {
         end: impl Into<End>,
         out: Out<'_>,
     ) {
-        let End { outcome, reason } = end.into();
+        let End { outcome, reason, cancelled } = end.into();
         // An ack or a refusal says that it was seen, and only what was never pushed is cancelled.
         let unsure = matches!(outcome, Outcome::Expired | Outcome::Evicted);
+        let of = MessageKey { device: id, seq: taken.seq };
         let outcome = MessageOutcome {
-            of: MessageKey { device: id, seq: taken.seq },
+            of,
             kind: outcome,
             at_ms: now.wall_ms,
             maybe_seen: unsure && taken.maybe_seen,
-            reason,
-            is_stored: taken.is_stored,
+            reason: reason.filter(|_| taken.receipt),
         };
-        // Now, so that it lies before the record of any later ack of the receiver. The outcome's
-        // own record may come after that, and a crash in between would leave the message as
-        // acked.
-        self.record_end(&outcome, out);
-        self.tell_end(taken, outcome, out);
-    }
-
-    /// Records the end of a message, unless another record says it.
-    fn record_end(&mut self, outcome: &MessageOutcome, out: Out<'_>) {
-        // An ack has its own record, and the record of a device says that it is ending.
-        let is_said = matches!(outcome.kind, Outcome::Delivered | Outcome::Evicted);
-        if is_said || !outcome.is_stored {
+        if !taken.is_stored {
+            if taken.receipt {
+                self.tell_unnumbered(taken.from, taken.id.unwrap_or_default(), outcome, out);
+            }
             return;
         }
-        let device = self.show(outcome.of.device);
+        let from = taken.from;
+        // Numbered before the record is made, which contains the number.
+        let pair = Pair { own: PartitionId::of_id(id), other: PartitionId::of_id(from) };
+        let message_id = taken.id.or(cancelled);
+        let number = (taken.receipt && !taken.is_of_ephemeral).then(|| {
+            let pending = exchange::Pending {
+                to: from,
+                id: message_id.clone().unwrap_or_default(),
+                outcome: outcome.clone(),
+                position: Position::NOWHERE,
+            };
+            self.recount(Totals::default(), pending.totals());
+            self.mailboxes.exchanges.of(pair).add(pending)
+        });
+        self.record_end(from, message_id.as_deref(), &outcome, number, out);
+        let telling = match number {
+            Some(_) => Telling::Numbered(pair),
+            None if taken.receipt => {
+                let (id, outcome) = (message_id.unwrap_or_default(), Box::new(outcome));
+                Telling::Ephemeral { to: from, id, outcome }
+            }
+            None => Telling::Nobody,
+        };
+        let mailbox_name = self.incarnation(id);
+        self.mailboxes.pending.push_back(Pending::Ended { of, mailbox_name, telling });
+    }
+
+    /// Appends the record of the end of a message.
+    pub(super) fn record_end(
+        &self,
+        from: DeviceId,
+        id: Option<&str>,
+        outcome: &MessageOutcome,
+        number: Option<u64>,
+        out: Out<'_>,
+    ) {
+        let (device, from) = (self.show(outcome.of.device), self.show(from));
+        let of = id.map(|id| EndedOf { from: from.as_ref(), id, number });
         out(Effect::Append(Record::Ended(EndedRecord {
             device: device.as_ref(),
             seq: outcome.of.seq,
@@ -71,175 +114,229 @@ impl Broker {
             at_ms: outcome.at_ms,
             maybe_seen: outcome.maybe_seen,
             reason: outcome.reason.as_deref(),
+            of,
         })));
-        self.mailboxes.pending.push_back(Pending::Nothing);
     }
 
-    /// Sends the outcome of a message to the shard of its sender.
-    pub(super) fn tell_end(&mut self, taken: Taken, outcome: MessageOutcome, out: Out<'_>) {
-        let (to, is_of_ephemeral) = (taken.from, taken.is_of_ephemeral);
-        let id = taken.id.unwrap_or_default();
-        let envelope = Envelope::Outcome { to, id, outcome, is_of_ephemeral };
-        self.send_to_owner(to, envelope, out);
+    /// Tells the sender of a message that ended, now that this is recorded, and drops the message.
+    pub(super) fn end_recorded(
+        &mut self,
+        of: MessageKey,
+        mailbox_name: u64,
+        telling: Telling,
+        position: Position,
+        out: Out<'_>,
+    ) {
+        match telling {
+            Telling::Nobody => {}
+            Telling::Numbered(pair) => {
+                let exchange = self.mailboxes.exchanges.of(pair);
+                if let Some((number, before, pending)) = exchange.synced(position) {
+                    let envelope = numbered(pair, (number, before), pending);
+                    self.send_to_shard(pair.other.shard(self.mailboxes.shards), envelope, out);
+                }
+            }
+            Telling::Ephemeral { to, id, outcome } => {
+                self.tell_unnumbered(to, id, *outcome, out);
+            }
+        }
+        self.cancel_recorded(of, out);
+        self.left(of, mailbox_name, out);
     }
 
-    /// Records the outcome of a message that a device of this shard sent, and puts it into the
-    /// device's mailbox.
-    pub(super) fn told_outcome(
+    /// Sends an outcome that is in memory only. No crash may bring it back, so it needs no number.
+    fn tell_unnumbered(
         &mut self,
         to: DeviceId,
         id: Box<str>,
         outcome: MessageOutcome,
-        is_of_ephemeral: bool,
+        out: Out<'_>,
+    ) {
+        let envelope = Envelope::Outcome { to, id, outcome, numbered: None };
+        self.send_to_owner(to, envelope, out);
+    }
+
+    /// Sends everything of an exchange that is not settled.
+    pub(super) fn send_outcomes(&mut self, pair: Pair, out: Out<'_>) {
+        let Some(exchange) = self.mailboxes.exchanges.find(pair) else { return };
+        let envelopes: Vec<Envelope> = exchange
+            .to_send()
+            .map(|(number, before, pending)| numbered(pair, (number, before), pending))
+            .collect();
+        let shard = pair.other.shard(self.mailboxes.shards);
+        for envelope in envelopes {
+            self.send_to_shard(shard, envelope, out);
+        }
+    }
+
+    /// Takes the outcome of a message that a device of this shard sent.
+    pub(super) fn told_outcome(
+        &mut self,
+        to: DeviceId,
+        id: &str,
+        outcome: &MessageOutcome,
+        numbered: Option<Numbered>,
+        out: Out<'_>,
+    ) {
+        let Some(numbered) = numbered else {
+            return self.put_outcome(to, id, outcome, None, out);
+        };
+        let pair = Pair { own: PartitionId::of_id(to), other: numbered.source };
+        let exchange = self.mailboxes.exchanges.of(pair);
+        if exchange.take(numbered) == exchange::Taken::Next {
+            self.put_outcome(to, id, outcome, Some(numbered), out);
+            if self.mailboxes.exchanges.of(pair).is_applying() {
+                // Settled when it is synced.
+                return;
+            }
+        }
+        self.settle_with(pair, out);
+    }
+
+    /// Tells the other partition how far its outcomes are recorded.
+    fn settle_with(&mut self, pair: Pair, out: Out<'_>) {
+        let Some(exchange) = self.mailboxes.exchanges.find(pair) else { return };
+        let Pair { own: target, other: source } = pair;
+        let envelope = Envelope::Settled { source, target, to: exchange.recorded_to() };
+        self.send_to_shard(source.shard(self.mailboxes.shards), envelope, out);
+    }
+
+    /// Puts an outcome into the mailbox of the device that asked for it, and into the store if it
+    /// is to be there.
+    fn put_outcome(
+        &mut self,
+        to: DeviceId,
+        id: &str,
+        outcome: &MessageOutcome,
+        numbered: Option<Numbered>,
         out: Out<'_>,
     ) {
         let of = outcome.of;
-        let is_stored = outcome.is_stored && self.mailboxes.is_durable;
         let shown = self.show(to);
-        let mut device = self.mailboxes.devices.get_mut(&to);
-        let Some(device) = device.take_if(|device| device.may_be_told(of, is_of_ephemeral)) else {
-            // The receiver's shard keeps the message until it hears of it.
-            return self.send_to_owner(of.device, Envelope::Unwanted(of), out);
-        };
+        let of_shown = self.show(of.device);
+        let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
+        if !device.may_be_told(of, numbered.is_some()) {
+            return;
+        }
         let before = device.mailbox.totals();
         device.mailbox.release_outcome(of.device);
         let seq = device.mailbox.next_seq();
-        let of_shown = self.directory.names().show(of.device);
-        let is_ephemeral = device.is_ephemeral;
-        if is_stored && is_ephemeral {
-            // The store knows nothing of an ephemeral device, and so takes no record of the
-            // outcome. It must know that the message is gone before the outcome is told.
-            out(Effect::Append(Record::Removed { device: of_shown.as_ref(), seq: of.seq }));
-        } else if is_stored {
-            // One record for the outcome and the removal: no crash leaves one without the other.
-            out(Effect::Append(Record::Outcome(OutcomeRecord {
-                to: shown.as_ref(),
-                seq,
-                id: &id,
-                of: of_shown.as_ref(),
-                of_seq: of.seq,
-                outcome: outcome.kind,
-                at_ms: outcome.at_ms,
-                maybe_seen: outcome.maybe_seen,
-                reason: outcome.reason.as_deref(),
-            })));
-        }
-        let len = id.len() + outcome.reason.as_ref().map_or(0, |reason| reason.len());
-        let reason = outcome.reason.as_deref();
-        let content =
-            Content::outcome(&id, outcome.kind, outcome.at_ms, outcome.maybe_seen, reason);
-        let kept = Kept::stored(is_stored && !is_ephemeral);
+        let kept = Kept::stored(numbered.is_some());
         // The outcome itself takes that memory now. Both come within one `recount`.
         if kept == Kept::Here {
             device.mailbox.release_memory();
         }
+        let reason = outcome.reason.as_deref();
+        let len = id.len() + reason.map_or(0, str::len);
         device.mailbox.push(Entry {
             seq,
             from: of.device,
             position: Position::NOWHERE,
             expires_at: NEVER,
             len: len as u32,
-            state: if is_stored { State::Unsynced } else { State::Ready },
+            state: if kept == Kept::Stored { State::Unsynced } else { State::Ready },
             kind: Kind::Outcome,
             kept,
             is_in_flight: false,
-            content: Some(content),
+            content: Some(Content::outcome(
+                id,
+                outcome.kind,
+                outcome.at_ms,
+                outcome.maybe_seen,
+                reason,
+            )),
         });
         let after = device.mailbox.totals();
         self.recount(before, after);
-        if is_stored {
-            let pending = Pending::Outcome { to, seq, of };
-            self.mailboxes.pending.push_back(pending);
-        } else {
+        let Some(Numbered { source, number, .. }) = numbered else {
             self.reserve_seqs(to, out);
-            self.outcome_recorded(to, of, out);
-        }
+            return self.push_ready(to, out);
+        };
+        let pair = Pair { own: PartitionId::of_id(to), other: source };
+        self.mailboxes.exchanges.of(pair).applies();
+        out(Effect::Append(Record::Outcome(OutcomeRecord {
+            to: shown.as_ref(),
+            seq,
+            id,
+            of: of_shown.as_ref(),
+            outcome: outcome.kind,
+            at_ms: outcome.at_ms,
+            maybe_seen: outcome.maybe_seen,
+            reason,
+            source,
+            number,
+        })));
+        self.mailboxes.pending.push_back(Pending::Outcome { to, seq, pair });
     }
 
-    /// Tells the receiver's shard that an outcome is as durable as it must be, and the sender's
-    /// device the outcome.
-    pub(super) fn outcome_recorded(&mut self, to: DeviceId, of: MessageKey, out: Out<'_>) {
-        self.send_to_owner(of.device, Envelope::Settled(of), out);
+    /// Shows a device an outcome whose record is synced, and settles it.
+    pub(super) fn outcome_recorded(
+        &mut self,
+        to: DeviceId,
+        seq: u64,
+        pair: Pair,
+        position: Position,
+        out: Out<'_>,
+    ) {
+        self.mailboxes.exchanges.of(pair).applied();
+        self.settle_with(pair, out);
+        let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
+        device.mailbox.synced(seq, position);
         self.push_ready(to, out);
+        self.keep_cache_small(to, seq);
     }
 
-    /// Drops a message of this shard's device whose outcome is recorded.
-    pub(super) fn settled(&mut self, now: Now, of: MessageKey, out: Out<'_>) {
-        if self.settle(of) {
-            // The record of the outcome removes only what lies before it, and the copy may lie
-            // behind.
-            self.record_removed(of.device, of.seq, Pending::Nothing, out);
+    /// Forgets outcomes that the other partition has recorded.
+    pub(super) fn settled(&mut self, pair: Pair, to: u64, out: Out<'_>) {
+        let exchange = self.mailboxes.exchanges.of(pair);
+        let before = exchange.settle(to);
+        let is_worth_recording = exchange.is_worth_recording();
+        self.recount(before, Totals::default());
+        if is_worth_recording {
+            self.record_exchange(pair, out);
         }
-        self.cancel_recorded(of, out);
-        self.push_ready(of.device, out);
-        self.note_idle(of.device);
-        self.end_if_settled(now, of.device, out);
+    }
+
+    /// Appends the state of an exchange.
+    pub(super) fn record_exchange(&mut self, pair: Pair, out: Out<'_>) {
+        let record = self.mailboxes.exchanges.of(pair).record(pair);
+        out(Effect::Append(Record::Exchange(record)));
+        self.mailboxes.pending.push_back(Pending::Exchange(pair));
     }
 
     /// Drops an entry whose removal is recorded.
-    pub(super) fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
-        self.cancel_recorded(of, out);
+    fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
         // Under another name the number may be that of a message to a later device of the id.
         if device.mailbox_name != mailbox_name {
             return;
         }
-        self.settle(of);
+        device.mailbox.settle(of.seq);
         self.push_ready(of.device, out);
         self.note_idle(of.device);
-    }
-
-    /// Drops an entry for good. Returns whether a copy of its record may lie behind that of the
-    /// outcome.
-    fn settle(&mut self, of: MessageKey) -> bool {
-        let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return false };
-        let before = device.mailbox.totals();
-        let is_moved = device.mailbox.settle(of.seq);
-        let after = device.mailbox.totals();
-        self.recount(before, after);
-        is_moved
-    }
-
-    /// Removes a message whose outcome nobody is to be told.
-    pub(super) fn unwanted(&mut self, now: Now, of: MessageKey, out: Out<'_>) {
-        let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
-        let before = device.mailbox.totals();
-        let is_stored = device.mailbox.unwanted(of.seq);
-        let after = device.mailbox.totals();
-        self.recount(before, after);
-        if is_stored {
-            let mailbox_name = self.incarnation(of.device);
-            let pending = Pending::Removed { of, mailbox_name };
-            self.record_removed(of.device, of.seq, pending, out);
-        } else {
-            self.settle(of);
-            self.cancel_recorded(of, out);
-            self.push_ready(of.device, out);
-        }
-        self.note_idle(of.device);
-        self.end_if_settled(now, of.device, out);
     }
 
     /// Ends a device and evicts what waits for it: it was away for its time to live, or is
     /// ephemeral and its connection is gone, or gives way to a new device.
     pub(super) fn end_device(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         if device.mailbox.iter().any(|entry| entry.state == State::Unsynced) {
             // Messages are about to be accepted, and what is accepted must get its outcome.
             let again = now.at.after(std::time::Duration::from_millis(100));
             return self.mailboxes.timers.set(again, super::timers::Alarm::Away, id);
         }
-        device.is_ending = true;
         let waiting: Vec<u64> = device
             .mailbox
             .iter()
             .filter(|entry| entry.state == State::Ready)
             .map(|entry| entry.seq)
             .collect();
-        // Before the first eviction: a start that finds the record goes on with the end. Without it
-        // a crash would give back messages that are evicted, of which there is no record.
-        if !waiting.is_empty() {
-            self.record_device(id, None, out);
+        // Before the evictions: a start that finds it evicts what the crash left. The other way
+        // round, a device could live on of which something was evicted.
+        if self.mailboxes.is_durable && !device.is_ephemeral {
+            let shown = self.show(id);
+            out(Effect::Append(Record::Gone { device: shown.as_ref() }));
+            self.mailboxes.pending.push_back(Pending::Nothing);
         }
         for seq in waiting {
             if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
@@ -247,23 +344,6 @@ impl Broker {
             {
                 self.message_ended(now, id, taken, Outcome::Evicted, out);
             }
-        }
-        self.end_if_settled(now, id, out);
-    }
-
-    /// Removes a device that is ending, once no message in its mailbox awaits its outcome.
-    fn end_if_settled(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        // First: every outcome that is recorded comes by here, and the mailbox may be long.
-        let Some(device) = self.mailboxes.devices.get(&id).filter(|device| device.is_ending) else {
-            return;
-        };
-        if device.mailbox.iter().any(|entry| entry.state == State::AwaitsOutcome) {
-            return;
-        }
-        if self.mailboxes.is_durable && !device.is_ephemeral {
-            let shown = self.show(id);
-            out(Effect::Append(Record::Gone { device: shown.as_ref() }));
-            self.mailboxes.pending.push_back(Pending::Nothing);
         }
         let Some(mut device) = self.mailboxes.remove(id) else { return };
         // Its mailbox is empty but for what is set aside for outcomes, which nobody is told any
@@ -284,26 +364,29 @@ impl Broker {
     }
 }
 
+/// Returns the envelope with an outcome that has a number.
+fn numbered(pair: Pair, (number, before): (u64, u64), pending: &exchange::Pending) -> Envelope {
+    Envelope::Outcome {
+        to: pending.to,
+        id: pending.id.clone(),
+        outcome: pending.outcome.clone(),
+        numbered: Some(Numbered { source: pair.own, number, before }),
+    }
+}
+
 impl Device {
     /// Returns whether the outcome of a message is for this device.
-    fn may_be_told(&mut self, of: MessageKey, is_of_ephemeral: bool) -> bool {
-        // The device that asked may have ended, and this be another of its id. Where one of the two
-        // was ephemeral, the outcome is not for this one.
-        let is_mine = match &mut self.receipts {
-            Some(receipts) => {
-                let is_mine = is_of_ephemeral && receipts.remove(&of);
-                shrink(receipts.as_mut(), KEPT);
-                is_mine
-            }
-            None => !is_of_ephemeral,
-        };
-        is_mine && !self.is_ending
+    fn may_be_told(&mut self, of: MessageKey, is_numbered: bool) -> bool {
+        // One in memory only is for the device that asked, and told at most once. An ephemeral
+        // device is told no others: those are for an earlier device of its id.
+        let Some(receipts) = &mut self.receipts else { return is_numbered && !self.is_ephemeral };
+        let was_expected = receipts.remove(&of);
+        shrink(receipts.as_mut(), KEPT);
+        was_expected || is_numbered && !self.is_ephemeral
     }
 
-    /// Notes that a device awaits the outcome of a message, which was accepted.
+    /// Notes that this device awaits an outcome that will be in memory only.
     pub(super) fn expects(&mut self, of: MessageKey) {
-        if let Some(receipts) = &mut self.receipts {
-            receipts.insert(of);
-        }
+        self.receipts.get_or_insert_default().insert(of);
     }
 }

@@ -7,7 +7,7 @@ use super::mailbox::{Next, Taken};
 use super::outcome::End;
 use super::session::Session;
 use super::store::Pending;
-use super::{Content, Event, MessageKey, Now, Out, Position, Record};
+use super::{Content, Event, Now, Out, Position, Record};
 use crate::Moment;
 use crate::broker::{Broker, Effect};
 use std::time::Duration;
@@ -210,8 +210,8 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// Takes one entry out of a mailbox, for whatever reason but an ack by number, and sees to the
-    /// record of that. Returns false if it was out already.
+    /// Takes one entry out of a mailbox, for whatever reason but an ack by number, and records that.
+    /// Returns false if it was out already.
     pub(super) fn take_one(
         &mut self,
         now: Now,
@@ -222,16 +222,7 @@ impl Broker {
         out: Out<'_>,
     ) -> bool {
         let Some(taken) = self.take(id, seq, outcome, out) else { return false };
-        if taken.receipt {
-            // The record of the outcome, which its sender's shard appends, also removes the
-            // message.
-            self.message_ended(now, id, taken, End { outcome, reason }, out);
-        } else if taken.is_stored {
-            let of = MessageKey { device: id, seq };
-            let mailbox_name = self.incarnation(id);
-            let pending = Pending::Removed { of, mailbox_name };
-            self.record_removed(id, seq, pending, out);
-        }
+        self.message_ended(now, id, taken, End { outcome, reason, cancelled: None }, out);
         true
     }
 
@@ -253,19 +244,6 @@ impl Broker {
         }
         self.note_idle(id);
         Some(taken)
-    }
-
-    /// Appends the record that an entry is out of its mailbox.
-    pub(super) fn record_removed(
-        &mut self,
-        id: DeviceId,
-        seq: u64,
-        pending: Pending,
-        out: Out<'_>,
-    ) {
-        let shown = self.show(id);
-        out(Effect::Append(Record::Removed { device: shown.as_ref(), seq }));
-        self.mailboxes.pending.push_back(pending);
     }
 
     /// Takes out the messages of a device that have expired.

@@ -42,8 +42,6 @@ impl Broker {
         let mut hit = Vec::new();
         let mut stale = Vec::new();
         for (&id, device) in &self.mailboxes.devices {
-            // Of a message that awaits its outcome everything is known that is still needed. The
-            // part stays until the outcome is recorded (`may_drop_damaged`).
             let waiting = device
                 .mailbox
                 .iter()
@@ -61,19 +59,12 @@ impl Broker {
             self.quarantine(now, id, seq, out);
             self.push_ready(id, out);
         }
+        self.record_exchanges_in(&part, out);
     }
 
     fn quarantine(&mut self, now: Now, id: DeviceId, seq: u64, out: Out<'_>) {
         if self.take_one(now, id, seq, Outcome::Evicted, None, out) {
             out(Effect::Count(Event::Quarantined));
         }
-    }
-
-    /// Returns whether a damaged part of the store may be deleted: whether the outcomes of all
-    /// messages in it are recorded.
-    pub fn may_drop_damaged(&self, part: &Range<Position>) -> bool {
-        // Until then the records in it are all that a start would know of those messages.
-        let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());
-        !entries.any(|entry| entry.state == State::AwaitsOutcome && part.contains(&entry.position))
     }
 }

@@ -5,7 +5,7 @@
 
 use switchboard_proto::v1::{DeviceRef, Outcome};
 
-use crate::{Digest, Moment};
+use crate::{Digest, Moment, PartitionId};
 
 /// Position of a record in the store, by the store's own numbers. 0 is nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,35 +25,29 @@ impl Position {
 pub enum Record<'a> {
     /// A message was accepted: it is in a mailbox, and its id is taken.
     Message(MessageRecord<'a>),
-    /// A message ended and its sender's mailbox says so. The message is out of its mailbox.
+    /// The outcome of a message is in the mailbox of its sender.
     Outcome(OutcomeRecord<'a>),
-    /// A device acked: all entries up to `seq` are out of its mailbox, but for messages with a
-    /// receipt.
+    /// A device acked: all entries up to `seq` are out of its mailbox.
     Acked {
         /// The device whose mailbox it is.
         device: DeviceRef<'a>,
         /// The number up to which it acked.
         seq: u64,
     },
-    /// An entry is out of a mailbox, and its sender is not to be told.
-    Removed {
-        /// The device whose mailbox it was in.
-        device: DeviceRef<'a>,
-        /// The entry's number.
-        seq: u64,
-    },
-    /// A message with a receipt ended otherwise than by an ack or with its receiver; its sender is
-    /// not told yet.
+    /// An entry is out of a mailbox, otherwise than by an ack; or by an ack, and its sender asked
+    /// for the outcome.
     Ended(EndedRecord<'a>),
     /// State of a device. Each of these replaces the one before.
     Device(DeviceRecord<'a>),
-    /// A device ended, with its mailbox.
+    /// A device ended, with its mailbox: what waited in it is evicted.
     Gone {
         /// The device.
         device: DeviceRef<'a>,
     },
     /// An id is taken, although its message is out of the log.
     Id(IdRecord<'a>),
+    /// State of an exchange of outcomes. Each of these replaces the one before.
+    Exchange(ExchangeRecord),
 }
 
 /// See [`Record::Message`].
@@ -94,10 +88,8 @@ pub struct OutcomeRecord<'a> {
     pub seq: u64,
     /// The message's id.
     pub id: &'a str,
-    /// The message's receiver, whose mailbox it was in.
+    /// The message's receiver.
     pub of: DeviceRef<'a>,
-    /// Its number there.
-    pub of_seq: u64,
     /// Kind of its end.
     pub outcome: Outcome,
     /// Time of its end, by the wall clock.
@@ -106,13 +98,15 @@ pub struct OutcomeRecord<'a> {
     pub maybe_seen: bool,
     /// Reason that the receiver gave when it refused it.
     pub reason: Option<&'a str>,
+    /// The partition of the receiver, which sent it.
+    pub source: PartitionId,
+    /// Its number in the exchange with that.
+    pub number: u64,
 }
 
 /// See [`Record::Ended`].
 ///
-/// The receiver's shard writes it, before any ack that covers the message: the outcome's record is
-/// the sender's shard's, and may be on disk later than that ack. Without it a crash in between
-/// would leave a message that seems to have been acked.
+/// It comes before any ack that covers the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedRecord<'a> {
     /// The receiver, whose mailbox it was in.
@@ -127,6 +121,19 @@ pub struct EndedRecord<'a> {
     pub maybe_seen: bool,
     /// Reason that the receiver gave when it refused it.
     pub reason: Option<&'a str>,
+    /// Sender and id, if the outcome is to be told, or remembered because it was cancelled.
+    pub of: Option<EndedOf<'a>>,
+}
+
+/// The message of an [`EndedRecord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedOf<'a> {
+    /// The sender.
+    pub from: DeviceRef<'a>,
+    /// The sender's id for it.
+    pub id: &'a str,
+    /// The number of the outcome in the exchange with the sender's partition, if it is to be told.
+    pub number: Option<u64>,
 }
 
 /// See [`Record::Device`].
@@ -134,8 +141,7 @@ pub struct EndedRecord<'a> {
 pub struct DeviceRecord<'a> {
     /// The device.
     pub device: DeviceRef<'a>,
-    /// Name of its mailbox, an odd number. With all bits inverted, and so even, while the device
-    /// is ending and what is left in it is to be evicted.
+    /// Name of its mailbox, never 0.
     pub mailbox: u64,
     /// Numbers below this one are not given again.
     pub reserved_to: u64,
@@ -166,4 +172,36 @@ pub struct IdRecord<'a> {
     pub is_cancelled: bool,
     /// Time at which it was accepted, by the server's uptime.
     pub at: Moment,
+}
+
+/// See [`Record::Exchange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeRecord {
+    /// The partition whose record it is.
+    pub partition: PartitionId,
+    /// The other partition.
+    pub with: PartitionId,
+    /// The number of the next outcome for the other partition.
+    pub next: u64,
+    /// Outcomes for the other partition below this number are settled.
+    pub settled_to: u64,
+    /// Outcomes of the other partition below this number are applied.
+    pub applied_to: u64,
+}
+
+impl Record<'_> {
+    /// Returns the partition that owns it. Together with the partition's other records it restores
+    /// all of that partition, and nothing of others.
+    pub fn partition(&self) -> PartitionId {
+        PartitionId::of(match *self {
+            Record::Message(MessageRecord { to, .. })
+            | Record::Outcome(OutcomeRecord { to, .. })
+            | Record::Id(IdRecord { to, .. }) => to,
+            Record::Acked { device, .. }
+            | Record::Ended(EndedRecord { device, .. })
+            | Record::Device(DeviceRecord { device, .. })
+            | Record::Gone { device } => device,
+            Record::Exchange(ExchangeRecord { partition, .. }) => return partition,
+        })
+    }
 }

@@ -1,48 +1,38 @@
 //! Recovery and compaction: the replay of the log after a start, and the copies of its oldest
 //! records that still count.
 
+use std::ops::Range;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Durability, Outcome, message_len};
 
 use super::entry::{Entry, Kept, Kind, NEVER, State};
+use super::exchange::{self, Pair};
 use super::mailbox::Taken;
 use super::store::Pending;
 use super::totals::Totals;
 use super::window::NewId;
 use super::{
-    Content, DeviceRecord, EndedRecord, IdRecord, MessageKey, MessageOutcome, MessageRecord, Now,
-    Out, OutcomeRecord, Position, Record, session,
+    Content, DeviceRecord, EndedOf, EndedRecord, IdRecord, MessageKey, MessageOutcome,
+    MessageRecord, Now, Out, OutcomeRecord, Position, Record, session,
 };
+use crate::PartitionId;
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 
 /// Notes of a replay that only its end can resolve.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// Messages whose outcomes are recorded. A copy of one may lie behind that record: the
-    /// receiver's shard may have appended it just before the message ended, and the sender's shard
-    /// have got the outcome into the log first.
-    ended: FxHashSet<(MessageKey, Ended)>,
-    /// Ends ([`Record::Ended`]) of messages in this shard's mailboxes whose outcomes are not
-    /// recorded.
-    ends: FxHashMap<MessageKey, MessageOutcome>,
-    /// Messages in this shard's mailboxes of which a copy lies behind the record of the outcome.
-    outlived: Vec<MessageKey>,
+    /// Messages that waited for devices that have ended, and asked for an outcome that no record
+    /// tells yet.
+    evicted: FxHashMap<MessageKey, Taken>,
     /// Devices whose last record says that they are connected.
     online: FxHashSet<DeviceId>,
     /// Ids of messages.
     ids: Vec<NewId>,
     /// Keys and numbers of messages that were cancelled.
     cancelled: Vec<(crate::Digest, u64)>,
-}
-
-/// Sender and id of a message. They tell the message of an outcome from another one that got the
-/// same number after the device had ended and come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Ended {
-    from: DeviceId,
-    id: crate::Digest,
 }
 
 impl Broker {
@@ -56,29 +46,27 @@ impl Broker {
         position: Position,
     ) {
         match record {
-            Record::Message(message) => {
-                self.replay_message(now, replay, message, position);
-            }
-            Record::Outcome(outcome) => self.replay_outcome(now, replay, outcome, position),
+            Record::Message(message) => self.replay_message(now, replay, message, position),
+            Record::Outcome(outcome) => self.replay_outcome(now, outcome, position),
             Record::Acked { device, seq } => {
                 if let Some(id) = self.own(*device) {
                     self.replay_acked(id, *seq);
                 }
             }
-            Record::Removed { device, seq } => {
-                if let Some(id) = self.own(*device) {
-                    self.replay_removed(id, *seq);
-                }
-            }
-            Record::Ended(ended) => self.replay_end(replay, ended),
+            Record::Ended(ended) => self.replay_ended(replay, ended, position),
             Record::Device(record) => self.replay_device(now, replay, record, position),
             Record::Gone { device } => {
                 if let Some(id) = self.own(*device) {
-                    self.mailboxes.remove(id);
-                    replay.online.remove(&id);
+                    self.replay_gone(replay, id);
                 }
             }
             Record::Id(record) => self.replay_id(now, replay, record),
+            Record::Exchange(record) => {
+                if self.owns_partition(record.partition) {
+                    let pair = Pair { own: record.partition, other: record.with };
+                    self.mailboxes.exchanges.of(pair).restore_state(record, position);
+                }
+            }
         }
     }
 
@@ -86,6 +74,10 @@ impl Broker {
     fn own(&self, device: DeviceRef<'_>) -> Option<DeviceId> {
         let id = self.directory.names().intern(device);
         self.owns(id).then_some(id)
+    }
+
+    fn owns_partition(&self, partition: PartitionId) -> bool {
+        partition.shard(self.mailboxes.shards) == self.shard
     }
 
     /// Returns the device; adds it if its own record is yet to come.
@@ -102,14 +94,8 @@ impl Broker {
     ) {
         let Some(id) = self.own(message.to) else { return };
         let from = self.directory.names().intern(message.from);
-        let of = MessageKey { device: id, seq: message.seq };
         if message.is_id_taken {
             self.remember(now, replay, self.id_of(from, message));
-        }
-        if message.receipt && replay.ended.contains(&(of, self.ended(from, message.id))) {
-            // A copy that outlived the outcome: the message is gone, but its number was given.
-            replay.outlived.push(of);
-            return self.replayed(now, id).mailbox.restore_marks(message.seq + 1, 0, 0);
         }
         // A stamp until `expires_by`: the clock is known only when the replay is over.
         let expires_at = message.expires_at_ms.map_or(NEVER, crate::Moment::from_ms);
@@ -117,10 +103,6 @@ impl Broker {
         let len = message_len(message.from, message.id, message.body.len(), message.re);
         let is_longer = len > self.mailboxes.limits.message_bytes_max;
         let mailbox = &mut self.replayed(now, id).mailbox;
-        if message.receipt && mailbox.find(message.seq).is_none() {
-            // An end with this number is that of an earlier message, whose device has ended since.
-            replay.ends.remove(&of);
-        }
         mailbox.restore(entry);
         if is_longer {
             mailbox.holds_longer(len);
@@ -210,80 +192,51 @@ impl Broker {
         }
     }
 
-    fn replay_outcome(
-        &mut self,
-        now: Now,
-        replay: &mut Replay,
-        outcome: &OutcomeRecord<'_>,
-        position: Position,
-    ) {
-        let of_device = self.directory.names().intern(outcome.of);
-        let of = MessageKey { device: of_device, seq: outcome.of_seq };
-        let to = self.directory.names().intern(outcome.to);
-        let ended = self.ended(to, outcome.id);
-        // Both shards need it: a copy of the message may follow, and the receiver's must not put it
-        // back, nor the sender's wait for its outcome again.
-        if self.owns(of_device) || self.owns(to) {
-            replay.ended.insert((of, ended));
-        }
-        if self.owns(of_device) && outcome.outcome == Outcome::Cancelled {
-            let key = self.key_of((to, None), of_device, outcome.id);
-            replay.cancelled.push((key, outcome.of_seq));
-        }
-        // Compaction may have copied the outcome behind a later message with the same number, of a
-        // device that ended and came back.
-        if self.owns(of_device) && self.is_about(of, to, outcome.id) {
-            self.replay_removed(of_device, outcome.of_seq);
-        }
-        if !self.owns(to) {
-            return;
-        }
-        let entry = outcome.entry(of, position);
-        self.replayed(now, to).mailbox.restore(entry);
-    }
-
-    fn ended(&self, from: DeviceId, id: &str) -> Ended {
-        Ended { from, id: self.key.digest(id.as_bytes()) }
-    }
-
-    /// Returns whether the message that is in a mailbox now is the one that an outcome names.
-    fn is_about(&self, of: MessageKey, from: DeviceId, id: &str) -> bool {
-        let entry =
-            self.mailboxes.devices.get(&of.device).and_then(|device| device.mailbox.find(of.seq));
-        entry.is_some_and(|entry| {
-            let content = entry.content.as_ref();
-            entry.from == from && content.is_some_and(|content| content.id() == id)
-        })
+    fn replay_outcome(&mut self, now: Now, outcome: &OutcomeRecord<'_>, position: Position) {
+        let Some(to) = self.own(outcome.to) else { return };
+        let pair = Pair { own: PartitionId::of_id(to), other: outcome.source };
+        self.mailboxes.exchanges.of(pair).restore_applied(outcome.number);
+        let of = self.directory.names().intern(outcome.of);
+        self.replayed(now, to).mailbox.restore(outcome.entry(of, position));
     }
 
     fn replay_acked(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        // Messages with a receipt stay until their outcomes are recorded.
+        // Those with a receipt are out already: the records of their ends come before.
         device.mailbox.ack(seq);
     }
 
-    fn replay_end(&mut self, replay: &mut Replay, ended: &EndedRecord<'_>) {
+    fn replay_ended(&mut self, replay: &mut Replay, ended: &EndedRecord<'_>, position: Position) {
         let Some(id) = self.own(ended.device) else { return };
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        // If the outcome's record came first, the message is out already.
-        match device.mailbox.take(ended.seq) {
-            Some(taken) if taken.receipt => {
-                let of = MessageKey { device: id, seq: ended.seq };
-                replay.ends.insert(of, ended.outcome(of));
-            }
-            // Nobody waits for its outcome any more.
-            Some(_) => {
-                device.mailbox.settle(ended.seq);
-            }
-            None => {}
+        let of = MessageKey { device: id, seq: ended.seq };
+        replay.evicted.remove(&of);
+        if let Some(device) = self.mailboxes.devices.get_mut(&id) {
+            device.mailbox.take(of.seq);
+            device.mailbox.settle(of.seq);
+        }
+        let Some(EndedOf { from, id: message_id, number }) = ended.of else { return };
+        let from = self.directory.names().intern(from);
+        if ended.outcome == Outcome::Cancelled {
+            replay.cancelled.push((self.key_of((from, None), id, message_id), of.seq));
+        }
+        if let Some(number) = number {
+            let pair = Pair { own: PartitionId::of_id(id), other: PartitionId::of_id(from) };
+            let outcome = ended.outcome(of);
+            let pending = exchange::Pending { to: from, id: message_id.into(), outcome, position };
+            self.mailboxes.exchanges.of(pair).restore(number, pending);
         }
     }
 
-    fn replay_removed(&mut self, id: DeviceId, seq: u64) {
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        // Both: by itself `take` leaves it waiting for an outcome, or for a record.
-        device.mailbox.take(seq);
-        device.mailbox.settle(seq);
+    fn replay_gone(&mut self, replay: &mut Replay, id: DeviceId) {
+        let was_online = replay.online.remove(&id);
+        let Some(mut device) = self.mailboxes.remove(id) else { return };
+        if was_online {
+            device.mailbox.all_may_have_been_pushed();
+        }
+        // The records of the evictions follow, unless a crash came before.
+        for taken in device.mailbox.take_all().filter(|taken| taken.receipt) {
+            replay.evicted.insert(MessageKey { device: id, seq: taken.seq }, taken);
+        }
     }
 
     fn replay_device(
@@ -295,9 +248,7 @@ impl Broker {
     ) {
         let Some(id) = self.own(record.device) else { return };
         let device = self.replayed(now, id);
-        // Names are odd, and inverted while the device is ending.
-        device.is_ending = record.mailbox.is_multiple_of(2);
-        device.mailbox_name = if device.is_ending { !record.mailbox } else { record.mailbox };
+        device.mailbox_name = record.mailbox;
         device.recorded_at = position;
         device.mailbox.restore_marks(record.reserved_to, record.acked_to, record.pushed_to);
         match record.away_since_ms {
@@ -331,12 +282,17 @@ impl Broker {
         for id in ids {
             self.replayed_one(now, id, &mut replay, out);
         }
-        for of in replay.outlived {
-            // Now, while the record of the outcome is still in the log: once that has left, a start
-            // would bring the copy back.
-            if self.mailboxes.has(of.device) {
-                self.record_removed(of.device, of.seq, Pending::Nothing, out);
-            }
+        self.mailboxes.exchanges.replayed();
+        let outcomes = self.mailboxes.exchanges.totals();
+        self.recount(Totals::default(), outcomes);
+        let mut evicted: Vec<(MessageKey, Taken)> = replay.evicted.drain().collect();
+        evicted.sort_unstable_by_key(|(of, _)| (of.device, of.seq));
+        for (of, taken) in evicted {
+            self.message_ended(now, of.device, taken, Outcome::Evicted, out);
+        }
+        // Those that were settled already are settled again at once.
+        for pair in self.mailboxes.exchanges.pairs() {
+            self.send_outcomes(pair, out);
         }
         self.settle_local(now, out);
     }
@@ -363,20 +319,11 @@ impl Broker {
         device.mailbox.shrink();
         let since_ms = device.since_ms;
         let totals = device.mailbox.totals();
-        let open: Vec<Taken> = device.mailbox.awaiting_outcome().collect();
         let next = device.mailbox.next_expiry();
         self.mailboxes.stats.mailboxes += 1;
         self.recount(Totals::default(), totals);
         self.directory.add_owner(id, self.shard);
         self.directory.present(id, false, since_ms);
-        // The crash came before their outcomes were recorded. They were acked, unless a record says
-        // how else they ended.
-        for taken in open {
-            match replay.ends.remove(&MessageKey { device: id, seq: taken.seq }) {
-                Some(outcome) => self.tell_end(taken, outcome, out),
-                None => self.message_ended(now, id, taken, Outcome::Delivered, out),
-            }
-        }
         // Without this record the next start would take it as connected until then: all that comes
         // meanwhile as seen, and its time to live as just begun.
         if was_online {
@@ -388,29 +335,6 @@ impl Broker {
         self.set_away_alarm(id, now);
         self.note_idle(id);
         self.directory.slots().take(id);
-        // The crash came between the first eviction and the record of its end.
-        if self.mailboxes.devices.get(&id).is_some_and(|device| device.is_ending) {
-            self.end_device(now, id, out);
-        }
-    }
-
-    /// Returns whether [`Broker::compact`] may be called with this record now, or must wait
-    /// until the outcome of its message is recorded.
-    pub fn may_compact(&self, record: &Record<'_>) -> bool {
-        let (to, seq) = match record {
-            Record::Message(message) => (message.to, message.seq),
-            // An end counts only until the outcome is recorded, and its part of the log is kept
-            // until then. So it never needs a copy.
-            Record::Ended(ended) => (ended.device, ended.seq),
-            _ => return true,
-        };
-        // The sender's shard may have recorded the outcome already, in the same part of the log,
-        // and its device have acked that. Then the record of the outcome is dropped with this
-        // part, and a copy of the message would come back to life.
-        let entry = self.own(to).and_then(|id| {
-            self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq))
-        });
-        entry.is_none_or(|entry| entry.state != State::AwaitsOutcome)
     }
 
     /// Appends a record of the oldest part of the log again if it still counts, because that part
@@ -444,11 +368,13 @@ impl Broker {
                     self.record_device(id, session, out);
                 }
             }
+            Record::Ended(ended) => self.compact_ended(ended, position, out),
+            Record::Exchange(record) => {
+                let pair = Pair { own: record.partition, other: record.with };
+                self.compact_exchange(pair, position, out);
+            }
             // These only remove older records, which are already compacted.
-            Record::Acked { .. }
-            | Record::Removed { .. }
-            | Record::Ended(_)
-            | Record::Gone { .. } => {}
+            Record::Acked { .. } | Record::Gone { .. } => {}
         }
     }
 
@@ -462,10 +388,6 @@ impl Broker {
         let Some(id) = self.own(message.to) else { return false };
         let is_held = self.holds(id, message.seq, position);
         if is_held {
-            // Noted now, not when the copy is synced: the outcome may be recorded in between.
-            if let Some(device) = self.mailboxes.devices.get_mut(&id) {
-                device.mailbox.moves(message.seq);
-            }
             out(Effect::Append(Record::Message(*message)));
             let (mailbox_name, seq) = (self.incarnation(id), message.seq);
             self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
@@ -480,15 +402,58 @@ impl Broker {
             let (mailbox_name, seq) = (self.incarnation(id), outcome.seq);
             self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
+        let pair = Pair { own: PartitionId::of_id(id), other: outcome.source };
+        self.compact_exchange(pair, position, out);
     }
 
-    /// Returns whether an entry is in a mailbox, or awaits its outcome, and this is its record.
+    /// Copies the end of a message whose outcome is not settled.
+    fn compact_ended(&mut self, ended: &EndedRecord<'_>, position: Position, out: Out<'_>) {
+        let Some(id) = self.own(ended.device) else { return };
+        let Some(EndedOf { from, number: Some(number), .. }) = ended.of else { return };
+        let from = self.directory.names().intern(from);
+        let pair = Pair { own: PartitionId::of_id(id), other: PartitionId::of_id(from) };
+        let pending = self.mailboxes.exchanges.of(pair).pending(number);
+        if pending.is_some_and(|pending| pending.position == position) {
+            out(Effect::Append(Record::Ended(*ended)));
+            self.mailboxes.pending.push_back(Pending::EndedMoved { pair, number });
+        }
+        self.compact_exchange(pair, position, out);
+    }
+
+    /// Records the state of an exchange, if records up to this position may be all that tells it.
+    fn compact_exchange(&mut self, pair: Pair, position: Position, out: Out<'_>) {
+        if self.owns_partition(pair.own)
+            && self.mailboxes.exchanges.of(pair).is_recorded_before(position)
+        {
+            self.record_exchange(pair, out);
+        }
+    }
+
+    /// Records again what a part of the log, which cannot be read, tells of exchanges.
+    pub(super) fn record_exchanges_in(&mut self, part: &Range<Position>, out: Out<'_>) {
+        let mut lost = Vec::new();
+        for (pair, exchange) in self.mailboxes.exchanges.iter() {
+            let numbers = exchange.recorded_in(part).map(|(number, _)| (pair, number));
+            lost.extend(numbers);
+        }
+        for (pair, number) in lost {
+            let Some(pending) = self.mailboxes.exchanges.of(pair).pending(number) else { continue };
+            let (from, id, outcome) = (pending.to, pending.id.clone(), pending.outcome.clone());
+            self.record_end(from, Some(&id), &outcome, Some(number), out);
+            self.mailboxes.pending.push_back(Pending::EndedMoved { pair, number });
+        }
+        for pair in self.mailboxes.exchanges.pairs() {
+            self.compact_exchange(pair, part.end, out);
+        }
+    }
+
+    /// Returns whether an entry is in a mailbox, and this is its record.
     fn holds(&self, id: DeviceId, seq: u64, position: Position) -> bool {
         let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
             // A copy of one that is leaving would lie behind the record of its removal, and come
             // back after a crash.
-            entry.position == position && !matches!(entry.state, State::Leaving | State::Gone)
+            entry.position == position && entry.waits()
         })
     }
 
@@ -557,16 +522,15 @@ impl EndedRecord<'_> {
             at_ms: self.at_ms,
             maybe_seen: self.maybe_seen,
             reason: self.reason.map(Into::into),
-            is_stored: true,
         }
     }
 }
 
 impl OutcomeRecord<'_> {
-    fn entry(&self, of: MessageKey, position: Position) -> Entry {
+    fn entry(&self, of: DeviceId, position: Position) -> Entry {
         Entry {
             seq: self.seq,
-            from: of.device,
+            from: of,
             position,
             expires_at: NEVER,
             len: (self.id.len() + self.reason.map_or(0, str::len)) as u32,

@@ -112,9 +112,12 @@ impl Broker {
         let keeps_memory = match reply {
             Reply::Unknown => return,
             Reply::Accepted { seq, durability, duplicate: false } => {
-                device.expects(MessageKey { device: of, seq });
-                // Otherwise the outcome will be in the store, after all.
-                durability == Durability::Memory || device.is_ephemeral
+                // Otherwise the outcome will be in the store.
+                let is_in_memory = durability == Durability::Memory || device.is_ephemeral;
+                if is_in_memory {
+                    device.expects(MessageKey { device: of, seq });
+                }
+                is_in_memory
             }
             // No outcome will come, or it is that of the first attempt.
             _ => {

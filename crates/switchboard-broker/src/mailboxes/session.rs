@@ -279,7 +279,7 @@ impl Broker {
 
     pub(super) fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
-        if device.session.is_some() || device.is_ending {
+        if device.session.is_some() {
             return;
         }
         if device.is_ephemeral {
@@ -302,14 +302,9 @@ impl Device {
         session.map(|session| session.conn)
     }
 
-    /// Returns whether it is away, is not ending, and no newcomer waits.
+    /// Returns whether it is away, and no newcomer waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.session.is_none() && self.waiting.is_none() && !self.is_leaving()
-    }
-
-    /// Returns whether it ends as soon as the outcomes that are pending are recorded.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.is_ending || (self.is_ephemeral && self.session.is_none())
+        self.session.is_none() && self.waiting.is_none()
     }
 
     /// Returns a number that tells an ephemeral device from others of its id.
@@ -337,9 +332,7 @@ impl Device {
         let is_away = self.session.is_none();
         Record::Device(super::DeviceRecord {
             device: shown.as_ref(),
-            // Inverted, and so an even number, while it is ending: evictions have no records of
-            // their own, so after a crash it must go on ending, or what was evicted would be back.
-            mailbox: if self.is_ending { !self.mailbox_name } else { self.mailbox_name },
+            mailbox: self.mailbox_name,
             reserved_to: self.reserves_to(),
             acked_to: self.mailbox.acked_to(),
             pushed_to: self.mailbox.pushed_to(),

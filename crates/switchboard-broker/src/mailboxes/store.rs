@@ -6,6 +6,8 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::Outcome;
 
 use super::envelope::{Cancel, Reply, ReplyTo};
+use super::exchange::Pair;
+use super::outcome::Telling;
 use super::{MessageKey, Now, Out, Position};
 use crate::Digest;
 use crate::broker::{Broker, Effect};
@@ -24,10 +26,14 @@ const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum Pending {
     /// A message, whose sender waits for the reply.
     Message { of: MessageKey, key: Option<Digest>, reply_to: ReplyTo, is_told: bool },
-    /// An outcome of a message.
-    Outcome { to: DeviceId, seq: u64, of: MessageKey },
-    /// The removal of a message.
-    Removed { of: MessageKey, mailbox_name: u64 },
+    /// An outcome in the mailbox of the sender.
+    Outcome { to: DeviceId, seq: u64, pair: Pair },
+    /// The end of a message.
+    Ended { of: MessageKey, mailbox_name: u64, telling: Telling },
+    /// A copy of the record of an end whose outcome is not settled.
+    EndedMoved { pair: Pair, number: u64 },
+    /// The state of an exchange.
+    Exchange(Pair),
     /// The state of a device, for which a session may wait.
     Device { id: DeviceId, born: u64, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// A copy of an entry's record, which was in the oldest part of the log.
@@ -122,13 +128,16 @@ impl Broker {
                 let cancels = self.answer_synced(of, (reply_to, is_told), out);
                 self.entry_synced(now, of, position, cancels, out);
             }
-            Pending::Outcome { to, seq, of } => {
-                let Some(device) = self.mailboxes.devices.get_mut(&to) else { return };
-                device.mailbox.synced(seq, position);
-                self.outcome_recorded(to, of, out);
-                self.keep_cache_small(to, seq);
+            Pending::Outcome { to, seq, pair } => {
+                self.outcome_recorded(to, seq, pair, position, out);
             }
-            Pending::Removed { of, mailbox_name } => self.left(of, mailbox_name, out),
+            Pending::Ended { of, mailbox_name, telling } => {
+                self.end_recorded(of, mailbox_name, telling, position, out);
+            }
+            Pending::EndedMoved { pair, number } => {
+                self.mailboxes.exchanges.of(pair).moved(number, position);
+            }
+            Pending::Exchange(pair) => self.mailboxes.exchanges.of(pair).recorded(position),
             Pending::Device { id, born, mailbox_name, reserved_to, session } => {
                 let device = self.mailboxes.devices.get_mut(&id);
                 // Otherwise it is about a device that has ended, and not the one of its id now.
@@ -170,7 +179,7 @@ impl Broker {
     }
 
     /// Drops the content of an entry that is not about to be pushed, as the store has it too.
-    fn keep_cache_small(&mut self, id: DeviceId, seq: u64) {
+    pub(super) fn keep_cache_small(&mut self, id: DeviceId, seq: u64) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if device.session.is_none() || device.mailbox.cached() > CACHED_BYTES_MAX {
             device.mailbox.drop_content(seq);

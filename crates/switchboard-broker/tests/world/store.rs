@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use switchboard_broker::{
-    DeviceRecord, Digest, EndedRecord, IdRecord, MessageRecord, Moment, OutcomeRecord, Position,
-    Record,
+    DeviceRecord, Digest, EndedOf, EndedRecord, ExchangeRecord, IdRecord, MessageRecord, Moment,
+    OutcomeRecord, PartitionId, Position, Record,
 };
 use switchboard_proto::v1::{Outcome, PublicId};
 
@@ -145,11 +145,11 @@ pub(crate) enum Stored {
     Message(Message),
     Outcome(OutcomeOf),
     Acked { device: PublicId, seq: u64 },
-    Removed { device: PublicId, seq: u64 },
     Ended(Ended),
     Device(StoredDevice),
     Gone { device: PublicId },
     Id(Id),
+    Exchange(ExchangeRecord),
 }
 
 /// See [`MessageRecord`].
@@ -174,8 +174,9 @@ pub(crate) struct OutcomeOf {
     pub(crate) to: PublicId,
     pub(crate) seq: u64,
     id: String,
-    pub(crate) of: PublicId,
-    pub(crate) of_seq: u64,
+    of: PublicId,
+    source: PartitionId,
+    number: u64,
     outcome: Outcome,
     at_ms: u64,
     maybe_seen: bool,
@@ -191,6 +192,7 @@ pub(crate) struct Ended {
     at_ms: u64,
     maybe_seen: bool,
     reason: Option<String>,
+    of: Option<(PublicId, String, Option<u64>)>,
 }
 
 /// See [`DeviceRecord`].
@@ -222,11 +224,11 @@ impl From<&Record<'_>> for Stored {
             Record::Message(message) => Stored::Message(message.into()),
             Record::Outcome(outcome) => Stored::Outcome(outcome.into()),
             Record::Acked { device, seq } => Stored::Acked { device: device.into(), seq },
-            Record::Removed { device, seq } => Stored::Removed { device: device.into(), seq },
             Record::Ended(ended) => Stored::Ended(ended.into()),
             Record::Device(record) => Stored::Device(record.into()),
             Record::Gone { device } => Stored::Gone { device: device.into() },
             Record::Id(id) => Stored::Id(id.into()),
+            Record::Exchange(record) => Stored::Exchange(record),
         }
     }
 }
@@ -238,13 +240,11 @@ impl Stored {
             Stored::Message(message) => Record::Message(message.record()),
             Stored::Outcome(outcome) => Record::Outcome(outcome.record()),
             Stored::Acked { device, seq } => Record::Acked { device: device.as_ref(), seq: *seq },
-            Stored::Removed { device, seq } => {
-                Record::Removed { device: device.as_ref(), seq: *seq }
-            }
             Stored::Ended(ended) => Record::Ended(ended.record()),
             Stored::Device(record) => Record::Device(record.record()),
             Stored::Gone { device } => Record::Gone { device: device.as_ref() },
             Stored::Id(id) => Record::Id(id.record()),
+            Stored::Exchange(record) => Record::Exchange(*record),
         }
     }
 }
@@ -292,7 +292,8 @@ impl From<OutcomeRecord<'_>> for OutcomeOf {
             seq: record.seq,
             id: record.id.into(),
             of: record.of.into(),
-            of_seq: record.of_seq,
+            source: record.source,
+            number: record.number,
             outcome: record.outcome,
             at_ms: record.at_ms,
             maybe_seen: record.maybe_seen,
@@ -308,7 +309,8 @@ impl OutcomeOf {
             seq: self.seq,
             id: &self.id,
             of: self.of.as_ref(),
-            of_seq: self.of_seq,
+            source: self.source,
+            number: self.number,
             outcome: self.outcome,
             at_ms: self.at_ms,
             maybe_seen: self.maybe_seen,
@@ -319,9 +321,10 @@ impl OutcomeOf {
 
 impl From<EndedRecord<'_>> for Ended {
     fn from(record: EndedRecord<'_>) -> Ended {
-        let EndedRecord { device, seq, outcome, at_ms, maybe_seen, reason } = record;
+        let EndedRecord { device, seq, outcome, at_ms, maybe_seen, reason, of } = record;
         let reason = reason.map(Into::into);
-        Ended { device: device.into(), seq, outcome, at_ms, maybe_seen, reason }
+        let of = of.map(|of| (of.from.into(), of.id.to_owned(), of.number));
+        Ended { device: device.into(), seq, outcome, at_ms, maybe_seen, reason, of }
     }
 }
 
@@ -334,6 +337,11 @@ impl Ended {
             at_ms: self.at_ms,
             maybe_seen: self.maybe_seen,
             reason: self.reason.as_deref(),
+            of: self.of.as_ref().map(|(from, id, number)| EndedOf {
+                from: from.as_ref(),
+                id,
+                number: *number,
+            }),
         }
     }
 }

@@ -1,0 +1,310 @@
+//! The exchange of outcomes between two partitions: a numbered outbox on one side, and a watermark
+//! on the other.
+//!
+//! An outcome is written by the partition of the receiver, together with the end of the message, and
+//! travels to that of the sender under the next number of this pair. There it is applied exactly
+//! once, in the order of the numbers, and settled when that is recorded. Only then is it forgotten
+//! here. So neither needs a record of the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+use switchboard_proto::DeviceId;
+
+use super::totals::{OfAnonymous, Totals};
+use super::{ExchangeRecord, MessageOutcome, Position};
+use crate::PartitionId;
+use crate::directory::RECEIPT_BYTES;
+use crate::shrink::{self, KEPT, KEPT_BY_SHARD, shrink};
+
+/// The exchanges of the partitions of a shard, each with all other partitions, and with itself.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanges(FxHashMap<Pair, Exchange>);
+
+/// Two partitions, of which one owns the state of the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Pair {
+    pub(crate) own: PartitionId,
+    pub(crate) other: PartitionId,
+}
+
+/// The state of an exchange as one of the two partitions knows it. Numbers begin at 1.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// Outcomes for the other partition that are not settled, by their numbers.
+    outbox: BTreeMap<u64, Pending>,
+    /// The number that the next outcome for the other partition gets.
+    next: u64,
+    /// Number of the first outcome whose record is not synced.
+    unsynced: u64,
+    /// Outcomes below this number are settled.
+    settled_to: u64,
+    /// Outcomes of the other partition below this number are applied here.
+    applied_to: u64,
+    /// Numbers of those among them whose records are not synced, in order.
+    applying: VecDeque<u64>,
+    /// The `settled_to` in the last record of the state.
+    recorded_settled_to: u64,
+    /// Position of that record; nowhere if there is none.
+    recorded_at: Position,
+}
+
+/// An outcome on its way to the partition of the sender.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// The sender.
+    pub(crate) to: DeviceId,
+    /// The message's id.
+    pub(crate) id: Box<str>,
+    pub(crate) outcome: MessageOutcome,
+    /// Position of its record; nowhere while that is not synced.
+    pub(crate) position: Position,
+}
+
+/// An outcome in its exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The partition that sends it.
+    pub source: PartitionId,
+    /// Its number.
+    pub number: u64,
+    /// Number of the one before it that is not settled; 0 if there is none.
+    pub before: u64,
+}
+
+/// Ways of taking an outcome from another partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is the next one, to be applied now.
+    Next,
+    /// It was applied before, or others before it are missing: the source is to be told how far
+    /// this side is.
+    NotNext,
+}
+
+/// The state of an exchange is recorded after so many outcomes were settled, so that a start does
+/// not send them all again.
+const SETTLED_UNRECORDED_MAX: u64 = 64;
+
+impl Default for Exchange {
+    fn default() -> Exchange {
+        Exchange {
+            outbox: BTreeMap::new(),
+            next: 1,
+            unsynced: 1,
+            settled_to: 1,
+            applied_to: 1,
+            applying: VecDeque::new(),
+            recorded_settled_to: 1,
+            recorded_at: Position::NOWHERE,
+        }
+    }
+}
+
+impl Exchanges {
+    pub(crate) fn of(&mut self, pair: Pair) -> &mut Exchange {
+        self.0.entry(pair).or_default()
+    }
+
+    pub(crate) fn find(&self, pair: Pair) -> Option<&Exchange> {
+        self.0.get(&pair)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pair, &Exchange)> {
+        self.0.iter().map(|(pair, exchange)| (*pair, exchange))
+    }
+
+    /// Returns the pairs with outcomes that are not settled, in order.
+    pub(crate) fn pairs(&self) -> Vec<Pair> {
+        let mut pairs: Vec<Pair> = self.0.keys().copied().collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
+    /// Ends a replay: everything that is in the outboxes is synced.
+    pub(crate) fn replayed(&mut self) {
+        self.0.values_mut().for_each(|exchange| exchange.unsynced = exchange.next);
+    }
+
+    /// Returns the sums over all that is not settled.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for pending in self.0.values().flat_map(|exchange| exchange.outbox.values()) {
+            totals += pending.totals();
+        }
+        totals
+    }
+
+    /// Fails if memory is not given back. For tests.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        for exchange in self.0.values() {
+            shrink::audit("outcomes that are applied", &exchange.applying, KEPT)?;
+        }
+        shrink::audit("exchanges", &self.0, KEPT_BY_SHARD)
+    }
+}
+
+impl Exchange {
+    /// Adds an outcome for the other partition, and returns its number.
+    pub(crate) fn add(&mut self, pending: Pending) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.outbox.insert(number, pending);
+        number
+    }
+
+    /// Notes that the record of the oldest outcome that is not synced is, at `position`.
+    pub(crate) fn synced(&mut self, position: Position) -> Option<(u64, u64, &Pending)> {
+        let number = self.unsynced;
+        self.unsynced += 1;
+        let before = self.before(number);
+        let pending = self.outbox.get_mut(&number)?;
+        pending.position = position;
+        Some((number, before, pending))
+    }
+
+    /// Returns the number of the outcome before this one that is not settled; 0 if there is none.
+    fn before(&self, number: u64) -> u64 {
+        self.outbox.range(..number).next_back().map_or(0, |(before, _)| *before)
+    }
+
+    /// Returns the outcomes that may be sent: number, the number before, and the outcome.
+    pub(crate) fn to_send(&self) -> impl Iterator<Item = (u64, u64, &Pending)> {
+        let mut before = 0;
+        self.outbox.range(..self.unsynced).map(move |(number, pending)| {
+            (*number, std::mem::replace(&mut before, *number), pending)
+        })
+    }
+
+    /// Forgets outcomes below this number, which the other partition has recorded; returns their
+    /// sums.
+    pub(crate) fn settle(&mut self, to: u64) -> Totals {
+        let mut totals = Totals::default();
+        // Nothing that is not synced was sent, whatever the other side says.
+        let to = to.min(self.unsynced);
+        while let Some(first) = self.outbox.first_entry().filter(|first| *first.key() < to) {
+            totals += first.remove().totals();
+        }
+        self.settled_to = self.settled_to.max(to);
+        totals
+    }
+
+    /// Returns whether so many outcomes were settled since its last record that it needs another.
+    pub(crate) fn is_worth_recording(&self) -> bool {
+        self.settled_to - self.recorded_settled_to >= SETTLED_UNRECORDED_MAX
+    }
+
+    /// Returns an outcome that is not settled.
+    pub(crate) fn pending(&self, number: u64) -> Option<&Pending> {
+        self.outbox.get(&number)
+    }
+
+    /// Notes the position of the copy of an outcome's record.
+    pub(crate) fn moved(&mut self, number: u64, position: Position) {
+        if let Some(pending) = self.outbox.get_mut(&number) {
+            pending.position = position;
+        }
+    }
+
+    /// Takes an outcome of the other partition.
+    pub(crate) fn take(&mut self, numbered: Numbered) -> Taken {
+        let Numbered { number, before, .. } = numbered;
+        if number < self.applied_to || before >= self.applied_to {
+            return Taken::NotNext;
+        }
+        self.applied_to = number + 1;
+        Taken::Next
+    }
+
+    /// Notes that the outcome that was taken last is being recorded.
+    pub(crate) fn applies(&mut self) {
+        self.applying.push_back(self.applied_to - 1);
+    }
+
+    /// Returns whether records of outcomes that were taken are not synced.
+    pub(crate) fn is_applying(&self) -> bool {
+        !self.applying.is_empty()
+    }
+
+    /// Notes that the record of the oldest of those is synced.
+    pub(crate) fn applied(&mut self) {
+        self.applying.pop_front();
+        shrink(&mut self.applying, KEPT);
+    }
+
+    /// Returns the number below which all outcomes of the other partition are recorded here.
+    pub(crate) fn recorded_to(&self) -> u64 {
+        self.applying.front().copied().unwrap_or(self.applied_to)
+    }
+
+    // ---- replay and compaction ----
+
+    /// Puts an outcome of the log back.
+    pub(crate) fn restore(&mut self, number: u64, pending: Pending) {
+        self.next = self.next.max(number + 1);
+        if number >= self.settled_to {
+            self.outbox.insert(number, pending);
+        }
+    }
+
+    /// Notes that an outcome of the other partition is in the log.
+    pub(crate) fn restore_applied(&mut self, number: u64) {
+        self.applied_to = self.applied_to.max(number + 1);
+    }
+
+    /// Applies a record of its state.
+    pub(crate) fn restore_state(&mut self, record: &ExchangeRecord, position: Position) {
+        self.next = self.next.max(record.next);
+        self.settled_to = self.settled_to.max(record.settled_to);
+        self.applied_to = self.applied_to.max(record.applied_to);
+        self.outbox = self.outbox.split_off(&self.settled_to);
+        self.recorded_at = position;
+        self.recorded_settled_to = self.settled_to;
+    }
+
+    /// Returns the outcomes that are not settled and whose records are in a part of the store.
+    pub(crate) fn recorded_in(
+        &self,
+        part: &Range<Position>,
+    ) -> impl Iterator<Item = (u64, &Pending)> {
+        let pending = self.outbox.iter().map(|(number, pending)| (*number, pending));
+        pending.filter(|(_, pending)| part.contains(&pending.position))
+    }
+
+    /// Returns whether its last record lies at or before this position, so that records there may
+    /// be all that tells its state.
+    pub(crate) fn is_recorded_before(&self, position: Position) -> bool {
+        self.recorded_at <= position
+    }
+
+    /// Returns the record of its state, which is about to be appended.
+    pub(crate) fn record(&mut self, pair: Pair) -> ExchangeRecord {
+        // Somewhere behind all that is in the log now, until it is synced.
+        self.recorded_at = Position(u64::MAX);
+        self.recorded_settled_to = self.settled_to;
+        ExchangeRecord {
+            partition: pair.own,
+            with: pair.other,
+            next: self.next,
+            settled_to: self.settled_to,
+            // Also what is not synced: the records of that come before this one.
+            applied_to: self.applied_to,
+        }
+    }
+
+    /// Notes the position of the record of its state.
+    pub(crate) fn recorded(&mut self, position: Position) {
+        self.recorded_at = position;
+    }
+}
+
+impl Pending {
+    /// Returns the amount that it adds to the sums of its shard: the most that the records still to
+    /// come take in the store.
+    pub(crate) fn totals(&self) -> Totals {
+        let stored = if self.to.is_number() { RECEIPT_BYTES } else { 0 };
+        let anonymous = OfAnonymous { stored, ..OfAnonymous::default() };
+        Totals { receipts: 1, anonymous, ..Totals::default() }
+    }
+}
