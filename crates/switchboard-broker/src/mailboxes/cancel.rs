@@ -9,6 +9,7 @@ use super::envelope::{Cancel, DeviceReplyTo, Envelope, Room};
 use super::outcome::End;
 use super::send::rejection;
 use super::{MessageKey, Now, Out};
+use crate::Digest;
 use crate::broker::Broker;
 
 impl Broker {
@@ -52,6 +53,18 @@ impl Broker {
         let Some((seq, is_cancelled)) = seen.map(|seen| (seen.seq, seen.is_cancelled())) else {
             return self.answer_cancel(cancel, Err(RejectCode::TooLate), out);
         };
+        self.cancel_at(now, (key, seq), is_cancelled, cancel, out);
+    }
+
+    /// As [`Broker::cancel_here`], for the message with this number.
+    pub(super) fn cancel_at(
+        &mut self,
+        now: Now,
+        (key, seq): (Digest, u64),
+        is_cancelled: bool,
+        cancel: Cancel,
+        out: Out<'_>,
+    ) {
         let device = self.mailboxes.devices.get(&cancel.to);
         let entry = device.and_then(|device| device.mailbox.find(seq));
         let of = MessageKey { device: cancel.to, seq };

@@ -126,6 +126,7 @@ impl Broker {
                 }
                 // Before the entry is synced: the id is in its content, which is dropped then.
                 let cancels = self.answer_synced(of, (reply_to, is_told), out);
+                let cancels = key.map(|key| (key, cancels));
                 self.entry_synced(now, of, position, cancels, out);
             }
             Pending::Outcome { to, seq, pair } => {
@@ -162,7 +163,7 @@ impl Broker {
         now: Now,
         of: MessageKey,
         position: Position,
-        cancels: Vec<Cancel>,
+        cancels: Option<(Digest, Vec<Cancel>)>,
         out: Out<'_>,
     ) {
         let MessageKey { device: to, seq } = of;
@@ -173,7 +174,12 @@ impl Broker {
             self.take_one(now, to, seq, Outcome::Expired, None, out);
         }
         // Before it is pushed.
-        cancels.into_iter().for_each(|cancel| self.cancel_here(now, cancel, out));
+        if let Some((key, cancels)) = cancels {
+            // This one, even if another message has the id by now.
+            for cancel in cancels {
+                self.cancel_at(now, (key, seq), false, cancel, out);
+            }
+        }
         self.push_ready(to, out);
         self.keep_cache_small(to, seq);
     }

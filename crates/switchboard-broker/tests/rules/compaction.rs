@@ -1,19 +1,21 @@
 //! Records that are appended again when the oldest part of the log is compacted.
 
 use switchboard_broker::Record;
+use switchboard_proto::v1::Outcome;
 
-use crate::records::{ANN, BOB, MAILBOX, device, message, outcome};
+use crate::records::{ANN, BOB, device, ended, message, outcome};
 use crate::rig::Rig;
 
 #[test]
-fn what_waits_is_kept() {
+fn what_counts_is_kept() {
     let records = [
         device(ANN, 0),
         device(BOB, 0),
         message(1, "plain", false),
         message(2, "with receipt", true),
         message(3, "ended", true),
-        outcome(1, 3, "ended"),
+        ended(Outcome::Delivered, 3, "ended", 1),
+        outcome(1, 1, "ended"),
     ];
     let (mut rig, _) = Rig::replayed(&records);
     let kept: Vec<_> = records
@@ -21,8 +23,16 @@ fn what_waits_is_kept() {
         .zip(1..)
         .map(|(record, position)| rig.compact(record, position).appended)
         .collect();
-    let expected: [&[&str]; 6] =
-        [&["device"], &["device"], &["message"], &["message"], &["id"], &["outcome"]];
+    // The outcome is settled: its number is in the state of the exchange, on both sides.
+    let expected: [&[&str]; 7] = [
+        &["device"],
+        &["device"],
+        &["message"],
+        &["message"],
+        &["id"],
+        &["exchange"],
+        &["outcome", "exchange"],
+    ];
     assert_eq!(kept, expected);
     // Their copies count now, and these records are not copied again.
     rig.sync();
@@ -41,30 +51,13 @@ fn is_message(record: &Record<'_>) -> bool {
 
 /// Otherwise a crash in between would lose the outcome.
 #[test]
-fn a_message_is_kept_until_its_outcome_is_recorded() {
-    let asked = message(1, "asked", true);
-    let records = [device(ANN, 0), device(BOB, 1), asked, Record::Acked { device: BOB, seq: 1 }];
+fn an_end_is_kept_until_its_outcome_is_settled() {
+    let end = ended(Outcome::Refused, 1, "asked", 1);
+    let records = [device(ANN, 0), device(BOB, 1), message(1, "asked", true), end];
     let (mut rig, done) = Rig::replayed(&records);
     assert_eq!(done.appended, ["outcome"]);
-    assert!(!rig.broker.may_compact(&asked));
-    assert_eq!(rig.compact(&asked, 3).appended, ["message"]);
+    assert_eq!(rig.compact(&records[2], 3).appended, ["id"], "the message is out");
+    assert_eq!(rig.compact(&end, 4).appended, ["ended", "exchange"]);
     rig.sync();
-    assert!(rig.broker.may_compact(&asked));
-    assert_eq!(rig.compact(&asked, 3).appended, ["id"]);
-}
-
-/// The outcome's record removes only what lies before it, and the copy may lie behind.
-#[test]
-fn a_copy_that_outlives_the_outcome_is_taken_out() {
-    let asked = message(1, "asked", true);
-    let records = [device(ANN, 0), device(BOB, 1), asked];
-    let (mut rig, _) = Rig::replayed(&records);
-    assert_eq!(rig.compact(&asked, 3).appended, ["message"]);
-    let done = rig.hello(0, "bob", Some((MAILBOX, 1)));
-    assert_eq!(done.appended, ["device", "outcome"]);
-    assert_eq!(rig.sync().appended, ["removed"]);
-    // Without a copy there is nothing to remove.
-    let (mut rig, _) = Rig::replayed(&records);
-    rig.hello(0, "bob", Some((MAILBOX, 1)));
-    assert_eq!(rig.sync().appended, [""; 0]);
+    assert_eq!(rig.compact(&end, 6).appended, [""; 0], "it is settled");
 }

@@ -2,9 +2,9 @@
 
 use switchboard_broker::{DEVICE_BYTES, Limits, RECEIPT_BYTES};
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::DeviceRef;
+use switchboard_proto::v1::{DeviceRef, Outcome};
 
-use crate::records::{ANN, BOB, device, message, outcome};
+use crate::records::{ANN, BOB, device, ended, message, outcome};
 use crate::rig::Rig;
 
 fn send(id: u64, more: &str) -> String {
@@ -157,7 +157,9 @@ fn a_start_promises_what_the_run_before_had_promised() {
     let (devices, receipt) = (2 * DEVICE_BYTES as u64, RECEIPT_BYTES as u64);
     assert_eq!(rig.directory.promised_bytes(), devices + 2 * receipt);
     rig.broker.audit(100, 10).unwrap();
-    let records = [records.as_slice(), &[outcome(9, 1, "m-1")]].concat();
+    let records =
+        [records.as_slice(), &[ended(Outcome::Delivered, 1, "m-1", 1), outcome(9, 1, "m-1")]]
+            .concat();
     let (rig, _) = Rig::replayed(&records);
     assert_eq!(rig.directory.promised_bytes(), devices + receipt);
     rig.broker.audit(100, 10).unwrap();

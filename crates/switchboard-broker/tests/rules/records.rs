@@ -1,6 +1,8 @@
 //! Records of two devices, ann and bob, as a store holds them.
 
-use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, Moment, OutcomeRecord, Record};
+use switchboard_broker::{
+    DeviceRecord, EndedOf, EndedRecord, MessageRecord, Moment, OutcomeRecord, PartitionId, Record,
+};
 use switchboard_proto::v1::{DeviceRef, Outcome};
 
 use crate::rig::NOW;
@@ -37,29 +39,32 @@ pub(crate) fn message(seq: u64, id: &'static str, receipt: bool) -> Record<'stat
     })
 }
 
-/// Returns the outcome, for ann, of a message that she sent to bob.
-pub(crate) fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static> {
+/// Returns the outcome, for ann, of a message that she sent to bob, with its number in the exchange
+/// of their partitions.
+pub(crate) fn outcome(seq: u64, number: u64, id: &'static str) -> Record<'static> {
     Record::Outcome(OutcomeRecord {
         to: ANN,
         seq,
         id,
         of: BOB,
-        of_seq,
         outcome: Outcome::Delivered,
         at_ms: NOW.wall_ms,
         maybe_seen: false,
         reason: None,
+        source: PartitionId::of(BOB),
+        number,
     })
 }
 
-/// Returns the end of a message from ann to bob that bob refused.
-pub(crate) fn refused(seq: u64) -> Record<'static> {
+/// Returns the end of a message from ann to bob, with the number of its outcome.
+pub(crate) fn ended(outcome: Outcome, seq: u64, id: &'static str, number: u64) -> Record<'static> {
     Record::Ended(EndedRecord {
         device: BOB,
         seq,
-        outcome: Outcome::Refused,
+        outcome,
         at_ms: NOW.wall_ms,
         maybe_seen: false,
-        reason: Some("no"),
+        reason: (outcome == Outcome::Refused).then_some("no"),
+        of: Some(EndedOf { from: ANN, id, number: Some(number) }),
     })
 }

@@ -79,11 +79,11 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::Message(_) => "message",
         Record::Outcome(_) => "outcome",
         Record::Acked { .. } => "acked",
-        Record::Removed { .. } => "removed",
         Record::Ended(_) => "ended",
         Record::Device(_) => "device",
         Record::Gone { .. } => "gone",
         Record::Id(_) => "id",
+        Record::Exchange(_) => "exchange",
     }
 }
 
@@ -173,9 +173,19 @@ impl Rig {
         self.handle(Input::Disconnected(Conn(conn)))
     }
 
-    /// Syncs everything that was appended.
+    /// Syncs everything that was appended, and what is appended because of that.
     pub(crate) fn sync(&mut self) -> Done {
-        self.sync_first(self.unsynced)
+        let mut all = Done::default();
+        while self.unsynced > 0 {
+            let Done { frames, closed, appended, pushed_to, fetches } =
+                self.sync_first(self.unsynced);
+            all.frames.extend(frames);
+            all.closed.extend(closed);
+            all.appended.extend(appended);
+            all.pushed_to.extend(pushed_to);
+            all.fetches.extend(fetches);
+        }
+        all
     }
 
     /// Syncs the first appends.

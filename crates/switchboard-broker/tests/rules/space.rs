@@ -43,7 +43,7 @@ fn a_full_store_refuses_new_messages_and_takes_all_else() {
     let memory = rig.say(0, &send("fast", r#","durability":"memory""#));
     assert!(memory.told(0).contains("\"accepted\""), "{memory:?}");
     // Acks and outcomes go into the store.
-    assert!(rig.say(1, r#"{"type":"ack","seq":1}"#).appended.contains(&"outcome"));
+    assert!(rig.say(1, r#"{"type":"ack","seq":1}"#).appended.contains(&"ended"));
     let told = rig.sync();
     assert!(told.told(0).contains("\"delivered\""), "{told:?}");
     rig.handle(Input::StoreFull(false));
