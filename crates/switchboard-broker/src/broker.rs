@@ -134,7 +134,11 @@ pub enum Input<'a> {
         to: Position,
     },
     /// A deadline may be due (see [`Broker::next_tick`]).
-    Tick,
+    Tick {
+        /// False while the store is behind: messages that expire and devices that end wait until it
+        /// has caught up, as each makes a record.
+        may_end: bool,
+    },
     /// The process is about to end: records that were put off are appended now.
     Ending,
 }
@@ -389,12 +393,14 @@ impl Broker {
         text: &[u8],
         effect: &mut dyn FnMut(Effect<'_>),
     ) {
+        self.mailboxes.now = now;
         self.frame(now, conn, text, effect);
         self.settle_local(now, effect);
     }
 
     /// Handles all inputs that are rarer, or cost more, than a forwarded text.
     fn handle_more(&mut self, now: Now, input: Input<'_>, effect: &mut dyn FnMut(Effect<'_>)) {
+        self.mailboxes.now = now;
         match input {
             Input::Forwarded { .. } => {}
             Input::Returned { from, digest } => self.returned(from, digest, effect),
@@ -417,7 +423,7 @@ impl Broker {
                 self.unreadable(now, device, session, want, effect);
             }
             Input::Damaged { from, to } => self.damaged(now, from..to, effect),
-            Input::Tick => self.tick(now, effect),
+            Input::Tick { may_end } => self.tick(now, may_end, effect),
             Input::Ending => {
                 self.record_acks(effect);
                 // All at once: there is no later tick to spread them over.

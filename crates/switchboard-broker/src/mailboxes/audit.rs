@@ -1,5 +1,6 @@
 //! Audit of the sums and tables that a broker keeps, for tests.
 
+use super::entry::Entry;
 use super::totals::Totals;
 use super::{Device, Stats};
 use crate::Broker;
@@ -54,8 +55,35 @@ impl Broker {
         }
         self.mailboxes.announcements.audit()?;
         self.mailboxes.timers.audit(self.mailboxes.devices.len())?;
+        self.mailboxes.endings.audit(self.mailboxes.devices.len())?;
         self.mailboxes.window.audit(&self.mailboxes.window_max())?;
         self.audit_memory()
+    }
+
+    /// Describes everything that a replay has restored, one line for each thing and in no order, so
+    /// that replays can be compared. For tests.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (&id, device) in &self.mailboxes.devices {
+            let Device { mailbox_name, mailbox, since_ms, away_since, recorded_at, .. } = &**device;
+            let shown = self.show(id);
+            let marks = (mailbox.next_seq(), mailbox.acked_to(), mailbox.pushed_to());
+            let times = (since_ms, away_since, recorded_at);
+            lines.push(format!("{shown:?} {mailbox_name} {marks:?} {times:?}"));
+            for entry in mailbox.iter() {
+                let from = self.show(entry.from);
+                let Entry { seq, position, expires_at, len, state, kind, .. } = entry;
+                let place = (seq, position, len);
+                lines.push(format!(
+                    "{shown:?} {place:?} {from:?} {expires_at:?} {state:?} {kind:?}"
+                ));
+            }
+        }
+        for (pair, exchange) in self.mailboxes.exchanges.iter() {
+            lines.push(format!("{pair:?} {}", exchange.describe(|device| self.show(device))));
+        }
+        lines.extend(self.mailboxes.window.describe(|device| self.show(device)));
+        lines
     }
 
     /// Fails if a table of the shard has not given back memory that it does not need.

@@ -352,7 +352,7 @@ impl Broker {
             return;
         }
         if self.mailboxes.devices.contains_key(&id) {
-            self.mailboxes.timers.set(at, Alarm::Expiry, id);
+            self.mailboxes.set_alarm(at, Alarm::Expiry, id);
         }
     }
 

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
+use switchboard_proto::v1::PublicId;
 
 use super::totals::{OfAnonymous, Totals};
 use super::{ExchangeRecord, MessageOutcome, Position};
@@ -236,6 +237,21 @@ impl Exchange {
     /// Returns the number below which all outcomes of the other partition are recorded here.
     pub(crate) fn recorded_to(&self) -> u64 {
         self.applying.front().copied().unwrap_or(self.applied_to)
+    }
+
+    /// Describes it, naming devices as on the wire. For tests.
+    pub(crate) fn describe(&self, show: impl Fn(DeviceId) -> PublicId) -> String {
+        let outbox: Vec<_> = self
+            .outbox
+            .iter()
+            .map(|(number, Pending { to, id, outcome, position })| {
+                let MessageOutcome { of, kind, at_ms, maybe_seen, reason } = outcome;
+                let of = (show(of.device), of.seq);
+                (number, show(*to), id, position, (of, kind, at_ms, maybe_seen, reason))
+            })
+            .collect();
+        let marks = (self.next, self.settled_to, self.applied_to, self.recorded_at);
+        format!("{marks:?} {outbox:?}")
     }
 
     // ---- replay and compaction ----

@@ -267,7 +267,7 @@ impl Broker {
             out(taken_over(older.hello.conn));
         }
         self.mailboxes.waiting.insert(conn, id);
-        self.mailboxes.timers.set(until, Alarm::Waiting, id);
+        self.mailboxes.set_alarm(until, Alarm::Waiting, id);
     }
 
     /// Opens a session of a device that exists, in place of the one that it may have.
@@ -358,13 +358,13 @@ impl Broker {
     }
 
     pub(super) fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
+        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         // The wait that the alarm was set for may have ended, and this be a later one.
-        if let Some(waiting) = &device.waiting
-            && waiting.until > now.at
-        {
-            return self.mailboxes.timers.set(waiting.until, Alarm::Waiting, id);
+        let until = device.waiting.as_ref().map(|waiting| waiting.until);
+        if let Some(until) = until.filter(|until| *until > now.at) {
+            return self.mailboxes.set_alarm(until, Alarm::Waiting, id);
         }
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         if let Some(waiting) = device.waiting.take() {
             let is_ephemeral = device.is_ephemeral;
             self.mailboxes.end_wait(waiting.hello.conn);

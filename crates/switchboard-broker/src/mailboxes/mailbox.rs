@@ -503,11 +503,13 @@ impl Mailbox {
             .collect()
     }
 
-    /// Returns the waiting entries whose time is over, each only once, and when the next one
-    /// expires.
-    pub(crate) fn expired(&mut self, now: Moment) -> (Vec<u64>, Option<Moment>) {
+    /// Returns waiting entries whose time is over, at most `max` and each only once, and when the
+    /// next one expires.
+    pub(crate) fn expired(&mut self, now: Moment, max: usize) -> (Vec<u64>, Option<Moment>) {
         let mut over = Vec::new();
-        while let Some(seq) = self.expiries.take_over(now) {
+        while over.len() < max
+            && let Some(seq) = self.expiries.take_over(now)
+        {
             // One that is not synced is judged when it is (`entry_synced`).
             if self.find(seq).is_some_and(|entry| entry.state == State::Ready) {
                 over.push(seq);

@@ -73,7 +73,7 @@ use mailbox::Mailbox;
 use session::Session;
 use shares::Quota;
 use store::Pending;
-use timers::Timers;
+use timers::{Alarm, Timers};
 use totals::OfAnonymous;
 use window::{Window, WindowMax};
 
@@ -116,6 +116,9 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// Length of the longest frame, which `welcome` names.
     pub message_bytes_max: usize,
+    /// Messages that expire, or are evicted from devices that end, in one turn of the shard. Any
+    /// number may be due at once, as clients choose when.
+    pub endings_at_once: usize,
 }
 
 /// The numbers of the contract of v1, where it names one.
@@ -139,6 +142,8 @@ impl Default for Limits {
             list_devices: true,
             ping_interval: Duration::from_secs(25),
             message_bytes_max: 1 << 20,
+            // About a millisecond of work.
+            endings_at_once: 2_048,
         }
     }
 }
@@ -246,6 +251,12 @@ pub(crate) struct Mailboxes {
     /// The purpose of each append that is not synced, in order.
     pending: VecDeque<Pending>,
     timers: Timers,
+    /// The alarms that end messages, which go off at a rate.
+    endings: Timers,
+    /// Time at which the next of these may go off.
+    endings_from: Moment,
+    /// Time of the input that is being handled.
+    pub(crate) now: Now,
     /// Changes of presence that watchers are still to be told.
     announcements: Announcements,
     /// Anonymous devices that are away, the longest away first: all for which nothing waits, and
@@ -352,6 +363,9 @@ impl Mailboxes {
             next_session: 1,
             pending: VecDeque::new(),
             timers: Timers::default(),
+            endings: Timers::default(),
+            endings_from: Moment::default(),
+            now: Now { at: Moment::default(), wall_ms: 0 },
             announcements: Announcements::default(),
             idle: BTreeSet::new(),
             acked: Vec::new(),
@@ -414,6 +428,7 @@ impl Mailboxes {
         let device = self.devices.remove(&id)?;
         shrink(&mut self.devices, KEPT_BY_SHARD);
         self.timers.clear(id);
+        self.endings.clear(id);
         self.stale_records.remove(&id);
         self.idle.remove(&(device.away_since, id));
         // A sender may still cancel a message to it by its number: a later device of the id must
@@ -435,6 +450,17 @@ impl Mailboxes {
         let device = self.waiting.remove(&conn);
         shrink(&mut self.waiting, KEPT_BY_SHARD);
         device
+    }
+
+    /// Sets an alarm of a device, unless it goes off earlier anyway.
+    fn set_alarm(&mut self, at: Moment, alarm: Alarm, id: DeviceId) {
+        let timers = if alarm.ends_messages() { &mut self.endings } else { &mut self.timers };
+        timers.set(at, alarm, id);
+    }
+
+    /// Returns the time at which messages may expire, or devices end.
+    pub(crate) fn endings_due(&self) -> Option<Moment> {
+        self.endings.next().map(|at| at.max(self.endings_from))
     }
 
     /// Returns the time at which acks are to be recorded.

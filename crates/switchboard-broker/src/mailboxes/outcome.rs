@@ -323,7 +323,7 @@ impl Broker {
         if device.mailbox.iter().any(|entry| entry.state == State::Unsynced) {
             // Messages are about to be accepted, and what is accepted must get its outcome.
             let again = now.at.after(std::time::Duration::from_millis(100));
-            return self.mailboxes.timers.set(again, super::timers::Alarm::Away, id);
+            return self.mailboxes.set_alarm(again, super::timers::Alarm::Away, id);
         }
         let waiting: Vec<u64> = device
             .mailbox

@@ -53,6 +53,14 @@ impl Broker {
                 return out(Effect::AwaitDrain { conn: session.conn });
             }
             match device.mailbox.next(in_flight_max, session.is_text) {
+                Next::Push(index) | Next::Fetch(index)
+                    if device.mailbox.at(index).expires_at <= self.mailboxes.now.at =>
+                {
+                    // Many expire at once, and it was not this one's turn yet.
+                    let now = self.mailboxes.now;
+                    self.expire(now, id, usize::MAX, out);
+                    return;
+                }
                 Next::Push(index) => {
                     let entry = device.mailbox.at(index);
                     let from = names.show(entry.from);
@@ -246,10 +254,11 @@ impl Broker {
         Some(taken)
     }
 
-    /// Takes out the messages of a device that have expired.
-    pub(super) fn expire(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        let (over, next) = device.mailbox.expired(now.at);
+    /// Takes out messages of a device that have expired, at most `max`; returns their number.
+    pub(super) fn expire(&mut self, now: Now, id: DeviceId, max: usize, out: Out<'_>) -> usize {
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return 0 };
+        let (over, next) = device.mailbox.expired(now.at, max);
+        let count = over.len();
         for seq in over {
             self.take_one(now, id, seq, Outcome::Expired, None, out);
         }
@@ -258,6 +267,7 @@ impl Broker {
         }
         // An expired message may have been in flight, and so frees credit.
         self.push_ready(id, out);
+        count
     }
 }
 

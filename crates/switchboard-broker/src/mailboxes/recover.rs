@@ -274,17 +274,7 @@ impl Broker {
 
     /// Ends the replay: resolves what it left open, and turns stamps into moments.
     pub fn replayed_all(&mut self, now: Now, mut replay: Replay, out: Out<'_>) {
-        // A device without a record of its own does not exist: other records only name it.
-        self.mailboxes.devices.retain(|_, device| device.mailbox_name != 0);
-        shrink(&mut self.mailboxes.devices, KEPT_BY_SHARD);
-        self.arm(now, &mut replay);
-        let ids: Vec<DeviceId> = self.mailboxes.devices.keys().copied().collect();
-        for id in ids {
-            self.replayed_one(now, id, &mut replay, out);
-        }
-        self.mailboxes.exchanges.replayed();
-        let outcomes = self.mailboxes.exchanges.totals();
-        self.recount(Totals::default(), outcomes);
+        self.end_replay(now, &mut replay, out);
         let mut evicted: Vec<(MessageKey, Taken)> = replay.evicted.drain().collect();
         evicted.sort_unstable_by_key(|(of, _)| (of.device, of.seq));
         for (of, taken) in evicted {
@@ -295,6 +285,21 @@ impl Broker {
             self.send_outcomes(pair, out);
         }
         self.settle_local(now, out);
+    }
+
+    /// As [`Broker::replayed_all`], but tells other partitions nothing.
+    pub fn end_replay(&mut self, now: Now, replay: &mut Replay, out: Out<'_>) {
+        // A device without a record of its own does not exist: other records only name it.
+        self.mailboxes.devices.retain(|_, device| device.mailbox_name != 0);
+        shrink(&mut self.mailboxes.devices, KEPT_BY_SHARD);
+        self.arm(now, replay);
+        let ids: Vec<DeviceId> = self.mailboxes.devices.keys().copied().collect();
+        for id in ids {
+            self.replayed_one(now, id, replay, out);
+        }
+        self.mailboxes.exchanges.replayed();
+        let outcomes = self.mailboxes.exchanges.totals();
+        self.recount(Totals::default(), outcomes);
     }
 
     fn replayed_one(&mut self, now: Now, id: DeviceId, replay: &mut Replay, out: Out<'_>) {

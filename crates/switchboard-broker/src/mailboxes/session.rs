@@ -18,6 +18,10 @@ use crate::{Conn, Moment, StampClock};
 /// Time before the end of a token at which the device is sent `expiring`.
 const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 
+/// Pause after [`Limits::endings_at_once`](super::Limits::endings_at_once), in which the shard does
+/// everything else.
+const ENDINGS_PAUSE: Duration = Duration::from_millis(1);
+
 /// One connection of a device.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -155,7 +159,7 @@ impl Broker {
         if let Some(ttl) = self.ttl(id)
             && let Some(device) = self.mailboxes.devices.get(&id)
         {
-            self.mailboxes.timers.set(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
+            self.mailboxes.set_alarm(device.away_since.after(ttl).max(now.at), Alarm::Away, id);
         }
     }
 
@@ -219,7 +223,7 @@ impl Broker {
         let is_warned = session.is_warned;
         let before = ends.ms().saturating_sub(EXPIRING_BEFORE.as_millis() as u64);
         let at = if is_warned { ends } else { Moment::from_ms(before) };
-        self.mailboxes.timers.set(at, Alarm::Token, id);
+        self.mailboxes.set_alarm(at, Alarm::Token, id);
     }
 
     fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
@@ -244,6 +248,7 @@ impl Broker {
             || self.mailboxes.stale_records_due().is_some_and(|at| at <= now)
             || self.mailboxes.announcements.due().is_some_and(|at| at <= now)
             || self.mailboxes.window_due().is_some_and(|at| at <= now)
+            || self.mailboxes.endings_due().is_some_and(|at| at <= now)
     }
 
     /// Returns the next moment at which [`Input::Tick`](crate::Input::Tick) may have something
@@ -255,20 +260,21 @@ impl Broker {
             mailboxes.stale_records_due(),
             mailboxes.announcements.due(),
             mailboxes.window_due(),
+            mailboxes.endings_due(),
         ];
         mailboxes.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Does everything that is due.
-    pub(crate) fn tick(&mut self, now: Now, out: Out<'_>) {
+    pub(crate) fn tick(&mut self, now: Now, may_end: bool, out: Out<'_>) {
         while let Some((alarm, id)) = self.mailboxes.timers.take_due(now.at) {
             match alarm {
-                Alarm::Expiry => self.expire(now, id, out),
                 Alarm::Token => self.token_alarm(now, id, out),
                 Alarm::Waiting => self.waiting_alarm(now, id, out),
-                Alarm::Away => self.away_alarm(now, id, out),
+                Alarm::Expiry | Alarm::Away => {}
             }
         }
+        self.end_some(now, may_end, out);
         if self.mailboxes.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
@@ -277,21 +283,46 @@ impl Broker {
         self.mailboxes.window.forget(now.at, self.mailboxes.limits.dedup_window);
     }
 
-    pub(super) fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
-        let Some(device) = self.mailboxes.devices.get(&id) else { return };
-        if device.session.is_some() {
+    /// Ends what is due, but not too many messages at once.
+    fn end_some(&mut self, now: Now, may_end: bool, out: Out<'_>) {
+        if self.mailboxes.endings_due().is_none_or(|at| at > now.at) {
             return;
         }
-        if device.is_ephemeral {
-            return self.end_device(now, id, out);
+        let mut left = if may_end { self.mailboxes.limits.endings_at_once } else { 0 };
+        while left > 0
+            && let Some((alarm, id)) = self.mailboxes.endings.take_due(now.at)
+        {
+            let ended = match alarm {
+                Alarm::Away => self.away_alarm(now, id, out),
+                _ => self.expire(now, id, left, out),
+            };
+            // A look costs something, too.
+            left = left.saturating_sub(1 + ended);
         }
-        let Some(ttl) = self.ttl(id) else { return };
+        if left == 0 {
+            self.mailboxes.endings_from = now.at.after(ENDINGS_PAUSE);
+        }
+    }
+
+    /// Ends a device whose time to live is over; returns the number of messages that it had.
+    pub(super) fn away_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> usize {
+        let Some(device) = self.mailboxes.devices.get(&id) else { return 0 };
+        if device.session.is_some() {
+            return 0;
+        }
+        let waiting = device.mailbox.waiting();
+        if device.is_ephemeral {
+            self.end_device(now, id, out);
+            return waiting;
+        }
+        let Some(ttl) = self.ttl(id) else { return 0 };
         if device.away_since.after(ttl) <= now.at {
             self.end_device(now, id, out);
-        } else {
-            // It came back and left again since the alarm was set.
-            self.set_away_alarm(id, now);
+            return waiting;
         }
+        // It came back and left again since the alarm was set.
+        self.set_away_alarm(id, now);
+        0
     }
 }
 

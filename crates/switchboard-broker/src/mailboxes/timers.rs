@@ -22,6 +22,16 @@ pub(crate) enum Alarm {
     Away,
 }
 
+impl Alarm {
+    /// Every alarm that may be set for a device.
+    const ALL: [Alarm; 4] = [Alarm::Expiry, Alarm::Token, Alarm::Waiting, Alarm::Away];
+
+    /// Returns whether it ends messages, which may be any number at once and make records.
+    pub(crate) fn ends_messages(self) -> bool {
+        matches!(self, Alarm::Expiry | Alarm::Away)
+    }
+}
+
 /// Alarms in the order in which they are due: at most one per device and reason.
 ///
 /// An alarm is only ever moved earlier. If its deadline moves later, it goes off early and its
@@ -51,8 +61,7 @@ impl Timers {
 
     /// Forgets all alarms of a device that ended.
     pub(crate) fn clear(&mut self, device: DeviceId) {
-        use Alarm::{Away, Expiry, Token, Waiting};
-        for alarm in [Expiry, Token, Waiting, Away] {
+        for alarm in Alarm::ALL {
             self.due.remove(&(device, alarm));
         }
         shrink(&mut self.due, KEPT_BY_SHARD);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
-use switchboard_proto::v1::Durability;
+use switchboard_proto::v1::{Durability, PublicId};
 
 use super::crowd::{Crowd, Standing};
 use super::index::Index;
@@ -374,6 +374,18 @@ impl Window {
         {
             other.standing.index = index;
         }
+    }
+
+    /// Describes each id, naming devices as on the wire. For tests.
+    pub(crate) fn describe(
+        &self,
+        show: impl Fn(DeviceId) -> PublicId,
+    ) -> impl Iterator<Item = String> {
+        let left = self.entries.iter().filter(|seen| !seen.has(flag::GONE));
+        left.map(move |seen| {
+            let Seen { key, content, from, seq, at_and_flags, .. } = seen;
+            format!("id {key} {content} {:?} {seq} {at_and_flags}", show(*from))
+        })
     }
 
     /// Fails if a list, a count or a standing is wrong, or memory is not given back. For tests.

@@ -93,6 +93,6 @@ fn a_device_whose_messages_expired_gives_way() {
     rig.say(10, r#"{"type":"send","id":"m","to":"100000000","body":1,"ttl_ms":5}"#);
     assert!(is_refused(&rig.hello(12, "cleo", None), 12));
     rig.now.at = rig.broker.next_tick().expect("it expires");
-    rig.handle(switchboard_broker::Input::Tick);
+    rig.handle(switchboard_broker::Input::Tick { may_end: true });
     assert!(rig.hello(12, "cleo", None).closed.is_empty());
 }

@@ -128,7 +128,7 @@ fn one_that_is_taken_over_again_and_again_waits_like_any_other() {
     }
     assert!(rig.say(5, r#"{"type":"ping"}"#).told(5).contains("pong"), "it is still there");
     rig.now.at = rig.now.at.after(std::time::Duration::from_secs(2));
-    let done = rig.handle(switchboard_broker::Input::Tick);
+    let done = rig.handle(switchboard_broker::Input::Tick { may_end: true });
     assert_eq!(done.closed, [(5, close::TAKEN_OVER)]);
     assert!(done.told(8).contains("\"welcome\""), "{done:?}");
     // They are still counted if the device before left while the next one waited.
@@ -136,7 +136,7 @@ fn one_that_is_taken_over_again_and_again_waits_like_any_other() {
     assert!(rig.leave(8).told(9).contains("\"welcome\""));
     assert!(rig.hello(10, "ann", None).frames.is_empty());
     rig.now.at = rig.now.at.after(std::time::Duration::from_secs(11));
-    let done = rig.handle(switchboard_broker::Input::Tick);
+    let done = rig.handle(switchboard_broker::Input::Tick { may_end: true });
     assert!(done.told(10).contains("\"welcome\""), "{done:?}");
     assert_eq!(rig.hello(11, "ann", None).closed, [(10, close::TAKEN_OVER)]);
     rig.broker.audit(100, 100).unwrap();

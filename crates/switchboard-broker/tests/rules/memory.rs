@@ -88,7 +88,7 @@ fn expired_messages_leave_no_memory() {
     }
     while rig.broker.stats().messages > 0 {
         rig.now.at = rig.now.at.after(Duration::from_millis(1));
-        rig.handle(Input::Tick);
+        rig.handle(Input::Tick { may_end: true });
         audit(&rig);
     }
 }
@@ -160,7 +160,7 @@ fn devices_that_ended_leave_no_memory() {
     audit(&rig);
     while let Some(at) = rig.broker.next_tick() {
         rig.now.at = at;
-        rig.handle(Input::Tick);
+        rig.handle(Input::Tick { may_end: true });
         audit(&rig);
     }
     assert_eq!(rig.broker.stats().mailboxes, 0);

@@ -23,7 +23,7 @@ fn cancelled_and_expired(rig: &mut Rig) -> String {
     frames.extend(rig.sync().frames);
     let Now { at, wall_ms } = rig.now;
     rig.now = Now { at: at.after(Duration::from_secs(1)), wall_ms: wall_ms + 1_000 };
-    frames.extend(rig.handle(Input::Tick).frames);
+    frames.extend(rig.handle(Input::Tick { may_end: true }).frames);
     (0..3).for_each(|_| frames.extend(rig.sync().frames));
     frames.into_iter().map(|(_, frame)| frame + "\n").collect()
 }

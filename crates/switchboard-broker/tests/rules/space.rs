@@ -7,7 +7,7 @@ use switchboard_proto::v1::{DeviceRef, close};
 use crate::rig::Rig;
 
 fn row_of(rig: &mut Rig) -> Vec<&'static str> {
-    let mut done = rig.handle(Input::Tick).appended;
+    let mut done = rig.handle(Input::Tick { may_end: true }).appended;
     rig.sync();
     done.retain(|kind| *kind == "device");
     done
@@ -72,10 +72,10 @@ fn acks_wait_without_records_while_the_store_fails() {
     assert!(rig.say(1, r#"{"type":"ack","seq":1}"#).appended.is_empty());
     rig.now.at = rig.now.at.after(std::time::Duration::from_secs(1));
     assert!(!rig.broker.is_due(rig.now.at));
-    assert!(rig.handle(Input::Tick).appended.is_empty());
+    assert!(rig.handle(Input::Tick { may_end: true }).appended.is_empty());
     rig.handle(Input::StoreHealthy);
     assert!(rig.broker.is_due(rig.now.at));
-    assert_eq!(rig.handle(Input::Tick).appended, ["acked"]);
+    assert_eq!(rig.handle(Input::Tick { may_end: true }).appended, ["acked"]);
 }
 
 /// Each new device wrote a record of about 110 bytes, even while the store was full: a stranger

@@ -66,7 +66,7 @@ fn count(done: &Done, device: &str, told: &mut BTreeMap<u32, (bool, usize)>) -> 
 fn tick(rig: &mut Rig) -> Done {
     rig.now.at = rig.now.at.after(Duration::from_millis(1));
     assert!(rig.broker.is_due(rig.now.at));
-    rig.handle(Input::Tick)
+    rig.handle(Input::Tick { may_end: true })
 }
 
 fn watched_by(watchers: u32, limits: Limits) -> Rig {

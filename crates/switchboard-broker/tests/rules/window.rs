@@ -60,7 +60,7 @@ fn ids_are_forgotten_though_their_device_never_sends_again() {
     send(&mut rig, 0, 1);
     assert_eq!(rig.broker.stats().ids, 1);
     rig.now.at = rig.broker.next_tick().expect("something is due");
-    rig.handle(Input::Tick);
+    rig.handle(Input::Tick { may_end: true });
     assert_eq!(rig.broker.stats().ids, 0);
     assert_eq!(rig.broker.next_tick(), None);
 }

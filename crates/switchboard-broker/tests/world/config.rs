@@ -82,6 +82,7 @@ impl Config {
                 push_bytes_max: random.pick(&[1, 300, 100_000]),
                 memory_messages_max_bytes: random.pick(&[1 << 30, 1 << 30, 2_000]),
                 store_bytes_max: random.pick(&[10 << 30, 10 << 30, 2_000]),
+                endings_at_once: random.pick(&[1, 2, 2_048]),
                 ..Limits::default()
             },
         }

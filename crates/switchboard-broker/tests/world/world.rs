@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use switchboard_broker::{
     Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Effect, Envelope, HashKey,
-    Hello, Input, LastRun, Moment, Now, Position, RECEIPT_BYTES, Replay, ShardId, StampClock, Want,
-    owner,
+    Hello, Input, LastRun, Limits, Moment, Now, PARTITIONS, PartitionId, Position, RECEIPT_BYTES,
+    Replay, ShardId, StampClock, Want, owner,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::PublicId;
@@ -184,6 +184,42 @@ impl World {
         }
         self.replay();
         self.audit();
+        if self.random.percent(5) {
+            self.check_partitions();
+        }
+    }
+
+    /// Checks that the records of each partition alone restore all of it.
+    fn check_partitions(&self) {
+        let mut whole = self.replayed(|_| true).describe();
+        let mut parts: Vec<String> = (0..PARTITIONS)
+            .filter_map(PartitionId::new)
+            .flat_map(|own| self.replayed(|partition| partition == own).describe())
+            .collect();
+        whole.sort_unstable();
+        parts.sort_unstable();
+        assert_eq!(whole, parts, "partitions that were replayed alone differ");
+    }
+
+    /// Returns a broker for which the records of some partitions were replayed.
+    fn replayed(&self, is_meant: impl Fn(PartitionId) -> bool) -> Broker {
+        let directory = Arc::new(Directory::new(1, 3, HashKey::new([7; HashKey::LEN])));
+        // The bounds on ids are on all of a shard.
+        let limits = Limits {
+            dedup_ids_max: 1_000_000,
+            dedup_ids_per_device_max: 1_000_000,
+            ..self.config.limits.clone()
+        };
+        let mut broker = Broker::new(ShardId(0), directory, self.key.clone(), limits, true);
+        broker.stamp_by(self.clock);
+        let mut replay = Replay::default();
+        let records =
+            self.store.durable.iter().map(|(position, stored)| (position, stored.record()));
+        for (position, record) in records.filter(|(_, record)| is_meant(record.partition())) {
+            broker.replay(self.now, &mut replay, &record, *position);
+        }
+        broker.end_replay(self.now, &mut replay, &mut |_| ());
+        broker
     }
 
     fn replay(&mut self) {
@@ -683,7 +719,8 @@ impl World {
             return;
         }
         note!(self, "tick on {shard}");
-        self.handle(shard, Input::Tick);
+        let may_end = self.random.percent(90);
+        self.handle(shard, Input::Tick { may_end });
         self.ticked[shard] = self.now.at;
     }
 
