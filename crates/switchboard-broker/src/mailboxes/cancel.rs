@@ -8,34 +8,37 @@ use super::entry::State;
 use super::envelope::{Cancel, DeviceReplyTo, Envelope, Room};
 use super::outcome::End;
 use super::send::rejection;
+use super::session::Speaker;
 use super::{MessageKey, Now, Out};
-use crate::Digest;
 use crate::broker::Broker;
+use crate::{Conn, Digest};
 
 impl Broker {
     /// Asks the receiver's shard to cancel a message of a v1 device.
     pub(super) fn cancel_frame(
         &mut self,
         now: Now,
-        id: DeviceId,
+        conn: Conn,
+        speaker: Speaker,
         (message, to): (&str, &str),
         out: Out<'_>,
     ) {
+        let id = speaker.device;
         let receiver = DeviceRef::parse(to).and_then(|to| self.directory.names().find(to));
         let Some(receiver) = receiver else {
             // Nothing can have been sent to it.
             let code = RejectCode::TooLate;
             return self.reject_to(id, (message, Some(to)), code, rejection(code), out);
         };
-        let Some(device) = self.mailboxes.devices.get(&id) else { return };
         let cancel = Cancel {
             to: receiver,
             id: message.into(),
-            incarnation: device.incarnation(),
+            incarnation: speaker.incarnation,
             reply_to: DeviceReplyTo {
                 shard: self.shard,
                 device: id,
-                session: device.session.as_ref().map_or(0, |session| session.number),
+                conn,
+                session: speaker.session,
                 is_told: false,
                 room: Room::None,
             },
@@ -137,8 +140,8 @@ impl Broker {
         result: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
-        let session = self.session(reply_to.device);
-        if session.is_some_and(|session| session.number == reply_to.session) {
+        let speaker = self.speaker(reply_to.conn);
+        if speaker.is_some_and(|speaker| speaker.session == reply_to.session) {
             let to = self.show(of);
             match result {
                 Ok(()) => {

@@ -170,7 +170,9 @@ pub struct DeviceReplyTo {
     pub shard: ShardId,
     /// The device.
     pub device: DeviceId,
-    /// The session.
+    /// The connection.
+    pub conn: Conn,
+    /// The session on it: it may be another's by then.
     pub session: u32,
     /// True if it was told already that nothing is known; it is told no more.
     pub is_told: bool,

@@ -6,6 +6,7 @@ use switchboard_proto::v1::{
     ServerFrame, close, parse_client,
 };
 
+use super::session::Speaker;
 use super::{Event, Now, Out};
 use crate::broker::{Broker, Effect};
 use crate::{Conn, Moment};
@@ -59,22 +60,30 @@ impl Broker {
 
     /// Obeys a frame of a v1 device. What comes on a connection that is fenced changes nothing.
     pub(crate) fn frame(&mut self, now: Now, conn: Conn, text: &[u8], out: Out<'_>) {
-        let Some(id) = self.session_on(conn) else { return };
+        let Some(speaker) = self.speaker(conn) else { return };
         match parse_client(text) {
-            Ok(frame) => self.obey(now, id, conn, frame, out),
-            Err(error) => self.bad_frame(now, id, &error, out),
+            Ok(frame) => self.obey(now, speaker, conn, frame, out),
+            Err(error) => self.bad_frame(now, speaker.device, &error, out),
         }
     }
 
-    fn obey(&mut self, now: Now, id: DeviceId, conn: Conn, frame: ClientFrame<'_>, out: Out<'_>) {
+    fn obey(
+        &mut self,
+        now: Now,
+        speaker: Speaker,
+        conn: Conn,
+        frame: ClientFrame<'_>,
+        out: Out<'_>,
+    ) {
+        let id = speaker.device;
         match frame {
-            ClientFrame::Send(send) => self.send_frame(now, id, &send, out),
+            ClientFrame::Send(send) => self.send_frame(now, conn, speaker, &send, out),
             ClientFrame::Ack { seq } => self.ack_frame(now, id, seq, out),
             ClientFrame::Refuse { seq, reason } => {
                 self.refuse_frame(now, id, seq, reason.as_deref(), out);
             }
             ClientFrame::Cancel { id: message, to } => {
-                self.cancel_frame(now, id, (&message, &to), out);
+                self.cancel_frame(now, conn, speaker, (&message, &to), out);
             }
             ClientFrame::Devices { id: frame, after, limit } => {
                 self.devices_frame(id, &frame, after.as_deref(), limit, out);

@@ -8,7 +8,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::close;
 
 use super::frames::BadFrames;
-use super::session::{Session, Unwelcomed, moment_of, taken_over};
+use super::session::{Session, Speaker, Unwelcomed, moment_of, taken_over};
 use super::timers::Alarm;
 use super::{Device, Event, Now, Out, Position, SendFilter};
 use crate::broker::{Broker, Effect};
@@ -328,7 +328,12 @@ impl Broker {
         if self.mailboxes.sessions.len() <= index {
             self.mailboxes.sessions.resize(index + 1, None);
         }
-        self.mailboxes.sessions[index] = Some(id);
+        self.mailboxes.sessions[index] = Some(Speaker {
+            device: id,
+            session: number,
+            incarnation: device.incarnation(),
+            is_filtered: hello.filter.is_some(),
+        });
         // Before its record and `welcome`, which both say how far it has acked.
         if resumed {
             self.ack_to(now, id, hello.last_seq, out);

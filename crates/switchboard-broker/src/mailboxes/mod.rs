@@ -246,7 +246,7 @@ pub(crate) struct Mailboxes {
     pub(crate) is_full: bool,
     devices: FxHashMap<DeviceId, Box<Device>>,
     /// By [`crate::Conn`].
-    sessions: Vec<Option<DeviceId>>,
+    sessions: Vec<Option<session::Speaker>>,
     next_session: u32,
     /// The purpose of each append that is not synced, in order.
     pending: VecDeque<Pending>,

@@ -14,11 +14,12 @@ use super::envelope::{
     Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, Room, TextReplyTo,
 };
 use super::reserved::OutcomesFull;
+use super::session::Speaker;
 use super::totals::OUTCOME_MEMORY;
 use super::{Event, MessageKey, Now, Out, owner};
-use crate::ShardId;
 use crate::broker::{Broker, Effect, Refusal};
 use crate::duplicates::LastText;
+use crate::{Conn, ShardId};
 
 /// The longest id that the server can make for a text.
 pub(super) const MADE_ID_LONGEST: &str = "text-9007199254740991";
@@ -28,32 +29,44 @@ const ECHO_CHARS_MAX: usize = 128;
 
 impl Broker {
     /// Sends a message of a v1 device, or rejects it.
-    pub(super) fn send_frame(&mut self, now: Now, id: DeviceId, send: &Send<'_>, out: Out<'_>) {
-        if let Err((code, message)) = self.send(now, id, send, out) {
-            self.reject(id, &send.id, code, &message, out);
+    pub(super) fn send_frame(
+        &mut self,
+        now: Now,
+        conn: Conn,
+        speaker: Speaker,
+        send: &Send<'_>,
+        out: Out<'_>,
+    ) {
+        if let Err((code, message)) = self.send(now, conn, speaker, send, out) {
+            self.reject(speaker.device, &send.id, code, &message, out);
         }
     }
 
     fn send(
         &mut self,
         now: Now,
-        id: DeviceId,
+        conn: Conn,
+        speaker: Speaker,
         send: &Send<'_>,
         out: Out<'_>,
     ) -> Result<(), (RejectCode, String)> {
+        let id = speaker.device;
         let to = self.known(id, send)?;
-        let shard = self.receiver(id, to, send)?;
+        if speaker.is_filtered && !self.may_send(id, to) {
+            return Err(not_allowed(send));
+        }
+        // Of the shard that decides about the receiver, whether or not that exists.
+        let shard = self.shard_with(to).unwrap_or_else(|| owner(to, self.mailboxes.shards));
         self.check_send(id, send)?;
         let (room, no_room) = match send.receipt {
             true => self.reserve_outcome(id, to),
             false => (Room::None, None),
         };
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return Ok(()) };
         let deliver = Deliver {
             from: id,
             to,
             id: Cow::Borrowed(&send.id),
-            incarnation: device.incarnation(),
+            incarnation: speaker.incarnation,
             body: Cow::Borrowed(send.body),
             re: send.re.as_deref().map(Cow::Borrowed),
             sent_at_ms: now.wall_ms,
@@ -66,7 +79,8 @@ impl Broker {
             reply_to: ReplyTo::Device(DeviceReplyTo {
                 shard: self.shard,
                 device: id,
-                session: device.session.as_ref().map_or(0, |session| session.number),
+                conn,
+                session: speaker.session,
                 is_told: false,
                 room,
             }),
@@ -158,19 +172,6 @@ impl Broker {
             .ok_or_else(|| if is_allowed() { nobody(send) } else { not_allowed(send) })
     }
 
-    /// Returns the shard that decides about the receiver, whether or not it exists.
-    fn receiver(
-        &self,
-        id: DeviceId,
-        to: DeviceId,
-        send: &Send<'_>,
-    ) -> Result<ShardId, (RejectCode, String)> {
-        if !self.may_send(id, to) {
-            return Err(not_allowed(send));
-        }
-        Ok(self.shard_with(to).unwrap_or_else(|| owner(to, self.mailboxes.shards)))
-    }
-
     /// Returns the shard of a device, with or without a mailbox.
     #[inline]
     pub(crate) fn shard_with(&self, to: DeviceId) -> Option<ShardId> {
@@ -231,14 +232,16 @@ impl Broker {
                 true => Event::Duplicate,
             }));
         }
-        let session = self.session(reply_to.device);
-        if reply_to.is_told || session.is_none_or(|session| session.number != reply_to.session) {
+        let conn = reply_to.conn;
+        let is_there =
+            self.speaker(conn).is_some_and(|speaker| speaker.session == reply_to.session);
+        if !is_there || reply_to.is_told {
             return;
         }
         let (code, message) = match reply {
             Reply::Accepted { durability, duplicate, .. } => {
-                let frame = ServerFrame::Accepted { id, durability, duplicate };
-                return self.tell(reply_to.device, &frame, out);
+                let frame = &ServerFrame::Accepted { id, durability, duplicate };
+                return out(Effect::Tell { conn, frame });
             }
             Reply::Rejected(RejectCode::NoSuchDevice) => {
                 (RejectCode::NoSuchDevice, Cow::Owned(no_such_device(self.show(of).as_ref())))

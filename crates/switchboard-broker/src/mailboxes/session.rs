@@ -47,6 +47,19 @@ pub(crate) struct Session {
     pub(super) watching: BTreeSet<PublicId>,
 }
 
+/// The session on a connection, as far as each frame needs it, so that most find it without a look-up
+/// of the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaker {
+    pub(super) device: DeviceId,
+    /// The number of the session.
+    pub(super) session: u32,
+    /// See [`Device::incarnation`].
+    pub(super) incarnation: Option<u64>,
+    /// True if its token names the receivers that it allows.
+    pub(super) is_filtered: bool,
+}
+
 /// Parts of a `welcome` that is still to be sent.
 #[derive(Debug)]
 pub(super) struct Unwelcomed {
@@ -171,6 +184,12 @@ impl Broker {
 
     /// Returns the device whose session is on a connection.
     pub(crate) fn session_on(&self, conn: Conn) -> Option<DeviceId> {
+        self.speaker(conn).map(|speaker| speaker.device)
+    }
+
+    /// Returns the session on a connection.
+    #[inline]
+    pub(super) fn speaker(&self, conn: Conn) -> Option<Speaker> {
         self.mailboxes.sessions.get(conn.0 as usize).copied().flatten()
     }
 
@@ -207,6 +226,9 @@ impl Broker {
         let Some(id) = self.session_on(conn) else { return };
         if id != device {
             return self.end_session(now, id, Some(close::NOT_AUTHENTICATED), out);
+        }
+        if let Some(Some(speaker)) = self.mailboxes.sessions.get_mut(conn.0 as usize) {
+            speaker.is_filtered = filter.is_some();
         }
         if let Some(session) = self.session(id) {
             session.filter = filter;
