@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use switchboard_proto::DeviceId;
@@ -15,9 +16,9 @@ use switchboard_proto::v1::PublicId;
 
 use super::totals::{OfAnonymous, Totals};
 use super::{ExchangeRecord, MessageOutcome, Position};
-use crate::PartitionId;
 use crate::directory::RECEIPT_BYTES;
 use crate::shrink::{self, KEPT, KEPT_BY_SHARD, shrink};
+use crate::{Moment, PartitionId};
 
 /// The exchanges of the partitions of a shard, each with all other partitions, and with itself.
 #[derive(Debug, Default)]
@@ -45,6 +46,13 @@ pub(crate) struct Exchange {
     applied_to: u64,
     /// Numbers of those among them whose records are not synced, in order.
     applying: VecDeque<u64>,
+    /// Time at which the first outcomes are sent again, unless some are settled before; `None` while
+    /// all that were sent are settled.
+    resend_at: Option<Moment>,
+    /// Number of times that they were sent again without any being settled.
+    tries: u32,
+    /// Outcomes below this number were sent again: once they are settled, the next ones are.
+    resent_to: Option<u64>,
     /// The `settled_to` in the last record of the state.
     recorded_settled_to: u64,
     /// Position of that record; nowhere if there is none.
@@ -84,6 +92,13 @@ pub(crate) enum Taken {
     NotNext,
 }
 
+/// Time after which outcomes are sent again for the first time. It doubles each time, as the other
+/// side may only be waiting for its store.
+const RESEND_AFTER: Duration = Duration::from_secs(1);
+const RESEND_AFTER_MAX: Duration = Duration::from_secs(64);
+/// Outcomes that are sent again at once. The other side settles them before it needs more.
+const RESENT_AT_ONCE: usize = 64;
+
 /// The state of an exchange is recorded after so many outcomes were settled, so that a start does
 /// not send them all again.
 const SETTLED_UNRECORDED_MAX: u64 = 64;
@@ -97,6 +112,9 @@ impl Default for Exchange {
             settled_to: 1,
             applied_to: 1,
             applying: VecDeque::new(),
+            resend_at: None,
+            tries: 0,
+            resent_to: None,
             recorded_settled_to: 1,
             recorded_at: Position::NOWHERE,
         }
@@ -116,7 +134,17 @@ impl Exchanges {
         self.0.iter().map(|(pair, exchange)| (*pair, exchange))
     }
 
-    /// Returns the pairs with outcomes that are not settled, in order.
+    /// Returns the pairs whose outcomes are to be sent again, in order.
+    pub(crate) fn to_resend(&self, now: Moment) -> Vec<Pair> {
+        let is_due = |(pair, exchange): (&Pair, &Exchange)| {
+            exchange.resend_at.is_some_and(|at| at <= now).then_some(*pair)
+        };
+        let mut pairs: Vec<Pair> = self.0.iter().filter_map(is_due).collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
+    /// Returns all pairs, in order.
     pub(crate) fn pairs(&self) -> Vec<Pair> {
         let mut pairs: Vec<Pair> = self.0.keys().copied().collect();
         pairs.sort_unstable();
@@ -170,25 +198,54 @@ impl Exchange {
         self.outbox.range(..number).next_back().map_or(0, |(before, _)| *before)
     }
 
-    /// Returns the outcomes that may be sent: number, the number before, and the outcome.
-    pub(crate) fn to_send(&self) -> impl Iterator<Item = (u64, u64, &Pending)> {
+    /// Returns the first outcomes that are not settled: number, the number before, and the outcome.
+    pub(crate) fn to_resend(&self) -> impl Iterator<Item = (u64, u64, &Pending)> {
         let mut before = 0;
-        self.outbox.range(..self.unsynced).map(move |(number, pending)| {
+        let sent = self.outbox.range(..self.unsynced).take(RESENT_AT_ONCE);
+        sent.map(move |(number, pending)| {
             (*number, std::mem::replace(&mut before, *number), pending)
         })
     }
 
+    /// Notes that an outcome is sent for the first time; returns the time at which it is sent again.
+    pub(crate) fn sent(&mut self, now: Moment) -> Moment {
+        *self.resend_at.get_or_insert(now.after(RESEND_AFTER))
+    }
+
+    /// Notes that outcomes below this number are sent again; returns the time at which they are once
+    /// more.
+    pub(crate) fn resent(&mut self, now: Moment, to: u64) -> Moment {
+        self.resent_to = Some(to);
+        let after = RESEND_AFTER.saturating_mul(1 << self.tries.min(31)).min(RESEND_AFTER_MAX);
+        self.tries += 1;
+        *self.resend_at.insert(now.after(after))
+    }
+
+    /// Returns the time at which what is not settled is sent again.
+    pub(crate) fn resend_at(&self) -> Option<Moment> {
+        self.resend_at
+    }
+
     /// Forgets outcomes below this number, which the other partition has recorded; returns their
-    /// sums.
-    pub(crate) fn settle(&mut self, to: u64) -> Totals {
+    /// sums, and whether the next ones are to be sent again.
+    pub(crate) fn settle(&mut self, now: Moment, to: u64) -> (Totals, bool) {
         let mut totals = Totals::default();
         // Nothing that is not synced was sent, whatever the other side says.
         let to = to.min(self.unsynced);
+        if to <= self.settled_to {
+            return (totals, false);
+        }
         while let Some(first) = self.outbox.first_entry().filter(|first| *first.key() < to) {
             totals += first.remove().totals();
         }
-        self.settled_to = self.settled_to.max(to);
-        totals
+        (self.settled_to, self.tries) = (to, 0);
+        let is_left = self.outbox.range(..self.unsynced).next().is_some();
+        self.resend_at = is_left.then(|| now.after(RESEND_AFTER));
+        let is_over = self.resent_to.is_some_and(|resent_to| resent_to <= to);
+        if is_over {
+            self.resent_to = None;
+        }
+        (totals, is_over && is_left)
     }
 
     /// Returns whether so many outcomes were settled since its last record that it needs another.

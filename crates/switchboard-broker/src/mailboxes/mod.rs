@@ -273,6 +273,8 @@ pub(crate) struct Mailboxes {
     window: Window,
     /// The exchanges of outcomes with other partitions.
     exchanges: Exchanges,
+    /// Time at which outcomes are sent again, if they are not settled before.
+    resend_at: Option<Moment>,
     /// Requests about messages that wait for a record.
     deferred: FxHashMap<MessageKey, Vec<Deferred>>,
     /// Envelopes from this shard to itself.
@@ -374,6 +376,7 @@ impl Mailboxes {
             stale_records_at: Moment::default(),
             window: Window::default(),
             exchanges: Exchanges::default(),
+            resend_at: None,
             deferred: FxHashMap::default(),
             local: VecDeque::new(),
             answered_id: String::new(),
@@ -456,6 +459,11 @@ impl Mailboxes {
     fn set_alarm(&mut self, at: Moment, alarm: Alarm, id: DeviceId) {
         let timers = if alarm.ends_messages() { &mut self.endings } else { &mut self.timers };
         timers.set(at, alarm, id);
+    }
+
+    /// Notes that outcomes are sent again at this time.
+    fn will_resend(&mut self, at: Moment) {
+        self.resend_at = Some(self.resend_at.map_or(at, |other| other.min(at)));
     }
 
     /// Returns the time at which messages may expire, or devices end.
@@ -572,7 +580,7 @@ impl Broker {
                 self.told_outcome(to, &id, &outcome, numbered, out);
             }
             Envelope::Settled { source, target, to } => {
-                self.settled(Pair { own: source, other: target }, to, out);
+                self.settled(now, Pair { own: source, other: target }, to, out);
             }
             Envelope::Presence { to, device, online, at_ms } => {
                 self.presence(to, device, online, at_ms, out);

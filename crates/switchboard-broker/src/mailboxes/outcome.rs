@@ -12,9 +12,9 @@ use super::{
     Content, Device, EndedOf, EndedRecord, Envelope, Event, MessageKey, MessageOutcome, Now, Out,
     OutcomeRecord, Position, Record,
 };
-use crate::PartitionId;
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT, shrink};
+use crate::{Moment, PartitionId};
 
 /// The end of a message.
 pub(super) struct End {
@@ -130,9 +130,12 @@ impl Broker {
         match telling {
             Telling::Nobody => {}
             Telling::Numbered(pair) => {
+                let now = self.mailboxes.now.at;
                 let exchange = self.mailboxes.exchanges.of(pair);
                 if let Some((number, before, pending)) = exchange.synced(position) {
                     let envelope = numbered(pair, (number, before), pending);
+                    let resend_at = exchange.sent(now);
+                    self.mailboxes.will_resend(resend_at);
                     self.send_to_shard(pair.other.shard(self.mailboxes.shards), envelope, out);
                 }
             }
@@ -156,13 +159,30 @@ impl Broker {
         self.send_to_owner(to, envelope, out);
     }
 
-    /// Sends everything of an exchange that is not settled.
-    pub(super) fn send_outcomes(&mut self, pair: Pair, out: Out<'_>) {
-        let Some(exchange) = self.mailboxes.exchanges.find(pair) else { return };
+    /// Sends again the outcomes of all exchanges that were not settled in time, and notes when the
+    /// next are due.
+    pub(super) fn resend_tick(&mut self, now: Now, out: Out<'_>) {
+        if self.mailboxes.resend_at.is_none_or(|at| at > now.at) {
+            return;
+        }
+        self.mailboxes.resend_at = None;
+        for pair in self.mailboxes.exchanges.to_resend(now.at) {
+            self.resend_outcomes(now.at, pair, out);
+        }
+        let next = self.mailboxes.exchanges.iter().filter_map(|(_, exchange)| exchange.resend_at());
+        self.mailboxes.resend_at = next.min();
+    }
+
+    /// Sends the first outcomes of an exchange that are not settled.
+    pub(super) fn resend_outcomes(&mut self, now: Moment, pair: Pair, out: Out<'_>) {
+        let exchange = self.mailboxes.exchanges.of(pair);
         let envelopes: Vec<Envelope> = exchange
-            .to_send()
+            .to_resend()
             .map(|(number, before, pending)| numbered(pair, (number, before), pending))
             .collect();
+        let Some(last) = exchange.to_resend().last().map(|(number, ..)| number) else { return };
+        let resend_at = exchange.resent(now, last + 1);
+        self.mailboxes.will_resend(resend_at);
         let shard = pair.other.shard(self.mailboxes.shards);
         for envelope in envelopes {
             self.send_to_shard(shard, envelope, out);
@@ -287,11 +307,18 @@ impl Broker {
     }
 
     /// Forgets outcomes that the other partition has recorded.
-    pub(super) fn settled(&mut self, pair: Pair, to: u64, out: Out<'_>) {
+    pub(super) fn settled(&mut self, now: Now, pair: Pair, to: u64, out: Out<'_>) {
         let exchange = self.mailboxes.exchanges.of(pair);
-        let before = exchange.settle(to);
+        let (before, goes_on) = exchange.settle(now.at, to);
         let is_worth_recording = exchange.is_worth_recording();
+        let resend_at = exchange.resend_at();
         self.recount(before, Totals::default());
+        if let Some(at) = resend_at {
+            self.mailboxes.will_resend(at);
+        }
+        if goes_on {
+            self.resend_outcomes(now.at, pair, out);
+        }
         if is_worth_recording {
             self.record_exchange(pair, out);
         }

@@ -282,7 +282,7 @@ impl Broker {
         }
         // Those that were settled already are settled again at once.
         for pair in self.mailboxes.exchanges.pairs() {
-            self.send_outcomes(pair, out);
+            self.resend_outcomes(now.at, pair, out);
         }
         self.settle_local(now, out);
     }

@@ -271,6 +271,7 @@ impl Broker {
             || self.mailboxes.announcements.due().is_some_and(|at| at <= now)
             || self.mailboxes.window_due().is_some_and(|at| at <= now)
             || self.mailboxes.endings_due().is_some_and(|at| at <= now)
+            || self.mailboxes.resend_at.is_some_and(|at| at <= now)
     }
 
     /// Returns the next moment at which [`Input::Tick`](crate::Input::Tick) may have something
@@ -283,6 +284,7 @@ impl Broker {
             mailboxes.announcements.due(),
             mailboxes.window_due(),
             mailboxes.endings_due(),
+            mailboxes.resend_at,
         ];
         mailboxes.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -297,6 +299,7 @@ impl Broker {
             }
         }
         self.end_some(now, may_end, out);
+        self.resend_tick(now, out);
         if self.mailboxes.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }
