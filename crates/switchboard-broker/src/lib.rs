@@ -22,7 +22,7 @@ pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
     Cancel, Content, Deliver, DeviceRecord, DeviceReplyTo, EndedOf, EndedRecord, Envelope, Event,
     ExchangeRecord, Hello, IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, NoRoom,
-    Now, Numbered, OutcomeRecord, OutcomesFull, Position, Record, Replay, Reply, ReplyTo, Room,
+    Now, Numbered, OutcomeRecord, OutcomesFull, Position, Record, Replay, Reply, ReplyTo,
     SendFilter, Stats, TextReplyTo, Want, owner,
 };
 pub use names::{HashKey, Names};

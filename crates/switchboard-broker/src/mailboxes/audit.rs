@@ -33,6 +33,7 @@ impl Broker {
         stats.recount(Totals::default(), outcomes);
         all += outcomes;
         self.mailboxes.exchanges.audit()?;
+        self.mailboxes.asked.audit()?;
         let (counted, kept) =
             ((stats, all.anonymous), (self.mailboxes.stats, self.mailboxes.anonymous));
         if counted != kept {

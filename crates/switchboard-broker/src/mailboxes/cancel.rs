@@ -5,7 +5,7 @@ use switchboard_proto::v1::{DeviceRef, Outcome, RejectCode, ServerFrame};
 
 use super::deliver::Deferred;
 use super::entry::State;
-use super::envelope::{Cancel, DeviceReplyTo, Envelope, Room};
+use super::envelope::{Cancel, DeviceReplyTo, Envelope};
 use super::outcome::End;
 use super::send::rejection;
 use super::session::Speaker;
@@ -33,14 +33,14 @@ impl Broker {
         let cancel = Cancel {
             to: receiver,
             id: message.into(),
-            incarnation: speaker.incarnation,
             reply_to: DeviceReplyTo {
                 shard: self.shard,
                 device: id,
                 conn,
                 session: speaker.session,
                 is_told: false,
-                room: Room::None,
+                incarnation: speaker.incarnation,
+                receipt: false,
             },
         };
         self.send_to_owner(receiver, Envelope::Cancel(cancel), out);
@@ -50,7 +50,7 @@ impl Broker {
     /// Cancels a message to a device of this shard, if it was never pushed.
     pub(super) fn cancel_here(&mut self, now: Now, cancel: Cancel, out: Out<'_>) {
         let from = cancel.reply_to.device;
-        let key = self.key_of((from, cancel.incarnation), cancel.to, &cancel.id);
+        let key = self.key_of((from, cancel.reply_to.incarnation), cancel.to, &cancel.id);
         let max = self.mailboxes.window_max();
         let seen = self.mailboxes.window.find(now.at, key, &max);
         let Some((seq, is_cancelled)) = seen.map(|seen| (seen.seq, seen.is_cancelled())) else {

@@ -176,19 +176,10 @@ pub struct DeviceReplyTo {
     pub session: u32,
     /// True if it was told already that nothing is known; it is told no more.
     pub is_told: bool,
-    /// Room that is reserved for the outcome of the message.
-    pub room: Room,
-}
-
-/// Room that is reserved for the outcome of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// None.
-    None,
-    /// A place among the device's outcomes.
-    Place,
-    /// A place, and memory, should the outcome be in memory only.
-    PlaceAndMemory,
+    /// As [`Deliver::incarnation`].
+    pub incarnation: Option<u64>,
+    /// True if the sender asked for the outcome of the message.
+    pub receipt: bool,
 }
 
 /// Reasons for which no room could be reserved for the outcome of a message. It may still be a
@@ -251,8 +242,6 @@ pub struct Cancel {
     pub to: DeviceId,
     /// The message's id.
     pub id: Box<str>,
-    /// As [`Deliver::incarnation`].
-    pub incarnation: Option<u64>,
     /// The session of the sender that waits for the answer.
     pub reply_to: DeviceReplyTo,
 }

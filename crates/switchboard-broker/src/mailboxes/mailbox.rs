@@ -227,6 +227,11 @@ impl Mailbox {
         self.reserved.try_add(receiver, self.outcomes.messages, quota)
     }
 
+    /// Reserves room for an outcome that will come, whatever the bound.
+    pub(crate) fn expect_outcome(&mut self, receiver: DeviceId) {
+        self.reserved.add(receiver);
+    }
+
     /// Releases the room reserved for an outcome, or uses it.
     pub(crate) fn release_outcome(&mut self, receiver: DeviceId) {
         self.reserved.remove(receiver);

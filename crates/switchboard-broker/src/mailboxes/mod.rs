@@ -13,6 +13,7 @@
 //! read. [`recover`]: the replay after a start, and compaction.
 
 mod announcements;
+mod asked;
 mod audit;
 mod cancel;
 mod content;
@@ -50,9 +51,7 @@ use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{Outcome, PublicId, RejectCode};
 
 pub use content::Content;
-pub use envelope::{
-    Cancel, Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, Room, TextReplyTo,
-};
+pub use envelope::{Cancel, Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, TextReplyTo};
 pub use push::Want;
 pub use record::{
     DeviceRecord, EndedOf, EndedRecord, ExchangeRecord, IdRecord, MessageRecord, OutcomeRecord,
@@ -65,6 +64,7 @@ use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 use crate::{Moment, PartitionId, ShardId, StampClock};
 use announcements::Announcements;
+use asked::Asked;
 use deliver::Deferred;
 pub use exchange::Numbered;
 use exchange::{Exchanges, Pair};
@@ -271,6 +271,8 @@ pub(crate) struct Mailboxes {
     stale_records_at: Moment,
     /// The ids of messages that its devices were sent.
     window: Window,
+    /// Messages with receipts whose replies have not come.
+    asked: Asked,
     /// The exchanges of outcomes with other partitions.
     exchanges: Exchanges,
     /// Time at which outcomes are sent again, if they are not settled before.
@@ -375,6 +377,7 @@ impl Mailboxes {
             stale_records: BTreeSet::new(),
             stale_records_at: Moment::default(),
             window: Window::default(),
+            asked: Asked::default(),
             exchanges: Exchanges::default(),
             resend_at: None,
             deferred: FxHashMap::default(),

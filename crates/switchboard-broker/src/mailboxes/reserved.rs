@@ -85,6 +85,12 @@ impl Reserved {
         Ok(())
     }
 
+    /// Reserves room, whatever the quota.
+    pub(super) fn add(&mut self, receiver: DeviceId) {
+        let added = self.receivers.get_or_insert_default().try_add(receiver, |_, _| Ok(()));
+        self.all += usize::from(added.is_ok());
+    }
+
     /// Releases the room for one outcome.
     pub(super) fn remove(&mut self, receiver: DeviceId) {
         let receivers = self.receivers.as_mut();

@@ -10,9 +10,8 @@ use switchboard_proto::v1::{
     is_short_message, message_len,
 };
 
-use super::envelope::{
-    Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, Room, TextReplyTo,
-};
+use super::asked::{AskedKey, Room};
+use super::envelope::{Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, TextReplyTo};
 use super::reserved::OutcomesFull;
 use super::session::Speaker;
 use super::totals::OUTCOME_MEMORY;
@@ -58,10 +57,8 @@ impl Broker {
         // Of the shard that decides about the receiver, whether or not that exists.
         let shard = self.shard_with(to).unwrap_or_else(|| owner(to, self.mailboxes.shards));
         self.check_send(id, send)?;
-        let (room, no_room) = match send.receipt {
-            true => self.reserve_outcome(id, to),
-            false => (Room::None, None),
-        };
+        let no_room =
+            if send.receipt { self.reserve_outcome(now, speaker, to, &send.id) } else { None };
         let deliver = Deliver {
             from: id,
             to,
@@ -82,64 +79,116 @@ impl Broker {
                 conn,
                 session: speaker.session,
                 is_told: false,
-                room,
+                incarnation: speaker.incarnation,
+                receipt: send.receipt,
             }),
         };
         self.hand_in(now, shard, deliver, out);
         Ok(())
     }
 
-    /// Reserves room for the outcome of a message, and memory, if there is some.
+    /// Reserves room for the outcome of a message, and memory, if there is some. Returns what it found
+    /// no room for.
     #[cold]
-    fn reserve_outcome(&mut self, id: DeviceId, to: DeviceId) -> (Room, Option<NoRoom>) {
+    fn reserve_outcome(
+        &mut self,
+        now: Now,
+        speaker: Speaker,
+        to: DeviceId,
+        id: &str,
+    ) -> Option<NoRoom> {
+        let from = speaker.device;
+        let key = self.asked_key((from, speaker.incarnation), to, id);
+        if self.mailboxes.asked.has(&key) {
+            // The first attempt has room, and the two have one outcome.
+            return None;
+        }
         let limits = &self.mailboxes.limits;
-        let quota = limits.outcomes_quota_of(id);
+        let quota = limits.outcomes_quota_of(from);
         let used = self.mailboxes.stats.memory as usize;
         let anonymous = self.mailboxes.anonymous;
-        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return (Room::None, None) };
+        let device = self.mailboxes.devices.get_mut(&from)?;
         if let Err(full) = device.mailbox.reserve_outcome(to, &quota) {
-            return (Room::None, Some(NoRoom::Outcomes(full)));
+            return Some(NoRoom::Outcomes(full));
         }
-        if used + OUTCOME_MEMORY > limits.memory_messages_max_bytes {
-            return (Room::Place, Some(NoRoom::Memory));
+        let no_memory = if used + OUTCOME_MEMORY > limits.memory_messages_max_bytes {
+            Some(NoRoom::Memory)
+        } else if from.is_number()
+            && anonymous.is_above((0, OUTCOME_MEMORY), limits, &self.directory)
+        {
+            Some(NoRoom::AnonymousMemory)
+        } else {
+            None
+        };
+        let mut room = Room::Place;
+        if no_memory.is_none() {
+            let before = device.mailbox.totals();
+            device.mailbox.reserve_memory();
+            let after = device.mailbox.totals();
+            self.recount(before, after);
+            room = Room::PlaceAndMemory;
         }
-        if id.is_number() && anonymous.is_above((0, OUTCOME_MEMORY), limits, &self.directory) {
-            return (Room::Place, Some(NoRoom::AnonymousMemory));
-        }
-        let before = device.mailbox.totals();
-        device.mailbox.reserve_memory();
-        let after = device.mailbox.totals();
-        self.recount(before, after);
-        (Room::PlaceAndMemory, None)
+        self.mailboxes.asked.add(now.at, key, room);
+        no_memory
     }
 
-    /// Releases room that was reserved for the outcome of a message, by what became of that.
+    fn asked_key(
+        &self,
+        (from, incarnation): (DeviceId, Option<u64>),
+        to: DeviceId,
+        id: &str,
+    ) -> AskedKey {
+        let id = self.key.digest(id.as_bytes());
+        let id = incarnation.map_or(id, |incarnation| id.of_incarnation(incarnation));
+        AskedKey { from, to, id }
+    }
+
+    /// Sees to the room that was reserved for the outcome of a message, by what became of that.
     #[cold]
-    fn settle_room(&mut self, reply_to: &DeviceReplyTo, of: DeviceId, reply: Reply) {
-        let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
-        let session = device.session.as_ref();
-        let is_there = session.is_some_and(|session| session.number == reply_to.session);
-        // An ephemeral device has one session: without that, this is another one of its id.
-        if device.is_ephemeral && !is_there {
+    fn settle_room(&mut self, reply_to: &DeviceReplyTo, of: DeviceId, id: &str, reply: Reply) {
+        let Some(device) = self.mailboxes.devices.get(&reply_to.device) else { return };
+        // Otherwise this is another device of that id.
+        if device.incarnation() != reply_to.incarnation || reply == Reply::Unknown {
             return;
         }
-        let keeps_memory = match reply {
-            Reply::Unknown => return,
-            Reply::Accepted { seq, durability, duplicate: false } => {
-                // Otherwise the outcome will be in the store.
-                let is_in_memory = durability == Durability::Memory || device.is_ephemeral;
-                if is_in_memory {
-                    device.expects(MessageKey { device: of, seq });
-                }
-                is_in_memory
+        let key = self.asked_key((reply_to.device, reply_to.incarnation), of, id);
+        let room = self.mailboxes.asked.take(&key);
+        let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
+        let Reply::Accepted { seq, durability, duplicate: false } = reply else {
+            // No outcome will come, or it is that of an earlier attempt.
+            if let Some(room) = room {
+                self.release_room(&key, room);
             }
-            // No outcome will come, or it is that of the first attempt.
-            _ => {
-                device.mailbox.release_outcome(of);
-                false
-            }
+            return;
         };
-        if reply_to.room == Room::PlaceAndMemory && !keeps_memory {
+        if room.is_none() {
+            // It took so long that the room was given back.
+            device.mailbox.expect_outcome(of);
+        }
+        if durability == Durability::Memory || device.is_ephemeral {
+            device.expects(MessageKey { device: of, seq });
+        } else if room == Some(Room::PlaceAndMemory) {
+            // The outcome will be in the store, after all.
+            let before = device.mailbox.totals();
+            device.mailbox.release_memory();
+            let after = device.mailbox.totals();
+            self.recount(before, after);
+        }
+    }
+
+    /// Releases room of messages whose replies do not come.
+    pub(super) fn asked_tick(&mut self, now: Now) {
+        if self.mailboxes.asked.due().is_some_and(|at| at <= now.at) {
+            for (key, room) in self.mailboxes.asked.turn(now.at) {
+                self.release_room(&key, room);
+            }
+        }
+    }
+
+    fn release_room(&mut self, key: &AskedKey, room: Room) {
+        let Some(device) = self.mailboxes.devices.get_mut(&key.from) else { return };
+        device.mailbox.release_outcome(key.to);
+        if room == Room::PlaceAndMemory {
             let before = device.mailbox.totals();
             device.mailbox.release_memory();
             let after = device.mailbox.totals();
@@ -223,8 +272,8 @@ impl Broker {
         reply: Reply,
         out: Out<'_>,
     ) {
-        if reply_to.room != Room::None {
-            self.settle_room(&reply_to, of, reply);
+        if reply_to.receipt {
+            self.settle_room(&reply_to, of, id, reply);
         }
         if let Reply::Accepted { durability, duplicate, .. } = reply {
             out(Effect::Count(match duplicate {

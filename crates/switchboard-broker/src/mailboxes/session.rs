@@ -272,6 +272,7 @@ impl Broker {
             || self.mailboxes.window_due().is_some_and(|at| at <= now)
             || self.mailboxes.endings_due().is_some_and(|at| at <= now)
             || self.mailboxes.resend_at.is_some_and(|at| at <= now)
+            || self.mailboxes.asked.due().is_some_and(|at| at <= now)
     }
 
     /// Returns the next moment at which [`Input::Tick`](crate::Input::Tick) may have something
@@ -285,6 +286,7 @@ impl Broker {
             mailboxes.window_due(),
             mailboxes.endings_due(),
             mailboxes.resend_at,
+            mailboxes.asked.due(),
         ];
         mailboxes.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -300,6 +302,7 @@ impl Broker {
         }
         self.end_some(now, may_end, out);
         self.resend_tick(now, out);
+        self.asked_tick(now);
         if self.mailboxes.acks_due().is_some_and(|at| at <= now.at) {
             self.record_acks(out);
         }

@@ -3,7 +3,7 @@
 use switchboard_broker::Moment;
 use switchboard_proto::v1::{ClientFrame, Durability};
 
-use crate::client::{Client, ClientKind, Link, Sending, What, written};
+use crate::client::{Client, ClientKind, Link, Request, Sending, What, written};
 use crate::ledger::Message;
 use crate::world::{Memory, World, note};
 
@@ -268,7 +268,9 @@ impl World {
     fn step_retry(&mut self) {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
-        if let Some(serial) = self.random_late(&serials) {
+        if let Some(serial) = self.random_late(&serials)
+            && !self.is_id_open(link, serial, true)
+        {
             self.send(link, serial);
         }
     }
@@ -289,16 +291,51 @@ impl World {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
         let Some(first) = self.random_late(&serials) else { return };
-        let (to, id) = (self.ledger.messages[first].to, &self.ledger.messages[first].id);
-        // Nobody could tell the answers to the two apart.
-        let is_open = |link: &Link| link.asked.iter().any(|(asked, _)| asked == id);
-        let is_said =
-            |link: &Link| link.up.iter().any(|up| up.what == What::Send { serial: first });
-        if is_open(&self.links[link]) || is_said(&self.links[link]) {
+        let to = self.ledger.messages[first].to;
+        if self.is_id_open(link, first, false) {
             return;
+        }
+        if self.random.percent(40) {
+            return self.send_under_the_id_of(first, link);
         }
         if let Some(serial) = self.new_message(link, to, Some(first)) {
             self.ledger.messages[first].is_reused = true;
+            self.send(link, serial);
+        }
+    }
+
+    /// Returns whether the id of a message is used by a request without an answer; by one of another
+    /// message, if `by_another`. Nobody could tell the answers to the two apart.
+    fn is_id_open(&self, link: usize, serial: usize, by_another: bool) -> bool {
+        let messages = &self.ledger.messages;
+        let is_meant = |other: usize| {
+            messages[other].id == messages[serial].id && !(by_another && other == serial)
+        };
+        let serial_of = |request: &Request| match request {
+            Request::Send { serial, .. } | Request::Cancel { serial } => Some(*serial),
+            Request::Other => None,
+        };
+        let link: &Link = &self.links[link];
+        link.asked.iter().filter_map(|(_, request)| serial_of(request)).any(is_meant)
+            || link.up.iter().any(|up| match up.what {
+                What::Send { serial } | What::Cancel { serial } => is_meant(serial),
+                _ => false,
+            })
+    }
+
+    /// Sends to another receiver under a used id, which is another message.
+    fn send_under_the_id_of(&mut self, first: usize, link: usize) {
+        let known = self.clients_to_send_to();
+        let Some(to) = self.random.any(&known) else { return };
+        let id = self.ledger.messages[first].id.clone();
+        let from = self.ledger.messages[first].from;
+        let is_used =
+            |message: &Message| (message.from, message.to, &message.id) == (from, to, &id);
+        if self.ledger.messages.iter().any(is_used) {
+            return;
+        }
+        if let Some(serial) = self.new_message(link, to, None) {
+            self.ledger.messages[serial].id = id;
             self.send(link, serial);
         }
     }
@@ -347,7 +384,9 @@ impl World {
     fn step_cancel(&mut self) {
         let Some(link) = self.speaker_by_v1() else { return };
         let serials = self.own_messages(link, |message| !message.is_text && !message.is_reused);
-        if let Some(serial) = self.random_late(&serials) {
+        if let Some(serial) = self.random_late(&serials)
+            && !self.is_id_open(link, serial, true)
+        {
             let message = &self.ledger.messages[serial];
             let (id, to) = (message.id.as_str().into(), message.address.as_str().into());
             // From now on its id is not reused.
@@ -686,6 +725,8 @@ impl World {
         let sessions = open.filter(|link| by_mailbox(link.client)).count() as u64;
         let mut held = 0;
         for broker in &self.brokers {
+            // Nor is room reserved for any outcome.
+            broker.audit(0, 0).unwrap();
             let stats = broker.stats();
             assert_eq!((stats.messages, stats.bytes, stats.ids), (0, 0, 0), "{stats:?}");
             held += stats.sessions;
