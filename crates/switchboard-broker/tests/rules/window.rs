@@ -64,3 +64,27 @@ fn ids_are_forgotten_though_their_device_never_sends_again() {
     assert_eq!(rig.broker.stats().ids, 0);
     assert_eq!(rig.broker.next_tick(), None);
 }
+
+/// A sender is told that nothing is known, and asks again until it is. Its message must not be stored
+/// twice because the disk hung for longer than the window.
+#[test]
+fn the_window_of_an_id_begins_when_its_message_is_synced() {
+    let limits = Limits::default();
+    let window = limits.dedup_window;
+    let mut rig = Rig::new(limits, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    let send = r#"{"type":"send","id":"m","to":"bob","body":1}"#;
+    rig.say(0, send);
+    for _ in 0..3 {
+        rig.now.at = rig.now.at.after(window);
+        rig.handle(Input::Tick { may_end: true });
+        assert!(rig.say(0, send).appended.is_empty());
+    }
+    let told = rig.sync();
+    let answers = told.frames.iter().filter(|(_, frame)| frame.contains("\"accepted\"")).count();
+    assert_eq!(answers, 4, "{told:?}");
+    rig.now.at = rig.now.at.after(window - std::time::Duration::from_millis(1));
+    assert!(rig.say(0, send).told(0).contains("\"duplicate\":true"));
+}
