@@ -1,6 +1,6 @@
 //! Bounds on the ids of messages that are remembered to recognize retries.
 
-use switchboard_broker::{Input, Limits};
+use switchboard_broker::{Conn, Input, Limits};
 
 use crate::rig::Rig;
 
@@ -63,4 +63,19 @@ fn ids_are_forgotten_though_their_device_never_sends_again() {
     rig.handle(Input::Tick);
     assert_eq!(rig.broker.stats().ids, 0);
     assert_eq!(rig.broker.next_tick(), None);
+}
+
+/// Nothing is kept of what went to a device without a mailbox once that is gone: with more shards,
+/// its own would not even be asked.
+#[test]
+fn a_retry_to_a_text_device_that_is_gone_finds_nobody() {
+    let mut rig = Rig::new(Limits::default(), false);
+    rig.hello(0, "ann", None);
+    rig.handle(Input::Connected(Conn(1)));
+    let to = rig.broker.device(Conn(1)).expect("it is connected").get();
+    let frame = format!(r#"{{"type":"send","id":"m","to":"{to}","body":1}}"#);
+    assert!(rig.say(0, &frame).told(0).contains(r#""durability":"none""#));
+    assert!(rig.say(0, &frame).told(0).contains(r#""duplicate":true"#));
+    rig.leave(1);
+    assert!(rig.say(0, &frame).told(0).contains("no_such_device"));
 }
