@@ -269,6 +269,11 @@ impl Broker {
         match device.mailbox.take(ended.seq) {
             Some(taken) if taken.receipt => {
                 let of = MessageKey { device: id, seq: ended.seq };
+                if ended.outcome == Outcome::Cancelled {
+                    let message = taken.id.as_deref().unwrap_or_default();
+                    let key = self.key_of((taken.from, None), id, message);
+                    replay.cancelled.push((key, ended.seq));
+                }
                 replay.ends.insert(of, ended.outcome(of));
             }
             // Nobody waits for its outcome any more.

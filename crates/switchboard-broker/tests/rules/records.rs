@@ -54,12 +54,21 @@ pub(crate) fn outcome(seq: u64, of_seq: u64, id: &'static str) -> Record<'static
 
 /// Returns the end of a message from ann to bob that bob refused.
 pub(crate) fn refused(seq: u64) -> Record<'static> {
+    ended(seq, Outcome::Refused, Some("no"))
+}
+
+/// Returns the end of a message from ann to bob that ann cancelled.
+pub(crate) fn cancelled(seq: u64) -> Record<'static> {
+    ended(seq, Outcome::Cancelled, None)
+}
+
+fn ended(seq: u64, outcome: Outcome, reason: Option<&'static str>) -> Record<'static> {
     Record::Ended(EndedRecord {
         device: BOB,
         seq,
-        outcome: Outcome::Refused,
+        outcome,
         at_ms: NOW.wall_ms,
         maybe_seen: false,
-        reason: Some("no"),
+        reason,
     })
 }
