@@ -77,6 +77,18 @@ impl Broker {
         }
     }
 
+    /// Cancels a message that is synced now, for which the request waited.
+    pub(super) fn cancel_synced(&mut self, now: Now, of: MessageKey, cancel: Cancel, out: Out<'_>) {
+        let key = self.key_of((cancel.reply_to.device, cancel.incarnation), cancel.to, &cancel.id);
+        let seen = self.mailboxes.window.find(now.at, key, &self.mailboxes.window_max());
+        // The id may be forgotten by now, as its sender sent many, and stand for a later message.
+        if seen.is_some_and(|seen| seen.seq == of.seq) {
+            self.cancel_here(now, cancel, out);
+        } else {
+            self.answer_cancel(cancel, Err(RejectCode::TooLate), out);
+        }
+    }
+
     /// Takes a message out of its mailbox, and answers when that is recorded.
     fn take_back(&mut self, now: Now, of: MessageKey, cancel: Cancel, out: Out<'_>) {
         let Some(taken) = self.take(of.device, of.seq, Outcome::Cancelled, out) else { return };

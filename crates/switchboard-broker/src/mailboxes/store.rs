@@ -164,7 +164,7 @@ impl Broker {
             self.take_one(now, to, seq, Outcome::Expired, None, out);
         }
         // Before it is pushed.
-        cancels.into_iter().for_each(|cancel| self.cancel_here(now, cancel, out));
+        cancels.into_iter().for_each(|cancel| self.cancel_synced(now, of, cancel, out));
         self.push_ready(to, out);
         self.keep_cache_small(to, seq);
     }

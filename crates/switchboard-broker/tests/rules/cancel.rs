@@ -111,6 +111,27 @@ fn a_cancel_that_waits_for_its_message_is_answered_with_the_receiver() {
     assert_eq!(rig.sync().told(0), CANCELLED);
 }
 
+/// The id of a message that is not synced may be forgotten for newer ones, and then stand for
+/// another message. A `cancel` that had waited for the first one took back the second (seed 231222
+/// of the world).
+#[test]
+fn a_cancel_that_waited_takes_back_no_later_message_under_the_id() {
+    let limits = Limits { in_flight_max: 0, dedup_ids_per_device_max: 1, ..Limits::default() };
+    let mut rig = Rig::new(limits, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
+    assert!(rig.say(0, CANCEL).frames.is_empty());
+    rig.say(0, r#"{"type":"send","id":"newer","to":"bob","body":1}"#);
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":2}"#);
+    let done = rig.sync();
+    assert!(done.frames.iter().any(|(_, frame)| frame.starts_with(TOO_LATE)), "{done:?}");
+    assert!(rig.sync().frames.is_empty());
+    assert_eq!(rig.broker.stats().messages, 3);
+    rig.broker.audit(100, 100).unwrap();
+}
+
 /// The record that ends the message says it, so a sender whose answer was lost is told the same by
 /// the next run: also if the crash came before the outcome was recorded.
 #[test]
