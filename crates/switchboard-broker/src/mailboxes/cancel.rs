@@ -59,7 +59,8 @@ impl Broker {
         self.cancel_at(now, (key, seq), is_cancelled, cancel, out);
     }
 
-    /// As [`Broker::cancel_here`], for the message with this number.
+    /// As [`Broker::cancel_here`], for the message with this number. Returns whether it is, or is
+    /// being, cancelled.
     pub(super) fn cancel_at(
         &mut self,
         now: Now,
@@ -67,28 +68,40 @@ impl Broker {
         is_cancelled: bool,
         cancel: Cancel,
         out: Out<'_>,
-    ) {
+    ) -> bool {
         let device = self.mailboxes.devices.get(&cancel.to);
         let entry = device.and_then(|device| device.mailbox.find(seq));
         let of = MessageKey { device: cancel.to, seq };
         let (state, is_stored) =
             entry.map_or((State::Gone, false), |entry| (entry.state, entry.is_stored()));
         let is_pushed = device.is_none_or(|device| seq <= device.mailbox.pushed_to());
-        match state {
+        let refused = match state {
             // It would have to wait until the record is on disk, which could take long now.
             State::Unsynced | State::Ready if is_stored && self.mailboxes.is_failing => {
-                self.answer_cancel(cancel, Err(RejectCode::StoreUnavailable), out);
+                RejectCode::StoreUnavailable
             }
-            State::Unsynced => self.defer_cancel(of, cancel, out),
+            State::Unsynced => {
+                self.defer_cancel(of, cancel, out);
+                return is_cancelled;
+            }
             State::Ready if !is_pushed => {
                 self.mailboxes.window.cancelled(key, seq);
                 self.take_back(now, of, cancel, out);
+                return true;
             }
             // It is being cancelled, and a crash could still undo that.
-            State::Leaving if is_cancelled => self.defer_cancel(of, cancel, out),
-            State::Gone if is_cancelled => self.answer_cancel(cancel, Ok(()), out),
-            _ => self.answer_cancel(cancel, Err(RejectCode::TooLate), out),
-        }
+            State::Leaving if is_cancelled => {
+                self.defer_cancel(of, cancel, out);
+                return true;
+            }
+            State::Gone if is_cancelled => {
+                self.answer_cancel(cancel, Ok(()), out);
+                return true;
+            }
+            _ => RejectCode::TooLate,
+        };
+        self.answer_cancel(cancel, Err(refused), out);
+        is_cancelled
     }
 
     /// Takes a message out of its mailbox, and answers when that is recorded.

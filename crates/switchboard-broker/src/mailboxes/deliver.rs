@@ -109,6 +109,11 @@ impl Broker {
             Known::Same(seen) => seen,
         };
         let (seq, durability) = (seen.seq, seen.durability());
+        // Nothing is kept of a device without a mailbox once it is gone: on several shards its own
+        // is not even asked any more.
+        if durability == Durability::None && !self.conns.contains_key(&deliver.to) {
+            return None;
+        }
         let entry = devices.get(&deliver.to).and_then(|device| device.mailbox.find(seq));
         if entry.is_none_or(|entry| entry.state != State::Unsynced) {
             return Some(Some(Reply::Accepted { seq, durability, duplicate: true }));

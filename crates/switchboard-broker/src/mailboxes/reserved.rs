@@ -11,8 +11,7 @@ use crate::shrink::{self, KEPT, shrink};
 ///
 /// A receiver decides how long an outcome is pending, and could take all room by not acking. So
 /// each has a share of the room, as each sender has of a mailbox. Receivers are counted at all
-/// times: when room is short it is too late to count, because the ids of the messages may be
-/// forgotten by then.
+/// times: when room is short it is too late to count, because nothing is kept of what a device sent.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     all: usize,

@@ -176,8 +176,9 @@ impl Broker {
         // Before it is pushed.
         if let Some((key, cancels)) = cancels {
             // This one, even if another message has the id by now.
+            let mut is_cancelled = false;
             for cancel in cancels {
-                self.cancel_at(now, (key, seq), false, cancel, out);
+                is_cancelled = self.cancel_at(now, (key, seq), is_cancelled, cancel, out);
             }
         }
         self.push_ready(to, out);

@@ -1,9 +1,15 @@
 //! Answers to a sender that cancels a message.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use switchboard_broker::{Limits, Now};
+use switchboard_broker::{
+    Cancel, Conn, Deliver, DeviceReplyTo, EndedOf, Envelope, Input, Limits, Now, Record, Reply,
+    ReplyTo, ShardId,
+};
+use switchboard_proto::v1::{Durability, Outcome, RejectCode};
 
+use crate::records::{ANN, BOB, device, ended, message};
 use crate::rig::Rig;
 
 const CANCEL: &str = r#"{"type":"cancel","id":"m","to":"bob"}"#;
@@ -128,4 +134,90 @@ fn a_cancel_that_waits_for_its_message_takes_back_no_other() {
     rig.sync();
     assert_eq!(rig.say(0, CANCEL).frames.len(), 0, "the newer one is taken back now");
     assert!(rig.sync().told(0).contains("cancelled"));
+}
+
+/// The record that ends the message says it, so a sender whose answer was lost is told the same by
+/// the next run, whether or not it asked for the outcome.
+#[test]
+fn after_a_restart_who_asks_again_is_told_the_same() {
+    for (receipt, number) in [(true, Some(1)), (false, None)] {
+        let Record::Ended(mut end) = ended(Outcome::Cancelled, 1, "m", 1) else { unreachable!() };
+        end.of = end.of.map(|of| EndedOf { number, ..of });
+        let records =
+            [device(ANN, 0), device(BOB, 0), message(1, "m", receipt), Record::Ended(end)];
+        let (mut rig, _) = Rig::replayed(&records);
+        rig.sync();
+        rig.hello(0, "ann", None);
+        rig.sync();
+        assert_eq!(rig.say(0, CANCEL).told(0), CANCELLED);
+    }
+}
+
+/// Sender and receiver are on different shards, and a disk that hangs makes all requests wait: a
+/// sender must not make the receiver's shard keep any number of them.
+#[test]
+fn at_most_16_requests_of_another_shard_wait_for_a_message() {
+    const REQUESTS_MAX: usize = 16;
+    let mut rig = Rig::new(Limits::default(), true);
+    rig.hello(1, "bob", None);
+    rig.leave(1);
+    rig.sync();
+    let [from, to] = [ANN, BOB].map(|device| rig.directory.names().intern(device));
+    let reply_to = DeviceReplyTo {
+        shard: ShardId(1),
+        device: from,
+        conn: Conn(0),
+        session: 1,
+        is_told: false,
+        incarnation: None,
+        receipt: false,
+    };
+    let send = |rig: &mut Rig| {
+        rig.handle(Input::Envelope(Envelope::Deliver(Box::new(Deliver {
+            from,
+            to,
+            id: Cow::Borrowed("m"),
+            incarnation: None,
+            body: Cow::Borrowed(b"1"),
+            re: None,
+            sent_at_ms: 0,
+            expires_at_ms: None,
+            durability: None,
+            receipt: false,
+            no_room: None,
+            reply_to: ReplyTo::Device(reply_to),
+        }))))
+    };
+    let cancel = |rig: &mut Rig| {
+        let cancel = Cancel { to, id: "m".into(), reply_to };
+        rig.handle(Input::Envelope(Envelope::Cancel(cancel)))
+    };
+    let reply = |reply| Envelope::Reply { reply_to, of: to, id: "m".into(), reply };
+    let cancel_reply = |result| Envelope::CancelReply { reply_to, of: to, id: "m".into(), result };
+
+    assert_eq!(send(&mut rig).appended, ["message"]);
+    for _ in 0..REQUESTS_MAX / 2 {
+        assert_eq!(send(&mut rig).sent, []);
+        assert_eq!(cancel(&mut rig).sent, []);
+    }
+    assert_eq!(send(&mut rig).sent, [reply(Reply::Unknown)]);
+    let unknown = [cancel_reply(Err(RejectCode::StoreUnavailable))];
+    assert_eq!(cancel(&mut rig).sent, unknown);
+
+    // The message is accepted, its retries are told so, and then it is taken back.
+    let accepted =
+        |duplicate| reply(Reply::Accepted { seq: 1, durability: Durability::Disk, duplicate });
+    let done = rig.sync_first(1);
+    assert_eq!(done.appended, ["ended"]);
+    assert_eq!(done.sent[0], accepted(false));
+    assert_eq!(done.sent[1..], vec![accepted(true); REQUESTS_MAX / 2]);
+    // As many as before may wait for the removal.
+    for _ in REQUESTS_MAX / 2..REQUESTS_MAX {
+        assert_eq!(cancel(&mut rig).sent, []);
+    }
+    assert_eq!(cancel(&mut rig).sent, unknown);
+    assert_eq!(rig.sync().sent, vec![cancel_reply(Ok(())); REQUESTS_MAX]);
+    assert_eq!(cancel(&mut rig).sent, [cancel_reply(Ok(()))]);
+    assert_eq!(send(&mut rig).sent, [accepted(true)]);
+    rig.broker.audit(100, 100).unwrap();
 }

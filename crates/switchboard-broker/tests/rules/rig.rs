@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, DigestKey, Directory, Effect, HashKey, Hello, Input, Limits, Moment, Now,
-    Position, Record, Replay, ShardId, StampClock, Want,
+    Broker, Conn, DigestKey, Directory, Effect, Envelope, HashKey, Hello, Input, Limits, Moment,
+    Now, Position, Record, Replay, ShardId, StampClock, Want,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
@@ -37,6 +37,8 @@ pub(crate) struct Done {
     pub(crate) pushed_to: Vec<u64>,
     /// Fetches: device, session and contents.
     pub(crate) fetches: Vec<(DeviceId, u32, Vec<Want>)>,
+    /// Envelopes to other shards.
+    pub(crate) sent: Vec<Envelope>,
 }
 
 impl Done {
@@ -55,6 +57,7 @@ impl Done {
             Effect::Fetch { device, session, wants } => {
                 self.fetches.push((device, session, wants.to_vec()));
             }
+            Effect::Send { envelope, .. } => self.sent.push(envelope),
             _ => {}
         }
     }
@@ -177,13 +180,14 @@ impl Rig {
     pub(crate) fn sync(&mut self) -> Done {
         let mut all = Done::default();
         while self.unsynced > 0 {
-            let Done { frames, closed, appended, pushed_to, fetches } =
+            let Done { frames, closed, appended, pushed_to, fetches, sent } =
                 self.sync_first(self.unsynced);
             all.frames.extend(frames);
             all.closed.extend(closed);
             all.appended.extend(appended);
             all.pushed_to.extend(pushed_to);
             all.fetches.extend(fetches);
+            all.sent.extend(sent);
         }
         all
     }

@@ -1,6 +1,6 @@
 //! Bounds on the ids of messages that are remembered to recognize retries.
 
-use switchboard_broker::{Input, Limits};
+use switchboard_broker::{Conn, Input, Limits};
 
 use crate::rig::Rig;
 
@@ -87,4 +87,19 @@ fn the_window_of_an_id_begins_when_its_message_is_synced() {
     assert_eq!(answers, 4, "{told:?}");
     rig.now.at = rig.now.at.after(window - std::time::Duration::from_millis(1));
     assert!(rig.say(0, send).told(0).contains("\"duplicate\":true"));
+}
+
+/// Nothing is kept of what went to a device without a mailbox once that is gone: with more shards,
+/// its own would not even be asked.
+#[test]
+fn a_retry_to_a_text_device_that_is_gone_finds_nobody() {
+    let mut rig = Rig::new(Limits::default(), false);
+    rig.hello(0, "ann", None);
+    rig.handle(Input::Connected(Conn(1)));
+    let to = rig.broker.device(Conn(1)).expect("it is connected").get();
+    let frame = format!(r#"{{"type":"send","id":"m","to":"{to}","body":1}}"#);
+    assert!(rig.say(0, &frame).told(0).contains(r#""durability":"none""#));
+    assert!(rig.say(0, &frame).told(0).contains(r#""duplicate":true"#));
+    rig.leave(1);
+    assert!(rig.say(0, &frame).told(0).contains("no_such_device"));
 }

@@ -71,14 +71,14 @@ words! {
         TooLarge = "too_large",
         /// The sender's token does not allow it.
         NotAllowed = "not_allowed",
-        /// The sender has spent its rate limit, or too many of its messages wait for their answers.
+        /// The sender is too fast. This version of the server reads it more slowly instead.
         RateLimited = "rate_limited",
-        /// The same `id` stood for another receiver or body.
+        /// The same `id` stood for another body to this receiver.
         IdReused = "id_reused",
         /// The receiver has no such durability, receipt or `ttl_ms`.
         DurabilityUnavailable = "durability_unavailable",
-        /// The store is failing, and it is not known whether the message is kept: retry with the
-        /// same id.
+        /// The store is failing, or too many requests about the message wait for it, and it is not
+        /// known whether the message is kept: retry with the same id.
         StoreUnavailable = "store_unavailable",
         /// The frame is well-formed and makes no sense.
         BadRequest = "bad_request",

@@ -187,20 +187,6 @@ pub(super) const RULES: &[Rule] = &[
               lets a device in",
     },
     Rule {
-        keys: &["device_ttl", "dedup_window"],
-        holds: |config| config.device_ttl >= config.dedup_window,
-        fix: "make device_ttl at least dedup_window: a device that ends takes the ids with it under \
-              which it sent, and a retry would be delivered twice",
-    },
-    Rule {
-        keys: &["named_device_ttl", "dedup_window"],
-        holds: |config| {
-            config.named_device_ttl.is_zero() || config.named_device_ttl >= config.dedup_window
-        },
-        fix: "make named_device_ttl at least dedup_window, or \"0s\" for ever: a device that ends \
-              takes the ids with it under which it sent, and a retry would be delivered twice",
-    },
-    Rule {
         keys: &["idle_timeout", "ping_interval"],
         holds: |config| config.idle_timeout > config.ping_interval,
         fix: "make idle_timeout longer than ping_interval, or every quiet connection is closed",

@@ -93,7 +93,8 @@ pub struct Config {
     /// `store_full`, and also if more messages wait, in memory or on disk, than one for every 128
     /// bytes.
     pub memory_messages_max_bytes: usize,
-    /// Time, by the server's uptime, during which the same id from the same device is a retry.
+    /// Time, by the server's uptime, during which the same id from the same sender to the same
+    /// receiver is a retry.
     pub dedup_window: Duration,
     /// Maximum number of message ids remembered in all; the devices with the most lose their
     /// oldest.
@@ -163,9 +164,9 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// Number of devices that can use up all remembered ids: one may take a fifth of them, by
-/// default 100,000.
-const DEVICES_FOR_ALL_IDS: usize = 5;
+/// Number of senders that can use up all remembered ids of one shard: there one may take a fifth of
+/// those of all shards, by default 100,000.
+const SENDERS_FOR_ALL_IDS: usize = 5;
 
 /// Maximum number of device ids that a welcome lists: 256 numbers of 9 digits with their
 /// separators are 2.8 KB, which are copied for each welcome. The others are only counted.
@@ -210,7 +211,7 @@ impl Config {
             memory_messages_max_bytes: self.memory_messages_max_bytes.div_ceil(shards),
             store_bytes_max: self.store_max_bytes,
             dedup_window: self.dedup_window,
-            dedup_ids_per_device_max: (self.dedup_ids_max / DEVICES_FOR_ALL_IDS).max(1),
+            dedup_ids_per_device_max: (self.dedup_ids_max / SENDERS_FOR_ALL_IDS).max(1),
             dedup_ids_max: self.dedup_ids_max.div_ceil(shards),
             devices_max: self.devices_max,
             device_ttl: self.device_ttl,

@@ -473,21 +473,6 @@ fn idle_timeout_must_outlast_the_ping() {
 }
 
 #[test]
-fn a_device_outlives_the_window_in_which_its_ids_count() {
-    assert_eq!(
-        bad([toml("device_ttl = \"599s\"")]),
-        ["switchboard.toml:1: device_ttl: does not go together: device_ttl = \"9m 59s\" \
-          (switchboard.toml:1), dedup_window = \"10m\" (default); make device_ttl at least \
-          dedup_window: a device that ends takes the ids with it under which it sent, and a retry \
-          would be delivered twice"]
-    );
-    assert_eq!(bad([toml("named_device_ttl = \"599s\"")]).len(), 1);
-    assert_eq!(bad([toml("device_ttl = \"1h\"\ndedup_window = \"2h\"")]).len(), 1);
-    good([toml("device_ttl = \"10m\"\nnamed_device_ttl = \"10m\"")]);
-    good([toml("named_device_ttl = \"0s\"\ndedup_window = \"24h\"")]);
-}
-
-#[test]
 fn a_rate_limit_needs_a_burst_and_no_limit_needs_none() {
     assert_eq!(bad([toml("rate_limit_messages_per_s = 5\nrate_limit_burst = 0")]).len(), 1);
     assert_eq!(good([toml("rate_limit_burst = 0")]).rate_limit_burst, 0);

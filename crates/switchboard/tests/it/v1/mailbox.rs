@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::client::{V1, now_s, send, with};
+use crate::device::Device;
 use crate::server::{Server, binary};
 
 /// On one shard, and with sender and receiver on different ones.
@@ -174,7 +175,6 @@ fn a_retry_is_recognised_also_after_a_crash() {
         let reused = json!({"type": "rejected", "id": "1", "code": "id_reused"});
         a.ask(send(&to, "1"), duplicate.clone());
         a.ask(with(send(&to, "1"), &json!({"body": 2})), reused.clone());
-        a.ask(send(&a.device(), "1"), reused.clone());
         let (away, b) = (a.away(), b.away());
         server.restart();
         let mut a = away.back(&server, 0);
@@ -183,6 +183,85 @@ fn a_retry_is_recognised_also_after_a_crash() {
         let mut b = b.back(&server, 0);
         b.take("1");
         b.hears_nothing();
+    }
+}
+
+/// A message is identified by its sender, its receiver and its id: an id that stood for one
+/// receiver was once `id_reused` for another, so that a sender needed one for each of several.
+#[test]
+fn the_same_id_to_two_receivers_is_two_messages() {
+    for shards in SHARDS {
+        let mut server = Server::with(&[shards]);
+        let mut a = V1::anonymous(&server);
+        let mut receivers = [V1::anonymous(&server), V1::anonymous(&server)];
+        let to = [receivers[0].device(), receivers[1].device()];
+        for to in &to {
+            let new = a.ask(with(send(to, "1"), &receipt()), json!({"type": "accepted"}));
+            assert_eq!(new.get("duplicate"), None, "{to}");
+        }
+        for (receiver, to) in receivers.iter_mut().zip(&to) {
+            let seq = receiver.take("1");
+            receiver.ack(seq);
+            let delivered = json!({"type": "outcome", "id": "1", "to": to, "outcome": "delivered"});
+            a.expect(delivered);
+        }
+        let away = a.away();
+        server.restart();
+        let mut a = away.back(&server, 0);
+        for to in &to {
+            a.expect(json!({"type": "outcome", "id": "1", "to": to}));
+        }
+        for to in &to {
+            a.ask(send(to, "1"), json!({"type": "accepted", "id": "1", "duplicate": true}));
+        }
+        // Only to these: to a third one it is another message again.
+        a.send(&a.device(), "1");
+        a.take("1");
+    }
+}
+
+/// Its shard remembers the ids, whatever has become of the receiver itself.
+#[test]
+fn a_retry_is_recognised_also_when_its_receiver_has_ended() {
+    for shards in SHARDS {
+        let server = Server::with(&[shards, "device_ttl=1s"]);
+        let mut a = V1::named(&server, "a");
+        let mut ephemeral = V1::hello(&server, json!({"ephemeral": true}));
+        let short = V1::anonymous(&server).leave();
+        let sent = [(ephemeral.device(), "memory"), (short.device, "disk")];
+        for (to, durability) in &sent {
+            let accepted = json!({"type": "accepted", "id": "1", "durability": durability});
+            a.ask(send(to, "1"), accepted);
+        }
+        ephemeral.take("1");
+        ephemeral.leave();
+        server.await_metric("switchboard_devices_ended_total", |ended| ended == 2.0);
+        for (to, durability) in &sent {
+            let nobody = json!({"type": "rejected", "id": "2", "code": "no_such_device"});
+            a.ask(send(to, "2"), nobody);
+            let first = json!({"type": "accepted", "durability": durability, "duplicate": true});
+            a.ask(send(to, "1"), first);
+            let reused = json!({"type": "rejected", "id": "1", "code": "id_reused"});
+            a.ask(with(send(to, "1"), &json!({"body": 2})), reused);
+        }
+    }
+}
+
+/// Nothing is kept of a device without a mailbox: the answer must not depend on the shard that is
+/// asked once it is gone.
+#[test]
+fn a_retry_to_a_text_device_that_is_gone_is_rejected() {
+    for shards in SHARDS {
+        let server = Server::with(&[shards]);
+        let mut a = V1::anonymous(&server);
+        for _ in 0..4 {
+            let text = Device::connect(&server);
+            let to = text.id.to_string();
+            a.ask(send(&to, "1"), json!({"type": "accepted", "durability": "none"}));
+            a.ask(send(&to, "1"), json!({"type": "accepted", "duplicate": true}));
+            text.close();
+            a.ask(send(&to, "1"), json!({"type": "rejected", "code": "no_such_device"}));
+        }
     }
 }
 
@@ -241,7 +320,7 @@ fn every_message_has_one_outcome_that_says_how_it_ended() {
             b.take("1");
         }),
         ("cancelled", "busy", json!({}), |_, a, b| {
-            a.ask(cancel(&b.device(), "1"), cancelled(&b.device(), "1"));
+            a.say(&cancel(&b.device(), "1"));
         }),
         ("evicted", "", json!({"maybe_seen": true}), |_, _, mut b| {
             b.take("1");
@@ -249,8 +328,7 @@ fn every_message_has_one_outcome_that_says_how_it_ended() {
         }),
     ];
     for (outcome, receiver, more, end) in &endings {
-        let ends: &[&str] =
-            if *outcome == "evicted" { &["device_ttl=1s", "dedup_window=1s"] } else { &[] };
+        let ends: &[&str] = if *outcome == "evicted" { &["device_ttl=1s"] } else { &[] };
         let server = Server::with(&[&["shards=3", "in_flight_max=1"], ends].concat());
         let (mut a, mut b) = (V1::anonymous(&server), V1::anonymous(&server));
         let to = b.device();
@@ -262,7 +340,18 @@ fn every_message_has_one_outcome_that_says_how_it_ended() {
         let ttl = if *outcome == "expired" { json!({"ttl_ms": 300}) } else { json!({}) };
         a.send_with(&to, "1", &with(receipt(), &ttl));
         end(&server, &mut a, b);
-        let told = a.expect(json!({"type": "outcome", "id": "1", "to": to, "outcome": outcome}));
+        let mut told = a.hear();
+        if *outcome == "cancelled" {
+            // The receiver's shard answers, the sender's tells the outcome: in either order.
+            let other = a.hear();
+            let is_answer = told["type"] == "cancelled";
+            let answer = if is_answer { std::mem::replace(&mut told, other) } else { other };
+            assert_eq!(answer, cancelled(&to, "1"));
+        }
+        for (field, value) in [("type", "outcome"), ("id", "1"), ("to", &*to), ("outcome", outcome)]
+        {
+            assert_eq!(told[field], *value, "{field} of {told}");
+        }
         for field in ["reason", "maybe_seen"] {
             assert_eq!(told.get(field), more.get(field), "{field} of {told}");
         }
@@ -327,6 +416,32 @@ fn what_was_pushed_cannot_be_cancelled_and_the_rest_can() {
     b.hears_nothing();
 }
 
+/// A sender whose answer was lost with the server may ask again: the record that ends a message with
+/// a `receipt` says that it was cancelled.
+#[test]
+fn a_cancel_is_answered_the_same_after_a_restart() {
+    for shards in SHARDS {
+        let mut server = Server::with(&[shards]);
+        let mut a = V1::anonymous(&server);
+        let b = V1::anonymous(&server).leave();
+        a.send_with(&b.device, "1", &receipt());
+        a.say(&cancel(&b.device, "1"));
+        let answers = [a.hear(), a.hear()];
+        assert!(answers.contains(&cancelled(&b.device, "1")), "{answers:?}");
+        let away = a.away();
+        server.restart();
+        let mut a = away.back(&server, 0);
+        a.expect(json!({"type": "outcome", "id": "1", "to": b.device, "outcome": "cancelled"}));
+        for _ in 0..2 {
+            a.ask(cancel(&b.device, "1"), cancelled(&b.device, "1"));
+        }
+        // The id still stands for it, and nothing is left of the message.
+        a.ask(send(&b.device, "1"), json!({"type": "accepted", "id": "1", "duplicate": true}));
+        b.back(&server, 0).hears_nothing();
+        a.hears_nothing();
+    }
+}
+
 #[test]
 fn a_refusal_takes_one_message_and_leaves_the_others() {
     let server = Server::start();
@@ -344,7 +459,7 @@ fn a_refusal_takes_one_message_and_leaves_the_others() {
 
 #[test]
 fn a_device_that_was_away_too_long_comes_back_with_another_mailbox() {
-    let server = Server::with(&["device_ttl=1s", "dedup_window=1s"]);
+    let server = Server::with(&["device_ttl=1s"]);
     let mut a = V1::named(&server, "a");
     let b = V1::anonymous(&server).leave();
     a.send(&b.device, "1");
@@ -361,7 +476,7 @@ fn a_device_that_was_away_too_long_comes_back_with_another_mailbox() {
 
 #[test]
 fn a_named_device_exists_from_its_first_hello_on() {
-    let mut server = Server::with(&["shards=3", "device_ttl=1s", "dedup_window=1s"]);
+    let mut server = Server::with(&["shards=3", "device_ttl=1s"]);
     let mut a = V1::named(&server, "a");
     let nobody = json!({"type": "rejected", "id": "1", "code": "no_such_device"});
     a.ask(send("b", "1"), nobody);

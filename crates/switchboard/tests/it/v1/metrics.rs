@@ -87,7 +87,6 @@ pub(crate) const CASES: &[Case] = &[
         device.say(&json!({"type": "devices", "id": "1"}));
         Box::new(device)
     }),
-    (rejected!("rate_limited"), &["dedup_ids_max=5"], |server| twice(server, json!({}))),
     (rejected!("id_reused"), &[], |server| twice(server, json!({"id": "1"}))),
     (rejected!("durability_unavailable"), &[], |server| {
         to_itself(server, json!({"durability": "replicated"}))
@@ -182,7 +181,7 @@ pub(crate) const ELSEWHERE: [&str; 16] = [
     "switchboard_store_append_seconds_bucket",
 ];
 
-const DEVICES_END: &[&str] = &["device_ttl=1s", "dedup_window=1s"];
+const DEVICES_END: &[&str] = &["device_ttl=1s"];
 
 fn anonymous(server: &Server) -> Box<dyn Any> {
     Box::new(V1::anonymous(server))
