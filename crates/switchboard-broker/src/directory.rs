@@ -40,11 +40,11 @@ pub struct Directory {
     store_room: AtomicU64,
 }
 
-/// Longest that all records of one outcome can be in the log: the end of the message, the outcome,
-/// and the removal of a copy of the message, with names, id and reason at their longest. The log
+/// Most bytes that all records of one outcome take in the log: the end of the message, the outcome,
+/// and their part of a record of the exchange, with names, id and reason at their longest. The log
 /// keeps so much free from the moment the message is accepted: these records are written even when
 /// the log is full, and would otherwise bring it above its bound.
-pub const RECEIPT_BYTES: usize = 1_200;
+pub const RECEIPT_BYTES: usize = 1_300;
 /// Longest that the record of a device's state can be in the log. The log keeps so much free for
 /// each device, which may connect once more when the log is full.
 pub const DEVICE_BYTES: usize = 192;
