@@ -93,6 +93,7 @@ impl Broker {
         shrink::audit("devices", &mailboxes.devices, KEPT_BY_SHARD)?;
         shrink::audit("appends", &mailboxes.pending, KEPT_BY_SHARD)?;
         shrink::audit("envelopes", &mailboxes.local, KEPT_BY_SHARD)?;
+        shrink::audit("devices that have ended", &mailboxes.gone, KEPT_BY_SHARD)?;
         shrink::audit("deferred requests", &mailboxes.deferred, KEPT_BY_SHARD)?;
         shrink::audit("waiting connections", &mailboxes.waiting, KEPT_BY_SHARD)?;
         shrink::audit("connections", &self.conns, KEPT_BY_SHARD)

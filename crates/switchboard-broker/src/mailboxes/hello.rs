@@ -286,7 +286,10 @@ impl Broker {
         let is_recorded = is_kept && !may_put_off;
         // Without a record to wait for: nothing of it is stored, or the store says already that
         // it is connected. That record may still be on its way, though.
-        let is_open = !is_recorded && device.records_unsynced == 0;
+        // Nor is that of the end of a device before an ephemeral one: a crash would bring that
+        // device back, of which something may have been told already.
+        let awaits_end = device.is_ephemeral && self.mailboxes.gone.contains_key(&id);
+        let is_open = !is_recorded && device.records_unsynced == 0 && !awaits_end;
         self.mailboxes.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
         let resumed = knows && hello.last_seq <= device.mailbox.pushed_to();
@@ -342,7 +345,7 @@ impl Broker {
             self.record_device(id, Some(number), out);
         }
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
-        if is_kept && device.recorded_at.is_nowhere() {
+        if awaits_end || is_kept && device.recorded_at.is_nowhere() {
             // The store does not know it yet, and must before it sends: a crash would leave its
             // messages, but forget the device with its ids and the outcomes that it asked for.
             out(Effect::AwaitReply { conn: hello.conn });

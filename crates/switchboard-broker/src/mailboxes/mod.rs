@@ -277,6 +277,8 @@ pub(crate) struct Mailboxes {
     exchanges: Exchanges,
     /// Time at which outcomes are sent again, if they are not settled before.
     resend_at: Option<Moment>,
+    /// Devices that have ended, with the number of their records of that which are not synced.
+    gone: FxHashMap<DeviceId, u32>,
     /// Requests about messages that wait for a record.
     deferred: FxHashMap<MessageKey, Vec<Deferred>>,
     /// Envelopes from this shard to itself.
@@ -380,6 +382,7 @@ impl Mailboxes {
             asked: Asked::default(),
             exchanges: Exchanges::default(),
             resend_at: None,
+            gone: FxHashMap::default(),
             deferred: FxHashMap::default(),
             local: VecDeque::new(),
             answered_id: String::new(),

@@ -13,7 +13,7 @@ use super::{
     OutcomeRecord, Position, Record,
 };
 use crate::broker::{Broker, Effect};
-use crate::shrink::{KEPT, shrink};
+use crate::shrink::{KEPT, KEPT_BY_SHARD, shrink};
 use crate::{Moment, PartitionId};
 
 /// The end of a message.
@@ -363,7 +363,8 @@ impl Broker {
         if self.mailboxes.is_durable && !device.is_ephemeral {
             let shown = self.show(id);
             out(Effect::Append(Record::Gone { device: shown.as_ref() }));
-            self.mailboxes.pending.push_back(Pending::Nothing);
+            self.mailboxes.pending.push_back(Pending::Gone(id));
+            *self.mailboxes.gone.entry(id).or_default() += 1;
         }
         for seq in waiting {
             if let Some(taken) = self.take(id, seq, Outcome::Evicted, out)
@@ -387,6 +388,26 @@ impl Broker {
         // after a crash.
         if let Some(waiting) = device.waiting.take() {
             self.begin_anew(now, *waiting, device.takeovers, out);
+        }
+    }
+}
+
+impl Broker {
+    /// Welcomes the next device of an id, now that the end of the one before is recorded.
+    pub(super) fn gone_recorded(&mut self, id: DeviceId, out: Out<'_>) {
+        let Some(unsynced) = self.mailboxes.gone.get_mut(&id) else { return };
+        *unsynced -= 1;
+        if *unsynced == 0 {
+            self.mailboxes.gone.remove(&id);
+            shrink(&mut self.mailboxes.gone, KEPT_BY_SHARD);
+            let device = self.mailboxes.devices.get(&id);
+            if device.is_some_and(|device| device.is_ephemeral)
+                && let Some(session) = self.session(id)
+            {
+                session.is_open = true;
+                self.welcome(id, out);
+                self.push_ready(id, out);
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Pending {
     Device { id: DeviceId, born: u64, mailbox_name: u64, reserved_to: u64, session: Option<u32> },
     /// A copy of an entry's record, which was in the oldest part of the log.
     Moved { id: DeviceId, mailbox_name: u64, seq: u64 },
+    /// The end of a device.
+    Gone(DeviceId),
     /// A record that nothing waits for.
     Nothing,
 }
@@ -154,6 +156,7 @@ impl Broker {
                     device.mailbox.moved(seq, position);
                 }
             }
+            Pending::Gone(id) => self.gone_recorded(id, out),
             Pending::Nothing => {}
         }
     }
