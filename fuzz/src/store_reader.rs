@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use switchboard::store::{
     Batch, Disk, DiskFile, DropError, Found, Listener, LogOptions, OpenError, Position, StoreError,
-    Synced, adopt, inspect, open,
+    Synced, inspect, open,
 };
 
 const HEADER_LEN: usize = 64;
@@ -28,8 +28,11 @@ type Records = Vec<(Position, Vec<u8>)>;
 pub fn store_reader(data: &[u8]) {
     let disk = MemoryDisk::default();
     disk.put("00000001.seg", data);
+    if let Some(id) = data.get(16..24) {
+        disk.put("MANIFEST", &manifest(id));
+    }
     let mut seen = Records::new();
-    let looked = inspect(&disk, false, &mut |position, record| {
+    let looked = inspect(&disk, &mut |position, record| {
         seen.push((position, record.to_vec()));
         Ok(())
     });
@@ -37,12 +40,30 @@ pub fn store_reader(data: &[u8]) {
     assert!(disk.bytes("00000001.seg") == data, "a look changed the file");
     let Ok(found) = looked else { return };
     assert_eq!(found.records as usize, seen.len());
-    adopt(&disk).expect("what could be read can be given a manifest");
     let (mended, records) = opened(&disk).expect("what could be read can be mended");
     assert_eq!((&mended, &records), (&found, &seen));
     if found.cut.is_some() {
         check_goes_on(&disk, seen);
     }
+}
+
+/// Returns a manifest by which the log is the segment with this id.
+fn manifest(id: &[u8]) -> Vec<u8> {
+    const PAGE_LEN: usize = 4096;
+    let mut page = vec![0; PAGE_LEN];
+    page[..8].copy_from_slice(b"swblist\n");
+    // Version, generation, store, segments tried.
+    for (at, number) in [(8, 2), (16, 1), (24, 7), (44, 1)] {
+        page[at] = number;
+    }
+    // The oldest segment and the newest.
+    for at in [48, 64] {
+        page[at] = 1;
+        page[at + 8..at + 16].copy_from_slice(id);
+    }
+    let checksum = checksum(&page[..124]);
+    page[124..128].copy_from_slice(&checksum.to_le_bytes());
+    page.repeat(2)
 }
 
 fn opened(disk: &MemoryDisk) -> Result<(Found, Records), OpenError> {

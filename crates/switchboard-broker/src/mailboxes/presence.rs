@@ -119,11 +119,14 @@ impl Broker {
         self.tell(id, &ServerFrame::Watching { id: frame_id }, out);
     }
 
-    /// Returns the number of devices that the session on a connection watches.
-    pub fn watches(&self, conn: Conn) -> usize {
+    /// Returns the number of watches and messages that end with the session on a connection.
+    pub fn ends_with(&self, conn: Conn) -> usize {
         let device = self.session_on(conn).and_then(|id| self.mailboxes.devices.get(&id));
-        let session = device.and_then(|device| device.session.as_ref());
-        session.map_or(0, |session| session.watching.len())
+        device.map_or(0, |device| {
+            let watches = device.session.as_ref().map_or(0, |session| session.watching.len());
+            let messages = if device.is_ephemeral { device.mailbox.waiting() } else { 0 };
+            watches + messages
+        })
     }
 
     /// Notes that a device came or went, and announces it to its watchers if that is a change.

@@ -125,7 +125,7 @@ mod tests {
     fn append(disk: impl Disk + 'static) -> Result<(), Problem> {
         let mut appender = Appender::open(Arc::new(disk), SMALL)?;
         let device = DeviceRef::Name("device");
-        (0..COUNT).try_for_each(|seq| appender.push(&Record::Removed { device, seq }))?;
+        (0..COUNT).try_for_each(|seq| appender.push(&Record::Acked { device, seq }))?;
         appender.close()
     }
 
@@ -134,9 +134,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         append(DataDir::open(dir.path()).unwrap()).unwrap();
         let mut next = 0;
-        let found = inspect(&DataDir::open(dir.path()).unwrap(), true, &mut |_, bytes| {
+        let found = inspect(&DataDir::open(dir.path()).unwrap(), &mut |_, bytes| {
             let read = record::read(bytes).map_err(|error| error.to_string())?;
-            assert!(matches!(read, Record::Removed { seq, .. } if seq == next), "{read:?}");
+            assert!(matches!(read, Record::Acked { seq, .. } if seq == next), "{read:?}");
             next += 1;
             Ok(())
         });

@@ -10,9 +10,9 @@ use switchboard_broker::Record;
 use super::Exit;
 use crate::config::{self, Flag};
 use crate::files::Occasion;
-use crate::persistence::state::{self, DirOrigin, ServerState};
+use crate::persistence::state::{self, ServerState};
 use crate::persistence::{self, record};
-use crate::store::{self, DataDir, Found, OpenError, Position};
+use crate::store::{self, DataDir, Found, OpenError};
 
 /// The choice of a data directory.
 #[derive(clap::Args, Debug)]
@@ -95,28 +95,20 @@ impl Args {
     }
 
     /// Opens the directory for reading, with a log and a state that belong together.
-    pub(super) fn open(&self) -> Result<(DataDir, ServerState), Problem> {
+    pub(super) fn open(&self) -> Result<DataDir, Problem> {
         self.open_by(DataDir::open_to_read)
     }
 
     /// Like [`open`](Args::open), to append to the log.
-    pub(super) fn open_to_append(&self) -> Result<(DataDir, ServerState), Problem> {
+    pub(super) fn open_to_append(&self) -> Result<DataDir, Problem> {
         self.open_by(DataDir::open_as_it_is)
     }
 
-    fn open_by(
-        &self,
-        open: fn(&Path) -> Result<DataDir, OpenError>,
-    ) -> Result<(DataDir, ServerState), Problem> {
+    fn open_by(&self, open: fn(&Path) -> Result<DataDir, OpenError>) -> Result<DataDir, Problem> {
         let disk = self.take_by(open)?;
         let known = store::identify(&disk).map_err(Problem::failed)?;
-        let (state, origin) = ServerState::open(disk.root(), known).map_err(Problem::failed)?;
-        if origin == DirOrigin::Older {
-            return Err(Problem::failed(
-                "an older version wrote it: start the server once, which brings it up to date",
-            ));
-        }
-        Ok((disk, state))
+        ServerState::open(disk.root(), known).map_err(Problem::failed)?;
+        Ok(disk)
     }
 }
 
@@ -126,20 +118,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Reads every record in order and changes nothing; on a terminal it shows its progress.
 pub(super) fn read_all(
     disk: &DataDir,
-    visit: impl FnMut(Position, &Record<'_>),
-) -> Result<Found, OpenError> {
-    read_all_of(disk, true, visit)
-}
-
-/// Like [`read_all`], but also reads a log of a version that had no manifest.
-pub(super) fn read_all_of(
-    disk: &DataDir,
-    has_manifest: bool,
-    mut visit: impl FnMut(Position, &Record<'_>),
+    mut visit: impl FnMut(&Record<'_>),
 ) -> Result<Found, OpenError> {
     let mut progress = Progress::new(disk);
-    store::inspect(disk, has_manifest, &mut |position, bytes| {
-        visit(position, &record::read(bytes).map_err(|error| error.to_string())?);
+    store::inspect(disk, &mut |_, bytes| {
+        visit(&record::read(bytes).map_err(|error| error.to_string())?);
         progress.step(bytes);
         Ok(())
     })

@@ -1,13 +1,12 @@
 //! `switchboard mailbox`: shows the mailboxes of a stopped server, and drops one.
 
-use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use switchboard_broker::{OutcomeRecord, Record};
-use switchboard_proto::v1::{DeviceRef, Outcome};
+use switchboard_broker::Record;
+use switchboard_proto::v1::DeviceRef;
 
 use super::Exit;
 use super::append::Appender;
@@ -15,8 +14,6 @@ use super::data::{self, Problem, read_all};
 use super::mailboxes::{Entry, Mailbox, Mailboxes};
 use super::output::{self, escaped, one_line};
 use crate::clock;
-use crate::persistence::Unsure;
-use crate::persistence::state::ServerState;
 use crate::store::{DataDir, LogOptions};
 
 /// Subcommands of `switchboard mailbox`.
@@ -40,8 +37,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// End a device as if it had been away for too long: its mailbox is removed, and senders who
-    /// asked for the outcome are told that their messages were evicted
+    /// End a device as if it had been away for too long: its mailbox is removed, and after the next
+    /// start senders who asked for the outcome are told that their messages were evicted
     Drop {
         /// The device's id or name
         id: String,
@@ -75,19 +72,9 @@ pub(super) fn run(command: &Command) -> Exit {
     }
 }
 
-fn read(disk: &DataDir, state: &ServerState, whole: Option<&str>) -> Result<Mailboxes, Problem> {
+fn read(disk: &DataDir, whole: Option<&str>) -> Result<Mailboxes, Problem> {
     let mut mailboxes = Mailboxes::with_bodies_of(whole);
-    let mut unsure = Unsure::new(state);
-    let read = read_all(disk, |position, record| {
-        if unsure.ends_before(position) {
-            mailboxes.all_may_have_been_pushed();
-        }
-        mailboxes.take(record);
-    });
-    read.map_err(Problem::failed)?;
-    if unsure.end().is_some() {
-        mailboxes.all_may_have_been_pushed();
-    }
+    read_all(disk, |record| mailboxes.take(record)).map_err(Problem::failed)?;
     Ok(mailboxes)
 }
 
@@ -98,8 +85,7 @@ fn find<'a>(mailboxes: &'a Mailboxes, id: &str) -> Result<&'a Mailbox, Problem> 
 }
 
 fn list(data: &data::Args, as_json: bool) -> Result<String, Problem> {
-    let (disk, state) = data.open()?;
-    let mailboxes = read(&disk, &state, None)?;
+    let mailboxes = read(&data.open()?, None)?;
     let mut out = String::new();
     if !as_json {
         out.push_str(&format!(
@@ -125,8 +111,7 @@ fn list(data: &data::Args, as_json: bool) -> Result<String, Problem> {
 }
 
 fn show(data: &data::Args, id: &str, as_json: bool) -> Result<String, Problem> {
-    let (disk, state) = data.open()?;
-    let mailboxes = read(&disk, &state, Some(id))?;
+    let mailboxes = read(&data.open()?, Some(id))?;
     let mailbox = find(&mailboxes, id)?;
     let now_ms = now_ms()?;
     let lines = mailbox.waiting().map(|(seq, entry)| {
@@ -173,19 +158,21 @@ fn drop_device(data: &data::Args, id: &str, yes: bool) -> Result<String, Problem
     if !yes && !is_asked {
         return Err(Problem::usage("no terminal to ask for confirmation; give --yes"));
     }
-    let (disk, state) = data.open_to_append()?;
-    let mailboxes = read(&disk, &state, None)?;
+    let disk = data.open_to_append()?;
+    let mailboxes = read(&disk, None)?;
     let mailbox = find(&mailboxes, id)?;
     if is_asked && !agrees(&format!("End {id} with {} messages?", mailbox.waiting().count()))? {
         return Ok("nothing was dropped\n".to_owned());
     }
     let mut log = Appender::open(Arc::new(disk), LogOptions::default())?;
-    let told = append_outcomes(&mailboxes, id, mailbox, now_ms()?, &mut log)?;
-    // Last, so that the command can be run again after a crash in between.
+    // The next start evicts what waited for it.
     log.push(&Record::Gone { device: device(id)? })?;
     log.close()?;
     let messages = mailbox.waiting().count();
-    Ok(format!("dropped {id}: {messages} messages; {told} senders' outcomes recorded\n"))
+    let asked = mailbox.waiting().filter(|(_, entry)| entry.receipt).count();
+    Ok(format!(
+        "dropped {id}: {messages} messages; the next start of the server tells the senders of {asked}\n"
+    ))
 }
 
 /// Asks on the terminal; any answer but yes means no.
@@ -194,43 +181,6 @@ fn agrees(question: &str) -> Result<bool, Problem> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(Problem::failed)?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
-}
-
-/// Appends the pending outcomes of the device's messages to the mailboxes of their senders, as
-/// if the device had been away for too long. Returns their number.
-fn append_outcomes(
-    mailboxes: &Mailboxes,
-    id: &str,
-    mailbox: &Mailbox,
-    at_ms: u64,
-    log: &mut Appender,
-) -> Result<usize, Problem> {
-    let mut next_seqs: HashMap<&str, u64> = HashMap::new();
-    let owed = mailbox.entries.iter().filter(|(_, entry)| entry.receipt && entry.from != id);
-    let mut told = 0;
-    for (&of_seq, entry) in owed {
-        let Some(sender) = mailboxes.find(&entry.from) else { continue };
-        let next = next_seqs.entry(&entry.from).or_insert_with(|| sender.next_seq());
-        let is_acked = mailbox.is_acked(of_seq);
-        let end = entry.end.as_ref();
-        let unrecorded = if is_acked { Outcome::Delivered } else { Outcome::Evicted };
-        let may_have_seen = !is_acked && mailbox.may_have_seen(of_seq);
-        let outcome = OutcomeRecord {
-            to: device(&entry.from)?,
-            seq: *next,
-            id: &entry.id,
-            of: device(id)?,
-            of_seq,
-            outcome: end.map_or(unrecorded, |end| end.outcome),
-            at_ms: end.map_or(at_ms, |end| end.at_ms),
-            maybe_seen: end.map_or(may_have_seen, |end| end.maybe_seen),
-            reason: end.and_then(|end| end.reason.as_deref()),
-        };
-        log.push(&Record::Outcome(outcome))?;
-        *next += 1;
-        told += 1;
-    }
-    Ok(told)
 }
 
 fn device(id: &str) -> Result<DeviceRef<'_>, Problem> {

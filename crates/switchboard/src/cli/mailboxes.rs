@@ -1,10 +1,9 @@
 //! The mailboxes as recorded in the log of a stopped server, without the server's brokers.
 //!
-//! It follows the same records as the brokers' replay, but remembers no ids of sent messages,
-//! sets no timers and appends nothing.
+//! It follows the same records as the brokers' replay, but remembers no ids of messages and no
+//! outcomes that are on their way, sets no timers and appends nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{BTreeMap, HashMap};
 
 use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Record};
 use switchboard_proto::v1::Outcome;
@@ -15,12 +14,6 @@ pub(super) struct Mailboxes {
     devices: HashMap<String, Mailbox>,
     /// The device whose messages are kept with their bodies.
     whole: Option<String>,
-    /// Hashes of the messages whose outcome is recorded: a copy of one may come after that
-    /// record.
-    ended: HashSet<u64>,
-    hasher: RandomState,
-    /// Number of places where a damaged log has lost records.
-    gaps: u32,
 }
 
 /// The mailbox of one device.
@@ -29,10 +22,9 @@ pub(super) struct Mailbox {
     /// True if the device has a record of its own. Without one only its messages are known, and
     /// none of them is in force.
     pub(super) is_known: bool,
-    pub(super) entries: BTreeMap<u64, Entry>,
+    entries: BTreeMap<u64, Entry>,
     pub(super) away_since_ms: Option<u64>,
     acked_to: u64,
-    pushed_to: u64,
     /// Numbers below this one may have been given.
     next_seq: u64,
 }
@@ -49,21 +41,8 @@ pub(super) struct Entry {
     pub(super) expires_at_ms: Option<u64>,
     pub(super) receipt: bool,
     pub(super) outcome: Option<Outcome>,
-    /// The end of a message that was not acked, and whose outcome is not recorded yet.
-    pub(super) end: Option<End>,
     /// The body, for messages of the device that was asked about.
     pub(super) body: Option<String>,
-    /// Number of gaps in a damaged log before its record.
-    gaps: u32,
-}
-
-/// See [`EndedRecord`].
-#[derive(Debug)]
-pub(super) struct End {
-    pub(super) outcome: Outcome,
-    pub(super) at_ms: u64,
-    pub(super) maybe_seen: bool,
-    pub(super) reason: Option<String>,
 }
 
 impl Mailboxes {
@@ -82,40 +61,15 @@ impl Mailboxes {
                 mailbox.acked_to = mailbox.acked_to.max(*seq);
                 mailbox.drop_acked();
             }
-            Record::Removed { device, seq } => {
+            Record::Ended(EndedRecord { device, seq, .. }) => {
                 self.of(&device.to_string()).entries.remove(seq);
             }
-            Record::Ended(ended) => self.ended(ended),
             Record::Device(record) => self.device(record),
             Record::Gone { device } => {
                 self.devices.remove(&device.to_string());
             }
-            Record::Id(_) => {}
+            Record::Id(_) | Record::Exchange(_) => {}
         }
-    }
-
-    /// As [`switchboard_broker::Broker::all_may_have_been_pushed`].
-    pub(super) fn all_may_have_been_pushed(&mut self) {
-        for mailbox in self.devices.values_mut() {
-            mailbox.pushed_to = mailbox.pushed_to.max(mailbox.next_seq() - 1);
-        }
-    }
-
-    /// Notes that records are lost here, or may be.
-    pub(super) fn gap(&mut self) {
-        self.gaps += 1;
-    }
-
-    /// Returns the acked messages with a requested outcome and a gap after them: the lost
-    /// records may say that they ended differently, and that their senders were told so.
-    pub(super) fn doubtful(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.devices.iter().flat_map(|(id, mailbox)| {
-            let acked = mailbox.entries.range(..=mailbox.acked_to);
-            let doubtful = acked.filter(|(_, entry)| {
-                entry.receipt && entry.end.is_none() && entry.gaps < self.gaps
-            });
-            doubtful.map(|(&seq, _)| (id.as_str(), seq))
-        })
     }
 
     fn of(&mut self, device: &str) -> &mut Mailbox {
@@ -127,10 +81,6 @@ impl Mailboxes {
 
     fn message(&mut self, message: &MessageRecord<'_>) {
         let to = message.to.to_string();
-        let key = (&to, message.seq, message.from.to_string(), message.id);
-        if message.receipt && self.ended.contains(&self.hasher.hash_one(key)) {
-            return;
-        }
         let is_whole = self.whole.as_ref() == Some(&to);
         let entry = Entry {
             from: message.from.to_string(),
@@ -140,18 +90,12 @@ impl Mailboxes {
             expires_at_ms: message.expires_at_ms,
             receipt: message.receipt,
             outcome: None,
-            end: None,
             body: is_whole.then(|| String::from_utf8_lossy(message.body).into_owned()),
-            gaps: self.gaps,
         };
         self.of(&to).put(message.seq, entry);
     }
 
     fn outcome(&mut self, outcome: &OutcomeRecord<'_>) {
-        let of = outcome.of.to_string();
-        let key = (&of, outcome.of_seq, outcome.to.to_string(), outcome.id);
-        self.ended.insert(self.hasher.hash_one(key));
-        self.of(&of).entries.remove(&outcome.of_seq);
         let entry = Entry {
             from: outcome.of.to_string(),
             id: outcome.id.to_owned(),
@@ -160,20 +104,9 @@ impl Mailboxes {
             expires_at_ms: None,
             receipt: false,
             outcome: Some(outcome.outcome),
-            end: None,
             body: None,
-            gaps: self.gaps,
         };
         self.of(&outcome.to.to_string()).put(outcome.seq, entry);
-    }
-
-    fn ended(&mut self, ended: &EndedRecord<'_>) {
-        let EndedRecord { outcome, at_ms, maybe_seen, .. } = *ended;
-        let entry = self.of(&ended.device.to_string()).entries.get_mut(&ended.seq);
-        if let Some(entry) = entry.filter(|entry| entry.receipt) {
-            let reason = ended.reason.map(str::to_owned);
-            entry.end = Some(End { outcome, at_ms, maybe_seen, reason });
-        }
     }
 
     fn device(&mut self, record: &DeviceRecord<'_>) {
@@ -181,7 +114,6 @@ impl Mailboxes {
         mailbox.is_known = true;
         mailbox.away_since_ms = record.away_since_ms;
         mailbox.acked_to = mailbox.acked_to.max(record.acked_to);
-        mailbox.pushed_to = mailbox.pushed_to.max(record.pushed_to);
         mailbox.next_seq = mailbox.next_seq.max(record.reserved_to);
         mailbox.drop_acked();
     }
@@ -215,34 +147,19 @@ impl Mailboxes {
 impl Mailbox {
     fn put(&mut self, seq: u64, entry: Entry) {
         self.next_seq = self.next_seq.max(seq + 1);
-        // A record that was copied to a later part of the log may have been acked before.
-        if seq > self.acked_to || entry.receipt {
+        // A device's record may say that it acked what is copied behind it.
+        if seq > self.acked_to {
             self.entries.insert(seq, entry);
         }
     }
 
-    /// Drops acked entries, except those whose requested outcome is not recorded yet.
     fn drop_acked(&mut self) {
-        let behind = self.entries.split_off(&(self.acked_to + 1));
-        self.entries.retain(|_, entry| entry.receipt);
-        self.entries.extend(behind);
+        self.entries = self.entries.split_off(&(self.acked_to + 1));
     }
 
     /// Returns the entries that wait for the device.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let entries = self.entries.range(self.acked_to + 1..);
-        entries.filter(|(_, entry)| entry.end.is_none()).map(|(&seq, entry)| (seq, entry))
-    }
-
-    /// Returns true if the device has acked this entry, whose outcome is not recorded yet.
-    pub(super) fn is_acked(&self, seq: u64) -> bool {
-        seq <= self.acked_to
-    }
-
-    /// Returns true if the device may have seen the entry. For one that was connected when the
-    /// server ended, that is unknown.
-    pub(super) fn may_have_seen(&self, seq: u64) -> bool {
-        self.away_since_ms.is_none() || seq <= self.pushed_to
+        self.entries.iter().map(|(&seq, entry)| (seq, entry))
     }
 
     /// Returns the first sequence number that was never given.
@@ -253,44 +170,41 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::{ALICE, BOB, device, message, outcome, refused};
+    use super::super::records::{ALICE, BOB, device, ended, message, outcome};
     use super::*;
 
-    /// Returns the entries that wait for a device, and the number of all its entries, after
-    /// these records.
-    fn waits(device: &str, records: &[Record<'_>]) -> Option<(Vec<u64>, usize)> {
+    /// Returns the entries that wait for a device after these records.
+    fn waits(device: &str, records: &[Record<'_>]) -> Option<Vec<u64>> {
         let mut mailboxes = Mailboxes::default();
         records.iter().for_each(|record| mailboxes.take(record));
         let mailbox = mailboxes.find(device)?;
-        Some((mailbox.waiting().map(|(seq, _)| seq).collect(), mailbox.entries.len()))
+        Some(mailbox.waiting().map(|(seq, _)| seq).collect())
     }
 
     #[test]
     fn what_waits_is_what_no_record_took_out() {
-        let (known, seq) = (device(BOB, 0), 2);
+        let known = device(BOB, 0);
         let [one, two, asked] = [message(1, false), message(2, false), message(3, true)];
         let acked = Record::Acked { device: BOB, seq: 3 };
-        let (refused, outcome_of_asked) = (refused(3), outcome(12, 3));
+        let gone = Record::Gone { device: BOB };
         for (records, expected) in [
             (vec![one, two], None),
-            (vec![known, one, two], Some((vec![1, 2], 2))),
-            (vec![known, one, two, Record::Removed { device: BOB, seq }], Some((vec![1], 1))),
-            // Acked, and the outcome is not recorded yet.
-            (vec![known, one, asked, acked], Some((vec![], 1))),
-            (vec![known, one, asked, acked, outcome_of_asked], Some((vec![], 0))),
-            // Refused, and the outcome is not recorded yet.
-            (vec![known, one, asked, refused], Some((vec![1], 2))),
-            (vec![known, one, asked, refused, outcome_of_asked], Some((vec![1], 1))),
-            (vec![known, one, asked, outcome_of_asked, refused], Some((vec![1], 1))),
-            (vec![known, one, two, Record::Gone { device: BOB }], None),
-            // Copied to a later part of the log, after the record that removed it.
-            (vec![known, acked, one], Some((vec![], 0))),
-            (vec![known, asked, outcome_of_asked, asked], Some((vec![], 0))),
-            (vec![one, device(BOB, 1)], Some((vec![], 0))),
+            (vec![known, one, two], Some(vec![1, 2])),
+            (vec![known, one, two, ended(2, 1)], Some(vec![1])),
+            (vec![known, one, asked, acked], Some(vec![])),
+            (vec![known, one, asked, ended(3, 1)], Some(vec![1])),
+            (vec![known, one, asked, ended(3, 1), acked], Some(vec![])),
+            (vec![known, one, two, gone], None),
+            (vec![known, one, asked, gone, ended(3, 1)], None),
+            // Only the sender's mailbox has the outcome.
+            (vec![known, one, asked, outcome(12, 1)], Some(vec![1, 3])),
+            // Copied to a later part of the log.
+            (vec![one, asked, device(BOB, 1)], Some(vec![3])),
+            (vec![device(BOB, 1), one, asked], Some(vec![3])),
         ] {
             assert_eq!(waits("bob", &records), expected, "{records:?}");
         }
-        assert_eq!(waits("alice", &[device(ALICE, 0), outcome_of_asked]), Some((vec![12], 1)));
+        assert_eq!(waits("alice", &[device(ALICE, 0), outcome(12, 1)]), Some(vec![12]));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod client;
 mod config;
 mod data;
 mod delivery;
+mod exchanges;
 mod generate;
 mod health;
 mod listen;

@@ -1,6 +1,8 @@
 //! Records for tests of the command line: alice is the sender, bob the receiver.
 
-use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, Moment, OutcomeRecord, Record};
+use switchboard_broker::{
+    DeviceRecord, EndedOf, EndedRecord, MessageRecord, Moment, OutcomeRecord, PartitionId, Record,
+};
 use switchboard_proto::v1::{DeviceRef, Outcome};
 
 pub(super) const ALICE: DeviceRef<'_> = DeviceRef::Name("alice");
@@ -35,23 +37,24 @@ pub(super) fn message(seq: u64, receipt: bool) -> Record<'static> {
     })
 }
 
-/// Returns the outcome, at alice's `seq`, of bob's message `of_seq`, which he refused.
-pub(super) fn outcome(seq: u64, of_seq: u64) -> Record<'static> {
+/// Returns the outcome, at alice's `seq`, of a message that bob refused, with its number in the exchange.
+pub(super) fn outcome(seq: u64, number: u64) -> Record<'static> {
     Record::Outcome(OutcomeRecord {
         to: ALICE,
         seq,
         id: "m",
         of: BOB,
-        of_seq,
         outcome: Outcome::Refused,
         at_ms: 1,
         maybe_seen: false,
         reason: Some(REASON),
+        source: PartitionId::of(BOB),
+        number,
     })
 }
 
-/// Returns the record that bob refused this message, with its outcome still pending.
-pub(super) fn refused(seq: u64) -> Record<'static> {
+/// Returns the record that bob refused this message, with the number of its outcome in the exchange.
+pub(super) fn ended(seq: u64, number: u64) -> Record<'static> {
     Record::Ended(EndedRecord {
         device: BOB,
         seq,
@@ -59,5 +62,6 @@ pub(super) fn refused(seq: u64) -> Record<'static> {
         at_ms: 1,
         maybe_seen: false,
         reason: Some(REASON),
+        of: Some(EndedOf { from: ALICE, id: "m", number: Some(number) }),
     })
 }

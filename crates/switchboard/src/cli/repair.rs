@@ -18,6 +18,7 @@ use switchboard_proto::v1::DeviceRef;
 
 use super::append::Appender;
 use super::data::{self, Problem, Progress};
+use super::exchanges::Exchanges;
 use super::mailboxes::Mailboxes;
 use super::store::{Checked, unread};
 use crate::auth::{KeyError, OwnKey};
@@ -83,13 +84,11 @@ fn build(disk: &DataDir, built: &Path, checked: &Checked) -> Result<(Copied, boo
 struct Copied {
     salvaged: Salvaged,
     mailboxes: Mailboxes,
+    exchanges: Exchanges,
     /// Records that are intact as bytes, but cannot be parsed.
     unreadable: u64,
     /// Devices whose own record was lost.
     renewed: usize,
-    /// Messages whose outcome is not reported to anybody, because it may be among the lost
-    /// records.
-    doubtful: usize,
     /// A number above the ids of all numbered devices.
     highest_id: u64,
     uptime_ms: u64,
@@ -103,7 +102,6 @@ fn copy(disk: &DataDir, built: &Path, checked: &Checked) -> Result<Copied, Probl
     let mut progress = Progress::new(disk);
     let mut failed = None;
     let salvaged = store::salvage(disk, checked.state_of(), &mut |bytes| {
-        let Some(bytes) = bytes else { return copied.mailboxes.gap() };
         progress.step(bytes);
         let Ok(record) = record::read(bytes) else {
             copied.unreadable += 1;
@@ -118,7 +116,8 @@ fn copy(disk: &DataDir, built: &Path, checked: &Checked) -> Result<Copied, Probl
     failed.map_or(Ok(()), Err)?;
     copied.salvaged = salvaged.map_err(unread)?;
     copied.renewed = renew_devices(&copied, &mut log)?;
-    copied.doubtful = drop_doubtful(&copied.mailboxes, &mut log)?;
+    // Without these, numbers of lost records would be given again.
+    copied.exchanges.records().try_for_each(|record| log.push(&record))?;
     log.close()?;
     Ok(copied)
 }
@@ -141,17 +140,6 @@ fn renew_devices(copied: &Copied, log: &mut Appender) -> Result<usize, Problem> 
     Ok(unknown.len())
 }
 
-/// Removes messages that were acked as far as is known, but may have had another outcome that
-/// their senders were told: nobody must be told a second, contradictory one.
-fn drop_doubtful(mailboxes: &Mailboxes, log: &mut Appender) -> Result<usize, Problem> {
-    let mut dropped = 0;
-    for (id, seq) in mailboxes.doubtful() {
-        log.push(&Record::Removed { device: device(id)?, seq })?;
-        dropped += 1;
-    }
-    Ok(dropped)
-}
-
 fn device(id: &str) -> Result<DeviceRef<'_>, Problem> {
     DeviceRef::parse(id).ok_or_else(|| Problem::failed(format!("{id} is no device's id")))
 }
@@ -159,6 +147,7 @@ fn device(id: &str) -> Result<DeviceRef<'_>, Problem> {
 impl Copied {
     fn take(&mut self, record: &Record<'_>) {
         self.mailboxes.take(record);
+        self.exchanges.take(record);
         let (one, other) = match record {
             Record::Message(MessageRecord { to, from, at, .. }) => {
                 self.uptime_ms = self.uptime_ms.max(at.ms());
@@ -166,11 +155,13 @@ impl Copied {
             }
             Record::Outcome(OutcomeRecord { to, of, .. }) => (*to, *of),
             Record::Id(id) => (id.to, id.from),
+            Record::Ended(EndedRecord { device, of, .. }) => {
+                (*device, of.map_or(*device, |of| of.from))
+            }
             Record::Device(DeviceRecord { device, .. })
-            | Record::Ended(EndedRecord { device, .. })
             | Record::Acked { device, .. }
-            | Record::Removed { device, .. }
             | Record::Gone { device } => (*device, *device),
+            Record::Exchange(_) => return,
         };
         for device in [one, other] {
             if let DeviceRef::Number(id) = device {
@@ -217,14 +208,14 @@ fn write_state(
 /// Returns a mark above every id that may have been given, even if the log has no trace of it.
 /// `None` if neither the state nor the manifest knows: then an id may be given again, and so the
 /// tokens of its earlier device must not be accepted.
-fn mark_of_ids(kept: Option<(Option<StateOf>, u64)>, listed: Option<Identity>) -> Option<u64> {
+fn mark_of_ids(kept: Option<(StateOf, u64)>, listed: Option<Identity>) -> Option<u64> {
     // A state restored from a backup by itself does not know which ids were given since.
     let is_current = |of: StateOf| {
         let is_older =
             |log: Identity| log.store != of.store || log.state_generation > of.generation;
         !listed.is_some_and(is_older)
     };
-    let kept = kept.filter(|(of, _)| of.is_none_or(is_current)).map(|(_, ids_to)| ids_to);
+    let kept = kept.filter(|(of, _)| is_current(*of)).map(|(_, ids_to)| ids_to);
     let noted = listed.map(|log| log.ids_to).filter(|&ids_to| ids_to > 0);
     noted.max(kept)
 }
@@ -319,7 +310,7 @@ fn remove(dir: &Path) -> Result<(), Problem> {
 
 fn report(checked: &Checked, copied: &Copied, has_new_key: bool, damaged: &Path) -> String {
     let mut out: String = checked.faults.iter().map(|fault| format!("fault: {fault}\n")).collect();
-    let Copied { salvaged, mailboxes, unreadable, renewed, doubtful, .. } = copied;
+    let Copied { salvaged, mailboxes, unreadable, renewed, .. } = copied;
     let (devices, messages) = (mailboxes.sorted().len() + renewed, mailboxes.waiting());
     out.push_str(&format!(
         "repaired: {} records copied, {messages} messages and outcomes wait for {devices} devices\n\
@@ -330,12 +321,6 @@ fn report(checked: &Checked, copied: &Copied, has_new_key: bool, damaged: &Path)
         salvaged.records - unreadable,
         salvaged.lost_bytes,
     ));
-    if *doubtful > 0 {
-        out.push_str(&format!(
-            "{doubtful} messages were acked, and how they ended may be among what is lost: their \
-             senders are told nothing more about them\n"
-        ));
-    }
     if has_new_key {
         out.push_str("token.key is new: every token that this server gave has ended\n");
     }
@@ -354,13 +339,14 @@ fn now_ms() -> Result<u64, Problem> {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use super::super::records::{ALICE, BOB, REASON, device, message, outcome, refused};
+    use switchboard_broker::{ExchangeRecord, PartitionId};
+
+    use super::super::records::{ALICE, BOB, REASON, device, ended, message, outcome};
     use super::*;
 
-    /// Repairs a log with these records in which the record of the first outcome is damaged.
-    /// Returns the number of doubtful messages that were dropped, and the numbers of bob's acked
-    /// messages whose outcome their sender is still to be told.
-    fn owed_after_repair(records: &[Record<'_>]) -> (usize, Vec<u64>) {
+    /// Repairs a log with these records, of which the first with a reason is damaged. Returns the state
+    /// of the exchanges: next, settled and applied at alice's partition, and at bob's.
+    fn exchanges_after_repair(records: &[Record<'_>]) -> Vec<[u64; 3]> {
         let dir = tempfile::tempdir().unwrap();
         let (old, built) = (dir.path().join("old"), dir.path().join("built"));
         let mut log =
@@ -369,38 +355,47 @@ mod tests {
         log.close().unwrap();
         let segment = old.join("log/00000001.seg");
         let bytes = fs::read(&segment).unwrap();
-        let at = bytes.windows(REASON.len()).position(|part| part == REASON.as_bytes());
-        if let Some(at) = at {
-            let file = File::options().write(true).open(&segment).unwrap();
-            file.write_all_at(b"rotten", at as u64).unwrap();
-        }
+        let at = bytes.windows(REASON.len()).position(|part| part == REASON.as_bytes()).unwrap();
+        let file = File::options().write(true).open(&segment).unwrap();
+        file.write_all_at(b"rotten", at as u64).unwrap();
         let disk = DataDir::open_to_read(&old).unwrap();
-        let copied = copy(&disk, &built, &Checked::default()).unwrap();
-        let mut mailboxes = Mailboxes::default();
-        let disk = DataDir::open_to_read(&built).unwrap();
-        data::read_all(&disk, |_, record| mailboxes.take(record)).unwrap();
-        let bob = mailboxes.find("bob").unwrap();
-        let owed = bob.entries.keys().copied().filter(|&seq| bob.is_acked(seq)).collect();
-        (copied.doubtful, owed)
+        copy(&disk, &built, &Checked::default()).unwrap();
+        let mut found = Vec::new();
+        let read = |record: &Record<'_>| {
+            if let Record::Exchange(it) = record {
+                found.push(((it.partition, it.with), [it.next, it.settled_to, it.applied_to]));
+            }
+        };
+        data::read_all(&DataDir::open_to_read(&built).unwrap(), read).unwrap();
+        // The last one counts.
+        let [alice, bob] = [ALICE, BOB].map(PartitionId::of);
+        let last = |pair| found.iter().rev().find(|(of, _)| *of == pair).map(|(_, state)| *state);
+        [(alice, bob), (bob, alice)].into_iter().filter_map(last).collect()
     }
 
-    /// The sender of a refused message was once told `delivered`, because only the ack of a
-    /// later message was left in the log.
+    /// Where the record of an end was lost, its number would be given to the next one, and the sender's
+    /// side, which has applied it, would take that for the first and tell nobody.
     #[test]
-    fn nobody_is_told_delivered_where_another_outcome_may_be_lost() {
-        let [alice, bob] = [device(ALICE, 0), device(BOB, 0)];
-        let [one, two] = [message(1, true), message(2, true)];
-        let (outcome, refused) = (outcome(1, 1), refused(1));
-        let acked = |seq| Record::Acked { device: BOB, seq };
+    fn no_number_of_an_outcome_is_given_twice_after_a_repair() {
+        let known = [device(ALICE, 0), device(BOB, 0), message(1, true)];
+        let exchange = |own, with, [next, settled_to, applied_to]: [u64; 3]| {
+            let [partition, with] = [own, with].map(PartitionId::of);
+            Record::Exchange(ExchangeRecord { partition, with, next, settled_to, applied_to })
+        };
+        let of_bob = exchange(BOB, ALICE, [8, 7, 1]);
+        let of_alice = exchange(ALICE, BOB, [4, 3, 9]);
         for (records, expected) in [
-            (vec![alice, bob, one, outcome, acked(2)], (1, vec![])),
-            (vec![alice, bob, one, refused, acked(2)], (1, vec![])),
-            // It came after the lost record: the ack is all that happened to it.
-            (vec![alice, bob, one, outcome, two, acked(2)], (1, vec![2])),
-            // Nothing is lost.
-            (vec![alice, bob, one, two, acked(2)], (0, vec![1, 2])),
+            // The end is lost, the outcome is not.
+            (vec![ended(1, 1), outcome(1, 1)], vec![[1, 1, 2], [2, 1, 1]]),
+            (vec![ended(1, 4), ended(2, 5)], vec![[6, 1, 1]]),
+            (vec![ended(1, 4), of_alice], vec![[4, 3, 9], [9, 1, 1]]),
+            (vec![ended(1, 9), of_bob, outcome(1, 5)], vec![[1, 1, 6], [8, 7, 1]]),
+            (vec![ended(1, 9), of_bob, ended(2, 11)], vec![[1, 1, 1], [12, 7, 1]]),
+            // The outcome is lost, the end is not: it is sent again.
+            (vec![outcome(1, 1), ended(1, 1)], vec![[2, 1, 1]]),
         ] {
-            assert_eq!(owed_after_repair(&records), expected, "{records:?}");
+            let records = [&known[..], &records].concat();
+            assert_eq!(exchanges_after_repair(&records), expected, "{records:?}");
         }
     }
 
@@ -408,7 +403,7 @@ mod tests {
     /// second.
     #[test]
     fn which_ids_were_given_is_known_or_no_token_counts() {
-        let state = |store, generation, ids_to| Some((Some(StateOf { store, generation }), ids_to));
+        let state = |store, generation, ids_to| Some((StateOf { store, generation }, ids_to));
         let listed = |state_generation, ids_to| {
             let (store, has_segments, is_half) = (7, true, false);
             Some(Identity { store, state_generation, ids_to, has_segments, is_half })

@@ -1,6 +1,6 @@
 //! `switchboard store`: checks and repairs the store of a stopped server.
 
-use super::data::{self, Problem, read_all_of};
+use super::data::{self, Problem, read_all};
 use super::{Exit, output, repair};
 use crate::auth::{KeyError, OwnKey};
 use crate::persistence::state::{DirOrigin, ServerState, StateError};
@@ -113,7 +113,7 @@ impl Checked {
         let origin = it.check_state(disk, known)?;
         it.old_state = ServerState::read_intact(disk.root()).map_err(unread_state)?;
         it.check_key(disk, origin)?;
-        it.check_log(disk, origin)?;
+        it.check_log(disk)?;
         Ok(it)
     }
 
@@ -144,12 +144,8 @@ impl Checked {
         Ok(())
     }
 
-    fn check_log(&mut self, disk: &DataDir, origin: Option<DirOrigin>) -> Result<(), Problem> {
-        let has_manifest = origin != Some(DirOrigin::Older);
-        if !has_manifest {
-            self.notes.push("an older version wrote it; the next start adds a MANIFEST".to_owned());
-        }
-        let error = match read_all_of(disk, has_manifest, |_, _| {}) {
+    fn check_log(&mut self, disk: &DataDir) -> Result<(), Problem> {
+        let error = match read_all(disk, |_| {}) {
             Ok(found) => {
                 self.found = found;
                 return Ok(());
@@ -159,7 +155,7 @@ impl Checked {
         };
         let mut progress = data::Progress::new(disk);
         let salvaged = store::salvage(disk, self.state_of(), &mut |bytes| {
-            bytes.into_iter().for_each(|bytes| progress.step(bytes));
+            progress.step(bytes);
         });
         drop(progress);
         let more = match salvaged {
@@ -177,7 +173,7 @@ impl Checked {
 
     /// Returns the log that the state claims to belong to.
     pub(super) fn state_of(&self) -> Option<StateOf> {
-        self.old_state.as_ref().and_then(ServerState::of_log)
+        self.old_state.as_ref().map(ServerState::of_log)
     }
 
     fn report(&self) -> String {

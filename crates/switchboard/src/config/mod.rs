@@ -220,6 +220,7 @@ impl Config {
             list_devices: self.list_devices == ListDevices::All,
             ping_interval: self.ping_interval,
             message_bytes_max: self.max_message_bytes,
+            ..switchboard_broker::Limits::default()
         }
     }
 

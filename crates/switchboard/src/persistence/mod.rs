@@ -160,7 +160,7 @@ pub(crate) fn open(
 /// Finds the end of the part of a log in which everything counts as pushed; see
 /// [`ServerState::unsure_to`].
 #[derive(Debug)]
-pub(crate) struct Unsure {
+struct Unsure {
     to: u64,
     /// A position behind all records so far.
     read_to: u64,
@@ -168,19 +168,19 @@ pub(crate) struct Unsure {
 }
 
 impl Unsure {
-    pub(crate) fn new(state: &ServerState) -> Unsure {
+    fn new(state: &ServerState) -> Unsure {
         Unsure { to: state.unsure_to, read_to: 0, has_ended: state.unsure_to == 0 }
     }
 
     /// Takes the position of the next record; returns true once, if the part ended before it.
-    pub(crate) fn ends_before(&mut self, position: store::Position) -> bool {
+    fn ends_before(&mut self, position: store::Position) -> bool {
         let position = position.to_u64();
         self.read_to = position + 1;
         position >= self.to && !std::mem::replace(&mut self.has_ended, true)
     }
 
     /// Ends the log; returns its end if the part reaches it.
-    pub(crate) fn end(self) -> Option<u64> {
+    fn end(self) -> Option<u64> {
         (!self.has_ended).then_some(self.to.min(self.read_to))
     }
 }
@@ -223,32 +223,13 @@ fn refused(dir: &Path, error: OpenError) -> anyhow::Error {
     }
 }
 
-/// Adds advice to an error of making `MANIFEST` for a directory of a version without one.
-fn not_adopted(dir: &Path, error: OpenError) -> anyhow::Error {
-    match error {
-        OpenError::Io(error) if error.is_no_space() => anyhow::anyhow!(
-            "data_dir {}: {error}; a version without MANIFEST wrote the directory, and there is no room \
-             for one: free 64 KiB on the volume, or copy the whole directory to a larger one and start \
-             the server on the copy",
-            dir.display()
-        ),
-        error => refused(dir, error),
-    }
-}
-
 /// Opens the state and checks that log and key belong to it; notes the key's fingerprint in it.
-/// A log of an older version gets its manifest here.
 fn opened_state(dir: &Path, disk: &DataDir) -> anyhow::Result<(ServerState, DirOrigin)> {
     let known = store::identify(disk).map_err(|error| refused(dir, error))?;
     let (mut state, origin) = ServerState::open(disk.root(), known)?;
     let is_empty = known == store::Known::Nothing || origin == DirOrigin::New;
     let key = OwnKey::check(dir, state.token_key.as_deref(), is_empty)?;
     state.token_key = Some(key);
-    if origin == DirOrigin::Older {
-        // Those versions had their ballast among the segments, where this one does not look for it.
-        disk.root().remove("log/ballast").ok();
-        store::adopt(disk).map_err(|error| not_adopted(dir, error))?;
-    }
     Ok((state, origin))
 }
 
@@ -311,11 +292,6 @@ fn report(dir: &Path, origin: DirOrigin, found: &Found, brokers: &[(Broker, Repl
             file,
             "a segment in log/ belongs to another log, or to an older state of this one; it is left as it \
              is, and nothing in it counts: move it to where it belongs"
-        );
-    }
-    if origin == DirOrigin::Older {
-        tracing::info!(
-            "the data directory is of a version that kept no MANIFEST; from now on it has one"
         );
     }
     if origin == DirOrigin::Copied {

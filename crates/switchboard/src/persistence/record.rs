@@ -1,10 +1,11 @@
-//! Records as bytes: one tag, then the fields in a fixed order, numbers in little-endian.
+//! Records as bytes: a tag, the number of the partition that owns the record, then the fields in a fixed
+//! order, numbers in little-endian.
 //!
-//! Strings and bodies carry their length before them. A field is only ever added under a new tag,
-//! so every version reads what an older one wrote.
+//! Strings and bodies carry their length before them. Any change is a new format version of the store.
 
 use switchboard_broker::{
-    DeviceRecord, Digest, EndedRecord, IdRecord, MessageRecord, Moment, OutcomeRecord, Record,
+    DeviceRecord, Digest, EndedOf, EndedRecord, ExchangeRecord, IdRecord, MessageRecord, Moment,
+    OutcomeRecord, PartitionId, Record,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, Outcome};
@@ -12,11 +13,11 @@ use switchboard_proto::v1::{DeviceRef, Outcome};
 const MESSAGE: u8 = 1;
 const OUTCOME: u8 = 2;
 const ACKED: u8 = 3;
-const REMOVED: u8 = 4;
+const ENDED: u8 = 4;
 const DEVICE: u8 = 5;
 const GONE: u8 = 6;
-const ENDED: u8 = 8;
-const ID: u8 = 9;
+const ID: u8 = 7;
+const EXCHANGE: u8 = 8;
 
 /// Value of a time that is absent.
 const ABSENT: u64 = u64::MAX;
@@ -27,33 +28,32 @@ pub(crate) enum RecordError {
     /// Its tag is unknown: a newer version wrote it, or it is no record.
     #[error("it is of kind {0}, which this version does not know; a newer one wrote it")]
     Unknown(u8),
-    /// It ends early or goes on too long, or a field has an impossible value.
+    /// It ends early or goes on too long, a field has an impossible value, or it is in a partition to
+    /// which it does not belong.
     #[error("its content makes no sense")]
     Malformed,
 }
 
 /// Appends a broker's record.
 pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[tag_of(record), record.partition().number()]);
     match record {
         Record::Message(message) => write_message(message, out),
         Record::Outcome(outcome) => write_outcome(outcome, out),
-        Record::Acked { device, seq } => write_seq(ACKED, *device, *seq, out),
-        Record::Removed { device, seq } => write_seq(REMOVED, *device, *seq, out),
+        Record::Acked { device, seq } => {
+            write_device(*device, out);
+            write_u64(*seq, out);
+        }
         Record::Ended(ended) => write_ended(ended, out),
         Record::Device(record) => {
-            out.push(DEVICE);
             write_device(record.device, out);
             for number in [record.mailbox, record.reserved_to, record.acked_to, record.pushed_to] {
                 write_u64(number, out);
             }
             write_u64(record.away_since_ms.unwrap_or(ABSENT), out);
         }
-        Record::Gone { device } => {
-            out.push(GONE);
-            write_device(*device, out);
-        }
+        Record::Gone { device } => write_device(*device, out),
         Record::Id(id) => {
-            out.push(ID);
             out.push(if id.is_cancelled { IS_CANCELLED } else { 0 });
             write_device(id.to, out);
             write_device(id.from, out);
@@ -62,16 +62,35 @@ pub(crate) fn write(record: &Record<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&id.key.to_bytes());
             out.extend_from_slice(&id.content.to_bytes());
         }
+        Record::Exchange(exchange) => {
+            out.push(exchange.with.number());
+            for number in [exchange.next, exchange.settled_to, exchange.applied_to] {
+                write_u64(number, out);
+            }
+        }
+    }
+}
+
+fn tag_of(record: &Record<'_>) -> u8 {
+    match record {
+        Record::Message(_) => MESSAGE,
+        Record::Outcome(_) => OUTCOME,
+        Record::Acked { .. } => ACKED,
+        Record::Ended(_) => ENDED,
+        Record::Device(_) => DEVICE,
+        Record::Gone { .. } => GONE,
+        Record::Id(_) => ID,
+        Record::Exchange(_) => EXCHANGE,
     }
 }
 
 const HAS_RECEIPT: u8 = 1;
 const IS_ID_TAKEN: u8 = 2;
 const MAYBE_SEEN: u8 = 1;
+const NAMES_MESSAGE: u8 = 2;
 const IS_CANCELLED: u8 = 1;
 
 fn write_message(message: &MessageRecord<'_>, out: &mut Vec<u8>) {
-    out.push(MESSAGE);
     let receipt = if message.receipt { HAS_RECEIPT } else { 0 };
     out.push(receipt | if message.is_id_taken { IS_ID_TAKEN } else { 0 });
     write_device(message.to, out);
@@ -86,32 +105,32 @@ fn write_message(message: &MessageRecord<'_>, out: &mut Vec<u8>) {
 }
 
 fn write_outcome(outcome: &OutcomeRecord<'_>, out: &mut Vec<u8>) {
-    out.push(OUTCOME);
     out.push(if outcome.maybe_seen { MAYBE_SEEN } else { 0 });
     out.push(outcome_number(outcome.outcome));
+    out.push(outcome.source.number());
     write_device(outcome.to, out);
     write_device(outcome.of, out);
     write_u64(outcome.seq, out);
-    write_u64(outcome.of_seq, out);
+    write_u64(outcome.number, out);
     write_u64(outcome.at_ms, out);
     write_text(outcome.id, out);
     write_option(outcome.reason, out);
 }
 
 fn write_ended(ended: &EndedRecord<'_>, out: &mut Vec<u8>) {
-    out.push(ENDED);
-    out.push(if ended.maybe_seen { MAYBE_SEEN } else { 0 });
+    let maybe_seen = if ended.maybe_seen { MAYBE_SEEN } else { 0 };
+    out.push(maybe_seen | if ended.of.is_some() { NAMES_MESSAGE } else { 0 });
     out.push(outcome_number(ended.outcome));
     write_device(ended.device, out);
     write_u64(ended.seq, out);
     write_u64(ended.at_ms, out);
     write_option(ended.reason, out);
-}
-
-fn write_seq(tag: u8, device: DeviceRef<'_>, seq: u64, out: &mut Vec<u8>) {
-    out.push(tag);
-    write_device(device, out);
-    write_u64(seq, out);
+    if let Some(EndedOf { from, id, number }) = ended.of {
+        write_device(from, out);
+        write_text(id, out);
+        // Numbers begin at 1.
+        write_u64(number.unwrap_or_default(), out);
+    }
 }
 
 /// Appends a device: a number behind a 0, or a name behind its length, which is at least 1.
@@ -162,18 +181,22 @@ fn outcome_of(number: u8) -> Option<Outcome> {
 pub(crate) fn read(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let mut fields = Fields(bytes);
     let tag = fields.byte().ok_or(RecordError::Malformed)?;
+    let partition = fields.partition();
     let record = match tag {
         MESSAGE => read_message(&mut fields).map(Record::Message),
         OUTCOME => read_outcome(&mut fields).map(Record::Outcome),
-        ACKED => read_seq(&mut fields).map(|(device, seq)| Record::Acked { device, seq }),
-        REMOVED => read_seq(&mut fields).map(|(device, seq)| Record::Removed { device, seq }),
+        ACKED => read_acked(&mut fields),
         ENDED => read_ended(&mut fields).map(Record::Ended),
         DEVICE => read_device(&mut fields).map(Record::Device),
         GONE => fields.device().map(|device| Record::Gone { device }),
         ID => read_id(&mut fields).map(Record::Id),
+        EXCHANGE => partition.and_then(|own| read_exchange(own, &mut fields)).map(Record::Exchange),
         tag => return Err(RecordError::Unknown(tag)),
     };
-    record.filter(|_| fields.0.is_empty()).ok_or(RecordError::Malformed)
+    let is_whole = |record: &Record<'_>| {
+        fields.0.is_empty() && partition.is_some_and(|own| own == record.partition())
+    };
+    record.filter(is_whole).ok_or(RecordError::Malformed)
 }
 
 fn read_message<'a>(fields: &mut Fields<'a>) -> Option<MessageRecord<'a>> {
@@ -197,10 +220,11 @@ fn read_outcome<'a>(fields: &mut Fields<'a>) -> Option<OutcomeRecord<'a>> {
     Some(OutcomeRecord {
         maybe_seen: fields.byte()? & MAYBE_SEEN != 0,
         outcome: outcome_of(fields.byte()?)?,
+        source: fields.partition()?,
         to: fields.device()?,
         of: fields.device()?,
         seq: fields.u64()?,
-        of_seq: fields.u64()?,
+        number: fields.u64()?,
         at_ms: fields.u64()?,
         id: fields.text()?,
         reason: fields.option()?,
@@ -208,18 +232,35 @@ fn read_outcome<'a>(fields: &mut Fields<'a>) -> Option<OutcomeRecord<'a>> {
 }
 
 fn read_ended<'a>(fields: &mut Fields<'a>) -> Option<EndedRecord<'a>> {
+    let flags = fields.byte()?;
     Some(EndedRecord {
-        maybe_seen: fields.byte()? & MAYBE_SEEN != 0,
+        maybe_seen: flags & MAYBE_SEEN != 0,
         outcome: outcome_of(fields.byte()?)?,
         device: fields.device()?,
         seq: fields.u64()?,
         at_ms: fields.u64()?,
         reason: fields.option()?,
+        of: if flags & NAMES_MESSAGE != 0 { Some(read_ended_of(fields)?) } else { None },
     })
 }
 
-fn read_seq<'a>(fields: &mut Fields<'a>) -> Option<(DeviceRef<'a>, u64)> {
-    Some((fields.device()?, fields.u64()?))
+fn read_ended_of<'a>(fields: &mut Fields<'a>) -> Option<EndedOf<'a>> {
+    let (from, id, number) = (fields.device()?, fields.text()?, fields.u64()?);
+    Some(EndedOf { from, id, number: (number != 0).then_some(number) })
+}
+
+fn read_acked<'a>(fields: &mut Fields<'a>) -> Option<Record<'a>> {
+    Some(Record::Acked { device: fields.device()?, seq: fields.u64()? })
+}
+
+fn read_exchange(partition: PartitionId, fields: &mut Fields<'_>) -> Option<ExchangeRecord> {
+    Some(ExchangeRecord {
+        partition,
+        with: fields.partition()?,
+        next: fields.u64()?,
+        settled_to: fields.u64()?,
+        applied_to: fields.u64()?,
+    })
 }
 
 fn read_device<'a>(fields: &mut Fields<'a>) -> Option<DeviceRecord<'a>> {
@@ -263,6 +304,10 @@ impl<'a> Fields<'a> {
         self.take(1).map(|byte| byte[0])
     }
 
+    fn partition(&mut self) -> Option<PartitionId> {
+        self.byte().and_then(PartitionId::new)
+    }
+
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
@@ -304,6 +349,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use switchboard_broker::PARTITIONS;
 
     use super::*;
 
@@ -333,10 +379,12 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..300),
             flags: [bool; 2],
             digests: [[u8; 16]; 2],
+            partitions in [0..PARTITIONS, 0..PARTITIONS],
             outcome in proptest::sample::select(Outcome::ALL),
         ) {
             let [a, b, c, d, e, f] = numbers;
             let (one, other) = (device(a, &name, names[0]), device(b, "x", names[1]));
+            let [partition, with] = partitions.map(|number| PartitionId::new(number).unwrap());
             let optional_ms = (f != ABSENT && flags[0]).then_some(f);
             round_trip(Record::Message(MessageRecord {
                 to: one, seq: c, from: other, id: &id, is_id_taken: flags[0], body: &body,
@@ -344,15 +392,20 @@ mod tests {
                 expires_at_ms: optional_ms, receipt: flags[1],
             }));
             round_trip(Record::Outcome(OutcomeRecord {
-                to: one, seq: c, id: &id, of: other, of_seq: d, outcome, at_ms: e,
-                maybe_seen: flags[0], reason: text.as_deref(),
+                to: one, seq: c, id: &id, of: other, outcome, at_ms: e, maybe_seen: flags[0],
+                reason: text.as_deref(), source: with, number: d,
             }));
-            round_trip(Record::Ended(EndedRecord {
-                device: one, seq: c, outcome, at_ms: d, maybe_seen: flags[0],
-                reason: text.as_deref(),
-            }));
+            let number = (e != 0 && flags[0]).then_some(e);
+            for of in [None, Some(EndedOf { from: other, id: &id, number })] {
+                round_trip(Record::Ended(EndedRecord {
+                    device: one, seq: c, outcome, at_ms: d, maybe_seen: flags[0],
+                    reason: text.as_deref(), of,
+                }));
+            }
             round_trip(Record::Acked { device: one, seq: c });
-            round_trip(Record::Removed { device: one, seq: c });
+            round_trip(Record::Exchange(ExchangeRecord {
+                partition, with, next: c, settled_to: d, applied_to: e,
+            }));
             round_trip(Record::Device(DeviceRecord {
                 device: one, mailbox: b, reserved_to: c, acked_to: d, pushed_to: e,
                 away_since_ms: optional_ms,
@@ -377,6 +430,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_in_another_partition_than_its_device_is_refused() {
+        let record = Record::Acked { device: DeviceRef::Name("alice"), seq: 1 };
+        let mut bytes = Vec::new();
+        write(&record, &mut bytes);
+        for partition in 0..=u8::MAX {
+            bytes[1] = partition;
+            let is_own = partition == record.partition().number();
+            assert_eq!(read(&bytes), if is_own { Ok(record) } else { Err(RecordError::Malformed) });
+        }
+    }
+
     /// The log keeps so much free.
     #[test]
     fn the_longest_records_take_what_is_kept_free_for_them() {
@@ -391,11 +456,13 @@ mod tests {
             batch.bytes()
         };
         let (seq, at_ms, maybe_seen, outcome) = (1, 1, true, Outcome::Refused);
-        let ended = EndedRecord { device, seq, outcome, at_ms, maybe_seen, reason };
-        let (to, of, of_seq, id) = (device, device, 1, id.as_str());
-        let told = OutcomeRecord { to, seq, id, of, of_seq, outcome, at_ms, maybe_seen, reason };
-        let removed = Record::Removed { device, seq };
-        let all = taken(&[Record::Ended(ended), Record::Outcome(told), removed]);
+        let (to, of, id, number, source) =
+            (device, device, id.as_str(), 1, PartitionId::of(device));
+        let ended_of = Some(EndedOf { from: device, id, number: Some(number) });
+        let ended = EndedRecord { device, seq, outcome, at_ms, maybe_seen, reason, of: ended_of };
+        let told =
+            OutcomeRecord { to, seq, id, of, outcome, at_ms, maybe_seen, reason, source, number };
+        let all = taken(&[Record::Ended(ended), Record::Outcome(told)]);
         assert!((RECEIPT_BYTES - 50..=RECEIPT_BYTES).contains(&all), "{all}");
         let record = Record::Device(DeviceRecord {
             device,

@@ -4,6 +4,7 @@
 //! under another name, synced, renamed. Then the log's manifest notes its generation. So after
 //! a crash the file may be one generation ahead of the manifest, and is never behind.
 
+use std::cmp::Ordering;
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
@@ -18,16 +19,15 @@ use serde_json::Value;
 use switchboard_broker::DigestKey;
 use switchboard_proto::DeviceId;
 
-use crate::store::{Dir, Identity, Known, StateOf, is_damage, is_no_space};
+use crate::store::{Dir, Identity, Known, OlderFormat, StateOf, is_damage, is_no_space};
 
 /// The file's name.
 pub(crate) const FILE: &str = "state.json";
 const MANIFEST: &str = "MANIFEST";
 /// Most bytes that are read; the file has less than a tenth of that.
 const LEN_MAX: u64 = 64 << 10;
-/// Format version; it goes up when an older server would misread the file. Version 1 is from
-/// servers whose log had no manifest.
-const VERSION: u32 = 2;
+/// The format version that is written, and the only one that is read.
+const VERSION: u32 = 3;
 
 /// The `unsure_to` of a log whose end is not noted yet: all that it has.
 const ALL: u64 = u64::MAX;
@@ -37,10 +37,8 @@ const ALL: u64 = u64::MAX;
 pub(crate) struct ServerState {
     version: u32,
     /// The id of the log that it belongs to.
-    #[serde(default)]
     pub(crate) store: u64,
     /// Rises each time that the file is replaced.
-    #[serde(default)]
     pub(super) generation: u64,
     /// Random number from which mailboxes get their names. Drawn when the store is made, and again
     /// when it is found to be a copy.
@@ -49,30 +47,24 @@ pub(crate) struct ServerState {
     inode: u64,
     /// Inode and birth time of the manifest, which is written in place and never replaced:
     /// files that a backup put into the same directory have others.
-    #[serde(default)]
     manifest: Option<String>,
     /// Position in the log before which everything counts as pushed: the end of the log when it was
     /// found to be a copy, or was repaired; [`ALL`] until the next start notes that end. 0 if
     /// neither ever happened.
-    #[serde(default)]
     pub(crate) unsure_to: u64,
     /// Ids of devices below this one may have been given.
     pub(crate) ids_to: u64,
     /// Time that the server has run, over all its runs.
     pub(crate) uptime_ms: u64,
-    /// The wall clock when the uptime was noted; 0 in files of servers that did not note it.
-    #[serde(default)]
+    /// The wall clock when the uptime was noted; 0 before that.
     pub(crate) wall_ms: u64,
     /// The stamp of records at the same time; 0 likewise.
-    #[serde(default)]
     pub(crate) stamp_ms: u64,
     /// Key under which ids and contents are hashed, in base64.
     digest_key: String,
     /// Fingerprint of `token.key`.
-    #[serde(default)]
     pub(crate) token_key: Option<String>,
     /// CRC-32C of all fields but itself and `uptime_ms`, which may be set by hand.
-    #[serde(default)]
     checksum: u32,
 }
 
@@ -98,6 +90,9 @@ pub(crate) enum StateError {
         /// The fault.
         why: String,
     },
+    /// A server wrote it whose format is no longer read.
+    #[error(transparent)]
+    Older(#[from] OlderFormat),
     /// A newer server wrote it.
     #[error("{path} is of version {found}, and this server knows {VERSION}: run a newer one")]
     Newer {
@@ -118,7 +113,7 @@ impl StateError {
         match self {
             StateError::Wrong { .. } => true,
             StateError::Io { cause, .. } => is_damage(cause),
-            StateError::Newer { .. } | StateError::NoRandomness(_) => false,
+            StateError::Older(_) | StateError::Newer { .. } | StateError::NoRandomness(_) => false,
         }
     }
 
@@ -140,8 +135,6 @@ pub(crate) enum DirOrigin {
     New,
     /// The last run wrote it.
     Same,
-    /// A version wrote it whose log had no manifest.
-    Older,
     /// It was copied, or restored from a backup: acks and ids since then are not known.
     Copied,
 }
@@ -161,20 +154,12 @@ impl ServerState {
                 return Ok((ServerState::new()?, DirOrigin::New));
             }
             (None, _) => return wrong(FILE, "is missing, and there is a log that it belongs to"),
-            (Some(mut state), Known::Nothing | Known::Unlisted) if state.version == 1 => {
-                // Version 1 noted only the directory's inode, so only a copied directory is
-                // noticed.
-                if state.inode != inode(dir)? {
-                    state = state.of_another_log()?;
-                }
-                return Ok((state, DirOrigin::Older));
-            }
             (Some(_), Known::Nothing | Known::Unlisted) => {
                 return wrong(MANIFEST, "is missing or damaged");
             }
             (Some(state), Known::Listed(log)) => (state, log),
         };
-        if state.version > 1 && state.store != log.store {
+        if state.store != log.store {
             return wrong(FILE, "belongs to another store than MANIFEST");
         }
         if state.generation < log.state_generation {
@@ -209,14 +194,18 @@ impl ServerState {
         let value: Value = serde_json::from_slice(&bytes).map_err(json)?;
         // Before the fields: those of a newer version may be others.
         let version = value["version"].as_u64().unwrap_or_default() as u32;
-        if version > VERSION {
-            return Err(StateError::Newer { path, found: version });
+        match version.cmp(&VERSION) {
+            Ordering::Less => {
+                let file = path.display().to_string();
+                return Err(OlderFormat { file, found: version }.into());
+            }
+            Ordering::Equal => {}
+            Ordering::Greater => return Err(StateError::Newer { path, found: version }),
         }
         let checksum = checksum(&value);
         let state: ServerState = serde_json::from_value(value).map_err(json)?;
         state.key_bytes().ok_or_else(|| damaged("digest_key is no key".to_owned()))?;
-        // Version 1 had no checksum.
-        if version > 1 && state.checksum != checksum {
+        if state.checksum != checksum {
             return Err(damaged("its checksum does not fit".to_owned()));
         }
         Ok(Some(state))
@@ -230,10 +219,9 @@ impl ServerState {
         }
     }
 
-    /// Returns the log that it says it belongs to; `None` in version 1, which does not say it.
-    pub(crate) fn of_log(&self) -> Option<StateOf> {
-        let &ServerState { version, store, generation, .. } = self;
-        (version > 1).then_some(StateOf { store, generation })
+    /// Returns the log that it says it belongs to.
+    pub(crate) fn of_log(&self) -> StateOf {
+        StateOf { store: self.store, generation: self.generation }
     }
 
     /// Returns a new state, which is not written yet.
@@ -287,7 +275,6 @@ impl ServerState {
     /// As [`ServerState::write`], to a directory with a manifest; both files will be moved to `home`.
     pub(crate) fn write_for(&mut self, home: &Dir, dir: &Dir) -> Result<u64, StateError> {
         (self.inode, self.manifest) = (inode(home)?, Some(manifest(dir)?));
-        self.version = VERSION;
         self.generation += 1;
         let value = serde_json::to_value(&*self).expect("numbers and text are JSON");
         self.checksum = checksum(&value);
@@ -468,11 +455,14 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_or_damaged_file_is_refused() {
+    fn a_file_of_another_version_or_a_damaged_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for (content, words) in
-            [("{\"version\": 3}", "version 3"), ("{\"version\": 1}", "missing field"), ("{", "EOF")]
-        {
+        for (content, words) in [
+            ("{\"version\": 4}", "run a newer one"),
+            ("{\"version\": 2}", "start with an empty data directory"),
+            ("{\"version\": 3}", "missing field"),
+            ("{", "EOF"),
+        ] {
             fs::write(dir.path().join(FILE), content).unwrap();
             let error = opened(dir.path(), Known::Nothing).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

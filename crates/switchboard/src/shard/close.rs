@@ -82,7 +82,7 @@ impl Shard {
         let now = self.ports.now();
         let conn = BrokerConn(key.index);
         let device = self.broker.device(conn);
-        self.note_ended(self.broker.watches(conn));
+        self.note_ended(self.broker.ends_with(conn));
         self.broker.handle(now, Input::Disconnected(conn), &mut |effect| {
             self.ports.perform(effect);
         });

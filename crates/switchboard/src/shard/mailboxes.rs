@@ -331,7 +331,7 @@ impl Shard {
                 StoreEvent::Read(Answer::Unreadable { device, session, want }) => {
                     self.decide(Input::Unreadable { device, session, want });
                 }
-                StoreEvent::Read(Answer::Compact(chunk)) => self.begin_compacting(chunk),
+                StoreEvent::Read(Answer::Compact(chunk)) => self.compact(&chunk),
                 StoreEvent::Full(is_full) => self.decide(Input::StoreFull(is_full)),
                 StoreEvent::Room => self.ports.store_is_full = false,
                 StoreEvent::Failing => self.store_fails(true, Input::StoreFailing),
@@ -352,6 +352,7 @@ impl Shard {
             positions.clear();
             positions.extend(synced.positions().map(|position| Position(position.to_u64())));
             self.decide(Input::Synced(&positions));
+            self.ports.synced += positions.len() as u64;
             // The store syncs a shard's batches in the order in which they were submitted.
             let charge = self.ports.unsynced.pop_front().expect("it was submitted");
             self.ports.charge(-(charge as isize));
@@ -360,47 +361,13 @@ impl Shard {
         self.ports.positions = positions;
     }
 
-    fn begin_compacting(&mut self, chunk: Arc<Chunk>) {
+    /// Appends again what still counts of a part of the log that is to be deleted.
+    fn compact(&mut self, chunk: &Chunk) {
+        let had = self.ports.appended_bytes;
         if let Some(part) = chunk.damaged() {
             self.decide(Input::Damaged { from: part.start, to: part.end });
-            // Not 0: the outcomes that are appended for the lost records must be durable before
-            // the part is deleted.
-            self.ports.copied_bytes += 1;
         }
-        self.compaction = Some(chunk);
-    }
-
-    /// Compacts the part of the log that is to be deleted, as soon as the broker allows it for
-    /// all of its records.
-    pub(super) fn go_on_compacting(&mut self) {
-        let Some(chunk) = self.compaction.take() else { return };
-        if chunk.damaged().is_some_and(|part| !self.broker.may_drop_damaged(part)) {
-            self.compaction = Some(chunk);
-            return;
-        }
-        // For example while the outcome of one of its messages is being recorded: that record
-        // could lie in the same segment, and a copy of the message would outlive it.
-        let must_wait = |&(_, bytes): &(Position, &[u8])| {
-            record::read(bytes).is_ok_and(|record| !self.broker.may_compact(&record))
-        };
-        // Mostly it still waits for the same record. Only when that one is free are all looked
-        // at again, as this is asked in each turn.
-        let is_the_last =
-            chunk.records().nth(self.compaction_waits_for).as_ref().is_some_and(must_wait);
-        let waits_for = match is_the_last {
-            true => Some(self.compaction_waits_for),
-            false => chunk.records().position(|record| must_wait(&record)),
-        };
-        self.compaction_waits_for = waits_for.unwrap_or_default();
-        match waits_for {
-            Some(_) => self.compaction = Some(chunk),
-            None => self.compact(&chunk),
-        }
-    }
-
-    fn compact(&mut self, chunk: &Chunk) {
         let now = self.ports.now();
-        let had = self.ports.appended_bytes;
         for (position, bytes) in chunk.records() {
             // It was read when the log was opened, or written since, so it can be read.
             let Ok(record) = record::read(bytes) else { continue };
@@ -408,6 +375,9 @@ impl Shard {
             self.broker.compact(now, &record, position, &mut |effect| ports.perform(effect));
         }
         self.ports.copied_bytes += self.ports.appended_bytes - had;
+        // Not 0: a message that is ending is not copied. If it were deleted before the record of its end
+        // is durable, a crash would lose its outcome.
+        self.ports.copied_bytes += usize::from(self.ports.has_unsynced_end());
         self.ports.compacted += 1;
     }
 
@@ -454,7 +424,8 @@ impl Shard {
     /// Handles mailbox deadlines that are due.
     pub(super) fn tick_broker(&mut self) {
         if self.broker.is_due(self.ports.now) {
-            self.decide(Input::Tick);
+            let may_end = self.ports.pause == Pause::Nobody;
+            self.decide(Input::Tick { may_end });
         }
         if self.ports.stats_are_stale() {
             self.ports.metrics.set_waiting(self.broker.stats());

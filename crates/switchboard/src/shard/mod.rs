@@ -56,7 +56,7 @@ use crate::auth::Keyring;
 use crate::config::Config;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::persistence::{Answer, Chunk, Ids, Job, Shards};
+use crate::persistence::{Answer, Ids, Job, Shards};
 use crate::store::Log;
 use crate::systemd::Systemd;
 use crate::tls::Acceptor;
@@ -174,10 +174,6 @@ pub(crate) struct Shard {
     crowds: Crowds,
     /// Connections beyond `max_connections`, oldest first; some are devices or gone by now.
     over: VecDeque<Key>,
-    /// A part of the log that is to be deleted.
-    compaction: Option<Arc<Chunk>>,
-    /// Index of its record that must not be compacted yet.
-    compaction_waits_for: usize,
     /// Connections with something to read, each once, except those in a TLS handshake.
     run_queue: VecDeque<Key>,
     handshakes: Handshakes,
@@ -217,8 +213,6 @@ impl Shard {
             rejected: Rejected::default(),
             crowds: Crowds::default(),
             over: VecDeque::new(),
-            compaction: None,
-            compaction_waits_for: 0,
             run_queue: VecDeque::new(),
             handshakes: Handshakes::default(),
             buffer: vec![0; READ_BYTES].into(),
@@ -259,7 +253,6 @@ impl Shard {
             }
             self.take_inbox();
             self.take_store_events();
-            self.go_on_compacting();
             self.accept_sockets();
             self.fire_timers();
             self.judge_crowded();

@@ -76,6 +76,12 @@ pub(super) struct Ports {
     appends: (Appends, usize),
     /// Bytes of all records ever appended.
     pub(super) appended_bytes: usize,
+    /// Number of all records ever appended.
+    appended: u64,
+    /// Number of those that are synced.
+    pub(super) synced: u64,
+    /// Number of the last one among them that takes the place of older records.
+    last_end: u64,
     /// Full batches, submitted before `appends`, with their charges, oldest first.
     full_batches: VecDeque<(Appends, usize)>,
     spare_batches: Vec<Appends>,
@@ -160,6 +166,9 @@ impl Ports {
             entering: None,
             appends: Default::default(),
             appended_bytes: 0,
+            appended: 0,
+            synced: 0,
+            last_end: 0,
             full_batches: VecDeque::new(),
             spare_batches: Vec::new(),
             unsynced: VecDeque::new(),
@@ -231,12 +240,22 @@ impl Ports {
         let charge = if is_message { 2 * bytes + NOTES_BYTES } else { bytes };
         *charged += charge;
         self.appended_bytes += bytes;
+        self.appended += 1;
+        if matches!(record, Record::Ended(_) | Record::Exchange(_) | Record::Id(_)) {
+            self.last_end = self.appended;
+        }
         if batch.bytes() >= BATCH_BYTES {
             let fresh = self.spare_batches.pop().unwrap_or_default();
             self.full_batches.push_back(mem::replace(&mut self.appends, (fresh, 0)));
         }
         self.charge(charge as isize);
         self.note_that_it_stores();
+    }
+
+    /// Returns true if a record is not synced that makes older ones obsolete, which tell more than that
+    /// something is gone.
+    pub(super) fn has_unsynced_end(&self) -> bool {
+        self.last_end > self.synced
     }
 
     /// Submits the batches; one that the store does not take waits until it says that there is

@@ -19,9 +19,10 @@ const WORK_PER_DEFLATED_BYTE: usize = 8;
 /// into such signatures.
 const WORK_PER_TOKEN: usize = WORK_PER_TURN / 16;
 
-/// Work of ending one watch of a connection that is gone: a look-up under a lock that all shards
-/// share. A thousand connections, each with a thousand of them, may be reset at once.
-const WORK_PER_WATCH: usize = 512;
+/// Work of ending one watch of a connection that is gone, a look-up under a lock that all shards
+/// share; or of evicting one message of an ephemeral device. A thousand connections, each with a
+/// thousand of them, may be reset at once.
+const WORK_PER_END: usize = 512;
 
 /// Bytes deflated in a turn after which its other messages go uncompressed, as RFC 7692 section 6
 /// allows for each message. Unlike work for a read, messages from other shards and out of mailboxes
@@ -82,9 +83,9 @@ impl Shard {
         self.ports.note_work(Some(key), bytes);
     }
 
-    /// Notes that a connection is about to end, with so many watches.
-    pub(super) fn note_ended(&mut self, watches: usize) {
-        self.ports.note_work(None, watches * WORK_PER_WATCH);
+    /// Notes that a connection is about to end, and so many watches and messages with it.
+    pub(super) fn note_ended(&mut self, ends: usize) {
+        self.ports.note_work(None, ends * WORK_PER_END);
     }
 
     /// Notes that a token was verified for a connection.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, FileId};
 use super::segment::number_of;
-use super::{Known, OpenError, Space, StoreError, identify, is_damage};
+use super::{Known, OpenError, Space, StoreError, identify};
 
 /// A directory of files. Names are plain file names.
 ///
@@ -81,8 +81,6 @@ pub struct DataDir {
     root: Dir,
     /// The folder of the segments. An error from opening it is reported when the folder is needed.
     log: Result<Dir, Errno>,
-    /// `LOCK`, which earlier versions lock, so that none of them runs beside this one.
-    _old_lock: Option<File>,
     /// Set if files are opened for reading only, which a read-only file system allows.
     is_read_only: bool,
 }
@@ -101,9 +99,7 @@ impl DataDir {
         if is_new {
             hide_from_git(dir)?;
         }
-        let (root, old_lock) = locks(dir, true)?;
-        let log = open_log(&root);
-        let mut disk = DataDir { root, log, _old_lock: old_lock, is_read_only: false };
+        let mut disk = DataDir::open_as_it_is(dir)?;
         if matches!(disk.log, Err(Errno::NOENT)) && disk.has_no_records() {
             let path = dir.join(LOG);
             disk.root.make_dir(LOG).map_err(StoreError::of("create", &path.to_string_lossy()))?;
@@ -138,9 +134,15 @@ impl DataDir {
 
     /// Opens the directory for this process alone, and makes nothing.
     pub fn open_as_it_is(dir: &Path) -> Result<DataDir, OpenError> {
-        let (root, old_lock) = locks(dir, false)?;
+        let root = Dir::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
+        root.file().try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse(dir.to_owned()),
+            TryLockError::Error(error) => {
+                StoreError::new("lock", &dir.to_string_lossy(), error).into()
+            }
+        })?;
         let log = open_log(&root);
-        Ok(DataDir { root, log, _old_lock: old_lock, is_read_only: false })
+        Ok(DataDir { root, log, is_read_only: false })
     }
 
     /// Returns the path that led to the directory when it was opened.
@@ -188,41 +190,6 @@ fn hide_from_git(dir: &Path) -> Result<(), StoreError> {
     let made = Dir::open(dir).and_then(|dir| dir.open_file(".gitignore", flags));
     let written = made.and_then(|mut file| file.write_all(b"*\n"));
     written.map_err(StoreError::of("create", &dir.join(".gitignore").to_string_lossy()))
-}
-
-/// Takes the lock on the directory, and that on the file `LOCK` in it if that exists or is to be
-/// made.
-fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
-    let root = Dir::open(dir).map_err(StoreError::of("open", &dir.to_string_lossy()))?;
-    take_lock(dir, root.file())?;
-    let path = dir.join("LOCK");
-    let made = if is_made { OFlags::CREATE } else { OFlags::empty() };
-    let opened = match root.open_file("LOCK", OFlags::RDWR | made) {
-        Err(error) if !is_made && is_not_writable(&error) => root.open_to_read("LOCK"),
-        opened => opened,
-    };
-    let old = match opened {
-        Ok(file) => file,
-        // Then no earlier version can have it locked.
-        Err(error) if !is_made && (error.kind() == ErrorKind::NotFound || is_damage(&error)) => {
-            return Ok((root, None));
-        }
-        Err(cause) if is_damage(&cause) => return Err(OpenError::NoLock { path, cause }),
-        Err(error) => return Err(StoreError::new("open", &path.to_string_lossy(), error).into()),
-    };
-    take_lock(dir, &old)?;
-    Ok((root, Some(old)))
-}
-
-fn is_not_writable(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
-}
-
-fn take_lock(dir: &Path, file: &File) -> Result<(), OpenError> {
-    file.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => OpenError::InUse(dir.to_owned()),
-        TryLockError::Error(error) => StoreError::new("lock", &dir.to_string_lossy(), error).into(),
-    })
 }
 
 fn sync(dir: &Dir) -> Result<(), StoreError> {

@@ -14,14 +14,6 @@ pub enum OpenError {
     /// Another running process holds the lock on the directory.
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
-    /// `LOCK`, which earlier versions locked, is not a regular file.
-    #[error("{} is no file that can be opened ({cause}): it holds nothing, remove it", path.display())]
-    NoLock {
-        /// Its path.
-        path: PathBuf,
-        /// The operating system's error.
-        cause: io::Error,
-    },
     /// The log was written by a newer version of this program.
     #[error("{file} has format version {found}, and this program knows versions up to {known}")]
     Newer {
@@ -32,6 +24,9 @@ pub enum OpenError {
         /// The newest version that this program reads.
         known: u32,
     },
+    /// The log was written by a version whose format is no longer read.
+    #[error(transparent)]
+    Older(#[from] OlderFormat),
     /// A synced part of the log cannot be read any more.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Damaged {
@@ -71,11 +66,24 @@ impl OpenError {
     /// holds.
     pub fn is_damage(&self) -> bool {
         match self {
-            OpenError::InUse(_) | OpenError::NoLock { .. } | OpenError::Newer { .. } => false,
+            OpenError::InUse(_) | OpenError::Newer { .. } | OpenError::Older(_) => false,
             OpenError::Damaged { .. } | OpenError::Wrong { .. } | OpenError::Record { .. } => true,
             OpenError::Io(error) => error.is_damage() || error.is_missing(),
         }
     }
+}
+
+/// A file is of a format that is no longer read.
+#[derive(Debug, Error)]
+#[error(
+    "{file} has format version {found}, which only versions of 0.1 from before its first release wrote: \
+     start with an empty data directory, or run the version that wrote it"
+)]
+pub struct OlderFormat {
+    /// Its name, or its path.
+    pub file: String,
+    /// Its format version.
+    pub found: u32,
 }
 
 /// An operation that the disk failed.

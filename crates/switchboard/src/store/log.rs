@@ -96,7 +96,7 @@ pub fn open(
     replay: Replay<'_>,
 ) -> Result<Recovered, OpenError> {
     let mut manifest = recover::manifest(&*disk)?;
-    let chain = recover::read(&*disk, Some(&manifest.content), replay)?;
+    let chain = recover::read(&*disk, &manifest.content, replay)?;
     // Before `mend` deletes files: the newer copy, which does not name them, may be in the page
     // cache only. After a power failure the older one would count, and name a file that is gone.
     manifest.secure()?;
@@ -130,24 +130,10 @@ pub fn open(
     Ok(Recovered { found, shared, writer })
 }
 
-/// Reads and checks the log as [`open`] does, and changes nothing. `has_manifest` is false for
-/// a log of a version that had none.
-pub fn inspect(
-    disk: &dyn Disk,
-    has_manifest: bool,
-    replay: Replay<'_>,
-) -> Result<Found, OpenError> {
-    if !has_manifest {
-        return Ok(recover::read(disk, None, replay)?.found);
-    }
+/// Reads and checks the log as [`open`] does, and changes nothing.
+pub fn inspect(disk: &dyn Disk, replay: Replay<'_>) -> Result<Found, OpenError> {
     let content = recover::content(disk)?;
-    Ok(recover::read(disk, Some(&content), replay)?.found)
-}
-
-/// Makes the manifest for a log of a version that had none. Only what the segments show can be
-/// checked.
-pub fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
-    recover::adopt(disk)
+    Ok(recover::read(disk, &content, replay)?.found)
 }
 
 /// Identity of a log, as its manifest has it.
@@ -157,8 +143,7 @@ pub struct Identity {
     pub store: u64,
     /// Generation of the state that belongs to it; 0 while there is none.
     pub state_generation: u64,
-    /// Ids of devices below this one may have been given; 0 if an earlier version wrote the
-    /// manifest.
+    /// Ids of devices below this one may have been given; 0 while there is no state.
     pub ids_to: u64,
     /// True if there is a segment.
     pub has_segments: bool,

@@ -19,13 +19,13 @@
 
 use std::io::{ErrorKind, IoSlice};
 
-use super::segment::{Previous, read_exact_at};
+use super::segment::{Previous, check_version, read_exact_at};
 use super::{Disk, DiskFile, OpenError, StoreError};
 
 /// The file's name.
 pub(super) const NAME: &str = "MANIFEST";
-/// The format version that is written, and the newest that is read.
-const VERSION: u32 = 1;
+/// The format version that is written, and the only one that is read.
+const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"swblist\n";
 const SLOT_LEN: usize = 128;
 const CHECKED_LEN: usize = SLOT_LEN - 4;
@@ -62,8 +62,7 @@ pub(super) struct Content {
     pub(super) tip: Previous,
     /// Set if the log was closed in order, so that nothing lies behind the tip.
     pub(super) is_clean: bool,
-    /// Ids below this one may have been given, as noted in the state; 0 if an earlier version wrote
-    /// the manifest.
+    /// Ids below this one may have been given, as noted in the state; 0 while there is none.
     pub(super) ids_to: u64,
 }
 
@@ -121,7 +120,7 @@ impl Content {
     /// Parses a slot; `None` if it is damaged.
     ///
     /// # Errors
-    /// If a newer version wrote it.
+    /// If another version wrote it.
     fn from_bytes(bytes: &[u8]) -> Result<Option<Content>, OpenError> {
         let u32_at =
             |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
@@ -130,9 +129,7 @@ impl Content {
         if !bytes.starts_with(&MAGIC) || !is_intact {
             return Ok(None);
         }
-        if u32_at(8) > VERSION {
-            return Err(OpenError::Newer { file: NAME.into(), found: u32_at(8), known: VERSION });
-        }
+        check_version(NAME, u32_at(8), VERSION)?;
         let listed = |at| Listed { number: u32_at(at), id: u64_at(at + 8) };
         Ok(Some(Content {
             generation: u64_at(16),

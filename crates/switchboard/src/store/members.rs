@@ -70,8 +70,8 @@ impl Members {
             // that diverged has a segment that goes on from the same one, and forwards both
             // would pass.
             for header in headers.iter().rev().filter(|header| header.previous.number > 0) {
-                let previous = self.previous(header);
-                if self.has(header) && previous.id != 0 {
+                if self.has(header) {
+                    let previous = header.previous;
                     self.ids.entry(previous.number).or_insert(previous.id);
                 }
             }
@@ -86,18 +86,10 @@ impl Members {
         }
     }
 
-    /// Returns a header's link to the segment before. In version 1 it has no id; then the file
-    /// of that number is believed to be the one, for want of anything better.
-    fn previous(&self, header: &Header) -> Previous {
-        let Previous { number, end, id } = header.previous;
-        let found = self.headers.get(&number).map_or(0, |header| header.id);
-        Previous { number, end, id: if id == 0 { found } else { id } }
-    }
-
     /// Returns true if a segment follows one of the log, behind all that the manifest has as
     /// durable.
     fn goes_on(&self, header: &Header) -> bool {
-        let previous = self.previous(header);
+        let previous = header.previous;
         // It would end the segment before at a point that the log had passed: a diverged copy
         // did that.
         let is_short = previous.number == self.tip.number && previous.end < self.tip.end;

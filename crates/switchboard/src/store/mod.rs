@@ -35,11 +35,11 @@ pub use batch::{Batch, Synced};
 pub use dir::FileId;
 pub(crate) use dir::{Dir, open_to_read};
 pub use disk::{DataDir, Disk, DiskFile};
-pub use error::{CloseError, DropError, OpenError, ReadError, StoreError};
+pub use error::{CloseError, DropError, OlderFormat, OpenError, ReadError, StoreError};
 pub(crate) use error::{is_damage, is_no_space};
 pub use log::{
-    Identity, Known, Log, Recovered, SegmentInfo, Skipping, StateNote, Usage, adopt, identify,
-    inspect, open,
+    Identity, Known, Log, Recovered, SegmentInfo, Skipping, StateNote, Usage, identify, inspect,
+    open,
 };
 pub use position::Position;
 pub use queue::Full;

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::ballast;
 use super::manifest::{self, Content, Manifest};
 use super::segment::{
-    HEADER_LEN, Header, Previous, Segment, VERSION, Walk, name_of, number_of, read_exact_at,
-    used_end,
+    HEADER_LEN, Header, Previous, Segment, Walk, name_of, number_of, read_exact_at, used_end,
 };
 use super::{Disk, DiskFile, Identity, Known, OpenError, Position, StoreError};
 
@@ -68,22 +66,18 @@ enum Surveyed {
     Damaged,
 }
 
-/// Reads the whole log and holds it against the manifest. A log of an older version has none, and
-/// then a missing beginning or end goes unnoticed.
+/// Reads the whole log and holds it against the manifest.
 pub(super) fn read(
     disk: &dyn Disk,
-    listed: Option<&Content>,
+    listed: &Content,
     replay: Replay<'_>,
 ) -> Result<Chain, OpenError> {
     let mut files = survey(disk)?;
     let newest_number = files.last_key_value().map_or(0, |(&number, _)| number);
-    let mut chain = match listed {
-        Some(listed) => link_listed(&mut files, listed)?,
-        None => link(&mut files)?,
-    };
+    let mut chain = link(&mut files, listed)?;
     // The file of an attempt may come back, as its deletion is not synced. So its number is not
     // used again: `create` would fail on the file, or the manifest name the wrong one.
-    chain.newest_number = newest_number.max(listed.map_or(0, |listed| listed.tried));
+    chain.newest_number = newest_number.max(listed.tried);
     chain.sort_out(files)?;
     let mut buffer = Vec::new();
     let count = chain.segments.len();
@@ -91,7 +85,7 @@ pub(super) fn read(
         chain.replay(at, at + 1 == count, &mut buffer, replay)?;
     }
     // Last, since only the replay shows where the newest segment ends.
-    listed.map_or(Ok(()), |listed| chain.hold_to(listed))?;
+    chain.hold_to(listed)?;
     Ok(chain)
 }
 
@@ -129,27 +123,6 @@ pub(super) fn identify(disk: &dyn Disk) -> Result<Known, OpenError> {
     Ok(if is_empty { Known::Nothing } else { Known::Unlisted })
 }
 
-/// Makes the manifest for a log of a version that had none. On a full disk the ballast, or else the
-/// zeros behind the last record, make room for it.
-pub(super) fn adopt(disk: &dyn Disk) -> Result<(), OpenError> {
-    // If any segment is of a version with a manifest, the manifest is lost, and with it the
-    // knowledge of where the log ended.
-    if survey(disk)?.values().any(Surveyed::had_manifest) {
-        return Err(wrong(manifest::NAME, "is missing, and the log has segments"));
-    }
-    let chain = read(disk, None, &mut |_, _| Ok(()))?;
-    let store = disk.fresh_id().map_err(StoreError::of("name", "the store"))?;
-    let mut content = Content { store, ..Content::default() };
-    chain.list_in(&mut content);
-    match Manifest::create(disk, content) {
-        Err(error) if error.is_no_space() && chain.make_room(disk) => {
-            Manifest::create(disk, content)?;
-        }
-        created => drop(created?),
-    }
-    Ok(())
-}
-
 fn survey(disk: &dyn Disk) -> Result<BTreeMap<u32, Surveyed>, OpenError> {
     let names = disk.list().map_err(StoreError::of("list", "the log"))?;
     let numbers = names.iter().filter_map(|name| number_of(name));
@@ -167,11 +140,13 @@ fn survey_file(disk: &dyn Disk, number: u32) -> Result<Surveyed, OpenError> {
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
     read_exact_at(&*file, &name, head, 0)?;
     match Header::from_bytes(head) {
-        Some(header) if header.version > VERSION => {
-            Err(OpenError::Newer { file: name, found: header.version, known: VERSION })
+        Some(header) => {
+            header.check_version(&name)?;
+            if header.number != number {
+                return Err(damaged(number, 0, "it is another segment, renamed"));
+            }
+            Ok(Surveyed::Segment(header, file))
         }
-        Some(header) if header.number == number => Ok(Surveyed::Segment(header, file)),
-        Some(_) => Err(damaged(number, 0, "it is another segment, renamed")),
         None if len <= HEADER_LEN => Ok(Surveyed::Blank),
         None => {
             // Records are written only once the header is synced, so a torn header has only zeros
@@ -182,36 +157,9 @@ fn survey_file(disk: &dyn Disk, number: u32) -> Result<Surveyed, OpenError> {
     }
 }
 
-/// Takes the segments of a log without a manifest out of `files`: follows the headers back from the
-/// newest one.
-fn link(files: &mut BTreeMap<u32, Surveyed>) -> Result<Chain, OpenError> {
-    let mut chain = Chain::default();
-    let newest = files.iter().rev().find(|(_, file)| !matches!(file, Surveyed::Blank));
-    let mut next = Previous { number: newest.map_or(0, |(&number, _)| number), end: 0, id: 0 };
-    while next.number > 0 {
-        match files.remove(&next.number) {
-            Some(Surveyed::Segment(header, file)) => {
-                let segment = bounded(&header, file, next.end, chain.segments.is_empty())?;
-                chain.segments.push(segment);
-                if header.previous.number >= header.number {
-                    return Err(damaged(header.number, 0, "its header names a later segment"));
-                }
-                next = header.previous;
-                chain.before = next;
-            }
-            // The oldest segments have been dropped, always the oldest first.
-            None if files.range(..next.number).next().is_none() => break,
-            None => return Err(damaged(next.number, 0, "the file is missing")),
-            Some(_) => return Err(damaged(next.number, 0, "the header cannot be read")),
-        }
-    }
-    chain.segments.reverse();
-    Ok(chain)
-}
-
 /// Takes the segments of the log out of `files`, from the newest one that the manifest names to the
 /// oldest, no more and no fewer.
-fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<Chain, OpenError> {
+fn link(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<Chain, OpenError> {
     let Content { oldest, newest, tried, .. } = *listed;
     for (&number, file) in files.range(newest.number + 1..) {
         // Up to `tried` they are attempts that were given up, with whatever is in them.
@@ -224,8 +172,7 @@ fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<
     while next.number > 0 {
         let segment = match files.remove(&next.number) {
             Some(Surveyed::Segment(header, file)) => {
-                // Id 0 comes from a header of version 1, which does not contain it.
-                if next.id != 0 && header.id != next.id {
+                if header.id != next.id {
                     return Err(wrong(&name_of(next.number), "belongs to another log"));
                 }
                 let segment = bounded(&header, file, next.end, chain.segments.is_empty())?;
@@ -255,11 +202,6 @@ fn link_listed(files: &mut BTreeMap<u32, Surveyed>, listed: &Content) -> Result<
 }
 
 impl Surveyed {
-    /// Returns true for a segment of a version that has a manifest.
-    fn had_manifest(&self) -> bool {
-        matches!(self, Surveyed::Segment(header, _) if header.version > 1)
-    }
-
     /// Returns true if there is anything but zeros behind the header.
     fn holds_anything(&self) -> Result<bool, StoreError> {
         match self {
@@ -328,10 +270,7 @@ impl Chain {
     /// Returns true for the segment that was dropped last, and for an attempt behind it or behind a
     /// segment of the log.
     fn left_behind(&self, header: &Header) -> bool {
-        // A header of version 1 does not contain the id of the one before, and is believed.
-        let is = |number: u32, id: u64, other: Previous| {
-            number == other.number && (id == other.id || other.id == 0 || id == 0)
-        };
+        let is = |number: u32, id: u64, other: Previous| number == other.number && id == other.id;
         let Previous { number, id, .. } = header.previous;
         if self.before.number == 0 && number == 0 {
             // An attempt from before the log had its first record.
@@ -427,15 +366,6 @@ impl Chain {
             return Err(damaged(segment.number, tip.end, "the log had been closed here"));
         }
         Ok(())
-    }
-
-    /// Gives up the ballast and the zeros behind the last record; false if there was neither.
-    fn make_room(&self, disk: &dyn Disk) -> bool {
-        let is_given_up = ballast::give_up_all(disk);
-        // A torn tail is left to `mend`, so that the start reports it.
-        let newest =
-            self.segments.last().filter(|it| self.found.cut.is_none() && it.end() < self.file_len);
-        is_given_up || newest.is_some_and(|it| it.file.truncate(u64::from(it.end())).is_ok())
     }
 
     /// Enters the segments and the tip in the manifest's content.

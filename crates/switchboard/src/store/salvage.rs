@@ -54,18 +54,18 @@ pub struct StateOf {
     pub generation: u64,
 }
 
-/// Hands every intact record to `visit`, in order, including those behind damaged places; `None`
-/// stands for a place where something is, or may be, lost. Changes nothing.
+/// Hands every intact record to `visit`, in order, including those behind damaged places. Changes
+/// nothing.
 ///
 /// Segments of another log are reported, and none of their records is taken.
 ///
 /// # Errors
-/// If the disk cannot be read for another reason than damage, such as too many open files, or if a
-/// newer version wrote the log. Lost sectors are skipped.
+/// If the disk cannot be read for another reason than damage, such as too many open files, or if
+/// another version wrote the log. Lost sectors are skipped.
 pub fn salvage(
     disk: &dyn Disk,
     state: Option<StateOf>,
-    visit: &mut dyn FnMut(Option<&[u8]>),
+    visit: &mut dyn FnMut(&[u8]),
 ) -> Result<Salvaged, OpenError> {
     let disk = &SkippingDisk(disk);
     let mut it = Salvaged::default();
@@ -95,14 +95,9 @@ pub fn salvage(
     let hear = |&number| (number, hearsay(number, &files, &members, listed.as_ref()));
     let said: Vec<(u32, Hearsay)> = numbers.iter().map(hear).collect();
     for (number, said) in said {
-        match files.remove(&number) {
-            Some(remains) => it.take(number, remains, said, visit)?,
-            None => visit(None),
+        if let Some(remains) = files.remove(&number) {
+            it.take(number, remains, said, visit)?;
         }
-    }
-    if listed.is_none() {
-        // Only the manifest knows the end of the log, so its last records may be missing.
-        visit(None);
     }
     Ok(it)
 }
@@ -183,13 +178,10 @@ fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
     read_exact_at(&*file, name, head, 0)?;
-    let header = match Header::from_bytes(head) {
-        Some(header) if header.version > VERSION => {
-            let (found, known) = (header.version, VERSION);
-            return Err(OpenError::Newer { file: name.to_owned(), found, known });
-        }
-        header => header,
-    };
+    let header = Header::from_bytes(head);
+    if let Some(header) = header {
+        header.check_version(name)?;
+    }
     Ok(Remains { header, file, len })
 }
 
@@ -255,7 +247,7 @@ impl Salvaged {
         number: u32,
         remains: Remains,
         said: Hearsay,
-        visit: &mut dyn FnMut(Option<&[u8]>),
+        visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), OpenError> {
         let Remains { header, file, len } = remains;
         let name = name_of(number);
@@ -279,7 +271,6 @@ impl Salvaged {
                      trusted"
                 ));
                 self.lost_bytes += u64::from(len);
-                visit(None);
                 return Ok(());
             }
         };
@@ -293,11 +284,7 @@ impl Salvaged {
         // failed. They were written again to the next segment, and would be read twice.
         let end = said.end.map_or(len, |end| end.max(said.tip)).min(len);
         let segment = Segment::new(&header, file, end);
-        self.walk(&segment, end, must.min(len), said.is_closed, visit)?;
-        if len < must {
-            visit(None);
-        }
-        Ok(())
+        self.walk(&segment, end, must.min(len), said.is_closed, visit)
     }
 
     /// Visits all intact records before `end`; anything else before `must` is a fault.
@@ -307,7 +294,7 @@ impl Salvaged {
         end: u32,
         must: u32,
         is_closed: bool,
-        visit: &mut dyn FnMut(Option<&[u8]>),
+        visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), OpenError> {
         let mut buffer = Vec::new();
         let mut from = HEADER_LEN.min(end);
@@ -315,7 +302,7 @@ impl Salvaged {
             let mut records = 0;
             let walk = segment.walk(from, end, &mut buffer, |_, _, payload| {
                 records += 1;
-                visit(Some(payload));
+                visit(payload);
                 Ok::<(), OpenError>(())
             })?;
             self.records += records;
@@ -335,7 +322,6 @@ impl Salvaged {
                     let name = &segment.name;
                     self.faults.push(format!("{name} is damaged at byte {at}: {lost} bytes"));
                     self.lost_bytes += u64::from(lost);
-                    visit(None);
                     next.unwrap_or(end)
                 }
             };

@@ -12,23 +12,24 @@
 //! whose flush lies behind a damaged place proves that the damaged place was once durable; any
 //! other record behind it may be part of the same torn write.
 
+use std::cmp::Ordering;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::disk::DiskFile;
 use super::manifest::Listed;
 use super::skipping::SkippingFile;
-use super::{Position, ReadError, StoreError};
+use super::{OlderFormat, OpenError, Position, ReadError, StoreError};
 
 /// Bytes of a header.
 pub(super) const HEADER_LEN: u32 = 64;
 /// Bytes before each record's payload.
 pub(super) const FRAME_LEN: usize = 12;
-/// The format version that is written, and the newest that is read.
-///
-/// A header of version 1 lacks the previous segment's id, and a log of version 1 has no manifest.
-pub(super) const VERSION: u32 = 2;
+/// The format version that is written, and the only one that is read. It goes up with every change of
+/// the records, too.
+pub(super) const VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"swblog\r\n";
 /// Bytes that the header's checksum covers; every version keeps these fields and the checksum in
@@ -54,7 +55,7 @@ pub(super) struct Header {
 pub(super) struct Previous {
     pub(super) number: u32,
     pub(super) end: u32,
-    /// That segment's id; 0 in a header of version 1, which does not contain it.
+    /// That segment's id.
     pub(super) id: u64,
 }
 
@@ -69,22 +70,25 @@ impl Header {
         bytes[28..32].copy_from_slice(&self.previous.end.to_le_bytes());
         let checksum = crc32c::crc32c(&bytes[..CHECKED_LEN]);
         bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
-        if self.version > 1 {
-            bytes[36..44].copy_from_slice(&self.previous.id.to_le_bytes());
-            let checksum = crc32c::crc32c(&bytes[36..44]);
-            bytes[44..48].copy_from_slice(&checksum.to_le_bytes());
-        }
+        bytes[36..44].copy_from_slice(&self.previous.id.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[36..44]);
+        bytes[44..48].copy_from_slice(&checksum.to_le_bytes());
         bytes
+    }
+
+    /// Fails if another version wrote it than the one that is read.
+    pub(super) fn check_version(&self, file: &str) -> Result<(), OpenError> {
+        check_version(file, self.version, VERSION)
     }
 
     /// Parses a header; `None` if it is incomplete or damaged.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..HEADER_LEN as usize)?;
         let version = u32_at(bytes, 8);
-        // The second checksum is that of version 2 exactly: a newer version may use its bytes for
+        // The second checksum is that of this version exactly: another may use its bytes for
         // something else, and must still be told from damage.
         let intact = crc32c::crc32c(&bytes[..CHECKED_LEN]) == u32_at(bytes, CHECKED_LEN)
-            && (version != 2 || crc32c::crc32c(&bytes[36..44]) == u32_at(bytes, 44));
+            && (version != VERSION || crc32c::crc32c(&bytes[36..44]) == u32_at(bytes, 44));
         (bytes.starts_with(&MAGIC) && intact).then(|| Header {
             version,
             number: u32_at(bytes, 12),
@@ -92,9 +96,18 @@ impl Header {
             previous: Previous {
                 number: u32_at(bytes, 24),
                 end: u32_at(bytes, 28),
-                id: if version > 1 { u64_at(bytes, 36) } else { 0 },
+                id: u64_at(bytes, 36),
             },
         })
+    }
+}
+
+/// Fails if the format version of a file is not the one that is read.
+pub(super) fn check_version(file: &str, found: u32, known: u32) -> Result<(), OpenError> {
+    match found.cmp(&known) {
+        Ordering::Less => Err(OlderFormat { file: file.to_owned(), found }.into()),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(OpenError::Newer { file: file.to_owned(), found, known }),
     }
 }
 
@@ -240,11 +253,11 @@ impl Segment {
 
     /// Returns the offset behind the last durable record.
     pub(super) fn end(&self) -> u32 {
-        self.end.load(Ordering::Acquire)
+        self.end.load(Acquire)
     }
 
     pub(super) fn set_end(&self, end: u32) {
-        self.end.store(end, Ordering::Release);
+        self.end.store(end, Release);
     }
 
     /// Returns the durable end of the log in this segment.

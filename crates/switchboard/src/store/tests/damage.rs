@@ -224,8 +224,8 @@ fn files_that_do_not_belong_together_are_refused() {
         ),
         (
             "newer",
-            Box::new(|disk| disk.put("00000003.seg", &newer(&disk.content("00000003.seg")))),
-            "00000003.seg has format version 3, and this program knows versions up to 2",
+            Box::new(|disk| disk.put("00000003.seg", &of(4, &disk.content("00000003.seg")))),
+            "00000003.seg has format version 4, and this program knows versions up to 3",
         ),
     ];
     for (case, change, expected) in cases {
@@ -233,19 +233,6 @@ fn files_that_do_not_belong_together_are_refused() {
         change(&disk);
         assert_eq!(reopen(&disk, OPTIONS).unwrap_err().to_string(), expected, "{case}");
     }
-}
-
-#[test]
-fn a_log_without_a_manifest_is_taken_only_from_a_version_that_had_none() {
-    let (disk, records) = log(&[&[10], &[20]]);
-    delete(&disk, "MANIFEST");
-    let error = crate::store::adopt(&disk).unwrap_err().to_string();
-    assert_eq!(error, "MANIFEST is missing, and the log has segments");
-    let header = Header::from_bytes(&disk.content("00000001.seg")).unwrap();
-    let old = Header { version: 1, ..header }.to_bytes();
-    let disk = with(&disk, "00000001.seg", |bytes| bytes[..64].copy_from_slice(&old));
-    crate::store::adopt(&disk).unwrap();
-    assert_eq!(reopen(&disk, OPTIONS).unwrap().1, records);
 }
 
 #[test]
@@ -298,8 +285,7 @@ fn a_segment_that_cannot_be_read_is_named_with_the_byte() {
 
 fn salvaged(disk: &CrashDisk) -> (crate::store::Salvaged, Vec<Vec<u8>>) {
     let mut found = Vec::new();
-    let salvaged =
-        crate::store::salvage(disk, None, &mut |record| found.extend(record.map(<[u8]>::to_vec)));
+    let salvaged = crate::store::salvage(disk, None, &mut |record| found.push(record.to_vec()));
     (salvaged.unwrap(), found)
 }
 
@@ -414,7 +400,7 @@ fn a_manifest_that_is_older_than_the_state_is_not_believed() {
     disk.put("MANIFEST", &early);
     delete(&disk, "00000001.seg");
     let mut found = Vec::new();
-    let mut visit = |record: Option<&[u8]>| found.extend(record.map(<[u8]>::to_vec));
+    let mut visit = |record: &[u8]| found.push(record.to_vec());
     let salvaged = crate::store::salvage(&disk, Some(state), &mut visit).unwrap();
     assert_eq!(found, [records[1].1.clone(), records[2].1.clone()]);
     assert_eq!(salvaged.faults, [""; 0]);
@@ -432,28 +418,49 @@ fn delete(disk: &CrashDisk, name: &str) {
 
 /// A newer manifest passed for a damaged one, and was written over where there was no segment.
 #[test]
-fn a_manifest_of_a_newer_version_is_refused_and_left_as_it_is() {
+fn a_manifest_of_another_version_is_refused_and_left_as_it_is() {
     let (full, _) = log(&[&[10]]);
     let empty = CrashDisk::new(0);
     drop(reopen(&empty, OPTIONS).unwrap());
-    for disk in [&full, &empty] {
-        let mut newer = disk.content("MANIFEST");
+    for (disk, version) in [(&full, 1), (&empty, 1), (&full, 3), (&empty, 3)] {
+        let mut other = disk.content("MANIFEST");
         for slot in [0, 4096] {
-            newer[slot + 8..slot + 12].copy_from_slice(&2_u32.to_le_bytes());
-            let checksum = crc32c::crc32c(&newer[slot..slot + 124]);
-            newer[slot + 124..slot + 128].copy_from_slice(&checksum.to_le_bytes());
+            other[slot + 8..slot + 12].copy_from_slice(&u32::to_le_bytes(version));
+            let checksum = crc32c::crc32c(&other[slot..slot + 124]);
+            other[slot + 124..slot + 128].copy_from_slice(&checksum.to_le_bytes());
         }
-        disk.put("MANIFEST", &newer);
-        let is_newer = |error: &OpenError| matches!(error, OpenError::Newer { found: 2, .. });
-        assert!(is_newer(&reopen(disk, OPTIONS).unwrap_err()));
-        assert!(is_newer(&crate::store::salvage(disk, None, &mut |_| ()).unwrap_err()));
-        assert_eq!(disk.content("MANIFEST"), newer);
+        disk.put("MANIFEST", &other);
+        is_refused_as(version, disk);
+        assert_eq!(disk.content("MANIFEST"), other);
     }
 }
 
-fn newer(segment: &[u8]) -> Vec<u8> {
-    let header = Header::from_bytes(segment).unwrap();
-    Header { version: 3, ..header }.to_bytes().to_vec()
+/// Nobody is to repair what is sound, and only of another version.
+#[test]
+fn a_segment_of_another_version_is_refused_also_without_a_manifest() {
+    for version in [1, 2, 4] {
+        let (disk, _) = log(&[&[10], &[], &[20]]);
+        disk.put("00000001.seg", &of(version, &disk.content("00000001.seg")));
+        is_refused_as(version, &disk);
+        delete(&disk, "MANIFEST");
+        is_refused_as(version, &disk);
+    }
+}
+
+fn is_refused_as(version: u32, disk: &CrashDisk) {
+    let opened = reopen(disk, OPTIONS).map(|_| ()).unwrap_err();
+    let salvaged = crate::store::salvage(disk, None, &mut |_| ()).unwrap_err();
+    for error in [opened, salvaged] {
+        assert!(!error.is_damage(), "{error}");
+        assert!(error.to_string().contains(&format!("has format version {version}")), "{error}");
+    }
+}
+
+/// Returns a segment with the header of another version, of whose fields only the first are known.
+fn of(version: u32, segment: &[u8]) -> Vec<u8> {
+    let mut header = Header { version, ..Header::from_bytes(segment).unwrap() }.to_bytes();
+    header[36..64].fill(7);
+    [&header[..], &segment[64..]].concat()
 }
 
 #[test]
@@ -508,7 +515,7 @@ fn a_record_that_the_owner_refuses_ends_the_start() {
     let mut refuse_second = |position, _: &[u8]| {
         if position == records[1].0 { Err("no such kind".to_owned()) } else { Ok(()) }
     };
-    let error = crate::store::inspect(&disk, true, &mut refuse_second).unwrap_err().to_string();
+    let error = crate::store::inspect(&disk, &mut refuse_second).unwrap_err().to_string();
     assert_eq!(error, "00000001.seg has a record at byte 86 that cannot be used: no such kind");
 }
 

@@ -127,7 +127,7 @@ fn a_look_changes_nothing() {
     std::fs::write(&segment, &bytes).unwrap();
     let mut positions: Vec<Position> = Vec::new();
     let disk = DataDir::open(dir.path()).unwrap();
-    let found = inspect(&disk, true, &mut |position, _| {
+    let found = inspect(&disk, &mut |position, _| {
         positions.push(position);
         Ok(())
     });

@@ -3,9 +3,8 @@
 use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, Told, batch, reopen};
 use crate::store::queue::Entry;
-use crate::store::segment::Header;
 use crate::store::writer::Turn;
-use crate::store::{Batch, Known, LogOptions, OpenError, Recovered};
+use crate::store::{Batch, LogOptions, Recovered};
 
 const OPTIONS: LogOptions = LogOptions {
     segment_bytes: 8_000,
@@ -194,37 +193,4 @@ fn a_rolled_segment_can_be_dropped_before_anything_is_written_behind_it() {
     assert_eq!((oldest.number, oldest.is_newest), (2, true));
     let (log, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
     assert_eq!((records.len(), log.found.segments), (0, 1));
-}
-
-/// A log of a version without a manifest, on a disk that is full.
-fn older_on_a_full_disk() -> CrashDisk {
-    let mut it = fixture(LogOptions { segment_bytes: 20_000, max_bytes: u64::MAX, ..OPTIONS });
-    it.write(1);
-    let header = Header::from_bytes(&it.disk.content("00000001.seg")).unwrap();
-    let mut segment = it.disk.content("00000001.seg");
-    segment[..64].copy_from_slice(&Header { version: 1, ..header }.to_bytes());
-    let disk = CrashDisk::new(2);
-    disk.put("00000001.seg", &segment);
-    disk.leave_free(Some(0));
-    disk
-}
-
-/// It could not be adopted for want of 8 KiB, although it ended in zeros that mean nothing.
-#[test]
-fn a_log_without_a_manifest_makes_room_for_one_on_a_full_disk() {
-    let disk = older_on_a_full_disk();
-    crate::store::adopt(&disk).unwrap();
-    assert_eq!(reopen(&disk, OPTIONS).unwrap().1.len(), 1);
-    let disk = older_on_a_full_disk();
-    let mut used = disk.content("00000001.seg");
-    used.truncate(used.iter().rposition(|&byte| byte != 0).unwrap() + 1);
-    disk.put("00000001.seg", &used);
-    for _ in 0..2 {
-        disk.leave_free(Some(5_000));
-        let error = crate::store::adopt(&disk).unwrap_err();
-        assert!(matches!(error, OpenError::Io(error) if error.is_no_space()));
-        assert_eq!(crate::store::identify(&disk).unwrap(), Known::Unlisted);
-    }
-    disk.leave_free(None);
-    crate::store::adopt(&disk).unwrap();
 }

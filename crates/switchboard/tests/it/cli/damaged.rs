@@ -228,45 +228,29 @@ fn a_repair_that_was_interrupted_is_finished() {
     }
 }
 
-/// Converts the directory to that of a version whose log had no manifest.
-pub(crate) fn make_older(dir: &Path) {
-    let state = dir.join("state.json");
-    let mut fields: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
-    fields["version"] = 1.into();
-    for newer in ["store", "generation", "manifest", "token_key", "checksum"] {
-        fields.as_object_mut().unwrap().remove(newer).unwrap();
-    }
-    fs::write(&state, fields.to_string()).unwrap();
-    fs::remove_file(dir.join("MANIFEST")).unwrap();
-    change_header(dir, 1);
-}
-
-/// Changes the version in the segment's header.
-fn change_header(dir: &Path, version: u8) {
-    change(&dir.join(SEGMENT), |bytes| {
-        bytes[8] = version;
-        let checksum = crc32c::crc32c(&bytes[..32]);
-        bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
-    });
-}
-
-/// Written by a server whose log had no manifest: it is converted once.
+/// Nothing is damaged in it, so nothing of it may be given up by a repair.
 #[test]
-fn a_directory_of_an_older_version_is_brought_up_to_date_once() {
+fn a_directory_of_an_older_format_is_refused_and_left_as_it_is() {
     let shell = data();
-    make_older(&dir(&shell));
-    change_header(&dir(&shell), 2);
-    // Its segment, too, says that there was a manifest.
-    refused(&shell, "a newer segment");
-    change_header(&dir(&shell), 1);
-    let ran = shell.run("store check");
-    assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.out.contains("an older version wrote it"), "{}", ran.out);
-    let log = server(&shell).terminate().log;
-    assert!(log.contains("from now on it has one"), "{log}");
-    assert_eq!(waiting(&shell), Some(3));
-    let log = server(&shell).terminate().log;
-    assert!(!log.contains("from now on it has one"), "{log}");
+    change(&dir(&shell).join("MANIFEST"), |bytes| {
+        for slot in bytes.chunks_mut(4096) {
+            slot[8] = 1;
+            let checksum = crc32c::crc32c(&slot[..124]);
+            slot[124..128].copy_from_slice(&checksum.to_le_bytes());
+        }
+    });
+    let files = ["MANIFEST", "state.json", SEGMENT];
+    let content = || files.map(|file| fs::read(dir(&shell).join(file)).unwrap());
+    let before = content();
+    let start = "--listen 127.0.0.1:0 --data-dir switchboard-data";
+    for line in [start, "store check", "store repair", "mailbox list", "mailbox drop --yes alice"] {
+        let ran = shell.run(line);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{line}");
+        for words in ["MANIFEST has format version 1", "start with an empty data directory"] {
+            assert!(ran.err.contains(words), "{line}: {}", ran.err);
+        }
+        assert!(content() == before, "{line}");
+    }
 }
 
 /// The path of the log's directory is taken by something else.
@@ -451,7 +435,7 @@ fn ids_that_were_given_are_known_without_the_state() {
 #[test]
 fn what_lies_where_the_server_wants_to_write_is_named() {
     let whole = data();
-    for name in ["LOCK", "state.json.new", "repair.tmp"] {
+    for name in ["state.json.new", "repair.tmp"] {
         let shell = Shell::new();
         copy(&dir(&whole), &dir(&shell));
         let path = dir(&shell).join(name);

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use super::client::{Away, V1, send, token, with};
 use super::drain::anonymous_on;
 use super::text::bearer;
-use crate::cli::damaged::make_older;
 use crate::device::Device;
 use crate::server::{Ended, PATIENCE, Server, binary};
 use crate::strace::{self, READER, STORE, SYNCS, Tampering};
@@ -259,26 +258,6 @@ fn a_stop_while_the_store_is_full_ends_in_order() {
     a.leave();
     let ended = server.terminate();
     assert!(ended.status.success(), "{}", ended.log);
-}
-
-/// Every command once failed because there were not 8 KiB for its manifest.
-#[test]
-fn a_directory_of_an_older_version_is_adopted_on_a_full_disk() {
-    let disk = SmallDisk::new("8m");
-    let data = disk.path().join("switchboard-data");
-    let start = || Server::within(&disk.prefix(), &[]);
-    let server = start();
-    let away = V1::anonymous(&server).leave();
-    V1::anonymous(&server).send_with(&away.device, "1", &json!({}));
-    server.terminate();
-    // The ballast was among its segments.
-    let ballast = data.join("log/ballast");
-    fs::rename(data.join("ballast"), &ballast).unwrap();
-    make_older(&data);
-    disk.fill();
-    let log = start().terminate().log;
-    assert!(log.contains("from now on it has one"), "{log}");
-    assert!(!ballast.exists());
 }
 
 /// Idle sockets once took the file descriptors that the store needs for new segments.
@@ -782,12 +761,12 @@ fn data_of_a_newer_version_is_refused_and_left_as_it_is() {
     server.kill();
     let path = server.directory.path().join("switchboard-data/state.json");
     let state = fs::read_to_string(&path).unwrap();
-    let newer = state.replace("\"version\": 2", "\"version\": 3");
+    let newer = state.replace("\"version\": 3", "\"version\": 4");
     assert_ne!(newer, state);
     fs::write(&path, &newer).unwrap();
     let (code, said) = refused_start(server.directory.path());
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("version 3") && said.contains("newer"), "{said}");
+    assert!(said.contains("version 4") && said.contains("newer"), "{said}");
     assert_eq!(fs::read_to_string(&path).unwrap(), newer);
 }
 
