@@ -44,7 +44,7 @@ pub struct Directory {
 /// and their part of a record of the exchange, with names, id and reason at their longest. The log
 /// keeps so much free from the moment the message is accepted: these records are written even when
 /// the log is full, and would otherwise bring it above its bound.
-pub const RECEIPT_BYTES: usize = 1_300;
+pub const RECEIPT_BYTES: usize = 1_250;
 /// Longest that the record of a device's state can be in the log. The log keeps so much free for
 /// each device, which may connect once more when the log is full.
 pub const DEVICE_BYTES: usize = 192;
