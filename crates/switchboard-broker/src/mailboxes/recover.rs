@@ -354,8 +354,12 @@ impl Broker {
             }
             Record::Outcome(outcome) => self.compact_outcome(outcome, position, out),
             Record::Id(id) => {
-                if self.own(id.to).is_some() && self.remembers(now, id.key) {
-                    out(Effect::Append(*record));
+                let max = self.mailboxes.window_max();
+                let seen = self.mailboxes.window.find(now.at, id.key, &max);
+                if let Some(seen) = seen.filter(|_| self.own(id.to).is_some()) {
+                    // It may have been cancelled since, and the record that says so be dropped.
+                    let is_cancelled = seen.is_cancelled();
+                    out(Effect::Append(Record::Id(IdRecord { is_cancelled, ..*id })));
                     self.mailboxes.pending.push_back(Pending::Nothing);
                 }
             }
@@ -460,11 +464,6 @@ impl Broker {
             // back after a crash.
             entry.position == position && entry.waits()
         })
-    }
-
-    /// Returns whether an id is still in the window.
-    fn remembers(&self, now: Now, key: crate::Digest) -> bool {
-        self.mailboxes.window.find(now.at, key, &self.mailboxes.window_max()).is_some()
     }
 
     /// Gives the id of a message a record of its own, if it is still in the window: it outlives the

@@ -1,6 +1,6 @@
 //! Records that are appended again when the oldest part of the log is compacted.
 
-use switchboard_broker::Record;
+use switchboard_broker::{IdRecord, Limits, Record};
 use switchboard_proto::v1::Outcome;
 
 use crate::records::{ANN, BOB, device, ended, message, outcome};
@@ -60,4 +60,23 @@ fn an_end_is_kept_until_its_outcome_is_settled() {
     assert_eq!(rig.compact(&end, 4).appended, ["ended", "exchange"]);
     rig.sync();
     assert_eq!(rig.compact(&end, 6).appended, [""; 0], "it is settled");
+}
+
+/// The id of a message that still waited could get a record of its own after a crash, which was copied
+/// as it was: once the record of its end had left the log, nothing said that it had been cancelled.
+#[test]
+fn the_record_of_an_id_says_that_its_message_was_cancelled_since() {
+    let limits = Limits { in_flight_max: 0, ..Limits::default() };
+    let mut rig = Rig::new(limits, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.say(0, r#"{"type":"send","id":"m","to":"bob","body":1}"#);
+    rig.sync();
+    rig.say(0, r#"{"type":"cancel","id":"m","to":"bob"}"#);
+    rig.sync();
+    let id = rig.kept_id(&message(1, "m", false)).expect("it is in the window");
+    assert!(id.is_cancelled);
+    let older = Record::Id(IdRecord { is_cancelled: false, to: BOB, from: ANN, ..id });
+    assert!(rig.kept_id(&older).expect("it still is").is_cancelled);
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use switchboard_broker::{
-    Broker, Conn, DigestKey, Directory, Effect, Envelope, HashKey, Hello, Input, Limits, Moment,
-    Now, Position, Record, Replay, ShardId, StampClock, Want,
+    Broker, Conn, DigestKey, Directory, Effect, Envelope, HashKey, Hello, IdRecord, Input, Limits,
+    Moment, Now, Position, Record, Replay, ShardId, StampClock, Want,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, ServerFrame};
@@ -202,6 +202,21 @@ impl Rig {
             })
             .collect();
         self.handle(Input::Synced(&positions))
+    }
+
+    /// Compacts the part of the log in which this record lies; returns the record of an id of ann's that
+    /// is kept of it.
+    pub(crate) fn kept_id(&mut self, record: &Record<'_>) -> Option<IdRecord<'static>> {
+        let mut kept = None;
+        let (to, from) = (DeviceRef::Name("bob"), DeviceRef::Name("ann"));
+        self.broker.compact(self.now, record, Position(1), &mut |effect| {
+            self.unsynced += usize::from(matches!(effect, Effect::Append(_)));
+            if let Effect::Append(Record::Id(id)) = effect {
+                let IdRecord { key, content, seq, is_cancelled, at, .. } = id;
+                kept = Some(IdRecord { to, from, key, content, seq, is_cancelled, at });
+            }
+        });
+        kept
     }
 
     /// Compacts the part of the log in which this record lies.
