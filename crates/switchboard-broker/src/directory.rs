@@ -40,13 +40,13 @@ pub struct Directory {
     store_room: AtomicU64,
 }
 
-/// Longest that all records of one outcome can be in the log: the end of the message, the outcome,
-/// and the removal of a copy of the message, with names, id and reason at their longest. The log
-/// keeps so much free from the moment the message is accepted: these records are written even when
-/// the log is full, and would otherwise bring it above its bound.
+/// Most bytes that all records of one outcome can take in the log: the end of the message, the
+/// outcome, and the removal of a copy of the message, with names, id and reason at their longest.
+/// The log keeps this much free from the moment the message is accepted: these records are written
+/// even when the log is full, and would otherwise bring it above its bound.
 pub const RECEIPT_BYTES: usize = 1_200;
-/// Longest that the record of a device's state can be in the log. The log keeps so much free for
-/// each device, which may connect once more when the log is full.
+/// Most bytes that the record of a device's state can take in the log. The log keeps this much free
+/// for each device, which may connect once more when the log is full.
 pub const DEVICE_BYTES: usize = 192;
 
 /// Presence of a device: connected or away, and since when.
@@ -190,8 +190,8 @@ impl Directory {
         was_online && listed.is_watched(&shown)
     }
 
-    /// Returns at most `limit` watchers of a device, in the order of their ids, from behind one of
-    /// them on.
+    /// Returns at most `limit` watchers of a device, in the order of their ids, starting after
+    /// `behind`.
     pub(crate) fn watchers_behind(
         &self,
         device: DeviceId,
@@ -283,7 +283,7 @@ impl Directory {
     }
 
     /// Notes the bytes that the store has for [`Directory::promised_bytes`]. Without a store, or
-    /// before it has said so, nothing bounds them.
+    /// before it has reported them, nothing bounds the promises.
     pub fn set_store_room(&self, bytes: u64) {
         self.store_room.store(bytes, Ordering::Relaxed);
     }
@@ -401,7 +401,8 @@ impl Listed {
             PublicId::Name(name) => self.named.remove(name),
         };
         if was_online {
-            // The bound does not matter: one that leaves changes the list only if it is in it.
+            // The bound (0) does not matter: a device that leaves changes the list only if the list
+            // contains it.
             self.came_or_went(shown, false, 0);
         }
         was_online

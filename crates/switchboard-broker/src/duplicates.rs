@@ -32,8 +32,8 @@ impl DigestKey {
         Digest { high: (hash >> 64) as u64, low: hash as u64 }
     }
 
-    /// Returns the digest of a message's receiver and body together; both are in each of its
-    /// halves.
+    /// Returns the digest of a message's receiver and body together; each of its halves depends on
+    /// both.
     pub(crate) fn content(&self, to: u64, body: &[u8]) -> Digest {
         let (body, to) = (self.digest(body), to.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         Digest { high: body.high ^ to, low: body.low ^ to }
@@ -53,7 +53,8 @@ impl Digest {
         self.low
     }
 
-    /// Returns a digest that stands for the same in one incarnation of a device only.
+    /// Returns this digest, tied to one incarnation of a device: in another incarnation the same id
+    /// gives another digest.
     pub(crate) fn of_incarnation(self, incarnation: u64) -> Digest {
         // In the half that is kept.
         Digest { low: self.low ^ incarnation, ..self }
@@ -104,8 +105,9 @@ impl LastText {
 mod tests {
     use super::*;
 
-    /// Only half of it is kept. When the receiver was in the other half, a message under a used id
-    /// to somebody else was taken for a retry, and accepted without being delivered.
+    /// Only half of the digest is kept. Once the receiver counted in the other half alone: a
+    /// message to somebody else under a used id was then taken for a retry, and accepted without
+    /// being delivered.
     #[test]
     fn receiver_and_body_are_both_in_the_half_that_is_kept() {
         let key = DigestKey::new([7; DigestKey::LEN]);

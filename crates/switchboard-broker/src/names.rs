@@ -8,8 +8,7 @@ use siphasher::sip::SipHasher13;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, PublicId};
 
-/// Set in the ids that stand for names, inside this process only: what [`DeviceId::is_number`] asks
-/// for.
+/// Set in the ids that stand for names, inside this process only; [`DeviceId::is_number`] tests it.
 const NAME_BIT: u64 = 1 << 63;
 
 /// The table of names and the ids that stand for them. A name keeps its id while the process runs.

@@ -60,7 +60,8 @@ pub(crate) enum Kept {
     Here,
     /// Its record is or will be in the store.
     Stored,
-    /// The same, and compaction copied the record, perhaps behind the one that removes the entry.
+    /// The same, but compaction has copied the record, and the copy may lie behind the record that
+    /// removes the entry.
     Moved,
 }
 

@@ -78,8 +78,8 @@ impl Broker {
     /// Opens a session. An older one of the same device is closed at once, and fenced.
     pub(crate) fn hello(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
-        // A crash may have come after its time to live and before the record of its end. It must
-        // end before it is welcomed, or it would be told that nothing was lost.
+        // A crash may have come after the device's time to live and before the record of its end.
+        // Then it must end before it is welcomed, or it would be told that nothing was lost.
         self.away_alarm(now, id, out);
         let device = self.mailboxes.devices.get(&id);
         if device.is_some_and(|device| device.is_ephemeral && device.session.is_some()) {
@@ -166,13 +166,13 @@ impl Broker {
         let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
-        // While the store is full, a device that it has as connected gets no new record, so
-        // `welcome` must not wait for one.
+        // While the store is full, a device that is connected according to the store gets no new
+        // record, so `welcome` must not wait for one.
         let is_there = is_full && device.is_recorded_online && device.records_unsynced == 0;
         if is_over && device.session.is_none() && !is_there {
-            // Its time is over, but a message that is not synced keeps it from ending. By its old
-            // record a start after a crash would end it, so there must be a new one before
-            // `welcome`.
+            // The device's time is over, but a message that is not synced keeps it from ending. Its
+            // old record would make a start after a crash end it, so there must be a new record
+            // before `welcome`.
             device.recorded_at = Position::NOWHERE;
         }
         if device.session.is_some() && self.is_flapping(now, id, out) {
@@ -294,8 +294,8 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_kept = is_durable && !device.is_ephemeral;
         let is_recorded = is_kept && !may_put_off;
-        // Without a record to wait for: nothing of it is stored, or the store says already that
-        // it is connected. That record may still be on its way, though.
+        // No new record is to be waited for: nothing of the device is stored, or the store says
+        // already that it is connected. But the record that says so may still be on its way.
         let is_open = !is_recorded && device.records_unsynced == 0;
         self.mailboxes.idle.remove(&(device.away_since, id));
         let knows = device.knows(&hello, epoch);
@@ -348,8 +348,9 @@ impl Broker {
         }
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
         if is_kept && device.recorded_at.is_nowhere() {
-            // The store does not know it yet, and must before it sends: a crash would leave its
-            // messages, but forget the device with its ids and the outcomes that it asked for.
+            // The store does not know the device yet, and must know it before it sends: otherwise a
+            // crash would leave its messages, but forget the device with its ids and the outcomes
+            // that it asked for.
             out(Effect::AwaitReply { conn: hello.conn });
         } else {
             self.welcome(id, out);
@@ -369,7 +370,7 @@ impl Broker {
 
     pub(super) fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
-        // The wait that the alarm was set for may have ended, and this be a later one.
+        // The wait that the alarm was set for may have ended, and this may be a later one.
         if let Some(waiting) = &device.waiting
             && waiting.until > now.at
         {

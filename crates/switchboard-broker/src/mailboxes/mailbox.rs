@@ -182,7 +182,7 @@ impl Mailbox {
         quota.has_room(self.load(), len)
     }
 
-    /// Returns whether it is also within its sender's share of the quota.
+    /// Returns whether the message is also within its sender's share of the quota.
     #[inline]
     pub(crate) fn is_within_share(&mut self, from: DeviceId, len: usize, quota: &Quota) -> bool {
         let load = self.load();
@@ -384,7 +384,8 @@ impl Mailbox {
             self.entries.pop_front();
             self.gone -= 1;
         }
-        // Half at least, so that looking at all of them costs each that left a constant time.
+        // At least half of the entries, so that looking at all of them costs a constant time for
+        // each that is dropped.
         if self.gone > 2 * KEPT && 2 * self.gone > self.entries.len() {
             self.entries.retain(|entry| entry.state != State::Gone);
             self.gone = 0;
@@ -414,8 +415,8 @@ impl Mailbox {
         acked
     }
 
-    /// As [`Mailbox::ack`], while the entry at the front is in flight and has no receipt:
-    /// usually that is all of them.
+    /// Acks entries from the front up to `seq`, as [`Mailbox::ack`] does, as long as they are in
+    /// flight and have no receipt: usually this is true of all.
     #[inline]
     fn ack_plain(&mut self, seq: u64, acked: &mut Acked) {
         while let Some(entry) = self.entries.front() {
@@ -503,7 +504,8 @@ impl Mailbox {
             .filter(|entry| entry.state == State::Ready && !entry.has_content())
             .take(entries_max)
             .take_while(move |entry| {
-                // Without its own length: the first one is fetched however long it is.
+                // The sum without the entry's own length: the first one is fetched however long it
+                // is.
                 let had = bytes;
                 bytes += entry.len as usize;
                 had < bytes_max
@@ -538,7 +540,7 @@ impl Mailbox {
     pub(crate) fn expired(&mut self, now: Moment) -> (Vec<u64>, Option<Moment>) {
         let mut over = Vec::new();
         while let Some(seq) = self.expiries.take_over(now) {
-            // One that is not synced is judged when it is (`entry_synced`).
+            // An entry that is not synced is judged once it is (`entry_synced`).
             if self.find(seq).is_some_and(|entry| entry.state == State::Ready) {
                 over.push(seq);
             }

@@ -36,13 +36,13 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// Quarantines all entries with their records in a damaged part of the store, and records
-    /// devices again whose records are there.
+    /// Quarantines all entries whose records are in a damaged part of the store, and appends new
+    /// records for the devices whose latest records are in it.
     pub(crate) fn damaged(&mut self, now: Now, part: Range<Position>, out: Out<'_>) {
         let mut hit = Vec::new();
         let mut stale = Vec::new();
         for (&id, device) in &self.mailboxes.devices {
-            // Of a message that awaits its outcome everything is known that is still needed. The
+            // Everything that is still needed of a message that awaits its outcome is known. The
             // part stays until the outcome is recorded (`may_drop_damaged`).
             let waiting = device
                 .mailbox
@@ -53,7 +53,7 @@ impl Broker {
                 stale.push((id, device.session.as_ref().map(|session| session.number)));
             }
         }
-        // Nothing is lost by these: the broker knows how a device stands without its record.
+        // Nothing is lost with these records: the broker knows the state of a device without them.
         for (id, session) in stale {
             self.record_device(id, session, out);
         }
@@ -69,8 +69,8 @@ impl Broker {
         }
     }
 
-    /// Returns whether a damaged part of the store may be deleted: whether the outcomes of all
-    /// messages in it are recorded.
+    /// Returns whether a damaged part of the store may be deleted, which is once the outcomes of
+    /// all messages in it are recorded.
     pub fn may_drop_damaged(&self, part: &Range<Position>) -> bool {
         // Until then the records in it are all that a start would know of those messages.
         let mut entries = self.mailboxes.devices.values().flat_map(|device| device.mailbox.iter());

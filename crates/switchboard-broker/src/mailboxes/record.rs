@@ -42,8 +42,8 @@ pub enum Record<'a> {
         /// The entry's number.
         seq: u64,
     },
-    /// A message with a receipt ended otherwise than by an ack or with its receiver; its sender is
-    /// not told yet.
+    /// A message with a receipt ended, neither by an ack nor because its receiver ended; its sender
+    /// is not told yet.
     Ended(EndedRecord<'a>),
     /// State of a device. Each of these replaces the one before.
     Device(DeviceRecord<'a>),

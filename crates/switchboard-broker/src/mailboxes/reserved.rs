@@ -21,10 +21,10 @@ pub(super) struct Reserved {
 
 #[derive(Debug, Default)]
 struct Receivers {
-    /// Number of pending outcomes by receiver. One at 0 stays, as it is usually sent to again,
-    /// until those at 0 outnumber the others.
+    /// Number of pending outcomes by receiver. A receiver at 0 stays in the table, as it is usually
+    /// sent to again, until the receivers at 0 outnumber the others.
     pending: FxHashMap<DeviceId, usize>,
-    /// Number of receivers with some.
+    /// Number of receivers with pending outcomes.
     used: usize,
     /// Number of outcomes that are pending at receivers without a name.
     anonymous: usize,
@@ -35,9 +35,9 @@ struct Receivers {
 pub(crate) enum OutcomesFull {
     /// All room is in use: by outcomes that are pending, and by those that wait for the device.
     All { pending: usize, waiting: usize },
-    /// The share of this receiver is in use: so many outcomes of messages to it are pending.
+    /// The share of this receiver is in use: this many outcomes of messages to it are pending.
     Receiver { pending: usize },
-    /// The share of devices without a name is in use: so many outcomes of messages to them are
+    /// The share of devices without a name is in use: this many outcomes of messages to them are
     /// pending.
     Anonymous { pending: usize },
 }
