@@ -313,7 +313,7 @@ mod tests {
         write(&record, &mut bytes);
         assert_eq!(read(&bytes), Ok(record));
         for len in 0..bytes.len() {
-            // Cut off anywhere it is another record at most by having a shorter body.
+            // Cut off anywhere, it is at most another record, with a shorter body.
             let cut = read(&bytes[..len]);
             assert_ne!(cut, Ok(record));
         }
@@ -373,7 +373,7 @@ mod tests {
         }
     }
 
-    /// The log keeps so much free.
+    /// The log keeps this much free.
     #[test]
     fn the_longest_records_take_what_is_kept_free_for_them() {
         use switchboard_broker::{DEVICE_BYTES, RECEIPT_BYTES};

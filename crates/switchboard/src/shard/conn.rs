@@ -313,7 +313,7 @@ impl Conn {
             if self.out.is_empty() || tls.is_handshaking() {
                 return Ok((Flushed::All, sent));
             }
-            // A part at a time: in the TLS session none of our bounds counts it.
+            // A part at a time: none of our bounds counts what is in the TLS session.
             let waiting = self.out.waiting();
             let sealed = tls.seal(&waiting[..waiting.len().min(SEAL_BYTES)])?;
             self.out.wrote(sealed, spares);

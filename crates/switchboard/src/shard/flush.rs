@@ -92,7 +92,7 @@ impl Shard {
         }
     }
 
-    /// Lets go on what waited for a write.
+    /// Lets everything continue that waited for a write.
     fn after_flush(&mut self, key: Key, flushed: Flushed, sent: usize) {
         let now = self.ports.now;
         let max = self.config.out_queue_max_bytes;

@@ -382,7 +382,7 @@ mod tests {
         Envelope::Presence { to, device, online: true, at_ms: 0 }
     }
 
-    /// They counted nothing: those to idle watchers filled the memory.
+    /// Once such envelopes counted as no bytes, and those for idle watchers filled the memory.
     #[test]
     fn envelopes_without_messages_count_too() {
         let (_, inboxes, _polls) = inboxes(1);

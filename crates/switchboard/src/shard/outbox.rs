@@ -39,7 +39,8 @@ struct Presence {
 impl Outbox {
     /// Adds an envelope. Presence waits beside a batch of `max_bytes` or more.
     pub(super) fn push_envelope(&mut self, envelope: Envelope, max_bytes: usize) {
-        // Once some presence waits all of it does, or an older state would come behind a newer one.
+        // Once some presence waits, all of it has to, or an older state could come after a newer
+        // one.
         if let Envelope::Presence { to, device, online, at_ms } = envelope
             && (self.batch.bytes() >= max_bytes || !self.presence.is_empty())
         {
@@ -73,8 +74,8 @@ mod tests {
         }
     }
 
-    /// A device that came and went again and again, faster than the other shard told its watchers,
-    /// filled the memory.
+    /// Once a device that came and went again and again, faster than the other shard told its
+    /// watchers, filled the memory.
     #[test]
     fn beside_a_full_batch_only_the_latest_presence_waits() {
         const MAX: usize = 1_000;

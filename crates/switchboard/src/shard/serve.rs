@@ -227,7 +227,7 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return true };
         conn.stores = true;
         if message.len() > READ_BYTES {
-            // Of a paused connection no more is kept than one read brings.
+            // No more input of a paused connection is kept than one read brings.
             let reason = "the store can take no more for now; send it again later";
             self.close(key, CloseCode::TRY_AGAIN_LATER, reason);
             return true;

@@ -130,7 +130,8 @@ impl Conn {
         self.protocol == Protocol::Hello || self.read_pauses.has(ReadPause::Welcome)
     }
 
-    /// Returns the time by which the first frame must have come, and then `welcome` been said.
+    /// Returns the time by which the first frame must have come; once it has, the time by which
+    /// `welcome` must have been said.
     fn hello_due(&self) -> Moment {
         // The field serves as the start of the wait: the queue cannot be full before anything
         // was said.

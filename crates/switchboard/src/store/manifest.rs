@@ -297,8 +297,8 @@ impl Manifest {
     /// Notes that the log is closed.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
         self.content.is_clean = true;
-        // Twice, so that both slots say it. If only one did, and were lost, the older slot would
-        // look like a crash, after which a missing end passes for a torn write.
+        // Twice, so that both slots say it. If only one did, and that one were lost, the older slot
+        // would look like that of a crash, after which a missing end passes for a torn write.
         self.sync()?;
         self.sync()
     }

@@ -68,7 +68,7 @@ enum Surveyed {
     Damaged,
 }
 
-/// Reads the whole log and holds it against the manifest. A log of an older version has none, and
+/// Reads the whole log and compares it with the manifest. A log of an older version has none, and
 /// then a missing beginning or end goes unnoticed.
 pub(super) fn read(
     disk: &dyn Disk,
@@ -275,8 +275,8 @@ impl Surveyed {
     }
 }
 
-/// Returns the segment with its end, which the next one's header says; of the newest one it is the
-/// end of its file, until the replay finds better.
+/// Returns the segment with its end, which the next one's header says; for the newest one that is
+/// the end of its file, until the replay finds a better one.
 fn bounded(
     header: &Header,
     file: Box<dyn DiskFile>,

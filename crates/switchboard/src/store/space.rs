@@ -194,7 +194,8 @@ mod tests {
         assert_eq!(copied, u64::from(plan.segment_bytes), "the quota has room to copy a segment");
     }
 
-    /// Shards held 64 MiB of accepted records before a small disk, which then had no room for them.
+    /// Once shards could hold 64 MiB of accepted records for a small disk, which then had no room
+    /// for them.
     #[test]
     fn the_ballast_takes_also_what_passes_the_bound_of_the_queue() {
         for mib in [8, 16, 64, 300, 1_000, 2_000, 10_240] {

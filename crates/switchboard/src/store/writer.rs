@@ -732,7 +732,8 @@ fn seal(pending: &mut VecDeque<Entry>, segment: &Segment, room: u32) -> (usize, 
     (count, end)
 }
 
-/// Returns the end of the zeros behind a write of `start..end` that passes those in the file.
+/// Returns the new end of the zeros after a write of `start..end` that goes beyond the zeros
+/// already in the file.
 fn zeros_end(start: u32, end: u32, segment_bytes: u32) -> u32 {
     // Zeros behind a large write would cost about as much as they save.
     if end - start > ZEROS_AHEAD / 4 {

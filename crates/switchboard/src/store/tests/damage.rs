@@ -146,8 +146,8 @@ fn a_file_that_ends_early_is_cut_in_the_last_write_and_refused_before_it() {
     }
 }
 
-/// After a kill -9 the last bit of an accepted message rotted. It passed for a write that the crash
-/// had interrupted, and was cut off without a word.
+/// Once, after a kill -9, the last bit of an accepted message rotted. The message passed for a
+/// write that the crash had interrupted, and was cut off without a word.
 #[test]
 fn what_was_noted_as_synced_is_never_taken_for_an_interrupted_write() {
     let (disk, records) = log(&[&[10, 20], &[30, 5], &[8, 0, 40]]);
@@ -257,7 +257,7 @@ fn one_damaged_copy_of_the_manifest_is_replaced_by_the_other() {
     }
 }
 
-/// Both copies were read at once, so one lost sector lost both, and the lost slot could not be
+/// Once both copies were read at once, so one lost sector lost both, and the lost slot could not be
 /// written again.
 #[test]
 fn one_copy_of_the_manifest_that_cannot_be_read_is_replaced_by_the_other() {
@@ -326,7 +326,7 @@ fn all_but_the_damaged_records_are_salvaged() {
     }
 }
 
-/// A repair gave up both segments.
+/// Once a repair gave up both segments.
 #[test]
 fn segments_whose_names_were_exchanged_are_salvaged() {
     let (disk, records) = log(&[&[10, 20], &[], &[20, 7], &[], &[30, 9]]);
@@ -345,7 +345,7 @@ fn segments_whose_names_were_exchanged_are_salvaged() {
     assert_eq!(salvaged(&disk).1.len(), 4);
 }
 
-/// The end of a sound segment was given up, and the messages of another server were taken in.
+/// Once the end of a sound segment was given up, and the messages of another server were taken in.
 #[test]
 fn a_segment_of_another_log_is_named_and_none_of_its_records_taken() {
     let other = CrashDisk::new(4);
@@ -430,7 +430,7 @@ fn delete(disk: &CrashDisk, name: &str) {
     crate::store::Disk::delete(disk, name).unwrap();
 }
 
-/// A newer manifest passed for a damaged one, and was written over where there was no segment.
+/// Once a newer manifest passed for a damaged one, and was written over where there was no segment.
 #[test]
 fn a_manifest_of_a_newer_version_is_refused_and_left_as_it_is() {
     let (full, _) = log(&[&[10]]);
@@ -472,7 +472,7 @@ fn dropped_segments_and_unfinished_ones_may_be_there_again() {
     assert_eq!(reopen(&disk, OPTIONS).unwrap().0.found.abandoned, [""; 0]);
 }
 
-/// Segments of another store, put into `log/` by mistake, were deleted at the start.
+/// Once segments of another store, put into `log/` by mistake, were deleted at the start.
 #[test]
 fn segments_of_another_log_are_left_as_they_are_where_this_one_has_none() {
     let (disk, _) = log(&[&[10], &[], &[20], &[], &[30]]);
@@ -538,7 +538,7 @@ fn a_running_log_reads_on_behind_what_is_damaged() {
     }
 }
 
-/// One sector that the disk refuses stopped compaction for good.
+/// Once a single sector that the disk refuses stopped compaction for good.
 #[test]
 fn a_running_log_reads_on_behind_what_its_disk_refuses() {
     let (disk, records) = log(&[&[10, 3_000, 6_000, 20, 9_000, 5]]);

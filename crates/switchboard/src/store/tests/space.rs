@@ -39,7 +39,7 @@ impl Fixture {
         while !matches!(self.log.writer.step(&self.ears), Turn::Idle) {}
     }
 
-    /// Writes so many records, one at a time.
+    /// Writes this many records, one at a time.
     fn write(&mut self, count: usize) {
         for _ in 0..count {
             self.submit(batch(&[&[7; 2_000]]));
@@ -209,7 +209,8 @@ fn older_on_a_full_disk() -> CrashDisk {
     disk
 }
 
-/// It could not be adopted for want of 8 KiB, although it ended in zeros that mean nothing.
+/// Once such a log could not be adopted for want of 8 KiB, although it ended in zeros that mean
+/// nothing.
 #[test]
 fn a_log_without_a_manifest_makes_room_for_one_on_a_full_disk() {
     let disk = older_on_a_full_disk();
