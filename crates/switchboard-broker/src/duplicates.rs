@@ -105,9 +105,9 @@ impl LastText {
 mod tests {
     use super::*;
 
-    /// Only half of the digest is kept. Once the receiver counted in the other half alone: a
-    /// message to somebody else under a used id was then taken for a retry, and accepted without
-    /// being delivered.
+    /// Only half of the digest is kept. The receiver once counted in the other half alone, so a
+    /// message to somebody else under a used id was taken for a retry, and accepted without being
+    /// delivered.
     #[test]
     fn receiver_and_body_are_both_in_the_half_that_is_kept() {
         let key = DigestKey::new([7; DigestKey::LEN]);

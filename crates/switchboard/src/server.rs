@@ -427,7 +427,7 @@ async fn keep_ids(shared: &Arc<Shared>) {
                     "no ids can be reserved; when they are used up new devices are refused"
                 );
             }
-            // Not at once: a shard that waits for ids would make this loop without end.
+            // Not retried at once: a shard that waits for ids would make this loop without end.
             tokio::time::sleep(RETRY).await;
         }
     }

@@ -85,8 +85,8 @@ mod tests {
 
     use super::*;
 
-    /// Once all messages of a mailbox were looked at each time that one expired: with 100,000 that
-    /// expired 1 ms after each other, this took a third of a core for as long.
+    /// All messages of a mailbox were once looked at each time that one of them expired: with
+    /// 100,000 that expired 1 ms after each other, this took a third of a core for as long.
     #[test]
     fn what_does_not_expire_yet_is_not_looked_at() {
         const COUNT: u64 = 100_000;

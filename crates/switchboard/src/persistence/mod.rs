@@ -118,8 +118,8 @@ pub(crate) fn open(
         if unsure.ends_before(position) {
             brokers.iter_mut().for_each(|(broker, _)| broker.all_may_have_been_pushed());
         }
-        // To all of them: records know nothing of shards, and there may be another number of
-        // them now.
+        // Every record goes to all brokers: records know nothing of shards, and there may be
+        // another number of them now.
         for (broker, replay) in &mut brokers {
             broker.replay(now, replay, &record, Position(position.to_u64()));
         }

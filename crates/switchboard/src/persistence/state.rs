@@ -415,8 +415,8 @@ mod tests {
         assert_eq!(opened(new.path(), listed(5, 1)).unwrap(), (copied, DirOrigin::Same));
     }
 
-    /// The inode of the directory stays when a backup is put into it, and once it was all that was
-    /// compared.
+    /// The inode of the directory stays the same when a backup is put into it. It was once all that
+    /// was compared.
     #[test]
     fn files_put_back_into_the_same_directory_are_a_copy() {
         let (dir, _) = directory();

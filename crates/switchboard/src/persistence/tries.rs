@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// Once a sector that failed after 5 s each time kept the only reader busy for ever.
+    /// A sector that failed after 5 s each time once kept the only reader busy for ever.
     #[test]
     fn what_a_disk_refuses_is_given_up_after_three_minutes_however_long_it_takes_to_refuse() {
         for (took_ms, tries) in [(0, 14), (100, 14), (5_000, 8), (30_000, 2), (600_000, 2)] {

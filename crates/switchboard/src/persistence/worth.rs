@@ -102,7 +102,7 @@ mod tests {
         assert!(worth.is_compacted(&small, now));
     }
 
-    /// Once a volume of 512 MiB was full before the log was thought large enough to look at.
+    /// A volume of 512 MiB was once full before the log was thought large enough to look at.
     #[test]
     fn where_space_is_short_whatever_is_dead_is_compacted() {
         let now = Instant::now();

@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(budget.bytes(), 0);
     }
 
-    /// Once, with 256 KiB for each shard, the budget of a small store was exceeded several times
+    /// With 256 KiB for each shard, the budget of a small store was once exceeded several times
     /// over.
     #[test]
     fn the_shards_of_a_small_budget_publish_sooner() {

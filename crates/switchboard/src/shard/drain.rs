@@ -68,7 +68,7 @@ impl Shard {
 
     /// Ends the connections that have not asked for anything yet.
     fn end_handshakes(&mut self) {
-        // Not before all devices are told: until then requests, such as for `/readyz`, are
+        // Done only when all devices were told: until then requests, such as for `/readyz`, are
         // answered.
         let shaking = |conn: &Conn| matches!(conn.phase, Phase::Handshake { .. });
         let conns = self.ports.conns.iter().filter(|(_, conn)| shaking(conn));

@@ -120,7 +120,7 @@ impl Shard {
 
     /// Verifies a token; returns the identity that it proves.
     fn identify(&mut self, key: Key, token: &str) -> Result<Identity, Unidentified> {
-        // Also for a token that turns out to be bad: to find that out costs as much.
+        // Noted even if the token turns out to be bad: finding that out costs as much.
         self.note_verified(key);
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
         let (names, max) = (self.shared.directory.names(), self.config.names_max());
@@ -379,13 +379,13 @@ impl Shard {
             self.compaction = Some(chunk);
             return;
         }
-        // For example while the outcome of one of its messages is being recorded: that record
-        // could lie in the same segment, and a copy of the message would outlive it.
+        // It must wait, for example, while the outcome of one of its messages is being recorded:
+        // that record could lie in the same segment, and a copy of the message would outlive it.
         let must_wait = |&(_, bytes): &(Position, &[u8])| {
             record::read(bytes).is_ok_and(|record| !self.broker.may_compact(&record))
         };
-        // Mostly it still waits for the same record. Only when that one is free are all looked
-        // at again, as this is asked in each turn.
+        // Usually it still waits for the same record. As this is asked in each turn, all are looked
+        // at again only when that record is free.
         let is_the_last =
             chunk.records().nth(self.compaction_waits_for).as_ref().is_some_and(must_wait);
         let waits_for = match is_the_last {

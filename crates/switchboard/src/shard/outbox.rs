@@ -74,8 +74,8 @@ mod tests {
         }
     }
 
-    /// Once a device that came and went again and again, faster than the other shard told its
-    /// watchers, filled the memory.
+    /// A device that came and went again and again, faster than the other shard told its watchers,
+    /// once filled the memory.
     #[test]
     fn beside_a_full_batch_only_the_latest_presence_waits() {
         const MAX: usize = 1_000;

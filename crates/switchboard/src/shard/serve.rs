@@ -232,8 +232,8 @@ impl Shard {
             self.close(key, CloseCode::TRY_AGAIN_LATER, reason);
             return true;
         }
-        // As a frame again, with a mask of zeros, as it is unmasked already; the rest of the
-        // read is appended behind it.
+        // Kept as a frame again, whose mask is zero because the text is unmasked already; the rest
+        // of the read is appended behind it.
         write_client_frame(&mut conn.unread, Opcode::Text, message, [0; 4]);
         self.ports.pause_for_store(key);
         true

@@ -102,7 +102,7 @@ mod tests {
     use super::super::DataDir;
     use super::*;
 
-    /// Once the error was "File exists".
+    /// The error was once "File exists".
     #[test]
     fn a_ballast_that_cannot_be_opened_is_said_to_be_that() {
         let dir = tempfile::tempdir().unwrap();

@@ -203,7 +203,7 @@ fn locks(dir: &Path, is_made: bool) -> Result<(Dir, Option<File>), OpenError> {
     };
     let old = match opened {
         Ok(file) => file,
-        // Then no earlier version can have it locked.
+        // Without the file, no earlier version can have it locked.
         Err(error) if !is_made && (error.kind() == ErrorKind::NotFound || is_damage(&error)) => {
             return Ok((root, None));
         }

@@ -157,7 +157,7 @@ mod tests {
         }
     }
 
-    /// Once a single sector that cannot be read made a repair give up all of the log.
+    /// A single sector that cannot be read once made a repair give up all of the log.
     #[test]
     fn what_cannot_be_read_is_zeros_and_the_rest_is_what_it_was() {
         let disk = Arc::new(BadSector::default());

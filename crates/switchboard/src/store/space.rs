@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(copied, u64::from(plan.segment_bytes), "the quota has room to copy a segment");
     }
 
-    /// Once shards could hold 64 MiB of accepted records for a small disk, which then had no room
+    /// Shards could once hold 64 MiB of accepted records for a small disk, which then had no room
     /// for them.
     #[test]
     fn the_ballast_takes_also_what_passes_the_bound_of_the_queue() {

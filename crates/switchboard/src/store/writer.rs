@@ -456,7 +456,8 @@ impl Writer {
         self.delete_abandoned()?;
         let number = self.next_number;
         let name = name_of(number);
-        // Also used up by an attempt that fails: its file may come back after a power failure.
+        // An attempt that fails uses up its number, too: its file may come back after a power
+        // failure.
         self.next_number += 1;
         let made = self.create_file(number, &name);
         // The file may have its header already, and the manifest may name it.
@@ -548,7 +549,7 @@ impl Writer {
     /// Ends the active segment at its last durable record, after a write or a sync that failed.
     fn abandon(&mut self, error: &StoreError) {
         let Some(active) = self.active.take() else { return };
-        // Without a durable record it is no part of the log, and goes as a whole.
+        // Without a durable record the segment is no part of the log, and is deleted as a whole.
         if active.segment.number != self.tip.number {
             self.abandoned.push(active.segment.name.clone());
             self.abandoned_bytes += u64::from(active.zeros_end);

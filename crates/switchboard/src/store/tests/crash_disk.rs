@@ -388,7 +388,7 @@ impl DiskFile for CrashFile {
             let cache = &state.files[index].cache;
             let found = &cache[cache.len().min(offset as usize)..];
             let mut len = found.len().min(buffer.len());
-            // As far as a lost page it is read, and from there not.
+            // It is read up to a lost page, and no further.
             let lost = state
                 .lost
                 .iter()

@@ -116,7 +116,8 @@ fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
     assert_eq!(records.len() as u64, submitted);
 }
 
-/// Records that come also when the log is full have their room from the moment of the promise.
+/// Records that are taken even when the log is full have their room from the moment at which they
+/// are promised.
 #[test]
 fn the_gate_closes_for_what_is_promised_and_opens_when_it_is_not_any_more() {
     struct Promised(Ears, u64);
@@ -209,7 +210,7 @@ fn older_on_a_full_disk() -> CrashDisk {
     disk
 }
 
-/// Once such a log could not be adopted for want of 8 KiB, although it ended in zeros that mean
+/// Such a log once could not be adopted for want of 8 KiB, although it ended in zeros that mean
 /// nothing.
 #[test]
 fn a_log_without_a_manifest_makes_room_for_one_on_a_full_disk() {

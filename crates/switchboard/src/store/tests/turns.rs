@@ -102,7 +102,7 @@ fn a_failure_is_told_once_and_tried_again_ever_more_rarely() {
     );
 }
 
-/// Once each retry left a segment, because the manifest could not be synced to give it up either:
+/// Each retry once left a segment, because the manifest could not be synced to give it up either:
 /// one a second, until the volume was full.
 #[test]
 fn retries_on_a_disk_that_syncs_nothing_leave_one_file_at_most() {
