@@ -116,8 +116,8 @@ pub enum Input<'a> {
     StoreHealthy,
     /// True when the store has no space left for new messages; it still takes all other records.
     StoreFull(bool),
-    /// The record of an entry is damaged, or cannot be read for good: what [`Effect::Fetch`] asked
-    /// for will not come.
+    /// The record of an entry is damaged, or can never be read: what [`Effect::Fetch`] asked for
+    /// will not come.
     Unreadable {
         /// The device whose mailbox the entry is in.
         device: DeviceId,

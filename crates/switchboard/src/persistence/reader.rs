@@ -177,8 +177,8 @@ struct Work {
 }
 
 impl Reader {
-    /// Returns a channel for jobs. Its senders bound it: a session has one fetch under way, a shard
-    /// one chunk.
+    /// Returns a channel for jobs. Its senders bound it: a session has at most one fetch under way,
+    /// and a shard has at most one chunk.
     pub(crate) fn channel() -> (Sender<Job>, Receiver<Job>) {
         channel()
     }
@@ -396,7 +396,7 @@ impl Work {
             return;
         }
         if oldest.is_newest {
-            // It can be dropped once there is another; the next look finds that.
+            // The segment can be dropped once there is another; the next look finds that.
             return self.log.roll();
         }
         self.compaction = Some(Compaction {
@@ -424,8 +424,8 @@ impl Work {
             Ok(read) => read,
             Err(error) => return self.not_compacted(compaction.segment, &error, started),
         };
-        // Each shard answers for each chunk, also if it has nothing in it. Only then comes the
-        // next, so that a slow shard has one chunk to keep, not a segment.
+        // Each shard answers for each chunk, even if nothing in it is the shard's. The next chunk
+        // comes only then, so that a slow shard has to keep one chunk, not a segment.
         compaction.awaited = self.shards.count();
         (compaction.next, compaction.is_last) = (next, next.is_none());
         self.compaction = Some(compaction);

@@ -36,8 +36,8 @@ pub(super) struct Conn {
     pub(super) read_pauses: ReadPauses,
     /// Set while the socket may have more to read.
     pub(super) readable: bool,
-    /// Set once the peer has shut its sending side (EPOLLRDHUP): then a read must follow even a
-    /// short one, to find the end of the stream.
+    /// Set once the peer has shut its sending side (EPOLLRDHUP): then even a short read must be
+    /// followed by another, to find the end of the stream.
     pub(super) half_closed: bool,
     /// Set while it is in the run queue.
     pub(super) queued: bool,

@@ -211,8 +211,8 @@ impl Inbox {
         let mut state = self.lock();
         let had = state.batch.bytes();
         // Whole or not at all, which keeps the order between two devices. An empty inbox takes any
-        // batch, or one above the bound would wait for ever. One of sockets alone has no bytes and
-        // always goes.
+        // batch, or one above the bound would wait for ever. A batch of sockets alone has no bytes,
+        // and is always taken.
         if had > 0 && batch.bytes() > 0 && had + batch.bytes() > self.max_bytes {
             if !state.waiting.contains(&from) {
                 state.waiting.push(from);
@@ -277,7 +277,7 @@ impl Inbox {
         self.end_rest(&mut state);
         self.filled.store(true, Ordering::SeqCst);
         drop(state);
-        // After `filled`; see `may_sleep`. The swap leaves one of many senders to make the
+        // After `filled`; see `may_sleep`. Because of the swap, only one of many senders makes the
         // system call.
         if self.asleep.swap(false, Ordering::SeqCst) {
             self.wake();

@@ -50,7 +50,7 @@ impl Outbox {
         }
     }
 
-    /// Makes the next batch, after one was taken, of the presence that waited beside it.
+    /// Makes the next batch, after one was taken, from the presence that waited beside that one.
     pub(super) fn refill(&mut self, max_bytes: usize) {
         while self.batch.bytes() < max_bytes
             && let Some((Watch { to, device }, presence)) = self.presence.pop_first()

@@ -213,7 +213,8 @@ impl Manifest {
         StoreError::unless_found(disk, NAME, &*self.file)
     }
 
-    /// Makes durable what was found, so that the slot which [`Manifest::find`] took for synced is.
+    /// Makes durable what was found, so that the slot which [`Manifest::find`] took for synced
+    /// really is synced.
     pub(super) fn secure(&mut self) -> Result<(), StoreError> {
         // The newer slot may be in the page cache only, and then the other one was synced last. To
         // write the same bytes again harms neither: if they are durable nothing changes, and if a

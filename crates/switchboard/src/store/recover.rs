@@ -82,7 +82,7 @@ pub(super) fn read(
         None => link(&mut files)?,
     };
     // The file of an attempt may come back, as its deletion is not synced. So its number is not
-    // used again: `create` would fail on the file, or the manifest name the wrong one.
+    // used again: `create` would fail on the file, or the manifest would name the wrong one.
     chain.newest_number = newest_number.max(listed.map_or(0, |listed| listed.tried));
     chain.sort_out(files)?;
     let mut buffer = Vec::new();
@@ -305,8 +305,8 @@ fn damaged(number: u32, offset: u32, what: &'static str) -> OpenError {
 }
 
 impl Chain {
-    /// Tells the remaining files that the log left behind, which are deleted, from foreign ones,
-    /// which stay.
+    /// Separates the remaining files that the log left behind, which are deleted, from foreign
+    /// ones, which stay.
     fn sort_out(&mut self, files: BTreeMap<u32, Surveyed>) -> Result<(), OpenError> {
         for (number, file) in files {
             // A crash may bring back files of failed attempts and the segment that was dropped

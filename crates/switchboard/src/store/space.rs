@@ -23,7 +23,7 @@ const BALLAST_PART: u64 = 8;
 /// bound: with many shards that would take all of a small store. Half of the ballast's part, so
 /// that the ballast can hold this and a small queue.
 const OVERRUN_PART: u64 = 2 * BALLAST_PART;
-/// Fraction of the queue by which records that no message made may pass its bound; see
+/// Fraction of the queue by which records that no message caused may exceed its bound; see
 /// `shard/budget`.
 const QUEUE_MORE_PART: u64 = 8;
 /// Smallest segment that a small volume leads to.

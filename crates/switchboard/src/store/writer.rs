@@ -25,10 +25,11 @@ use super::{Batch, CloseError, Disk, DropError, Stats, StoreError, Synced};
 /// journal. Measured on ext4 with writes of 22 KiB: a sync takes half the time, and twice the bytes
 /// are written. `fallocate` saves nothing there, as its extents are converted in the same journal.
 pub(super) const ZEROS_AHEAD: u32 = 1 << 20;
-/// Most bytes of one write while the disk is full, unless a single batch is larger: few bytes must
-/// be free at a time.
+/// Most bytes of one write while the disk is full, unless a single batch is larger: so only few
+/// bytes must be free at a time.
 const SHORT_WRITE_BYTES: u32 = 256 << 10;
-/// Size of a segment while the disk is full: a small one is dead, and its space free, sooner.
+/// Size of a segment while the disk is full: a small one is dead sooner, and then its space is
+/// free.
 const SHORT_SEGMENT_BYTES: u32 = 4 << 20;
 
 /// Number of segments that are looked for by name at each look, in turn: 10 GiB of them in 5 s.
