@@ -35,7 +35,7 @@ impl Moment {
         self.ms
     }
 
-    /// Time passed since an earlier moment; none when it is not earlier.
+    /// Time passed since an earlier moment; zero if that is not earlier.
     pub const fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.ms.saturating_sub(earlier.ms))
     }
@@ -116,8 +116,8 @@ pub enum Input<'a> {
     StoreHealthy,
     /// True when the store has no space left for new messages; it still takes all other records.
     StoreFull(bool),
-    /// The record of an entry is damaged, or cannot be read for good: what [`Effect::Fetch`] asked
-    /// for will not come.
+    /// The record of an entry is damaged, or can never be read: what [`Effect::Fetch`] asked for
+    /// will not come.
     Unreadable {
         /// The device whose mailbox the entry is in.
         device: DeviceId,
@@ -520,7 +520,8 @@ impl Broker {
             // Does not count for the window yet: the receiver's shard may still refuse it.
             return self.send_to_mailbox(now, sender, to, text, effect);
         }
-        // Also for another shard: a late refusal takes it out again (`returned`).
+        // Noted even if the receiver is on another shard: a late refusal takes it out again
+        // (`returned`).
         device.last = Some(LastText::new(digest, now.at));
         let from = device.id;
         match receiver {
@@ -548,8 +549,8 @@ impl Broker {
         }
     }
 
-    /// Returns whether a message of the text protocol is for a mailbox. Its connection must not be
-    /// read on while the store has no room for more.
+    /// Returns whether a message of the text protocol is for a mailbox. While the store has no room
+    /// for more, its connection must not be read any further.
     pub fn goes_to_mailbox(&self, message: &[u8]) -> bool {
         match text::parse(message) {
             Command::Send { to, .. } => {

@@ -94,8 +94,8 @@ mod tests {
         wall_ms: 8_000_000_000,
     };
 
-    /// Returns how far stamps went on from the end of the last run, when the wall clock and the
-    /// uptime went on by these.
+    /// Returns how far stamps have advanced since the end of the last run, if the wall clock and
+    /// the uptime have advanced by these times.
     fn resumed(wall_by_ms: i64, uptime_by_ms: u64) -> (u64, Option<Jump>) {
         let uptime = LAST.uptime.after(Duration::from_millis(uptime_by_ms));
         let wall_ms = LAST.wall_ms.saturating_add_signed(wall_by_ms);

@@ -190,8 +190,8 @@ impl Directory {
         was_online && listed.is_watched(&shown)
     }
 
-    /// Returns at most `limit` watchers of a device, in the order of their ids, from behind one of
-    /// them on.
+    /// Returns at most `limit` watchers of a device, in the order of their ids, starting after
+    /// `behind`.
     pub(crate) fn watchers_behind(
         &self,
         device: DeviceId,
@@ -283,7 +283,7 @@ impl Directory {
     }
 
     /// Notes the bytes that the store has for [`Directory::promised_bytes`]. Without a store, or
-    /// before it has said so, nothing bounds them.
+    /// before it has reported them, nothing bounds the promises.
     pub fn set_store_room(&self, bytes: u64) {
         self.store_room.store(bytes, Ordering::Relaxed);
     }
@@ -401,7 +401,8 @@ impl Listed {
             PublicId::Name(name) => self.named.remove(name),
         };
         if was_online {
-            // The bound does not matter: one that leaves changes the list only if it is in it.
+            // The bound (0) does not matter: a device that leaves changes the list only if the list
+            // contains it.
             self.came_or_went(shown, false, 0);
         }
         was_online

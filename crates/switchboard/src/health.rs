@@ -1,8 +1,8 @@
 //! Answers to probes: the one source for the shards and for the HTTP server.
 //!
 //! On the devices' port a shard answers a probe itself. Orchestrators restart a server whose
-//! probes fail, so they must not wait behind the requests of others: it costs no place, queue or
-//! thread that those could hold.
+//! probes fail, so they must not wait behind the requests of others: the shard's answer needs no
+//! place, queue or thread that those could occupy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -427,7 +427,7 @@ async fn keep_ids(shared: &Arc<Shared>) {
                     "no ids can be reserved; when they are used up new devices are refused"
                 );
             }
-            // Not at once: a shard that waits for ids would make this loop without end.
+            // Not retried at once: a shard that waits for ids would make this loop without end.
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -710,15 +710,15 @@ struct Files {
 }
 
 impl Files {
-    /// Divides the files that are not reserved: first the store, then HTTP, at most half of the
-    /// rest each.
+    /// Divides the files that are not reserved: the store gets at most half of them, then HTTP at
+    /// most half of what is left.
     fn share(limit: usize, store: usize, config: &Config) -> Files {
         let fixed = RESERVED_FILES + SPARE_SOCKETS + config.shards * FILES_PER_SHARD;
         let left = limit.saturating_sub(fixed);
         let store = store.min(left / 2);
         let left = left - store;
-        // As many wait as are served, and all of them may exceed `max_connections`. Over TLS
-        // each has the two ends of a pipe as well.
+        // As many requests may wait as are served, and all of them may come on top of
+        // `max_connections`. Over TLS each has the two ends of a pipe as well.
         let on_main_port = 2 * if config.tls_cert.is_some() { 3 } else { 1 };
         let per_request = on_main_port + usize::from(config.metrics_listen.is_some());
         let http_connections = (left / 2 / per_request).max(1);

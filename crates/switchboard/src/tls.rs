@@ -1,4 +1,4 @@
-//! TLS: certificates from files, and one session per connection. Only this module uses rustls.
+//! The server's TLS: certificates from files, and one session per connection.
 
 use std::io::{self, Read, Write};
 use std::path::Path;

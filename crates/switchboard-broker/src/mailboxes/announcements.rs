@@ -1,8 +1,8 @@
 //! Changes of presence whose watchers are still to be told, and the rate at which they are.
 //!
-//! One device may have as many watchers as there are connections, and it costs it next to nothing
-//! to come and go. So its watchers are told in portions, at a rate, in turn with those of other
-//! devices; if it changes meanwhile, the rest are told the latest state alone.
+//! One device may have as many watchers as there are connections, and coming and going costs the
+//! device next to nothing. So its watchers are told in portions, at a rate, in turn with those of
+//! other devices; if it changes meanwhile, the rest are told the latest state alone.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,22 +32,23 @@ pub(super) struct Announcements {
     filled_at: Moment,
 }
 
-/// The latest state of a device, and the part of its watchers who were told.
+/// The latest state of a device, and how far the walk through its watchers has come.
 ///
-/// Watchers are told in the order of their ids. A change in mid-course does not begin at the first
-/// one again, or a device that changes all the time would never come to the last: the course goes
-/// on to the end, and from the first watcher to where it was at the change.
+/// Watchers are told in the order of their ids. If the state changes when only some of them were
+/// told, the walk does not start over, or the last watcher of a device that changes all the time
+/// would never be told. It continues to the end of the list, and then from the first watcher to
+/// where it was at the change.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     online: bool,
     at_ms: u64,
-    /// The watcher who was told last; `None` before the first.
+    /// The watcher that was told last; `None` before the first.
     last: Option<DeviceId>,
-    /// The last one to be told after the end of the list; `None` if the course ends there.
+    /// The last one to be told after the walk has started over; `None` if it ends with the list.
     until: Option<DeviceId>,
 }
 
-/// Some of the watchers of a device who are to be told.
+/// Some of the watchers of a device, which are to be told now.
 #[derive(Debug, PartialEq)]
 pub(super) struct Portion {
     /// The device.
@@ -56,12 +57,12 @@ pub(super) struct Portion {
     pub(super) at_ms: u64,
     /// The watchers behind this one, in the order of their ids; `None` for the first ones.
     pub(super) behind: Option<DeviceId>,
-    /// No more than so many.
+    /// Maximum number of watchers.
     pub(super) limit: usize,
 }
 
 impl Announcements {
-    /// Notes the state of a device, of which its watchers are to be told.
+    /// Notes the state of a device, which its watchers are to be told.
     pub(super) fn add(&mut self, device: DeviceId, online: bool, at_ms: u64) {
         let new = Change { online, at_ms, last: None, until: None };
         let Some(change) = self.changes.get_mut(&device) else {
@@ -97,7 +98,7 @@ impl Announcements {
         self.turns.pop_front();
         let is_at_end = count < portion.limit;
         let Some(change) = self.changes.get_mut(&portion.device) else { return };
-        // Only in the second half of a circle are watchers before `until` told.
+        // Only after the walk has started over does it come to watchers before `until`.
         let is_second_half = change.last < change.until;
         let is_over = match change.until {
             None => is_at_end,

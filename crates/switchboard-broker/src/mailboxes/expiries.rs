@@ -8,8 +8,8 @@ use crate::shrink::{self, KEPT, shrink};
 
 /// Numbers of messages, by the time at which they expire.
 ///
-/// When a message leaves its mailbox otherwise it is not searched for here: its number stays
-/// until its time comes, or until most numbers are such.
+/// When a message leaves its mailbox otherwise it is not searched for here: its number stays until
+/// its time comes, or until most numbers are of messages that have left.
 #[derive(Debug, Default)]
 pub(super) struct Expiries(BinaryHeap<Reverse<(Moment, u64)>>);
 
@@ -56,10 +56,12 @@ impl Expiries {
         }
     }
 
-    /// Drops numbers of messages that have left, once they are most. `waiting` messages are left.
+    /// Drops numbers of messages that have left, once they are the majority. `waiting` is the
+    /// number of messages that still wait.
     #[inline]
     pub(super) fn prune(&mut self, waiting: usize, waits: impl Fn(u64) -> bool) {
-        // Half of them have left then, so looking at all costs each of those a constant time.
+        // At least half of the numbers are obsolete then, so looking at all costs a constant time
+        // for each that is dropped.
         let max = 2 * waiting + SLACK;
         if self.0.len() > max {
             self.0.retain(|Reverse((_, seq))| waits(*seq));
@@ -83,8 +85,8 @@ mod tests {
 
     use super::*;
 
-    /// All messages of a mailbox were looked at each time that one expired: with 100,000 that
-    /// expired 1 ms after each other, a third of a core for as long.
+    /// All messages of a mailbox were once looked at each time that one of them expired: with
+    /// 100,000 that expired 1 ms after each other, this took a third of a core for as long.
     #[test]
     fn what_does_not_expire_yet_is_not_looked_at() {
         const COUNT: u64 = 100_000;

@@ -76,8 +76,8 @@ impl Broker {
     /// Opens a session. An older one of the same device is closed at once, and fenced.
     pub(crate) fn hello(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
-        // A crash may have come after its time to live and before the record of its end. It must
-        // end before it is welcomed, or it would be told that nothing was lost.
+        // A crash may have come after the device's time to live and before the record of its end.
+        // Then it must end before it is welcomed, or it would be told that nothing was lost.
         self.away_alarm(now, id, out);
         let device = self.mailboxes.devices.get(&id);
         if device.is_some_and(|device| device.is_ephemeral && device.session.is_some()) {
@@ -157,13 +157,13 @@ impl Broker {
         let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
-        // While the store is full, a device that it has as connected gets no new record, so
-        // `welcome` must not wait for one.
+        // While the store is full, a device that is connected according to the store gets no new
+        // record, so `welcome` must not wait for one.
         let is_there = is_full && device.is_recorded_online && device.records_unsynced == 0;
         if is_over && device.session.is_none() && !is_there {
-            // Its time is over, but a message that is not synced keeps it from ending. By its old
-            // record a start after a crash would end it, so there must be a new one before
-            // `welcome`.
+            // The device's time is over, but a message that is not synced keeps it from ending. Its
+            // old record would make a start after a crash end it, so there must be a new record
+            // before `welcome`.
             device.recorded_at = Position::NOWHERE;
         }
         if device.session.is_some() && self.is_flapping(now, id, out) {

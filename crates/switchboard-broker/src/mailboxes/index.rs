@@ -36,7 +36,7 @@ impl Slot {
         self.0 as u32
     }
 
-    /// Returns whether its hash may be this one, by the half that it has.
+    /// Returns whether the slot's hash may be this one, judged by the half that the slot has.
     fn may_be(self, hash: u64) -> bool {
         self.0 >> 32 == hash >> 32 | 1
     }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::shrink;
 
-    /// Hashes that meet: in their high halves, and only in the low ones.
+    /// Hashes that collide: some in their high halves, some only in their low halves.
     fn hash() -> impl Strategy<Value = u64> {
         prop_oneof![
             (0..4u64).prop_map(|high| high << 62),

@@ -181,7 +181,7 @@ impl Mailbox {
         quota.has_room(self.load(), len)
     }
 
-    /// Returns whether it is also within its sender's share of the quota.
+    /// Returns whether the message is also within its sender's share of the quota.
     #[inline]
     pub(crate) fn is_within_share(&mut self, from: DeviceId, len: usize, quota: &Quota) -> bool {
         let load = self.load();
@@ -361,7 +361,8 @@ impl Mailbox {
             self.entries.pop_front();
             self.gone -= 1;
         }
-        // Half at least, so that looking at all of them costs each that left a constant time.
+        // At least half of the entries, so that looking at all of them costs a constant time for
+        // each that is dropped.
         if self.gone > 2 * KEPT && 2 * self.gone > self.entries.len() {
             self.entries.retain(|entry| entry.state != State::Gone);
             self.gone = 0;
@@ -391,8 +392,8 @@ impl Mailbox {
         acked
     }
 
-    /// As [`Mailbox::ack`], while the entry at the front is in flight and has no receipt:
-    /// usually that is all of them.
+    /// Acks entries from the front up to `seq`, as [`Mailbox::ack`] does, as long as they are in
+    /// flight and have no receipt: usually this is true of all.
     #[inline]
     fn ack_plain(&mut self, seq: u64, acked: &mut Acked) {
         while let Some(entry) = self.entries.front() {
@@ -478,7 +479,8 @@ impl Mailbox {
             .filter(|entry| entry.state == State::Ready && !entry.has_content())
             .take(entries_max)
             .take_while(move |entry| {
-                // Without its own length: the first one is fetched however long it is.
+                // The sum without the entry's own length: the first one is fetched however long it
+                // is.
                 let had = bytes;
                 bytes += entry.len as usize;
                 had < bytes_max

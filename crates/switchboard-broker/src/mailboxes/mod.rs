@@ -311,7 +311,8 @@ pub struct Stats {
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes of memory for those that are in memory only, and set aside for outcomes that will be.
+    /// Bytes of memory for those that are in memory only, and those set aside for outcomes that
+    /// will be in memory only.
     pub memory: u64,
     /// Number of ids of messages that are remembered.
     pub ids: u64,
@@ -484,7 +485,7 @@ impl Mailboxes {
         self.acks_due.filter(|_| !self.is_failing)
     }
 
-    /// Returns the time at which records of devices are written that were put off.
+    /// Returns the time at which the records of devices that were put off are written.
     pub(crate) fn stale_records_due(&self) -> Option<Moment> {
         // As for acks; and while the store is full there is no room for them.
         let is_due = !self.stale_records.is_empty() && !self.is_full && !self.is_failing;
@@ -503,7 +504,7 @@ impl Mailboxes {
 }
 
 impl Device {
-    /// Gives back the memory that is kept for what may come, if it is away.
+    /// Gives back the memory that is kept for what may come, if the device is away.
     fn rest_if_away(&mut self) {
         if self.session.is_none() {
             self.mailbox.rest();

@@ -1,4 +1,4 @@
-//! The list of devices, and who is told when one comes or goes.
+//! The list of devices, and the watchers that are told when one comes or goes.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ const PAGE_LEN_MAX: usize = 1_024;
 const HIDDEN: &str = "this server does not show devices to each other (list_devices)";
 
 impl Broker {
-    /// Answers a `devices` frame with a page of the devices that there are.
+    /// Answers a `devices` frame with a page of the list of devices.
     pub(super) fn devices_frame(
         &self,
         id: DeviceId,
@@ -145,7 +145,7 @@ impl Broker {
         }
     }
 
-    /// Tells as many watchers of changes as may be told now.
+    /// Tells watchers about changes, as many of them as may be told now.
     pub(super) fn tell_watchers(&mut self, now: Now, out: Out<'_>) {
         while let Some(portion) = self.mailboxes.announcements.next(now.at) {
             let Portion { device, online, at_ms, behind, limit } = portion;

@@ -78,7 +78,7 @@ impl Broker {
                     };
                     out(push(session, frame));
                     device.mailbox.pushed(index);
-                    // Only another session is pushed it again, and that can fetch it.
+                    // It is pushed again only in another session, where it can be fetched.
                     device.mailbox.drop_content_at(index);
                 }
                 Next::Fetch(index) => {
@@ -149,7 +149,7 @@ impl Broker {
             let message = format!("nothing above seq {pushed_to} was pushed to this device");
             return self.complain(now, id, &message, out);
         }
-        // Asked before the ack frees credit: if nothing waits for that, there is nothing to look
+        // Asked before the ack frees credit: if nothing waits for credit, there is nothing to look
         // for.
         let is_all_pushed = device.mailbox.is_all_pushed();
         self.ack_to(now, id, seq, out);

@@ -36,8 +36,8 @@ impl Broker {
         self.push_ready(id, out);
     }
 
-    /// Quarantines all entries with their records in a damaged part of the store, and records
-    /// devices again whose records are there.
+    /// Quarantines all entries whose records are in a damaged part of the store, and appends new
+    /// records for the devices whose latest records are in it.
     pub(crate) fn damaged(&mut self, now: Now, part: Range<Position>, out: Out<'_>) {
         let mut hit = Vec::new();
         let mut stale = Vec::new();
@@ -51,7 +51,7 @@ impl Broker {
                 stale.push((id, device.session.as_ref().map(|session| session.number)));
             }
         }
-        // Nothing is lost by these: the broker knows how a device stands without its record.
+        // Nothing is lost with these records: the broker knows the state of a device without them.
         for (id, session) in stale {
             self.record_device(id, session, out);
         }

@@ -20,10 +20,10 @@ pub(super) struct Reserved {
 
 #[derive(Debug, Default)]
 struct Receivers {
-    /// Number of pending outcomes by receiver. One at 0 stays, as it is usually sent to again,
-    /// until those at 0 outnumber the others.
+    /// Number of pending outcomes by receiver. A receiver at 0 stays in the table, as it is usually
+    /// sent to again, until the receivers at 0 outnumber the others.
     pending: FxHashMap<DeviceId, usize>,
-    /// Number of receivers with some.
+    /// Number of receivers with pending outcomes.
     used: usize,
     /// Number of outcomes that are pending at receivers without a name.
     anonymous: usize,

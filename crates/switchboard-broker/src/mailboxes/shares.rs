@@ -52,7 +52,7 @@ impl Load {
         self.bytes -= len;
     }
 
-    /// Returns what is left of it without another load.
+    /// Returns the load without another one, which is a part of it.
     pub(crate) fn without(self, other: Load) -> Load {
         let messages = self.messages.saturating_sub(other.messages);
         Load { messages, bytes: self.bytes.saturating_sub(other.bytes) }

@@ -13,7 +13,8 @@ use crate::broker::Broker;
 pub(crate) struct Totals {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
-    /// Bytes of memory of entries that are in memory only, and set aside for outcomes that may be.
+    /// Bytes of memory taken by entries that are in memory only, and set aside for outcomes that
+    /// may be in memory only.
     pub(crate) memory: usize,
     /// Number of messages in the store whose outcomes are asked for and not recorded.
     pub(crate) receipts: usize,
@@ -36,11 +37,12 @@ pub(crate) const fn memory_of(len: usize) -> usize {
 }
 
 /// Bytes of memory of an entry besides its content: the entry itself in a table that doubles, the
-/// head of its content, and what the allocator adds. All but the head also if it is on disk.
+/// head of its content, and what the allocator adds. An entry that is on disk takes all of this
+/// except the head.
 const OVERHEAD: usize = 128;
 
-/// Returns the number of messages that may wait, in memory or on disk, if the messages may take so
-/// many bytes of memory: as many as if each had no content.
+/// Returns the number of messages that may wait, in memory or on disk, if they may take `memory`
+/// bytes of memory: as many as would fit if none had any content.
 pub(super) const fn messages_max(memory: usize) -> usize {
     memory / OVERHEAD
 }

@@ -42,7 +42,7 @@ pub enum Command<'a> {
 /// `str.strip()` does, and the integer is what `int()` accepts. The integer is judged before the
 /// word. Unlike the original, the text keeps its commas.
 ///
-/// `message` should be UTF-8. Where it is noticed that it is not, it is unreadable.
+/// `message` should be UTF-8. If it is not, and that is noticed, it is unreadable.
 ///
 /// Takes time independent of the text's length for `send,<1 to 19 ASCII digits>,<text>`, and time
 /// linear in the message's length otherwise.

@@ -20,7 +20,7 @@ pub(super) fn parse(text: &[u8]) -> Option<ClientFrame<'_>> {
     (rest == b"}").then_some(ClientFrame::Ack { seq })
 }
 
-/// Parses a `send` from behind the opening quote of its `id` on.
+/// Parses a `send`; the bytes given begin after the opening quote of its `id`.
 #[inline]
 fn send(rest: &[u8]) -> Option<Send<'_>> {
     let (id, rest) = id(rest)?;
@@ -32,7 +32,7 @@ fn send(rest: &[u8]) -> Option<Send<'_>> {
     if rest == b"}" { Some(send) } else { options(send, rest) }
 }
 
-/// Parses the optional fields of a `send`, from behind its body on.
+/// Parses the optional fields of a `send`; the bytes given begin after its body.
 fn options<'a>(mut send: Send<'a>, mut rest: &'a [u8]) -> Option<Send<'a>> {
     if let Some(value) = rest.strip_prefix(b",\"ttl_ms\":") {
         let (ttl_ms, behind) = integer(value)?;
@@ -53,7 +53,7 @@ fn options<'a>(mut send: Send<'a>, mut rest: &'a [u8]) -> Option<Send<'a>> {
     (rest == b"}").then_some(send)
 }
 
-/// Returns an id, from behind its opening quote on, and the rest behind it.
+/// Returns the id at the beginning, whose opening quote is not included, and the rest behind it.
 #[inline]
 fn id(rest: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     let (id, rest) = string(rest)?;
@@ -61,14 +61,15 @@ fn id(rest: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     Some((Cow::Borrowed(utf8(id).filter(|_| has_length)?), rest))
 }
 
-/// Returns a string without escapes, from behind its opening quote on, and the rest behind it.
+/// Returns the string at the beginning, without escapes and without its opening quote, and the rest
+/// behind it.
 #[inline]
 fn string(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let (string, rest) = rest.split_at(plain_end(rest, 0));
     Some((string, rest.strip_prefix(b"\"")?))
 }
 
-/// Returns an integer that a frame may have, and the rest behind it.
+/// Returns the integer at the beginning, if a frame may have it, and the rest behind it.
 #[inline]
 fn integer(rest: &[u8]) -> Option<(u64, &[u8])> {
     /// Digits of [`INTEGER_MAX`].

@@ -316,7 +316,7 @@ fn skip_spaces(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Returns the start of a value, from behind its key on.
+/// Returns the start of the value whose key ends at `at`.
 #[inline]
 fn value_start(text: &[u8], at: usize) -> Scanned<usize> {
     let colon = skip_space(text, at);
@@ -435,12 +435,13 @@ impl Nest {
         self.objects & 1 == 1
     }
 
-    /// Returns the byte that closes the innermost.
+    /// Returns the byte that closes the innermost array or object.
     fn closing(&self) -> u8 {
         if self.in_object() { b'}' } else { b']' }
     }
 
-    /// Returns the start of an element's value, in the innermost: behind the key in an object.
+    /// Returns the start of an element's value in the innermost array or object: behind the key in
+    /// an object.
     fn element_start(&self, text: &[u8], at: usize) -> Scanned<usize> {
         if self.in_object() { value_start(text, string_end(text, at)?) } else { Ok(at) }
     }
@@ -453,7 +454,7 @@ struct Text {
 }
 
 impl Text {
-    /// Scans a string from its opening quote on, which should be at `start`.
+    /// Scans a string whose opening quote should be at `start`.
     #[inline]
     fn scan(text: &[u8], start: usize) -> Scanned<Text> {
         if byte(text, start) != b'"' {
@@ -473,7 +474,7 @@ fn string_end(text: &[u8], start: usize) -> Scanned<usize> {
     Ok(Text::scan(text, start)?.end)
 }
 
-/// Returns the end of a string, from `at` on, the first byte in it that is not plain.
+/// Returns the end of a string; `at` is the position of the first byte in it that is not plain.
 fn escaped_string_end(text: &[u8], mut at: usize) -> Scanned<usize> {
     loop {
         match text.get(at) {

@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(verify(&other, "another"), Ok(()));
     }
 
-    /// Tokens of the new key were refused for good until the next refresh, five minutes later.
+    /// Tokens of a new key were once refused for good until the next refresh, five minutes later.
     #[tokio::test]
     async fn a_key_set_may_give_a_known_name_another_key() {
         let (old, new) = (Issuer::p256(), Issuer::p256());

@@ -382,7 +382,7 @@ fn the_own_keys_tokens_need_no_audience_and_no_issuer() {
 
 #[test]
 fn own_and_operators_keys_are_never_confused() {
-    // Even where the operator has the very secret that the server has.
+    // This holds even if the operator has the very secret that the server has.
     let mut operator = Operator::new();
     let data = tempfile::tempdir().unwrap();
     operator.config.data_dir = Some(data.path().to_owned());

@@ -346,8 +346,8 @@ impl Kind for Networks {
     }
 }
 
-/// Origins as browsers send them (RFC 6454 section 7): scheme, host and, unless it is the scheme's
-/// own, port; or `null`.
+/// Origins as browsers send them (RFC 6454 section 7): scheme, host, and the port unless it is the
+/// scheme's own; or `null`.
 pub(super) struct Origins;
 
 impl Kind for Origins {

@@ -99,8 +99,8 @@ pub struct Config {
     /// Maximum number of message ids remembered in all; the devices with the most lose their
     /// oldest.
     pub dedup_ids_max: usize,
-    /// Maximum bytes of messages and records that are not durable yet, anywhere in memory; at it
-    /// senders to mailboxes are paused.
+    /// Maximum bytes of messages and records that are not durable yet, anywhere in memory; when
+    /// that is reached, senders to mailboxes are paused.
     pub store_queue_max_bytes: usize,
     /// Maximum size of the log on disk; above it senders are told `store_full`, as they are when
     /// less than a twentieth of the file system is free.
@@ -127,16 +127,17 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Time for the peer to finish the closing handshake before the socket is closed.
     pub close_timeout: Duration,
-    /// Bound of one connection's out queue in bytes. At four times the bound its senders are
-    /// paused, and it has a second to come down to twice the bound before it is closed; at
-    /// sixteen times it is closed at once.
+    /// Bound of one connection's out queue in bytes. At four times the bound, senders on the same
+    /// shard are paused, and the queue has a second to come down to twice the bound before the
+    /// connection is closed; at sixteen times the bound it is closed at once.
     pub out_queue_max_bytes: usize,
     /// Time without progress at a full out queue after which a connection is closed (4508); a
     /// mailbox keeps its messages.
     pub out_queue_stall_timeout: Duration,
     /// Maximum bytes in all out queues together; above it the largest are closed (4508).
     pub out_queues_max_bytes: usize,
-    /// Bound of the queue from one shard to another in bytes; at it senders are paused.
+    /// Bound of the queue from one shard to another in bytes; when it is reached, senders are
+    /// paused.
     pub shard_queue_max_bytes: usize,
     /// Messages per second that one connection may send; 0 turns the limit off.
     pub rate_limit_messages_per_s: u32,

@@ -596,7 +596,7 @@ fn a_named_file_must_exist() {
     assert!(line.starts_with("--config: cannot read /nonexistent/switchboard.toml: "), "{line}");
 }
 
-/// `/dev/zero` as a configuration filled the memory.
+/// `/dev/zero` as a configuration once filled the memory.
 #[test]
 fn a_file_without_end_is_not_read() {
     let file = Path::new("/dev/zero");

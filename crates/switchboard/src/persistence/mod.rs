@@ -29,8 +29,8 @@ use state::{DirOrigin, ServerState, StateError};
 
 /// Number of ids reserved at once, most of which a start after a crash skips.
 const IDS_RESERVED: u64 = 10_000;
-/// Number of reserved ids that are left unused, as shards ask without a lock: two for each that may
-/// ask at the same time.
+/// Number of reserved ids that are left unused, as shards ask without a lock: two for each shard
+/// that may ask at the same time.
 const IDS_MARGIN: u64 = 2_048;
 /// Most ids that may have been given without a record of them in the store.
 pub(crate) const IDS_AHEAD: u64 = IDS_RESERVED + IDS_MARGIN;
@@ -91,7 +91,7 @@ pub(crate) fn open(
     remove_unfinished_repair(dir);
     let (mut state, origin) = opened_state(dir, &disk)?;
     directory.begin_ids_at(state.ids_to);
-    // A backup does not know which ids were given after it was made. Had one of them been given
+    // A backup does not know which ids were given after it was made. If one of them were given
     // again, the device that has its token could read the other's mailbox.
     if origin == DirOrigin::Copied {
         directory.skip_unknown_ids(wall_ms);
@@ -118,8 +118,8 @@ pub(crate) fn open(
         if unsure.ends_before(position) {
             brokers.iter_mut().for_each(|(broker, _)| broker.all_may_have_been_pushed());
         }
-        // To all of them: records know nothing of shards, and there may be another number of
-        // them now.
+        // Every record goes to all brokers: records know nothing of shards, and there may be
+        // another number of them now.
         for (broker, replay) in &mut brokers {
             broker.replay(now, replay, &record, Position(position.to_u64()));
         }
@@ -185,7 +185,8 @@ impl Unsure {
     }
 }
 
-/// Returns true if a folder lies where the state is to be written: that does not go away by itself.
+/// Returns true if a folder lies where the state is to be written: the error does not go away by
+/// itself.
 fn is_in_the_way(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<StateError>().and_then(StateError::io);
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::IsADirectory)
@@ -359,7 +360,7 @@ pub(crate) fn interrupted_repair(dir: &Path) -> anyhow::Result<Option<PathBuf>> 
 /// renamed to one with the prefix [`REPAIRED`].
 pub(crate) const BEING_BUILT: &str = "repair.tmp";
 
-/// Removes what a repair left that was killed while it copied.
+/// Removes what was left by a repair that was killed while it copied.
 fn remove_unfinished_repair(dir: &Path) {
     let path = dir.join(BEING_BUILT);
     // It may be as large as the log. An error only warns: the server can run beside it.

@@ -148,7 +148,7 @@ struct Compaction {
     /// Shards that have not answered for the chunk.
     awaited: usize,
     copied_bytes: u64,
-    /// Set once its unreadable parts were tried for long enough: they are skipped.
+    /// Set once its unreadable parts were tried for long enough: from then on they are skipped.
     skipping: Option<Skipping>,
 }
 
@@ -166,7 +166,7 @@ struct Work {
     jobs: Receiver<Job>,
     compaction: Option<Compaction>,
     refused: Option<Refused>,
-    /// One for each device at most: its newest session's.
+    /// At most one for each device: that of its newest session.
     failed: HashMap<DeviceId, Failed>,
     looked_at: Instant,
     /// Set while a segment is being dropped, after which another may follow.
@@ -177,8 +177,8 @@ struct Work {
 }
 
 impl Reader {
-    /// Returns a channel for jobs. Its senders bound it: a session has one fetch under way, a shard
-    /// one chunk.
+    /// Returns a channel for jobs. Its senders bound it: a session has at most one fetch under way,
+    /// and a shard has at most one chunk.
     pub(crate) fn channel() -> (Sender<Job>, Receiver<Job>) {
         channel()
     }
@@ -364,8 +364,8 @@ impl Work {
     /// Begins to compact the oldest segment if that is worth it.
     fn look(&mut self, now: Instant) {
         if self.compaction.is_some() || self.log.is_dropping() {
-            // The writer is to look all the same: a drop may wait long behind batches. If it
-            // fails its queue stands still, and it looks for its files with each try.
+            // The writer is to look all the same: a drop may wait long behind batches. If the
+            // writer fails, its queue is stuck, and it looks for its files with each try.
             return self.log.look();
         }
         self.awaits_drop = false;
@@ -396,7 +396,7 @@ impl Work {
             return;
         }
         if oldest.is_newest {
-            // It can be dropped once there is another; the next look finds that.
+            // The segment can be dropped once there is another; the next look finds that.
             return self.log.roll();
         }
         self.compaction = Some(Compaction {
@@ -424,8 +424,8 @@ impl Work {
             Ok(read) => read,
             Err(error) => return self.not_compacted(compaction.segment, &error, started),
         };
-        // Each shard answers for each chunk, also if it has nothing in it. Only then comes the
-        // next, so that a slow shard has one chunk to keep, not a segment.
+        // Each shard answers for each chunk, even if nothing in it is the shard's. The next chunk
+        // comes only then, so that a slow shard has to keep one chunk, not a segment.
         compaction.awaited = self.shards.count();
         (compaction.next, compaction.is_last) = (next, next.is_none());
         self.compaction = Some(compaction);
@@ -438,9 +438,9 @@ impl Work {
     /// Ends a compaction whose segment the disk failed to read; it is begun again later.
     fn not_compacted(&mut self, segment: u32, error: &ReadError, started: Instant) {
         self.shards.read_failed();
-        // Given up after as long as a fetch would be: else one lost sector in the oldest
-        // segment would keep all space behind it from ever becoming free. The pause leaves time
-        // for others' reads.
+        // Given up after the same time as a fetch: otherwise one lost sector in the oldest segment
+        // would keep all space behind it from ever becoming free. The pause leaves time for others'
+        // reads.
         let before = self.refused.filter(|refused| refused.segment == segment);
         let tries = Tries::another(before.map(|it| it.tries), started, Instant::now());
         let is_given_up =
@@ -503,8 +503,8 @@ impl Work {
     fn compacted(&mut self, compaction: &Compaction) {
         self.worth.compacted(compaction.bytes, compaction.copied_bytes);
         self.awaits_drop = true;
-        // Without copies nothing in the queue must be durable before, so the drop need not wait
-        // for a full disk, which only it can help.
+        // Without copies, nothing in the queue must become durable before the drop. So the drop
+        // need not wait for a full disk, which only the drop can help.
         if compaction.copied_bytes == 0 {
             self.log.drop_dead(compaction.segment);
         } else {

@@ -362,7 +362,7 @@ mod tests {
         write(&record, &mut bytes);
         assert_eq!(read(&bytes), Ok(record));
         for len in 0..bytes.len() {
-            // Cut off anywhere it is another record at most by having a shorter body.
+            // Cut off anywhere, it is at most another record, with a shorter body.
             let cut = read(&bytes[..len]);
             assert_ne!(cut, Ok(record));
         }

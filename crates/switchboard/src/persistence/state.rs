@@ -165,7 +165,7 @@ impl ServerState {
         if state.generation < log.state_generation {
             return wrong(FILE, "is older than the log: it was copied from a backup by itself");
         }
-        // One ahead is what a crash leaves between the rename and the manifest's note.
+        // A crash between the rename and the manifest's note leaves the state one ahead.
         if state.generation > log.state_generation + 1 {
             return wrong(MANIFEST, "is older than state.json: it was copied from a backup");
         }
@@ -192,7 +192,7 @@ impl ServerState {
         };
         let json = |error: serde_json::Error| damaged(error.to_string());
         let value: Value = serde_json::from_slice(&bytes).map_err(json)?;
-        // Before the fields: those of a newer version may be others.
+        // Checked before the fields: a newer version may have others.
         let version = value["version"].as_u64().unwrap_or_default() as u32;
         match version.cmp(&VERSION) {
             Ordering::Less => {
@@ -402,7 +402,8 @@ mod tests {
         assert_eq!(opened(new.path(), listed(5, 1)).unwrap(), (copied, DirOrigin::Same));
     }
 
-    /// The inode of the directory stays when a backup is put into it, and was all that was asked.
+    /// The inode of the directory stays the same when a backup is put into it. It was once all that
+    /// was compared.
     #[test]
     fn files_put_back_into_the_same_directory_are_a_copy() {
         let (dir, _) = directory();

@@ -57,7 +57,8 @@ impl Tries {
 mod tests {
     use super::*;
 
-    /// Reads that take so long until they are given up: their number, and how long it took in all.
+    /// Reads, each of which takes this long, until they are given up: their number, and the time in
+    /// all.
     fn tried(took: Duration) -> (u32, Duration) {
         let start = Instant::now();
         let (mut now, mut tries) = (start, None);
@@ -71,7 +72,7 @@ mod tests {
         }
     }
 
-    /// A sector that failed after 5 s each time kept the only reader busy for ever.
+    /// A sector that failed after 5 s each time once kept the only reader busy for ever.
     #[test]
     fn what_a_disk_refuses_is_given_up_after_three_minutes_however_long_it_takes_to_refuse() {
         for (took_ms, tries) in [(0, 14), (100, 14), (5_000, 8), (30_000, 2), (600_000, 2)] {

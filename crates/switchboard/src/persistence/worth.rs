@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 const SMALL_BYTES: u64 = 192 << 20;
 /// Size from which on a log of a single segment is compacted while space is short.
 const SINGLE_BYTES_MIN: u64 = 64 << 10;
-/// Rest after a round through all segments that gained nothing. It ends early if the log grew by an
-/// eighth, or by half a segment: then there are new records, which may be dead soon, and a full log
-/// has no room for a minute of them.
+/// Rest after a round through all segments in which nothing was gained. It ends early if the log
+/// grew by an eighth, or by half a segment: then there are new records, which may be dead soon, and
+/// a full log has no room for a minute of them.
 const REST: Duration = Duration::from_secs(60);
 
 /// Sizes of the log.
@@ -39,7 +39,8 @@ impl Worth {
     /// Returns true if the oldest segment, or the only one, should be compacted.
     pub(super) fn is_compacted(&mut self, log: &Log, now: Instant) -> bool {
         if !log.is_tight {
-            // At twice what lives, one copied byte frees about one that is dead.
+            // If the log is twice as large as what is live in it, one copied byte frees about one
+            // dead byte.
             let small = SMALL_BYTES.min(log.volume / 4);
             return log.segments > 1 && log.bytes >= small.max(2 * log.live_bytes);
         }
@@ -102,7 +103,7 @@ mod tests {
         assert!(worth.is_compacted(&small, now));
     }
 
-    /// A volume of 512 MiB was full before the log was thought large enough to look at.
+    /// A volume of 512 MiB was once full before the log was thought large enough to look at.
     #[test]
     fn where_space_is_short_whatever_is_dead_is_compacted() {
         let now = Instant::now();

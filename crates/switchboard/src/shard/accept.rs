@@ -125,8 +125,8 @@ impl Shard {
                     listener.next_shard = (shard + 1) % self.shared.inboxes.len();
                     self.deal_out(shard, Accepted { socket, peer });
                 }
-                // Not before EAGAIN: edge-triggered, the listener does not tell twice of what
-                // it has.
+                // Only at EAGAIN: the listener is edge-triggered, and does not report a waiting
+                // connection twice.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
                 Err(error) if is_out_of_files(&error) => match listener.turn_away() {
                     Ok(()) => self.ports.metrics.accept_failures.add(1),
@@ -206,8 +206,8 @@ impl Shard {
         self.watch(key, deadline);
         if is_over {
             self.note_over(key);
-            // It may have asked already. In a crowd it would give way to others before its
-            // event came.
+            // It may have sent its request already. In a crowd it would have to give way to others
+            // before its event came.
             if let Some(conn) = self.ports.conn(key) {
                 conn.readable = true;
                 self.serve(key);
@@ -217,7 +217,7 @@ impl Shard {
 
     fn note_over(&mut self, key: Key) {
         if self.over.len() >= 2 * SPARE_SOCKETS {
-            // Most of them have gone on, or away.
+            // Most of them have left this shard by now, or closed.
             let mut over = std::mem::take(&mut self.over);
             over.retain(|key| self.ports.conn(*key).is_some());
             self.over = over;
@@ -249,7 +249,7 @@ impl Shard {
                     return self.turn_away(conn.socket);
                 }
                 Some(Phase::Closing { .. }) => {
-                    // Of many that come in one turn it may have its answer, and not written yet.
+                    // If many come in one turn, its answer may be queued and not written yet.
                     self.flush_early(key);
                     return self.remove(key, "it gave way");
                 }

@@ -73,8 +73,8 @@ impl Admission {
     }
 
     /// Admits a socket although the spare places are taken, after another one of the same shard
-    /// gave way. If there was none, this is one more for the shard, and the next that gives
-    /// way.
+    /// gave way. If there was none, the shard now has one socket too many, and that one is the next
+    /// to give way.
     pub(super) fn admit_one_more(admission: &Arc<Admission>, peer: IpAddr) -> Permit {
         admission.sockets.fetch_add(1, Ordering::Relaxed);
         let admission = Arc::clone(admission);

@@ -18,7 +18,7 @@ struct State {
 }
 
 impl Begun {
-    /// Returns a barrier for so many shards.
+    /// Returns a barrier for this many shards.
     pub(crate) fn new(shards: usize) -> Begun {
         let state = Mutex::new(State { awaited: shards, has_failed: false });
         Begun { state, changed: Condvar::new() }

@@ -12,7 +12,7 @@ use super::READ_BYTES;
 
 /// Bytes of a shard's own changes at which they are published.
 const PUBLISHED_AT: isize = 256 << 10;
-/// Largest fraction of a small budget, an eighth, that all shards together have not published.
+/// Largest fraction of a small budget, an eighth, that all shards together may leave unpublished.
 const UNPUBLISHED_PART: usize = 8;
 
 /// Bytes of one kind in all shards, as far as they are published.
@@ -83,8 +83,8 @@ pub(super) enum Pause {
 /// refused, and the excess is one read for each sender that was being served. Only syncs free
 /// it (a message that another shard takes in keeps its share), and acks do not. So pausing a
 /// device whose acks wait behind its sends does not prolong the pause. Records that no message
-/// made (acks, how a device stands) may use an eighth more; then all are paused that could make
-/// them.
+/// caused (acks, states of devices) may use an eighth more; then all connections that could cause
+/// one are paused.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: Total,
@@ -94,7 +94,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Returns a budget of `max` bytes for so many shards.
+    /// Returns a budget of `max` bytes for this many shards.
     pub(crate) fn new(max: usize, shards: usize) -> Budget {
         let waiting = (0..shards).map(|_| AtomicBool::new(false)).collect();
         Budget { total: Total::default(), max, waiting }
@@ -193,7 +193,8 @@ mod tests {
         assert_eq!(budget.bytes(), 0);
     }
 
-    /// With 256 KiB for each shard the budget of a small store was passed several times over.
+    /// With 256 KiB for each shard, the budget of a small store was once exceeded several times
+    /// over.
     #[test]
     fn the_shards_of_a_small_budget_publish_sooner() {
         assert_eq!(Budget::new(64 << 20, 16).share().publish_at, 256 << 10);

@@ -46,7 +46,7 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
         // From here on only the deadline bounds the wait, and the peer is read to its end,
-        // whatever had paused it; what it said and is not dealt with no longer counts.
+        // whatever had paused it; input that is not dealt with yet no longer counts.
         conn.unwritten.set(Unwritten::FULL, false);
         conn.read_pauses = ReadPauses::default();
         conn.unread = Vec::new();

@@ -36,8 +36,8 @@ pub(super) struct Conn {
     pub(super) read_pauses: ReadPauses,
     /// Set while the socket may have more to read.
     pub(super) readable: bool,
-    /// Set once the peer has shut its sending side (EPOLLRDHUP): then a read must follow even a
-    /// short one, to find the end of the stream.
+    /// Set once the peer has shut its sending side (EPOLLRDHUP): then even a short read must be
+    /// followed by another, to find the end of the stream.
     pub(super) half_closed: bool,
     /// Set while it is in the run queue.
     pub(super) queued: bool,
@@ -313,7 +313,7 @@ impl Conn {
             if self.out.is_empty() || tls.is_handshaking() {
                 return Ok((Flushed::All, sent));
             }
-            // A part at a time: in the TLS session none of our bounds counts it.
+            // A part at a time: none of our bounds counts what is in the TLS session.
             let waiting = self.out.waiting();
             let sealed = tls.seal(&waiting[..waiting.len().min(SEAL_BYTES)])?;
             self.out.wrote(sealed, spares);

@@ -66,7 +66,7 @@ impl Shard {
         if conn.is_over(OVERFLOW_FACTOR_MAX, max) {
             return self.overflow(key);
         }
-        // An entry that is there keeps its end: texts of other shards must not prolong the grace.
+        // An existing entry keeps its end: texts of other shards must not prolong the grace.
         let crowd = Crowd { ends_at: now.after(GRACE), senders: Vec::new() };
         let crowd = self.crowds.0.entry(key).or_insert(crowd);
         if let Some(sender) = sender {

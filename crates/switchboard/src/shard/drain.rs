@@ -53,7 +53,7 @@ impl Shard {
         let over_ms = drain.over.as_millis().max(1) as u64;
         let passed_ms = (now.since(drain.began_at).as_millis() as u64).min(over_ms);
         // Counted from the beginning, so that a turn that came late closes more, and rounding
-        // does not add up. Keys of connections that went by themselves find nothing.
+        // does not add up. Keys of connections that ended by themselves find nothing.
         let keep = drain.total - (drain.total as u64 * passed_ms / over_ms) as usize;
         let due = drain.left.split_off(keep.min(drain.left.len()));
         let all_are_told = drain.left.is_empty();
@@ -68,7 +68,7 @@ impl Shard {
 
     /// Ends the connections that have not asked for anything yet.
     fn end_handshakes(&mut self) {
-        // Not before all devices are told: until then requests, such as for `/readyz`, are
+        // Done only when all devices were told: until then requests, such as for `/readyz`, are
         // answered.
         let shaking = |conn: &Conn| matches!(conn.phase, Phase::Handshake { .. });
         let conns = self.ports.conns.iter().filter(|(_, conn)| shaking(conn));

@@ -4,13 +4,13 @@
 //! other shards. So it goes on until *all* are at rest: no connection, nothing to forward, no
 //! record that is not synced.
 //!
-//! They are when the number of busy shards is 0. A batch on its way, between a sender that is
-//! at rest by now and a receiver that has not seen it, could make this number wrong. So a
-//! shard's rest is part of its inbox: it begins only while the inbox is empty, under the
-//! inbox's lock, and a thread that puts something in ends it, under the same lock. The sender
-//! was busy until then (it had something to forward), so the number does not pass through 0 in
-//! between. At 0 no shard is left that could make work, so it is final: events that the store's
-//! threads still send change nothing.
+//! All are at rest when the number of busy shards is 0. A batch on its way, between a sender that
+//! is at rest by now and a receiver that has not seen it, could make this number wrong. So a
+//! shard's rest is part of its inbox: it begins only while the inbox is empty, under the inbox's
+//! lock, and a thread that puts something in ends it, under the same lock. The sender was busy
+//! until then (it had something to forward), so the number does not pass through 0 in between. At 0
+//! no shard is left that could make work, so 0 is final: events that the store's threads still send
+//! change nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

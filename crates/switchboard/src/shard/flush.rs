@@ -12,8 +12,8 @@ impl Shard {
     /// wakes this one.
     pub(super) fn offer_outboxes(&mut self) {
         for shard in 0..self.ports.outboxes.len() {
-            // Again after each batch that was taken: presence that waited beside a full batch makes
-            // the next one.
+            // Repeated after each batch that was taken: presence that waited beside a full batch
+            // makes the next one.
             while !self.ports.outboxes[shard].batch.is_empty() && self.offer(shard) {}
         }
     }
@@ -50,8 +50,9 @@ impl Shard {
         if mem::take(&mut self.decided_late) {
             self.offer_outboxes_late();
         }
-        // A write itself marks no connection dirty, but what it lets go on may. Those are
-        // written in the next turn, for which `has_work` does not let the shard sleep.
+        // A write itself marks no connection dirty, but what continues after it may. Such
+        // connections are written in the next turn, before which `has_work` does not let the shard
+        // sleep.
         dirty.append(&mut self.ports.dirty);
         self.ports.dirty = dirty;
     }
@@ -86,13 +87,13 @@ impl Shard {
             return self.remove(key, "the socket failed while writing");
         };
         self.ports.metrics.sent_bytes.add(sent as u64);
-        // `|`, not `||`: one branch, which is mostly not taken.
+        // `|`, not `||`: one branch, which is usually not taken.
         if !conn.is_open() | conn.unwritten.any() {
             self.after_flush(key, flushed, sent);
         }
     }
 
-    /// Lets go on what waited for a write.
+    /// Lets everything continue that waited for a write.
     fn after_flush(&mut self, key: Key, flushed: Flushed, sent: usize) {
         let now = self.ports.now;
         let max = self.config.out_queue_max_bytes;

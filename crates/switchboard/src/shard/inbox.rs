@@ -211,8 +211,8 @@ impl Inbox {
         let mut state = self.lock();
         let had = state.batch.bytes();
         // Whole or not at all, which keeps the order between two devices. An empty inbox takes any
-        // batch, or one above the bound would wait for ever. One of sockets alone has no bytes and
-        // always goes.
+        // batch, or one above the bound would wait for ever. A batch of sockets alone has no bytes,
+        // and is always taken.
         if had > 0 && batch.bytes() > 0 && had + batch.bytes() > self.max_bytes {
             if !state.waiting.contains(&from) {
                 state.waiting.push(from);
@@ -277,7 +277,7 @@ impl Inbox {
         self.end_rest(&mut state);
         self.filled.store(true, Ordering::SeqCst);
         drop(state);
-        // After `filled`; see `may_sleep`. The swap leaves one of many senders to make the
+        // After `filled`; see `may_sleep`. Because of the swap, only one of many senders makes the
         // system call.
         if self.asleep.swap(false, Ordering::SeqCst) {
             self.wake();
@@ -382,7 +382,7 @@ mod tests {
         Envelope::Presence { to, device, online: true, at_ms: 0 }
     }
 
-    /// They counted nothing: those to idle watchers filled the memory.
+    /// Such envelopes once counted as no bytes, and those for idle watchers filled the memory.
     #[test]
     fn envelopes_without_messages_count_too() {
         let (_, inboxes, _polls) = inboxes(1);
@@ -403,7 +403,7 @@ mod tests {
         batch.clear();
         assert!(batch.is_empty() && batch.bytes() == 0 && batch.envelopes.capacity() > 0);
         (0..20_000).for_each(|_| batch.push_envelope(presence()));
-        // As the shard that takes it does.
+        // This is what the shard that takes the batch does.
         batch.envelopes.drain(..);
         batch.clear();
         assert_eq!((batch.bytes(), batch.kept_bytes()), (0, 0));
@@ -419,7 +419,7 @@ mod tests {
         inboxes[0].offer(ShardId(1), &mut something()).unwrap();
         inboxes[1].rest();
         assert!(!ending.is_over());
-        // Not before it is taken, either.
+        // Not at rest before the batch is taken, either.
         inboxes[0].rest();
         assert!(!ending.is_over());
         inboxes[0].take(&mut Batch::default()).unwrap();
@@ -449,7 +449,7 @@ mod tests {
         assert!(ending.is_over());
     }
 
-    /// Threads pass each other one batch; at the end it must have been passed often enough.
+    /// Threads pass one batch to each other; at the end it must have been passed often enough.
     #[test]
     fn no_rest_overtakes_what_is_on_its_way() {
         let (ending, inboxes, _polls) = inboxes(3);

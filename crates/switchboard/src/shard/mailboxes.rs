@@ -72,12 +72,13 @@ pub(super) struct Unidentified {
 }
 
 impl Unidentified {
-    /// An error that coming back with the same token, or none, will not change.
+    /// An error that stays the same if the client comes back with the same token, or again without
+    /// one.
     fn for_good(reason: impl Into<String>) -> Unidentified {
         Unidentified { code: CloseCode(close::NOT_AUTHENTICATED), reason: reason.into() }
     }
 
-    /// An error of the server, which may be over in a moment.
+    /// An error of the server that may be over in a moment.
     fn for_now(reason: impl Into<String>) -> Unidentified {
         Unidentified { code: CloseCode::TRY_AGAIN_LATER, reason: reason.into() }
     }
@@ -119,7 +120,7 @@ impl Shard {
 
     /// Verifies a token; returns the identity that it proves.
     fn identify(&mut self, key: Key, token: &str) -> Result<Identity, Unidentified> {
-        // Also for a token that turns out to be bad: to find that out costs as much.
+        // Noted even if the token turns out to be bad: finding that out costs as much.
         self.note_verified(key);
         let Claims { device, expires_at_ms, allow_send } = self.verify(token)?;
         let (names, max) = (self.shared.directory.names(), self.config.names_max());
@@ -191,8 +192,8 @@ impl Shard {
         if owner == self.ports.shard() {
             self.enter(key, hello);
         } else {
-            // It goes only when the frame is dealt with, together with the rest of the read
-            // behind it.
+            // The connection goes only when the frame is dealt with, together with the rest of the
+            // read behind it.
             self.ports.leaving = Some((key, usize::from(owner.0), hello));
         }
     }
@@ -232,7 +233,7 @@ impl Shard {
         if self.poll.registry().register(&mut conn.socket, token, interest).is_err() {
             return self.remove(key, "the socket cannot be watched");
         }
-        // Of bytes that came while it was registered nowhere no event may tell, so it is read
+        // There may be no event for bytes that came while it was registered nowhere, so it is read
         // at once.
         conn.readable = true;
         self.ports.mark_dirty(key);
@@ -259,7 +260,7 @@ impl Shard {
         self.ports.entering = None;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.read_pauses.has(ReadPause::Welcome) {
-            // It shut its side before the pause began, so no event will tell `peer_left`.
+            // The peer shut its side before the pause began, so no event will call `peer_left`.
             if conn.half_closed {
                 return self.remove(key, "the peer left");
             }
@@ -393,8 +394,8 @@ impl Shard {
         if let Some(log) = self.shared.log.get() {
             self.ports.submit_batches(log);
         }
-        // The copies must be in the store's queue before the segment's drop is. If there are
-        // none nothing need be: a full store can be helped only by deleting.
+        // The copies must be in the store's queue before the segment's drop is. Without copies
+        // there is nothing to wait for: a full store can be helped only by deleting.
         if !self.ports.store_is_full || self.ports.copied_bytes == 0 {
             for _ in 0..std::mem::take(&mut self.ports.compacted) {
                 let copied_bytes = std::mem::take(&mut self.ports.copied_bytes) as u64;

@@ -231,8 +231,8 @@ impl Shard {
         if let Some(replay) = self.replay.take() {
             self.begin_with(replay);
             self.submit_appends();
-            // Outcomes that the last run did not tell. Before the first sleep, as nothing else
-            // may wake this shard for long.
+            // Outcomes that the last run did not report. They are offered before the first sleep,
+            // as nothing else may wake this shard for a long time.
             self.offer_outboxes();
         }
         // Before the first connection: it must find the devices of all shards.
@@ -362,8 +362,8 @@ impl Shard {
         let is_handshake = |conn: &mut Conn| matches!(conn.phase, Phase::Handshake { .. });
         let is_removed = is_gone && self.ports.conn(key).is_some_and(is_handshake);
         if is_removed {
-            // Unread: nobody hears an answer, and to read a TLS handshake is dear. Until it is
-            // removed it takes a place of `max_connections`.
+            // Removed without being read: nobody would hear an answer, and to read a TLS handshake
+            // is expensive. Until then the peer takes a place of `max_connections`.
             self.remove(key, "the peer left in the handshake");
         }
         is_removed
@@ -470,7 +470,8 @@ impl Shard {
         // A connection that is queued again during the turn waits for the next.
         for _ in 0..self.run_queue.len() {
             if self.ports.work.is_enough() {
-                // The rest comes first in the next turn, before those that used this one up.
+                // The rest of the queue comes first in the next turn, before the connections that
+                // used up this one.
                 break;
             }
             let Some(key) = self.run_queue.pop_front() else { break };

@@ -52,8 +52,8 @@ impl OutQueue {
         &mut self.bytes
     }
 
-    /// Removes the written bytes, which are more than those that wait: moving these costs less
-    /// than the memory that it frees.
+    /// Removes the written bytes. They are more than those that wait, so less is moved than is
+    /// freed.
     #[cold]
     fn compact(&mut self) {
         self.bytes.drain(..self.written);

@@ -39,7 +39,8 @@ struct Presence {
 impl Outbox {
     /// Adds an envelope. Presence waits beside a batch of `max_bytes` or more.
     pub(super) fn push_envelope(&mut self, envelope: Envelope, max_bytes: usize) {
-        // Once some presence waits all of it does, or an older state would come behind a newer one.
+        // Once some presence waits, all of it has to, or an older state could come after a newer
+        // one.
         if let Envelope::Presence { to, device, online, at_ms } = envelope
             && (self.batch.bytes() >= max_bytes || !self.presence.is_empty())
         {
@@ -49,7 +50,7 @@ impl Outbox {
         }
     }
 
-    /// Makes the next batch, after one was taken, of the presence that waited beside it.
+    /// Makes the next batch, after one was taken, from the presence that waited beside that one.
     pub(super) fn refill(&mut self, max_bytes: usize) {
         while self.batch.bytes() < max_bytes
             && let Some((Watch { to, device }, presence)) = self.presence.pop_first()
@@ -74,7 +75,7 @@ mod tests {
     }
 
     /// A device that came and went again and again, faster than the other shard told its watchers,
-    /// filled the memory.
+    /// once filled the memory.
     #[test]
     fn beside_a_full_batch_only_the_latest_presence_waits() {
         const MAX: usize = 1_000;

@@ -313,8 +313,8 @@ impl Ports {
 
     /// Notes that the device which speaks sent to a mailbox.
     fn note_that_it_stores(&mut self) {
-        // Most devices of the text protocol never do. So only from its first such text on is
-        // one paused before its reads, while that first one is caught by `put_back`.
+        // Most devices of the text protocol never do. So a device is paused before its reads only
+        // after its first such text; the first text itself is caught by `put_back`.
         if let Some(key) = self.speaking
             && let Some(conn) = self.conn(key)
             && conn.protocol == Protocol::Text
@@ -346,7 +346,7 @@ impl Ports {
         }
         self.pause_reading(key, ReadPause::Store);
         if self.paused_for_store.len() > 2 * self.conns.len() + 64 {
-            // Keys of connections that went while they waited pile up while the store hangs.
+            // While the store hangs, keys of connections that ended while they were paused pile up.
             let mut paused = mem::take(&mut self.paused_for_store);
             paused.retain(|key| {
                 self.conn(*key).is_some_and(|conn| conn.read_pauses.has(ReadPause::Store))
@@ -354,8 +354,8 @@ impl Ports {
             self.paused_for_store = paused;
         }
         self.paused_for_store.push(key);
-        // There may be room by now, of which no shard would tell this one any more. `submit`
-        // looks once more at the end of this turn.
+        // There may be room by now, and no shard would tell this one any more. So `submit` looks
+        // once more at the end of this turn.
         self.shared.budget.wait(self.shard_index());
     }
 
@@ -412,8 +412,8 @@ impl Ports {
     /// Returns the connection that an event's token names, if it is still there.
     #[inline]
     pub(super) fn by_token(&mut self, token: usize) -> Option<(Key, &mut Conn)> {
-        // Events of one wait may name a connection that an earlier one of them removed, and
-        // another may have its index since.
+        // An event may name a connection that an earlier event of the same wait removed, and whose
+        // index another connection has by now.
         let index = token as u32;
         let conn = self.conns.get_mut(index as usize)?;
         let key = Key { index, generation: conn.generation };

@@ -227,13 +227,13 @@ impl Shard {
         let Some(conn) = self.ports.conn(key) else { return true };
         conn.stores = true;
         if message.len() > READ_BYTES {
-            // Of a paused connection no more is kept than one read brings.
+            // No more input of a paused connection is kept than one read brings.
             let reason = "the store can take no more for now; send it again later";
             self.close(key, CloseCode::TRY_AGAIN_LATER, reason);
             return true;
         }
-        // As a frame again, with a mask of zeros, as it is unmasked already; the rest of the
-        // read is appended behind it.
+        // Kept as a frame again, whose mask is zero because the text is unmasked already; the rest
+        // of the read is appended behind it.
         write_client_frame(&mut conn.unread, Opcode::Text, message, [0; 4]);
         self.ports.pause_for_store(key);
         true

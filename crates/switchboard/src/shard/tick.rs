@@ -113,7 +113,7 @@ impl Shard {
 impl Conn {
     /// Returns true if a message that has begun takes too long.
     fn is_too_slow(&self, now: Moment, config: &Config) -> bool {
-        // Not while more of it may wait in the socket, which we did not read.
+        // Not judged while more of it may wait in the socket, which we did not read.
         let may_be_judged = self.unfinished > 0 && !self.read_pauses.any() && !self.readable;
         may_be_judged && self.begun_at.after(config.message_timeout) <= now
     }
@@ -130,7 +130,8 @@ impl Conn {
         self.protocol == Protocol::Hello || self.read_pauses.has(ReadPause::Welcome)
     }
 
-    /// Returns the time by which the first frame must have come, and then `welcome` been said.
+    /// Returns the time by which the first frame must have come; once it has, the time by which
+    /// `welcome` must have been said.
     fn hello_due(&self) -> Moment {
         // The field serves as the start of the wait: the queue cannot be full before anything
         // was said.

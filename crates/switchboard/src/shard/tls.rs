@@ -15,12 +15,12 @@ use super::{Shard, Shared};
 /// connections by some 16 ms.
 const HANDSHAKES_PER_TURN: usize = 16;
 
-/// Connections of a shard that wait for their handshake, and sockets on their way to it, at which
-/// it is given no more: some 130 ms of handshakes.
+/// Number of handshakes that wait (of a shard's connections, and of sockets on their way to it)
+/// from which on the shard is given no more sockets: some 130 ms of handshakes.
 const WAITING_MAX: usize = 8 * HANDSHAKES_PER_TURN;
 
-/// Connections that have something to read in their TLS handshake, each once, in the order in
-/// which it came. Some are gone by now; they count until they are next.
+/// Connections that have something to read in their TLS handshake, each once, in the order in which
+/// that arrived. Some are gone by now; they count until they are next.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
     queue: VecDeque<Key>,
@@ -105,7 +105,7 @@ impl Shard {
     }
 
     /// Returns the shard for the next accepted socket: the next in turn where not too many wait for
-    /// their handshake. If there is none, this one has handshakes to go on with, so it takes
+    /// their handshake. If there is none, this shard, too, has handshakes to work on, so it takes
     /// another turn at once.
     pub(super) fn next_shard(&self, first: usize) -> Option<usize> {
         if self.shared.tls.is_none() {

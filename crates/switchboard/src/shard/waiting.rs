@@ -177,7 +177,7 @@ mod tests {
         assert!(!waiting.is_any && totals.open.bytes() == 0);
     }
 
-    /// It counted nowhere until it was gone.
+    /// The queue of a connection that was being closed once counted nowhere.
     #[test]
     fn what_waits_for_one_that_is_being_closed_counts_on() {
         let (mut waiting, totals) = (Waiting::default(), OutQueues::default());

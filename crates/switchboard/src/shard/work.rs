@@ -12,7 +12,7 @@ use super::ports::Ports;
 /// Work, some milliseconds of it, after which a shard reads no connection any more in this turn.
 const WORK_PER_TURN: usize = 1 << 20;
 
-/// Work of deflating one byte: about as long as inflating so many.
+/// Work of deflating one byte, which takes about as long as inflating this many bytes.
 const WORK_PER_DEFLATED_BYTE: usize = 8;
 
 /// Work of verifying a token: a turn verifies 16, as many as TLS handshakes, whose time also goes
@@ -50,13 +50,14 @@ impl Work {
 }
 
 impl Ports {
-    /// Notes that so many bytes were deflated.
+    /// Notes that this many bytes were deflated.
     pub(super) fn note_deflated(&mut self, bytes: usize) {
         self.work.deflated_bytes += bytes;
         self.note_work(self.speaking, bytes.saturating_mul(WORK_PER_DEFLATED_BYTE));
     }
 
-    /// Notes that the connection whose command is being carried out was answered so many bytes.
+    /// Notes that the connection whose command is being carried out was sent this many bytes as an
+    /// answer.
     pub(super) fn note_answered(&mut self, bytes: usize) {
         // To write a page of devices costs about as much as to inflate it.
         self.note_work(self.speaking, bytes);
@@ -78,7 +79,7 @@ impl Ports {
 }
 
 impl Shard {
-    /// Notes that so many bytes were inflated for a connection.
+    /// Notes that this many bytes were inflated for a connection.
     pub(super) fn note_inflated(&mut self, key: Key, bytes: usize) {
         self.ports.note_work(Some(key), bytes);
     }

@@ -74,7 +74,7 @@ impl Ballast {
         Ok(())
     }
 
-    /// Gives up a piece, at least `bytes` if there are so many; false if nothing is left.
+    /// Gives up a piece, of at least `bytes` if it is large enough; false if nothing is left.
     pub(super) fn give_up(&mut self, bytes: u64) -> bool {
         let Some(file) = self.file.as_ref().filter(|_| self.len > 0) else { return false };
         // Parts of the whole, not of what is left: those would become ever smaller and never end.
@@ -102,7 +102,7 @@ mod tests {
     use super::super::DataDir;
     use super::*;
 
-    /// "File exists" was what the log said.
+    /// The error was once "File exists".
     #[test]
     fn a_ballast_that_cannot_be_opened_is_said_to_be_that() {
         let dir = tempfile::tempdir().unwrap();

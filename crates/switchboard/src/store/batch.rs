@@ -5,8 +5,9 @@ use super::segment::{FRAME_LEN, Frame, Seal};
 
 /// Most bytes of a batch, so that offsets in a segment fit into 32 bits.
 ///
-/// A shard ends a batch when it passes 4 MiB, and the longest record is a text of 256 MiB (the
-/// largest `max_message_bytes`) with each byte escaped as six (`\u0000`): 1.51 GiB together.
+/// A shard ends a batch when it passes 4 MiB, and the longest record is little longer than a
+/// message of 256 MiB, the largest `max_message_bytes`, within which a text must be with its
+/// escapes.
 const LEN_MAX: usize = 2 << 30;
 
 /// Records that one shard submits together.

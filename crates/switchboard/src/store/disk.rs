@@ -299,7 +299,7 @@ impl DiskFile for File {
     }
 }
 
-/// Writes so many zeros from the beginning on.
+/// Writes `len` zeros from the beginning of the file on.
 pub(super) fn write_zeros(file: &dyn DiskFile, len: u64) -> io::Result<()> {
     let zeros = [0; 64 << 10];
     let mut offset = 0;

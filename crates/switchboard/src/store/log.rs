@@ -269,7 +269,7 @@ impl Log {
     }
 
     /// As [`Log::drop_oldest`], for a segment of which nothing was copied: nothing need be durable
-    /// before. So it can be dropped while the disk is full and the queue stands.
+    /// before. So it can be dropped while the disk is full and the queue is stuck.
     pub fn drop_dead(&self, number: u32) {
         self.shared.is_dropping.store(true, Release);
         self.shared.dead.store(number, Relaxed);

@@ -210,7 +210,8 @@ impl Manifest {
         StoreError::unless_found(disk, NAME, &*self.file)
     }
 
-    /// Makes durable what was found, so that the slot which [`Manifest::find`] took for synced is.
+    /// Makes durable what was found, so that the slot which [`Manifest::find`] took for synced
+    /// really is synced.
     pub(super) fn secure(&mut self) -> Result<(), StoreError> {
         // The newer slot may be in the page cache only, and then the other one was synced last. To
         // write the same bytes again harms neither: if they are durable nothing changes, and if a
@@ -294,8 +295,8 @@ impl Manifest {
     /// Notes that the log is closed.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
         self.content.is_clean = true;
-        // Twice, so that both slots say it. If only one did, and were lost, the older slot would
-        // look like a crash, after which a missing end passes for a torn write.
+        // Twice, so that both slots say it. If only one did, and that one were lost, the older slot
+        // would look like that of a crash, after which a missing end passes for a torn write.
         self.sync()?;
         self.sync()
     }

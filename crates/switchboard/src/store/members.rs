@@ -67,8 +67,8 @@ impl Members {
         loop {
             let known = self.ids.len();
             // Backwards first: a known segment names the one before it by id. A copy of the log
-            // that diverged has a segment that goes on from the same one, and forwards both
-            // would pass.
+            // that diverged has a segment that follows the same one, and if links were followed
+            // forwards first, both would be accepted.
             for header in headers.iter().rev().filter(|header| header.previous.number > 0) {
                 if self.has(header) {
                     let previous = header.previous;
@@ -132,8 +132,8 @@ impl Members {
             return false;
         }
         let passes_over = match self.ids.range(header.number..).next() {
-            // The next segment's header is intact, and what it names as the one before is known
-            // already: not this one.
+            // The next segment's header is intact, and the segment that it names as the one before
+            // is known already, so it is not this one.
             Some((number, _)) => self.headers.get(number).is_some_and(|above| self.has(above)),
             None => self.is_listed,
         };

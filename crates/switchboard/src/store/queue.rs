@@ -99,7 +99,7 @@ impl Queue {
         entries.append(&mut self.lock().entries);
     }
 
-    /// Notes that so many bytes are durable; returns the shards that wait, if there is room now.
+    /// Notes that this many bytes are durable; returns the shards that wait, if there is room now.
     pub(super) fn release(&self, bytes: usize, stats: &Stats) -> Vec<usize> {
         let mut state = self.lock();
         // Only now, not when the writer took them: until they are durable it keeps them in memory.
@@ -121,14 +121,14 @@ impl Queue {
         !state.unwrap_or_else(PoisonError::into_inner).entries.is_empty()
     }
 
-    /// Waits for an entry or for closing, at most so long; false if neither came.
+    /// Waits for an entry or for closing, at most this long; false if neither came.
     pub(super) fn wait_at_most(&self, at_most: Duration) -> bool {
         let idle = |state: &mut State| state.entries.is_empty() && !state.closing;
         let waited = self.changed.wait_timeout_while(self.lock(), at_most, idle);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Waits so long, or until closing; true if the queue is closed.
+    /// Waits this long, or until closing; true if the queue is closed.
     pub(super) fn wait_for_close(&self, at_most: Duration) -> bool {
         let open = |state: &mut State| !state.closing;
         let waited = self.changed.wait_timeout_while(self.lock(), at_most, open);

@@ -217,8 +217,8 @@ impl Surveyed {
     }
 }
 
-/// Returns the segment with its end, which the next one's header says; of the newest one it is the
-/// end of its file, until the replay finds better.
+/// Returns the segment with its end, which the next one's header says; for the newest one that is
+/// the end of its file, until the replay finds a better one.
 fn bounded(
     header: &Header,
     file: Box<dyn DiskFile>,
@@ -247,8 +247,8 @@ fn damaged(number: u32, offset: u32, what: &'static str) -> OpenError {
 }
 
 impl Chain {
-    /// Tells the remaining files that the log left behind, which are deleted, from foreign ones,
-    /// which stay.
+    /// Separates the remaining files that the log left behind, which are deleted, from foreign
+    /// ones, which stay.
     fn sort_out(&mut self, files: BTreeMap<u32, Surveyed>) -> Result<(), OpenError> {
         for (number, file) in files {
             // A crash may bring back files of failed attempts and the segment that was dropped

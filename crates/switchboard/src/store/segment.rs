@@ -159,9 +159,9 @@ enum Decoded<'a> {
 
 impl Seal {
     pub(super) fn new(header: &Header) -> Seal {
-        // The id is hashed by itself first. As the CRC's initial value the number was only
-        // XORed into the id, and a record passed in the next segment if both differed by the
-        // same bits.
+        // The id is hashed by itself first. If the number were the CRC's initial value, it would
+        // only be XORed into the id, and a record would pass in another segment whose id and number
+        // differ by the same bits.
         let id = crc32c::crc32c(&header.id.to_le_bytes());
         Seal(crc32c::crc32c_append(id, &header.number.to_le_bytes()))
     }
@@ -426,8 +426,8 @@ pub(super) fn used_end(
 /// Returns the offsets in `buffer`, which lies at `from`, at which a frame may begin whose
 /// flush lies behind `behind`.
 fn candidates(buffer: &[u8], from: u32, behind: u32) -> impl Iterator<Item = u32> {
-    // Each candidate costs a read and a checksum. Of random bytes, as in bodies, a part of
-    // `at / 2^32` passes: one offset in 64 at the end of a segment of 64 MiB.
+    // Each candidate costs a read and a checksum. Of random bytes, as in bodies, a fraction of `at
+    // / 2^32` passes: one offset in 64 at the end of a segment of 64 MiB.
     buffer.windows(FRAME_LEN).zip(from..).filter_map(move |(frame, at)| {
         let flush = u32_at(frame, 4);
         (flush > behind && flush <= at).then_some(at)

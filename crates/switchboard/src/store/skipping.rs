@@ -122,8 +122,8 @@ mod tests {
 
     use super::*;
 
-    /// A file of three sectors, of which the second cannot be read; counts in how many reads it
-    /// was in.
+    /// A file of three sectors, of which the second cannot be read; counts the reads that included
+    /// the second.
     #[derive(Debug, Default)]
     struct BadSector(AtomicUsize);
 
@@ -157,7 +157,7 @@ mod tests {
         }
     }
 
-    /// One sector that cannot be read made a repair give up all of the log.
+    /// A single sector that cannot be read once made a repair give up all of the log.
     #[test]
     fn what_cannot_be_read_is_zeros_and_the_rest_is_what_it_was() {
         let disk = Arc::new(BadSector::default());

@@ -23,7 +23,7 @@ const BALLAST_PART: u64 = 8;
 /// bound: with many shards that would take all of a small store. Half of the ballast's part, so
 /// that the ballast can hold this and a small queue.
 const OVERRUN_PART: u64 = 2 * BALLAST_PART;
-/// Fraction of the queue by which records that no message made may pass its bound; see
+/// Fraction of the queue by which records that no message caused may exceed its bound; see
 /// `shard/budget`.
 const QUEUE_MORE_PART: u64 = 8;
 /// Smallest segment that a small volume leads to.
@@ -194,7 +194,8 @@ mod tests {
         assert_eq!(copied, u64::from(plan.segment_bytes), "the quota has room to copy a segment");
     }
 
-    /// Shards held 64 MiB of accepted records before a small disk, which then had no room for them.
+    /// Shards could once hold 64 MiB of accepted records for a small disk, which then had no room
+    /// for them.
     #[test]
     fn the_ballast_takes_also_what_passes_the_bound_of_the_queue() {
         for mib in [8, 16, 64, 300, 1_000, 2_000, 10_240] {

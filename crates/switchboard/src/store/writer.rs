@@ -25,10 +25,11 @@ use super::{Batch, CloseError, Disk, DropError, Stats, StoreError, Synced};
 /// journal. Measured on ext4 with writes of 22 KiB: a sync takes half the time, and twice the bytes
 /// are written. `fallocate` saves nothing there, as its extents are converted in the same journal.
 pub(super) const ZEROS_AHEAD: u32 = 1 << 20;
-/// Most bytes of one write while the disk is full, unless a single batch is larger: few bytes must
-/// be free at a time.
+/// Most bytes of one write while the disk is full, unless a single batch is larger: so only few
+/// bytes must be free at a time.
 const SHORT_WRITE_BYTES: u32 = 256 << 10;
-/// Size of a segment while the disk is full: a small one is dead, and its space free, sooner.
+/// Size of a segment while the disk is full: a small one is dead sooner, and then its space is
+/// free.
 const SHORT_SEGMENT_BYTES: u32 = 4 << 20;
 
 /// Number of segments that are looked for by name at each look, in turn: 10 GiB of them in 5 s.
@@ -456,7 +457,8 @@ impl Writer {
         self.delete_abandoned()?;
         let number = self.next_number;
         let name = name_of(number);
-        // Also used up by an attempt that fails: its file may come back after a power failure.
+        // An attempt that fails uses up its number, too: its file may come back after a power
+        // failure.
         self.next_number += 1;
         let made = self.create_file(number, &name);
         // The file may have its header already, and the manifest may name it.
@@ -548,7 +550,7 @@ impl Writer {
     /// Ends the active segment at its last durable record, after a write or a sync that failed.
     fn abandon(&mut self, error: &StoreError) {
         let Some(active) = self.active.take() else { return };
-        // Without a durable record it is no part of the log, and goes as a whole.
+        // Without a durable record the segment is no part of the log, and is deleted as a whole.
         if active.segment.number != self.tip.number {
             self.abandoned.push(active.segment.name.clone());
             self.abandoned_bytes += u64::from(active.zeros_end);
@@ -732,7 +734,8 @@ fn seal(pending: &mut VecDeque<Entry>, segment: &Segment, room: u32) -> (usize, 
     (count, end)
 }
 
-/// Returns the end of the zeros behind a write of `start..end` that passes those in the file.
+/// Returns the new end of the zeros after a write of `start..end` that goes beyond the zeros
+/// already in the file.
 fn zeros_end(start: u32, end: u32, segment_bytes: u32) -> u32 {
     // Zeros behind a large write would cost about as much as they save.
     if end - start > ZEROS_AHEAD / 4 {

@@ -13,7 +13,7 @@ impl CloseCode {
     pub const GOING_AWAY: CloseCode = CloseCode(1001);
     /// The peer broke RFC 6455.
     pub const PROTOCOL_ERROR: CloseCode = CloseCode(1002);
-    /// The peer broke a rule of this server that has no code of its own.
+    /// A message has no valid content: text that is not UTF-8, or damaged compression.
     pub const INVALID_PAYLOAD: CloseCode = CloseCode(1007);
     /// The peer broke a rule of ours that has no code of its own.
     pub const POLICY_VIOLATION: CloseCode = CloseCode(1008);

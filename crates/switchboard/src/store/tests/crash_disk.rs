@@ -236,7 +236,7 @@ impl CrashDisk {
         act(&mut self.0.lock().unwrap())
     }
 
-    /// Makes one in so many changes fail from now on, or none.
+    /// Makes one in this many changes fail from now on, or none.
     pub(super) fn fail_one_in(&self, one_in: Option<u64>) {
         self.with(|state| state.fail_one_in = one_in);
     }
@@ -246,7 +246,7 @@ impl CrashDisk {
         self.with(|state| state.syncs_fail = fail);
     }
 
-    /// Freezes the disk after so many changes; `None` means never.
+    /// Freezes the disk after this many changes; `None` means never.
     pub(super) fn freeze_after(&self, changes: Option<u64>) {
         self.with(|state| state.changes_left = changes);
     }
@@ -388,7 +388,7 @@ impl DiskFile for CrashFile {
             let cache = &state.files[index].cache;
             let found = &cache[cache.len().min(offset as usize)..];
             let mut len = found.len().min(buffer.len());
-            // As far as a lost page it is read, and from there not.
+            // It is read up to a lost page, and no further.
             let lost = state
                 .lost
                 .iter()

@@ -146,8 +146,8 @@ fn a_file_that_ends_early_is_cut_in_the_last_write_and_refused_before_it() {
     }
 }
 
-/// After a kill -9 the last bit of an accepted message rotted. It passed for a write that the crash
-/// had interrupted, and was cut off without a word.
+/// If the last bit of an accepted message rotted after a kill -9, the message once passed for a
+/// write that the crash had interrupted, and was cut off without a word.
 #[test]
 fn what_was_noted_as_synced_is_never_taken_for_an_interrupted_write() {
     let (disk, records) = log(&[&[10, 20], &[30, 5], &[8, 0, 40]]);
@@ -244,8 +244,8 @@ fn one_damaged_copy_of_the_manifest_is_replaced_by_the_other() {
     }
 }
 
-/// Both copies were read at once, so one lost sector lost both, and the lost slot could not be
-/// written again.
+/// Both copies were once read with a single read, so one lost sector lost both, and the lost slot
+/// could not be written again.
 #[test]
 fn one_copy_of_the_manifest_that_cannot_be_read_is_replaced_by_the_other() {
     let (disk, records) = log(&[&[10], &[], &[20], &[30]]);
@@ -312,7 +312,7 @@ fn all_but_the_damaged_records_are_salvaged() {
     }
 }
 
-/// A repair gave up both segments.
+/// A repair once gave up both segments.
 #[test]
 fn segments_whose_names_were_exchanged_are_salvaged() {
     let (disk, records) = log(&[&[10, 20], &[], &[20, 7], &[], &[30, 9]]);
@@ -331,7 +331,7 @@ fn segments_whose_names_were_exchanged_are_salvaged() {
     assert_eq!(salvaged(&disk).1.len(), 4);
 }
 
-/// The end of a sound segment was given up, and the messages of another server were taken in.
+/// The end of a sound segment was once given up, and the messages of another server were taken in.
 #[test]
 fn a_segment_of_another_log_is_named_and_none_of_its_records_taken() {
     let other = CrashDisk::new(4);
@@ -350,7 +350,8 @@ fn a_segment_of_another_log_is_named_and_none_of_its_records_taken() {
         assert_eq!(salvaged(&with_stray).1, all[..own], "{stray}");
         assert_eq!(salvaged(&with_stray).0.faults, faults);
     }
-    // Nor where the manifest is lost as well: more of the segments say otherwise.
+    // Such a segment is not taken if the manifest is lost as well: more of the segments say
+    // otherwise.
     disk.put("00000003.seg", &other.content("00000003.seg"));
     delete(&disk, "MANIFEST");
     assert_eq!(salvaged(&disk).1, all);
@@ -416,7 +417,7 @@ fn delete(disk: &CrashDisk, name: &str) {
     crate::store::Disk::delete(disk, name).unwrap();
 }
 
-/// A newer manifest passed for a damaged one, and was written over where there was no segment.
+/// A newer manifest once passed for a damaged one, and was written over where there was no segment.
 #[test]
 fn a_manifest_of_another_version_is_refused_and_left_as_it_is() {
     let (full, _) = log(&[&[10]]);
@@ -479,7 +480,7 @@ fn dropped_segments_and_unfinished_ones_may_be_there_again() {
     assert_eq!(reopen(&disk, OPTIONS).unwrap().0.found.abandoned, [""; 0]);
 }
 
-/// Segments of another store, put into `log/` by mistake, were deleted at the start.
+/// Segments of another store, put into `log/` by mistake, were once deleted at the start.
 #[test]
 fn segments_of_another_log_are_left_as_they_are_where_this_one_has_none() {
     let (disk, _) = log(&[&[10], &[], &[20], &[], &[30]]);
@@ -497,7 +498,7 @@ fn segments_of_another_log_are_left_as_they_are_where_this_one_has_none() {
     };
     let first = number_and_previous(1, 0, 0);
     disk.put("00000001.seg", &first);
-    // Not the one that was dropped, but of the same number.
+    // A segment that is not the one that was dropped, but has its number.
     let second = number_and_previous(2, 1, 7);
     disk.put("00000002.seg", &second);
     for _ in 0..2 {
@@ -545,7 +546,7 @@ fn a_running_log_reads_on_behind_what_is_damaged() {
     }
 }
 
-/// One sector that the disk refuses stopped compaction for good.
+/// A single sector that the disk refuses once stopped compaction for good.
 #[test]
 fn a_running_log_reads_on_behind_what_its_disk_refuses() {
     let (disk, records) = log(&[&[10, 3_000, 6_000, 20, 9_000, 5]]);

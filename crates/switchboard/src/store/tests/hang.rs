@@ -95,7 +95,7 @@ impl DiskFile for HangingFile {
     }
 }
 
-/// A stop waited for the disk for ever, and said nothing.
+/// A stop once waited for the disk for ever, and said nothing.
 #[test]
 fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     let disk = HangingDisk::new();
@@ -110,7 +110,7 @@ fn the_end_gives_up_on_a_disk_that_hangs_and_says_what_is_lost() {
     disk.open_door();
 }
 
-/// "0 records could not be made durable" was the error of a stop at which only `MANIFEST` hung.
+/// A stop at which only `MANIFEST` hung once ended with "0 records could not be made durable".
 #[test]
 fn an_end_that_cannot_be_noted_loses_nothing_and_says_so() {
     let disk = HangingDisk::new();

@@ -82,7 +82,7 @@ fn a_second_process_is_refused_until_the_first_ends() {
     DataDir::open(dir.path()).unwrap();
 }
 
-/// The names led into the directory that had replaced the locked one.
+/// The names once led into the directory that had replaced the locked one.
 #[test]
 fn a_directory_that_was_moved_is_the_one_that_is_worked_in() {
     let home = tempfile::tempdir().unwrap();
@@ -142,7 +142,7 @@ fn a_look_changes_nothing() {
     assert!(std::fs::read(&segment).unwrap() == bytes);
 }
 
-/// Messages that were accepted after the file was removed were lost with the process.
+/// Messages that were accepted after the file was removed were once lost with the process.
 #[test]
 fn a_file_that_is_gone_fails_the_log_until_it_is_back() {
     let home = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ impl Fixture {
         while !matches!(self.log.writer.step(&self.ears), Turn::Idle) {}
     }
 
-    /// Writes so many records, one at a time.
+    /// Writes this many records, one at a time.
     fn write(&mut self, count: usize) {
         for _ in 0..count {
             self.submit(batch(&[&[7; 2_000]]));
@@ -115,7 +115,8 @@ fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
     assert_eq!(records.len() as u64, submitted);
 }
 
-/// Records that come also when the log is full have their room from the moment of the promise.
+/// Records that are taken even when the log is full have their room from the moment at which they
+/// are promised.
 #[test]
 fn the_gate_closes_for_what_is_promised_and_opens_when_it_is_not_any_more() {
     struct Promised(Ears, u64);

@@ -102,8 +102,8 @@ fn a_failure_is_told_once_and_tried_again_ever_more_rarely() {
     );
 }
 
-/// Each retry left a segment, because the manifest could not be synced to give it up either: one a
-/// second, until the volume was full.
+/// Each retry once left a segment, because the manifest could not be synced to give it up either:
+/// one a second, until the volume was full.
 #[test]
 fn retries_on_a_disk_that_syncs_nothing_leave_one_file_at_most() {
     let mut it = fixture();
