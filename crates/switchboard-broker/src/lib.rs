@@ -21,6 +21,6 @@ pub use duplicates::{Digest, DigestKey};
 pub use mailboxes::{
     Cancel, Content, Deliver, DeviceRecord, EndedRecord, Envelope, Event, Hello, Limits,
     MessageKey, MessageOutcome, MessageRecord, Now, OutcomeRecord, Position, Record, Replay, Reply,
-    ReplyTo, SendFilter, SentIdRecord, Stats, TextReplyTo, Want, owner,
+    ReplyTo, SendFilter, SentIdRecord, Stats, StoreGate, TextReplyTo, Want, owner,
 };
 pub use names::{HashKey, Names};

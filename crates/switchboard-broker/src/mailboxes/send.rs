@@ -13,7 +13,7 @@ use super::entry::{Entry, Kept, Kind, NEVER, State};
 use super::envelope::{Cancel, Deliver, Envelope, Reply, ReplyTo, TextReplyTo};
 use super::reserved::OutcomesFull;
 use super::sent::{Known, NewId, SentState};
-use super::store::Pending;
+use super::store::{Pending, StoreGate};
 use super::timers::Alarm;
 use super::totals::{memory_of, messages_max};
 use super::{Content, Event, MessageKey, MessageRecord, Now, Out, Position, Record};
@@ -369,7 +369,7 @@ impl Broker {
             return Err(Reply::MemoryFull);
         }
         let has_stored_outcome = deliver.receipt && durability == Durability::Disk;
-        if has_stored_outcome && !self.directory.may_promise_outcome() {
+        if has_stored_outcome && !self.directory.may_promise_outcome(deliver.from) {
             return Err(Reply::Rejected(RejectCode::StoreFull));
         }
         let limits = &self.mailboxes.limits;
@@ -390,8 +390,14 @@ impl Broker {
             return Err(Reply::MemoryFull);
         }
         let with_outcome = if has_stored_outcome { len + RECEIPT_BYTES } else { len };
+        // What compaction frees goes to devices with names first: strangers who store messages and
+        // ack them at once would otherwise take it all.
+        let is_reserved =
+            durability == Durability::Disk && self.mailboxes.gate == StoreGate::NamedOnly;
+        let anonymous = self.mailboxes.anonymous;
         if deliver.from.is_number()
-            && self.mailboxes.anonymous.is_above(durability, with_outcome, limits, &self.directory)
+            && (is_reserved
+                || anonymous.is_above(durability, with_outcome, limits, &self.directory))
         {
             return Err(Reply::AnonymousFull);
         }
