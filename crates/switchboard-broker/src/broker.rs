@@ -239,6 +239,8 @@ pub enum Effect<'a> {
         device: DeviceId,
         /// The session that asks; comes back with the answer.
         session: u32,
+        /// The session's connection. Once it has ended, an answer without contents is enough.
+        conn: Conn,
         /// The entries.
         wants: &'a [Want],
     },

@@ -328,8 +328,12 @@ impl Shard {
         for event in inbox.take_store() {
             match event {
                 StoreEvent::Synced(batches) => self.synced(batches),
-                StoreEvent::Read(Answer::Fetched { device, session, contents }) => {
+                StoreEvent::Read(Answer::Fetched { device, session, contents, bytes }) => {
                     self.decide(Input::Fetched { device, session, contents });
+                    let inbox = &self.shared.inboxes[self.ports.shard_index()];
+                    if inbox.took_contents(bytes) {
+                        self.ports.ask_reader(Job::Room);
+                    }
                 }
                 StoreEvent::Read(Answer::Unreadable { device, session, want }) => {
                     self.decide(Input::Unreadable { device, session, want });
