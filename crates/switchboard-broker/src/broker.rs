@@ -13,7 +13,7 @@ use crate::directory::Owner;
 use crate::duplicates::{Digest, DigestKey, LastText};
 use crate::mailboxes::{
     Content, Envelope, Event, Hello, Limits, Mailboxes, Now, Position, Record, SendFilter,
-    TextReplyTo, Want,
+    StoreGate, TextReplyTo, Want,
 };
 use crate::shrink::{KEPT_BY_SHARD, shrink};
 
@@ -114,8 +114,8 @@ pub enum Input<'a> {
     StoreFailing,
     /// The store can sync again.
     StoreHealthy,
-    /// True when the store has no space left for new messages; it still takes all other records.
-    StoreFull(bool),
+    /// Whose new messages the store takes from now on.
+    StoreGate(StoreGate),
     /// The record of an entry is damaged, or can never be read: what [`Effect::Fetch`] asked for
     /// will not come.
     Unreadable {
@@ -243,6 +243,8 @@ pub enum Effect<'a> {
         device: DeviceId,
         /// The session that asks; comes back with the answer.
         session: u32,
+        /// The session's connection. Once it has ended, an answer without contents is enough.
+        conn: Conn,
         /// The entries.
         wants: &'a [Want],
     },
@@ -418,7 +420,7 @@ impl Broker {
             Input::Synced(positions) => self.synced(now, positions, effect),
             Input::StoreFailing => self.store_failing(now, effect),
             Input::StoreHealthy => self.store_healthy(),
-            Input::StoreFull(is_full) => self.store_full(now, is_full),
+            Input::StoreGate(gate) => self.store_gate(now, gate),
             Input::Unreadable { device, session, want } => {
                 self.unreadable(now, device, session, want, effect);
             }

@@ -38,6 +38,7 @@ pub struct Directory {
     receipts: AtomicUsize,
     /// See [`Directory::set_store_room`].
     store_room: AtomicU64,
+    named_room: AtomicU64,
 }
 
 /// Most bytes that all records of one outcome take in the log: the end of the message, the outcome,
@@ -118,6 +119,7 @@ impl Directory {
             anonymous_stored: AtomicUsize::new(0),
             receipts: AtomicUsize::new(0),
             store_room: AtomicU64::new(u64::MAX),
+            named_room: AtomicU64::new(0),
         }
     }
 
@@ -282,18 +284,21 @@ impl Directory {
         (self.receipts() * RECEIPT_BYTES + self.devices() * DEVICE_BYTES) as u64
     }
 
-    /// Notes the bytes that the store has for [`Directory::promised_bytes`]. Without a store, or
-    /// before it has reported them, nothing bounds the promises.
-    pub fn set_store_room(&self, bytes: u64) {
+    /// Notes the bytes that the store has for [`Directory::promised_bytes`], of which `named` are
+    /// reserved for devices with names. Without a store, or before it has reported them, nothing
+    /// bounds the promises.
+    pub fn set_store_room(&self, bytes: u64, named: u64) {
         self.store_room.store(bytes, Ordering::Relaxed);
+        self.named_room.store(named, Ordering::Relaxed);
     }
 
-    /// Returns whether the outcome of one more message may be promised.
-    pub(crate) fn may_promise_outcome(&self) -> bool {
+    /// Returns whether the outcome of one more message from this device may be promised.
+    pub(crate) fn may_promise_outcome(&self, from: DeviceId) -> bool {
         // The store looks only now and then whether it is full. Tiny messages that come between two
         // looks could promise more than it has: an outcome may be much longer than its message.
         let room = self.store_room.load(Ordering::Relaxed);
-        self.promised_bytes() + RECEIPT_BYTES as u64 <= room
+        let named = if from.is_number() { self.named_room.load(Ordering::Relaxed) } else { 0 };
+        self.promised_bytes() + RECEIPT_BYTES as u64 + named <= room
     }
 
     /// The slots for devices with mailboxes.

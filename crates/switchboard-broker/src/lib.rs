@@ -23,7 +23,7 @@ pub use mailboxes::{
     Cancel, Content, Deliver, DeviceRecord, DeviceReplyTo, EndedOf, EndedRecord, Envelope, Event,
     ExchangeRecord, Hello, IdRecord, Limits, MessageKey, MessageOutcome, MessageRecord, NoRoom,
     Now, Numbered, OutcomeRecord, OutcomesFull, Position, Record, Replay, Reply, ReplyTo,
-    SendFilter, Stats, TextReplyTo, Want, owner,
+    SendFilter, Stats, StoreGate, TextReplyTo, Want, owner,
 };
 pub use names::{HashKey, Names};
 pub use partition::{PARTITIONS, PartitionId};

@@ -105,7 +105,7 @@ impl Names {
     }
 
     /// Returns whether any device has a name.
-    pub(crate) fn has_any(&self) -> bool {
+    pub fn has_any(&self) -> bool {
         self.len() > 0
     }
 

@@ -695,6 +695,11 @@ impl Store {
         )?;
         let full = log.stats().is_full.load(Relaxed);
         out.gauge("switchboard_store_full", "1 while there is no space for new messages", full)?;
+        out.gauge(
+            "switchboard_store_full_for_anonymous",
+            "1 while there is no space for new messages from devices without a name",
+            log.stats().is_full_for_others.load(Relaxed),
+        )?;
         let help = "Bytes that are free on the file system of the data directory";
         let free = log.stats().free_bytes.load(Relaxed);
         out.bytes("switchboard_store_free", help, MetricType::Gauge, free)?;

@@ -14,13 +14,13 @@ use mio::{Poll, Waker};
 use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use switchboard_broker::{Broker, Directory, HashKey, Replay, ShardId};
+use switchboard_broker::{Broker, Directory, HashKey, Replay, ShardId, StoreGate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::auth::Keyring;
-use crate::config::{Config, Loaded};
+use crate::config::{Auth, Config, Loaded};
 use crate::files::Occasion;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -30,7 +30,7 @@ use crate::shard::{
     Admission, Begun, Budget, Ending, FILES_PER_SHARD, HttpConn, Inbox, Listener, OutQueues,
     SPARE_SOCKETS, Shard, Shared, StoreEvent, Total, WAKER,
 };
-use crate::store::{self, DropError, StoreError, Synced};
+use crate::store::{self, Admits, DropError, StoreError, Synced};
 use crate::systemd::Systemd;
 use crate::{greeting, http, log, reload, systemd};
 
@@ -179,6 +179,7 @@ impl Store {
             undropped: log::LineLimit::new(),
             failing: log::LineLimit::new(),
             is_failure_logged: AtomicBool::new(false),
+            is_open: shared.config().auth == Auth::Open,
         };
         let log = Arc::new(recovered.start(Box::new(listener)).context("the store's thread")?);
         let is_first = shared.log.set(Arc::clone(&log)).is_ok();
@@ -225,6 +226,8 @@ struct StoreListener {
     undropped: log::LineLimit,
     failing: log::LineLimit,
     is_failure_logged: AtomicBool,
+    /// True if devices without a name are let in.
+    is_open: bool,
 }
 
 impl StoreListener {
@@ -264,24 +267,43 @@ impl store::Listener for StoreListener {
         self.shared.metrics.store.is_failing.set(0);
     }
 
-    fn full(&self, is_full: bool) {
+    fn admits(&self, admits: Admits) {
         let stats = self.shared.metrics.store.log.get().map(|log| (log.usage(), log.stats()));
         let (log_bytes, free_bytes) =
             stats.map_or((0, 0), |(usage, stats)| (usage.bytes, stats.free_bytes.load(Relaxed)));
-        match is_full {
-            true => tracing::warn!(
+        match admits {
+            Admits::Nobody => tracing::warn!(
                 log_bytes,
                 free_bytes,
                 "no space for new messages (store_full): make room on the disk, raise \
                  store_max_bytes, or let devices take what waits"
             ),
-            false => tracing::info!(log_bytes, free_bytes, "there is space for new messages again"),
+            Admits::Reserved => tracing::warn!(
+                log_bytes,
+                free_bytes,
+                "what is left of the space for new messages is for devices with names alone; \
+                 others are told store_full"
+            ),
+            Admits::All => {
+                tracing::info!(log_bytes, free_bytes, "there is space for new messages again");
+            }
         }
-        self.tell_all(|| StoreEvent::Full(is_full));
+        let gate = match admits {
+            Admits::All => StoreGate::Open,
+            Admits::Reserved => StoreGate::NamedOnly,
+            Admits::Nobody => StoreGate::Closed,
+        };
+        self.tell_all(|| StoreEvent::Gate(gate));
     }
 
-    fn promised(&self, left: u64) -> u64 {
-        self.shared.directory.set_store_room(left);
+    fn has_reserve(&self) -> bool {
+        // An open server where nobody has a name loses nothing, and one that wants tokens has no
+        // strangers.
+        self.is_open && self.shared.directory.names().has_any()
+    }
+
+    fn promised(&self, left: u64, reserve: u64) -> u64 {
+        self.shared.directory.set_store_room(left, reserve);
         self.shared.directory.promised_bytes()
     }
 

@@ -9,7 +9,7 @@ use super::envelope::{
     Cancel, Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, TextReplyTo,
 };
 use super::send::MADE_ID_LONGEST;
-use super::store::Pending;
+use super::store::{Pending, StoreGate};
 use super::timers::Alarm;
 use super::totals::{memory_of, messages_max};
 use super::window::{Known, NewId};
@@ -197,7 +197,7 @@ impl Broker {
             return Err(Reply::Rejected(code));
         }
         let has_stored_outcome = deliver.receipt && durability == Durability::Disk;
-        if has_stored_outcome && !self.directory.may_promise_outcome() {
+        if has_stored_outcome && !self.directory.may_promise_outcome(deliver.from) {
             return Err(Reply::Rejected(RejectCode::StoreFull));
         }
         let limits = &self.mailboxes.limits;
@@ -227,8 +227,12 @@ impl Broker {
         }
         let stored = if is_in_memory { 0 } else { memory_of(len) };
         let stored = stored + if has_stored_outcome { RECEIPT_BYTES } else { 0 };
+        // What compaction frees goes to devices with names first: strangers who store messages and
+        // ack them at once would otherwise take it all.
+        let is_reserved = !is_in_memory && self.mailboxes.gate == StoreGate::NamedOnly;
+        let anonymous = self.mailboxes.anonymous;
         if deliver.from.is_number()
-            && self.mailboxes.anonymous.is_above((stored, memory), limits, &self.directory)
+            && (is_reserved || anonymous.is_above((stored, memory), limits, &self.directory))
         {
             return Err(Reply::AnonymousFull);
         }

@@ -9,6 +9,7 @@ use switchboard_proto::v1::close;
 
 use super::frames::BadFrames;
 use super::session::{Session, Speaker, Unwelcomed, moment_of, taken_over};
+use super::store::StoreGate;
 use super::timers::Alarm;
 use super::{Device, Event, Now, Out, Position, SendFilter};
 use crate::broker::{Broker, Effect};
@@ -154,7 +155,7 @@ impl Broker {
     /// Opens the session of a device that has a mailbox.
     fn come_back(&mut self, now: Now, hello: Hello, out: Out<'_>) {
         let id = hello.device;
-        let (ttl, is_full) = (self.ttl(id), self.mailboxes.is_full);
+        let (ttl, is_full) = (self.ttl(id), self.mailboxes.gate == StoreGate::Closed);
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_over = ttl.is_some_and(|ttl| device.away_since.after(ttl) <= now.at);
         // While the store is full, a device that is connected according to the store gets no new
@@ -179,7 +180,12 @@ impl Broker {
     ///
     /// The reason with which the connection is closed, if there is no slot.
     fn take_slot(&mut self, now: Now, id: DeviceId, out: Out<'_>) -> Result<(), &'static str> {
-        if self.mailboxes.is_full {
+        let is_closed = match self.mailboxes.gate {
+            StoreGate::Open => false,
+            StoreGate::NamedOnly => id.is_number(),
+            StoreGate::Closed => true,
+        };
+        if is_closed {
             // The record of a new device stays for as long as the device. A stranger that opens one
             // after the other would keep the store full, and bring the log above its bound.
             return Err(STORE_FULL);

@@ -59,6 +59,7 @@ pub use record::{
 };
 pub use recover::Replay;
 pub use reserved::OutcomesFull;
+pub use store::StoreGate;
 
 use crate::broker::{Broker, Effect};
 use crate::shrink::{KEPT_BY_SHARD, shrink};
@@ -242,8 +243,7 @@ pub(crate) struct Mailboxes {
     is_durable: bool,
     /// Set while the store cannot sync.
     is_failing: bool,
-    /// Set while the store takes no new messages; it takes all other records.
-    pub(crate) is_full: bool,
+    pub(crate) gate: StoreGate,
     devices: FxHashMap<DeviceId, Box<Device>>,
     /// By [`crate::Conn`].
     sessions: Vec<Option<session::Speaker>>,
@@ -364,7 +364,7 @@ impl Mailboxes {
             shards,
             is_durable,
             is_failing: false,
-            is_full: false,
+            gate: StoreGate::Open,
             devices: FxHashMap::default(),
             sessions: Vec::new(),
             next_session: 1,
@@ -402,7 +402,7 @@ impl Mailboxes {
     fn store_refuses(&self) -> Option<RejectCode> {
         // A full disk is both full and failing. `store_full` says more: the message is certainly
         // not kept.
-        match (self.is_full, self.is_failing) {
+        match (self.gate == StoreGate::Closed, self.is_failing) {
             (true, _) => Some(RejectCode::StoreFull),
             (false, true) => Some(RejectCode::StoreUnavailable),
             (false, false) => None,
@@ -488,7 +488,8 @@ impl Mailboxes {
     /// Returns the time at which the records of devices that were put off are written.
     pub(crate) fn stale_records_due(&self) -> Option<Moment> {
         // As for acks; and while the store is full there is no room for them.
-        let is_due = !self.stale_records.is_empty() && !self.is_full && !self.is_failing;
+        let is_due =
+            !self.stale_records.is_empty() && self.gate != StoreGate::Closed && !self.is_failing;
         is_due.then_some(self.stale_records_at)
     }
 

@@ -25,6 +25,8 @@ pub struct Want {
     pub seq: u64,
     /// Position of its record.
     pub position: Position,
+    /// Bytes of its content.
+    pub len: u32,
 }
 
 impl Broker {
@@ -89,9 +91,14 @@ impl Broker {
                         let wants: Vec<Want> = device
                             .mailbox
                             .to_fetch(index, FETCH_ENTRIES_MAX, FETCH_BYTES_MAX)
-                            .map(|entry| Want { seq: entry.seq, position: entry.position })
+                            .map(|entry| Want {
+                                seq: entry.seq,
+                                position: entry.position,
+                                len: entry.len,
+                            })
                             .collect();
-                        out(Effect::Fetch { device: id, session: session.number, wants: &wants });
+                        let (session, conn) = (session.number, session.conn);
+                        out(Effect::Fetch { device: id, session, conn, wants: &wants });
                     }
                     return;
                 }

@@ -21,6 +21,18 @@ const CACHED_BYTES_MAX: usize = 128 << 10;
 const STALE_RECORDS_AT_ONCE: usize = 256;
 const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 
+/// Devices whose new messages the store takes; it takes all other records in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreGate {
+    /// Those of all devices.
+    #[default]
+    Open,
+    /// Those of devices with names: only the space that is reserved for them is left.
+    NamedOnly,
+    /// Nobody's.
+    Closed,
+}
+
 /// Purposes of appends that are not synced: each says what to do when its record is.
 #[derive(Debug)]
 pub(crate) enum Pending {
@@ -72,14 +84,14 @@ impl Broker {
         // its bound. No promise depends on these: after a crash a device that the store has as
         // connected may have seen everything and is away since the start, like any that was
         // connected. So the store has it connected for longer than it was, and never for less.
-        self.mailboxes.is_full
+        self.mailboxes.gate == StoreGate::Closed
             && self.mailboxes.devices.get(&id).is_some_and(|device| device.is_recorded_online)
     }
 
     /// Writes at most `count` records that were put off, unless the store is full again.
     pub(crate) fn write_stale_records(&mut self, count: usize, out: Out<'_>) {
         for _ in 0..count {
-            if self.mailboxes.is_full {
+            if self.mailboxes.gate == StoreGate::Closed {
                 return;
             }
             let Some(id) = self.mailboxes.stale_records.pop_first() else { return };
@@ -96,9 +108,9 @@ impl Broker {
         }
     }
 
-    /// Notes that the store takes no new messages for now, or takes them again.
-    pub(crate) fn store_full(&mut self, now: Now, is_full: bool) {
-        self.mailboxes.is_full = is_full;
+    /// Notes whose new messages the store takes from now on.
+    pub(crate) fn store_gate(&mut self, now: Now, gate: StoreGate) {
+        self.mailboxes.gate = gate;
         self.mailboxes.stale_records_at = now.at;
     }
 

@@ -97,7 +97,7 @@ fn the_store_is_promised_no_more_outcomes_than_it_has_room_for() {
     let mut rig = rig(Limits::default(), true);
     let (devices, receipt) = (2 * DEVICE_BYTES as u64, RECEIPT_BYTES as u64);
     assert_eq!(rig.directory.promised_bytes(), devices);
-    rig.directory.set_store_room(devices + 3 * receipt);
+    rig.directory.set_store_room(devices + 3 * receipt, 0);
     assert_eq!(fill(&mut rig, 0, 0, ""), 3);
     assert_eq!(rig.directory.promised_bytes(), devices + 3 * receipt);
     let plain = r#"{"type":"send","id":"plain","to":"bob","body":1}"#;
@@ -112,6 +112,19 @@ fn the_store_is_promised_no_more_outcomes_than_it_has_room_for() {
     rig.sync();
     assert_eq!(rig.directory.promised_bytes(), devices);
     rig.broker.audit(100, 10).unwrap();
+}
+
+/// Tiny messages with receipts promise much more than they take themselves.
+#[test]
+fn strangers_are_promised_no_outcomes_in_the_room_of_those_with_names() {
+    let mut rig = rig(Limits::default(), true);
+    rig.hello_as(5, DeviceRef::Number(DeviceId::FIRST), None);
+    rig.sync();
+    let receipt = RECEIPT_BYTES as u64;
+    let room = rig.directory.promised_bytes() + 5 * receipt;
+    rig.directory.set_store_room(room, 3 * receipt);
+    assert_eq!(fill(&mut rig, 5, 0, ""), 2);
+    assert_eq!(fill(&mut rig, 0, 0, ""), 3);
 }
 
 /// The refusal of an ephemeral sender's message makes a record, even when the sender is gone.

@@ -54,7 +54,7 @@ impl Done {
                     self.pushed_to.push(device.pushed_to);
                 }
             }
-            Effect::Fetch { device, session, wants } => {
+            Effect::Fetch { device, session, wants, .. } => {
                 self.fetches.push((device, session, wants.to_vec()));
             }
             Effect::Send { envelope, .. } => self.sent.push(envelope),

@@ -91,7 +91,7 @@ impl From<Effect<'_>> for Done {
             Effect::AwaitDrain { conn } => Done::AwaitDrain { conn },
             Effect::Close { conn, code, .. } => Done::Close { conn, code },
             Effect::Append(record) => Done::Append((&record).into()),
-            Effect::Fetch { device, session, wants } => {
+            Effect::Fetch { device, session, wants, .. } => {
                 Done::Fetch { device, session, wants: wants.to_vec() }
             }
             Effect::Send { shard, envelope } => Done::Send { shard, envelope },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use switchboard_broker::{
     Broker, Conn, Content, DEVICE_BYTES, Digest, DigestKey, Directory, Effect, Envelope, HashKey,
     Hello, Input, LastRun, Limits, Moment, Now, PARTITIONS, PartitionId, Position, RECEIPT_BYTES,
-    Replay, ShardId, StampClock, Want, owner,
+    Replay, ShardId, StampClock, StoreGate, Want, owner,
 };
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::PublicId;
@@ -612,7 +612,8 @@ impl World {
         note!(self, "the store is {}", if is_full { "full" } else { "not full" });
         self.store.is_full = is_full;
         for shard in 0..self.shards() {
-            self.handle(shard, Input::StoreFull(is_full));
+            let gate = if is_full { StoreGate::Closed } else { StoreGate::Open };
+            self.handle(shard, Input::StoreGate(gate));
         }
         self.bound_promises();
     }
@@ -622,7 +623,7 @@ impl World {
         let few = self.random.pick(&[None, Some(0), Some(2), Some(5)]);
         let more = few.map(|few: u64| few * RECEIPT_BYTES as u64);
         let promised = self.directory.promised_bytes();
-        self.directory.set_store_room(more.map_or(u64::MAX, |more| promised + more));
+        self.directory.set_store_room(more.map_or(u64::MAX, |more| promised + more), 0);
         self.promised_max = more.map_or(u64::MAX, |more| self.promised_for_outcomes() + more);
     }
 

@@ -8,6 +8,7 @@ mod reader;
 pub(crate) mod record;
 pub(crate) mod state;
 mod tries;
+mod turns;
 mod worth;
 
 use std::io::ErrorKind;

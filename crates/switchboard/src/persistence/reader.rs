@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use switchboard_proto::DeviceId;
 
 use super::record;
 use super::tries::Tries;
+use super::turns::Turns;
 use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
 use crate::store::{self, Log, ReadError, Skipping};
@@ -33,6 +34,9 @@ pub(crate) trait Shards: Send + Sync {
     fn count(&self) -> usize;
     /// Hands an answer to a shard.
     fn answer(&self, shard: usize, answer: Answer);
+    /// Returns true if a shard may be given more contents. Once it may again, it says so by
+    /// [`Job::Room`].
+    fn has_room(&self, shard: usize) -> bool;
     /// Wakes all shards, so that each counts anew what waits.
     fn wake_all(&self);
     /// Returns what waits in all mailboxes, as counted last.
@@ -44,8 +48,9 @@ pub(crate) trait Shards: Send + Sync {
 /// An answer of the reader to a shard.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Contents of messages that a device waits for, as many as could be read.
-    Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)> },
+    /// Contents of messages that a device waits for, as many as could be read; none if its session
+    /// has ended. With the bytes that they take.
+    Fetched { device: DeviceId, session: u32, contents: Vec<(u64, Content)>, bytes: usize },
     /// The record that a device waits for is lost.
     Unreadable { device: DeviceId, session: u32, want: Want },
     /// A part of the log that is to be deleted.
@@ -63,9 +68,13 @@ pub(crate) enum Job {
         device: DeviceId,
         /// Number of its session, returned with the answer.
         session: u32,
+        /// Owned by the connection of that session: once it is gone, nobody waits for the contents.
+        link: Weak<()>,
         /// The records to read, in order.
         wants: Vec<Want>,
     },
+    /// A shard has taken contents, and may be given more.
+    Room,
     /// A shard has appended again what still counts of the chunk that it was given.
     Compacted {
         /// Bytes that it appended for that.
@@ -79,6 +88,7 @@ struct Fetch {
     shard: usize,
     device: DeviceId,
     session: u32,
+    link: Weak<()>,
     wants: Vec<Want>,
 }
 
@@ -106,6 +116,13 @@ pub(crate) struct Chunk {
     bytes: Vec<u8>,
     records: Vec<(Position, usize)>,
     damaged: Option<Range<Position>>,
+}
+
+impl Fetch {
+    /// Returns about the bytes that its contents take.
+    fn bytes(&self) -> usize {
+        self.wants.iter().map(bytes_of).sum()
+    }
 }
 
 impl Chunk {
@@ -164,6 +181,10 @@ struct Work {
     shards: Arc<dyn Shards>,
     log: Arc<Log>,
     jobs: Receiver<Job>,
+    /// By shard.
+    fetches: Vec<Turns<Fetch>>,
+    /// The shard whose fetch was served last.
+    served: usize,
     compaction: Option<Compaction>,
     refused: Option<Refused>,
     /// At most one for each device: that of its newest session.
@@ -189,19 +210,7 @@ impl Reader {
         log: Arc<Log>,
         jobs: Receiver<Job>,
     ) -> std::io::Result<Reader> {
-        let work = Work {
-            shards,
-            log,
-            jobs,
-            compaction: None,
-            refused: None,
-            failed: HashMap::new(),
-            looked_at: Instant::now(),
-            awaits_drop: false,
-            worth: Worth::default(),
-            unreadable: LineLimit::new(),
-            not_compacted: LineLimit::new(),
-        };
+        let work = Work::new(shards, log, jobs);
         let (end, ended) = channel();
         let thread = thread::Builder::new().name("store-reader".to_owned());
         let thread = thread.spawn(move || {
@@ -223,12 +232,28 @@ impl Reader {
 }
 
 impl Work {
+    fn new(shards: Arc<dyn Shards>, log: Arc<Log>, jobs: Receiver<Job>) -> Work {
+        Work {
+            fetches: (0..shards.count()).map(|_| Turns::default()).collect(),
+            served: 0,
+            shards,
+            log,
+            jobs,
+            compaction: None,
+            refused: None,
+            failed: HashMap::new(),
+            looked_at: Instant::now(),
+            awaits_drop: false,
+            worth: Worth::default(),
+            unreadable: LineLimit::new(),
+            not_compacted: LineLimit::new(),
+        }
+    }
+
     fn run(mut self) {
-        loop {
-            match self.jobs.recv_timeout(self.next_wait()) {
-                Ok(job) => self.work(job),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+        while self.take_jobs() {
+            if let Some(fetch) = self.next_fetch() {
+                self.begin_fetch(fetch);
             }
             let now = Instant::now();
             self.retry_due(now);
@@ -238,6 +263,41 @@ impl Work {
                 self.look(now);
             }
         }
+    }
+
+    /// Takes all jobs that have come; waits for one if no fetch can be served now. Returns false
+    /// once all senders are gone.
+    fn take_jobs(&mut self) -> bool {
+        // All of them before the next fetch, so that compaction, which frees space, waits for one
+        // fetch and not for as many as there are devices.
+        let mut may_wait = self.next_shard().is_none();
+        loop {
+            let job = match std::mem::take(&mut may_wait) {
+                true => self.jobs.recv_timeout(self.next_wait()),
+                false => self.jobs.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                }),
+            };
+            match job {
+                Ok(job) => self.work(job),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Returns the next shard in turn that waits for a fetch and may be given its contents.
+    fn next_shard(&self) -> Option<usize> {
+        let count = self.fetches.len();
+        let mut shards = (1..=count).map(|step| (self.served + step) % count);
+        shards.find(|&shard| !self.fetches[shard].is_empty() && self.shards.has_room(shard))
+    }
+
+    fn next_fetch(&mut self) -> Option<Fetch> {
+        let shard = self.next_shard()?;
+        self.served = shard;
+        self.fetches[shard].pop()
     }
 
     fn next_wait(&self) -> Duration {
@@ -260,9 +320,12 @@ impl Work {
 
     fn work(&mut self, job: Job) {
         match job {
-            Job::Fetch { shard, device, session, wants } => {
-                self.begin_fetch(Fetch { shard, device, session, wants });
+            Job::Fetch { shard, device, session, link, wants } => {
+                let fetch = Fetch { shard, device, session, link, wants };
+                self.fetches[shard].push(fetch.bytes() as u64, fetch);
             }
+            // It only wakes this thread, which then looks which shards have room.
+            Job::Room => {}
             Job::Compacted { copied_bytes } => {
                 let Some(compaction) = &mut self.compaction else { return };
                 compaction.copied_bytes += copied_bytes;
@@ -276,6 +339,11 @@ impl Work {
 
     /// Begins a fetch, unless the same one failed before and waits for its next try.
     fn begin_fetch(&mut self, fetch: Fetch) {
+        // The device may have come and gone many times while this waited. An answer there must be:
+        // only then may it ask again.
+        if fetch.link.strong_count() == 0 {
+            return self.answer(&fetch, Vec::new());
+        }
         let first = |fetch: &Fetch| fetch.wants.first().map(|want| want.position);
         match self.failed.get_mut(&fetch.device) {
             // A device that reconnects again and again must not make the disk retry a bad
@@ -308,8 +376,13 @@ impl Work {
                 }
             }
         }
-        let Fetch { shard, device, session, .. } = fetch;
-        self.shards.answer(shard, Answer::Fetched { device, session, contents });
+        self.answer(&fetch, contents);
+    }
+
+    fn answer(&self, fetch: &Fetch, contents: Vec<(u64, Content)>) {
+        let &Fetch { shard, device, session, .. } = fetch;
+        let bytes = fetch.wants.iter().take(contents.len()).map(bytes_of).sum();
+        self.shards.answer(shard, Answer::Fetched { device, session, contents, bytes });
     }
 
     /// Handles a fetch whose first content could not be read: it is retried later, or the broker is
@@ -513,7 +586,174 @@ impl Work {
     }
 }
 
+/// Returns about the bytes that a content takes.
+fn bytes_of(want: &Want) -> usize {
+    want.len as usize + RECORD_OVERHEAD as usize
+}
+
 /// Returns true for a record behind the end of its file: it is damage, and waiting does not help.
 fn is_cut_off(error: &ReadError) -> bool {
     matches!(error, ReadError::Io(error) if error.io().kind() == ErrorKind::UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::{DataDir, Listener, LogOptions, StoreError, Synced};
+
+    /// Shards that note which of them were answered, and how many contents each got.
+    #[derive(Default)]
+    struct Fakes {
+        answered: Mutex<Vec<(usize, usize)>>,
+        /// The only shard that may be given no contents.
+        full: Mutex<Option<usize>>,
+        failures: Mutex<usize>,
+    }
+
+    impl Shards for Fakes {
+        fn count(&self) -> usize {
+            2
+        }
+
+        fn answer(&self, shard: usize, answer: Answer) {
+            let Answer::Fetched { contents, .. } = answer else { return };
+            self.answered.lock().unwrap().push((shard, contents.len()));
+        }
+
+        fn has_room(&self, shard: usize) -> bool {
+            *self.full.lock().unwrap() != Some(shard)
+        }
+
+        fn wake_all(&self) {}
+
+        fn waiting(&self) -> Stats {
+            Stats::default()
+        }
+
+        fn read_failed(&self) {
+            *self.failures.lock().unwrap() += 1;
+        }
+    }
+
+    /// Tells the positions of records.
+    struct Ears(Sender<store::Position>);
+
+    impl Listener for Ears {
+        fn synced(&self, _: usize, batches: Vec<Synced>) {
+            let positions = batches.iter().flat_map(Synced::positions);
+            positions.for_each(|position| self.0.send(position).unwrap());
+        }
+
+        fn room(&self, _: usize) {}
+
+        fn failing(&self, _: &StoreError) {}
+
+        fn healthy(&self) {}
+
+        fn dropped(&self, _: u32, _: Result<(), store::DropError>) {}
+    }
+
+    struct Fixture {
+        work: Work,
+        jobs: Sender<Job>,
+        shards: Arc<Fakes>,
+        /// Position of a record that holds no content, so that a read of it fails.
+        damaged: Position,
+        /// Of all fetches whose sessions have not ended.
+        link: Arc<()>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = Arc::new(DataDir::open(dir.path()).unwrap());
+            let log = store::open(disk, LogOptions::default(), &mut |_, _| Ok(())).unwrap();
+            let (say, positions) = channel();
+            let log = Arc::new(log.start(Box::new(Ears(say))).unwrap());
+            let mut batch = store::Batch::default();
+            batch.push_with(|out| out.push(0));
+            log.submit(0, batch).unwrap();
+            let damaged = Position(positions.recv().unwrap().to_u64());
+            let shards = Arc::new(Fakes::default());
+            let (jobs, taken) = Reader::channel();
+            let work = Work::new(Arc::clone(&shards) as Arc<dyn Shards>, log, taken);
+            Fixture { work, jobs, shards, damaged, link: Arc::new(()), _dir: dir }
+        }
+
+        /// Asks for the damaged record.
+        fn ask(&self, shard: usize, device: u64, link: Weak<()>) {
+            let wants = vec![Want { seq: 1, position: self.damaged, len: 100 }];
+            let device = DeviceId::new(device);
+            self.jobs.send(Job::Fetch { shard, device, session: 1, link, wants }).unwrap();
+        }
+
+        fn step(&mut self) {
+            assert!(self.work.take_jobs());
+            if let Some(fetch) = self.work.next_fetch() {
+                self.work.begin_fetch(fetch);
+            }
+        }
+
+        fn answered(&self) -> Vec<(usize, usize)> {
+            std::mem::take(&mut self.shards.answered.lock().unwrap())
+        }
+    }
+
+    /// Devices that came and went made the reader read what nobody waited for any more, for
+    /// seconds, and all others waited behind that.
+    #[test]
+    fn a_fetch_whose_session_has_ended_is_answered_without_a_read() {
+        let mut it = Fixture::new();
+        it.ask(0, 1, Weak::new());
+        it.step();
+        assert_eq!(it.answered(), [(0, 0)], "or the device could never ask again");
+        assert_eq!(*it.shards.failures.lock().unwrap(), 0);
+        // The same with a session that goes on is read.
+        it.ask(0, 1, Arc::downgrade(&it.link));
+        it.step();
+        assert_eq!(it.answered(), []);
+        assert_eq!(*it.shards.failures.lock().unwrap(), 1);
+    }
+
+    /// One shard that is slow to take its contents must neither fill the memory with them nor delay
+    /// the others.
+    #[test]
+    fn a_shard_that_has_no_room_is_passed_over_until_it_has() {
+        let mut it = Fixture::new();
+        *it.shards.full.lock().unwrap() = Some(0);
+        (1..=2).for_each(|device| it.ask(0, device, Weak::new()));
+        (3..=4).for_each(|device| it.ask(1, device, Weak::new()));
+        (0..2).for_each(|_| it.step());
+        assert_eq!(it.answered(), [(1, 0), (1, 0)]);
+        assert_eq!(it.work.next_shard(), None);
+        *it.shards.full.lock().unwrap() = None;
+        it.jobs.send(Job::Room).unwrap();
+        it.ask(1, 5, Weak::new());
+        (0..3).for_each(|_| it.step());
+        assert_eq!(it.answered(), [(0, 0), (1, 0), (0, 0)], "the shards take turns");
+    }
+
+    /// Compaction, which frees space, once waited behind as many fetches as there were devices.
+    #[test]
+    fn compaction_waits_for_one_fetch_only() {
+        let mut it = Fixture::new();
+        it.work.compaction = Some(Compaction {
+            segment: 1,
+            bytes: 0,
+            next: None,
+            is_last: false,
+            awaited: 2,
+            copied_bytes: 0,
+            skipping: None,
+        });
+        (0..10).for_each(|device| it.ask(0, device, Weak::new()));
+        it.jobs.send(Job::Compacted { copied_bytes: 7 }).unwrap();
+        it.step();
+        assert_eq!(it.answered().len(), 1);
+        let compaction = it.work.compaction.as_ref().unwrap();
+        assert_eq!((compaction.awaited, compaction.copied_bytes), (1, 7));
+    }
 }

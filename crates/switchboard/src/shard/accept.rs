@@ -202,6 +202,7 @@ impl Shard {
             begun_at: now,
             stores: false,
             half_closed_at: now,
+            link: None,
         });
         self.watch(key, deadline);
         if is_over {

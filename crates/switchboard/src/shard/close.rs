@@ -45,6 +45,7 @@ impl Shard {
         let deadline = self.ports.now.after(self.config.close_timeout);
         let Some(conn) = self.ports.conn(key) else { return };
         conn.phase = Phase::Closing { deadline, is_shut: false };
+        conn.link = None;
         // From here on only the deadline bounds the wait, and the peer is read to its end,
         // whatever had paused it; input that is not dealt with yet no longer counts.
         conn.unwritten.set(Unwritten::FULL, false);

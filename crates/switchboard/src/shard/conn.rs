@@ -1,6 +1,7 @@
 //! A connection: its state in the shard, and its socket's reads and writes.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
 
 use mio::net::TcpStream;
 use switchboard_broker::Moment;
@@ -73,6 +74,9 @@ pub(super) struct Conn {
     pub(super) stores: bool,
     /// Time at which the peer shut its sending side, if `half_closed`.
     pub(super) half_closed_at: Moment,
+    /// Shared with fetches for its session, so that the reader of the store skips those that nobody
+    /// waits for any more.
+    pub(super) link: Option<Arc<()>>,
 }
 
 // Only in release builds: in debug builds mio adds a field of its own to each socket.

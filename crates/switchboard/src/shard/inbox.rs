@@ -28,6 +28,8 @@ pub(crate) struct Inbox {
     /// Number of the shard's connections that wait for their TLS handshake, and of sockets on
     /// their way to it (see [`super::tls`]).
     pub(super) waiting_handshakes: AtomicUsize,
+    /// Bytes of contents that the reader of the store gave and the shard has not dealt with.
+    content_bytes: AtomicUsize,
     waker: Waker,
     max_bytes: usize,
     ending: Arc<Ending>,
@@ -76,6 +78,10 @@ pub(super) struct Batch {
 
 /// A text whose receiver had left: its sender, and its digest in the duplicate window.
 pub(super) type Returned = (DeviceId, Digest);
+
+/// Bytes of contents, some milliseconds of work, at which the reader of the store gives no more
+/// until the shard has dealt with some.
+const CONTENT_BYTES_MAX: usize = 1 << 20;
 
 /// Most memory that an empty batch keeps.
 const KEPT_BYTES: usize = 1 << 20;
@@ -200,6 +206,7 @@ impl Inbox {
             has_store_events: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             waiting_handshakes: AtomicUsize::new(0),
+            content_bytes: AtomicUsize::new(0),
             waker,
             max_bytes,
             ending,
@@ -244,6 +251,24 @@ impl Inbox {
         state.store.push(event);
         self.has_store_events.store(true, Ordering::SeqCst);
         self.notify(state);
+    }
+
+    /// Returns true if the reader of the store may give more contents. A turn deals with all that
+    /// there are, so this also bounds the turn.
+    pub(super) fn has_room_for_contents(&self) -> bool {
+        self.content_bytes.load(Ordering::SeqCst) < CONTENT_BYTES_MAX
+    }
+
+    /// Notes that the reader gives so many bytes of contents.
+    pub(super) fn add_contents(&self, bytes: usize) {
+        self.content_bytes.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// Notes that the shard has dealt with so many bytes of contents; returns true if there was no
+    /// room for more before.
+    pub(super) fn took_contents(&self, bytes: usize) -> bool {
+        let had = self.content_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        had >= CONTENT_BYTES_MAX && had - bytes < CONTENT_BYTES_MAX
     }
 
     /// Returns true if there are events of the store.

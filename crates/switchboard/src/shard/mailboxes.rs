@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::Interest;
-use switchboard_broker::{Conn as BrokerConn, Hello, Input, Now, Position, SendFilter, owner};
+use switchboard_broker::{
+    Conn as BrokerConn, Hello, Input, Now, Position, SendFilter, StoreGate, owner,
+};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{
     ClientFrame, FrameError, HELLO_TIMEOUT, ServerFrame, close, parse_client,
@@ -34,8 +36,8 @@ pub(crate) enum StoreEvent {
     Failing,
     /// Batches become durable again.
     Healthy,
-    /// The gate for new messages closed (true) or opened.
-    Full(bool),
+    /// The gate for new messages admits others than before.
+    Gate(StoreGate),
 }
 
 /// Largest message of a connection that is not authenticated: a `hello` with the largest token.
@@ -326,14 +328,18 @@ impl Shard {
         for event in inbox.take_store() {
             match event {
                 StoreEvent::Synced(batches) => self.synced(batches),
-                StoreEvent::Read(Answer::Fetched { device, session, contents }) => {
+                StoreEvent::Read(Answer::Fetched { device, session, contents, bytes }) => {
                     self.decide(Input::Fetched { device, session, contents });
+                    let inbox = &self.shared.inboxes[self.ports.shard_index()];
+                    if inbox.took_contents(bytes) {
+                        self.ports.ask_reader(Job::Room);
+                    }
                 }
                 StoreEvent::Read(Answer::Unreadable { device, session, want }) => {
                     self.decide(Input::Unreadable { device, session, want });
                 }
                 StoreEvent::Read(Answer::Compact(chunk)) => self.compact(&chunk),
-                StoreEvent::Full(is_full) => self.decide(Input::StoreFull(is_full)),
+                StoreEvent::Gate(gate) => self.decide(Input::StoreGate(gate)),
                 StoreEvent::Room => self.ports.store_is_full = false,
                 StoreEvent::Failing => self.store_fails(true, Input::StoreFailing),
                 StoreEvent::Healthy => self.store_fails(false, Input::StoreHealthy),

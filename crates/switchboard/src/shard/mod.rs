@@ -143,7 +143,14 @@ impl Shards for Shared {
     }
 
     fn answer(&self, shard: usize, answer: Answer) {
+        if let Answer::Fetched { bytes, .. } = &answer {
+            self.inboxes[shard].add_contents(*bytes);
+        }
         self.inboxes[shard].store(StoreEvent::Read(answer));
+    }
+
+    fn has_room(&self, shard: usize) -> bool {
+        self.inboxes[shard].has_room_for_contents()
     }
 
     fn wake_all(&self) {

@@ -508,9 +508,11 @@ impl Ports {
                 self.todos.push_back(Todo::Close { key, code, reason });
             }
             Effect::Append(record) => self.append(&record),
-            Effect::Fetch { device, session, wants } => {
+            Effect::Fetch { device, session, conn, wants } => {
                 let (shard, wants) = (self.shard_index(), wants.to_vec());
-                self.ask_reader(Job::Fetch { shard, device, session, wants });
+                let link = self.conns[conn.0 as usize].link.get_or_insert_default();
+                let link = Arc::downgrade(link);
+                self.ask_reader(Job::Fetch { shard, device, session, link, wants });
             }
             Effect::Send { shard, envelope } => self.send_envelope(shard, envelope),
             Effect::AwaitReply { conn } => self.await_reply(self.key(conn.0)),

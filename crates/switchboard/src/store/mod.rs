@@ -45,6 +45,6 @@ pub use position::Position;
 pub use queue::Full;
 pub use recover::{Cut, Found, Replay};
 pub use salvage::{Salvaged, StateOf, salvage};
-pub use space::Space;
+pub use space::{Admits, Space};
 pub use stats::Stats;
 pub use writer::{Listener, LogOptions};

@@ -29,6 +29,9 @@ const QUEUE_MORE_PART: u64 = 8;
 /// Smallest segment that a small volume leads to.
 const SEGMENT_BYTES_MIN: u32 = 64 << 10;
 
+/// Fraction of the space for messages that is reserved once the listener asks for it: a quarter.
+const RESERVE_PART: u64 = 4;
+
 /// Allowance for smaller segments; see [`Plan::segments_max`].
 const SEGMENTS_MORE: u64 = 16;
 
@@ -121,6 +124,12 @@ impl Plan {
         self.queued() + u64::from(self.segment_bytes)
     }
 
+    /// Returns the bytes that are left to the senders for whom they are reserved, above the
+    /// headroom.
+    pub(super) fn reserve(&self) -> u64 {
+        self.volume.saturating_sub(self.ballast_bytes + self.headroom()) / RESERVE_PART
+    }
+
     /// Returns the most bytes that may be queued, with the shards and with the log, and zeros ahead
     /// of them.
     fn queued(&self) -> u64 {
@@ -144,25 +153,49 @@ impl Plan {
     }
 }
 
+/// Senders whose new messages are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admits {
+    /// All.
+    #[default]
+    All,
+    /// Those for whom the space that is left is reserved.
+    Reserved,
+    /// None.
+    Nobody,
+}
+
 /// Gate for new messages. It opens at more free space than it closes at, so that it does not flap.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Gate {
-    pub(super) is_full: bool,
+    pub(super) admits: Admits,
     /// Set while space is so short that compaction should not wait.
     pub(super) is_tight: bool,
 }
 
 impl Gate {
-    /// Opens or closes the gate, for a log that may grow by `left` bytes; returns true if that is a
-    /// change. `is_short` says that its ballast is not whole.
-    pub(super) fn judge(&mut self, plan: &Plan, left: u64, is_short: bool) -> bool {
+    /// Opens or closes the gate, for a log that may grow by `left` bytes, of which `reserve` are
+    /// reserved; returns true if that is a change. `is_short` says that its ballast is not whole.
+    pub(super) fn judge(&mut self, plan: &Plan, left: u64, reserve: u64, is_short: bool) -> bool {
         let headroom = plan.headroom();
+        let more_to_open = |is_closed: bool| if is_closed { headroom / 2 } else { 0 };
         // Without its ballast the log counts as full, however much is free: what is accepted
         // now could not be written if the disk were full again.
-        let needed = if self.is_full { headroom + headroom / 2 } else { headroom };
-        let is_full = is_short || left < needed;
-        self.is_tight = is_full || left < 2 * headroom;
-        std::mem::replace(&mut self.is_full, is_full) != is_full
+        let is_full = is_short || left < headroom + more_to_open(self.is_full());
+        let is_kept = left < headroom + reserve + more_to_open(self.admits != Admits::All);
+        let admits = match (is_full, reserve > 0 && is_kept) {
+            (true, _) => Admits::Nobody,
+            (false, true) => Admits::Reserved,
+            (false, false) => Admits::All,
+        };
+        // Dead records must not keep the gate closed for those who may not use the reserve.
+        self.is_tight = admits != Admits::All || left < reserve + 2 * headroom;
+        std::mem::replace(&mut self.admits, admits) != admits
+    }
+
+    /// Returns true while no new messages are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.admits == Admits::Nobody
     }
 }
 
@@ -226,15 +259,47 @@ mod tests {
         let plan = Plan::new(&OPTIONS, None);
         let headroom = plan.headroom();
         let mut gate = Gate::default();
-        assert!(!gate.judge(&plan, 2 * headroom, false));
+        assert!(!gate.judge(&plan, 2 * headroom, 0, false));
         assert!(!gate.is_tight);
-        assert!(!gate.judge(&plan, headroom, false));
-        assert!(gate.is_tight && !gate.is_full);
-        assert!(gate.judge(&plan, headroom - 1, false));
-        assert!(!gate.judge(&plan, headroom + 1, false), "it does not flap");
-        assert!(gate.is_full);
-        assert!(gate.judge(&plan, 2 * headroom, false));
-        assert!(!gate.is_full);
-        assert!(gate.judge(&plan, u64::MAX, true), "without ballast it is full");
+        assert!(!gate.judge(&plan, headroom, 0, false));
+        assert!(gate.is_tight && !gate.is_full());
+        assert!(gate.judge(&plan, headroom - 1, 0, false));
+        assert!(!gate.judge(&plan, headroom + 1, 0, false), "it does not flap");
+        assert!(gate.is_full());
+        assert!(gate.judge(&plan, 2 * headroom, 0, false));
+        assert!(!gate.is_full());
+        assert!(gate.judge(&plan, u64::MAX, 0, true), "without ballast it is full");
+    }
+
+    /// Space that came free went to whoever asked next: those for whom a quarter was meant were
+    /// refused in four of five attempts while others stored messages and acked them at once.
+    #[test]
+    fn the_gate_leaves_a_quarter_to_those_for_whom_it_is_reserved() {
+        for mib in [8, 64, 1_000, 10_240] {
+            let plan = Plan::new(&OPTIONS, Some(mib * MIB));
+            let (headroom, reserve) = (plan.headroom(), plan.reserve());
+            let of_messages = mib * MIB - plan.ballast_bytes - headroom;
+            assert_eq!(reserve, of_messages / 4);
+            let mut gate = Gate::default();
+            let mut admits = |left| {
+                gate.judge(&plan, left, reserve, false);
+                gate.admits
+            };
+            let at = headroom + reserve;
+            assert_eq!(admits(at), Admits::All);
+            assert_eq!(admits(at - 1), Admits::Reserved);
+            assert_eq!(admits(at + headroom / 2 - 1), Admits::Reserved, "it does not flap");
+            assert_eq!(admits(at + headroom / 2), Admits::All);
+            assert_eq!(admits(headroom), Admits::Reserved);
+            assert_eq!(admits(headroom - 1), Admits::Nobody);
+            assert_eq!(admits(headroom + headroom / 2), Admits::Reserved, "they come first");
+            // Compaction does not wait until the gate is closed to anybody.
+            admits(u64::MAX);
+            assert!(!gate.is_tight);
+            gate.judge(&plan, at + headroom - 1, reserve, false);
+            assert!(gate.is_tight && gate.admits == Admits::All);
+            assert!(gate.judge(&plan, at - 1, reserve, false));
+            assert!(gate.judge(&plan, at - 1, 0, false), "nothing is reserved any more");
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::ballast::Ballast;
 use super::manifest::{Listed, Manifest};
 use super::queue::{Entry, Queue};
 use super::segment::{HEADER_LEN, Header, Previous, Segment, VERSION, name_of};
-use super::space::{Gate, Plan, Space};
+use super::space::{Admits, Gate, Plan, Space};
 use super::stats::{add, set};
 use super::{Batch, CloseError, Disk, DropError, Stats, StoreError, Synced};
 
@@ -76,12 +76,16 @@ pub trait Listener: Send {
     fn room(&self, shard: usize);
     /// From now on nothing becomes durable. The writer retries until it does.
     fn failing(&self, error: &StoreError);
-    /// The gate for new messages closed or opened. Batches that are submitted while it is
-    /// closed are written as long as the disk takes them.
-    fn full(&self, _is_full: bool) {}
+    /// The gate for new messages admits others than before. Batches that are submitted while it
+    /// is closed are written as long as the disk takes them.
+    fn admits(&self, _admits: Admits) {}
+    /// Returns true if a quarter of the space for messages is to be reserved for some senders.
+    fn has_reserve(&self) -> bool {
+        false
+    }
     /// Returns the bytes promised to records that the log takes even when it is full. `left` is
-    /// what new messages may take before these are subtracted.
-    fn promised(&self, _left: u64) -> u64 {
+    /// what new messages may take before these are subtracted, of which `reserve` are reserved.
+    fn promised(&self, _left: u64, _reserve: u64) -> u64 {
         0
     }
     /// No space can be set aside on this disk; the log goes on without a ballast.
@@ -381,19 +385,21 @@ impl Writer {
         let left_behind = self.abandoned_bytes + u64::from(untrimmed);
         let used = self.shared.usage().bytes + u64::from(ahead) + left_behind + self.ballast.len();
         let left = self.plan.left(used, space);
-        let promised = listener.promised(left.saturating_sub(self.plan.headroom()));
+        let reserve = if listener.has_reserve() { self.plan.reserve() } else { 0 };
+        let promised = listener.promised(left.saturating_sub(self.plan.headroom()), reserve);
         let left = left.saturating_sub(promised);
-        let is_changed = self.gate.judge(&self.plan, left, self.is_short);
+        let is_changed = self.gate.judge(&self.plan, left, reserve, self.is_short);
         let stats = &self.shared.stats;
         set(&stats.left_bytes, left.saturating_sub(self.plan.headroom()));
         set(&stats.free_bytes, space.map_or(0, |space| space.free));
         set(&stats.ballast_bytes, self.ballast.len());
         set(&stats.is_tight, self.gate.is_tight.into());
         if is_changed {
-            listener.full(self.gate.is_full);
+            listener.admits(self.gate.admits);
         }
         // After the shards were told: a client that reads the metric may send at once.
-        set(&stats.is_full, self.gate.is_full.into());
+        set(&stats.is_full, self.gate.is_full().into());
+        set(&stats.is_full_for_others, (self.gate.admits != Admits::All).into());
     }
 
     /// Returns the size that a segment must not pass.
@@ -404,7 +410,7 @@ impl Writer {
 
     /// Returns the number of zeros to write ahead; 0 while space is short.
     fn zeros_ahead(&self) -> u32 {
-        if self.is_short || self.gate.is_full { 0 } else { self.plan.zeros_ahead }
+        if self.is_short || self.gate.is_full() { 0 } else { self.plan.zeros_ahead }
     }
 
     /// Writes and syncs the batches at the front that fit into the segment; returns the

@@ -12,8 +12,8 @@ mod world;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    Batch, Disk, DropError, Listener, LogOptions, OpenError, Position, Recovered, StoreError,
-    Synced, open,
+    Admits, Batch, Disk, DropError, Listener, LogOptions, OpenError, Position, Recovered,
+    StoreError, Synced, open,
 };
 
 /// A call of the listener.
@@ -23,7 +23,7 @@ enum Told {
     Room(usize),
     Failing,
     Healthy,
-    Full(bool),
+    Admits(Admits),
     Dropped(u32, Result<(), DropError>),
 }
 
@@ -58,8 +58,8 @@ impl Listener for Ears {
         self.hear(Told::Failing);
     }
 
-    fn full(&self, is_full: bool) {
-        self.hear(Told::Full(is_full));
+    fn admits(&self, admits: Admits) {
+        self.hear(Told::Admits(admits));
     }
 
     fn healthy(&self) {

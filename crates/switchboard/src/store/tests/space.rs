@@ -4,7 +4,7 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, Told, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, LogOptions, Recovered};
+use crate::store::{Admits, Batch, LogOptions, Recovered};
 
 const OPTIONS: LogOptions = LogOptions {
     segment_bytes: 8_000,
@@ -52,8 +52,9 @@ impl Fixture {
             Told::Synced(..) => "synced",
             Told::Failing => "failing",
             Told::Healthy => "healthy",
-            Told::Full(true) => "full",
-            Told::Full(false) => "not full",
+            Told::Admits(Admits::Nobody) => "full",
+            Told::Admits(Admits::Reserved) => "reserved",
+            Told::Admits(Admits::All) => "not full",
             Told::Dropped(..) => "dropped",
             Told::Room(_) => "room",
         })
@@ -119,7 +120,7 @@ fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
 /// are promised.
 #[test]
 fn the_gate_closes_for_what_is_promised_and_opens_when_it_is_not_any_more() {
-    struct Promised(Ears, u64);
+    struct Promised(Ears, u64, bool);
     impl crate::store::Listener for Promised {
         fn synced(&self, shard: usize, batches: Vec<crate::store::Synced>) {
             self.0.synced(shard, batches);
@@ -127,18 +128,31 @@ fn the_gate_closes_for_what_is_promised_and_opens_when_it_is_not_any_more() {
         fn room(&self, _: usize) {}
         fn failing(&self, _: &crate::store::StoreError) {}
         fn healthy(&self) {}
-        fn full(&self, is_full: bool) {
-            self.0.full(is_full);
+        fn admits(&self, admits: Admits) {
+            self.0.admits(admits);
         }
-        fn promised(&self, left: u64) -> u64 {
+        fn has_reserve(&self) -> bool {
+            self.2
+        }
+        fn promised(&self, left: u64, reserve: u64) -> u64 {
             assert!(left > 60_000, "{left}");
+            assert_eq!(reserve > 0, self.2);
             self.1
         }
         fn dropped(&self, _: u32, _: Result<(), crate::store::DropError>) {}
     }
     let mut it = fixture(OPTIONS);
-    for (promised, told) in [(0, vec![]), (90_000, vec!["full"]), (100, vec!["not full"])] {
-        let ears = Promised(it.ears.clone(), promised);
+    for (promised, has_reserve, told) in [
+        (0, false, vec![]),
+        (90_000, false, vec!["full"]),
+        (100, false, vec!["not full"]),
+        (100, true, vec![]),
+        (65_000, false, vec![]),
+        (65_000, true, vec!["reserved"]),
+        (90_000, true, vec!["full"]),
+        (100, true, vec!["not full"]),
+    ] {
+        let ears = Promised(it.ears.clone(), promised, has_reserve);
         it.log.shared.queue.ask(Entry::Look);
         while !matches!(it.log.writer.step(&ears), Turn::Idle) {}
         assert_eq!(it.told(), told);

@@ -8,7 +8,7 @@ use super::random::Random;
 use super::{Ears, Told, reopen};
 use crate::store::queue::Entry;
 use crate::store::writer::Turn;
-use crate::store::{Batch, Disk, LogOptions, OpenError, Position, Recovered};
+use crate::store::{Admits, Batch, Disk, LogOptions, OpenError, Position, Recovered};
 
 /// Seeds of the schedules that run each time; `STORE_SEEDS=from..to` runs others.
 const SEEDS: std::ops::Range<u64> = 0..1500;
@@ -245,7 +245,8 @@ impl World {
                         self.positions.retain(|_, at| *at >= self.dropped);
                     }
                 }
-                Told::Full(is_full) => {
+                Told::Admits(admits) => {
+                    let is_full = admits == Admits::Nobody;
                     assert_ne!(std::mem::replace(&mut self.is_full, is_full), is_full);
                 }
                 Told::Room(_) => {}

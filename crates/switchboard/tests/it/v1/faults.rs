@@ -210,6 +210,31 @@ fn the_log_keeps_to_its_quota_and_comes_free_as_messages_are_acked() {
     }
 }
 
+/// Strangers who stored messages and acked them at once took all space that came free: devices with
+/// names were refused in four of five attempts.
+#[test]
+fn what_is_left_of_the_store_is_for_devices_with_names() {
+    let server = Server::with(&["store_max_bytes=8MiB", "dedup_window=1s"]);
+    let (mut stranger, away) = (V1::anonymous(&server), V1::anonymous(&server).leave());
+    let mut named = V1::named(&server, "ann");
+    V1::named(&server, "bob").leave();
+    let body = json!({"body": "x".repeat(50_000)});
+    let message = |id: u64| with(send(&away.device, &id.to_string()), &body);
+    let refused = fill_store(&mut stranger, message, 0);
+    server.await_metric("switchboard_store_full_for_anonymous", |full| full == 1.0);
+    for id in 0..10 {
+        named.send_with("bob", &id.to_string(), &body);
+    }
+    assert_eq!(server.metric("switchboard_store_full"), 0.0);
+    let mut device = away.back(&server, 0);
+    for id in 0..refused {
+        let seq = device.take(&id.to_string());
+        device.ack(seq);
+    }
+    server.await_metric("switchboard_store_full_for_anonymous", |full| full == 0.0);
+    retry(&mut stranger, &message(refused));
+}
+
 /// Many clients that filled a store of 16 MiB at once made it grow to 25: while the gate was
 /// open, shards had accepted far more than the log had space for.
 #[test]

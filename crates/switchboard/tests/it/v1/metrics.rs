@@ -159,7 +159,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Samples that no case here changes.
-pub(crate) const ELSEWHERE: [&str; 16] = [
+pub(crate) const ELSEWHERE: [&str; 17] = [
     // v1/key_set.rs
     closed!("1013"),
     // v1/faults.rs
@@ -169,6 +169,7 @@ pub(crate) const ELSEWHERE: [&str; 16] = [
     "switchboard_reader_pauses_total{reason=\"store\"}",
     "switchboard_store_failing",
     "switchboard_store_full",
+    "switchboard_store_full_for_anonymous",
     "switchboard_store_free_bytes",
     "switchboard_store_left_bytes",
     "switchboard_store_ballast_bytes",
