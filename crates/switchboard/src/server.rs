@@ -269,9 +269,18 @@ impl store::Listener for StoreListener {
 
     fn full(&self, is_full: bool) {
         let stats = self.shared.metrics.store.log.get().map(|log| (log.usage(), log.stats()));
-        let (log_bytes, free_bytes) =
-            stats.map_or((0, 0), |(usage, stats)| (usage.bytes, stats.free_bytes.load(Relaxed)));
+        let (log_bytes, free_bytes) = stats
+            .as_ref()
+            .map_or((0, 0), |(usage, stats)| (usage.bytes, stats.free_bytes.load(Relaxed)));
+        let is_out_of_files =
+            stats.is_some_and(|(_, stats)| stats.is_out_of_files.load(Relaxed) != 0);
         match is_full {
+            true if is_out_of_files => tracing::warn!(
+                log_bytes,
+                free_bytes,
+                "no new messages (store_full): the disk takes no more files, no inodes are free (see \
+                 `df -i`); remove files there"
+            ),
             true => tracing::warn!(
                 log_bytes,
                 free_bytes,

@@ -31,6 +31,8 @@ pub struct Stats {
     pub ballast_bytes: AtomicU64,
     /// 1 while new messages are refused for want of space.
     pub is_full: AtomicU64,
+    /// 1 while no segment can be begun, because the disk takes no more files.
+    pub is_out_of_files: AtomicU64,
     /// 1 while they are, or soon will be.
     pub is_tight: AtomicU64,
     /// Records that were submitted.
