@@ -45,6 +45,11 @@ pub enum Jump {
 }
 
 impl StampClock {
+    /// The uptime at which that of a new store begins: eleven years, which is more than the longest
+    /// time to live. From zero, a device that was away for longer than the server had ever run would
+    /// count as away since moment zero, and so live on after a long downtime.
+    pub const UPTIME_FIRST: Moment = Moment::from_ms(11 * 365 * 86_400_000);
+
     /// Returns the clock of a run that begins at this uptime and wall clock, and the jump of the
     /// wall clock since the last run, if there was one. Then the server is taken not to have
     /// been down.
@@ -67,7 +72,8 @@ impl StampClock {
         (StampClock::at(uptime, last.stamp_ms.saturating_add(down_ms.max(ran_ms))), jump)
     }
 
-    /// Returns the clock that shows this stamp at this moment.
+    /// Returns the clock that shows this stamp at this moment; at least the uptime, as on a machine
+    /// that comes up in 1970.
     pub fn at(uptime: Moment, stamp_ms: u64) -> StampClock {
         StampClock { ahead_ms: stamp_ms.saturating_sub(uptime.ms()) }
     }
@@ -118,6 +124,19 @@ mod tests {
     fn what_ran_after_the_last_note_is_no_downtime_twice() {
         assert_eq!(resumed(9_000, 4_000), (9_000, None));
         assert_eq!(resumed(-3_600_000, 4_000).0, 4_000);
+    }
+
+    #[test]
+    fn a_moment_of_a_long_downtime_is_known_to_a_young_store() {
+        // The second clock is that of a machine that comes up in 1970.
+        for wall_ms in [1_700_000_000_000, 9_000] {
+            let (uptime, none) = (StampClock::UPTIME_FIRST, LastRun::default());
+            let (clock, _) = StampClock::resume(none, uptime, wall_ms);
+            let noted = LastRun { uptime, stamp_ms: clock.stamp(uptime), wall_ms };
+            let (clock, _) = StampClock::resume(noted, uptime, wall_ms + 24 * HOUR_MS);
+            let away_since = clock.moment(noted.stamp_ms);
+            assert_eq!(uptime.since(away_since), Duration::from_secs(24 * 3_600));
+        }
     }
 
     #[test]

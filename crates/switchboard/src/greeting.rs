@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::config::{Auth, Config};
 use crate::log;
 
-/// Logs that the server listens, and prints the next steps to standard output.
-pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &Config) {
+/// Logs that the server listens, and returns the greeting: the next steps.
+pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &Config) -> String {
     tracing::info!(
         %address,
         metrics = metrics.map(tracing::field::display),
@@ -33,7 +33,7 @@ pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &C
     let metrics = metrics
         .map(|address| format!("metrics     http://{address}/metrics\n  "))
         .unwrap_or_default();
-    let greeting = format!(
+    format!(
         "Switchboard is listening on {address}\n\n  \
          web page    {http}://{reachable}/\n  \
          by hand     {by_hand}\n  \
@@ -44,7 +44,11 @@ pub(crate) fn greet(address: SocketAddr, metrics: Option<SocketAddr>, config: &C
         may_connect = access.may_connect.join(&format!(";{INDENT}")),
         to_change = access.to_change_aligned().join(INDENT),
         stop = if io::stdout().is_terminal() { "Ctrl-C" } else { "SIGTERM" },
-    );
+    )
+}
+
+/// Prints the greeting to standard output. Its reader may hang, and this with it.
+pub(crate) fn print(greeting: &str) {
     // A reader that waits for the greeting finds the log lines before it.
     log::flush();
     // An error is ignored: the server runs even if nobody reads this.

@@ -4,7 +4,9 @@
 
 mod lines;
 
-use std::io::{self, IsTerminal};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,8 +42,34 @@ pub(crate) fn start(config: &Config) -> Result<(), ParseError> {
     // Fails only if there is a logger already, which then stays.
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         FILTER.get_or_init(|| handle);
+        panic::set_hook(Box::new(report_panic));
     }
     Ok(())
+}
+
+/// Logs a panic. The default hook writes to standard error itself, and so never returns if the reader
+/// of that hangs: a thread that panicked would neither end nor abort the process.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    tracing::error!(
+        thread = thread.name(),
+        backtrace = backtrace.map(tracing::field::display),
+        "{panic}"
+    );
+    flush();
+}
+
+/// Writes a last line to standard error as it is, and waits for that as [`flush`] does. Before the
+/// logger has started it does nothing and returns false.
+pub(crate) fn last_line(line: &str) -> bool {
+    let Some(mut lines) = LINES.get() else { return false };
+    // What is queued may fill the queue, which would drop the line.
+    flush();
+    let _: io::Result<()> = lines.write_all(format!("{line}\n").as_bytes());
+    flush();
+    true
 }
 
 /// Waits until all lines are written, at most a second.

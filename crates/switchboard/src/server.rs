@@ -83,12 +83,15 @@ pub(crate) fn run(loaded: Loaded, source: Source) -> anyhow::Result<()> {
     let shards = Shards::start(polls, &shared, listener, brokers, jobs)?;
     // If a shard has failed, waiting for its thread reports it.
     if shared.begun.wait() {
-        greeting::greet(address, metrics_address, &config);
+        let greeting = greeting::greet(address, metrics_address, &config);
+        // On a separate thread, which is not waited for: signals are handled and systemd is told even
+        // while the reader of standard output hangs.
+        drop(control.spawn_blocking(move || greeting::print(&greeting)));
         shared.systemd.ready(greeting::status(address, &config));
     }
     let serve = control_until_drained(shared, conns, shards, store, signals, source, metrics);
     let ended = control.block_on(serve);
-    // Bounded: a write of the server's state may hang with the disk.
+    // Bounded: a write of the server's state may hang with the disk, and the greeting with its reader.
     control.shutdown_timeout(RETRY);
     ended
 }
@@ -269,9 +272,18 @@ impl store::Listener for StoreListener {
 
     fn admits(&self, admits: Admits) {
         let stats = self.shared.metrics.store.log.get().map(|log| (log.usage(), log.stats()));
-        let (log_bytes, free_bytes) =
-            stats.map_or((0, 0), |(usage, stats)| (usage.bytes, stats.free_bytes.load(Relaxed)));
+        let (log_bytes, free_bytes) = stats
+            .as_ref()
+            .map_or((0, 0), |(usage, stats)| (usage.bytes, stats.free_bytes.load(Relaxed)));
+        let is_out_of_files =
+            stats.is_some_and(|(_, stats)| stats.is_out_of_files.load(Relaxed) != 0);
         match admits {
+            Admits::Nobody if is_out_of_files => tracing::warn!(
+                log_bytes,
+                free_bytes,
+                "no new messages (store_full): the disk takes no more files, no inodes are free (see \
+                 `df -i`); remove files there"
+            ),
             Admits::Nobody => tracing::warn!(
                 log_bytes,
                 free_bytes,

@@ -20,9 +20,6 @@ use crate::shard::Shared;
 /// busy.
 const KEEP_ALIVES_PER_TIMEOUT: u32 = 4;
 
-/// Time for systemd to take a datagram; it takes none while it reloads its own units.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// The socket to systemd, if it asked for one.
 #[derive(Debug)]
 pub(crate) struct Systemd {
@@ -132,7 +129,9 @@ fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+    // The thread that sends also handles signals. The kernel queues datagrams while systemd reads none,
+    // as during a reload of its own units; what comes while that queue is full is dropped.
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
@@ -145,7 +144,31 @@ fn watchdog(usec: Option<String>, watched: Option<String>, own: u32) -> Option<D
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{OFlags, fcntl_getfl};
+
     use super::*;
+
+    /// Each message to a systemd that did not read once stopped the handling of signals for a second.
+    #[test]
+    fn what_systemd_does_not_take_is_dropped_without_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let socket = connect(path.as_os_str()).unwrap();
+        assert!(fcntl_getfl(&socket).unwrap().contains(OFlags::NONBLOCK));
+        while socket.send(b"x").is_ok() {}
+        let (socket, failing, status) = (Some(socket), LineLimit::new(), OnceLock::new());
+        let systemd = Systemd { socket, watchdog: None, status, failing };
+        systemd.starting("dropped");
+        manager.recv(&mut [0; 16]).unwrap();
+        systemd.starting("taken");
+        manager.set_nonblocking(true).unwrap();
+        let taken = std::iter::repeat_with(|| {
+            let mut datagram = [0; 16];
+            manager.recv(&mut datagram).map(|len| datagram[..len].to_vec())
+        });
+        assert_eq!(taken.map_while(Result::ok).last().unwrap(), b"STATUS=taken");
+    }
 
     #[test]
     fn the_watchdog_is_for_the_process_that_it_names() {

@@ -14,7 +14,7 @@ use switchboard_proto::v1::DeviceRef;
 use super::error::{KeyError, TokenError};
 use super::keys::{Key, Signed};
 use super::{Patterns, crypto};
-use crate::store::{is_damage, open_to_read};
+use crate::store::{Dir, is_damage, open_to_read};
 
 /// The `kid` of tokens of earlier versions, which did not distinguish own keys. Today a hyphen
 /// and the key's fingerprint follow.
@@ -198,6 +198,8 @@ fn make(dir: &Path, path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
     let written =
         tempfile::Builder::new().prefix(".token.key.").tempfile_in(dir).and_then(|mut file| {
             file.write_all(&bytes)?;
+            // As in `Dir::open_file`.
+            Dir::open(dir)?.give_to_owner(file.as_file()).ok();
             file.as_file().sync_all()?;
             Ok(file)
         });

@@ -6,12 +6,12 @@
 //! new one.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, OFlags, StatxAttributes, StatxFlags, statx};
 use switchboard_broker::{DeviceRecord, EndedRecord, MessageRecord, OutcomeRecord, Record};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::DeviceRef;
@@ -29,6 +29,8 @@ use crate::store::{self, DataDir, Dir, Identity, Known, LogOptions, Salvaged, St
 
 /// Prefix of the directory that keeps the old store; the time follows.
 const DAMAGED: &str = "log.damaged-";
+/// Most bytes of `token.key` that are read; the file has half of that.
+const KEY_LEN_MAX: u64 = 64;
 /// Files of a store besides the log.
 const FILES: [&str; 3] = ["MANIFEST", state::FILE, "token.key"];
 
@@ -74,6 +76,7 @@ pub(super) fn run(args: &data::Args) -> Result<String, Problem> {
 
 /// Builds the new store; returns its content, and whether its key is new.
 fn build(disk: &DataDir, built: &Path, checked: &Checked) -> Result<(Copied, bool), Problem> {
+    make_built(disk, built)?;
     let copied = copy(disk, built, checked)?;
     let has_new_key = write_state(disk, built, checked, &copied)?;
     Ok((copied, has_new_key))
@@ -120,6 +123,20 @@ fn copy(disk: &DataDir, built: &Path, checked: &Checked) -> Result<Copied, Probl
     copied.exchanges.records().try_for_each(|record| log.push(&record))?;
     log.close()?;
     Ok(copied)
+}
+
+/// Makes the directory of the new store for the user of the old one; fails if it cannot, as a server of
+/// that user could not open what is made in it.
+fn make_built(disk: &DataDir, built: &Path) -> Result<(), Problem> {
+    let made = disk.root().make_dir(BEING_BUILT).and_then(|()| File::open(built));
+    let path = built.display();
+    let made = made.map_err(|error| Problem::failed(format!("cannot create {path}: {error}")))?;
+    disk.root().give_to_owner(&made).map_err(|error| {
+        Problem::failed(format!(
+            "{path} cannot be given to the user of the store: {error}; run it as that user; nothing was \
+             changed"
+        ))
+    })
 }
 
 /// Writes a new record for each device that has only messages left, as if nothing had been
@@ -185,24 +202,38 @@ fn write_state(
     let mark = mark_of_ids(kept, checked.listed);
     let is_new_key = checked.token_key.is_none() || mark.is_none();
     if !is_new_key {
-        fs::copy(disk.path().join("token.key"), built.join("token.key"))
-            .map_err(Problem::failed)?;
+        copy_key(disk, built).map_err(Problem::failed)?;
     }
     let key = OwnKey::check(built, None, is_new_key).map_err(Problem::failed)?;
     let file = File::open(built.join("token.key")).and_then(|file| file.sync_all());
     file.map_err(Problem::failed)?;
     let old = checked.old_state.clone();
+    let is_new_state = old.is_none();
     let unknown = if mark.is_some() { 0 } else { persistence::IDS_AHEAD };
     let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
     let ids_to = ids_to.max(mark.unwrap_or_default());
     let state = old.map_or_else(ServerState::new, Ok).and_then(|state| state.for_store(log.store));
     let mut state = state.map_err(Problem::failed)?;
     state.ids_to = ids_to;
-    state.uptime_ms = state.uptime_ms.max(copied.uptime_ms);
+    state.uptime_ms = match copied.uptime_ms {
+        // Records of an earlier version lie before the first uptime of today's: from there on, all
+        // ids would be too old to count as those of retries.
+        newest if newest > 0 && is_new_state => newest,
+        newest => state.uptime_ms.max(newest),
+    };
     state.token_key = Some(key);
     let built = Dir::open(built).map_err(Problem::failed)?;
     state.write_for(disk.root(), &built).map_err(Problem::failed)?;
     Ok(is_new_key)
+}
+
+/// Copies the key with its mode: a group may have been given access to it.
+fn copy_key(disk: &DataDir, built: &Path) -> io::Result<()> {
+    let (name, flags) = ("token.key", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL);
+    let key = disk.root().read_file(name, KEY_LEN_MAX)?;
+    let mut copy = Dir::open(built)?.open_file(name, flags)?;
+    copy.set_permissions(disk.root().metadata_of(name)?.permissions())?;
+    copy.write_all(&key)
 }
 
 /// Returns a mark above every id that may have been given, even if the log has no trace of it.
@@ -262,12 +293,12 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
         } else if is_log_dir {
             fs::rename(&log, &damaged)?;
         } else if is_there(&log)? {
-            fs::create_dir_all(&damaged)?;
+            make_dir(dir, &damaged)?;
             fs::rename(&log, damaged.join("log"))?;
         }
         fs::rename(&new_log, &log)?;
     }
-    fs::create_dir_all(&damaged)?;
+    make_dir(dir, &damaged)?;
     for file in FILES {
         let (old, new) = (dir.join(file), ready.join(file));
         if !is_there(&new)? {
@@ -285,6 +316,15 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     fs::remove_dir_all(ready)?;
     File::open(dir)?.sync_all()?;
     Ok(damaged)
+}
+
+/// Makes a directory in `dir`, unless it is there.
+fn make_dir(dir: &Path, made: &Path) -> io::Result<()> {
+    let name = made.file_name().unwrap_or_default().to_string_lossy();
+    match Dir::open(dir)?.make_dir(&name) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 /// Returns true if anything exists at the path. If the system cannot tell, that is an error:

@@ -19,11 +19,16 @@ pub(super) fn run(settings: &Settings) -> Exit {
     let settings = settings.clone();
     let source = Source::new(&loaded, move || settings.reload());
     let ran = crate::server::run(loaded, source);
-    crate::log::flush();
     match ran {
-        Ok(()) => Exit::Done,
+        Ok(()) => {
+            crate::log::flush();
+            Exit::Done
+        }
         Err(error) => {
-            complain!("switchboard: {error:#}");
+            let line = format!("switchboard: {error:#}");
+            if !crate::log::last_line(&line) {
+                complain!("{line}");
+            }
             if is_usage(&error) { Exit::Usage } else { Exit::Failed }
         }
     }

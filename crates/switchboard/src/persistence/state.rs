@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use switchboard_broker::DigestKey;
+use switchboard_broker::{DigestKey, StampClock};
 use switchboard_proto::DeviceId;
 
 use crate::store::{Dir, Identity, Known, OlderFormat, StateOf, is_damage, is_no_space};
@@ -54,7 +54,8 @@ pub(crate) struct ServerState {
     pub(crate) unsure_to: u64,
     /// Ids of devices below this one may have been given.
     pub(crate) ids_to: u64,
-    /// Time that the server has run, over all its runs.
+    /// Time that the server has run, over all its runs, counted from [`StampClock::UPTIME_FIRST`];
+    /// earlier versions counted from 0.
     pub(crate) uptime_ms: u64,
     /// The wall clock when the uptime was noted; 0 before that.
     pub(crate) wall_ms: u64,
@@ -237,7 +238,7 @@ impl ServerState {
             manifest: None,
             unsure_to: 0,
             ids_to: DeviceId::FIRST.get(),
-            uptime_ms: 0,
+            uptime_ms: StampClock::UPTIME_FIRST.ms(),
             wall_ms: 0,
             stamp_ms: 0,
             digest_key: STANDARD.encode(key),
@@ -346,8 +347,10 @@ pub(crate) fn random() -> Result<u64, StateError> {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
+    use crate::config::{Flag, Layer, resolve};
 
     fn opened(dir: &Path, log: Known) -> Result<(ServerState, DirOrigin), StateError> {
         ServerState::open(&Dir::open(dir).unwrap(), log)
@@ -375,6 +378,19 @@ mod tests {
         state.ids_to = 100_010_000;
         assert_eq!(write(&mut state, dir.path()), 1);
         (dir, state)
+    }
+
+    /// The uptime of a new store began at 0: over a downtime longer than that a device that was away
+    /// did not end, as no moment is negative.
+    #[test]
+    fn the_uptime_of_a_new_store_reaches_further_back_than_any_time_to_live() {
+        let begun = Duration::from_millis(ServerState::new().unwrap().uptime_ms);
+        let allows = |ttl: Duration| {
+            let value = format!("{}s", ttl.as_secs());
+            let (name, key) = ("--set".to_owned(), "named_device_ttl".to_owned());
+            resolve([Layer::from_flags([Flag { name, key, value }])]).is_ok()
+        };
+        assert!(allows(begun / 2) && !allows(begun), "{begun:?}");
     }
 
     #[test]

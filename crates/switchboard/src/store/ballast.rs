@@ -86,15 +86,23 @@ impl Ballast {
         true
     }
 
+    /// Gives up the file itself, whose inode lets another file be made; false if there is none.
+    pub(super) fn give_up_file(&mut self) -> bool {
+        (self.file, self.len, self.is_allocated) = (None, 0, false);
+        self.disk.delete(NAME).is_ok()
+    }
+
     /// Gives up filling it: this disk cannot have one.
     pub(super) fn forgo(&mut self) {
         self.target = 0;
     }
 }
 
-/// Gives up all of it, so that a start on a full disk can repair what it must.
+/// Gives up all of it, with its inode, so that a start on a full disk can repair what it must.
 pub(super) fn give_up_all(disk: &dyn Disk) -> bool {
-    disk.open(NAME).is_ok_and(|file| file.truncate(0).is_ok())
+    // First, as a deletion may need space itself.
+    let is_given_up = disk.open(NAME).is_ok_and(|file| file.truncate(0).is_ok());
+    disk.delete(NAME).is_ok() || is_given_up
 }
 
 #[cfg(test)]

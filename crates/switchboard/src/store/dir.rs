@@ -5,11 +5,12 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode};
 use rustix::io::retry_on_intr;
+use rustix::process::geteuid;
 
 /// Identity of a file in its file system: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +42,59 @@ impl Dir {
         Ok(Dir { file, path: self.path.join(name) })
     }
 
-    /// Opens a file; if this creates it, only its user may read or write it.
+    /// Opens a file; if this creates it, only its user may read or write it, who is that of the
+    /// directory's other files.
     pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        open_at(&self.file, Path::new(name), flags)
+        let open = |flags| open_at(&self.file, Path::new(name), flags);
+        if !flags.contains(OFlags::CREATE) {
+            return open(flags);
+        }
+        // With EXCL, which follows no link, so that only what was made here is given away.
+        match open(flags | OFlags::EXCL) {
+            Err(error)
+                if error.kind() == ErrorKind::AlreadyExists && !flags.contains(OFlags::EXCL) =>
+            {
+                open(flags - OFlags::CREATE)
+            }
+            Ok(made) => {
+                // Root may be unable to, as on a network file system. It can still open the file.
+                self.give_to_owner(&made).ok();
+                Ok(made)
+            }
+            failed => failed.map_err(|error| self.with_cause(error)),
+        }
+    }
+
+    /// Names the cause of a creation that failed, if the disk takes no more files: "No space left on
+    /// device" is no help where `df` shows free bytes.
+    fn with_cause(&self, error: io::Error) -> io::Error {
+        if error.kind() == ErrorKind::StorageFull && self.is_out_of_inodes() {
+            return io::Error::new(ErrorKind::StorageFull, "no inodes are free (see `df -i`)");
+        }
+        error
+    }
+
+    /// Returns true if the file system counts its files and takes no more.
+    pub(super) fn is_out_of_inodes(&self) -> bool {
+        // One that makes inodes as it needs them, such as Btrfs, has a total of 0.
+        fs::fstatvfs(&self.file).is_ok_and(|found| found.f_files > 0 && found.f_favail == 0)
+    }
+
+    /// Gives a file or directory that root has made here to the user of the directory's other files:
+    /// a server of that user could not open it. Does nothing for any other user.
+    pub(crate) fn give_to_owner(&self, made: &File) -> io::Result<()> {
+        self.owner_of_new().map_or(Ok(()), |(user, group)| fchown(made, Some(user), Some(group)))
+    }
+
+    /// Returns user and group for new files, if these are not those of the process.
+    fn owner_of_new(&self) -> Option<(u32, u32)> {
+        if !geteuid().is_root() {
+            return None;
+        }
+        // The directory itself may be root's, and be open to the server by its group.
+        let found = ["log", "MANIFEST"].iter().find_map(|name| self.metadata_of(name).ok());
+        let owner = found.or_else(|| self.metadata().ok())?;
+        Some((owner.uid(), owner.gid())).filter(|&(user, _)| user != 0)
     }
 
     /// As [`open_to_read`], for a name in this directory.
@@ -58,9 +109,18 @@ impl Dir {
         Ok(bytes)
     }
 
-    /// Makes a directory that only its user may enter.
-    pub(super) fn make_dir(&self, name: &str) -> io::Result<()> {
-        Ok(fs::mkdirat(&self.file, name, Mode::RWXU)?)
+    /// Makes a directory that only its user may enter, who is that of the other files here.
+    pub(crate) fn make_dir(&self, name: &str) -> io::Result<()> {
+        // Known before `log` is made, which would be root's.
+        let owner = self.owner_of_new();
+        fs::mkdirat(&self.file, name, Mode::RWXU)?;
+        if let Some((user, group)) = owner {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            let made = open_at(&self.file, Path::new(name), flags)?;
+            // As in `open_file`.
+            fchown(&made, Some(user), Some(group)).ok();
+        }
+        Ok(())
     }
 
     /// Renames a file; replaces `to` if it exists.

@@ -231,7 +231,9 @@ impl Disk for DataDir {
 
     fn space(&self) -> io::Result<Space> {
         let found = rustix::fs::fstatvfs(self.root.file())?;
-        Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
+        let is_out_of_inodes = self.root.is_out_of_inodes();
+        let [total, free] = [found.f_blocks, found.f_bavail].map(|blocks| blocks * found.f_frsize);
+        Ok(Space { total, free, is_out_of_inodes })
     }
 
     fn finds(&self, name: &str, file: &dyn DiskFile) -> io::Result<bool> {

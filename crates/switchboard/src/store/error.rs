@@ -143,6 +143,11 @@ impl StoreError {
         is_no_space(&self.cause)
     }
 
+    /// Returns true if the disk, or a quota on it, takes no more files. There may be space.
+    pub(super) fn is_no_file(&self) -> bool {
+        self.doing == "create" && self.is_no_space()
+    }
+
     /// Returns true if the disk does not return what was written: another attempt is of no use.
     pub fn is_damage(&self) -> bool {
         // EIO from a write or a sync says nothing about what is already stored.

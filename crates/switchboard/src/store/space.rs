@@ -13,6 +13,8 @@ pub struct Space {
     pub total: u64,
     /// Bytes that this process may still write.
     pub free: u64,
+    /// Set if it counts its files, and takes no more.
+    pub is_out_of_inodes: bool,
 }
 
 /// Fraction of the file system that is left to others: a twentieth.
@@ -141,8 +143,9 @@ impl Plan {
     pub(super) fn left(&self, used: u64, space: Option<Space>) -> u64 {
         let quota = self.max_bytes.saturating_sub(used);
         // A file system that cannot be asked bounds nothing; a write that fails will tell.
-        let disk = space
-            .map_or(u64::MAX, |Space { total, free }| free.saturating_sub(total / LEFT_FREE_PART));
+        let disk = space.map_or(u64::MAX, |Space { total, free, .. }| {
+            free.saturating_sub(total / LEFT_FREE_PART)
+        });
         quota.min(disk)
     }
 
@@ -175,7 +178,8 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Opens or closes the gate, for a log that may grow by `left` bytes, of which `reserve` are
-    /// reserved; returns true if that is a change. `is_short` says that its ballast is not whole.
+    /// reserved; returns true if that is a change. `is_short` says that its ballast is not whole, or
+    /// that it cannot begin a segment.
     pub(super) fn judge(&mut self, plan: &Plan, left: u64, reserve: u64, is_short: bool) -> bool {
         let headroom = plan.headroom();
         let more_to_open = |is_closed: bool| if is_closed { headroom / 2 } else { 0 };
@@ -245,7 +249,8 @@ mod tests {
     #[test]
     fn the_last_twentieth_of_a_disk_is_never_left_for_messages() {
         let plan = Plan::new(&OPTIONS, Some(100 * MIB));
-        let space = |free| Some(Space { total: 100 * MIB, free: free * MIB });
+        let space =
+            |free| Some(Space { total: 100 * MIB, free: free * MIB, is_out_of_inodes: false });
         assert_eq!(plan.left(0, space(25)), 20 * MIB);
         assert_eq!(plan.left(0, space(5)), 0);
         assert_eq!(plan.left(0, space(1)), 0);

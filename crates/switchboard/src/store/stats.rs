@@ -33,6 +33,8 @@ pub struct Stats {
     pub is_full: AtomicU64,
     /// 1 while those of senders for whom nothing is reserved are.
     pub is_full_for_others: AtomicU64,
+    /// 1 while no segment can be begun, because the disk takes no more files.
+    pub is_out_of_files: AtomicU64,
     /// 1 while they are, or soon will be.
     pub is_tight: AtomicU64,
     /// Records that were submitted.

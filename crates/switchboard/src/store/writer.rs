@@ -146,6 +146,16 @@ impl Active {
     fn bytes_behind_end(&self) -> u32 {
         self.zeros_end.saturating_sub(self.segment.end())
     }
+
+    /// Cuts off what lies behind the last record.
+    fn trim(&mut self) {
+        let end = self.segment.end();
+        // Zeros or a torn write, of which only the space matters: the next header says where this
+        // segment ends. So an error changes nothing.
+        if self.segment.file.truncate(u64::from(end)).is_ok() {
+            self.zeros_end = end;
+        }
+    }
 }
 
 /// The only writer of segments.
@@ -158,6 +168,9 @@ pub(super) struct Writer {
     gate: Gate,
     /// Set when the disk is full, until the ballast is whole again.
     is_short: bool,
+    /// Set when the disk takes no more files, until a segment can be begun. The newest one grows
+    /// beyond its size meanwhile: acks and outcomes need no file.
+    is_out_of_files: bool,
     /// The file system at the last look.
     space: Option<Space>,
     /// Bytes written since that look.
@@ -203,6 +216,7 @@ impl Writer {
             ballast,
             gate: Gate::default(),
             is_short: false,
+            is_out_of_files: false,
             space: None,
             written: 0,
             pending: VecDeque::new(),
@@ -257,7 +271,7 @@ impl Writer {
             }
             Err(error) => {
                 self.abandon(&error);
-                if error.is_no_space() && self.make_space(listener) {
+                if error.is_no_space() && self.make_space(&error, listener) {
                     return Turn::Worked;
                 }
                 // Prefer the error that names the cause: in a removed directory no file can be
@@ -270,19 +284,31 @@ impl Writer {
 
     /// Answers a full disk: writes become small, and the ballast gives up space for the next one.
     /// Returns false if there is none left.
-    fn make_space(&mut self, listener: &dyn Listener) -> bool {
-        self.is_short = true;
+    fn make_space(&mut self, error: &StoreError, listener: &dyn Listener) -> bool {
         // At least the first batch is written, however large: less would fail again.
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u64;
-        let is_given_up = self.ballast.give_up(first + u64::from(SHORT_WRITE_BYTES));
+        let bytes = first + u64::from(SHORT_WRITE_BYTES);
+        // Where inodes are lacking its bytes do not help, and its own inode is the last that does.
+        let is_given_up = match error.is_no_file() && self.has_no_inodes() {
+            true => self.ballast.give_up_file(),
+            false => {
+                self.ballast.give_up(bytes) || (error.is_no_file() && self.ballast.give_up_file())
+            }
+        };
+        self.is_short = true;
         self.judge(listener);
         is_given_up
     }
 
-    /// Gives up a piece of the ballast, whatever for; false if there is none.
+    /// Gives up a part of the ballast for a file of the server; false if there is none.
     pub(super) fn give_up_ballast(&mut self) -> bool {
         self.is_short = true;
-        self.ballast.give_up(0)
+        if self.has_no_inodes() { self.ballast.give_up_file() } else { self.ballast.give_up(0) }
+    }
+
+    /// Returns true if the file system takes no more files, however many bytes are free.
+    fn has_no_inodes(&self) -> bool {
+        self.disk.space().is_ok_and(|space| space.is_out_of_inodes)
     }
 
     pub(super) fn queue_max_bytes(&self) -> usize {
@@ -294,6 +320,10 @@ impl Writer {
         // First, so that a request that comes meanwhile is queued again.
         self.shared.is_look_due.store(false, Relaxed);
         self.observe();
+        if self.is_out_of_files {
+            // Before the ballast, which may take the only inode that came free.
+            self.roll(listener);
+        }
         if !self.ballast.is_whole() && self.plan.may_refill(self.ballast.lacking(), self.space) {
             match self.ballast.fill() {
                 // It will not get better on this disk, unlike a lack of space.
@@ -388,8 +418,10 @@ impl Writer {
         let reserve = if listener.has_reserve() { self.plan.reserve() } else { 0 };
         let promised = listener.promised(left.saturating_sub(self.plan.headroom()), reserve);
         let left = left.saturating_sub(promised);
-        let is_changed = self.gate.judge(&self.plan, left, reserve, self.is_short);
+        let is_short = self.is_short || self.is_out_of_files;
+        let is_changed = self.gate.judge(&self.plan, left, reserve, is_short);
         let stats = &self.shared.stats;
+        set(&stats.is_out_of_files, self.is_out_of_files.into());
         set(&stats.left_bytes, left.saturating_sub(self.plan.headroom()));
         set(&stats.free_bytes, space.map_or(0, |space| space.free));
         set(&stats.ballast_bytes, self.ballast.len());
@@ -404,29 +436,37 @@ impl Writer {
 
     /// Returns the size that a segment must not pass.
     fn segment_bytes(&self) -> u32 {
+        if self.is_out_of_files {
+            return u32::MAX;
+        }
         let most = if self.is_short { SHORT_SEGMENT_BYTES } else { u32::MAX };
         self.plan.segment_bytes.min(most)
     }
 
     /// Returns the number of zeros to write ahead; 0 while space is short.
     fn zeros_ahead(&self) -> u32 {
-        if self.is_short || self.gate.is_full() { 0 } else { self.plan.zeros_ahead }
+        if self.is_short || self.is_out_of_files || self.gate.is_full() {
+            0
+        } else {
+            self.plan.zeros_ahead
+        }
     }
 
     /// Writes and syncs the batches at the front that fit into the segment; returns the
     /// segment, its new end and the number of batches.
     fn flush(&mut self) -> Result<(Arc<Segment>, u32, usize), StoreError> {
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u32;
-        let (segment_bytes, zeros_ahead) = (self.segment_bytes(), self.zeros_ahead());
-        if let Some(active) = &self.active {
-            let end = active.segment.end();
-            if end > HEADER_LEN && u64::from(end) + u64::from(first) > u64::from(segment_bytes) {
-                self.finish();
+        match self.active.as_ref().map(|active| active.segment.end()) {
+            None => self.active = Some(self.create()?),
+            Some(HEADER_LEN) => {}
+            Some(end) => {
+                let is_over = end.checked_add(first).is_none_or(|end| end > self.segment_bytes());
+                if is_over {
+                    self.begin_next(first)?;
+                }
             }
         }
-        if self.active.is_none() {
-            self.active = Some(self.create()?);
-        }
+        let (segment_bytes, zeros_ahead) = (self.segment_bytes(), self.zeros_ahead());
         let active = self.active.as_mut().expect("made when there was none");
         let segment = active.segment.clone();
         let start = segment.end();
@@ -456,6 +496,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Ends the active segment and begins the next. If the disk takes no more files, the active one
+    /// stays, provided that it can grow by `more` bytes.
+    fn begin_next(&mut self, more: u32) -> Result<(), StoreError> {
+        let Some(mut active) = self.active.take() else { return Ok(()) };
+        // First, as the next one may need the space.
+        active.trim();
+        let can_grow = active.segment.end().checked_add(more).is_some();
+        self.active = match self.create() {
+            Err(error) if error.is_no_file() && can_grow => Some(active),
+            made => Some(made?),
+        };
+        Ok(())
+    }
+
     /// Makes a segment that follows the tip, durable with its header.
     fn create(&mut self) -> Result<Active, StoreError> {
         // No new attempt before the last one is gone, or each retry on a disk that syncs
@@ -467,8 +521,9 @@ impl Writer {
         // failure.
         self.next_number += 1;
         let made = self.create_file(number, &name);
+        self.is_out_of_files = made.as_ref().is_err_and(StoreError::is_no_file);
         // The file may have its header already, and the manifest may name it.
-        if made.is_err() {
+        if made.is_err() && !self.is_out_of_files {
             self.abandoned.push(name);
             self.abandoned_bytes += u64::from(self.zeros_ahead().max(HEADER_LEN));
             self.delete_abandoned().ok();
@@ -545,9 +600,8 @@ impl Writer {
             self.health = Health::Well;
             // Files that cannot be deleted now are retried before the next segment begins or goes.
             self.delete_abandoned().ok();
-            if let Some(Active { segment, .. }) = self.untrimmed.take() {
-                // As in `finish`.
-                segment.file.truncate(u64::from(segment.end())).ok();
+            if let Some(mut untrimmed) = self.untrimmed.take() {
+                untrimmed.trim();
             }
             listener.healthy();
         }
@@ -573,10 +627,8 @@ impl Writer {
 
     /// Ends the active segment, and cuts off what lies behind its last record.
     fn finish(&mut self) {
-        if let Some(Active { segment, .. }) = self.active.take() {
-            // Zeros or a torn write, of which only the space matters: the next header says
-            // where this segment ends. So an error changes nothing.
-            segment.file.truncate(u64::from(segment.end())).ok();
+        if let Some(mut active) = self.active.take() {
+            active.trim();
         }
     }
 
@@ -598,17 +650,18 @@ impl Writer {
         if self.active.as_ref().is_none_or(|active| active.segment.end() == HEADER_LEN) {
             return;
         }
-        self.finish();
-        let mut made = self.create();
-        if made.as_ref().is_err_and(StoreError::is_no_space) && self.make_space(listener) {
-            made = self.create();
+        if let Err(error) = self.begin_next(0)
+            && error.is_no_space()
+            && self.make_space(&error, listener)
+        {
+            self.active = self.create().ok();
         }
         // An error is not reported: the next batch tries again, and meets it.
-        if let Ok(active) = made {
+        let begun = self.active.as_ref().map(|active| active.segment.clone());
+        if let Some(segment) = begun.filter(|segment| segment.end() == HEADER_LEN) {
             // It becomes the tip without a record, so that the segment before can be dropped at
             // once.
-            self.advance(active.segment.clone(), HEADER_LEN);
-            self.active = Some(active);
+            self.advance(segment, HEADER_LEN);
         }
     }
 

@@ -2,15 +2,16 @@
 //! in place of systemd.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::io::ioctl_fionbio;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
@@ -201,6 +202,60 @@ fn a_server_that_cannot_listen_is_not_ready() {
     while let Some(said) = manager.next_within(PATIENCE) {
         assert!(!said.contains("READY"), "{said}");
     }
+}
+
+/// Returns both ends of a pipe that takes no more bytes.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&writer, true).unwrap();
+    // The last write takes what the ones before it left.
+    for len in [4096, 1] {
+        while writer.write(&[b'x'; 4096][..len]).is_ok() {}
+    }
+    ioctl_fionbio(&writer, false).unwrap();
+    (reader, writer)
+}
+
+/// The greeting was written by the thread that handles signals: when the reader of standard output
+/// hung, devices were served, but the server could be neither reloaded nor stopped, the page did not
+/// answer, and systemd heard nothing.
+#[test]
+fn a_hanging_reader_of_the_output_delays_nothing() {
+    for has_stderr in [true, false] {
+        let manager = Manager::with_path();
+        let (_reader, stdout) = full_pipe();
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = binary();
+        command.args(["--listen", "127.0.0.1:0", "--set", "drain=0s"]);
+        command.current_dir(directory.path()).env("NOTIFY_SOCKET", &manager.address);
+        command.stderr(if has_stderr { Stdio::null() } else { stdout.try_clone().unwrap().into() });
+        let mut child = command.stdout(stdout).spawn().unwrap();
+        manager.news();
+        let ready = manager.news();
+        let (_, address) = ready.split_once("Listening on ").unwrap();
+        let mut socket = TcpStream::connect(address.split_once(';').unwrap().0).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+        assert!(manager.news().starts_with("RELOADING=1\n"));
+        assert_eq!(manager.news(), ready);
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(manager.news().starts_with("STOPPING=1\n"));
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// The error was written by the main thread, which never ended: nobody started the server again.
+#[test]
+fn a_hanging_reader_of_standard_error_does_not_keep_a_failed_server() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (_reader, stderr) = full_pipe();
+    let ran = binary().args(["--memory", "--listen", &address]).stderr(stderr).status().unwrap();
+    assert_eq!(ran.code(), Some(1));
 }
 
 #[test]

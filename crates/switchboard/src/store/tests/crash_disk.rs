@@ -28,6 +28,8 @@ struct State {
     changes_left: Option<u64>,
     /// Most bytes of all files together; others have taken the rest.
     capacity: u64,
+    /// Most files that have names.
+    files_max: usize,
     ids: u64,
     /// Pages of files that cannot be read.
     lost: Vec<(usize, u64)>,
@@ -227,6 +229,7 @@ impl CrashDisk {
             syncs_fail: false,
             changes_left: None,
             capacity: DISK_BYTES,
+            files_max: usize::MAX,
             ids: 0,
             lost: Vec::new(),
         })))
@@ -259,6 +262,13 @@ impl CrashDisk {
         });
     }
 
+    /// Lets others take all but this many inodes; with `None` they take none.
+    pub(super) fn leave_files(&self, more: Option<usize>) {
+        self.with(|state| {
+            state.files_max = more.map_or(usize::MAX, |more| state.names.len() + more);
+        });
+    }
+
     pub(super) fn is_frozen(&self) -> bool {
         self.with(|state| state.is_frozen())
     }
@@ -278,6 +288,7 @@ impl CrashDisk {
                 syncs_fail: false,
                 changes_left: None,
                 capacity: state.capacity,
+                files_max: state.files_max,
                 ids: state.ids,
                 lost: state.lost.clone(),
             };
@@ -326,6 +337,9 @@ impl Disk for CrashDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let index = self.with(|state| {
             state.permit(no_space)?;
+            if state.names.len() >= state.files_max {
+                return Err(no_space());
+            }
             let index = state.files.len();
             state.files.push(Content::default());
             let before = state.names.insert(name.to_owned(), index);
@@ -360,8 +374,11 @@ impl Disk for CrashDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let free = self.with(|state| state.capacity.saturating_sub(state.used()));
-        Ok(Space { total: DISK_BYTES, free })
+        Ok(self.with(|state| Space {
+            total: DISK_BYTES,
+            free: state.capacity.saturating_sub(state.used()),
+            is_out_of_inodes: state.names.len() >= state.files_max,
+        }))
     }
 
     fn fresh_id(&self) -> io::Result<u64> {

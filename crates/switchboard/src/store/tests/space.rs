@@ -93,6 +93,49 @@ fn the_ballast_pays_for_what_is_queued_when_others_fill_the_disk() {
     assert_eq!(records.len(), 5);
 }
 
+/// The ballast, which is bytes, was once given up for want of an inode, and then nothing was written
+/// any more.
+#[test]
+fn without_inodes_the_newest_segment_grows_and_the_ballast_stays() {
+    let mut it = fixture(OPTIONS);
+    it.write(1);
+    it.disk.leave_files(Some(0));
+    it.write(10);
+    let told = it.told();
+    assert!(told.contains(&"full") && !told.contains(&"failing"), "{told:?}");
+    assert_eq!(told.iter().filter(|&&told| told == "synced").count(), 11, "{told:?}");
+    it.look();
+    assert_eq!((it.told(), it.ballast()), (vec![], 15_000));
+    let (log, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!((records.len(), log.found.segments), (11, 1));
+    it.disk.leave_files(Some(1));
+    it.look();
+    assert_eq!(it.told(), ["not full"]);
+    it.write(1);
+    let (log, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!((records.len(), log.found.segments), (12, 2));
+}
+
+/// After a failed sync the newest segment is not written any more, so the next one must be made.
+#[test]
+fn the_ballast_gives_its_inode_where_nothing_is_written_without() {
+    let mut it = fixture(OPTIONS);
+    it.write(1);
+    it.disk.leave_files(Some(0));
+    it.disk.fail_syncs(true);
+    it.write(1);
+    it.disk.fail_syncs(false);
+    while !matches!(it.log.writer.step(&it.ears), Turn::Idle) {}
+    assert_eq!(it.told(), ["synced", "failing", "full", "healthy", "synced"]);
+    it.look();
+    assert_eq!(it.told(), [""; 0]);
+    it.disk.leave_files(Some(1));
+    it.look();
+    assert_eq!((it.told(), it.ballast()), (vec!["not full"], 15_000));
+    let (_, records) = reopen(&it.disk.crash(Loss::Power), OPTIONS).unwrap();
+    assert_eq!(records.len(), 2);
+}
+
 #[test]
 fn without_ballast_a_full_disk_fails_and_recovers_without_loss() {
     let mut it = fixture(OPTIONS);

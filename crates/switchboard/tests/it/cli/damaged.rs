@@ -3,7 +3,7 @@
 //! data.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -320,9 +320,66 @@ fn what_permissions_hide_is_not_given_up_as_damaged() {
     assert_eq!(waiting(&shell), Some(3));
 }
 
+/// Returns all files and directories in a directory, and itself.
+fn all_in(path: PathBuf) -> Vec<PathBuf> {
+    let mut all = vec![path];
+    let mut at = 0;
+    while at < all.len() {
+        let inside = fs::read_dir(&all[at]).into_iter().flatten();
+        all.extend(inside.map(|entry| entry.unwrap().path()).collect::<Vec<_>>());
+        at += 1;
+    }
+    all
+}
+
+/// After a repair by root, as with `sudo`, the service could not open its store.
+#[test]
+fn what_root_makes_in_the_directory_of_a_user_is_that_users() {
+    // Nobody else can give a file away.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let is_nobodys = |shell: &Shell, case: &str| {
+        for path in all_in(dir(shell)) {
+            let owner = fs::metadata(&path).unwrap();
+            let (user, group) = (owner.uid(), owner.gid());
+            assert_eq!((user, group), (NOBODY, NOBODY), "{case}: {}", path.display());
+        }
+    };
+    let damages: [(&str, &[&str]); 3] = [
+        ("a new manifest", &["MANIFEST"]),
+        ("a new key", &["state.json", "MANIFEST"]),
+        ("a new log", &["log/00000001.seg"]),
+    ];
+    for (case, lost) in damages {
+        let shell = data();
+        for path in all_in(dir(&shell)) {
+            chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let ran = shell.run("mailbox drop alice --yes");
+        assert_eq!(ran.code, Some(0), "{case}: {}", ran.err);
+        is_nobodys(&shell, "a mailbox is dropped");
+        for file in lost {
+            fs::remove_file(dir(&shell).join(file)).unwrap();
+        }
+        let ran = shell.run("store repair");
+        assert_eq!(ran.code, Some(0), "{case}: {}", ran.err);
+        is_nobodys(&shell, case);
+        fs::remove_file(dir(&shell).join("LOCK")).ok();
+        server(&shell).terminate();
+        is_nobodys(&shell, "a start");
+    }
+    let shell = Shell::new();
+    fs::create_dir(dir(&shell)).unwrap();
+    chown(dir(&shell), Some(NOBODY), Some(NOBODY)).unwrap();
+    server(&shell).terminate();
+    is_nobodys(&shell, "a first start");
+}
+
+const NOBODY: u32 = 65_534;
+
 /// Runs a command as an unprivileged user.
 fn run_unprivileged(shell: &Shell, line: &str) -> Ran {
-    const NOBODY: u32 = 65_534;
     let mut command = shell.command(line);
     if rustix::process::geteuid().is_root() {
         let data = dir(shell);
