@@ -159,6 +159,11 @@ impl StoreError {
         self.doing == "open" && self.cause.kind() == io::ErrorKind::NotFound
     }
 
+    /// Returns the offset in the file of a read that failed.
+    pub fn offset(&self) -> Option<u64> {
+        self.offset
+    }
+
     /// Returns the operating system's error.
     pub fn io(&self) -> &io::Error {
         &self.cause

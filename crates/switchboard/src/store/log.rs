@@ -292,13 +292,10 @@ impl Log {
         self.shared.is_dropping.load(Acquire)
     }
 
-    /// Asks the writer to look at the file system: for its free space, for the ballast if that
-    /// is not whole, and for files that were removed.
+    /// Asks the writer to look at the file system now: for its free space, for the ballast if that
+    /// is not whole, and for files that were removed. It does so once a second by itself.
     pub fn look(&self) {
-        // At most one is queued: while the disk hangs, one more would come every second.
-        if !self.shared.is_look_due.swap(true, Relaxed) {
-            self.shared.queue.ask(Entry::Look);
-        }
+        self.shared.look();
     }
 
     /// Returns the size of the log.
@@ -352,6 +349,14 @@ impl Drop for Log {
 }
 
 impl Shared {
+    /// See [`Log::look`].
+    pub(super) fn look(&self) {
+        // At most one is queued: while the disk hangs, one more would come every second.
+        if !self.is_look_due.swap(true, Relaxed) {
+            self.queue.ask(Entry::Look);
+        }
+    }
+
     pub(super) fn usage(&self) -> Usage {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let bytes = segments.values().map(|segment| u64::from(segment.end())).sum();

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::disk::DiskFile;
 use super::manifest::Listed;
-use super::skipping::SkippingFile;
+use super::skipping::{SkippingFile, to_sector_end};
 use super::{OlderFormat, OpenError, Position, ReadError, StoreError};
 
 /// Bytes of a header.
@@ -37,8 +37,6 @@ const MAGIC: [u8; 8] = *b"swblog\r\n";
 const CHECKED_LEN: usize = 32;
 /// Bytes per read of a walk over records.
 const CHUNK_LEN: u32 = 1 << 20;
-/// Bytes of the first read for a single record; most records are shorter.
-const RECORD_GUESS_LEN: u32 = 2048;
 
 /// The first bytes of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,16 +308,33 @@ impl Segment {
     }
 
     /// Reads the payload of the record at `offset` into `payload`, replacing what is there.
+    ///
+    /// # Errors
+    /// A read that the disk fails names an offset in a sector that holds a part of the record.
     pub(super) fn read(&self, offset: u32, payload: &mut Vec<u8>) -> Result<(), ReadError> {
         let damaged = || ReadError::Damaged { file: self.name.clone(), offset };
         // Behind the durable end there is no record yet, whatever the page cache shows.
         let room = self.end().saturating_sub(offset);
-        let mut len = RECORD_GUESS_LEN.min(room);
+        // Most records end in the sector in which they begin. The first read stays in it: an error
+        // there is the record's own, and not that of a neighbour.
+        let guess = room.min(to_sector_end(offset.into()) as u32);
+        payload.resize(guess as usize, 0);
+        match self.file.read_at(payload, offset.into()) {
+            // It may end early, where a file was cut off behind the record.
+            Ok(len) => payload.truncate(len),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => payload.clear(),
+            Err(error) => return Err(StoreError::reading(&self.name, offset.into(), error).into()),
+        }
         loop {
-            self.fill(payload, offset, len)?;
             match self.seal.decode(payload, offset, room) {
                 Decoded::Broken => return Err(damaged()),
-                Decoded::Partial(whole_len) => len = whole_len,
+                // Only what is missing, so that an error names a sector that is not read yet.
+                Decoded::Partial(whole_len) => {
+                    let start = payload.len();
+                    payload.resize(whole_len as usize, 0);
+                    let rest = u64::from(offset) + start as u64;
+                    read_exact_at(&*self.file, &self.name, &mut payload[start..], rest)?;
+                }
                 Decoded::Record { payload: found, .. } => {
                     let end = FRAME_LEN + found.len();
                     payload.truncate(end);

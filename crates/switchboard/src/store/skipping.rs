@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Disk, DiskFile, is_damage};
 
 /// Unit in which a disk loses data: no disk in use has larger sectors.
-const SECTOR: u64 = 4096;
+pub(crate) const SECTOR: u64 = 4096;
 
 /// A disk whose lost sectors read as zeros.
 #[derive(Debug)]
@@ -49,7 +49,8 @@ impl Lost {
     }
 }
 
-fn to_sector_end(offset: u64) -> u64 {
+/// Returns the bytes from `offset` to the end of its sector.
+pub(super) fn to_sector_end(offset: u64) -> u64 {
     SECTOR - offset % SECTOR
 }
 

@@ -38,7 +38,9 @@ const FOUND_PER_LOOK: usize = 32;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Idle time after which the writer syncs the manifest.
-const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(500);
+/// Interval at which the writer looks at the file system.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Sizes and bounds of the log.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +173,7 @@ pub(super) struct Writer {
     /// Set when the disk takes no more files, until a segment can be begun. The newest one grows
     /// beyond its size meanwhile: acks and outcomes need no file.
     is_out_of_files: bool,
+    looked_at: Instant,
     /// The file system at the last look.
     space: Option<Space>,
     /// Bytes written since that look.
@@ -217,6 +220,7 @@ impl Writer {
             gate: Gate::default(),
             is_short: false,
             is_out_of_files: false,
+            looked_at: Instant::now(),
             space: None,
             written: 0,
             pending: VecDeque::new(),
@@ -319,6 +323,7 @@ impl Writer {
     fn look(&mut self, listener: &dyn Listener) {
         // First, so that a request that comes meanwhile is queued again.
         self.shared.is_look_due.store(false, Relaxed);
+        self.looked_at = Instant::now();
         self.observe();
         if self.is_out_of_files {
             // Before the ballast, which may take the only inode that came free.
@@ -392,7 +397,7 @@ impl Writer {
             return;
         }
         self.written += u64::from(bytes);
-        // Others write to the disk as well, and the looks of the reader are a second apart.
+        // Others write to the disk as well, and the looks are a second apart.
         if self.written > self.plan.headroom() / 4 {
             self.observe();
         }
@@ -727,6 +732,10 @@ impl Writer {
         let shared = self.shared.clone();
         let mut is_last_try = false;
         loop {
+            // By this thread itself: any other that asked for it might hang in a read.
+            if self.looked_at.elapsed() >= LOOK {
+                shared.look();
+            }
             match self.step(listener) {
                 Turn::Worked => {}
                 Turn::Idle if self.rest() => {}
@@ -755,6 +764,9 @@ impl Writer {
         let is_dirty = self.shared.manifest().is_dirty();
         if is_dirty && !queue.wait_at_most(REST) {
             self.shared.manifest().settle().ok();
+        }
+        if !queue.wait_at_most(LOOK.saturating_sub(self.looked_at.elapsed())) {
+            self.shared.look();
         }
         queue.wait()
     }

@@ -6,7 +6,7 @@ use super::crash_disk::{CrashDisk, Loss};
 use super::{Ears, batch, reopen};
 use crate::store::queue::Entry;
 use crate::store::segment::{HEADER_LEN, Header, Previous, Walk};
-use crate::store::{Disk, Known, LogOptions, OpenError, Position, ReadError, StateOf};
+use crate::store::{Disk, Known, LogOptions, OpenError, Position, ReadError, Recovered, StateOf};
 
 const OPTIONS: LogOptions = LogOptions {
     segment_bytes: 1024,
@@ -569,4 +569,45 @@ fn a_running_log_reads_on_behind_what_its_disk_refuses() {
     let next = segment.next_intact(offset(2), segment.end()).unwrap();
     assert_eq!(next, Some(offset(3)));
     assert_eq!(walk(offset(3)), (Walk::Whole, vec![offset(3), offset(4), offset(5)]));
+}
+
+/// A message was given up although it was intact: the first read for it went on into the lost
+/// sector behind it.
+#[test]
+fn a_lost_sector_is_the_error_of_those_records_alone_that_reach_into_it() {
+    let (disk, _) = log(&[&[300; 60]]);
+    let (log, records) = reopen(&disk, OPTIONS).unwrap();
+    disk.lose("00000001.seg", 8192);
+    let mut lost = 0;
+    for (position, record) in records {
+        let start = position.offset();
+        let read = read(&log, position);
+        if start + 12 + 300 <= 8192 || start >= 8192 + 4096 {
+            assert_eq!(read.unwrap(), record);
+            continue;
+        }
+        lost += 1;
+        let Err(ReadError::Io(error)) = read else { panic!("{read:?}") };
+        assert_eq!(error.offset().unwrap() / 4096, 2, "the error names the lost sector");
+    }
+    assert_eq!(lost, 14, "of 312 bytes each");
+}
+
+/// The same at the end of a file that was cut off.
+#[test]
+fn the_last_records_of_a_file_that_was_cut_off_are_read() {
+    let (disk, _) = log(&[&[300; 60]]);
+    let (log, records) = reopen(&disk, OPTIONS).unwrap();
+    let segment = log.shared.segment(1).unwrap();
+    segment.file.truncate(10_000).unwrap();
+    for (position, record) in records {
+        let is_there = position.offset() + 12 + 300 <= 10_000;
+        assert_eq!(read(&log, position).ok(), is_there.then_some(record));
+    }
+}
+
+fn read(log: &Recovered, position: Position) -> Result<Vec<u8>, ReadError> {
+    let mut payload = Vec::new();
+    log.shared.segment(1)?.read(position.offset(), &mut payload)?;
+    Ok(payload)
 }

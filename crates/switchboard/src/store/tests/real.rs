@@ -190,3 +190,33 @@ fn a_file_that_is_gone_fails_the_log_until_it_is_back() {
     .unwrap();
     assert_eq!(found, 70 + files.len());
 }
+
+/// A listener that passes on failures.
+struct Failures(Sender<String>);
+
+impl Listener for Failures {
+    fn synced(&self, _shard: usize, _batches: Vec<Synced>) {}
+    fn room(&self, _shard: usize) {}
+    fn failing(&self, error: &StoreError) {
+        self.0.send(error.to_string()).ok();
+    }
+    fn healthy(&self) {}
+    fn dropped(&self, _segment: u32, _result: Result<(), DropError>) {}
+}
+
+/// The reader's thread asked for the looks. While a read hung, messages were accepted into a log
+/// whose `MANIFEST` was gone.
+#[test]
+fn a_file_that_is_gone_is_noticed_though_nobody_asks_for_a_look() {
+    let home = tempfile::tempdir().unwrap();
+    let disk = Arc::new(DataDir::open(home.path()).unwrap());
+    let recovered = open(disk, LogOptions::default(), &mut |_, _| Ok(())).unwrap();
+    let (sender, failures) = channel();
+    let log = recovered.start(Box::new(Failures(sender))).unwrap();
+    let manifest = home.path().join("MANIFEST");
+    std::fs::rename(&manifest, home.path().join("aside")).unwrap();
+    let error = failures.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert!(error.starts_with("cannot find MANIFEST"), "{error}");
+    std::fs::rename(home.path().join("aside"), &manifest).unwrap();
+    log.close().unwrap();
+}
