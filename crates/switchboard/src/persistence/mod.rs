@@ -4,10 +4,10 @@
 //! The brokers know no bytes and [`crate::store`] knows no messages; this module stands between
 //! them.
 
+mod places;
 mod reader;
 pub(crate) mod record;
 pub(crate) mod state;
-mod tries;
 mod turns;
 mod worth;
 

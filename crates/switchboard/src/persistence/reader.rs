@@ -1,7 +1,6 @@
 //! Reads the log beside the writer: messages that devices fetch, and the oldest segment, to compact
 //! it once most of the log is dead.
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use switchboard_broker::{Content, Position, Record, Stats, Want};
 use switchboard_proto::DeviceId;
 
+use super::places::{Advice, Places, Tries};
 use super::record;
-use super::tries::Tries;
 use super::turns::Turns;
 use super::worth::{Log as Sizes, Worth};
 use crate::log::LineLimit;
@@ -92,22 +91,15 @@ struct Fetch {
     wants: Vec<Want>,
 }
 
-/// A fetch that failed and is tried again.
-#[derive(Debug)]
-struct Failed {
-    fetch: Fetch,
-    tries: Tries,
-}
-
 /// Reason why a record was not read.
 #[derive(Debug)]
 enum Unread {
     /// Its segment was dropped after it was copied; the broker knows the new position by now.
     Elsewhere,
-    /// The bytes are not those that were written.
-    Damaged(String),
-    /// The disk failed the read.
-    Disk(String),
+    /// The disk refuses it, and is asked again later.
+    Later,
+    /// It is given up.
+    Lost,
 }
 
 /// A chunk of the oldest segment.
@@ -187,8 +179,7 @@ struct Work {
     served: usize,
     compaction: Option<Compaction>,
     refused: Option<Refused>,
-    /// At most one for each device: that of its newest session.
-    failed: HashMap<DeviceId, Failed>,
+    places: Places<Fetch>,
     looked_at: Instant,
     /// Set while a segment is being dropped, after which another may follow.
     awaits_drop: bool,
@@ -241,7 +232,7 @@ impl Work {
             jobs,
             compaction: None,
             refused: None,
-            failed: HashMap::new(),
+            places: Places::default(),
             looked_at: Instant::now(),
             awaits_drop: false,
             worth: Worth::default(),
@@ -253,13 +244,17 @@ impl Work {
     fn run(mut self) {
         while self.take_jobs() {
             if let Some(fetch) = self.next_fetch() {
-                self.begin_fetch(fetch);
+                self.begin_fetch(fetch, Instant::now());
             }
             let now = Instant::now();
-            self.retry_due(now);
+            // One, behind a fetch that waits for no bad sector.
+            if let Some(fetch) = self.places.next_due(now) {
+                self.begin_fetch(fetch, now);
+            }
             let since = now.duration_since(self.looked_at);
             if since >= LOOK || (self.awaits_drop && since >= DROP_LOOK) {
                 self.looked_at = now;
+                self.places.forget_old(now);
                 self.look(now);
             }
         }
@@ -303,26 +298,14 @@ impl Work {
     fn next_wait(&self) -> Duration {
         let look = if self.awaits_drop { DROP_LOOK } else { LOOK };
         let now = Instant::now();
-        let due =
-            self.failed.values().map(|failed| failed.tries.due.saturating_duration_since(now));
-        due.min().map_or(look, |due| due.min(look))
-    }
-
-    fn retry_due(&mut self, now: Instant) {
-        let due = self.failed.iter().filter(|(_, failed)| failed.tries.due <= now);
-        let devices: Vec<DeviceId> = due.map(|(&device, _)| device).collect();
-        for device in devices {
-            if let Some(Failed { fetch, tries, .. }) = self.failed.remove(&device) {
-                self.fetch(fetch, Some(tries));
-            }
-        }
+        let due = self.places.next_at();
+        due.map_or(look, |due| due.saturating_duration_since(now).min(look))
     }
 
     fn work(&mut self, job: Job) {
         match job {
             Job::Fetch { shard, device, session, link, wants } => {
-                let fetch = Fetch { shard, device, session, link, wants };
-                self.fetches[shard].push(fetch.bytes() as u64, fetch);
+                self.queue(Fetch { shard, device, session, link, wants });
             }
             // It only wakes this thread, which then looks which shards have room.
             Job::Room => {}
@@ -337,43 +320,29 @@ impl Work {
         }
     }
 
-    /// Begins a fetch, unless the same one failed before and waits for its next try.
-    fn begin_fetch(&mut self, fetch: Fetch) {
+    fn queue(&mut self, fetch: Fetch) {
+        self.fetches[fetch.shard].push(fetch.bytes() as u64, fetch);
+    }
+
+    fn begin_fetch(&mut self, fetch: Fetch, now: Instant) {
         // The device may have come and gone many times while this waited. An answer there must be:
         // only then may it ask again.
         if fetch.link.strong_count() == 0 {
             return self.answer(&fetch, Vec::new());
         }
-        let first = |fetch: &Fetch| fetch.wants.first().map(|want| want.position);
-        match self.failed.get_mut(&fetch.device) {
-            // A device that reconnects again and again must not make the disk retry a bad
-            // sector, which may take it seconds each time. The newest session gets the answer.
-            Some(failed) if first(&failed.fetch) == first(&fetch) => failed.fetch = fetch,
-            _ => {
-                self.failed.remove(&fetch.device);
-                self.fetch(fetch, None);
-            }
-        }
-    }
-
-    fn fetch(&mut self, fetch: Fetch, tries: Option<Tries>) {
-        let started = Instant::now();
         let mut contents = Vec::with_capacity(fetch.wants.len());
         let mut payload = Vec::new();
         for want in &fetch.wants {
-            match self.content(want.position, &mut payload) {
+            match self.content(want, &mut payload, now) {
                 Ok(content) => contents.push((want.seq, content)),
-                // The answer may be empty; the broker then asks with the new position.
+                // The device gets what there is, and asks for this one next.
+                Err(_) if !contents.is_empty() => break,
+                // The broker then asks with the new position.
                 Err(Unread::Elsewhere) => break,
-                Err(unread) => {
-                    self.shards.read_failed();
-                    if contents.is_empty() {
-                        let tries = Tries::another(tries, started, Instant::now());
-                        return self.failed(fetch, &unread, tries);
-                    }
-                    // The device gets what there is, and asks for this one next.
-                    break;
+                Err(Unread::Later) => {
+                    return self.places.wait(want.position, fetch.device, fetch);
                 }
+                Err(Unread::Lost) => return self.give_up(&fetch),
             }
         }
         self.answer(&fetch, contents);
@@ -385,64 +354,87 @@ impl Work {
         self.shards.answer(shard, Answer::Fetched { device, session, contents, bytes });
     }
 
-    /// Handles a fetch whose first content could not be read: it is retried later, or the broker is
-    /// told that the content is lost.
-    fn failed(&mut self, fetch: Fetch, unread: &Unread, tries: Tries) {
-        let want = fetch.wants[0];
-        let (why, is_given_up) = match unread {
-            Unread::Damaged(why) => (why.as_str(), tries.suffice_for_damage()),
-            Unread::Disk(why) => (why.as_str(), tries.suffice_for_disk()),
-            Unread::Elsewhere => return,
+    /// Tells the broker that the first content of a fetch is lost.
+    fn give_up(&self, fetch: &Fetch) {
+        let &Fetch { shard, device, session, ref wants, .. } = fetch;
+        self.shards.answer(shard, Answer::Unreadable { device, session, want: wants[0] });
+    }
+
+    fn content(
+        &mut self,
+        want: &Want,
+        payload: &mut Vec<u8>,
+        now: Instant,
+    ) -> Result<Content, Unread> {
+        // Not read again for each device that comes, nor each time that one comes back: a bad
+        // sector may take the disk seconds.
+        match self.places.advice(want.position, now) {
+            Advice::Read => {}
+            Advice::Wait => return Err(Unread::Later),
+            Advice::GiveUp => {
+                self.report(want, "a sector that it reaches into was given up", None);
+                return Err(Unread::Lost);
+            }
+        }
+        let started = Instant::now();
+        let position = store::Position::from_u64(want.position.0);
+        let mut read = self.log.read(position, payload);
+        // It may have been damaged on its way from the disk.
+        if read.as_ref().is_err_and(is_damaged) {
+            read = self.log.read(position, payload);
+        }
+        let lost = lost_at(position, &read);
+        for fetch in self.places.was_read(want.position, lost) {
+            self.queue(fetch);
+        }
+        let why = match read {
+            Ok(()) => match content_of(payload) {
+                Ok(content) => return Ok(content),
+                Err(why) => why,
+            },
+            Err(ReadError::Gone(_)) => return Err(Unread::Elsewhere),
+            Err(error) => error.to_string(),
         };
+        self.shards.read_failed();
+        let Some(lost) = lost else {
+            self.report(want, &why, None);
+            return Err(Unread::Lost);
+        };
+        let (tries, given_up) = self.places.failed(want.position, lost, now, started.elapsed());
+        self.report(want, &why, Some(&tries));
+        for fetch in &given_up {
+            self.report(&fetch.wants[0], &why, Some(&tries));
+            self.give_up(fetch);
+        }
+        Err(if tries.suffice() { Unread::Lost } else { Unread::Later })
+    }
+
+    /// Logs that a message cannot be read; without tries it is given up.
+    fn report(&mut self, want: &Want, why: &str, tries: Option<&Tries>) {
         if let Some(left_out) = self.unreadable.pass() {
             let position = store::Position::from_u64(want.position.0);
-            let (segment, offset) = (position.segment(), position.offset());
             tracing::error!(
                 why,
-                segment,
-                offset,
+                segment = position.segment(),
+                offset = position.offset(),
                 seq = want.seq,
-                tries = tries.count,
-                is_given_up,
+                tries = tries.map(|tries| tries.count),
+                is_given_up = tries.is_none_or(Tries::suffice),
                 left_out,
                 "a message cannot be read back"
             );
-        }
-        let Fetch { shard, device, session, .. } = fetch;
-        if is_given_up {
-            self.shards.answer(shard, Answer::Unreadable { device, session, want });
-        } else {
-            self.failed.insert(device, Failed { fetch, tries });
-        }
-    }
-
-    fn content(&self, position: Position, payload: &mut Vec<u8>) -> Result<Content, Unread> {
-        match self.log.read(store::Position::from_u64(position.0), payload) {
-            Ok(()) => {}
-            Err(ReadError::Gone(_)) => return Err(Unread::Elsewhere),
-            Err(error @ ReadError::Damaged { .. }) => {
-                return Err(Unread::Damaged(error.to_string()));
-            }
-            Err(error) if is_cut_off(&error) => return Err(Unread::Damaged(error.to_string())),
-            Err(ReadError::Io(error)) => return Err(Unread::Disk(error.to_string())),
-        }
-        match record::read(payload) {
-            Ok(Record::Message(message)) => Ok(message.content()),
-            Ok(Record::Outcome(outcome)) => Ok(outcome.content()),
-            Ok(_) => Err(Unread::Damaged("it is a record of another kind".to_owned())),
-            Err(error) => Err(Unread::Damaged(error.to_string())),
         }
     }
 
     /// Begins to compact the oldest segment if that is worth it.
     fn look(&mut self, now: Instant) {
         if self.compaction.is_some() || self.log.is_dropping() {
-            // The writer is to look all the same: a drop may wait long behind batches. If the
-            // writer fails, its queue is stuck, and it looks for its files with each try.
-            return self.log.look();
+            return;
         }
-        self.awaits_drop = false;
-        self.log.look();
+        if std::mem::take(&mut self.awaits_drop) {
+            // The space that came free counts at once.
+            self.log.look();
+        }
         if self.log.is_tight() {
             // A shard counts what waits in its turns. One that sleeps since the last ack would
             // go on showing acked messages as live, and the log would seem not worth
@@ -516,8 +508,7 @@ impl Work {
         // reads.
         let before = self.refused.filter(|refused| refused.segment == segment);
         let tries = Tries::another(before.map(|it| it.tries), started, Instant::now());
-        let is_given_up =
-            if is_cut_off(error) { tries.suffice_for_damage() } else { tries.suffice_for_disk() };
+        let is_given_up = is_cut_off(error) || tries.suffice();
         self.refused = Some(Refused { segment, tries, is_given_up });
         if let Some(left_out) = self.not_compacted.pass() {
             let what = "the oldest part of the store cannot be compacted";
@@ -591,22 +582,50 @@ fn bytes_of(want: &Want) -> usize {
     want.len as usize + RECORD_OVERHEAD as usize
 }
 
-/// Returns true for a record behind the end of its file: it is damage, and waiting does not help.
+/// Returns the content in the record of a message or an outcome.
+fn content_of(record: &[u8]) -> Result<Content, String> {
+    match record::read(record) {
+        Ok(Record::Message(message)) => Ok(message.content()),
+        Ok(Record::Outcome(outcome)) => Ok(outcome.content()),
+        Ok(_) => Err("it is a record of another kind".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Returns true for a record whose bytes are not those that were written: waiting does not help.
+fn is_damaged(error: &ReadError) -> bool {
+    matches!(error, ReadError::Damaged { .. }) || is_cut_off(error)
+}
+
+/// Returns true for a record behind the end of its file.
 fn is_cut_off(error: &ReadError) -> bool {
     matches!(error, ReadError::Io(error) if error.io().kind() == ErrorKind::UnexpectedEof)
+}
+
+/// Returns the position of the byte that the disk refused in a read of the record at `position`.
+fn lost_at(position: store::Position, read: &Result<(), ReadError>) -> Option<Position> {
+    let Err(error @ ReadError::Io(io)) = read else { return None };
+    let offset = io.offset().unwrap_or(position.offset().into());
+    (!is_cut_off(error)).then_some(Position(u64::from(position.segment()) << 32 | offset))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
+    use switchboard_broker::{MessageRecord, Moment};
+    use switchboard_proto::v1::DeviceRef;
+
     use super::*;
-    use crate::store::{DataDir, Listener, LogOptions, StoreError, Synced};
+    use crate::store::tests::crash_disk::CrashDisk;
+    use crate::store::{Listener, LogOptions, StoreError, Synced};
 
     /// Shards that note which of them were answered, and how many contents each got.
     #[derive(Default)]
     struct Fakes {
         answered: Mutex<Vec<(usize, usize)>>,
+        /// Devices whose content was given up.
+        given_up: Mutex<Vec<DeviceId>>,
         /// The only shard that may be given no contents.
         full: Mutex<Option<usize>>,
         failures: Mutex<usize>,
@@ -618,8 +637,13 @@ mod tests {
         }
 
         fn answer(&self, shard: usize, answer: Answer) {
-            let Answer::Fetched { contents, .. } = answer else { return };
-            self.answered.lock().unwrap().push((shard, contents.len()));
+            match answer {
+                Answer::Fetched { contents, .. } => {
+                    self.answered.lock().unwrap().push((shard, contents.len()));
+                }
+                Answer::Unreadable { device, .. } => self.given_up.lock().unwrap().push(device),
+                Answer::Compact(_) => {}
+            }
         }
 
         fn has_room(&self, shard: usize) -> bool {
@@ -663,14 +687,16 @@ mod tests {
         damaged: Position,
         /// Of all fetches whose sessions have not ended.
         link: Arc<()>,
-        _dir: tempfile::TempDir,
+        disk: CrashDisk,
+        positions: Receiver<store::Position>,
     }
 
     impl Fixture {
         fn new() -> Fixture {
-            let dir = tempfile::tempdir().unwrap();
-            let disk = Arc::new(DataDir::open(dir.path()).unwrap());
-            let log = store::open(disk, LogOptions::default(), &mut |_, _| Ok(())).unwrap();
+            let disk = CrashDisk::new(1);
+            let log =
+                store::open(Arc::new(disk.clone()), LogOptions::default(), &mut |_, _| Ok(()));
+            let log = log.unwrap();
             let (say, positions) = channel();
             let log = Arc::new(log.start(Box::new(Ears(say))).unwrap());
             let mut batch = store::Batch::default();
@@ -680,12 +706,38 @@ mod tests {
             let shards = Arc::new(Fakes::default());
             let (jobs, taken) = Reader::channel();
             let work = Work::new(Arc::clone(&shards) as Arc<dyn Shards>, log, taken);
-            Fixture { work, jobs, shards, damaged, link: Arc::new(()), _dir: dir }
+            Fixture { work, jobs, shards, damaged, link: Arc::new(()), disk, positions }
+        }
+
+        /// Appends messages of this many bytes; returns their positions.
+        fn append(&self, bytes: usize, count: usize) -> Vec<Position> {
+            let mut batch = store::Batch::default();
+            let record = MessageRecord {
+                to: DeviceRef::Number(DeviceId::new(1)),
+                seq: 1,
+                from: DeviceRef::Number(DeviceId::new(2)),
+                id: "a",
+                is_id_taken: false,
+                body: &vec![b'x'; bytes],
+                re: None,
+                sent_at_ms: 1,
+                at: Moment::from_ms(1),
+                expires_at_ms: None,
+                receipt: false,
+            };
+            let record = Record::Message(record);
+            (0..count).for_each(|_| batch.push_with(|out| record::write(&record, out)));
+            self.work.log.submit(0, batch).unwrap();
+            (0..count).map(|_| Position(self.positions.recv().unwrap().to_u64())).collect()
         }
 
         /// Asks for the damaged record.
         fn ask(&self, shard: usize, device: u64, link: Weak<()>) {
-            let wants = vec![Want { seq: 1, position: self.damaged, len: 100 }];
+            self.ask_for(self.damaged, shard, device, link);
+        }
+
+        fn ask_for(&self, position: Position, shard: usize, device: u64, link: Weak<()>) {
+            let wants = vec![Want { seq: 1, position, len: 100 }];
             let device = DeviceId::new(device);
             self.jobs.send(Job::Fetch { shard, device, session: 1, link, wants }).unwrap();
         }
@@ -693,8 +745,22 @@ mod tests {
         fn step(&mut self) {
             assert!(self.work.take_jobs());
             if let Some(fetch) = self.work.next_fetch() {
-                self.work.begin_fetch(fetch);
+                self.work.begin_fetch(fetch, Instant::now());
             }
+        }
+
+        fn retry(&mut self, now: Instant) {
+            if let Some(fetch) = self.work.places.next_due(now) {
+                self.work.begin_fetch(fetch, now);
+            }
+        }
+
+        fn failures(&self) -> usize {
+            *self.shards.failures.lock().unwrap()
+        }
+
+        fn given_up(&self) -> usize {
+            std::mem::take(&mut *self.shards.given_up.lock().unwrap()).len()
         }
 
         fn answered(&self) -> Vec<(usize, usize)> {
@@ -734,6 +800,59 @@ mod tests {
         it.ask(1, 5, Weak::new());
         (0..3).for_each(|_| it.step());
         assert_eq!(it.answered(), [(0, 0), (1, 0), (0, 0)], "the shards take turns");
+    }
+
+    /// Each device once tried a lost sector by itself: with five of them the reader did nothing else,
+    /// and nobody's mail came.
+    #[test]
+    fn a_lost_sector_is_tried_and_given_up_once_for_all_devices() {
+        let mut it = Fixture::new();
+        let positions = it.append(250, 60);
+        let lost: Vec<_> = positions.iter().filter(|it| it.0 as u32 / 4096 == 1).collect();
+        let &healthy = positions.iter().find(|it| it.0 as u32 / 4096 == 2).unwrap();
+        it.disk.lose("00000001.seg", 4096);
+        for (device, &&position) in (1..).zip(&lost) {
+            it.ask_for(position, 0, device, Arc::downgrade(&it.link));
+            it.step();
+        }
+        assert_eq!((it.failures(), it.answered()), (1, vec![]));
+        let mut now = Instant::now();
+        for tries in 2..=7 {
+            it.ask_for(healthy, 0, 99, Arc::downgrade(&it.link));
+            it.step();
+            assert_eq!(it.answered(), [(0, 1)], "it waits for no bad sector");
+            assert_eq!(it.given_up(), 0);
+            now += Duration::from_secs(31);
+            it.retry(now);
+            it.retry(now);
+            assert_eq!(it.failures(), tries, "one try for all");
+        }
+        assert_eq!(it.given_up(), lost.len(), "after three minutes, all at once");
+        let fetch = Fetch {
+            shard: 0,
+            device: DeviceId::new(50),
+            session: 1,
+            link: Arc::downgrade(&it.link),
+            wants: vec![Want { seq: 1, position: *lost[3], len: 100 }],
+        };
+        it.work.begin_fetch(fetch, now);
+        assert_eq!((it.given_up(), it.failures()), (1, 7), "without a read");
+    }
+
+    #[test]
+    fn all_who_wait_for_a_sector_are_served_once_it_can_be_read() {
+        let mut it = Fixture::new();
+        let positions = it.append(250, 60);
+        it.disk.lose("00000001.seg", 4096);
+        let lost = positions.iter().filter(|it| it.0 as u32 / 4096 == 1);
+        for (device, &position) in (1..=5).zip(lost) {
+            it.ask_for(position, 0, device, Arc::downgrade(&it.link));
+            it.step();
+        }
+        it.disk.regain();
+        it.retry(Instant::now() + Duration::from_secs(1));
+        (0..4).for_each(|_| it.step());
+        assert_eq!((it.failures(), it.answered()), (1, vec![(0, 1); 5]));
     }
 
     /// Compaction, which frees space, once waited behind as many fetches as there were devices.

@@ -29,7 +29,7 @@ mod stats;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use batch::{Batch, Synced};
 pub use dir::FileId;
@@ -45,6 +45,7 @@ pub use position::Position;
 pub use queue::Full;
 pub use recover::{Cut, Found, Replay};
 pub use salvage::{Salvaged, StateOf, salvage};
+pub(crate) use skipping::SECTOR;
 pub use space::{Admits, Space};
 pub use stats::Stats;
 pub use writer::{Listener, LogOptions};

@@ -11,7 +11,7 @@ const SECTOR_LEN: usize = 512;
 
 /// A disk that distinguishes written from synced bytes. Clones share the content.
 #[derive(Clone, Debug)]
-pub(super) struct CrashDisk(Arc<Mutex<State>>);
+pub(crate) struct CrashDisk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -218,7 +218,7 @@ impl State {
 }
 
 impl CrashDisk {
-    pub(super) fn new(seed: u64) -> CrashDisk {
+    pub(crate) fn new(seed: u64) -> CrashDisk {
         CrashDisk(Arc::new(Mutex::new(State {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -309,8 +309,13 @@ impl CrashDisk {
     }
 
     /// Makes the page of a file in which this byte lies unreadable.
-    pub(super) fn lose(&self, name: &str, at: u64) {
+    pub(crate) fn lose(&self, name: &str, at: u64) {
         self.with(|state| state.lost.push((state.names[name], at / PAGE_LEN)));
+    }
+
+    /// Makes all pages readable again.
+    pub(crate) fn regain(&self) {
+        self.with(|state| state.lost.clear());
     }
 
     /// Creates or replaces a file durably.

@@ -1,6 +1,6 @@
 //! Tests of the log: on a disk that crashes, on damaged files, on the real disk.
 
-mod crash_disk;
+pub(crate) mod crash_disk;
 mod damage;
 mod hang;
 mod random;
