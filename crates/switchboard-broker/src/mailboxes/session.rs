@@ -152,7 +152,8 @@ impl Broker {
             None => {}
         }
         if is_ephemeral {
-            // Not left to its end, which may have to wait for outcomes.
+            // Before `end_device`, which makes the directory forget the device, and announces
+            // nothing.
             self.announce(now, id, false, out);
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
