@@ -82,8 +82,8 @@ impl Crowd {
         Some(members[classes.turn])
     }
 
-    /// Moves a sender to the class of `len` ids. Returns its standing there, and the sender that
-    /// takes its place in the class that it leaves, with the index there.
+    /// Moves a sender to the class of `len` ids. Returns its standing in the new class. If another
+    /// sender took its place in the old class, also returns that sender and its index there.
     pub(super) fn moved(
         &mut self,
         sender: DeviceId,

@@ -109,8 +109,8 @@ impl Broker {
             Known::Same(seen) => seen,
         };
         let (seq, durability) = (seen.seq, seen.durability());
-        // Nothing is kept of a device without a mailbox once it is gone: on several shards its own
-        // is not even asked any more.
+        // Once a device without a mailbox is gone, nothing is remembered of it. With several
+        // shards, its shard is not even asked any more.
         if durability == Durability::None && !self.conns.contains_key(&deliver.to) {
             return None;
         }
@@ -119,7 +119,8 @@ impl Broker {
             return Some(Some(Reply::Accepted { seq, durability, duplicate: true }));
         }
         let ReplyTo::Device(reply_to) = deliver.reply_to else { return Some(None) };
-        // The answer may be long in coming. The first attempt was told the same.
+        // Answered as unknown at once, as the first attempt was: the record may not be synced for a
+        // long time.
         if self.mailboxes.is_failing {
             return Some(Some(Reply::Unknown));
         }

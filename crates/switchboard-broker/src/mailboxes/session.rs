@@ -30,9 +30,9 @@ pub(crate) struct Session {
     /// for no session.
     pub(crate) number: u32,
     pub(super) is_text: bool,
-    /// False while the record that the device is connected is not synced; true at once where none
+    /// False while the record that the device is connected is not synced; true at once if no record
     /// is needed. While it is false nothing is pushed: after a crash the device would count as
-    /// away, and so what it saw as never pushed.
+    /// away, and what it had seen would count as never pushed.
     pub(super) is_open: bool,
     /// The `welcome` that is still to be sent: the store must first know the device and the name of
     /// its mailbox.

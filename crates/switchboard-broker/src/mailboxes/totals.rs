@@ -76,9 +76,10 @@ impl SubAssign for Totals {
 }
 
 impl OfAnonymous {
-    /// Returns whether a message would be above three quarters of the memory, of the store or of all
-    /// messages, where that is the bound for those without a name: not before a device with a name
-    /// has come. It takes so many bytes of the store and of memory.
+    /// Returns whether a message that takes `stored` bytes of the store and `memory` bytes of
+    /// memory would bring devices without a name above three quarters of the memory, of the store
+    /// or of all messages. Always false before a device with a name has come: until then they may
+    /// use everything.
     pub(super) fn is_above(
         self,
         (stored, memory): (usize, usize),
