@@ -339,8 +339,8 @@ impl Work {
 
     /// Begins a fetch, unless the same one failed before and waits for its next try.
     fn begin_fetch(&mut self, fetch: Fetch) {
-        // The device may have come and gone many times while this waited. An answer there must be:
-        // only then may it ask again.
+        // The device may have come and gone many times while this waited. There must be an answer,
+        // even an empty one: only then may the device ask again.
         if fetch.link.strong_count() == 0 {
             return self.answer(&fetch, Vec::new());
         }
@@ -437,8 +437,9 @@ impl Work {
     /// Begins to compact the oldest segment if that is worth it.
     fn look(&mut self, now: Instant) {
         if self.compaction.is_some() || self.log.is_dropping() {
-            // The writer is to look all the same: a drop may wait long behind batches. If the
-            // writer fails, its queue is stuck, and it looks for its files with each try.
+            // Ask the writer to look at the file system even now, because the drop may wait behind
+            // batches for long. While the writer fails, the request stays in the queue, but the
+            // writer checks its files at each retry anyway.
             return self.log.look();
         }
         self.awaits_drop = false;
