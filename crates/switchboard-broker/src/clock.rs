@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_moment_of_a_long_downtime_is_known_to_a_young_store() {
-        // The second clock is that of a machine that comes up in 1970.
+        // The second wall clock is one of a machine that comes up in 1970.
         for wall_ms in [1_700_000_000_000, 9_000] {
             let (uptime, none) = (StampClock::UPTIME_FIRST, LastRun::default());
             let (clock, _) = StampClock::resume(none, uptime, wall_ms);

@@ -30,11 +30,11 @@ const DEFERRED_MAX: usize = 16;
 pub(super) enum Deferred {
     /// A retry; it waits for the record of the message.
     Retry(DeviceReplyTo),
-    /// A `cancel`; it waits for the record of the message, or for that of its removal.
+    /// A `cancel`; it waits for the record of the message, or for the record of its removal.
     Cancel(Cancel),
 }
 
-/// Digests of a message: the one that identifies it, and that of its body.
+/// Digests of a message: one that identifies it, and one of its body.
 #[derive(Clone, Copy)]
 struct Digests {
     key: Digest,
@@ -142,7 +142,7 @@ impl Broker {
 
     /// Returns a number that stands for a device in every run.
     fn stable(&self, device: DeviceId) -> u64 {
-        // Not the id that stands for a name, which is another in each run.
+        // The id that stands for a name does not do: it is another one in each run.
         match self.show(device) {
             PublicId::Number(id) => id.get(),
             PublicId::Name(name) => self.key.digest(name.as_bytes()).half(),

@@ -57,7 +57,8 @@ pub enum Envelope {
         /// Its place in the exchange of the two partitions; `None` if it is in memory only.
         numbered: Option<Numbered>,
     },
-    /// Outcomes are recorded by the partition of their senders; for that of the receivers.
+    /// The senders' partition tells the receivers' partition up to which number it has recorded
+    /// outcomes.
     Settled {
         /// The partition of the receivers, which sent them.
         source: PartitionId,
@@ -105,7 +106,7 @@ pub struct Deliver<'a> {
     /// The sender's id for it; empty if the server is to make one.
     pub id: Cow<'a, str>,
     /// Tells an ephemeral sender from others of its id: what it sent is no retry of what they sent.
-    /// `None` for all other senders, and for those of the text protocol.
+    /// `None` for all other senders, text devices included.
     pub incarnation: Option<u64>,
     /// Raw JSON.
     pub body: Cow<'a, [u8]>,

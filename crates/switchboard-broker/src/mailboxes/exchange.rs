@@ -102,8 +102,8 @@ const RESEND_AFTER_MAX: Duration = Duration::from_secs(64);
 /// these.
 const RESENT_AT_ONCE: usize = 64;
 
-/// The state of an exchange is recorded after so many outcomes were settled, so that a start does
-/// not send them all again.
+/// Number of settled outcomes after which the state of an exchange is recorded, so that a start
+/// does not send them all again.
 const SETTLED_UNRECORDED_MAX: u64 = 64;
 
 impl Default for Exchange {
@@ -251,7 +251,7 @@ impl Exchange {
         (totals, is_over && is_left)
     }
 
-    /// Returns whether so many outcomes were settled since its last record that it needs another.
+    /// Returns whether enough outcomes were settled since its last record for another one.
     pub(crate) fn is_worth_recording(&self) -> bool {
         self.settled_to - self.recorded_settled_to >= SETTLED_UNRECORDED_MAX
     }

@@ -113,7 +113,7 @@ impl Broker {
         self.go_on_counting(id, takeovers);
     }
 
-    /// Gives a device the takeovers that were counted for the device of the same id before it.
+    /// Gives a device the takeovers that were counted for the earlier device of its id.
     fn go_on_counting(&mut self, id: DeviceId, takeovers: Takeovers) {
         if let Some(device) = self.mailboxes.devices.get_mut(&id) {
             device.takeovers = takeovers;
@@ -173,8 +173,8 @@ impl Broker {
         self.open(now, hello, out);
     }
 
-    /// Takes a slot for a new device, if need be from an anonymous one that is away and for which
-    /// nothing waits.
+    /// Takes a slot for a new device. If there is none, an anonymous device that is away and for
+    /// which nothing waits ends, and gives up its slot.
     ///
     /// # Errors
     ///

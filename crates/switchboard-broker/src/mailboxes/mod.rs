@@ -312,8 +312,8 @@ pub struct Stats {
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes of memory for those that are in memory only, and those set aside for outcomes that
-    /// will be in memory only.
+    /// Bytes of memory for messages and outcomes that are in memory only, and bytes set aside for
+    /// outcomes that will be in memory only.
     pub memory: u64,
     /// Number of ids of messages that are remembered.
     pub ids: u64,

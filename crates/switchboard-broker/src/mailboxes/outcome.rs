@@ -334,7 +334,8 @@ impl Broker {
     /// Drops an entry whose removal is recorded.
     fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
-        // Under another name the number may be that of a message to a later device of the id.
+        // If the mailbox has another name, the number may belong to a message to a later device of
+        // the id.
         if device.mailbox_name != mailbox_name {
             return;
         }

@@ -313,8 +313,9 @@ impl Broker {
             device.mailbox.all_may_have_been_pushed();
             (device.since_ms, device.away_since) = (now.wall_ms, now.at);
         } else {
-            // By stamps, so that the time for which the server was down counts, too. What is shown
-            // is that age, counted back from the wall clock of now, however it has jumped.
+            // By stamps, so that the time for which the server was down counts, too. The time that
+            // is shown is this age, counted back from the present wall clock, however the clock has
+            // jumped.
             let away_ms = clock.stamp(now.at).saturating_sub(device.since_ms);
             device.away_since = clock.moment(device.since_ms).min(now.at);
             device.since_ms = now.wall_ms.saturating_sub(away_ms);

@@ -422,7 +422,7 @@ fn outcomes_full(full: OutcomesFull, to: &PublicId) -> String {
     }
 }
 
-/// Returns the text of a rejection of which no more is known than its code.
+/// Returns the text of a rejection about which only its code is known.
 pub(super) fn rejection(code: RejectCode) -> &'static str {
     match code {
         RejectCode::NoSuchDevice => "no such device",

@@ -157,7 +157,7 @@ impl Broker {
             self.announce(now, id, false, out);
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
-            // Not after a takeover, where the new session follows in the same step.
+            // After a takeover nothing of this is due: the new session follows in the same step.
             if may_put_off {
                 self.mailboxes.stale_records.insert(id);
             } else {
@@ -252,7 +252,7 @@ impl Broker {
     fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(session) = self.session(id) else { return };
         let Some((ends, at_ms)) = session.token_ends else { return };
-        // The alarm may be that of an earlier token: alarms are never moved later.
+        // The alarm may have been set for an earlier token: alarms are never moved later.
         if ends <= now.at {
             return self.end_session(now, id, Some(close::NOT_AUTHENTICATED), out);
         }

@@ -16,8 +16,8 @@ use crate::shrink::{KEPT_BY_SHARD, shrink};
 /// Bytes of contents that are kept in memory for a connected device although the store has them
 /// too, so that what is pushed next need not be fetched.
 const CACHED_BYTES_MAX: usize = 128 << 10;
-/// Records of devices that were put off are written so many at a time, with a pause in which the
-/// store can say that it is full again.
+/// Most records of devices that were put off and are now written together. A pause follows, in
+/// which the store can say that it is full again.
 const STALE_RECORDS_AT_ONCE: usize = 256;
 const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 

@@ -1,4 +1,4 @@
-//! Sums over the entries that wait in mailboxes, and the bound on those of devices without a name.
+//! Sums over the entries that wait in mailboxes, and the bound on what devices without a name use.
 
 use std::ops::{AddAssign, SubAssign};
 
@@ -30,8 +30,8 @@ pub(crate) struct OfAnonymous {
     pub(crate) memory: usize,
 }
 
-/// Returns the bytes of memory that an entry of `len` bytes takes, and about those of its record on
-/// disk.
+/// Returns the bytes of memory that an entry of `len` bytes takes. Its record on disk takes about
+/// as many.
 pub(crate) const fn memory_of(len: usize) -> usize {
     OVERHEAD + len
 }
