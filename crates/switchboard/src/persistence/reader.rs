@@ -187,7 +187,7 @@ struct Work {
     served: usize,
     compaction: Option<Compaction>,
     refused: Option<Refused>,
-    /// At most one for each device: that of its newest session.
+    /// At most one for each device, for its newest session.
     failed: HashMap<DeviceId, Failed>,
     looked_at: Instant,
     /// Set while a segment is being dropped, after which another may follow.
@@ -662,7 +662,7 @@ mod tests {
         shards: Arc<Fakes>,
         /// Position of a record that holds no content, so that a read of it fails.
         damaged: Position,
-        /// Of all fetches whose sessions have not ended.
+        /// The link of all fetches whose sessions have not ended.
         link: Arc<()>,
         _dir: tempfile::TempDir,
     }

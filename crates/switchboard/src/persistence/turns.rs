@@ -26,7 +26,7 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
-    /// Adds a fetch of so many bytes.
+    /// Adds a fetch of this many bytes.
     pub(super) fn push(&mut self, bytes: u64, fetch: T) {
         let due = self.clock + FETCH_OVERHEAD + bytes;
         self.arrivals += 1;
