@@ -40,13 +40,13 @@ pub struct LastRun {
 pub enum Jump {
     /// It shows this much less than in the last run.
     Behind(Duration),
-    /// It shows this much more, which is longer than a server is taken to have been down.
+    /// It shows this much more, too long for the server to have been down.
     Ahead(Duration),
 }
 
 impl StampClock {
-    /// The uptime at which that of a new store begins: eleven years, which is more than the longest
-    /// time to live. From zero, a device that was away for longer than the server had ever run would
+    /// The uptime of a new store begins here: at eleven years, more than the longest time to live.
+    /// If it began at zero, a device that was away for longer than the server had ever run would
     /// count as away since moment zero, and so live on after a long downtime.
     pub const UPTIME_FIRST: Moment = Moment::from_ms(11 * 365 * 86_400_000);
 
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_moment_of_a_long_downtime_is_known_to_a_young_store() {
-        // The second clock is that of a machine that comes up in 1970.
+        // The second wall clock is one of a machine that comes up in 1970.
         for wall_ms in [1_700_000_000_000, 9_000] {
             let (uptime, none) = (StampClock::UPTIME_FIRST, LastRun::default());
             let (clock, _) = StampClock::resume(none, uptime, wall_ms);

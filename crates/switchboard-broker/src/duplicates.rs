@@ -58,7 +58,8 @@ impl Digest {
         self.low
     }
 
-    /// Returns a digest that stands for the same in one incarnation of its sender only.
+    /// Returns the digest for one incarnation of the sender: in another incarnation the same
+    /// message has another digest.
     pub(crate) fn of_incarnation(self, incarnation: u64) -> Digest {
         // In the half that is kept.
         Digest { low: self.low ^ incarnation, ..self }

@@ -57,7 +57,7 @@ impl PartitionId {
         }
     }
 
-    /// Returns its bits in the id that stands for a name of it.
+    /// Returns the partition as the bits by which an id that stands for a name carries it.
     pub(crate) fn in_name(self) -> u64 {
         u64::from(self.0) << IN_NAME
     }

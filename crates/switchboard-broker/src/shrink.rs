@@ -21,7 +21,7 @@ pub(crate) trait Table {
 /// Entries for which each table of a device keeps memory: small bursts need no allocation.
 pub(crate) const KEPT: usize = 8;
 
-/// The same for a table of which each shard has only one.
+/// As [`KEPT`], for a table of which each shard has only one.
 pub(crate) const KEPT_BY_SHARD: usize = 256;
 
 /// Applies the rule to a table from which entries were taken. One with memory for at most twice

@@ -8,11 +8,11 @@ use switchboard_proto::DeviceId;
 use crate::shrink::{self, KEPT_BY_SHARD, shrink};
 use crate::{Digest, Moment};
 
-/// The room that is reserved for the outcomes of messages whose replies have not come, by message: a
-/// retry needs none of its own.
+/// The room that is reserved for the outcomes of messages whose replies have not come. It is kept
+/// by message, so a retry needs no room of its own.
 ///
-/// A reply of another node may never come. So what is too old is given back, by halves: all that were
-/// added before the last turn of [`TURN`] are due at the next.
+/// While the store fails, a reply may be very long in coming. So room that is too old is released:
+/// every [`TURN`] the room in `old` is, and `young` becomes `old`.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     young: FxHashMap<AskedKey, Room>,
@@ -20,7 +20,7 @@ pub(super) struct Asked {
     turned_at: Moment,
 }
 
-/// Time for which room is kept at least without a reply.
+/// Time for which room is kept without a reply: at least once this, at most twice.
 const TURN: Duration = Duration::from_secs(60);
 
 /// A message, as its sender's shard knows it.
@@ -28,7 +28,7 @@ const TURN: Duration = Duration::from_secs(60);
 pub(super) struct AskedKey {
     pub(super) from: DeviceId,
     pub(super) to: DeviceId,
-    /// Digest of the message's id, of the sender's incarnation if that is ephemeral.
+    /// Digest of the message's id and, if the sender is ephemeral, of its incarnation.
     pub(super) id: Digest,
 }
 
@@ -67,7 +67,7 @@ impl Asked {
         (!is_empty).then(|| self.turned_at.after(TURN))
     }
 
-    /// Returns the messages whose replies are not expected any more.
+    /// Begins the next turn; returns the messages whose room is too old, and is to be released.
     pub(super) fn turn(&mut self, now: Moment) -> Vec<(AskedKey, Room)> {
         self.turned_at = now;
         let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));

@@ -59,8 +59,8 @@ impl Broker {
         self.cancel_at(now, (key, seq), is_cancelled, cancel, out);
     }
 
-    /// As [`Broker::cancel_here`], for the message with this number. Returns whether it is, or is
-    /// being, cancelled.
+    /// As [`Broker::cancel_here`], for the message with this number. Returns whether the message
+    /// is, or is being, cancelled.
     pub(super) fn cancel_at(
         &mut self,
         now: Now,
@@ -123,7 +123,7 @@ impl Broker {
         }
     }
 
-    /// Answers those that cancelled a message whose removal is recorded.
+    /// Answers the `cancel`s of a message whose removal is recorded.
     pub(super) fn cancel_recorded(&mut self, of: MessageKey, out: Out<'_>) {
         for request in self.mailboxes.take_deferred(of) {
             if let Deferred::Cancel(cancel) = request {

@@ -20,7 +20,7 @@ struct Head {
     /// outcome.
     note_len: u32,
     has_note: bool,
-    /// Only of an outcome.
+    /// Set for outcomes only.
     maybe_seen: bool,
 }
 

@@ -11,9 +11,9 @@ const CLASSES: usize = 32;
 ///
 /// A sender is moved only when it crosses a power of two, so a message usually costs a comparison.
 /// Only the senders of the highest class lose ids: a stranger that sends a million messages
-/// shortens its own window and those of others like it, never that of a sender with a few.
-/// Devices without a name are a crowd of their own, because anybody can make any number of them:
-/// as long as they have more than half of all ids, devices with names lose none.
+/// shortens its own window and the windows of others like it, never the window of a sender with a
+/// few. Devices without a name are a crowd of their own, because anybody can make any number of
+/// them: as long as they have more than half of all ids, devices with names lose none.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
     named: Classes,
@@ -82,8 +82,8 @@ impl Crowd {
         Some(members[classes.turn])
     }
 
-    /// Moves a sender to the class of `len` ids. Returns its standing there, and the sender that
-    /// takes its place in the class that it leaves, with the index there.
+    /// Moves a sender to the class of `len` ids. Returns its standing in the new class. If another
+    /// sender took its place in the old class, also returns that sender and its index there.
     pub(super) fn moved(
         &mut self,
         sender: DeviceId,
@@ -122,7 +122,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// Fails if there are not so many senders and ids, or memory is not given back. For tests.
+    /// Fails if the numbers of senders and ids differ from these, or memory is not given back. For
+    /// tests.
     pub(super) fn audit(&self, senders: usize, ids: usize) -> Result<(), String> {
         let all = [&self.named, &self.anonymous];
         for members in all.iter().flat_map(|classes| &classes.members) {

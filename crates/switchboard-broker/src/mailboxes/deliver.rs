@@ -30,11 +30,11 @@ const DEFERRED_MAX: usize = 16;
 pub(super) enum Deferred {
     /// A retry; it waits for the record of the message.
     Retry(DeviceReplyTo),
-    /// A `cancel`; it waits for the record of the message, or for that of its removal.
+    /// A `cancel`; it waits for the record of the message, or for the record of its removal.
     Cancel(Cancel),
 }
 
-/// Digests of a message: the one that identifies it, and that of its body.
+/// Digests of a message: one that identifies it, and one of its body.
 #[derive(Clone, Copy)]
 struct Digests {
     key: Digest,
@@ -109,8 +109,8 @@ impl Broker {
             Known::Same(seen) => seen,
         };
         let (seq, durability) = (seen.seq, seen.durability());
-        // Nothing is kept of a device without a mailbox once it is gone: on several shards its own
-        // is not even asked any more.
+        // Once a device without a mailbox is gone, nothing is remembered of it. With several
+        // shards, its shard is not even asked any more.
         if durability == Durability::None && !self.conns.contains_key(&deliver.to) {
             return None;
         }
@@ -119,7 +119,8 @@ impl Broker {
             return Some(Some(Reply::Accepted { seq, durability, duplicate: true }));
         }
         let ReplyTo::Device(reply_to) = deliver.reply_to else { return Some(None) };
-        // The answer may be long in coming. The first attempt was told the same.
+        // Answered as unknown at once, as the first attempt was: the record may not be synced for a
+        // long time.
         if self.mailboxes.is_failing {
             return Some(Some(Reply::Unknown));
         }
@@ -141,7 +142,7 @@ impl Broker {
 
     /// Returns a number that stands for a device in every run.
     fn stable(&self, device: DeviceId) -> u64 {
-        // Not the id that stands for a name, which is another in each run.
+        // The id that stands for a name does not do: it is another one in each run.
         match self.show(device) {
             PublicId::Number(id) => id.get(),
             PublicId::Name(name) => self.key.digest(name.as_bytes()).half(),

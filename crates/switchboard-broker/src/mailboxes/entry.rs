@@ -74,9 +74,9 @@ pub(crate) enum State {
     Unsynced,
     /// May be pushed.
     Ready,
-    /// Out of the mailbox, while the record of that is not synced, and not pushed in this session.
-    /// Nothing behind it may be pushed: a crash could bring it back, and then it would come after
-    /// what lies behind it.
+    /// Out of the mailbox, while the record of its end is not synced, and not pushed in this
+    /// session. Nothing behind it may be pushed: a crash could bring it back, and then it would
+    /// come after what lies behind it.
     Leaving,
     /// Out of the mailbox for good; dropped with those before it.
     Gone,

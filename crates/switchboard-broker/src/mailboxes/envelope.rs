@@ -57,7 +57,8 @@ pub enum Envelope {
         /// Its place in the exchange of the two partitions; `None` if it is in memory only.
         numbered: Option<Numbered>,
     },
-    /// Outcomes are recorded by the partition of their senders; for that of the receivers.
+    /// The senders' partition tells the receivers' partition up to which number it has recorded
+    /// outcomes.
     Settled {
         /// The partition of the receivers, which sent them.
         source: PartitionId,
@@ -105,7 +106,7 @@ pub struct Deliver<'a> {
     /// The sender's id for it; empty if the server is to make one.
     pub id: Cow<'a, str>,
     /// Tells an ephemeral sender from others of its id: what it sent is no retry of what they sent.
-    /// `None` for all other senders, and for those of the text protocol.
+    /// `None` for all other senders, text devices included.
     pub incarnation: Option<u64>,
     /// Raw JSON.
     pub body: Cow<'a, [u8]>,
@@ -141,8 +142,8 @@ impl Deliver<'_> {
         !self.id.is_empty()
     }
 
-    /// Returns whether its id counts even after a restart. Not if the sender is ephemeral, with
-    /// which it ends.
+    /// Returns whether its id counts even after a restart. Not if the sender is ephemeral: its ids
+    /// end with it.
     pub(crate) fn keeps_id(&self) -> bool {
         self.has_id() && self.incarnation.is_none()
     }
@@ -172,9 +173,9 @@ pub struct DeviceReplyTo {
     pub device: DeviceId,
     /// The connection.
     pub conn: Conn,
-    /// The session on it: it may be another's by then.
+    /// The session on it: the connection may have another session by the time of the reply.
     pub session: u32,
-    /// True if it was told already that nothing is known; it is told no more.
+    /// True if the session was told already that nothing is known; it is not told again.
     pub is_told: bool,
     /// As [`Deliver::incarnation`].
     pub incarnation: Option<u64>,
@@ -190,7 +191,7 @@ pub enum NoRoom {
     Outcomes(OutcomesFull),
     /// There is no memory for it. It needs none if it will be in the store.
     Memory,
-    /// The same, as all devices without a name together are at their bound.
+    /// As `Memory`, but because all devices without a name together are at their bound.
     AnonymousMemory,
 }
 
@@ -201,9 +202,10 @@ pub struct TextReplyTo {
     pub shard: ShardId,
     /// The connection.
     pub conn: Conn,
-    /// The device on it: the connection may be another device's by then.
+    /// The device on it: the connection may be another device's by the time of the reply.
     pub device: DeviceId,
-    /// Its session, if it has a mailbox: it may have come back, on a connection of the same number.
+    /// The device's session, if it has a mailbox: it may have come back, on a connection of the
+    /// same number.
     pub session: u32,
     /// Digest of the text, for the duplicate window.
     pub text: Digest,
@@ -223,13 +225,13 @@ pub enum Reply {
     },
     /// It is not accepted.
     Rejected(RejectCode),
-    /// The same, because its sender has its share of the mailbox in use.
+    /// As `Rejected`, because its sender has its share of the mailbox in use.
     OverShare,
-    /// The same, because the messages of the shard that are in memory only are at their bound.
+    /// As `Rejected`, because the messages of the shard that are in memory only are at their bound.
     MemoryFull,
-    /// The same, because all devices without a name together are at their bound.
+    /// As `Rejected`, because all devices without a name together are at their bound.
     AnonymousFull,
-    /// The same, because there is no room for its outcome.
+    /// As `Rejected`, because there is no room for its outcome.
     OutcomesFull(OutcomesFull),
     /// The store is failing: the message waits, and may be accepted later.
     Unknown,

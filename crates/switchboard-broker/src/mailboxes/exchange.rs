@@ -1,10 +1,11 @@
 //! The exchange of outcomes between two partitions: a numbered outbox on one side, and a watermark
 //! on the other.
 //!
-//! An outcome is written by the partition of the receiver, together with the end of the message, and
-//! travels to that of the sender under the next number of this pair. There it is applied exactly
-//! once, in the order of the numbers, and settled when that is recorded. Only then is it forgotten
-//! here. So neither needs a record of the other.
+//! The receiver's partition writes an outcome together with the end of the message, and sends it to
+//! the sender's partition under the next number of this pair of partitions. The sender's partition
+//! applies it exactly once, in the order of the numbers; when that is recorded, the outcome is
+//! settled. Only then does the receiver's partition forget it. So neither needs a record of the
+//! other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -51,7 +52,8 @@ pub(crate) struct Exchange {
     resend_at: Option<Moment>,
     /// Number of times that they were sent again without any being settled.
     tries: u32,
-    /// Outcomes below this number were sent again: once they are settled, the next ones are.
+    /// Outcomes below this number were sent again. Once they are settled, the next ones are sent
+    /// again, too.
     resent_to: Option<u64>,
     /// The `settled_to` in the last record of the state.
     recorded_settled_to: u64,
@@ -96,11 +98,12 @@ pub(crate) enum Taken {
 /// side may only be waiting for its store.
 const RESEND_AFTER: Duration = Duration::from_secs(1);
 const RESEND_AFTER_MAX: Duration = Duration::from_secs(64);
-/// Outcomes that are sent again at once. The other side settles them before it needs more.
+/// Most outcomes that are sent again together; the next ones follow when the other side has settled
+/// these.
 const RESENT_AT_ONCE: usize = 64;
 
-/// The state of an exchange is recorded after so many outcomes were settled, so that a start does
-/// not send them all again.
+/// Number of settled outcomes after which the state of an exchange is recorded, so that a start
+/// does not send them all again.
 const SETTLED_UNRECORDED_MAX: u64 = 64;
 
 impl Default for Exchange {
@@ -183,7 +186,8 @@ impl Exchange {
         number
     }
 
-    /// Notes that the record of the oldest outcome that is not synced is, at `position`.
+    /// Notes that the oldest record of an outcome that was not synced until now is synced, at
+    /// `position`.
     pub(crate) fn synced(&mut self, position: Position) -> Option<(u64, u64, &Pending)> {
         let number = self.unsynced;
         self.unsynced += 1;
@@ -212,8 +216,7 @@ impl Exchange {
         *self.resend_at.get_or_insert(now.after(RESEND_AFTER))
     }
 
-    /// Notes that outcomes below this number are sent again; returns the time at which they are once
-    /// more.
+    /// Notes that outcomes below this number are sent again; returns the time of the next attempt.
     pub(crate) fn resent(&mut self, now: Moment, to: u64) -> Moment {
         self.resent_to = Some(to);
         let after = RESEND_AFTER.saturating_mul(1 << self.tries.min(31)).min(RESEND_AFTER_MAX);
@@ -248,7 +251,7 @@ impl Exchange {
         (totals, is_over && is_left)
     }
 
-    /// Returns whether so many outcomes were settled since its last record that it needs another.
+    /// Returns whether enough outcomes were settled since its last record for another one.
     pub(crate) fn is_worth_recording(&self) -> bool {
         self.settled_to - self.recorded_settled_to >= SETTLED_UNRECORDED_MAX
     }
@@ -345,8 +348,8 @@ impl Exchange {
         pending.filter(|(_, pending)| part.contains(&pending.position))
     }
 
-    /// Returns whether its last record lies at or before this position, so that records there may
-    /// be all that tells its state.
+    /// Returns whether its last record lies at or before this position. If so, its state may be
+    /// known only from records up to there, and must be recorded again before they are deleted.
     pub(crate) fn is_recorded_before(&self, position: Position) -> bool {
         self.recorded_at <= position
     }
@@ -361,7 +364,7 @@ impl Exchange {
             with: pair.other,
             next: self.next,
             settled_to: self.settled_to,
-            // Also what is not synced: the records of that come before this one.
+            // Including outcomes whose records are not synced: they come before this record.
             applied_to: self.applied_to,
         }
     }

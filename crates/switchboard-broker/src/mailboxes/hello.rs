@@ -113,7 +113,7 @@ impl Broker {
         self.go_on_counting(id, takeovers);
     }
 
-    /// Gives a device the takeovers that were counted for the device of the same id before it.
+    /// Gives a device the takeovers that were counted for the earlier device of its id.
     fn go_on_counting(&mut self, id: DeviceId, takeovers: Takeovers) {
         if let Some(device) = self.mailboxes.devices.get_mut(&id) {
             device.takeovers = takeovers;
@@ -173,8 +173,8 @@ impl Broker {
         self.open(now, hello, out);
     }
 
-    /// Takes a slot for a new device, if need be from an anonymous one that is away and for which
-    /// nothing waits.
+    /// Takes a slot for a new device. If there is none, an anonymous device that is away and for
+    /// which nothing waits ends, and gives up its slot.
     ///
     /// # Errors
     ///
@@ -290,10 +290,10 @@ impl Broker {
         let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
         let is_kept = is_durable && !device.is_ephemeral;
         let is_recorded = is_kept && !may_put_off;
-        // Without a record to wait for: nothing of it is stored, or the store says already that
-        // it is connected. That record may still be on its way, though.
-        // Nor is that of the end of a device before an ephemeral one: a crash would bring that
-        // device back, of which something may have been told already.
+        // The session is open at once if there is no record to wait for: nothing of the device is
+        // stored, or the store says already that it is connected, by a record that is synced. An
+        // ephemeral device also waits for the record of the end of an earlier device of its id:
+        // otherwise a crash could bring the earlier device back.
         let awaits_end = device.is_ephemeral && self.mailboxes.gone.contains_key(&id);
         let is_open = !is_recorded && device.records_unsynced == 0 && !awaits_end;
         self.mailboxes.idle.remove(&(device.away_since, id));
@@ -373,7 +373,7 @@ impl Broker {
 
     pub(super) fn waiting_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get(&id) else { return };
-        // The wait that the alarm was set for may have ended, and this be a later one.
+        // The wait for which the alarm was set may be over, and another newcomer may wait now.
         let until = device.waiting.as_ref().map(|waiting| waiting.until);
         if let Some(until) = until.filter(|until| *until > now.at) {
             return self.mailboxes.set_alarm(until, Alarm::Waiting, id);

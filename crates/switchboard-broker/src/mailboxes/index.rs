@@ -181,7 +181,7 @@ mod tests {
     }
 
     proptest! {
-        /// One number for each hash, as in `Sent`.
+        /// One number for each hash, as in `Window`.
         #[test]
         fn it_holds_what_a_map_holds(
             steps in proptest::collection::vec((hash(), any::<bool>()), 0..300),

@@ -630,7 +630,7 @@ impl Mailbox {
         self.reserved_to = self.reserved_to.max(seq);
     }
 
-    /// Raises the marks to those of a record.
+    /// Raises the marks to the ones in a record.
     pub(crate) fn restore_marks(&mut self, reserved_to: u64, acked_to: u64, pushed_to: u64) {
         self.reserved_to = self.reserved_to.max(reserved_to);
         // Any number below it may have been shown under a message that was in memory only.

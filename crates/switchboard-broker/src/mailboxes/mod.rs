@@ -277,7 +277,7 @@ pub(crate) struct Mailboxes {
     exchanges: Exchanges,
     /// Time at which outcomes are sent again, if they are not settled before.
     resend_at: Option<Moment>,
-    /// Devices that have ended, with the number of their records of that which are not synced.
+    /// Devices that have ended, each with the number of its `Gone` records that are not synced.
     gone: FxHashMap<DeviceId, u32>,
     /// Requests about messages that wait for a record.
     deferred: FxHashMap<MessageKey, Vec<Deferred>>,
@@ -295,8 +295,9 @@ pub(crate) struct Mailboxes {
     /// The clock by which times are stored.
     clock: StampClock,
     /// One number for all anonymous devices, and one for all named ones: numbers below it may have
-    /// been given to messages for devices that have ended. A device that comes back begins here, so
-    /// that what is still known of a message by its number is not taken for another.
+    /// been given to messages for devices that have ended. A device that comes back numbers its
+    /// messages from here, so a number that is still remembered, such as a `cancel`'s, never means
+    /// one of the new messages.
     used_to: [u64; 2],
 }
 
@@ -311,8 +312,8 @@ pub struct Stats {
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes of memory for those that are in memory only, and those set aside for outcomes that
-    /// will be in memory only.
+    /// Bytes of memory for messages and outcomes that are in memory only, and bytes set aside for
+    /// outcomes that will be in memory only.
     pub memory: u64,
     /// Number of ids of messages that are remembered.
     pub ids: u64,
@@ -421,8 +422,8 @@ impl Mailboxes {
     /// Returns the time at which the oldest ids of the window are forgotten even if nothing is
     /// sent.
     pub(crate) fn window_due(&self) -> Option<Moment> {
-        // Later than need be: while messages come, ids are forgotten with each of them, and not
-        // each must have a deadline.
+        // Deliberately a little late: each new message forgets old ids anyway, so not every id
+        // needs a deadline.
         let window = self.limits.dedup_window;
         self.window.oldest_at().map(|at| at.after(window).after(window / 16))
     }
@@ -441,8 +442,8 @@ impl Mailboxes {
         self.endings.clear(id);
         self.stale_records.remove(&id);
         self.idle.remove(&(device.away_since, id));
-        // A sender may still cancel a message to it by its number: a later device of the id must
-        // not have another one under that.
+        // A sender may still cancel a message to it, which is found by its number: a later device
+        // of the id must not give that number to another message.
         self.use_up(id, device.mailbox.next_seq());
         Some(device)
     }

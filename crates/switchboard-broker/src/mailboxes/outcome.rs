@@ -42,8 +42,8 @@ pub(super) enum Telling {
 }
 
 impl Broker {
-    /// Records the end of a message that is out of its mailbox, and tells its sender, if that asked
-    /// for the outcome.
+    /// Records the end of a message that is out of its mailbox, and tells its sender, if the sender
+    /// asked for the outcome.
     pub(super) fn message_ended(
         &mut self,
         now: Now,
@@ -334,7 +334,8 @@ impl Broker {
     /// Drops an entry whose removal is recorded.
     fn left(&mut self, of: MessageKey, mailbox_name: u64, out: Out<'_>) {
         let Some(device) = self.mailboxes.devices.get_mut(&of.device) else { return };
-        // Under another name the number may be that of a message to a later device of the id.
+        // If the mailbox has another name, the number may belong to a message to a later device of
+        // the id.
         if device.mailbox_name != mailbox_name {
             return;
         }
@@ -358,8 +359,9 @@ impl Broker {
             .filter(|entry| entry.state == State::Ready)
             .map(|entry| entry.seq)
             .collect();
-        // Before the evictions: a start that finds it evicts what the crash left. The other way
-        // round, a device could live on of which something was evicted.
+        // Before the evictions: a start that finds this record evicts what the crash left. The
+        // other way round, a crash could leave a device that lives on although some of its messages
+        // were evicted.
         if self.mailboxes.is_durable && !device.is_ephemeral {
             let shown = self.show(id);
             out(Effect::Append(Record::Gone { device: shown.as_ref() }));
@@ -425,8 +427,8 @@ fn numbered(pair: Pair, (number, before): (u64, u64), pending: &exchange::Pendin
 impl Device {
     /// Returns whether the outcome of a message is for this device.
     fn may_be_told(&mut self, of: MessageKey, is_numbered: bool) -> bool {
-        // One in memory only is for the device that asked, and told at most once. An ephemeral
-        // device is told no others: those are for an earlier device of its id.
+        // An outcome in memory only is for the device that asked, and is told at most once. An
+        // ephemeral device is told no other outcomes: those are for an earlier device of its id.
         let Some(receipts) = &mut self.receipts else { return is_numbered && !self.is_ephemeral };
         let was_expected = receipts.remove(&of);
         shrink(receipts.as_mut(), KEPT);

@@ -175,7 +175,7 @@ impl Broker {
         for _ in 0..acked.messages - acked.outcomes {
             out(Effect::Count(Event::Ended(Outcome::Delivered)));
         }
-        // What was in memory only needs no record: a crash takes it out by itself.
+        // Entries that were only in memory need no record: a crash removes them anyway.
         if acked.any_stored {
             self.note_ack(now.at, id);
         }

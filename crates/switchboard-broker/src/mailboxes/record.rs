@@ -34,8 +34,8 @@ pub enum Record<'a> {
         /// The number up to which it acked.
         seq: u64,
     },
-    /// An entry is out of a mailbox, otherwise than by an ack; or by an ack, and its sender asked
-    /// for the outcome.
+    /// An entry left a mailbox. Written for every end other than an ack, and for an ack if the
+    /// sender asked for the outcome.
     Ended(EndedRecord<'a>),
     /// State of a device. Each of these replaces the one before.
     Device(DeviceRecord<'a>),

@@ -313,8 +313,9 @@ impl Broker {
             device.mailbox.all_may_have_been_pushed();
             (device.since_ms, device.away_since) = (now.wall_ms, now.at);
         } else {
-            // By stamps, so that the time for which the server was down counts, too. What is shown
-            // is that age, counted back from the wall clock of now, however it has jumped.
+            // By stamps, so that the time for which the server was down counts, too. The time that
+            // is shown is this age, counted back from the present wall clock, however the clock has
+            // jumped.
             let away_ms = clock.stamp(now.at).saturating_sub(device.since_ms);
             device.away_since = clock.moment(device.since_ms).min(now.at);
             device.since_ms = now.wall_ms.saturating_sub(away_ms);
@@ -329,8 +330,8 @@ impl Broker {
         self.recount(Totals::default(), totals);
         self.directory.add_owner(id, self.shard);
         self.directory.present(id, false, since_ms);
-        // Without this record the next start would take it as connected until then: all that comes
-        // meanwhile as seen, and its time to live as just begun.
+        // Without this record the next start would assume that the device was connected until then:
+        // it would count everything that came meanwhile as seen, and begin its time to live anew.
         if was_online {
             self.record_device(id, None, out);
         }
@@ -357,7 +358,8 @@ impl Broker {
                 let max = self.mailboxes.window_max();
                 let seen = self.mailboxes.window.find(now.at, id.key, &max);
                 if let Some(seen) = seen.filter(|_| self.own(id.to).is_some()) {
-                    // It may have been cancelled since, and the record that says so be dropped.
+                    // It may have been cancelled since, and the record that says so may be deleted
+                    // by now.
                     let is_cancelled = seen.is_cancelled();
                     out(Effect::Append(Record::Id(IdRecord { is_cancelled, ..*id })));
                     self.mailboxes.pending.push_back(Pending::Nothing);
@@ -429,7 +431,7 @@ impl Broker {
         self.compact_exchange(pair, position, out);
     }
 
-    /// Records the state of an exchange, if records up to this position may be all that tells it.
+    /// Records the state of an exchange if it may be known only from records up to this position.
     fn compact_exchange(&mut self, pair: Pair, position: Position, out: Out<'_>) {
         if self.owns_partition(pair.own)
             && self.mailboxes.exchanges.of(pair).is_recorded_before(position)
@@ -460,8 +462,8 @@ impl Broker {
     fn holds(&self, id: DeviceId, seq: u64, position: Position) -> bool {
         let entry = self.mailboxes.devices.get(&id).and_then(|device| device.mailbox.find(seq));
         entry.is_some_and(|entry| {
-            // A copy of one that is leaving would lie behind the record of its removal, and come
-            // back after a crash.
+            // An entry that is leaving is not copied: the copy would lie behind the record of its
+            // removal, so the entry would come back after a crash.
             entry.position == position && entry.waits()
         })
     }

@@ -54,7 +54,7 @@ impl Broker {
         if speaker.is_filtered && !self.may_send(id, to) {
             return Err(not_allowed(send));
         }
-        // Of the shard that decides about the receiver, whether or not that exists.
+        // The shard that decides about the receiver, whether or not the receiver exists.
         let shard = self.shard_with(to).unwrap_or_else(|| owner(to, self.mailboxes.shards));
         self.check_send(id, send)?;
         let no_room =
@@ -143,11 +143,13 @@ impl Broker {
         AskedKey { from, to, id }
     }
 
-    /// Sees to the room that was reserved for the outcome of a message, by what became of that.
+    /// Keeps or releases the room that was reserved for the outcome of a message, depending on the
+    /// reply to the message.
     #[cold]
     fn settle_room(&mut self, reply_to: &DeviceReplyTo, of: DeviceId, id: &str, reply: Reply) {
         let Some(device) = self.mailboxes.devices.get(&reply_to.device) else { return };
-        // Otherwise this is another device of that id.
+        // If the incarnations differ, the device that asked has ended, and this is another one of
+        // its id.
         if device.incarnation() != reply_to.incarnation || reply == Reply::Unknown {
             return;
         }
@@ -155,7 +157,7 @@ impl Broker {
         let room = self.mailboxes.asked.take(&key);
         let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
         let Reply::Accepted { seq, durability, duplicate: false } = reply else {
-            // No outcome will come, or it is that of an earlier attempt.
+            // No outcome will come, or it is the outcome of an earlier attempt.
             if let Some(room) = room {
                 self.release_room(&key, room);
             }
@@ -176,7 +178,7 @@ impl Broker {
         }
     }
 
-    /// Releases room of messages whose replies do not come.
+    /// Releases the room of messages whose replies have been awaited for too long.
     pub(super) fn asked_tick(&mut self, now: Now) {
         if self.mailboxes.asked.due().is_some_and(|at| at <= now.at) {
             for (key, room) in self.mailboxes.asked.turn(now.at) {
@@ -420,7 +422,7 @@ fn outcomes_full(full: OutcomesFull, to: &PublicId) -> String {
     }
 }
 
-/// Returns the text of a rejection of which no more is known than its code.
+/// Returns the text of a rejection about which only its code is known.
 pub(super) fn rejection(code: RejectCode) -> &'static str {
     match code {
         RejectCode::NoSuchDevice => "no such device",

@@ -30,9 +30,9 @@ pub(crate) struct Session {
     /// for no session.
     pub(crate) number: u32,
     pub(super) is_text: bool,
-    /// False while the record that the device is connected is not synced; true at once where none
+    /// False while the record that the device is connected is not synced; true at once if no record
     /// is needed. While it is false nothing is pushed: after a crash the device would count as
-    /// away, and so what it saw as never pushed.
+    /// away, and what it had seen would count as never pushed.
     pub(super) is_open: bool,
     /// The `welcome` that is still to be sent: the store must first know the device and the name of
     /// its mailbox.
@@ -152,11 +152,12 @@ impl Broker {
             None => {}
         }
         if is_ephemeral {
-            // Not left to its end, which may have to wait for outcomes.
+            // Before `end_device`, which makes the directory forget the device, and announces
+            // nothing.
             self.announce(now, id, false, out);
             self.end_device(now, id, out);
         } else if code != Some(close::TAKEN_OVER) {
-            // Not after a takeover, where the new session follows in the same step.
+            // After a takeover nothing of this is due: the new session follows in the same step.
             if may_put_off {
                 self.mailboxes.stale_records.insert(id);
             } else {
@@ -251,7 +252,7 @@ impl Broker {
     fn token_alarm(&mut self, now: Now, id: DeviceId, out: Out<'_>) {
         let Some(session) = self.session(id) else { return };
         let Some((ends, at_ms)) = session.token_ends else { return };
-        // The alarm may be that of an earlier token: alarms are never moved later.
+        // The alarm may have been set for an earlier token: alarms are never moved later.
         if ends <= now.at {
             return self.end_session(now, id, Some(close::NOT_AUTHENTICATED), out);
         }

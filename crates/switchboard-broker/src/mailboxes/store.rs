@@ -16,8 +16,8 @@ use crate::shrink::{KEPT_BY_SHARD, shrink};
 /// Bytes of contents that are kept in memory for a connected device although the store has them
 /// too, so that what is pushed next need not be fetched.
 const CACHED_BYTES_MAX: usize = 128 << 10;
-/// Records of devices that were put off are written so many at a time, with a pause in which the
-/// store can say that it is full again.
+/// Most records of devices that were put off and are now written together. A pause follows, in
+/// which the store can say that it is full again.
 const STALE_RECORDS_AT_ONCE: usize = 256;
 const STALE_RECORDS_PAUSE: Duration = Duration::from_millis(50);
 
@@ -190,7 +190,7 @@ impl Broker {
         }
         // Before it is pushed.
         if let Some((key, cancels)) = cancels {
-            // This one, even if another message has the id by now.
+            // This message is meant, even if another one has the id by now.
             let mut is_cancelled = false;
             for cancel in cancels {
                 is_cancelled = self.cancel_at(now, (key, seq), is_cancelled, cancel, out);
@@ -221,15 +221,16 @@ impl Broker {
         let is_newest = device.records_unsynced == 0 && device.is_recorded_online;
         let is_named = device.mailbox_name == mailbox_name;
         if !is_named && !is_newest {
-            // Its mailbox has another name by now, and `welcome` waits for the record of that.
+            // Its mailbox has another name by now, and `welcome` waits for the record with that
+            // name.
             return;
         }
         device.recorded_at = position;
         if is_named {
             device.mailbox.reserve_to(reserved_to);
         }
-        // The newest record opens any session: while the store is full, one that comes after it
-        // makes no record of its own.
+        // The newest record opens whichever session there is: while the store is full, a session
+        // that begins after that record makes none of its own.
         if let Some(current) = device.session.as_deref_mut()
             && (is_newest || Some(current.number) == session)
         {

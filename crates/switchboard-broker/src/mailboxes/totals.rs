@@ -1,4 +1,4 @@
-//! Sums over the entries that wait in mailboxes, and the bound on those of devices without a name.
+//! Sums over the entries that wait in mailboxes, and the bound on what devices without a name use.
 
 use std::ops::{AddAssign, SubAssign};
 
@@ -30,8 +30,8 @@ pub(crate) struct OfAnonymous {
     pub(crate) memory: usize,
 }
 
-/// Returns the bytes of memory that an entry of `len` bytes takes, and about those of its record on
-/// disk.
+/// Returns the bytes of memory that an entry of `len` bytes takes. Its record on disk takes about
+/// as many.
 pub(crate) const fn memory_of(len: usize) -> usize {
     OVERHEAD + len
 }
@@ -76,9 +76,10 @@ impl SubAssign for Totals {
 }
 
 impl OfAnonymous {
-    /// Returns whether a message would be above three quarters of the memory, of the store or of all
-    /// messages, where that is the bound for those without a name: not before a device with a name
-    /// has come. It takes so many bytes of the store and of memory.
+    /// Returns whether a message that takes `stored` bytes of the store and `memory` bytes of
+    /// memory would bring devices without a name above three quarters of the memory, of the store
+    /// or of all messages. Always false before a device with a name has come: until then they may
+    /// use everything.
     pub(super) fn is_above(
         self,
         (stored, memory): (usize, usize),

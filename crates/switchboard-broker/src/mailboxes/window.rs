@@ -58,7 +58,7 @@ mod flag {
     pub(super) const GONE: u64 = 1 << 2;
     /// Its sender cancelled it.
     pub(super) const CANCELLED: u64 = 1 << 3;
-    /// A record of its own is in the store, beside that of its message.
+    /// A record of its own is in the store, beside the record of its message.
     pub(super) const HAS_RECORD: u64 = 1 << 4;
     /// The record of its message is not synced.
     pub(super) const UNSYNCED: u64 = 1 << 5;
@@ -211,7 +211,7 @@ impl Window {
         }
     }
 
-    /// Adds an entry behind all others; returns the number of those of its sender.
+    /// Adds an entry behind all others; returns how many its sender has.
     #[inline]
     fn append(&mut self, seen: Seen) -> usize {
         let number = (self.first + self.entries.len() as u64) as u32;
@@ -350,7 +350,7 @@ impl Window {
     /// Forgets ids of the senders that have the most, until at most `max` are left.
     #[cold]
     fn forget_of_fullest(&mut self, max: usize) {
-        // More than need be, so that not every send has to come here.
+        // More than necessary, so that not every send has to come here.
         let slack = (max / 8).min(FORGOTTEN_AT_ONCE);
         while let Some(excess) = self.len().checked_sub(max).filter(|excess| *excess > 0) {
             let Some(from) = self.crowd.fullest() else { return };

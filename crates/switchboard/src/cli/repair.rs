@@ -312,7 +312,7 @@ fn put_in_place(dir: &Path, ready: &Path) -> io::Result<PathBuf> {
     for changed in [&damaged, ready, dir] {
         File::open(changed)?.sync_all()?;
     }
-    // Only a lock file is left in it.
+    // Only a lock file is left in `ready`.
     fs::remove_dir_all(ready)?;
     File::open(dir)?.sync_all()?;
     Ok(damaged)
@@ -455,7 +455,7 @@ mod tests {
             // Restored from a backup.
             (state(7, 2, 300), listed(3, 400), Some(400)),
             (state(7, 2, 300), listed(3, 0), None),
-            // Of another store.
+            // The state is of another store.
             (state(8, 9, 900), listed(3, 0), None),
             (None, listed(3, 0), None),
             (None, None, None),

@@ -325,8 +325,8 @@ impl Work {
     }
 
     fn begin_fetch(&mut self, fetch: Fetch, now: Instant) {
-        // The device may have come and gone many times while this waited. An answer there must be:
-        // only then may it ask again.
+        // The device may have come and gone many times while this waited. There must be an answer,
+        // even an empty one: only then may the device ask again.
         if fetch.link.strong_count() == 0 {
             return self.answer(&fetch, Vec::new());
         }
@@ -685,7 +685,7 @@ mod tests {
         shards: Arc<Fakes>,
         /// Position of a record that holds no content, so that a read of it fails.
         damaged: Position,
-        /// Of all fetches whose sessions have not ended.
+        /// The link of all fetches whose sessions have not ended.
         link: Arc<()>,
         disk: CrashDisk,
         positions: Receiver<store::Position>,

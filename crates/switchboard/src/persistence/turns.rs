@@ -1,8 +1,9 @@
-//! Order in which fetches are served: those who wait share the reader by bytes.
+//! Order in which fetches are served: devices that wait share the reader by bytes.
 //!
-//! This is self-clocked fair queueing (Golestani, 1994): the clock counts bytes that each of those
-//! who wait was served, and a fetch is due when its own bytes would have been. So a small one
-//! passes large ones, and a large one waits for no more bytes of any other than its own.
+//! This is self-clocked fair queueing (Golestani, 1994): the clock counts the bytes that each
+//! waiting device would have got if all were served equally, and a fetch is due when the clock has
+//! advanced by the fetch's own length. So a small fetch passes large ones, and a large one waits
+//! for no more bytes of any other device than it has itself.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,7 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
-    /// Adds a fetch of so many bytes.
+    /// Adds a fetch of this many bytes.
     pub(super) fn push(&mut self, bytes: u64, fetch: T) {
         let due = self.clock + FETCH_OVERHEAD + bytes;
         self.arrivals += 1;

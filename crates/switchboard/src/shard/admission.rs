@@ -108,7 +108,7 @@ impl Permit {
         self.address
     }
 
-    /// Replaces the address by that of the client that a trusted proxy speaks for.
+    /// Replaces the address by the address of the client for which a trusted proxy speaks.
     pub(super) fn speaks_for(&mut self, address: IpAddr) {
         debug_assert!(!self.is_counted, "an address is known before it is counted");
         self.address = address.to_canonical();

@@ -16,7 +16,8 @@ use super::Shard;
 use super::conn::{Conn, Key, ReadPause};
 use super::ports::OVERFLOW_FACTOR;
 
-/// Time in which a queue that passed [`OVERFLOW_FACTOR`] times its bound must come to half of that.
+/// Time in which a queue that passed [`OVERFLOW_FACTOR`] times its bound must come down to half of
+/// that length.
 ///
 /// To half, so that a device that reads just enough to stay cannot have its senders paused
 /// again with each small message: between two pauses it has read, and been sent, twice

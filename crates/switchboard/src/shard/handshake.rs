@@ -220,7 +220,7 @@ impl Shard {
         if self.ports.leaving.is_some() {
             return self.forward_leaving(&bytes[upgrade.head_len..]);
         }
-        // Usually this adds no entry: that of the handshake fires before the first ping is due.
+        // Usually this adds no entry: the handshake's entry fires before the first ping is due.
         self.schedule_next(key);
         self.frames(key, &mut bytes[upgrade.head_len..]);
     }

@@ -259,13 +259,13 @@ impl Inbox {
         self.content_bytes.load(Ordering::SeqCst) < CONTENT_BYTES_MAX
     }
 
-    /// Notes that the reader gives so many bytes of contents.
+    /// Notes that the reader gives this many bytes of contents.
     pub(super) fn add_contents(&self, bytes: usize) {
         self.content_bytes.fetch_add(bytes, Ordering::SeqCst);
     }
 
-    /// Notes that the shard has dealt with so many bytes of contents; returns true if there was no
-    /// room for more before.
+    /// Notes that the shard has dealt with this many bytes of contents; returns true if there was
+    /// no room for more before.
     pub(super) fn took_contents(&self, bytes: usize) -> bool {
         let had = self.content_bytes.fetch_sub(bytes, Ordering::SeqCst);
         had >= CONTENT_BYTES_MAX && had - bytes < CONTENT_BYTES_MAX
@@ -444,7 +444,7 @@ mod tests {
         inboxes[0].offer(ShardId(1), &mut something()).unwrap();
         inboxes[1].rest();
         assert!(!ending.is_over());
-        // Not at rest before the batch is taken, either.
+        // The first is not at rest before the batch is taken, either.
         inboxes[0].rest();
         assert!(!ending.is_over());
         inboxes[0].take(&mut Batch::default()).unwrap();

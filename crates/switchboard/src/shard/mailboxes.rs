@@ -382,8 +382,9 @@ impl Shard {
             self.broker.compact(now, &record, position, &mut |effect| ports.perform(effect));
         }
         self.ports.copied_bytes += self.ports.appended_bytes - had;
-        // Not 0: a message that is ending is not copied. If it were deleted before the record of its end
-        // is durable, a crash would lose its outcome.
+        // At least 1 while the record of an end is not synced: 0 would let the segment be deleted
+        // ahead of the queue. A message that is ending is not copied, so a crash after the deletion
+        // could lose its outcome.
         self.ports.copied_bytes += usize::from(self.ports.has_unsynced_end());
         self.ports.compacted += 1;
     }

@@ -65,7 +65,7 @@ impl OutQueue {
         }
     }
 
-    /// Returns the memory that it takes, including that of written bytes.
+    /// Returns the memory that it takes, written bytes included.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes.capacity()
     }

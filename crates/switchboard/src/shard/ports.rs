@@ -78,9 +78,9 @@ pub(super) struct Ports {
     pub(super) appended_bytes: usize,
     /// Number of all records ever appended.
     appended: u64,
-    /// Number of those that are synced.
+    /// Number of the appended records that are synced.
     pub(super) synced: u64,
-    /// Number of the last one among them that takes the place of older records.
+    /// Number of the last record ever appended, synced or not, that replaces older ones.
     last_end: u64,
     /// Full batches, submitted before `appends`, with their charges, oldest first.
     full_batches: VecDeque<(Appends, usize)>,
@@ -252,8 +252,8 @@ impl Ports {
         self.note_that_it_stores();
     }
 
-    /// Returns true if a record is not synced that makes older ones obsolete, which tell more than that
-    /// something is gone.
+    /// Returns true if a record that replaces older ones (an end, an id, the state of an exchange)
+    /// is not synced: until it is, the older ones must not be deleted.
     pub(super) fn has_unsynced_end(&self) -> bool {
         self.last_end > self.synced
     }

@@ -58,9 +58,10 @@ impl Ports {
 }
 
 impl Shard {
-    /// Gives the unfinished message of a connection that is read again all of its time.
+    /// Restarts `message_timeout` for the unfinished message of a connection whose read pause has
+    /// ended.
     pub(super) fn excuse_unfinished(&mut self, key: Key) {
-        // It could not go on while it was not read.
+        // The message could not go on during the pause.
         let now = self.ports.now;
         let Some(conn) = self.ports.conn(key) else { return };
         if conn.unfinished > 0 {

@@ -84,7 +84,7 @@ impl Shard {
         self.ports.note_work(Some(key), bytes);
     }
 
-    /// Notes that a connection is about to end, and so many watches and messages with it.
+    /// Notes that a connection is about to end, and with it this many watches and messages.
     pub(super) fn note_ended(&mut self, ends: usize) {
         self.ports.note_work(None, ends * WORK_PER_END);
     }

@@ -42,8 +42,8 @@ impl Dir {
         Ok(Dir { file, path: self.path.join(name) })
     }
 
-    /// Opens a file; if this creates it, only its user may read or write it, who is that of the
-    /// directory's other files.
+    /// Opens a file. A file that this creates belongs to the user of the directory's other files,
+    /// and nobody else may read or write it.
     pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let open = |flags| open_at(&self.file, Path::new(name), flags);
         if !flags.contains(OFlags::CREATE) {
@@ -109,9 +109,10 @@ impl Dir {
         Ok(bytes)
     }
 
-    /// Makes a directory that only its user may enter, who is that of the other files here.
+    /// Makes a directory that belongs to the user of the other files here; nobody else may enter
+    /// it.
     pub(crate) fn make_dir(&self, name: &str) -> io::Result<()> {
-        // Known before `log` is made, which would be root's.
+        // Looked up before `log/` is made, which would be root's: new files get the user of `log/`.
         let owner = self.owner_of_new();
         fs::mkdirat(&self.file, name, Mode::RWXU)?;
         if let Some((user, group)) = owner {

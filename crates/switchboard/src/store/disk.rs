@@ -115,9 +115,9 @@ impl DataDir {
         Ok(disk)
     }
 
-    /// Returns true if no `log/` with records belongs to the directory. Where one does, it was moved
-    /// away: the start will be refused, and an empty folder would be in the way of what is moved
-    /// back.
+    /// Returns true if no `log/` with records belongs to the directory. If the manifest or the
+    /// state shows that one does, it was moved away: the start will be refused, and an empty `log/`
+    /// would be in the way when the old one is moved back.
     fn has_no_records(&self) -> bool {
         match identify(self) {
             Ok(Known::Nothing) => self.root.id_of(STATE).is_err(),

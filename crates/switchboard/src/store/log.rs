@@ -268,8 +268,9 @@ impl Log {
         self.shared.queue.ask(Entry::Drop { segment: number });
     }
 
-    /// As [`Log::drop_oldest`], for a segment of which nothing was copied: nothing need be durable
-    /// before. So it can be dropped while the disk is full and the queue is stuck.
+    /// As [`Log::drop_oldest`], for a segment from which nothing was copied. It need not wait until
+    /// other records are durable, so it can be dropped while the disk is full and the queue is
+    /// stuck.
     pub fn drop_dead(&self, number: u32) {
         self.shared.is_dropping.store(true, Release);
         self.shared.dead.store(number, Relaxed);

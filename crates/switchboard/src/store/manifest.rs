@@ -153,7 +153,7 @@ impl Manifest {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Missing),
             Err(error) => return Err(StoreError::new("open", NAME, error).into()),
         };
-        // Only while it is made does it have another length.
+        // The file has another length only while it is being made.
         if file.size().map_err(StoreError::of("read", NAME))? != FILE_LEN as u64 {
             return Ok(Found::Damaged);
         }

@@ -102,7 +102,8 @@ impl Queue {
     /// Notes that this many bytes are durable; returns the shards that wait, if there is room now.
     pub(super) fn release(&self, bytes: usize, stats: &Stats) -> Vec<usize> {
         let mut state = self.lock();
-        // Only now, not when the writer took them: until they are durable it keeps them in memory.
+        // Only now, and not when the writer took the batches: it keeps them in memory until they
+        // are durable.
         state.bytes -= bytes;
         stats.queue_bytes.store(state.bytes as u64, Relaxed);
         if state.bytes < self.max_bytes { std::mem::take(&mut state.waiting) } else { Vec::new() }

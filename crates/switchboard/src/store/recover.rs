@@ -392,7 +392,7 @@ impl Chain {
             // takes its pages for clean: another sync would succeed without writing them. So
             // they are made dirty again. All writes before the last had been synced.
             newest.rewrite(self.last_flush, newest.end())?;
-            // Not `sync_data`: the cut, too, must be durable.
+            // Not `sync_data`: the truncation must be durable, too.
             newest.file.sync_all().map_err(StoreError::of("sync", &newest.name))?;
         }
         for name in &self.found.abandoned {

@@ -43,7 +43,7 @@ const CHUNK_LEN: u32 = 1 << 20;
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) number: u32,
-    /// Random, so that the records of one segment never pass for those of another.
+    /// Random, so that the records of one segment never pass for records of another.
     pub(super) id: u64,
     pub(super) previous: Previous,
 }

@@ -63,9 +63,9 @@ impl LogOptions {
 }
 
 impl Plan {
-    /// Divides the space, of which the file system has `total` bytes. On a small one, or under
-    /// a small quota, all parts shrink together: compaction must be able to copy a segment, and
-    /// the ballast to take the queue.
+    /// Divides the space of a file system of `total` bytes. On a small one, or under a small quota,
+    /// all parts shrink together: compaction must be able to copy a segment, and the ballast to
+    /// take the queue.
     pub(super) fn new(options: &LogOptions, total: Option<u64>) -> Plan {
         let LogOptions { segment_bytes, queue_max_bytes, max_bytes, overrun_bytes } = *options;
         let zeros_ahead = ZEROS_AHEAD.min(segment_bytes);
@@ -177,9 +177,9 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Opens or closes the gate, for a log that may grow by `left` bytes, of which `reserve` are
-    /// reserved; returns true if that is a change. `is_short` says that its ballast is not whole, or
-    /// that it cannot begin a segment.
+    /// Opens or closes the gate, for a log that may grow by `left` bytes; `reserve` of them are
+    /// reserved. Returns true if the gate changes. `is_short` says that the log's ballast is not
+    /// whole, or that it cannot begin a segment.
     pub(super) fn judge(&mut self, plan: &Plan, left: u64, reserve: u64, is_short: bool) -> bool {
         let headroom = plan.headroom();
         let more_to_open = |is_closed: bool| if is_closed { headroom / 2 } else { 0 };
@@ -192,7 +192,7 @@ impl Gate {
             (false, true) => Admits::Reserved,
             (false, false) => Admits::All,
         };
-        // Dead records must not keep the gate closed for those who may not use the reserve.
+        // Obsolete records must not keep the gate closed for senders that may not use the reserve.
         self.is_tight = admits != Admits::All || left < reserve + 2 * headroom;
         std::mem::replace(&mut self.admits, admits) != admits
     }

@@ -29,13 +29,15 @@ pub struct Stats {
     pub left_bytes: AtomicU64,
     /// Bytes of the ballast.
     pub ballast_bytes: AtomicU64,
-    /// 1 while new messages are refused for want of space.
+    /// 1 while the gate refuses all new messages, because space is short or no segment can be
+    /// begun.
     pub is_full: AtomicU64,
-    /// 1 while those of senders for whom nothing is reserved are.
+    /// 1 while the gate refuses new messages of senders for whom nothing is reserved.
     pub is_full_for_others: AtomicU64,
     /// 1 while no segment can be begun, because the disk takes no more files.
     pub is_out_of_files: AtomicU64,
-    /// 1 while they are, or soon will be.
+    /// 1 while the gate refuses new messages of some or all senders, or soon will: compaction
+    /// should not wait.
     pub is_tight: AtomicU64,
     /// Records that were submitted.
     pub submitted: AtomicU64,

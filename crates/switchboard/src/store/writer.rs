@@ -85,8 +85,9 @@ pub trait Listener: Send {
     fn has_reserve(&self) -> bool {
         false
     }
-    /// Returns the bytes promised to records that the log takes even when it is full. `left` is
-    /// what new messages may take before these are subtracted, of which `reserve` are reserved.
+    /// Returns the bytes promised to records that the log takes even when it is full. `left` is the
+    /// number of bytes for new messages before the promised ones are subtracted; `reserve` of them
+    /// are kept for some senders.
     fn promised(&self, _left: u64, _reserve: u64) -> u64 {
         0
     }
@@ -292,7 +293,8 @@ impl Writer {
         // At least the first batch is written, however large: less would fail again.
         let first = front_batches(&self.pending).next().map_or(0, Batch::bytes) as u64;
         let bytes = first + u64::from(SHORT_WRITE_BYTES);
-        // Where inodes are lacking its bytes do not help, and its own inode is the last that does.
+        // If inodes are lacking, the ballast's bytes do not help; only its inode does, so the whole
+        // file is given up.
         let is_given_up = match error.is_no_file() && self.has_no_inodes() {
             true => self.ballast.give_up_file(),
             false => {
@@ -680,7 +682,8 @@ impl Writer {
     /// Deletes files of failed attempts; those that cannot be deleted stay in the list.
     fn delete_abandoned(&mut self) -> Result<(), StoreError> {
         if !self.abandoned.is_empty() {
-            // First, or after a crash in between the newest segment would seem to be missing.
+            // Before the files are deleted: otherwise, after a crash in between, the manifest would
+            // name a newest segment that is gone.
             self.shared.manifest().unlist()?;
         }
         while let Some(name) = self.abandoned.last() {
@@ -714,8 +717,9 @@ impl Writer {
         let Some(next) = next.filter(|_| number != self.tip.number) else {
             return Err(DropError::Newest(number));
         };
-        // A start knows a failed attempt by the segment that it names as the one before it.
-        // Once that one and the next are dropped, the file would count as foreign.
+        // A start recognises the file of a failed attempt by the previous segment that its header
+        // names. Once that segment and the one after it are dropped, the file would count as
+        // foreign; so it is deleted now.
         self.delete_abandoned()?;
         // Durable before the file goes: a crash in between then leaves a file that is no part
         // of the log any more, and none that is missing.
