@@ -12,8 +12,8 @@ use switchboard_proto::v1::{DeviceRef, PublicId};
 use crate::PartitionId;
 use crate::partition::IN_NAME;
 
-/// Set in the ids that stand for names, inside this process only: what [`DeviceId::is_number`] asks
-/// for.
+/// Bit that marks an id as standing for a name, inside this process only; [`DeviceId::is_number`]
+/// tests it.
 const NAME_BIT: u64 = 1 << 63;
 
 /// The table of names and the ids that stand for them. A name keeps its id while the process runs.
