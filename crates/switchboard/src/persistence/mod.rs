@@ -74,8 +74,8 @@ pub(crate) fn open(
     wall_ms: u64,
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
-    // Before anything is made in the directory: the files that are missing in it are in the
-    // repaired store, which was not moved into place.
+    // Looks for an interrupted repair before anything is made in the directory: after one, the
+    // files that seem to be missing are in the repaired store, which is not in place yet.
     let is_there = dir.exists();
     anyhow::ensure!(
         !is_there || dir.is_dir(),

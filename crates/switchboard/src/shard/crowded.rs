@@ -56,7 +56,7 @@ impl Shard {
     /// Handles an out queue that passed [`OVERFLOW_FACTOR`] times its bound; `sender` is the
     /// connection of this shard whose text did it, if there is one.
     pub(super) fn outgrown(&mut self, key: Key, sender: Option<Key>) {
-        // Written to before it is judged: all of it may have come in this turn, in which
+        // Written before its length is looked at: all of it may have come in this turn, in which
         // nothing was written yet.
         self.flush_early(key);
         let now = self.ports.now;
@@ -83,11 +83,10 @@ impl Shard {
             return;
         }
         for key in self.crowds.due(self.ports.now) {
-            // Still too long: a queue that came to half of it lost its entry when it was
-            // written to.
+            // The queue is still too long: its entry is removed as soon as a write brings it down to
+            // half of the length.
             self.overflow(key);
-            // `overflow` disperses the senders of an open connection; this does so for any other,
-            // too.
+            // `overflow` does this only for a connection that is open.
             self.disperse(key);
         }
     }
@@ -105,8 +104,8 @@ impl Shard {
         }
     }
 
-    /// Lets the senders that wait for a connection go on: it has room, or is gone, and then
-    /// they are told so when they send again.
+    /// Lets the senders that wait for a connection go on. Either its queue has room, or it is gone,
+    /// and they are told so when they send again.
     pub(super) fn disperse(&mut self, key: Key) {
         let Some(Crowd { senders, .. }) = self.crowds.0.remove(&key) else { return };
         for sender in senders {

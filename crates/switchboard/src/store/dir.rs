@@ -49,7 +49,8 @@ impl Dir {
         if !flags.contains(OFlags::CREATE) {
             return open(flags);
         }
-        // With EXCL, which follows no link, so that only what was made here is given away.
+        // With EXCL, which follows no link: `give_to_owner` below must change the owner only of a
+        // file that this call made.
         match open(flags | OFlags::EXCL) {
             Err(error)
                 if error.kind() == ErrorKind::AlreadyExists && !flags.contains(OFlags::EXCL) =>
@@ -57,7 +58,8 @@ impl Dir {
                 open(flags - OFlags::CREATE)
             }
             Ok(made) => {
-                // Root may be unable to, as on a network file system. It can still open the file.
+                // On a network file system even root may not be allowed to change the owner. Root
+                // itself can still open the file.
                 self.give_to_owner(&made).ok();
                 Ok(made)
             }
@@ -112,7 +114,8 @@ impl Dir {
     /// Makes a directory that belongs to the user of the other files here; nobody else may enter
     /// it.
     pub(crate) fn make_dir(&self, name: &str) -> io::Result<()> {
-        // Looked up before `log/` is made, which would be root's: new files get the user of `log/`.
+        // Looked up first: `owner_of_new` returns the owner of `log/` if there is one, and the
+        // `log/` that is made here belongs to root at first.
         let owner = self.owner_of_new();
         fs::mkdirat(&self.file, name, Mode::RWXU)?;
         if let Some((user, group)) = owner {

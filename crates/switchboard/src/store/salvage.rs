@@ -173,7 +173,7 @@ fn members(
 
 fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
     let len = file.size().map_err(StoreError::of("read", name))?;
-    // Longer than a segment can be: what offsets can reach is read all the same.
+    // A file longer than a segment can be is read as far as offsets reach.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
@@ -187,8 +187,9 @@ fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
 
 /// Removes attempts that were given up: the header of a later segment passes over them.
 fn leave_attempts(files: &mut Files) {
-    // An attempt and the segment that replaced it both follow the same one. The attempt's
-    // records were written again behind it, and would be read twice.
+    // The headers of an attempt and of the segment that replaced it name the same previous segment.
+    // The records of the attempt were written again to its replacement, so they would be read
+    // twice.
     let headers: Vec<Header> = files.values().filter_map(|remains| remains.header).collect();
     files.retain(|&number, _| {
         let later = headers.iter().find(|header| header.number > number);
