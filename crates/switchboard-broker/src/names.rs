@@ -1,5 +1,5 @@
-//! Devices with names: inside the process a name is a number too, with the top bit set, and with
-//! its partition.
+//! Names of devices: inside the process an id stands for each name, with the top bit set and the
+//! partition in the bits below it.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -90,7 +90,7 @@ impl Names {
         let index = table.names.len() as u64;
         let next = DeviceId::new(NAME_BIT | PartitionId::of(device).in_name() | index);
         let shared: Arc<str> = name.into();
-        // Another shard may have added it since `find` let go of the lock.
+        // Another shard may have added the name since `find` released the lock.
         let id = *table.ids.entry(Arc::clone(&shared)).or_insert(next);
         if id == next {
             table.names.push(shared);
