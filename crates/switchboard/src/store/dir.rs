@@ -82,8 +82,9 @@ impl Dir {
         fs::fstatvfs(&self.file).is_ok_and(|found| found.f_files > 0 && found.f_favail == 0)
     }
 
-    /// Gives a file or directory that root has made here to the user of the directory's other files:
-    /// a server of that user could not open it. Does nothing for any other user.
+    /// Changes the owner of a file or directory that root has made here to the user of the
+    /// directory's other files; otherwise a server that runs as that user could not open it. Does
+    /// nothing if the process does not run as root.
     pub(crate) fn give_to_owner(&self, made: &File) -> io::Result<()> {
         self.owner_of_new().map_or(Ok(()), |(user, group)| fchown(made, Some(user), Some(group)))
     }
@@ -93,7 +94,7 @@ impl Dir {
         if !geteuid().is_root() {
             return None;
         }
-        // The directory itself may be root's, and be open to the server by its group.
+        // The directory itself may belong to root, and be accessible to the server by its group.
         let found = ["log", "MANIFEST"].iter().find_map(|name| self.metadata_of(name).ok());
         let owner = found.or_else(|| self.metadata().ok())?;
         Some((owner.uid(), owner.gid())).filter(|&(user, _)| user != 0)
