@@ -1,4 +1,4 @@
-//! The directory: the devices of all shards, and the one thing that the shards share.
+//! The directory: the devices of all shards, and the one thing that their brokers share.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

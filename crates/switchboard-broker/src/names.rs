@@ -1,5 +1,5 @@
-//! Devices with names: inside the process a name is a number too, with the top bit set, and with
-//! its partition.
+//! Names of devices: inside the process an id stands for each name, with the top bit set and the
+//! partition in the bits below it.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -12,8 +12,8 @@ use switchboard_proto::v1::{DeviceRef, PublicId};
 use crate::PartitionId;
 use crate::partition::IN_NAME;
 
-/// Set in the ids that stand for names, inside this process only: what [`DeviceId::is_number`] asks
-/// for.
+/// Bit that marks an id as standing for a name, inside this process only; [`DeviceId::is_number`]
+/// tests it.
 const NAME_BIT: u64 = 1 << 63;
 
 /// The table of names and the ids that stand for them. A name keeps its id while the process runs.
@@ -90,7 +90,7 @@ impl Names {
         let index = table.names.len() as u64;
         let next = DeviceId::new(NAME_BIT | PartitionId::of(device).in_name() | index);
         let shared: Arc<str> = name.into();
-        // Another shard may have added it since `find` let go of the lock.
+        // Another shard may have added the name since `find` released the lock.
         let id = *table.ids.entry(Arc::clone(&shared)).or_insert(next);
         if id == next {
             table.names.push(shared);

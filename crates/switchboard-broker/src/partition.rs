@@ -15,7 +15,7 @@ pub const PARTITIONS: u8 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartitionId(u8);
 
-/// Bits of a hash that are left out to have one number for each partition.
+/// Number of low bits of a 64-bit hash that are dropped; the bits above them number the partition.
 const SHIFT: u32 = u64::BITS - PARTITIONS.ilog2();
 const _: () = assert!(PARTITIONS.is_power_of_two());
 

@@ -75,8 +75,8 @@ impl Index {
             if slot.is_empty() {
                 break;
             }
-            // It may move back to the hole, unless it would then lie before the slot where a search
-            // for it begins.
+            // This slot's content may move back to the hole, unless it would then lie before the
+            // slot where a search for it begins.
             let mask = self.slots.len() - 1;
             let from_home = at.wrapping_sub(self.home(slot)) & mask;
             if from_home >= at.wrapping_sub(hole) & mask {
@@ -90,8 +90,8 @@ impl Index {
     /// Returns where the search for a slot begins.
     #[inline]
     fn home(&self, slot: Slot) -> usize {
-        // The highest bits. There are far fewer slots than 2^31, so the bit that `Slot::new`
-        // sets is none of them; and in an empty table nothing is searched for.
+        // The highest bits. With fewer than 2^31 slots these never include bit 32, which
+        // `Slot::new` sets. This is not called on a table without slots.
         (slot.0 >> (64 - self.slots.len().trailing_zeros())) as usize
     }
 

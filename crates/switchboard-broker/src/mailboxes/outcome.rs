@@ -359,9 +359,9 @@ impl Broker {
             .filter(|entry| entry.state == State::Ready)
             .map(|entry| entry.seq)
             .collect();
-        // Before the evictions: a start that finds this record evicts what the crash left. The
-        // other way round, a crash could leave a device that lives on although some of its messages
-        // were evicted.
+        // Appended before the evictions: a start that finds this record evicts the messages that a
+        // crash left. In the other order, a crash could leave a device that lives on although some
+        // of its messages were evicted.
         if self.mailboxes.is_durable && !device.is_ephemeral {
             let shown = self.show(id);
             out(Effect::Append(Record::Gone { device: shown.as_ref() }));
@@ -376,8 +376,8 @@ impl Broker {
             }
         }
         let Some(mut device) = self.mailboxes.remove(id) else { return };
-        // Its mailbox is empty but for what is set aside for outcomes, which nobody is told any
-        // more.
+        // Its mailbox is empty except for the room reserved for outcomes, and these will not be
+        // delivered any more.
         self.recount(device.mailbox.totals(), Totals::default());
         if !device.is_ephemeral {
             self.mailboxes.stats.mailboxes -= 1;
@@ -385,9 +385,9 @@ impl Broker {
         }
         self.directory.forget(id);
         out(Effect::Count(Event::DeviceEnded));
-        // In the same step: nobody can send to the new device before its record is appended.
-        // What was accepted for it earlier would lie in the log without a device, and be lost
-        // after a crash.
+        // The new device begins in this same step, so nobody can send to it before its record is
+        // appended. Otherwise a message accepted before that record would be in the log without a
+        // device, and a crash would lose it.
         if let Some(waiting) = device.waiting.take() {
             self.begin_anew(now, *waiting, device.takeovers, out);
         }

@@ -11,7 +11,8 @@ use crate::shrink::{self, KEPT, shrink};
 ///
 /// A receiver decides how long an outcome is pending, and could take all room by not acking. So
 /// each has a share of the room, as each sender has of a mailbox. Receivers are counted at all
-/// times: when room is short it is too late to count, because nothing is kept of what a device sent.
+/// times: when room is short it is too late to count, because the server keeps no list of the
+/// messages that a device sent.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     all: usize,
@@ -93,8 +94,8 @@ impl Reserved {
     /// Releases the room for one outcome.
     pub(super) fn remove(&mut self, receiver: DeviceId) {
         let receivers = self.receivers.as_mut();
-        // There may be none: room is counted since the start alone, and the message may be one of a
-        // device of this id that has ended.
+        // Nothing may be reserved for it: the message may have been sent before the server started,
+        // or by an earlier device with this id.
         if receivers.is_some_and(|receivers| receivers.remove(receiver)) {
             self.all -= 1;
         }

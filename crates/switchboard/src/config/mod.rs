@@ -82,8 +82,8 @@ pub struct Config {
     pub mailbox_max_messages: usize,
     /// Maximum bytes of messages in one mailbox; above it senders are told `mailbox_full`.
     pub mailbox_max_bytes: usize,
-    /// Part of a mailbox that one sender may use, in percent of the space that is free apart from
-    /// that sender's messages.
+    /// Part of a mailbox that one sender may use, in percent of the space that the other senders
+    /// leave free.
     pub mailbox_sender_share: usize,
     /// Maximum number of outcomes that a device has asked for and not acked; above it
     /// `outcomes_full`. Those pending at one receiver may use `mailbox_sender_share` of what the

@@ -30,8 +30,8 @@ use state::{DirOrigin, ServerState, StateError};
 
 /// Number of ids reserved at once, most of which a start after a crash skips.
 const IDS_RESERVED: u64 = 10_000;
-/// Number of reserved ids that are left unused, as shards ask without a lock: two for each shard
-/// that may ask at the same time.
+/// Number of reserved ids that are left unused, since shards ask without a lock: enough for 1,024
+/// shards that ask at the same time, two for each.
 const IDS_MARGIN: u64 = 2_048;
 /// Most ids that may have been given without a record of them in the store.
 pub(crate) const IDS_AHEAD: u64 = IDS_RESERVED + IDS_MARGIN;
@@ -74,8 +74,8 @@ pub(crate) fn open(
     wall_ms: u64,
 ) -> anyhow::Result<Opened> {
     let Some(dir) = data_dir else { return in_memory(directory, shards, limits) };
-    // Before anything is made in the directory: the files that are missing in it are in the
-    // repaired store, which was not moved into place.
+    // Looks for an interrupted repair before anything is made in the directory: after one, the
+    // files that seem to be missing are in the repaired store, which is not in place yet.
     let is_there = dir.exists();
     anyhow::ensure!(
         !is_there || dir.is_dir(),
@@ -306,7 +306,7 @@ fn report(dir: &Path, origin: DirOrigin, found: &Found, brokers: &[(Broker, Repl
 }
 
 impl Ids {
-    /// Returns two answers: may the next id be given, and should more be reserved soon.
+    /// Returns whether the next id may be given, and whether more should be reserved soon.
     pub(crate) fn may_give(&self, next: u64) -> (bool, bool) {
         let to = self.reserved_to.load(Ordering::Acquire);
         (next.saturating_add(IDS_MARGIN) <= to, next.saturating_add(IDS_RESERVED / 2) > to)

@@ -1,5 +1,6 @@
 //! Sectors that the disk refuses to read: when each is tried again, when it is given up, and the
-//! fetches that wait for it. All whose records reach into a sector share its tries and their result.
+//! fetches that wait for it. All devices whose records reach into a sector share its tries and their
+//! result.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,9 +17,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// devices: the tries of all sectors take a fifth of its time, and those of compaction another.
 const PAUSE_PER_TIME: u32 = 4;
 /// Reads of a sector before it is given up. With pauses of 0.2, 0.4, ... 25.6 s and then 30 s they
-/// take three minutes. A disk that is slow to fail is asked less often in that time.
+/// take three minutes. If the disk is slow to fail, fewer reads fit into that time.
 const DISK_TRIES: u32 = 14;
-/// The same as a time. For as long again a result counts if nobody asks.
+/// Time after which a sector is given up, if it was read at least twice. Its result is dropped as
+/// long after its next try was due, if no record in it was asked for.
 const DISK_PATIENCE: Duration = Duration::from_secs(180);
 
 /// Reads of one place, all of which failed.
@@ -69,8 +71,8 @@ pub(super) enum Advice {
 /// A sector that the disk refuses to read.
 #[derive(Debug)]
 struct Place<T> {
-    /// Each record that begins from here to the end of the sector reaches into it: records lie one
-    /// behind the other.
+    /// Start of the first record that is known to reach into the sector, or of the sector. Every
+    /// record that begins between here and the sector's end reaches into it, too.
     from: Position,
     tries: Tries,
     /// None once it is given up.
@@ -82,7 +84,8 @@ struct Place<T> {
 pub(super) struct Places<T> {
     /// By number of the sector in the log.
     places: BTreeMap<u64, Place<T>>,
-    /// No known place is read before: a single bound on the time that all of them cost.
+    /// Until this time no known place is read. One pause for all places, so that it bounds the time
+    /// that all of them cost together.
     rest_until: Option<Instant>,
 }
 
@@ -118,7 +121,7 @@ impl<T> Places<T> {
     pub(super) fn wait(&mut self, position: Position, device: DeviceId, fetch: T) {
         let sector = self.find(position).map(|(sector, _)| sector);
         let place = sector.and_then(|sector| self.places.get_mut(&sector));
-        // It is waited for only after a read of it failed, which noted that this record reaches there.
+        // A fetch waits only after a read of its record failed, and that noted the place.
         place.expect("a known place").waiting.insert(device, fetch);
     }
 
@@ -155,7 +158,7 @@ impl<T> Places<T> {
         (tries, given_up.into_values().collect())
     }
 
-    /// Takes out a fetch for a place that is to be tried now: one at a time.
+    /// Takes out one fetch, for the place that is due first, if that may be tried now.
     pub(super) fn next_due(&mut self, now: Instant) -> Option<T> {
         let (&sector, _) = self.awaited().min_by_key(|(_, place)| place.tries.due)?;
         let place = self.places.get(&sector).filter(|place| self.is_due(&place.tries, now));
@@ -173,7 +176,8 @@ impl<T> Places<T> {
         self.places.iter().filter(|(_, place)| !place.waiting.is_empty())
     }
 
-    /// Forgets the places that nobody has asked for in a while: their disk may be well by now.
+    /// Forgets the places whose records were not asked for in a while: the disk may be able to read
+    /// them by now.
     pub(super) fn forget_old(&mut self, now: Instant) {
         self.places.retain(|_, it| !it.waiting.is_empty() || now < it.tries.due + DISK_PATIENCE);
     }

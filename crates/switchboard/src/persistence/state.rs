@@ -253,8 +253,9 @@ impl ServerState {
     }
 
     /// Returns the same state for a log that lacks records: devices may have read and acked more than
-    /// it says. Under new names they forget what they had seen, since under the old ones they would
-    /// take new messages for old; and nobody is told that something was certainly not read.
+    /// the log says. The mailboxes get new names (`epoch`), so that devices forget the numbers they
+    /// have seen; otherwise they would take new messages for old ones. And everything in the log
+    /// counts as possibly read (`unsure_to`).
     fn of_another_log(self) -> Result<ServerState, StateError> {
         Ok(ServerState { epoch: random()?, unsure_to: ALL, ..self })
     }

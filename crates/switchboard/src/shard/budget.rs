@@ -80,11 +80,11 @@ pub(super) enum Pause {
 /// in mailboxes, and messages on their way between shards.
 ///
 /// When it is spent, senders are paused before their next read is carried out. So nothing is
-/// refused, and the excess is one read for each sender that was being served. Only syncs free
-/// it (a message that another shard takes in keeps its share), and acks do not. So pausing a
-/// device whose acks wait behind its sends does not prolong the pause. Records that no message
-/// caused (acks, states of devices) may use an eighth more; then all connections that could cause
-/// one are paused.
+/// refused, and the excess is one read for each sender that was being served. Only syncs free it
+/// (a message that moves to another shard stays charged). Acks do not free it, so a device may be
+/// paused although its acks wait behind its sends: that does not prolong the pause. Records that no
+/// message caused (acks, states of devices) may use an eighth more; then all connections that could
+/// cause one are paused.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: Total,
@@ -102,9 +102,10 @@ impl Budget {
 
     /// Returns the bytes of records by which accepted messages may pass a budget.
     pub(crate) fn overrun_bytes(shards: usize, message_bytes_max: usize) -> u64 {
-        // When it is spent each shard may be at a read, which may end with a message that was
-        // incomplete before. What a shard has not published needs nothing here, as the budget
-        // counts a message twice: as a record and as content.
+        // When it is spent, each shard may be in the middle of a read, which may end with a message
+        // that was incomplete before. Nothing is added for what a shard has not published yet: the
+        // budget charges a message twice, as a record and as content, and only the record goes to
+        // disk, so there is space for it.
         shards as u64 * (READ_BYTES + message_bytes_max) as u64
     }
 

@@ -3,9 +3,10 @@
 //!
 //! A queue can be that long although its device reads all the time: a few senders finish a large
 //! message each in the same turn, before anything is written. So the queue is written first. If the
-//! socket does not take enough, the device has [`GRACE`] to read, and its senders on this shard are
-//! paused for that time. So they cannot push it over the next bound, and a device that does not
-//! read stops its senders for no longer than that.
+//! socket does not take enough, the device has [`GRACE`] to read, and each sender on this shard is
+//! paused for the rest of that time after its next text to the device. So the queue can still grow
+//! by one text of each of these senders; a device that does not read stops them for no longer than
+//! that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +20,13 @@ use super::ports::OVERFLOW_FACTOR;
 /// Time in which a queue that passed [`OVERFLOW_FACTOR`] times its bound must come down to half of
 /// that length.
 ///
-/// To half, so that a device that reads just enough to stay cannot have its senders paused
-/// again with each small message: between two pauses it has read, and been sent, twice
-/// `out_queue_max_bytes`.
+/// Half, so that its senders are not paused again by every small message: between two pauses the
+/// device must have read twice `out_queue_max_bytes`, and must have been sent as much.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Multiple of its bound at which a queue is closed without [`GRACE`]: only other shards can fill
-/// it so far, as their devices are not paused.
+/// Multiple of its bound at which a queue is closed without [`GRACE`]. It is filled so far only by
+/// senders that are not paused yet: those on other shards, and each one on this shard until it has
+/// sent one text to the queue.
 const OVERFLOW_FACTOR_MAX: usize = 4 * OVERFLOW_FACTOR;
 
 /// The receivers whose queue is too long, each with the senders that wait for it. Usually empty.
@@ -55,7 +56,7 @@ impl Shard {
     /// Handles an out queue that passed [`OVERFLOW_FACTOR`] times its bound; `sender` is the
     /// connection of this shard whose text did it, if there is one.
     pub(super) fn outgrown(&mut self, key: Key, sender: Option<Key>) {
-        // Written to before it is judged: all of it may have come in this turn, in which
+        // Written before its length is looked at: all of it may have come in this turn, in which
         // nothing was written yet.
         self.flush_early(key);
         let now = self.ports.now;
@@ -82,11 +83,10 @@ impl Shard {
             return;
         }
         for key in self.crowds.due(self.ports.now) {
-            // Still too long: a queue that came to half of it lost its entry when it was
-            // written to.
+            // The queue is still too long: its entry is removed as soon as a write brings it down to
+            // half of the length.
             self.overflow(key);
-            // `overflow` disperses the senders of an open connection; this does so for any other,
-            // too.
+            // `overflow` does this only for a connection that is open.
             self.disperse(key);
         }
     }
@@ -104,8 +104,8 @@ impl Shard {
         }
     }
 
-    /// Lets the senders that wait for a connection go on: it has room, or is gone, and then
-    /// they are told so when they send again.
+    /// Lets the senders that wait for a connection go on. Either its queue has room, or it is gone,
+    /// and they are told so when they send again.
     pub(super) fn disperse(&mut self, key: Key) {
         let Some(Crowd { senders, .. }) = self.crowds.0.remove(&key) else { return };
         for sender in senders {

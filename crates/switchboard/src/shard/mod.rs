@@ -350,7 +350,8 @@ impl Shard {
         if has_left && self.left_in_handshake(key, is_gone()) {
             return;
         }
-        // One in a queue was served in this turn, or waits for its place in the next.
+        // One in a queue waits for its place there. One that the queue had at the beginning of this
+        // turn was served already; if it is not there any more, it may be read a second time.
         if may_read && !is_queued {
             if self.ports.work.is_enough() {
                 self.enqueue(key);

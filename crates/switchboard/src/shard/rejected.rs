@@ -1,8 +1,9 @@
 //! Sockets that were told 503 when they were accepted, and are about to be closed.
 //!
-//! A socket that is closed with unread bytes, or before they come, answers them with a reset.
-//! That can overtake the 503, or make the client's system discard it. So the sending side is
-//! shut, which tells the client that it has all, and the socket is kept for a while.
+//! If a socket is closed while received bytes are unread, or if bytes arrive after it was closed,
+//! the kernel sends a reset. The reset can overtake the 503, or make the client's system discard
+//! it. So only the sending side is shut, which tells the client that the answer is complete, and
+//! the socket is kept for a while.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

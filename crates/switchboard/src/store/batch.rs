@@ -5,9 +5,8 @@ use super::segment::{FRAME_LEN, Frame, Seal};
 
 /// Most bytes of a batch, so that offsets in a segment fit into 32 bits.
 ///
-/// A shard ends a batch when it passes 4 MiB. The longest record is a little longer than the
-/// longest message: 256 MiB, the largest `max_message_bytes`, a bound that also holds for a text
-/// with its escapes.
+/// A shard ends a batch when it passes 4 MiB. The longest record is a little longer than 256 MiB,
+/// the largest `max_message_bytes`; a text, too, is within this bound after escaping.
 const LEN_MAX: usize = 2 << 30;
 
 /// Records that one shard submits together.

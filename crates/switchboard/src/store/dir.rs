@@ -49,7 +49,8 @@ impl Dir {
         if !flags.contains(OFlags::CREATE) {
             return open(flags);
         }
-        // With EXCL, which follows no link, so that only what was made here is given away.
+        // With EXCL, which follows no link: `give_to_owner` below must change the owner only of a
+        // file that this call made.
         match open(flags | OFlags::EXCL) {
             Err(error)
                 if error.kind() == ErrorKind::AlreadyExists && !flags.contains(OFlags::EXCL) =>
@@ -57,7 +58,8 @@ impl Dir {
                 open(flags - OFlags::CREATE)
             }
             Ok(made) => {
-                // Root may be unable to, as on a network file system. It can still open the file.
+                // On a network file system even root may not be allowed to change the owner. Root
+                // itself can still open the file.
                 self.give_to_owner(&made).ok();
                 Ok(made)
             }
@@ -80,8 +82,9 @@ impl Dir {
         fs::fstatvfs(&self.file).is_ok_and(|found| found.f_files > 0 && found.f_favail == 0)
     }
 
-    /// Gives a file or directory that root has made here to the user of the directory's other files:
-    /// a server of that user could not open it. Does nothing for any other user.
+    /// Changes the owner of a file or directory that root has made here to the user of the
+    /// directory's other files; otherwise a server that runs as that user could not open it. Does
+    /// nothing if the process does not run as root.
     pub(crate) fn give_to_owner(&self, made: &File) -> io::Result<()> {
         self.owner_of_new().map_or(Ok(()), |(user, group)| fchown(made, Some(user), Some(group)))
     }
@@ -91,7 +94,7 @@ impl Dir {
         if !geteuid().is_root() {
             return None;
         }
-        // The directory itself may be root's, and be open to the server by its group.
+        // The directory itself may belong to root, and be accessible to the server by its group.
         let found = ["log", "MANIFEST"].iter().find_map(|name| self.metadata_of(name).ok());
         let owner = found.or_else(|| self.metadata().ok())?;
         Some((owner.uid(), owner.gid())).filter(|&(user, _)| user != 0)
@@ -112,7 +115,8 @@ impl Dir {
     /// Makes a directory that belongs to the user of the other files here; nobody else may enter
     /// it.
     pub(crate) fn make_dir(&self, name: &str) -> io::Result<()> {
-        // Looked up before `log/` is made, which would be root's: new files get the user of `log/`.
+        // Looked up first: `owner_of_new` returns the owner of `log/` if there is one, and the
+        // `log/` that is made here belongs to root at first.
         let owner = self.owner_of_new();
         fs::mkdirat(&self.file, name, Mode::RWXU)?;
         if let Some((user, group)) = owner {

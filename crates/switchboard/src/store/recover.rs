@@ -247,8 +247,8 @@ fn damaged(number: u32, offset: u32, what: &'static str) -> OpenError {
 }
 
 impl Chain {
-    /// Separates the remaining files that the log left behind, which are deleted, from foreign
-    /// ones, which stay.
+    /// Divides the remaining files: those that the log left behind will be deleted, foreign ones
+    /// stay.
     fn sort_out(&mut self, files: BTreeMap<u32, Surveyed>) -> Result<(), OpenError> {
         for (number, file) in files {
             // A crash may bring back files of failed attempts and the segment that was dropped

@@ -18,8 +18,8 @@ use super::{Disk, DiskFile, OpenError, StoreError, is_damage};
 pub struct Salvaged {
     /// One sentence for each fault.
     pub faults: Vec<String>,
-    /// Bytes that had content and cannot be read, without those of missing files, which nobody
-    /// knows.
+    /// Bytes that had content and cannot be read. Missing files are not counted, as their length is
+    /// unknown.
     pub lost_bytes: u64,
     /// Number of intact records.
     pub records: u64,
@@ -115,7 +115,7 @@ fn collect(
         Err(error) if error.kind() == ErrorKind::NotADirectory => Vec::new(),
         names => names.map_err(StoreError::of("list", "the log"))?,
     };
-    // Dropped, or attempts that were given up: their content counts for nothing.
+    // Segments that were dropped, and attempts that were given up: their content is obsolete.
     let is_out = |number: u32, listed: &Content| {
         number < listed.oldest.number || (number > listed.newest.number && number <= listed.tried)
     };
@@ -173,7 +173,7 @@ fn members(
 
 fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
     let len = file.size().map_err(StoreError::of("read", name))?;
-    // Longer than a segment can be: what offsets can reach is read all the same.
+    // A file longer than a segment can be is read as far as offsets reach.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     let mut bytes = [0; HEADER_LEN as usize];
     let head = &mut bytes[..HEADER_LEN.min(len) as usize];
@@ -187,8 +187,9 @@ fn look(name: &str, file: Box<dyn DiskFile>) -> Result<Remains, OpenError> {
 
 /// Removes attempts that were given up: the header of a later segment passes over them.
 fn leave_attempts(files: &mut Files) {
-    // An attempt and the segment that replaced it both follow the same one. The attempt's
-    // records were written again behind it, and would be read twice.
+    // The headers of an attempt and of the segment that replaced it name the same previous segment.
+    // The records of the attempt were written again to its replacement, so they would be read
+    // twice.
     let headers: Vec<Header> = files.values().filter_map(|remains| remains.header).collect();
     files.retain(|&number, _| {
         let later = headers.iter().find(|header| header.number > number);
@@ -280,8 +281,8 @@ impl Salvaged {
             self.faults.push(format!("{name} ends at byte {len}, {gone} bytes too early"));
             self.lost_bytes += u64::from(gone);
         }
-        // Behind the end that a later header names may lie whole records of a write whose sync
-        // failed. They were written again to the next segment, and would be read twice.
+        // Whole records of a write whose sync failed may follow the end that a later header names.
+        // They were written again to the next segment, so they would be read twice.
         let end = said.end.map_or(len, |end| end.max(said.tip)).min(len);
         let segment = Segment::new(&header, file, end);
         self.walk(&segment, end, must.min(len), said.is_closed, visit)
