@@ -35,6 +35,14 @@ pub struct Replay {
     cancelled: Vec<(crate::Digest, u64)>,
 }
 
+impl Replay {
+    /// Sorts the ids by age, and by their numbers in a mailbox: of two messages with the same id, the
+    /// later one counts. In place, as there may be millions.
+    fn sort_ids(&mut self) {
+        self.ids.sort_unstable_by_key(|new| (new.at, new.seq));
+    }
+}
+
 impl Broker {
     /// Applies one record of an earlier run. Every broker must be given all records, in the
     /// order of the store; those about devices of other shards change nothing.
@@ -161,7 +169,7 @@ impl Broker {
         // The log may hold many more than are kept. Half are dropped at a time, so that sorting
         // costs each of them a share that does not grow with the log.
         if replay.ids.len() > 4 * max.max(1_024) {
-            replay.ids.sort_by_key(|new| new.at);
+            replay.sort_ids();
             replay.ids.drain(..replay.ids.len() - 2 * max.max(1_024));
         }
     }
@@ -169,7 +177,7 @@ impl Broker {
     /// Fills the window with the ids that were noted.
     fn arm(&mut self, now: Now, replay: &mut Replay) {
         // Compaction changes the order of ids in the log, and the oldest must be forgotten first.
-        replay.ids.sort_by_key(|new| new.at);
+        replay.sort_ids();
         let max = self.mailboxes.window_max();
         let window = &mut self.mailboxes.window;
         for new in replay.ids.drain(..) {

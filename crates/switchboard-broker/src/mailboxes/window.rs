@@ -29,8 +29,8 @@ pub(crate) struct Window {
     crowd: Crowd,
 }
 
-/// The id of one message. Half a million of these are kept: 48 bytes, and 8 in the index. Both
-/// tables double when they are full, the index at three quarters.
+/// The id of one message. Half a million of these are kept: 48 bytes, and 8 in the index, which
+/// doubles at three quarters.
 ///
 /// It keeps half of each digest. Two messages with the same half of a key, one case in 2^64, count
 /// as one: the second is `id_reused`. It would be lost only if the halves of the bodies were the
@@ -110,6 +110,13 @@ pub(crate) enum Known<'a> {
     Same(&'a Seen),
     /// It stands for another body.
     Other,
+}
+
+/// Makes room for more entries: by a quarter, not twice as many. The window is as full as it may be
+/// for most of its time, with some forgotten entries on top, and all its memory is used in turn.
+#[cold]
+fn grow(entries: &mut VecDeque<Seen>) {
+    entries.reserve_exact((entries.len() / 4).max(KEPT_BY_SHARD));
 }
 
 /// Number of ids that are forgotten together: the next sends need not choose a sender again.
@@ -226,6 +233,9 @@ impl Window {
         }
         sender.newest = number;
         sender.len += 1;
+        if self.entries.len() == self.entries.capacity() {
+            grow(&mut self.entries);
+        }
         self.entries.push_back(seen);
         sender.len as usize
     }
