@@ -99,9 +99,9 @@ impl Broker {
     ) -> Option<NoRoom> {
         let from = speaker.device;
         let key = self.asked_key((from, speaker.incarnation), to, id);
-        if self.mailboxes.asked.has(&key) {
+        if let Some(room) = self.mailboxes.asked.share(&key) {
             // The first attempt has room, and the two have one outcome.
-            return None;
+            return (room == Room::Place).then_some(NoRoom::Memory);
         }
         let limits = &self.mailboxes.limits;
         let quota = limits.outcomes_quota_of(from);
@@ -153,16 +153,20 @@ impl Broker {
         if device.incarnation() != reply_to.incarnation || reply == Reply::Unknown {
             return;
         }
+        if let Reply::OutcomesFull(_) = reply {
+            // This attempt had no room. If there is some, it belongs to a later one.
+            return;
+        }
         let key = self.asked_key((reply_to.device, reply_to.incarnation), of, id);
-        let room = self.mailboxes.asked.take(&key);
-        let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
         let Reply::Accepted { seq, durability, duplicate: false } = reply else {
             // No outcome will come, or it is the outcome of an earlier attempt.
-            if let Some(room) = room {
+            if let Some(room) = self.mailboxes.asked.refused(&key) {
                 self.release_room(&key, room);
             }
             return;
         };
+        let room = self.mailboxes.asked.take(&key);
+        let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
         if room.is_none() {
             // It took so long that the room was given back.
             device.mailbox.expect_outcome(of);

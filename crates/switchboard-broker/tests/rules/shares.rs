@@ -1,9 +1,12 @@
 //! Shares in a mailbox: of one sender, and of all senders without names together.
 
-use switchboard_broker::Limits;
+use switchboard_broker::{
+    Conn, DeviceReplyTo, Envelope, Input, Limits, OutcomesFull, Reply, ShardId,
+};
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::DeviceRef;
 
+use crate::records::{ANN, BOB};
 use crate::rig::Rig;
 
 /// Sends from a connection to `bob` until a message is rejected; returns the number that were
@@ -279,4 +282,36 @@ fn where_all_room_is_in_use_the_sender_learns_what_uses_it() {
     let (asked, refusal) = ask_outcomes(&mut rig, 99, "friend");
     assert_eq!(asked, 0);
     assert!(refusal.contains("outcomes of 1 messages are pending and 3 wait"), "{refusal}");
+}
+
+/// A message to another shard found no room for its outcome. It was sent again when there was some,
+/// and the late reply to the first attempt once gave that room to a third message: all three were
+/// accepted.
+#[test]
+fn a_late_refusal_of_one_attempt_leaves_the_room_to_the_next() {
+    let limits = Limits { outcomes_max: 1, ..Limits::default() };
+    let mut rig = Rig::new(limits, true);
+    rig.hello(0, "ann", None);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    let send =
+        |id: &str| format!(r#"{{"type":"send","id":"{id}","to":"bob","body":1,"receipt":true}}"#);
+    assert_eq!(rig.say(0, &send("a")).appended, ["message"], "which waits for its sync");
+    let [ann, bob] = [ANN, BOB].map(|device| rig.directory.names().intern(device));
+    rig.handle(Input::Envelope(Envelope::Reply {
+        reply_to: DeviceReplyTo {
+            shard: ShardId(0),
+            device: ann,
+            conn: Conn(0),
+            session: 1,
+            is_told: true,
+            incarnation: None,
+            receipt: true,
+        },
+        of: bob,
+        id: "a".into(),
+        reply: Reply::OutcomesFull(OutcomesFull::All { pending: 1, waiting: 0 }),
+    }));
+    let refusal = rig.say(0, &send("b")).told(0).to_owned();
+    assert!(refusal.contains("\"outcomes_full\""), "{refusal}");
 }

@@ -380,7 +380,8 @@ impl World {
 
     /// Notes acks that are certainly on disk by now.
     pub(crate) fn note_durable_acks(&mut self) {
-        if !self.config.is_durable || !self.store.is_idle() {
+        // While the store fails, acks are not submitted to it.
+        if !self.config.is_durable || self.store.is_failing || !self.store.is_idle() {
             return;
         }
         let ticked = self.ticked.iter().map(|at| at.ms()).min().unwrap_or_default();
