@@ -28,8 +28,10 @@ const TURN: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AskedKey {
     pub(super) from: DeviceId,
+    /// As [`Deliver::incarnation`](super::Deliver::incarnation).
+    pub(super) incarnation: Option<u64>,
     pub(super) to: DeviceId,
-    /// Digest of the message's id and, if the sender is ephemeral, of its incarnation.
+    /// Digest of the message's id.
     pub(super) id: Digest,
 }
 
@@ -114,7 +116,7 @@ mod tests {
     #[test]
     fn room_is_released_with_the_last_attempt_that_is_refused() {
         let (from, to) = (DeviceId::FIRST, DeviceId::FIRST);
-        let key = AskedKey { from, to, id: Digest::default() };
+        let key = AskedKey { from, incarnation: None, to, id: Digest::default() };
         let mut asked = Asked::default();
         assert_eq!(asked.share(&key), None);
         asked.add(Moment::default(), key, Room::Place);

@@ -103,16 +103,19 @@ impl Broker {
     ) -> Option<Option<Reply>> {
         let max = self.mailboxes.window_max();
         let Mailboxes { window, devices, .. } = &self.mailboxes;
-        let seen = match window.judge(now.at, digests.key, digests.content, &max) {
+        let (seen, is_same) = match window.judge(now.at, digests.key, digests.content, &max) {
             Known::No => return None,
-            Known::Other => return Some(Some(Reply::Rejected(RejectCode::IdReused))),
-            Known::Same(seen) => seen,
+            Known::Other(seen) => (seen, false),
+            Known::Same(seen) => (seen, true),
         };
         let (seq, durability) = (seen.seq, seen.durability());
         // Once a device without a mailbox is gone, nothing is remembered of it. With several
         // shards, its shard is not even asked any more.
         if durability == Durability::None && !self.conns.contains_key(&deliver.to) {
             return None;
+        }
+        if !is_same {
+            return Some(Some(Reply::Rejected(RejectCode::IdReused)));
         }
         let entry = devices.get(&deliver.to).and_then(|device| device.mailbox.find(seq));
         if entry.is_none_or(|entry| entry.state != State::Unsynced) {

@@ -138,23 +138,16 @@ impl Broker {
         to: DeviceId,
         id: &str,
     ) -> AskedKey {
-        let id = self.key.digest(id.as_bytes());
-        let id = incarnation.map_or(id, |incarnation| id.of_incarnation(incarnation));
-        AskedKey { from, to, id }
+        AskedKey { from, incarnation, to, id: self.key.digest(id.as_bytes()) }
     }
 
     /// Keeps or releases the room that was reserved for the outcome of a message, depending on the
     /// reply to the message.
     #[cold]
     fn settle_room(&mut self, reply_to: &DeviceReplyTo, of: DeviceId, id: &str, reply: Reply) {
-        let Some(device) = self.mailboxes.devices.get(&reply_to.device) else { return };
-        // If the incarnations differ, the device that asked has ended, and this is another one of
-        // its id.
-        if device.incarnation() != reply_to.incarnation || reply == Reply::Unknown {
-            return;
-        }
-        if let Reply::OutcomesFull(_) = reply {
-            // This attempt had no room. If there is some, it belongs to a later one.
+        // An attempt that had no room has none to release: if there is some, it belongs to a later
+        // one.
+        if matches!(reply, Reply::Unknown | Reply::OutcomesFull(_)) {
             return;
         }
         let key = self.asked_key((reply_to.device, reply_to.incarnation), of, id);
@@ -167,6 +160,10 @@ impl Broker {
         };
         let room = self.mailboxes.asked.take(&key);
         let Some(device) = self.mailboxes.devices.get_mut(&reply_to.device) else { return };
+        if device.incarnation() != key.incarnation {
+            // The device that asked has ended, and this is another one of its id.
+            return;
+        }
         if room.is_none() {
             // It took so long that the room was given back.
             device.mailbox.expect_outcome(of);
@@ -193,6 +190,10 @@ impl Broker {
 
     fn release_room(&mut self, key: &AskedKey, room: Room) {
         let Some(device) = self.mailboxes.devices.get_mut(&key.from) else { return };
+        if device.incarnation() != key.incarnation {
+            // The room went with the device that had it; this is another one of its id.
+            return;
+        }
         device.mailbox.release_outcome(key.to);
         if room == Room::PlaceAndMemory {
             let before = device.mailbox.totals();
@@ -441,8 +442,8 @@ pub(super) fn rejection(code: RejectCode) -> &'static str {
              nothing (no durability, receipt or ttl_ms)"
         }
         RejectCode::StoreUnavailable => {
-            "the store cannot write now; whether the message is kept is not known: send it again \
-             with the same id"
+            "the store cannot write now, or too many requests wait for this message; whether it is \
+             kept is not known: send this again with the same id"
         }
         RejectCode::IdReused => {
             "this id stood for another body to this receiver; a new message needs a new id"

@@ -109,7 +109,7 @@ pub(crate) enum Known<'a> {
     /// It stands for the same message.
     Same(&'a Seen),
     /// It stands for another body.
-    Other,
+    Other(&'a Seen),
 }
 
 /// Makes room for more entries: by a quarter, not twice as many. The window is as full as it may be
@@ -182,7 +182,7 @@ impl Window {
         match self.find(now, key, max) {
             None => Known::No,
             Some(seen) if seen.content == content.half() => Known::Same(seen),
-            Some(_) => Known::Other,
+            Some(seen) => Known::Other(seen),
         }
     }
 

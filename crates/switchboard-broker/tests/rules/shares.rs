@@ -1,5 +1,7 @@
 //! Shares in a mailbox: of one sender, and of all senders without names together.
 
+use std::time::Duration;
+
 use switchboard_broker::{
     Conn, DeviceReplyTo, Envelope, Input, Limits, OutcomesFull, Reply, ShardId,
 };
@@ -314,4 +316,22 @@ fn a_late_refusal_of_one_attempt_leaves_the_room_to_the_next() {
     }));
     let refusal = rig.say(0, &send("b")).told(0).to_owned();
     assert!(refusal.contains("\"outcomes_full\""), "{refusal}");
+}
+
+/// Strangers that asked for outcomes and left before the replies came once left 40 bytes for each
+/// message, for a minute or two: 1.4 GiB in 50 s.
+#[test]
+fn of_a_sender_that_left_nothing_is_kept_once_the_reply_comes() {
+    let mut rig = Rig::new(Limits::default(), true);
+    rig.hello(1, "bob", None);
+    rig.sync();
+    rig.is_ephemeral = true;
+    rig.hello(0, "ann", None);
+    let send = r#"{"type":"send","id":"a","to":"bob","body":1,"receipt":true}"#;
+    assert_eq!(rig.say(0, send).appended, ["message"], "which waits for its sync");
+    rig.leave(0);
+    let in_two_minutes = rig.now.at.after(Duration::from_secs(120));
+    assert!(rig.broker.is_due(in_two_minutes), "the reply is awaited");
+    rig.sync();
+    assert!(!rig.broker.is_due(in_two_minutes), "{:?}", rig.broker.next_tick());
 }

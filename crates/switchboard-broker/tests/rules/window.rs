@@ -102,4 +102,7 @@ fn a_retry_to_a_text_device_that_is_gone_finds_nobody() {
     assert!(rig.say(0, &frame).told(0).contains(r#""duplicate":true"#));
     rig.leave(1);
     assert!(rig.say(0, &frame).told(0).contains("no_such_device"));
+    // Not `id_reused`, as it was once.
+    let other = frame.replace("1}", "2}");
+    assert!(rig.say(0, &other).told(0).contains("no_such_device"));
 }
