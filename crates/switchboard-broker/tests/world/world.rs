@@ -742,8 +742,10 @@ impl World {
         // Messages whose acks are not recorded may come back with a crash, beside those that
         // came since, which may have been acked, too; and outcomes for a device that ended and
         // is back come without room reserved for them. So does that of a retry which arrives when
-        // its id is forgotten: it is a message of its own.
-        let is_exact = self.run == 1 && !self.config.has_ends && !self.has_late;
+        // its id is forgotten, over time or because its sender sent many more: it is a message of its
+        // own.
+        let may_forget = self.has_late || self.config.has_floods;
+        let is_exact = self.run == 1 && !self.config.has_ends && !may_forget;
         let runs = if is_exact { 1 } else { 4 };
         let messages_max = runs * self.config.limits.mailbox_messages_max;
         let outcomes_max = runs * self.config.limits.outcomes_max;
