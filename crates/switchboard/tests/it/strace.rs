@@ -95,6 +95,35 @@ impl Drop for Tampering {
     }
 }
 
+/// Waits until a traced server has taken all signals that it was sent. One that strace has in hand
+/// while it ends may be lost.
+pub(crate) fn wait_until_signals_are_taken(server: &Server) {
+    let tasks = format!("/proc/{}/task", server.pid().as_raw_nonzero());
+    let are_taken = || {
+        let mut stopped = 0;
+        for task in fs::read_dir(&tasks).unwrap() {
+            let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let is_pending = status
+                .lines()
+                .filter(|line| line.starts_with("SigPnd:") || line.starts_with("ShdPnd:"))
+                .any(|line| !line.ends_with("0000000000000000"));
+            stopped += usize::from(status.contains("State:\tt"));
+            if is_pending {
+                return false;
+            }
+        }
+        // The one whose call hangs.
+        stopped <= 1
+    };
+    // Twice, as a signal is neither pending nor has stopped its thread for a moment.
+    for _ in 0..2 {
+        while !are_taken() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 /// Returns the id of the thread that has this name in the server.
 fn thread_id(server: &Server, name: &str) -> String {
     let tasks = format!("/proc/{}/task", server.pid().as_raw_nonzero());

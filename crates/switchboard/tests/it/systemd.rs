@@ -163,6 +163,7 @@ fn a_reload_that_hangs_delays_neither_the_next_nor_the_end() {
     server.signal(Signal::HUP);
     reloads(&manager, before);
     server.signal(Signal::HUP);
+    strace::wait_until_signals_are_taken(&server);
     hanging.end();
     assert_eq!(manager.news(), ready);
     // The files may have changed while they were read: the second signal counts as well.
