@@ -33,15 +33,7 @@ impl Broker {
         let cancel = Cancel {
             to: receiver,
             id: message.into(),
-            reply_to: DeviceReplyTo {
-                shard: self.shard,
-                device: id,
-                conn,
-                session: speaker.session,
-                is_told: false,
-                incarnation: speaker.incarnation,
-                receipt: false,
-            },
+            reply_to: self.reply_to(conn, speaker, false),
         };
         self.send_to_owner(receiver, Envelope::Cancel(cancel), out);
         self.settle_local(now, out);
@@ -153,19 +145,19 @@ impl Broker {
         result: Result<(), RejectCode>,
         out: Out<'_>,
     ) {
-        let speaker = self.speaker(reply_to.conn);
-        if speaker.is_some_and(|speaker| speaker.session == reply_to.session) {
-            let to = self.show(of);
-            match result {
-                Ok(()) => {
-                    let frame = ServerFrame::Cancelled { id, to: to.as_ref() };
-                    self.tell(reply_to.device, &frame, out);
-                }
-                Err(code) => {
-                    let to = to.as_ref().to_string();
-                    let about = (id, Some(&*to));
-                    self.reject_to(reply_to.device, about, code, rejection(code), out);
-                }
+        if !self.awaits(&reply_to) {
+            return;
+        }
+        let to = self.show(of);
+        match result {
+            Ok(()) => {
+                let frame = ServerFrame::Cancelled { id, to: to.as_ref() };
+                self.tell(reply_to.device, &frame, out);
+            }
+            Err(code) => {
+                let to = to.as_ref().to_string();
+                let about = (id, Some(&*to));
+                self.reject_to(reply_to.device, about, code, rejection(code), out);
             }
         }
     }

@@ -405,10 +405,21 @@ impl Broker {
         out: Out<'_>,
     ) -> bool {
         let Some(id) = self.own(message.to) else { return false };
-        let is_held = self.holds(id, message.seq, position);
+        self.compact_entry((id, message.seq), Record::Message(*message), position, out)
+    }
+
+    /// Copies the record of an entry if it still waits in its mailbox; returns whether it does.
+    fn compact_entry(
+        &mut self,
+        (id, seq): (DeviceId, u64),
+        record: Record<'_>,
+        position: Position,
+        out: Out<'_>,
+    ) -> bool {
+        let is_held = self.holds(id, seq, position);
         if is_held {
-            out(Effect::Append(Record::Message(*message)));
-            let (mailbox_name, seq) = (self.incarnation(id), message.seq);
+            out(Effect::Append(record));
+            let mailbox_name = self.incarnation(id);
             self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
         }
         is_held
@@ -416,11 +427,7 @@ impl Broker {
 
     fn compact_outcome(&mut self, outcome: &OutcomeRecord<'_>, position: Position, out: Out<'_>) {
         let Some(id) = self.own(outcome.to) else { return };
-        if self.holds(id, outcome.seq, position) {
-            out(Effect::Append(Record::Outcome(*outcome)));
-            let (mailbox_name, seq) = (self.incarnation(id), outcome.seq);
-            self.mailboxes.pending.push_back(Pending::Moved { id, mailbox_name, seq });
-        }
+        self.compact_entry((id, outcome.seq), Record::Outcome(*outcome), position, out);
         let pair = Pair { own: PartitionId::of_id(id), other: outcome.source };
         self.compact_exchange(pair, position, out);
     }

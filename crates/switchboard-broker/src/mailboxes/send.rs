@@ -12,6 +12,7 @@ use switchboard_proto::v1::{
 
 use super::asked::{AskedKey, Room};
 use super::envelope::{Deliver, DeviceReplyTo, Envelope, NoRoom, Reply, ReplyTo, TextReplyTo};
+use super::mailbox::Mailbox;
 use super::reserved::OutcomesFull;
 use super::session::Speaker;
 use super::totals::OUTCOME_MEMORY;
@@ -73,15 +74,7 @@ impl Broker {
             durability: send.durability,
             receipt: send.receipt,
             no_room,
-            reply_to: ReplyTo::Device(DeviceReplyTo {
-                shard: self.shard,
-                device: id,
-                conn,
-                session: speaker.session,
-                is_told: false,
-                incarnation: speaker.incarnation,
-                receipt: send.receipt,
-            }),
+            reply_to: ReplyTo::Device(self.reply_to(conn, speaker, send.receipt)),
         };
         self.hand_in(now, shard, deliver, out);
         Ok(())
@@ -122,10 +115,7 @@ impl Broker {
         };
         let mut room = Room::Place;
         if no_memory.is_none() {
-            let before = device.mailbox.totals();
-            device.mailbox.reserve_memory();
-            let after = device.mailbox.totals();
-            self.recount(before, after);
+            self.change_mailbox(from, Mailbox::reserve_memory);
             room = Room::PlaceAndMemory;
         }
         self.mailboxes.asked.add(now.at, key, room);
@@ -165,17 +155,15 @@ impl Broker {
             return;
         }
         if room.is_none() {
-            // It took so long that the room was given back.
+            // It was given back as the reply took so long, or went to another attempt, which was
+            // accepted as a message of its own.
             device.mailbox.expect_outcome(of);
         }
         if durability == Durability::Memory || device.is_ephemeral {
             device.expects(MessageKey { device: of, seq });
         } else if room == Some(Room::PlaceAndMemory) {
             // The outcome will be in the store, after all.
-            let before = device.mailbox.totals();
-            device.mailbox.release_memory();
-            let after = device.mailbox.totals();
-            self.recount(before, after);
+            self.change_mailbox(reply_to.device, Mailbox::release_memory);
         }
     }
 
@@ -196,10 +184,7 @@ impl Broker {
         }
         device.mailbox.release_outcome(key.to);
         if room == Room::PlaceAndMemory {
-            let before = device.mailbox.totals();
-            device.mailbox.release_memory();
-            let after = device.mailbox.totals();
-            self.recount(before, after);
+            self.change_mailbox(key.from, Mailbox::release_memory);
         }
     }
 
@@ -289,9 +274,7 @@ impl Broker {
             }));
         }
         let conn = reply_to.conn;
-        let is_there =
-            self.speaker(conn).is_some_and(|speaker| speaker.session == reply_to.session);
-        if !is_there || reply_to.is_told {
+        if !self.awaits(&reply_to) || reply_to.is_told {
             return;
         }
         let (code, message) = match reply {

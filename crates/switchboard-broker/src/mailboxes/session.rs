@@ -7,6 +7,7 @@ use std::time::Duration;
 use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{DeviceRef, PublicId, ServerFrame, Welcome, close};
 
+use super::envelope::DeviceReplyTo;
 use super::frames::BadFrames;
 use super::hello::Hello;
 use super::timers::Alarm;
@@ -192,6 +193,20 @@ impl Broker {
     #[inline]
     pub(super) fn speaker(&self, conn: Conn) -> Option<Speaker> {
         self.mailboxes.sessions.get(conn.0 as usize).copied().flatten()
+    }
+
+    /// Returns the address for the reply to a request of a session.
+    #[inline]
+    pub(super) fn reply_to(&self, conn: Conn, speaker: Speaker, receipt: bool) -> DeviceReplyTo {
+        let Speaker { device, session, incarnation, .. } = speaker;
+        let shard = self.shard;
+        DeviceReplyTo { shard, device, conn, session, is_told: false, incarnation, receipt }
+    }
+
+    /// Returns whether the session that made a request is still on its connection.
+    #[inline]
+    pub(super) fn awaits(&self, reply_to: &DeviceReplyTo) -> bool {
+        self.speaker(reply_to.conn).is_some_and(|speaker| speaker.session == reply_to.session)
     }
 
     pub(crate) fn session(&mut self, id: DeviceId) -> Option<&mut Session> {

@@ -2,8 +2,10 @@
 
 use std::ops::{AddAssign, SubAssign};
 
+use switchboard_proto::DeviceId;
 use switchboard_proto::v1::{ID_LEN_MAX, REASON_LEN_MAX};
 
+use super::mailbox::Mailbox;
 use super::{Limits, Stats};
 use crate::Directory;
 use crate::broker::Broker;
@@ -106,6 +108,15 @@ impl Stats {
 }
 
 impl Broker {
+    /// Changes a mailbox, and all sums with it.
+    pub(super) fn change_mailbox(&mut self, id: DeviceId, change: impl FnOnce(&mut Mailbox)) {
+        let Some(device) = self.mailboxes.devices.get_mut(&id) else { return };
+        let before = device.mailbox.totals();
+        change(&mut device.mailbox);
+        let after = device.mailbox.totals();
+        self.recount(before, after);
+    }
+
     /// Changes all sums by a change of one mailbox, whose totals were `before` and are `after`.
     #[inline]
     pub(super) fn recount(&mut self, before: Totals, after: Totals) {
