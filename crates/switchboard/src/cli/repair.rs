@@ -208,19 +208,13 @@ fn write_state(
     let file = File::open(built.join("token.key")).and_then(|file| file.sync_all());
     file.map_err(Problem::failed)?;
     let old = checked.old_state.clone();
-    let is_new_state = old.is_none();
     let unknown = if mark.is_some() { 0 } else { persistence::IDS_AHEAD };
     let ids_to = (copied.highest_id + 1).max(DeviceId::FIRST.get()) + unknown;
     let ids_to = ids_to.max(mark.unwrap_or_default());
     let state = old.map_or_else(ServerState::new, Ok).and_then(|state| state.for_store(log.store));
     let mut state = state.map_err(Problem::failed)?;
     state.ids_to = ids_to;
-    state.uptime_ms = match copied.uptime_ms {
-        // Records of an earlier version lie before the first uptime of today's: from there on, all
-        // ids would be too old to count as those of retries.
-        newest if newest > 0 && is_new_state => newest,
-        newest => state.uptime_ms.max(newest),
-    };
+    state.uptime_ms = state.uptime_ms.max(copied.uptime_ms);
     state.token_key = Some(key);
     let built = Dir::open(built).map_err(Problem::failed)?;
     state.write_for(disk.root(), &built).map_err(Problem::failed)?;

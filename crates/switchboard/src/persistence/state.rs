@@ -54,8 +54,7 @@ pub(crate) struct ServerState {
     pub(crate) unsure_to: u64,
     /// Ids of devices below this one may have been given.
     pub(crate) ids_to: u64,
-    /// Time that the server has run, over all its runs, counted from [`StampClock::UPTIME_FIRST`];
-    /// earlier versions counted from 0.
+    /// Time that the server has run, over all its runs, counted from [`StampClock::UPTIME_FIRST`].
     pub(crate) uptime_ms: u64,
     /// The wall clock when the uptime was noted; 0 before that.
     pub(crate) wall_ms: u64,
